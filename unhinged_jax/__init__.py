@@ -1,0 +1,37 @@
+"""Simulate, solve and differentiate the learning dynamics of the layer-peeled model under the unhinged loss and beyond."""
+
+from unhinged_jax.dynamics import Descent as Descent
+from unhinged_jax.dynamics import Flow as Flow
+from unhinged_jax.dynamics import logspaced as logspaced
+from unhinged_jax.dynamics import steps as steps
+from unhinged_jax.exact import NoClosedForm as NoClosedForm
+from unhinged_jax.exact import exact as exact
+from unhinged_jax.labels import Labels as Labels
+from unhinged_jax.labels import balanced as balanced
+from unhinged_jax.labels import from_counts as from_counts
+from unhinged_jax.labels import from_labels as from_labels
+from unhinged_jax.labels import long_tailed as long_tailed
+from unhinged_jax.labels import soft as soft
+from unhinged_jax.labels import step_imbalanced as step_imbalanced
+from unhinged_jax.model import LayerPeeled as LayerPeeled
+from unhinged_jax.model import State as State
+from unhinged_jax.model import anchored as anchored
+from unhinged_jax.model import frozen as frozen
+from unhinged_jax.model import ntk_invariant as ntk_invariant
+from unhinged_jax.model import regularized as regularized
+from unhinged_jax.model import spherical as spherical
+from unhinged_jax.model import unconstrained as unconstrained
+from unhinged_jax.observables import all_observables as all_observables
+from unhinged_jax.observables import collapse_observables as collapse_observables
+from unhinged_jax.observables import observe_state as observe_state
+from unhinged_jax.observables import paper_observables as paper_observables
+from unhinged_jax.schedules import constant as constant
+from unhinged_jax.schedules import cosine as cosine
+from unhinged_jax.schedules import exponential as exponential
+from unhinged_jax.schedules import numeric as numeric
+from unhinged_jax.schedules import piecewise as piecewise
+from unhinged_jax.schedules import polynomial as polynomial
+from unhinged_jax.schedules import warmup as warmup
+from unhinged_jax.simulate import simulate as simulate
+from unhinged_jax.trajectory import Result as Result
+from unhinged_jax.trajectory import Trajectory as Trajectory

@@ -1,0 +1,61 @@
+"""Argument checks: every message says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def concrete(value: Any) -> bool:
+    """Whether `value` holds numbers that can be looked at now (it is not being traced)."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def non_negative(name: str, value: Any, hint: str = "use a number of at least 0") -> None:
+    """Raise unless every entry is finite and at least 0. Traced values pass unchecked."""
+    if concrete(value):
+        array = np.asarray(value)
+        if not np.all(np.isfinite(array)) or np.any(array < 0):
+            raise ValueError(f"{name} must be finite and at least 0, but got {value}; {hint}.")
+
+
+def positive(name: str, value: Any, hint: str = "use a number above 0") -> None:
+    """Raise unless every entry is finite and above 0. Traced values pass unchecked."""
+    if concrete(value):
+        array = np.asarray(value)
+        if not np.all(np.isfinite(array)) or np.any(array <= 0):
+            raise ValueError(f"{name} must be finite and above 0, but got {value}; {hint}.")
+
+
+def finite(name: str, value: Any) -> None:
+    """Raise if any entry is NaN or infinite. Traced values pass unchecked."""
+    if concrete(value):
+        bad = int(np.sum(~np.isfinite(np.asarray(value))))
+        if bad:
+            raise ValueError(
+                f"{name} must hold finite numbers, but {bad} of its {np.size(value)} entries are NaN or "
+                "infinite; repair the array before the run."
+            )
+
+
+def shape(name: str, value: Any, expected: tuple[int, ...], meaning: str) -> None:
+    """Raise unless `value` has the expected shape; `meaning` names the axes for the reader."""
+    got = tuple(np.shape(value))
+    if got != expected:
+        raise ValueError(f"{name} must have shape {expected} ({meaning}), but got {got}.")
+
+
+def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise unless `value` is one of `allowed`."""
+    if value not in allowed:
+        listed = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"{name} must be one of {listed}, but got {value!r}.")
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int, or raise unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, but got {value!r}.")
+    return int(value)

@@ -1,0 +1,121 @@
+"""What `simulate` and `exact` do before and after: check, choose the precision, plan the observables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, precision as _precision
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.model import LayerPeeled, State, checked
+from unhinged_jax.observables import Observe, Plan, resolve
+from unhinged_jax.trajectory import Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A checked request: the state to start from, the times, the observables, the precision."""
+
+    state: State
+    times: Any
+    first: Any
+    memory: Any
+    plan: Plan
+    precision: str
+    outside: str
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Everything inside runs in the asked precision, with full-precision matrix products."""
+        with ExitStack() as stack:
+            stack.enter_context(_precision.scope(self.precision))
+            stack.enter_context(jax.default_matmul_precision("highest"))
+            yield
+
+    def finish(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory, as NumPy arrays where its precision is not the one outside, so that dtypes cannot mix."""
+        if self.precision == self.outside or not _check.concrete(trajectory):
+            return trajectory
+        return jax.tree.map(np.asarray, trajectory)
+
+
+def prepare(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    times: Any,
+    observe: Observe,
+    target: str,
+    precision: str | None,
+    caller: str,
+) -> Task:
+    """Check a request; raise one clear ValueError if it cannot be."""
+    if not isinstance(model, LayerPeeled):
+        raise ValueError(f"model must be a LayerPeeled, but got {type(model).__name__}; build one with `regularized`, ...")
+    if not isinstance(dynamics, (Flow, Descent)):
+        raise ValueError(f"dynamics must be a Flow or a Descent, but got {type(dynamics).__name__}.")
+    checked(model)
+    _check.choice("target", target, ("top", "contrast", "mean"))
+    first, memory = 0, None
+    if isinstance(state, Trajectory):
+        first, memory, state = state.elapsed, state.memory, state.final
+    if not isinstance(state, State):
+        raise ValueError(f"state must be a State or a Trajectory, but got {type(state).__name__}; use `model.init(key)`.")
+    model.check_state(state)
+    name = precision or _precision.of((state.H, state.W))
+    _check.choice("precision", name, _precision.NAMES)
+    if isinstance(dynamics, Flow):
+        _check_tolerance(dynamics, name)
+    times, first = _times(times, dynamics, first)
+    optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
+    plan = resolve(observe, model, dynamics.proportional and not optimizer)
+    outside = "float64" if jnp.result_type(float) == np.float64 else "float32"
+    with _precision.scope(name):
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+    return Task(state, times, first, memory, plan, name, outside)
+
+
+def _check_tolerance(flow: Flow, precision: str) -> None:
+    floor = 10 * float(np.finfo(precision).eps)
+    for name in ("rtol", "atol"):
+        value = getattr(flow, name)
+        if value is not None and value < floor and (name == "rtol" or value < floor * 1e-10):
+            raise ValueError(
+                f"{name} = {value:g} is below what {precision} can resolve ({floor:.1g}); use precision='float64' or a "
+                "larger tolerance."
+            )
+
+
+def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
+    if not _check.concrete((times, first)):
+        if isinstance(dynamics, Descent):
+            raise ValueError(
+                "the numbers of updates at which a Descent is observed must be known when it is compiled; give `times` as "
+                "a NumPy array or list, not as a traced value."
+            )
+        return times, first
+    array = np.atleast_1d(np.asarray(times))
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"times must be a non-empty list of numbers, but got shape {array.shape}.")
+    if not np.all(np.isfinite(array.astype(float))):
+        raise ValueError("times must be finite, but hold NaN or infinity.")
+    if np.any(np.diff(array) <= 0):
+        where = int(np.argmax(np.diff(array) <= 0))
+        raise ValueError(
+            f"times must be strictly ascending, but {array[where]} is followed by {array[where + 1]}; sort them and drop "
+            "repeats (np.unique does both)."
+        )
+    start = np.asarray(first)
+    if array[0] < start:
+        raise ValueError(f"times must not lie before the start, {start}, but the first is {array[0]}.")
+    if isinstance(dynamics, Descent):
+        if np.any(array != np.round(array)):
+            raise ValueError("times of a Descent are numbers of updates, so whole numbers; round them, or use a Flow.")
+        return array.astype(np.int64), int(start)
+    return array.astype(float), float(start)

@@ -1,0 +1,153 @@
+"""How fast the model moves: gradient flow and gradient descent. What moves belongs to the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from unhinged_jax import _check
+from unhinged_jax.schedules import Schedule, as_schedule
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """Gradient flow H' = r_1 eta(t) (-dL/dH), W' = r_2 eta(t) (-dL/dW), and likewise b with r_2.
+
+    Attributes:
+        schedule: eta(t): a number, a schedule of `unhinged_jax`, an optax schedule or a callable. Default 1.
+        rate_H, rate_W: r_1 and r_2 (default 1): numbers; or schedules, for rates that are not proportional, which have
+            no closed form.
+        solver: A diffrax solver; default `diffrax.Dopri8()`.
+        rtol, atol: Tolerances of the step controller; defaults 1e-8 in float64 and 1e-5 in float32, and atol = rtol
+            in units of the root-mean-square entry of the state.
+        max_steps: Most steps of the solver.
+        steady: Stop once the rate of change is below these tolerances.
+
+    Only `simulate` reads solver, tolerances, `max_steps` and `steady`.
+
+    Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2).
+
+    Example:
+        >>> Flow(0.1).schedule(3.0)
+        0.1
+    """
+
+    schedule: Any = 1.0
+    rate_H: Any = 1.0
+    rate_W: Any = 1.0
+    solver: Any = dataclasses.field(default=None, metadata={"static": True})
+    rtol: float | None = dataclasses.field(default=None, metadata={"static": True})
+    atol: float | None = dataclasses.field(default=None, metadata={"static": True})
+    max_steps: int = dataclasses.field(default=100_000, metadata={"static": True})
+    steady: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        _settle(self)
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, but got {value}.")
+
+    @property
+    def proportional(self) -> bool:
+        """Whether r_1 / r_2 is constant, so that a closed form in zeta(t) exists."""
+        return not (callable(self.rate_H) or callable(self.rate_W))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """Gradient descent, simultaneous steps: H <- H + r_1 eta_k (-dL/dH), and likewise W and b with r_2.
+
+    Attributes:
+        schedule: eta_k = schedule(k) for k = 0, 1, ...; a number, schedule, optax schedule or callable. Default 1.
+        rate_H, rate_W: r_1 and r_2, numbers or schedules (descent has an exact solution for both).
+        momentum: beta of heavy-ball momentum, as in `optax.sgd(momentum=beta)`; None for plain descent.
+        nesterov: Nesterov's form of it, as in optax.
+        optimizer: Any optax optimiser instead (Adam, ...): applied to {"H", "W", "b"}; its updates are multiplied by
+            schedule and rates, which stay at 1 by default. Simulated only.
+
+    Source: Zhou et al. 2023, Eq. 5 and 19; momentum and other optimisers beyond the paper.
+
+    Example:
+        >>> Descent(0.1, momentum=0.9).schedule(0)
+        0.1
+    """
+
+    schedule: Any = 1.0
+    rate_H: Any = 1.0
+    rate_W: Any = 1.0
+    momentum: Any = None
+    nesterov: bool = dataclasses.field(default=False, metadata={"static": True})
+    optimizer: optax.GradientTransformation | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        _settle(self)
+        if self.momentum is not None and _check.concrete(self.momentum):
+            value = np.asarray(self.momentum)
+            if value.dtype != object and (np.any(value < 0) or np.any(value >= 1)):
+                raise ValueError(f"momentum must lie in [0, 1), but got {self.momentum}.")
+        if self.nesterov and self.momentum is None:
+            raise ValueError("nesterov needs a momentum; give momentum=0.9, say.")
+        if self.optimizer is not None and self.momentum is not None:
+            raise ValueError("give momentum or an optimizer, not both; put the momentum into the optimizer.")
+
+    @property
+    def proportional(self) -> bool:
+        """Whether r_1 / r_2 is constant."""
+        return not (callable(self.rate_H) or callable(self.rate_W))
+
+
+Dynamics = Flow | Descent
+
+
+def _settle(dynamics: Dynamics) -> None:
+    """Turn numbers and callables into schedules; leave what JAX puts into leaves while it rebuilds trees alone."""
+    if _is_number(dynamics.schedule) or callable(dynamics.schedule):
+        object.__setattr__(dynamics, "schedule", as_schedule(dynamics.schedule))
+    for name in ("rate_H", "rate_W"):
+        rate = getattr(dynamics, name)
+        if callable(rate):
+            object.__setattr__(dynamics, name, as_schedule(rate))
+        elif _is_number(rate):
+            _check.non_negative(name, rate)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
+
+
+def rate_at(rate: Any, time: Any) -> Any:
+    """A rate factor at a time: itself if a number, its value if a schedule."""
+    return rate(time) if isinstance(rate, Schedule) else rate
+
+
+def logspaced(first: float, last: float, count: int) -> np.ndarray:
+    """Times from `first` to `last`, evenly spaced in the logarithm; whole numbers, without repeats, if both are ints.
+
+    Example:
+        >>> logspaced(1, 1000, 4).tolist()
+        [1, 10, 100, 1000]
+    """
+    if not 0 < first < last:
+        raise ValueError(f"logspaced needs 0 < first < last, but got {first} and {last}.")
+    times = np.geomspace(first, last, _check.whole("count", count, 2))
+    if isinstance(first, int) and isinstance(last, int):
+        return np.unique(np.round(times).astype(int))
+    return times
+
+
+def steps(last: int, count: int = 500) -> np.ndarray:
+    """About `count` evenly spaced step counts 0 ... last, both ends included.
+
+    Example:
+        >>> steps(10, 3).tolist()
+        [0, 5, 10]
+    """
+    last, count = _check.whole("last", last, 1), _check.whole("count", count, 2)
+    return np.unique(np.round(np.linspace(0, last, count)).astype(int))

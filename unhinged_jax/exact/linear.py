@@ -1,0 +1,133 @@
+"""The exact state of every linear case at one moment, from the coefficients of its modes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.exact.timeline import Record
+from unhinged_jax.leading import Leading, Split
+from unhinged_jax.model import State
+from unhinged_jax.observables import View
+from unhinged_jax.rowspace import RowSpace
+from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax.spectrum import Spectrum
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ExactLinear:
+    """What does not change along a run: the start in the row space of its model, F_0 = M^T H_0, and the winning modes."""
+
+    space: RowSpace
+    spectrum: Spectrum
+    H: jax.Array
+    residual: jax.Array | None
+    F: jax.Array
+    W: jax.Array
+    b: jax.Array
+    drift_b: jax.Array
+    log_scale: jax.Array
+    leading: Leading | None
+
+    def view(self, record: Record, slopes: Record) -> View:
+        """The state at one moment; `slopes` holds the derivatives of the record in the squared singular values."""
+        model = self.space.model
+        H, W = self._evolve(record.full, slopes.full, self.H)
+        b = self.b
+        if model.bias and model.prototypes_move:
+            b = record.hold * self.b + record.drive * self.drift_b
+        residual_scale = record.full.keep
+        features = self.space.features(H, self.residual, residual_scale)
+        view = View(model, features, W, b, record.log_full + self.log_scale)
+        if self.leading is None:
+            return view
+        split, log_start = self._split(record, slopes)
+        return dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
+
+    def _evolve(self, c: Any, dc: Any, H: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Rows of H and W from coefficients; what is not coupled of H starts at `H`."""
+        apply = self.spectrum.apply
+        W = apply(c.own, dc.own, self.W) + apply(c.feed, dc.feed, self.F)
+        carrier = apply(c.carry, dc.carry, self.W) + apply(c.lift, dc.lift, self.F)
+        return c.keep * H + self.space.lift(carrier), W
+
+    def _split(self, record: Record, slopes: Record) -> tuple[Split, jax.Array]:
+        """The leading part as an amplitude, and the rest on its own: other modes, mu- of the winning ones, uncoupled."""
+        assert self.leading is not None
+        if self.leading.kind != "coupled":
+            return self._driven_split(record)
+        lead, k = self.leading, self.leading.growth
+        assert k is not None and lead.square is not None
+        others = dataclasses.replace(
+            record.rest,
+            **{name: (1 - self._mask) * getattr(record.rest, name) for name in ("own", "feed", "carry", "lift")},
+        )
+        x, y = lead.top(self.F), lead.top(self.W)
+        bare = self.H - self.space.lift(x / lead.square)
+        H, W = self._evolve(others, slopes.rest, bare)
+        fall = record.signs[1] * jnp.exp(record.log_powers[1] - record.log_rest) / (2 * k.d)
+        H = H + self.space.lift(fall * (k.rising / lead.square * x - lead.r1 * y))
+        W = W + fall * (k.falling * y - lead.r2 * x)
+        direction = [self.space.metric(self.space.lift(lead.carrier)), jnp.zeros((), W.dtype), lead.prototypes]
+        rest = [self.space.metric(H), record.rest.keep * self._residual_norm(), W]
+        return _joined(direction, rest, record.log_powers[0], record.signs[0], record.log_rest + self.log_scale, self)
+
+    @property
+    def _mask(self) -> jax.Array:
+        assert self.leading is not None and self.leading.mask is not None
+        return self.leading.mask
+
+    def _residual_norm(self) -> jax.Array:
+        return jnp.zeros((), self.W.dtype) if self.residual is None else safe_norm(self.residual)
+
+    def _driven_split(self, record: Record) -> tuple[Split, jax.Array]:
+        """One part stays and drives the other along a fixed direction; the start of the other fades beside it."""
+        assert self.leading is not None
+        still, none = jnp.zeros_like, jnp.zeros((), self.W.dtype)
+        if self.leading.kind == "anchored":
+            direction = [self.space.metric(self.space.lift(self.W)), none, still(self.W)]
+            rest = [self.space.metric(self.H), self._residual_norm(), still(self.W)]
+            ramp, fade = record.ramp_H, 2
+        else:
+            direction = [still(self.space.metric(self.H)), none, self.F]
+            rest = [still(self.space.metric(self.H)), none, self.W]
+            ramp, fade = record.ramp_W, 3
+        log_rest = record.log_powers[fade] + self.log_scale
+        rest = [record.signs[fade] * part for part in rest]
+        return _joined(direction, rest, safe_log(jnp.abs(ramp)), jnp.sign(ramp), log_rest, self)
+
+
+def _joined(
+    direction: list[jax.Array],
+    rest: list[jax.Array],
+    log_amplitude: jax.Array,
+    sign: jax.Array,
+    log_rest: jax.Array,
+    exact: ExactLinear,
+) -> tuple[Split, jax.Array]:
+    size = safe_norm(jnp.stack([safe_norm(part) for part in direction]))
+    size = jnp.where(size > 0, size, 1.0)
+    log_size = jnp.log(size)
+    split = Split([part / size for part in direction], rest, log_amplitude + log_size + exact.log_scale, sign, log_rest)
+    return split, log_size
+
+
+def exact_linear(space: RowSpace, spectrum: Spectrum, state: State, leading: Leading | None) -> ExactLinear:
+    """Bring a state into the form from which every later moment is evaluated."""
+    rows, residual = space.project(state.H)
+    return ExactLinear(
+        space=space,
+        spectrum=spectrum,
+        H=rows,
+        residual=residual,
+        F=space.gather(rows),
+        W=state.W,
+        b=state.b,
+        drift_b=space.signal.column_sums(state.W.dtype),
+        log_scale=jnp.asarray(state.log_scale, state.W.dtype),
+        leading=leading,
+    )

@@ -1,0 +1,208 @@
+"""One mode of the linear dynamics: functions of the 2 x 2 block K = [[-r1 l1, r1 g], [r2, -r2 l2]].
+
+With F = M^T H and G = M^T Theta M the whole state is
+
+    W = own(G) W_0 + feed(G) F_0,      H = keep H_0 + Theta M [carry(G) W_0 + lift(G) F_0],
+
+where for p(x) = e^{x tau} (flow) or p(x) = (1 + eta x)^k (descent) the coefficients are divided differences at the
+eigenvalues mu+- of K: feed = r2 p[mu+, mu-], carry = r1 p[mu+, mu-], lift = r1 r2 p[mu+, mu-, -r1 l1], keep = p(-r1 l1),
+and own is the last entry of p(K).
+This is the paper's solution for any signal matrix, decays, rates and kernel. Every coefficient is finite and smooth where
+mu+ = mu-, and comes divided by e^log_scale, so that no horizon overflows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.special import phi1
+
+_TERMS = 22  # of the power series used for |d tau| < 1: the next term is below 1e-20
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """a = r1 lambda_1, c = r2 lambda_2 and the rates themselves."""
+
+    a: Any
+    c: Any
+    r1: Any
+    r2: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Coefficients:
+    """Coefficients at one time divided by e^log_scale: own, feed, carry and lift by mode, (k,), and the scalar keep."""
+
+    own: jax.Array
+    feed: jax.Array
+    carry: jax.Array
+    lift: jax.Array
+    keep: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Eigenvalues of K by mode, with d^2 smooth in all parameters and d safe to differentiate where `wide` says so."""
+
+    square: jax.Array
+    delta: jax.Array
+    mean: jax.Array
+    coupling: jax.Array
+
+
+def block(g: jax.Array, rates: Rates) -> Block:
+    """The 2 x 2 block of squared singular values g."""
+    delta, mean = (rates.a - rates.c) / 2, -(rates.a + rates.c) / 2
+    coupling = rates.r1 * rates.r2 * g
+    return Block(delta**2 + coupling, delta, mean, coupling)
+
+
+def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
+    """d, d + delta, d - delta, mu+, mu- where `wide`; harmless numbers elsewhere."""
+    d = jnp.sqrt(jnp.where(wide, k.square, 1.0))
+    larger = d + jnp.abs(k.delta)
+    smaller = k.coupling / larger
+    up = jnp.where(k.delta >= 0, larger, smaller)
+    down = jnp.where(k.delta >= 0, smaller, larger)
+    # mu+ = d + mean without cancellation near the threshold lambda_1 lambda_2 = sigma^2
+    plus = (k.coupling + k.delta**2 - k.mean**2) / (d - k.mean)
+    return d, up, down, plus, k.mean - d
+
+
+def exponents(g: jax.Array, rates: Rates, log_power: Any) -> jax.Array:
+    """The largest log |p| over all modes and uncoupled parts; a constant for differentiation."""
+    k = block(g, rates)
+    _, _, _, plus, minus = roots(k, k.square > 0)
+    plus, minus = (jnp.where(k.square > 0, node, k.mean) for node in (plus, minus))
+    nodes = jnp.concatenate([jnp.atleast_1d(x) for x in (plus, minus, -rates.a, -rates.c)])
+    return jax.lax.stop_gradient(jnp.max(log_power(nodes)))
+
+
+def flow_coefficients(g: jax.Array, rates: Rates, tau: jax.Array, log_scale: jax.Array) -> Coefficients:
+    """Coefficients of gradient flow at zeta(t) = tau for squared singular values g, shape (k,).
+
+    Source: Zhou et al. 2023, Theorems 2, 4, 6, 8 in one form (beyond the paper).
+    """
+    k = block(g, rates)
+    wide = k.square * tau**2 >= 1
+    d, up, down, plus, minus = roots(k, wide)
+    keep = jnp.exp(-rates.a * tau - log_scale)
+
+    rise, fall = jnp.exp(plus * tau - log_scale), jnp.exp(minus * tau - log_scale)
+    own = (up * rise + down * fall) / (2 * d)
+    cross = (rise - fall) / (2 * d)
+    lift = tau * (rise * phi1(up * tau) - keep * phi1(down * tau)) / (2 * d)
+
+    series = _series(jnp.where(wide, 0.0, k.square * tau**2), jnp.where(wide, 0.0, k.delta * tau), _exponential)
+    middle = jnp.exp(k.mean * tau - log_scale)
+    own = jnp.where(wide, own, middle * (series.even + k.delta * tau * series.odd))
+    cross = jnp.where(wide, cross, middle * tau * series.odd)
+    lift = jnp.where(wide, lift, middle * tau**2 * series.second)
+    return Coefficients(own, rates.r2 * cross, rates.r1 * cross, rates.r1 * rates.r2 * lift, keep)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Series:
+    even: jax.Array
+    odd: jax.Array
+    second: jax.Array
+
+
+def _exponential(j: int) -> float:
+    return 1.0 / j
+
+
+def _series(y: jax.Array, w: jax.Array, ratio: Any) -> _Series:
+    """Divided differences of f(s) = sum_j c_j s^j, c_0 = 1, c_j = c_{j-1} ratio(j), at +-sqrt(y) and -w.
+
+    even = (f(x) + f(-x))/2, odd = f[x, -x], second = f[x, -x, -w] with x^2 = y: power series in y and w, |w| <= x < 1.
+    """
+    even = jnp.ones_like(y + w)
+    odd, second = jnp.zeros_like(even), jnp.zeros_like(even)
+    coefficient = jnp.ones_like(even)
+    power = jnp.ones_like(even)  # y^(j // 2)
+    symmetric, symmetric_power = jnp.zeros_like(even), jnp.ones_like(even)  # h_{j-2}(x, -x, -w), y^((j - 2) // 2)
+    for j in range(1, _TERMS):
+        coefficient = coefficient * ratio(j)
+        if j % 2:
+            odd = odd + coefficient * power
+        else:
+            power = power * y
+            even = even + coefficient * power
+        if j >= 2:
+            symmetric = -w * symmetric + (symmetric_power if j % 2 == 0 else 0.0)
+            second = second + coefficient * symmetric
+            symmetric_power = symmetric_power * y if j % 2 else symmetric_power
+    return _Series(even, odd, second)
+
+
+def log_factor(x: jax.Array) -> jax.Array:
+    """log |1 + x|, floored so that an exact hit on -1 gives a huge negative number instead of -inf."""
+    tiny = jnp.finfo(jnp.result_type(x, float)).tiny
+    near = x > -0.5
+    direct = jnp.log(jnp.maximum(jnp.abs(1 + jnp.where(near, 0.0, x)), tiny))
+    return jnp.where(near, jnp.log1p(jnp.where(near, x, 0.0)), direct)
+
+
+def power(x: jax.Array, count: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """(1 + x)^count e^-log_scale, with the sign of an oscillating factor."""
+    odd = jnp.mod(count, 2) == 1
+    sign = jnp.where((1 + x < 0) & odd, -1.0, 1.0)
+    return sign * jnp.exp(count * log_factor(x) - log_scale)
+
+
+def quotient(high: jax.Array, low: jax.Array, gap: jax.Array, eta: jax.Array, count: jax.Array, log_scale: jax.Array):
+    """p[high, low] for p(x) = (1 + eta x)^count, high - low = gap >= 0, without cancellation for any gap."""
+    p_high, p_low = power(eta * high, count, log_scale), power(eta * low, count, log_scale)
+    factor = 1 + eta * low
+    safe = jnp.where(factor == 0, 1.0, factor)
+    step = eta * gap / safe
+    same_sign = (1 + step > 0) & (factor != 0)
+    ratio = count * jnp.log1p(jnp.where(same_sign, step, 0.0))
+    stable = jnp.where(
+        ratio > 0, p_high * -jnp.expm1(-jnp.maximum(ratio, 0.0)), p_low * jnp.expm1(jnp.minimum(ratio, 0.0))
+    )
+    open_gap = gap > 0
+    quotient = jnp.where(same_sign, stable, p_high - p_low) / jnp.where(open_gap, gap, 1.0)
+    return jnp.where(open_gap, quotient, count * eta / safe * p_low)
+
+
+def descent_coefficients(
+    g: jax.Array, rates: Rates, eta: jax.Array, count: jax.Array, log_scale: jax.Array
+) -> Coefficients:
+    """Coefficients of plain descent after `count` equal steps eta, for squared singular values g, shape (k,).
+
+    Source: beyond the paper.
+    """
+    k = block(g, rates)
+    base = 1 + eta * k.mean
+    safe_base = jnp.where(jnp.abs(base) < 1e-6, 1.0, base)
+    spread = eta**2 * k.square / safe_base**2
+    narrow = (jnp.maximum(count, 1.0) ** 2 * spread < 1) & (jnp.abs(base) >= 1e-6) & (spread < 0.25)
+    wide = ~narrow & (k.square > 0)
+    d, up, down, plus, minus = roots(k, wide)
+    keep = power(-eta * rates.a, count, log_scale)
+
+    rise, fall = power(eta * plus, count, log_scale), power(eta * minus, count, log_scale)
+    own = (up * rise + down * fall) / (2 * d)
+    cross = (rise - fall) / (2 * d)
+    upper = quotient(plus, -rates.a, up, eta, count, log_scale)
+    lower = quotient(-rates.a, minus, down, eta, count, log_scale)
+    lift = (upper - lower) / (2 * d)
+
+    shift = eta / safe_base
+    y, w = jnp.where(narrow, spread, 0.0), jnp.where(narrow, shift * k.delta, 0.0)
+    series = _series(y, w, lambda j: (count - (j - 1)) / j)
+    middle = power(eta * k.mean, count, log_scale)
+    own = jnp.where(wide, own, middle * (series.even + k.delta * shift * series.odd))
+    cross = jnp.where(wide, cross, middle * shift * series.odd)
+    lift = jnp.where(wide, lift, middle * shift**2 * series.second)
+    return Coefficients(own, rates.r2 * cross, rates.r1 * cross, rates.r1 * rates.r2 * lift, keep)

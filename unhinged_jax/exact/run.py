@@ -1,0 +1,195 @@
+"""`exact`: the closed form of a run, with the signature and result of `simulate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax import _entry, _scan
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.exact import sphere as _sphere
+from unhinged_jax.exact.linear import exact_linear
+from unhinged_jax.exact.timeline import Record, timeline
+from unhinged_jax.leading import leading
+from unhinged_jax.model import LayerPeeled, State, settled
+from unhinged_jax.observables import Observe, Plan, View, evaluate, wants_split
+from unhinged_jax.rowspace import row_space
+from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
+from unhinged_jax.trajectory import Result, Trajectory
+
+
+class NoClosedForm(ValueError):
+    """Asked for the closed form of a dynamics that has none; the message names the setting that rules it out."""
+
+
+def exact(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    times: Any,
+    observe: Observe = None,
+    *,
+    states: bool = False,
+    target: str = "top",
+    precision: str | None = None,
+) -> Trajectory:
+    """Evaluate the closed form of gradient flow or gradient descent at the given times.
+
+    Every dynamics linear in (H, W) is covered, for any labels, weights, decays, kernel and proportional rates; descent
+    also for rates that are not proportional and with momentum; and spherical features with anchored prototypes.
+
+    Args:
+        model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not read.
+
+    Returns:
+        A `Trajectory` of kind "exact".
+
+    Raises:
+        NoClosedForm: naming the setting that rules a closed form out.
+        ValueError: for shapes, ranges or combinations that cannot be.
+
+    Source: Zhou et al. 2023, Theorems 2, 4, 6, 7, 8 in one form, corrected; descent, momentum,
+    any signal matrix, any decays: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.regularized(uj.balanced(classes=3, per_class=2), dim=4, decay=0.1)
+        >>> state = model.init(jax.random.key(0))
+        >>> truth = uj.exact(model, uj.Flow(), state, [1.0, 1e6], observe="log_norm")
+        >>> bool(truth["log_norm"][1] > 1e4)
+        True
+    """
+    why = why_no_closed_form(model, dynamics)
+    if why:
+        raise NoClosedForm(f"there is no closed form: {why}")
+    if isinstance(state, Trajectory) and state.memory is not None:
+        raise NoClosedForm(
+            "there is no closed form: a run with momentum cannot be continued exactly; start it from its first state."
+        )
+    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "exact")
+    with task.context():
+        first = jnp.asarray(task.first)
+        slots = None
+        if isinstance(dynamics, Descent):
+            slots = jnp.asarray(_scan.slots_of(task.times, task.first))
+        solve = _spherical if model.spherical else _linear
+        return task.finish(
+            solve(model, dynamics, task.state, jnp.asarray(task.times), slots, first, task.plan, states, target)
+        )
+
+
+def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
+    """The setting that rules a closed form out, in words, or None."""
+    if not model.loss.linear:
+        return f"the loss {type(model.loss).__name__} is not linear in the logits; use `simulate`, or the unhinged loss."
+    if isinstance(dynamics, Flow) and not dynamics.proportional:
+        return "the rates of H and W are not proportional, so K at different times does not commute; use `simulate` or Descent."
+    if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
+        return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
+    if model.spherical and model.prototypes_move:
+        return "spherical features with free prototypes are not linear; anchor the prototypes or use `simulate`."
+    if model.spherical and isinstance(dynamics, Descent) and dynamics.momentum is not None:
+        return "momentum on spherical features has no closed form; use plain descent or `simulate`."
+    return None
+
+
+@eqx.filter_jit
+def _linear(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State,
+    times: jax.Array,
+    slots: jax.Array | None,
+    first: jax.Array,
+    plan: Plan,
+    states: bool,
+    target: str,
+) -> Trajectory:
+    dtype = state.W.dtype
+    space = row_space(model, dtype)
+    spectrum = spectrum_of(space.signal, model.kernel, model.samples, model.dim, dtype)
+    part, mask = None, jnp.zeros_like(spectrum.values)
+    if wants_split(plan):
+        r1 = dynamics.rate_H if model.features_move else 0.0
+        r2 = dynamics.rate_W if model.prototypes_move else 0.0
+        part = leading(model, space.signal, model.kernel, r1, r2, state.H, state.W, target)
+        mask = mask if part.mask is None else part.mask
+    moments = times.astype(dtype) if isinstance(dynamics, Flow) else times
+
+    def record_of(g: jax.Array) -> Record:
+        return timeline(model, dynamics, moments, slots, first, g, mask)
+
+    record, slopes = _with_slopes(record_of, spectrum)
+    problem = exact_linear(space, spectrum, state, part)
+    return _evaluate(lambda moment: problem.view(*moment), (record, slopes), times, plan, states)
+
+
+def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:
+    """The record and its derivatives in the squared singular values (every coefficient belongs to one of them)."""
+    g = spectrum.values
+    if isinstance(spectrum, BalancedSpectrum):
+        record = record_of(g)
+        return record, record  # not read: balanced modes need no eigenvectors
+    return jax.jvp(record_of, (g,), (jnp.ones_like(g),))
+
+
+@eqx.filter_jit
+def _spherical(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State,
+    times: jax.Array,
+    slots: jax.Array | None,
+    first: jax.Array,
+    plan: Plan,
+    states: bool,
+    target: str,
+) -> Trajectory:
+    dtype = state.W.dtype
+    grown = jnp.exp(jnp.asarray(state.log_scale, dtype))
+    sphere = _sphere.Sphere(model, grown * state.H, grown * state.W, state.b)
+    if isinstance(dynamics, Flow):
+        moments = times.astype(dtype)
+        taus = dynamics.schedule.integral(moments) - dynamics.schedule.integral(first)
+        return _evaluate(
+            lambda tau: _sphere.flow_at(sphere, dynamics, tau), taus.astype(dtype), times, plan, states
+        )
+    assert slots is not None
+
+    def read(carry: tuple[jax.Array, jax.Array]) -> dict:
+        view = sphere.view(*carry)
+        saved = {"values": evaluate(plan, view)}
+        return {**saved, "states": settled(view.state())} if states else saved
+
+    last, saved, reached = _sphere.descent_values(sphere, dynamics, slots, times.shape[0], first, read)
+    return _trajectory(saved, sphere.view(*last), times, reached)
+
+
+def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: Plan, states: bool) -> Trajectory:
+    """Observables moment by moment: never more than one state in memory, unless states are asked for."""
+
+    def at(moment: Any) -> dict:
+        view = view_at(moment)
+        saved = {"values": evaluate(plan, view)}
+        return {**saved, "states": settled(view.state())} if states else saved
+
+    saved = jax.lax.map(at, moments)
+    last = view_at(jax.tree.map(lambda leaf: leaf[-1], moments))
+    return _trajectory(saved, last, times, jnp.ones(times.shape[0], bool))
+
+
+def _trajectory(saved: dict, last: View, times: jax.Array, reached: jax.Array) -> Trajectory:
+    return Trajectory(
+        times=times,
+        observables=saved["values"],
+        reached=reached,
+        final=settled(last.state()),
+        elapsed=times[-1],
+        code=jnp.asarray(Result.COMPLETED),
+        steps=jnp.asarray(0),
+        states=saved.get("states"),
+        kind="exact",
+    )

@@ -1,0 +1,183 @@
+"""Coefficients of the modes at all requested times: closed forms for flow and equal steps, ordered products otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.exact.modes import (
+    Coefficients,
+    Rates,
+    block,
+    descent_coefficients,
+    exponents,
+    flow_coefficients,
+    log_factor,
+    power,
+    quotient,
+    roots,
+)
+from unhinged_jax.exact.products import products
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.schedules import Constant
+from unhinged_jax.special import phi1, safe_log
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Everything a moment needs, each with a leading axis of times.
+
+    `full` and `rest` are coefficients over e^log_full and e^log_rest; in `rest` the winning modes (mask 1) are left out.
+    `log_powers` and `signs`: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2.
+    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1; `ramp_H` and `ramp_W` are the same integrals for a part
+    that is driven by a constant.
+    """
+
+    full: Coefficients
+    log_full: jax.Array
+    rest: Coefficients
+    log_rest: jax.Array
+    log_powers: jax.Array
+    signs: jax.Array
+    hold: jax.Array
+    drive: jax.Array
+    ramp_H: jax.Array
+    ramp_W: jax.Array
+
+
+def closed(dynamics: Dynamics) -> bool:
+    """Whether the coefficients have a closed form, without a product over steps."""
+    if isinstance(dynamics, Flow):
+        return True
+    return dynamics.proportional and dynamics.momentum is None and isinstance(dynamics.schedule, Constant)
+
+
+def timeline(
+    model: LayerPeeled, dynamics: Dynamics, times: Any, slots: Any, first: Any, g: jax.Array, mask: jax.Array
+) -> Record:
+    """The record of a run for squared singular values g, shape (k,), with `mask` on the winning ones.
+
+    `slots` says after which update to save, for descents without a closed form.
+    """
+    if isinstance(dynamics, Flow):
+        return _flow_timeline(model, dynamics, times, first, g, mask)
+    if closed(dynamics):
+        return _equal_steps_timeline(model, dynamics, times, first, g, mask)
+    return _product_timeline(model, dynamics, slots, first, g, mask, times.shape[0])
+
+
+def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: Any) -> Rates:
+    """Rates of a proportional dynamics at eta = 1; 0 for a part that stays."""
+    r1 = jnp.asarray(dynamics.rate_H if model.features_move else 0.0, dtype)
+    r2 = jnp.asarray(dynamics.rate_W if model.prototypes_move else 0.0, dtype)
+    return Rates(r1 * model.decay_H, r2 * model.decay_W, r1, r2)
+
+
+def _winning_nodes(g: jax.Array, mask: jax.Array, rates: Rates) -> jax.Array:
+    """mu+ and mu- of the winning modes, -a and -c."""
+    top = jnp.sum(mask * g) / jnp.maximum(jnp.sum(mask), 1.0)
+    k = block(top, rates)
+    _, _, _, plus, minus = roots(k, k.square > 0)
+    plus, minus = (jnp.where(k.square > 0, node, k.mean) for node in (plus, minus))
+    return jnp.stack([plus, minus, -rates.a, -rates.c])
+
+
+def _flow_timeline(
+    model: LayerPeeled, flow: Flow, times: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array
+) -> Record:
+    rates, others = unit_rates(model, flow, g.dtype), g * (1 - mask)
+    nodes = _winning_nodes(g, mask, rates)
+    taus = flow.schedule.integral(times) - flow.schedule.integral(first)
+
+    def at(tau: jax.Array) -> Record:
+        log_full = exponents(g, rates, lambda nodes: nodes * tau)
+        log_rest = jnp.maximum(
+            exponents(others, rates, lambda nodes: nodes * tau), jax.lax.stop_gradient(nodes[1] * tau)
+        )
+        hold, ramp_W = jnp.exp(-rates.c * tau), rates.r2 * tau * phi1(rates.c * tau)
+        return Record(
+            flow_coefficients(g, rates, tau, log_full),
+            log_full,
+            flow_coefficients(others, rates, tau, log_rest),
+            log_rest,
+            nodes * tau,
+            jnp.ones_like(nodes),
+            hold,
+            ramp_W,
+            rates.r1 * tau * phi1(rates.a * tau),
+            ramp_W,
+        )
+
+    return jax.vmap(at)(taus.astype(g.dtype))
+
+
+def _equal_steps_timeline(
+    model: LayerPeeled, descent: Descent, times: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array
+) -> Record:
+    rates, others = unit_rates(model, descent, g.dtype), g * (1 - mask)
+    nodes = _winning_nodes(g, mask, rates)
+    eta = jnp.asarray(descent.schedule(0), g.dtype)
+
+    def at(count: jax.Array) -> Record:
+        def log_power(x: jax.Array) -> jax.Array:
+            return count * log_factor(eta * x)
+
+        log_full = exponents(g, rates, log_power)
+        log_rest = jnp.maximum(
+            exponents(others, rates, log_power), jax.lax.stop_gradient(log_power(nodes[1]))
+        )
+        zero = jnp.zeros_like(eta)
+        ramp_H = rates.r1 * quotient(zero, -rates.a, rates.a, eta, count, zero)
+        ramp_W = rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero)
+        return Record(
+            descent_coefficients(g, rates, eta, count, log_full),
+            log_full,
+            descent_coefficients(others, rates, eta, count, log_rest),
+            log_rest,
+            log_power(nodes),
+            jnp.where((1 + eta * nodes < 0) & (jnp.mod(count, 2) == 1), -1.0, 1.0),
+            power(-eta * rates.c, count, zero),
+            ramp_W,
+            ramp_H,
+            ramp_W,
+        )
+
+    return jax.vmap(at)((times - first).astype(g.dtype))
+
+
+def _product_timeline(
+    model: LayerPeeled, descent: Descent, slots: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array, count: int
+) -> Record:
+    """Ordered products of the one-step matrices: any schedule, rates that are not proportional, momentum.
+
+    Source: beyond the paper.
+    """
+    if descent.proportional:
+        nodes = _winning_nodes(g, mask, unit_rates(model, descent, g.dtype))
+    else:
+        nodes = jnp.zeros(4, g.dtype)
+    saved = products(model, descent, slots, count, first, g, mask, nodes)
+    x, log_two = saved["x"], jnp.log(jnp.asarray(2.0, g.dtype))
+    logs = {name: power.astype(g.dtype) * log_two for name, power in saved["power"].items()}
+
+    def coefficients(values: dict[str, jax.Array]) -> Coefficients:
+        return Coefficients(**{name: values[name] for name in ("own", "feed", "carry", "lift", "keep")})
+
+    scalars = x["scalars"]
+    return Record(
+        coefficients(x["full"]),
+        logs["full"],
+        coefficients(x["rest"]),
+        logs["rest"],
+        safe_log(jnp.abs(saved["nodes"])) + logs["nodes"],
+        jnp.sign(saved["nodes"]),
+        scalars["hold"],
+        scalars["drive"],
+        scalars["ramp_H"],
+        scalars["drive"],
+    )

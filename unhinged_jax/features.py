@@ -1,0 +1,190 @@
+"""Features as the simulators hold them: dense, as class sums plus a residual, or in the plane each sample moves in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.collapse import ClassStatistics, class_statistics
+from unhinged_jax.special import safe_sqrt
+
+_BLOCK = 4_000_000  # largest number of logits held at once
+
+
+def _static(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+class Features:
+    """What observables ask of features; each form answers with the least work. All are pytrees."""
+
+    def dense(self) -> jax.Array:
+        """H, shape (n, p)."""
+        raise TypeError("Features is the base class")
+
+    def products(self, V: jax.Array) -> jax.Array:
+        """H V^T, shape (n, rows of V)."""
+        raise TypeError("Features is the base class")
+
+    def rows(self, take: Callable[[jax.Array], jax.Array]) -> Features:
+        """The features of some samples: `take` applied to every array with one row a sample."""
+        raise TypeError("Features is the base class")
+
+    def row_norms(self) -> jax.Array:
+        """||h_i||, shape (n,)."""
+        return jnp.linalg.norm(self.dense(), axis=1)
+
+    def norm(self) -> jax.Array:
+        """Frobenius norm of H."""
+        return jnp.linalg.norm(self.row_norms())
+
+    def statistics(self, labels: jax.Array, classes: int) -> ClassStatistics:
+        """Class means, variances and projections, for the metrics of neural collapse."""
+        return class_statistics(self.dense(), labels, classes)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenseFeatures(Features):
+    """H as an (n, p) array."""
+
+    H: jax.Array
+
+    def dense(self) -> jax.Array:
+        return self.H
+
+    def products(self, V: jax.Array) -> jax.Array:
+        return self.H @ V.T
+
+    def rows(self, take: Callable[[jax.Array], jax.Array]) -> DenseFeatures:
+        return DenseFeatures(take(self.H))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassFeatures(Features):
+    """h_i = q_i S_{y_i} / D_{y_i} + scale r_i, where S_c = sum q_i h_i, D_c = sum q_i^2 over class c.
+
+    The residual r (n, p) has sum_{i in c} q_i r_i = 0, so S and the residual are orthogonal: linear losses see S alone.
+    """
+
+    index: jax.Array
+    weights: jax.Array
+    square_weights: jax.Array
+    residual: jax.Array
+    sums: jax.Array
+    residual_scale: jax.Array
+    even: bool = _static(False)
+
+    def _centres(self) -> jax.Array:
+        return self.sums / self.square_weights[:, None]
+
+    def dense(self) -> jax.Array:
+        return self.weights[:, None] * self._centres()[self.index] + self.residual_scale * self.residual
+
+    def products(self, V: jax.Array) -> jax.Array:
+        shared = (self._centres() @ V.T)[self.index]
+        return self.weights[:, None] * shared + self.residual_scale * (self.residual @ V.T)
+
+    def rows(self, take: Callable[[jax.Array], jax.Array]) -> ClassFeatures:
+        return dataclasses.replace(
+            self, index=take(self.index), weights=take(self.weights), residual=take(self.residual), even=False
+        )
+
+    def norm(self) -> jax.Array:
+        return jnp.hypot(
+            jnp.linalg.norm(self.sums / jnp.sqrt(self.square_weights)[:, None]),
+            jnp.abs(self.residual_scale) * jnp.linalg.norm(self.residual),
+        )
+
+    def statistics(self, labels: jax.Array, classes: int) -> ClassStatistics:
+        if not self.even:
+            return class_statistics(self.dense(), labels, classes)
+        # Equal weights within a class: the residual is the deviation from the class mean.
+        counts = jnp.bincount(self.index, length=classes)
+        level = jax.ops.segment_sum(self.weights, self.index, classes) / counts
+        means = level[:, None] * self._centres()
+        squares = jnp.sum(self.residual**2, axis=1)
+        spread = jax.ops.segment_sum(squares, self.index, classes) / counts
+        centred = means - counts.astype(means.dtype) @ means / self.index.shape[0]
+        return ClassStatistics(
+            counts=counts,
+            means=means,
+            variances=self.residual_scale**2 * spread,
+            projections=self.residual_scale * (self.residual @ centred.T),
+            labels=self.index,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PlaneFeatures(Features):
+    """h_i = along_i e_i + across_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal."""
+
+    along: jax.Array
+    across: jax.Array
+    target: jax.Array
+    transverse: jax.Array
+
+    def dense(self) -> jax.Array:
+        return self.along[:, None] * self.target + self.across[:, None] * self.transverse
+
+    def products(self, V: jax.Array) -> jax.Array:
+        return self.along[:, None] * (self.target @ V.T) + self.across[:, None] * (self.transverse @ V.T)
+
+    def rows(self, take: Callable[[jax.Array], jax.Array]) -> PlaneFeatures:
+        return jax.tree.map(take, self)
+
+    def row_norms(self) -> jax.Array:
+        return jnp.hypot(self.along, self.across)
+
+
+def row_lengths(X: jax.Array) -> jax.Array:
+    """Norms of the rows, shape (n, 1), with gradient 0 at a zero row."""
+    return safe_sqrt(jnp.sum(X * X, axis=1, keepdims=True))
+
+
+def plane_features(H: jax.Array, G: jax.Array) -> PlaneFeatures:
+    """H (n, p) in the planes spanned by each row and its target row of G; a zero row of G has a zero target."""
+    pull = row_lengths(G)
+    target = G / jnp.where(pull > 0, pull, 1.0)
+    along = jnp.sum(H * target, axis=1, keepdims=True)
+    rest = H - along * target
+    across = row_lengths(rest)
+    transverse = rest / jnp.where(across > 0, across, 1.0)
+    return PlaneFeatures(along[:, 0], across[:, 0], target, transverse)
+
+
+def unit(features: Features) -> Features:
+    """The features divided by their own length, sample by sample."""
+    length = features.row_norms()
+    if isinstance(features, PlaneFeatures):
+        return dataclasses.replace(features, along=features.along / length, across=features.across / length)
+    return DenseFeatures(features.dense() / length[:, None])
+
+
+def map_samples(function: Callable[..., Any], features: Features, width: int, *rows: jax.Array) -> Any:
+    """function(features, *rows) -> arrays with one entry a sample, over blocks of samples, so that no more than a few
+    million numbers of `width` a sample are held at once."""
+    count = rows[0].shape[0]
+    block = max(1, _BLOCK // width)
+    if count <= block:
+        return function(features, *rows)
+    blocks = -(-count // block)
+    starts = jnp.minimum(jnp.arange(blocks) * block, count - block)
+
+    def one(start: jax.Array) -> Any:
+        def take(array: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(array, start, block)
+
+        return function(features.rows(take), *(take(row) for row in rows))
+
+    parts = jax.lax.map(one, starts)
+    # The last block overlaps the one before it, because blocks have one size.
+    where = jnp.arange(count)
+    owner = jnp.minimum(where // block, blocks - 1)
+    return jax.tree.map(lambda part: part[owner, where - starts[owner]], parts)

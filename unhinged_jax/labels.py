@@ -1,0 +1,331 @@
+"""Class layouts: which sample has which label, with what target and what weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from unhinged_jax import _check
+
+Order = Literal["blocks", "cyclic"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Targets and weights of n samples in C classes.
+
+    Attributes:
+        index: Integer label of each sample, shape (n,).
+        weights: Sample weights q_i, shape (n,); 1/n each unless said otherwise. The risk is
+            L = sum_i q_i loss(s_i, y_i).
+        targets: None for one-hot targets; a (C, C) table whose row `index[i]` is the target of sample i
+            (label smoothing, expected label noise); or one row a sample, (n, C) (mixup, soft labels).
+        clean: Labels against which accuracy is measured, shape (n,); None means `index`.
+        classes: C.
+        kind: "hard", "table" or "soft": how `targets` is read.
+        balanced: True if counts and weights are known to be equal and targets one-hot; the closed form
+            then needs no eigendecomposition.
+
+    Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced` or `soft`,
+    and refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`.
+
+    Source: Zhou et al. 2023, Eq. 1 and 3 for balanced classes; the rest is beyond the paper.
+    """
+
+    index: Any
+    weights: Any
+    targets: Any = None
+    clean: Any = None
+    classes: int = dataclasses.field(default=2, metadata={"static": True})
+    kind: str = dataclasses.field(default="hard", metadata={"static": True})
+    balanced: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def samples(self) -> int:
+        """Number of samples, n."""
+        return int(np.shape(self.index)[-1])
+
+    @property
+    def truth(self) -> Any:
+        """Labels that accuracy is measured against, shape (n,)."""
+        return self.index if self.clean is None else self.clean
+
+    def counts(self) -> jax.Array:
+        """Samples in each class, shape (C,)."""
+        return jnp.bincount(jnp.asarray(self.index), length=self.classes)
+
+    def probabilities(self) -> jax.Array:
+        """Targets as one distribution a sample, shape (n, C): a dense array, for the general losses.
+
+        Example:
+            >>> balanced(classes=2, per_class=1).probabilities()
+            Array([[1., 0.],
+                   [0., 1.]], dtype=float32)
+        """
+        if self.kind == "soft":
+            return jnp.asarray(self.targets)
+        index = jnp.asarray(self.index)
+        if self.kind == "table":
+            return jnp.asarray(self.targets)[index]
+        return jax.nn.one_hot(index, self.classes, dtype=jnp.result_type(float))
+
+    def replace(self, **changes: Any) -> Labels:
+        """A copy with the named fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def weighted(
+        self,
+        *,
+        classes: ArrayLike | None = None,
+        samples: ArrayLike | None = None,
+        normalise: bool = True,
+    ) -> Labels:
+        """Weigh classes and samples: q_i proportional to q_i * classes[y_i] * samples[i].
+
+        Args:
+            classes: One positive weight a class, shape (C,).
+            samples: One non-negative weight a sample, shape (n,).
+            normalise: Scale so that the q_i sum to 1 (default); otherwise the factors are applied as given.
+
+        Returns:
+            Labels with the new weights. Weights n_c^(-1/2) restore the (C-1)-fold top mode under imbalance.
+
+        Raises:
+            ValueError: for a wrong shape or a negative weight.
+
+        Source: beyond the paper.
+
+        Example:
+            >>> labels = from_counts([1, 3]).weighted(classes=[3.0, 1.0])
+            >>> [round(float(q), 3) for q in labels.weights]
+            [0.5, 0.167, 0.167, 0.167]
+        """
+        xp = np if _check.concrete((self.weights, self.index, classes, samples)) else jnp
+        weights = xp.asarray(self.weights)
+        if classes is not None:
+            _check.shape("class weights", classes, (self.classes,), "one a class")
+            _check.positive("class weights", classes)
+            weights = weights * xp.asarray(classes)[xp.asarray(self.index)]
+        if samples is not None:
+            _check.shape("sample weights", samples, (self.samples,), "one a sample")
+            _check.non_negative("sample weights", samples)
+            weights = weights * xp.asarray(samples)
+        if normalise:
+            weights = weights / xp.sum(weights)
+        return self.replace(weights=weights, balanced=False)
+
+    def symmetric_noise(self, rate: ArrayLike, key: jax.Array | None = None) -> Labels:
+        """Symmetric label noise: with probability `rate` a label becomes any of the other C-1.
+
+        Args:
+            rate: Noise rate rho in [0, 1].
+            key: None (default) for the expectation over the noise, which is a (C, C) table of targets;
+                a JAX key to draw one noisy data set. Accuracy is still measured on the clean labels.
+
+        Raises:
+            ValueError: for a rate outside [0, 1], or labels that are soft already.
+
+        Source: beyond the paper (van Rooyen et al. 2015 for the binary case).
+
+        Example:
+            >>> balanced(classes=2, per_class=1).symmetric_noise(0.25).targets
+            array([[0.75, 0.25],
+                   [0.25, 0.75]])
+        """
+        classes = self.classes
+        off = rate / (classes - 1)  # type: ignore[operator]
+        if _check.concrete(rate):
+            return self.transition(np.full((classes, classes), off) + np.eye(classes) * (1 - rate - off), key)
+        return self.transition(off + jnp.eye(classes) * (1 - rate - off), key)
+
+    def asymmetric_noise(self, rate: ArrayLike, key: jax.Array | None = None) -> Labels:
+        """Asymmetric (pair-flip) label noise: with probability `rate` class c becomes c + 1 (mod C).
+
+        Args, Raises: as `symmetric_noise`. For any other pattern give `transition` a matrix.
+
+        Source: beyond the paper.
+        """
+        xp = np if _check.concrete(rate) else jnp
+        eye = xp.eye(self.classes)
+        return self.transition((1 - rate) * eye + rate * xp.roll(eye, 1, axis=1), key)
+
+    def smoothed(self, amount: ArrayLike) -> Labels:
+        """Label smoothing: targets (1 - amount) one-hot + amount / C.
+
+        Source: beyond the paper.
+        """
+        xp = np if _check.concrete(amount) else jnp
+        eye = xp.eye(self.classes)
+        return self.transition((1 - amount) * eye + amount / self.classes, None)
+
+    def transition(self, table: ArrayLike, key: jax.Array | None = None) -> Labels:
+        """Label noise by a (C, C) row-stochastic table: class a is seen as class b with `table[a, b]`.
+
+        Args:
+            table: Transition probabilities; rows sum to 1.
+            key: None for expected targets, a JAX key for one drawn set of noisy labels.
+
+        Raises:
+            ValueError: if the table has a wrong shape, a negative entry or a row that does not sum to 1, or
+                if these labels have per-sample targets already.
+        """
+        if self.kind != "hard":
+            raise ValueError(
+                f"label noise and smoothing need one-hot labels, but these are of kind {self.kind!r}; combine "
+                "the targets yourself and pass them to `soft`."
+            )
+        _check.shape("transition table", table, (self.classes, self.classes), "classes x classes")
+        _check.non_negative("transition table", table, "a noise rate lies between 0 and 1")
+        if _check.concrete(table) and not np.allclose(np.sum(np.asarray(table), axis=1), 1.0, atol=1e-6):
+            raise ValueError("every row of a transition table must sum to 1; a noise rate lies between 0 and 1.")
+        if key is None:
+            return self.replace(targets=table, kind="table", balanced=False)
+        index = jnp.asarray(self.index)
+        drawn = jax.random.categorical(key, jnp.log(jnp.asarray(table))[index])
+        return self.replace(index=drawn, clean=self.truth, balanced=False)
+
+
+def from_labels(index: ArrayLike, classes: int | None = None) -> Labels:
+    """Labels from one integer a sample.
+
+    Args:
+        index: Labels 0 ... C-1 in any order, shape (n,).
+        classes: C; default: the largest label + 1.
+
+    Raises:
+        ValueError: for labels that are not integers in range, or a class without a sample.
+
+    Example:
+        >>> from_labels([0, 1, 1]).counts().tolist()
+        [1, 2]
+    """
+    array = np.asarray(index)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"labels must be a one-dimensional, non-empty array of integers, but got {array!r:.80}.")
+    classes = int(array.max()) + 1 if classes is None else _check.whole("classes", classes, 2)
+    if array.min() < 0 or array.max() >= classes:
+        raise ValueError(
+            f"labels must lie in 0 ... {classes - 1} for {classes} classes, but range from {array.min()} to "
+            f"{array.max()}; renumber them or raise `classes`."
+        )
+    _check.whole("classes", classes, 2)
+    counts = np.bincount(array, minlength=classes)
+    if np.any(counts == 0):
+        raise ValueError(
+            f"every class needs at least one sample, but class {int(np.argmin(counts))} has none; renumber "
+            "the labels or lower `classes`."
+        )
+    return Labels(
+        index=array.astype(np.int32),
+        weights=np.full(array.size, 1.0 / array.size),
+        classes=classes,
+        balanced=bool(np.all(counts == counts[0])),
+    )
+
+
+def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
+    """C classes of N samples each.
+
+    Args:
+        classes: C, at least 2.
+        per_class: N, at least 1.
+        order: "blocks" (default): all samples of class 0, then class 1, ...; "cyclic": label of row i is
+            i mod C, as in the paper's own runs.
+
+    Source: Zhou et al. 2023, Eq. 3 (class blocks are meant there).
+
+    Example:
+        >>> balanced(classes=3, per_class=2, order="cyclic").index.tolist()
+        [0, 1, 2, 0, 1, 2]
+    """
+    classes = _check.whole("classes", classes, 2)
+    per_class = _check.whole("per_class", per_class, 1)
+    _check.choice("order", order, ("blocks", "cyclic"))
+    row = np.arange(classes)
+    return from_labels(np.repeat(row, per_class) if order == "blocks" else np.tile(row, per_class), classes)
+
+
+def from_counts(counts: ArrayLike) -> Labels:
+    """Classes with the given numbers of samples, in class blocks.
+
+    Raises:
+        ValueError: unless there are at least two counts, all whole numbers of at least 1.
+
+    Example:
+        >>> from_counts([2, 1]).index.tolist()
+        [0, 0, 1]
+    """
+    array = np.asarray(counts)
+    if array.ndim != 1 or array.size < 2 or np.any(array != np.round(array)) or np.any(array < 1):
+        raise ValueError(f"counts must be two or more whole numbers of at least 1, but got {counts}.")
+    return from_labels(np.repeat(np.arange(array.size), array.astype(int)), array.size)
+
+
+def _ratio(ratio: float) -> float:
+    if not np.isfinite(ratio) or ratio < 1:
+        raise ValueError(f"ratio is the largest count over the smallest, at least 1, but got {ratio}.")
+    return float(ratio)
+
+
+def long_tailed(classes: int, largest: int, ratio: float) -> Labels:
+    """Counts that fall geometrically from `largest` to `largest / ratio` (rounded, at least 1).
+
+    Source: beyond the paper's theory; the imbalance of its Tables 4 and 5 (Cui et al. 2019).
+
+    Example:
+        >>> long_tailed(classes=3, largest=100, ratio=100).counts().tolist()
+        [100, 10, 1]
+    """
+    classes = _check.whole("classes", classes, 2)
+    largest = _check.whole("largest", largest, 1)
+    powers = np.arange(classes) / (classes - 1)
+    return from_counts(np.maximum(1, np.round(largest * _ratio(ratio) ** -powers)))
+
+
+def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | None = None) -> Labels:
+    """`majority` classes (default: the first half) of `largest` samples, the others of `largest / ratio`.
+
+    Source: beyond the paper's theory; the step imbalance of its Tables 4 and 5 (Buda et al. 2018).
+
+    Example:
+        >>> step_imbalanced(classes=4, largest=10, ratio=5).counts().tolist()
+        [10, 10, 2, 2]
+    """
+    classes = _check.whole("classes", classes, 2)
+    largest = _check.whole("largest", largest, 1)
+    majority = (classes + 1) // 2 if majority is None else _check.whole("majority", majority, 0)
+    small = max(1, round(largest / _ratio(ratio)))
+    return from_counts(np.where(np.arange(classes) < majority, largest, small))
+
+
+def soft(targets: ArrayLike, truth: ArrayLike | None = None) -> Labels:
+    """Soft targets: one distribution over the classes for every sample (mixup, distillation).
+
+    Args:
+        targets: Rows that are non-negative and sum to 1, shape (n, C).
+        truth: Labels to measure accuracy against, shape (n,); default: the largest target of each row.
+
+    Raises:
+        ValueError: for a wrong shape, negative entries or rows that do not sum to 1.
+    """
+    if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
+        raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")
+    samples, classes = np.shape(targets)
+    _check.non_negative("targets", targets)
+    if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets), axis=1), 1.0, atol=1e-6):
+        raise ValueError("every row of targets must sum to 1; divide each row by its sum.")
+    index = jnp.argmax(jnp.asarray(targets), axis=1) if truth is None else np.asarray(truth)
+    _check.shape("truth", index, (samples,), "one label a sample")
+    return Labels(
+        index=index,
+        weights=np.full(samples, 1.0 / samples),
+        targets=targets,
+        classes=classes,
+        kind="soft",
+    )

@@ -1,0 +1,178 @@
+"""The part of a linear dynamics that wins, and what is left: distances to the limit without cancellation.
+
+The state is Z = Z_lead + X. The leading part keeps its direction for ever; X is carried on its own, so that the distance
+between directions is a ratio of two computed numbers and never a difference of nearly equal ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.kernel import Kernel
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.signal import Signal
+from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
+
+
+class Growth(NamedTuple):
+    """Eigenvalues of one mode's 2 x 2 block K = [[-a, r_1 g], [r_2, -c]], a = r_1 lambda_1, c = r_2 lambda_2.
+
+    d = sqrt(delta^2 + r_1 r_2 g); `rising` = d + delta and `falling` = d - delta without cancellation; `plus` and `minus`
+    are mu_+ and mu_-.
+    """
+
+    d: jax.Array
+    rising: jax.Array
+    falling: jax.Array
+    plus: jax.Array
+    minus: jax.Array
+
+
+def growth(g: jax.Array, a: Any, c: Any, r1: Any, r2: Any) -> Growth:
+    """The eigenvalues of K for squared singular values g. Not differentiable where d = 0; see `exact.modes` for that.
+
+    Source: THEORY of Zhou et al. 2023, Theorem 4, for any two decays and rates (beyond the paper).
+    """
+    delta, m, coupling = (a - c) / 2, -(a + c) / 2, r1 * r2 * g
+    square = delta**2 + coupling
+    d = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+    def partner(larger: jax.Array) -> jax.Array:
+        return coupling / jnp.where(larger > 0, larger, 1.0)
+
+    rising = jnp.where(delta >= 0, d + delta, partner(d - delta))
+    falling = jnp.where(delta >= 0, partner(d + delta), d - delta)
+    total = d - m
+    plus = (coupling - a * c) / jnp.where(total > 0, total, 1.0)
+    return Growth(d, rising, falling, plus, m - d)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Leading:
+    """The winning part of (H, W): Theta M `carrier` and `prototypes`, both (C, p).
+
+    kind: "coupled" (both parts move), "anchored" (W stays; H tends to M W) or "frozen" (H stays; W tends to M^T H).
+    """
+
+    carrier: jax.Array
+    prototypes: jax.Array
+    spectrum: Spectrum | None
+    mask: jax.Array | None
+    square: jax.Array | None
+    growth: Growth | None
+    r1: Any
+    r2: Any
+    kind: str = dataclasses.field(default="coupled", metadata={"static": True})
+
+    def part(self, F: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The leading part (carrier, prototypes) of a state with F = M^T H."""
+        if self.kind == "anchored":
+            return W, W
+        if self.kind == "frozen":
+            return jnp.zeros_like(F), F
+        g, k = self.square, self.growth
+        assert g is not None and k is not None
+        x, y = self.top(F), self.top(W)
+        return (k.falling / g * x + self.r1 * y) / (2 * k.d), (self.r2 * x + k.rising * y) / (2 * k.d)
+
+    def top(self, X: jax.Array) -> jax.Array:
+        """Projection of (C, p) on the winning modes."""
+        assert self.spectrum is not None and self.mask is not None
+        return self.spectrum.apply(self.mask, jnp.zeros_like(self.mask), X)
+
+
+def top_modes(spectrum: Spectrum, target: str) -> jax.Array:
+    """1 for the modes that share the largest singular value (or that `target` names), 0 for the others."""
+    values = spectrum.values
+    if target == "top":
+        slack = jnp.finfo(values.dtype).eps ** 0.6
+        return (values >= jnp.max(values) * (1 - slack)).astype(values.dtype)
+    if not isinstance(spectrum, BalancedSpectrum):
+        raise ValueError(f"target {target!r} is defined for balanced one-hot labels without a kernel; use target='top'.")
+    return jnp.asarray([1.0, 0.0] if target == "contrast" else [0.0, 1.0], values.dtype)
+
+
+def leading(
+    model: LayerPeeled,
+    signal: Signal,
+    kernel: Kernel | None,
+    r1: Any,
+    r2: Any,
+    H: jax.Array,
+    W: jax.Array,
+    target: str = "top",
+) -> Leading:
+    """The leading part of the state (H, W) under the linear dynamics with rates r1, r2 (0 for a part that stays).
+
+    Source: Zhou et al. 2023, Corollaries 3 and 5 and Theorem 6, for any signal, decays, rates and kernel beyond it.
+    """
+    if not (model.features_move and model.prototypes_move):
+        kind = "frozen" if model.prototypes_move else "anchored"
+        F = signal.transpose_times(H) if kind == "frozen" else W
+        carrier = jnp.zeros_like(W) if kind == "frozen" else W
+        return Leading(carrier, F, None, None, None, None, r1, r2, kind)
+    spectrum = spectrum_of(signal, kernel, model.samples, model.dim, W.dtype)
+    mask = top_modes(spectrum, target)
+    square = jnp.sum(mask * spectrum.eigenvalues()) / jnp.sum(mask)
+    blank = Leading(W, W, spectrum, mask, square, None, r1, r2)
+    found = dataclasses.replace(blank, growth=growth(square, r1 * model.decay_H, r2 * model.decay_W, r1, r2))
+    carrier, prototypes = found.part(signal.transpose_times(H), W)
+    return dataclasses.replace(found, carrier=carrier, prototypes=prototypes)
+
+
+class Split(NamedTuple):
+    """A state as amplitude times a fixed unit direction plus a remainder, for the distance between directions.
+
+    `direction` and `rest` are lists of arrays with equal shapes, in orthonormal coordinates. The state is
+    sign e^log_amplitude direction + e^log_rest rest.
+    """
+
+    direction: list[jax.Array]
+    rest: list[jax.Array]
+    log_amplitude: jax.Array
+    sign: jax.Array
+    log_rest: jax.Array
+
+
+def split_part(split: Split, which: slice) -> Split:
+    """The split of some of the arrays (features alone, say), with their direction made unit again."""
+    direction = split.direction[which]
+    size = _norm(direction)
+    safe = jnp.where(size > 0, size, 1.0)
+    return split._replace(
+        direction=[part / safe for part in direction],
+        rest=split.rest[which],
+        log_amplitude=split.log_amplitude + safe_log(size),
+    )
+
+
+def _norm(parts: list[jax.Array]) -> jax.Array:
+    return safe_norm(jnp.stack([safe_norm(part) for part in parts]))
+
+
+def log_distance(split: Split) -> jax.Array:
+    """log of the distance between the unit vector of the state and the direction, exact however small it is.
+
+    With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest along).
+    """
+    along = sum((jnp.sum(d * x) for d, x in zip(split.direction, split.rest, strict=True)), jnp.zeros(()))
+    across = _norm([x - along * d for d, x in zip(split.direction, split.rest, strict=True)])
+    common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, split.log_rest))
+    common = jnp.where(jnp.isfinite(common), common, 0.0)
+    lead, shrink = split.sign * jnp.exp(split.log_amplitude - common), jnp.exp(split.log_rest - common)
+    ahead = lead + along * shrink
+    angle = jnp.arctan2(across * shrink, ahead)
+    small = (across * shrink < 1e-3 * ahead) & (across > 0)
+    log_tangent = (
+        safe_log(across) + (split.log_rest - common) - jnp.log(jnp.where(small, ahead, 1.0))
+    )
+    # log(2 sin(phi/2)) = log(tan phi) - (3/8) tan^2 phi + O(tan^4 phi), sharp to 1e-13 below 1e-3
+    square = jnp.exp(2 * jnp.where(small, log_tangent, 0.0))
+    near = log_tangent - 3 / 8 * square + 11 / 64 * square**2
+    return jnp.where(small, near, safe_log(2 * jnp.abs(jnp.sin(jnp.where(small, 1.0, angle) / 2))))

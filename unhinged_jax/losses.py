@@ -1,0 +1,336 @@
+"""Losses on (logits, targets), one value a sample, in optax's signature.
+
+`logits` has shape (..., C). `targets` are distributions of the same shape, or integer labels of shape (...). The
+functions can be used alone; `Loss` objects carry their parameters as array leaves, so that a model can be mapped over
+and differentiated in them. A loss that is linear in the logits also gives its signal matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from unhinged_jax import _check
+from unhinged_jax.labels import Labels
+from unhinged_jax.signal import Signal, unhinged_signal
+
+
+class NotLinear(ValueError):
+    """Asked for the signal matrix of a loss that is not linear in the logits."""
+
+
+def _distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
+    targets = jnp.asarray(targets)
+    if targets.shape == logits.shape and jnp.issubdtype(targets.dtype, jnp.inexact):
+        return targets.astype(logits.dtype)
+    if targets.shape == logits.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer):
+        return jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+    raise ValueError(
+        f"targets must be distributions of shape {logits.shape} or integer labels of shape {logits.shape[:-1]}, "
+        f"but got {targets.dtype} of shape {targets.shape}."
+    )
+
+
+def unhinged(
+    logits: jax.Array, targets: ArrayLike, gamma: ArrayLike | None = None, weights: ArrayLike = 1.0
+) -> jax.Array:
+    """Unhinged loss: -s_y + gamma sum_{j != y} s_j, for soft targets its expectation.
+
+    Args:
+        logits: Shape (..., C).
+        targets: Distributions (..., C) or integer labels (...).
+        gamma: Trade-off, at least 0; default 1/(C-1), which makes it minus the mean one-vs-other margin.
+        weights: Factor on each sample's loss, shape (...) or a scalar.
+
+    Returns:
+        Loss of each sample, shape (...).
+
+    Raises:
+        ValueError: for gamma < 0 or targets of a wrong shape.
+
+    Source: Zhou et al. 2023, Eq. 1; for two classes van Rooyen et al. 2015. Soft and weighted: beyond the paper.
+
+    Example:
+        >>> unhinged(jnp.array([2.0, 1.0, 0.0]), jnp.array(0), gamma=0.5)
+        Array(-1.5, dtype=float32)
+    """
+    logits = jnp.asarray(logits)
+    gamma = 1 / (logits.shape[-1] - 1) if gamma is None else gamma
+    _check.non_negative("gamma", gamma)
+    targets = _distributions(logits, targets)
+    return -jnp.asarray(weights) * jnp.sum(((1 + gamma) * targets - gamma) * logits, axis=-1)
+
+
+def cross_entropy(logits: jax.Array, targets: ArrayLike) -> jax.Array:
+    """Softmax cross-entropy, shape (...).
+
+    Example:
+        >>> cross_entropy(jnp.zeros(2), jnp.array(0)).round(4)
+        Array(0.6931, dtype=float32)
+    """
+    return optax.losses.softmax_cross_entropy(logits, _distributions(logits, targets))
+
+
+def mse(logits: jax.Array, targets: ArrayLike) -> jax.Array:
+    """Squared error 1/2 ||s - y||^2 against the target distribution, shape (...).
+
+    Source: Han, Papyan & Donoho 2022.
+
+    Example:
+        >>> mse(jnp.array([1.0, 1.0]), jnp.array(0))
+        Array(0.5, dtype=float32)
+    """
+    return jnp.sum(optax.losses.l2_loss(logits, _distributions(logits, targets)), axis=-1)
+
+
+def hinge(logits: jax.Array, targets: ArrayLike, margin: ArrayLike = 1.0) -> jax.Array:
+    """Multi-class hinge loss max(0, margin + max_{j != y} s_j - s_y), its mean over soft targets.
+
+    Source: Crammer & Singer 2001.
+
+    Example:
+        >>> hinge(jnp.array([2.0, 1.5]), jnp.array(0))
+        Array(0.5, dtype=float32)
+    """
+    targets = _distributions(logits, targets)
+    return jnp.sum(targets * jnp.maximum(0, margin - runner_up_margins(logits)), axis=-1)
+
+
+def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> jax.Array:
+    """Focal loss -(1 - p_y)^focusing log p_y with p = softmax(s), its mean over soft targets.
+
+    Source: Lin et al. 2017.
+
+    Example:
+        >>> focal(jnp.zeros(2), jnp.array(0), focusing=0.0).round(4)
+        Array(0.6931, dtype=float32)
+    """
+    targets = _distributions(logits, targets)
+    log_p = jax.nn.log_softmax(logits)
+    # Floored, because the gradient of 0 ** focusing is not finite for focusing < 1.
+    miss = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(logits.dtype).tiny)
+    return -jnp.sum(targets * miss**focusing * log_p, axis=-1)
+
+
+def adjusted_margin(
+    features: jax.Array, prototypes: jax.Array, labels: jax.Array, gamma: ArrayLike, epsilon: ArrayLike = 0.1
+) -> jax.Array:
+    """Adjusted sample margin loss: the unhinged loss with a pull that does not vanish opposite to the prototype.
+
+    Where the cosine between h and w_y is at least -1 + epsilon this is the unhinged loss of the unit feature. Below, it
+    is -(1 + gamma) <w_y + delta, h>, with delta (no gradient) orthogonal to h and such that the cosine between w_y +
+    delta and h is -1 + epsilon.
+
+    Args:
+        features: Features h of any non-zero length, shape (n, p); they enter normalised.
+        prototypes: W, shape (C, p).
+        labels: Integer labels, shape (n,).
+        gamma: Trade-off, at least 0.
+        epsilon: In (0, 1).
+
+    Returns:
+        Loss of each sample, shape (n,).
+
+    Raises:
+        ValueError: for epsilon outside (0, 1) or gamma < 0.
+
+    Source: Zhou et al. 2023, Eq. 104, with delta = -(1 + beta sqrt(1-(1-eps)^2) / ((1-eps) sqrt(1-beta^2))) (w - h h^T w);
+    the printed plus sign does not give the stated cosine.
+
+    Example:
+        >>> h, w = jnp.array([[-0.8, 0.6]]), jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+        >>> adjusted_margin(h, w, jnp.array([0]), gamma=0.0, epsilon=0.5).round(3)
+        Array([0.8], dtype=float32)
+    """
+    _check.non_negative("gamma", gamma)
+    if _check.concrete(epsilon) and not 0 < float(jnp.asarray(epsilon)) < 1:
+        raise ValueError(f"epsilon must lie strictly between 0 and 1, but got {epsilon}.")
+    unit = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+    plain = unhinged(unit @ prototypes.T, labels, gamma)
+    own = prototypes[labels]
+    shift = jax.lax.stop_gradient(_margin_shift(unit, own, jnp.asarray(epsilon, features.dtype)))
+    adjusted = -(1 + gamma) * jnp.sum((own + shift) * unit, axis=-1)
+    cosine = jnp.sum(own * unit, axis=-1) / jnp.linalg.norm(own, axis=-1)
+    return jnp.where(cosine >= -1 + epsilon, plain, adjusted)
+
+
+def _margin_shift(unit: jax.Array, own: jax.Array, epsilon: jax.Array) -> jax.Array:
+    """delta of Eq. 104 (corrected). At exactly -1 the tangent direction is free: the axis least along h is taken."""
+    along = jnp.sum(own * unit, axis=-1, keepdims=True)
+    tangent = own - along * unit
+    length = jnp.linalg.norm(tangent, axis=-1, keepdims=True)
+    axis = jax.nn.one_hot(jnp.argmin(jnp.abs(unit), axis=-1), unit.shape[-1], dtype=unit.dtype)
+    spare = axis - jnp.sum(axis * unit, axis=-1, keepdims=True) * unit
+    spare = spare / jnp.linalg.norm(spare, axis=-1, keepdims=True)
+    lost = length <= 4 * jnp.finfo(unit.dtype).eps * jnp.abs(along)
+    direction = jnp.where(lost, spare, tangent / jnp.where(lost, 1.0, length))
+    keep = 1 - epsilon
+    return jnp.abs(along) * jnp.sqrt(1 - keep**2) / keep * direction - tangent
+
+
+def runner_up_margins(logits: jax.Array) -> jax.Array:
+    """s_c - max_{j != c} s_j for every class c, shape (..., C), in two passes over the logits."""
+    top, where = jax.lax.top_k(logits, 2)
+    classes = jnp.arange(logits.shape[-1])
+    rival = jnp.where(classes == where[..., :1], top[..., 1:], top[..., :1])
+    return logits - rival
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss of one sample as an object: called with (logits, targets), gives one value a sample."""
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        """Loss of each sample, shape (...)."""
+        raise TypeError("Loss is the base class; use Unhinged, CrossEntropy, MSE, Hinge, Focal, ...")
+
+    @property
+    def linear(self) -> bool:
+        """Whether the loss is linear in the logits."""
+        return False
+
+    def signal(self, labels: Labels) -> Signal:
+        """The signal matrix -dL/dS, shape (n, C), for a loss that is linear in the logits.
+
+        Raises:
+            NotLinear: for every other loss.
+        """
+        raise NotLinear(
+            f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no constant "
+            "signal matrix; use the unhinged loss, or `simulate` instead of `exact`."
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unhinged(Loss):
+    """`unhinged` with trade-off gamma (None: 1/(C-1)).
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> Unhinged(gamma=1.0).signal(balanced(classes=2, per_class=1)).column_sums("float32")
+        Array([0., 0.], dtype=float32)
+    """
+
+    gamma: Any = None
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return unhinged(logits, targets, self.gamma)
+
+    @property
+    def linear(self) -> bool:
+        return True
+
+    def signal(self, labels: Labels) -> Signal:
+        return unhinged_signal(labels, self.trade_off(labels.classes))
+
+    def trade_off(self, classes: int) -> Any:
+        """gamma as a number."""
+        return 1 / (classes - 1) if self.gamma is None else self.gamma
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """`cross_entropy`."""
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return cross_entropy(logits, targets)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MSE(Loss):
+    """`mse`."""
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return mse(logits, targets)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hinge(Loss):
+    """`hinge` with a margin."""
+
+    margin: Any = 1.0
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return hinge(logits, targets, self.margin)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Focal(Loss):
+    """`focal` with a focusing exponent."""
+
+    focusing: Any = 2.0
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return focal(logits, targets, self.focusing)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AdjustedMargin(Loss):
+    """`adjusted_margin`: sees features and prototypes, not only their products; for spherical models."""
+
+    gamma: Any = None
+    epsilon: Any = 0.1
+
+    def of_features(self, features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
+        """Loss of each sample from features (n, p), prototypes (C, p) and integer labels (n,)."""
+        gamma = 1 / (prototypes.shape[0] - 1) if self.gamma is None else self.gamma
+        return adjusted_margin(features, prototypes, labels, gamma, self.epsilon)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Custom(Loss):
+    """Any function (logits, targets) -> one value a sample, with `targets` the (n, C) distributions."""
+
+    function: Callable[[jax.Array, jax.Array], jax.Array] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        value = self.function(logits, _distributions(logits, targets))
+        if jnp.shape(value) != logits.shape[:-1]:
+            name = getattr(self.function, "__name__", repr(self.function))
+            raise ValueError(
+                f"the loss {name} must return one value a sample, shape {logits.shape[:-1]}, but returned shape "
+                f"{jnp.shape(value)}; leave the mean over samples to the model."
+            )
+        return value
+
+
+NAMED: dict[str, Callable[[], Loss]] = {
+    "unhinged": Unhinged,
+    "cross_entropy": CrossEntropy,
+    "mse": MSE,
+    "hinge": Hinge,
+    "focal": Focal,
+    "adjusted_margin": AdjustedMargin,
+}
+
+
+def as_loss(loss: Loss | str | Callable[..., jax.Array]) -> Loss:
+    """A `Loss` from a loss, a name, or any callable (logits, targets) -> one value a sample.
+
+    Example:
+        >>> as_loss("cross_entropy")
+        CrossEntropy()
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise ValueError(f"loss must be one of {', '.join(NAMED)} or a callable, but got {loss!r}.")
+        return NAMED[loss]()
+    if callable(loss):
+        return Custom(loss)
+    raise ValueError(f"loss must be a name, a Loss or a callable (logits, targets) -> (n,), but got {loss!r}.")

@@ -1,0 +1,78 @@
+"""The row space of a linear problem: class sums where the labels allow it, the features themselves otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.features import ClassFeatures, DenseFeatures, Features
+from unhinged_jax.kernel import Kernel
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.signal import ClassSignal, Signal
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowSpace:
+    """Row space of a linear problem: class sums if `summed`, else the features themselves."""
+
+    model: LayerPeeled
+    signal: Signal
+    square_weights: jax.Array | None
+    kernel: Kernel | None
+    summed: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def lift(self, carrier: jax.Array) -> jax.Array:
+        """Theta M carrier in this row space."""
+        if self.summed:
+            assert isinstance(self.signal, ClassSignal) and self.square_weights is not None
+            return self.square_weights[:, None] * self.signal.spread(carrier)
+        lifted = self.signal.times(carrier)
+        return lifted if self.kernel is None else self.kernel.apply(lifted)
+
+    def gather(self, H: jax.Array) -> jax.Array:
+        """M^T H, shape (C, columns)."""
+        if self.summed:
+            assert isinstance(self.signal, ClassSignal)
+            return self.signal.gather(H)
+        return self.signal.transpose_times(H)
+
+    def metric(self, H: jax.Array) -> jax.Array:
+        """H in coordinates in which the Frobenius norm is the norm of the features."""
+        return H / jnp.sqrt(self.square_weights)[:, None] if self.summed else H  # type: ignore[arg-type]
+
+    def project(self, H: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Features (n, p) as rows of this space and the residual that is orthogonal to them (None if there is none)."""
+        if not self.summed:
+            return H, None
+        assert isinstance(self.signal, ClassSignal) and self.square_weights is not None
+        rows = self.signal.class_sums(H)
+        index, q = jnp.asarray(self.signal.index), jnp.asarray(self.signal.weights, H.dtype)
+        return rows, H - q[:, None] * (rows / self.square_weights[:, None])[index]
+
+    def features(self, H: jax.Array, residual: jax.Array | None, residual_scale: jax.Array) -> Features:
+        """Rows of this space and a residual as features."""
+        if not self.summed:
+            return DenseFeatures(H)
+        assert residual is not None and self.square_weights is not None
+        labels = self.model.labels
+        return ClassFeatures(
+            index=jnp.asarray(labels.index),
+            weights=jnp.asarray(labels.weights, H.dtype),
+            square_weights=self.square_weights,
+            residual=residual,
+            sums=H,
+            residual_scale=residual_scale,
+            even=labels.balanced,
+        )
+
+
+def row_space(model: LayerPeeled, dtype: Any) -> RowSpace:
+    """The cheapest row space for a linear model."""
+    signal = model.signal()
+    summed = isinstance(signal, ClassSignal) and model.kernel is None
+    squares = signal.square_weights(dtype) if summed else None  # type: ignore[union-attr]
+    return RowSpace(model, signal, squares, model.kernel, summed)

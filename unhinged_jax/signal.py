@@ -1,0 +1,122 @@
+"""The signal matrix M = -dL/dS of a loss that is linear in the logits, without forming it.
+
+With targets Y, weights q and trade-off gamma, M_ic = q_i ((1 + gamma) Y_ic - gamma). When the target of a sample
+depends on its class alone, M = diag(q) Y R with a C x C matrix R, and every product with M is a class sum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.labels import Labels
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassSignal:
+    """M = diag(q) Y R, R = (1 + gamma) T - gamma 11^T, with T the identity or a (C, C) table of targets."""
+
+    index: Any
+    weights: Any
+    gamma: Any
+    table: Any = None
+    classes: int = dataclasses.field(default=2, metadata={"static": True})
+    balanced: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def spread(self, W: jax.Array) -> jax.Array:
+        """R W, shape (C, p)."""
+        own = W if self.table is None else jnp.asarray(self.table, W.dtype) @ W
+        return (1 + self.gamma) * own - self.gamma * jnp.sum(W, axis=0)
+
+    def gather(self, S: jax.Array) -> jax.Array:
+        """R^T S, shape (C, p)."""
+        own = S if self.table is None else jnp.asarray(self.table, S.dtype).T @ S
+        return (1 + self.gamma) * own - self.gamma * jnp.sum(S, axis=0)
+
+    def class_sums(self, H: jax.Array) -> jax.Array:
+        """Weighted class sums S_c = sum_{i in c} q_i h_i, shape (C, p)."""
+        q = jnp.asarray(self.weights, H.dtype)
+        return jax.ops.segment_sum(q[:, None] * H, jnp.asarray(self.index), self.classes)
+
+    def square_weights(self, dtype: Any) -> jax.Array:
+        """D_c = sum_{i in c} q_i^2, shape (C,)."""
+        q = jnp.asarray(self.weights, dtype)
+        return jax.ops.segment_sum(q * q, jnp.asarray(self.index), self.classes)
+
+    def times(self, W: jax.Array) -> jax.Array:
+        """M W, shape (n, p)."""
+        q = jnp.asarray(self.weights, W.dtype)
+        return q[:, None] * self.spread(W)[jnp.asarray(self.index)]
+
+    def transpose_times(self, H: jax.Array) -> jax.Array:
+        """M^T H, shape (C, p)."""
+        return self.gather(self.class_sums(H))
+
+    def column_sums(self, dtype: Any) -> jax.Array:
+        """M^T 1, shape (C,)."""
+        ones = jnp.ones((jnp.shape(self.weights)[0], 1), dtype)
+        return self.transpose_times(ones)[:, 0]
+
+    def gram(self, dtype: Any) -> jax.Array:
+        """M^T M = R^T D R, shape (C, C)."""
+        identity = jnp.eye(self.classes, dtype=dtype)
+        return self.gather(self.square_weights(dtype)[:, None] * self.spread(identity))
+
+    def dense(self, dtype: Any) -> jax.Array:
+        """M itself, shape (n, C): for tests and small problems."""
+        return self.times(jnp.eye(self.classes, dtype=dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenseSignal:
+    """A signal matrix given as an (n, C) array."""
+
+    matrix: Any
+
+    def times(self, W: jax.Array) -> jax.Array:
+        """M W, shape (n, p)."""
+        return jnp.asarray(self.matrix, W.dtype) @ W
+
+    def transpose_times(self, H: jax.Array) -> jax.Array:
+        """M^T H, shape (C, p)."""
+        return jnp.asarray(self.matrix, H.dtype).T @ H
+
+    def column_sums(self, dtype: Any) -> jax.Array:
+        """M^T 1, shape (C,)."""
+        return jnp.sum(jnp.asarray(self.matrix, dtype), axis=0)
+
+    def gram(self, dtype: Any) -> jax.Array:
+        """M^T M, shape (C, C)."""
+        matrix = jnp.asarray(self.matrix, dtype)
+        return matrix.T @ matrix
+
+    def dense(self, dtype: Any) -> jax.Array:
+        """M itself, shape (n, C)."""
+        return jnp.asarray(self.matrix, dtype)
+
+
+Signal = ClassSignal | DenseSignal
+
+
+def unhinged_signal(labels: Labels, gamma: Any) -> Signal:
+    """The signal matrix of the unhinged loss with these labels, in the cheapest form they allow.
+
+    Source: Zhou et al. 2023, Eq. 3 for balanced one-hot labels; beyond the paper for the rest.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> unhinged_signal(balanced(classes=2, per_class=1), 1.0).dense("float32")
+        Array([[ 0.5, -0.5],
+               [-0.5,  0.5]], dtype=float32)
+    """
+    if labels.kind == "soft":
+        targets = jnp.asarray(labels.targets)
+        q = jnp.asarray(labels.weights, targets.dtype)
+        return DenseSignal(q[:, None] * ((1 + gamma) * targets - gamma))
+    table = labels.targets if labels.kind == "table" else None
+    return ClassSignal(labels.index, labels.weights, gamma, table, labels.classes, labels.balanced)

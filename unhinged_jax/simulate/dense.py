@@ -1,0 +1,37 @@
+"""Any loss in any case: the plain, unreduced gradient of dense features, prototypes and biases."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.features import DenseFeatures
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.observables import View
+from unhinged_jax.simulate.system import Body, System
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DenseSystem(System):
+    """Arrays "H" (n, p), "W" (C, p) and "b" (C,)."""
+
+    model: LayerPeeled
+    H: jax.Array
+    W: jax.Array
+    b: jax.Array
+
+    def body(self) -> Body:
+        return {"H": self.H, "W": self.W, "b": self.b}
+
+    def velocity(self, body: Body) -> Body:
+        H, W, b = self.model.velocity(body["H"], body["W"], body["b"])
+        return {"H": H, "W": W, "b": b}
+
+    def pack(self, velocity: Body) -> Body:
+        return velocity
+
+    def view(self, body: Body, logs: list[jax.Array]) -> View:
+        return View(self.model, DenseFeatures(body["H"]), body["W"], body["b"], jnp.zeros((), body["W"].dtype))

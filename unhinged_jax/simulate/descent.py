@@ -1,0 +1,149 @@
+"""Gradient descent: a compiled loop of plain, momentum or any optax updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from unhinged_jax import _scan
+from unhinged_jax.dynamics import Descent, rate_at
+from unhinged_jax.model import settled
+from unhinged_jax.observables import Plan, View, evaluate
+from unhinged_jax.simulate.system import Body, System, rated
+from unhinged_jax.trajectory import Result
+
+_RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
+
+
+def run(
+    system: System,
+    descent: Descent,
+    slots: jax.Array,
+    count: int,
+    first: jax.Array,
+    plan: Plan,
+    keep_states: bool,
+    memory: Any = None,
+) -> dict[str, Any]:
+    """Run the descent and read the observables at the slots.
+
+    Returns:
+        A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `memory`, `updates`, `code`.
+    """
+    body = system.body()
+    dtype = next(iter(body.values())).dtype
+    transform = _transformation(descent)
+    carry = {
+        "body": body,
+        "memory": _initial_memory(system, descent, transform, body, memory),
+        "powers": jnp.zeros(len(system.groups), jnp.int32),
+        "updates": jnp.zeros((), jnp.int32),
+    }
+
+    def step(carry: dict, k: jax.Array) -> dict:
+        time = (first + k).astype(dtype)
+        eta = jnp.asarray(descent.schedule(time), dtype)
+        rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (descent.rate_H, descent.rate_W))
+        downhill = jax.tree.map(jnp.negative, system.velocity(carry["body"]))
+        change, memory = transform.update(downhill, carry["memory"], carry["body"])
+        moved = optax.apply_updates(carry["body"], rated(change, rate_H, rate_W))
+        return {**carry, "body": moved, "memory": memory, "updates": carry["updates"] + 1}
+
+    def read(carry: dict) -> dict:
+        view = _view(system, carry, dtype)
+        saved = {"values": evaluate(plan, view)}
+        return {**saved, "states": settled(view.state())} if keep_states else saved
+
+    def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
+        tidy = _rescaled(system, after) if system.groups else after
+        return tidy, _in_range(tidy["body"], dtype)
+
+    carry, saved, reached = _scan.run(step, carry, slots, count, read, settle)
+    complete = carry["updates"] == slots.shape[0] - 1
+    return {
+        **saved,
+        "reached": reached,
+        "view": _view(system, carry, dtype),
+        "memory": _final_memory(system, descent, carry, dtype),
+        "updates": carry["updates"],
+        "code": jnp.where(complete, Result.COMPLETED, Result.OVERFLOW),
+    }
+
+
+def _transformation(descent: Descent) -> optax.GradientTransformation:
+    """Gradients -> updates at unit rate."""
+    if descent.optimizer is not None:
+        return descent.optimizer
+    if descent.momentum is None:
+        return optax.scale(-1.0)
+    return optax.chain(optax.trace(decay=descent.momentum, nesterov=descent.nesterov), optax.scale(-1.0))
+
+
+def _view(system: System, carry: dict, dtype: Any) -> View:
+    return system.view(carry["body"], _logs(system, carry, dtype))
+
+
+def _logs(system: System, carry: dict, dtype: Any) -> list[jax.Array]:
+    base = getattr(system, "log_scale", jnp.zeros((), dtype))
+    logs = carry["powers"].astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + base
+    return [logs[i] for i in range(len(system.groups))]
+
+
+def _on_bodies(function: Any, tree: Any) -> Any:
+    """Apply to every body-shaped dictionary inside an optimiser's state."""
+    return jax.tree.map(
+        lambda node: function(node) if isinstance(node, dict) else node, tree, is_leaf=lambda node: isinstance(node, dict)
+    )
+
+
+def _rescaled(system: System, carry: dict) -> dict:
+    """Take powers of two out of every group that has drifted far, and rounding out of the rest."""
+    sizes = jnp.stack(system.sizes(carry["body"]))
+    ready = (sizes > 0) & jnp.isfinite(sizes)
+    power = jnp.round(jnp.log2(jnp.where(ready, sizes, 1.0))).astype(jnp.int32)
+    power = jax.lax.stop_gradient(jnp.where(jnp.abs(power) > _RESCALE_BEYOND, power, 0))
+    # ldexp by halves: 2^-power itself may not be representable
+    half = power // 2
+    one = jnp.ones((), sizes.dtype)
+    factors = [jnp.ldexp(jnp.ldexp(one, -half[i]), half[i] - power[i]) for i in range(len(system.groups))]
+
+    def tidy(body: Body) -> Body:
+        return system.clean(system.scale(body, factors))
+
+    return {
+        **carry,
+        "body": tidy(carry["body"]),
+        "memory": _on_bodies(tidy, carry["memory"]),
+        "powers": carry["powers"] + power,
+    }
+
+
+def _initial_memory(
+    system: System, descent: Descent, transform: optax.GradientTransformation, body: Body, memory: Any
+) -> Any:
+    if memory is None:
+        return transform.init(body)
+    if descent.optimizer is not None:
+        return memory
+    return (optax.TraceState(trace=system.pack(memory)), optax.EmptyState())
+
+
+def _final_memory(system: System, descent: Descent, carry: dict, dtype: Any) -> Any:
+    """The optimiser's own state, or the momentum as a dense velocity that any form of the problem can take up."""
+    if descent.optimizer is not None:
+        return carry["memory"]
+    if descent.momentum is None:
+        return None
+    velocity = carry["memory"][0].trace
+    view = system.view(velocity, _logs(system, carry, dtype))
+    grown = jnp.exp(view.log_scale)
+    return {"H": grown * view.features.dense(), "W": grown * view.W, "b": velocity.get("b", jnp.zeros_like(view.b))}
+
+
+def _in_range(body: Body, dtype: Any) -> jax.Array:
+    """Whether every entry is finite and far enough from overflow for observables to be squared."""
+    ceiling = float(jnp.finfo(dtype).max) ** 0.5
+    return jnp.all(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) < ceiling for part in body.values()]))

@@ -1,0 +1,136 @@
+"""Gradient flow by diffrax. Homogeneous systems are integrated at unit norm, their logarithm beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.dynamics import Flow, rate_at
+from unhinged_jax.model import settled
+from unhinged_jax.observables import Plan, evaluate
+from unhinged_jax.simulate.system import Body, System, rated
+from unhinged_jax.special import safe_sqrt
+from unhinged_jax.trajectory import Result
+
+
+def run(
+    system: System, flow: Flow, times: jax.Array, first: jax.Array, plan: Plan, keep_states: bool
+) -> dict[str, Any]:
+    """Integrate the flow and read the observables at the times.
+
+    Returns:
+        A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `steps`, `code`, `elapsed`.
+    """
+    body = system.body()
+    dtype = next(iter(body.values())).dtype
+    sizes = [jnp.where(size > 0, size, 1.0) for size in system.sizes(body)]
+    entries = [sum(body[name].size for name in names) ** 0.5 for names in system.groups]
+    # Unit root-mean-square entries, so that tolerances mean the same for every problem.
+    units = [size / count for size, count in zip(sizes, entries, strict=True)]
+    base = getattr(system, "log_scale", jnp.zeros((), dtype))
+    begin = {
+        "body": system.scale(body, [1 / unit for unit in units]),
+        "logs": [jnp.log(unit) + base for unit in units],
+    }
+
+    def field(time: jax.Array, y: dict, args: Any) -> dict:
+        eta = jnp.asarray(flow.schedule(time), dtype)
+        rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
+        velocity = rated(system.velocity(y["body"]), rate_H, rate_W)
+        return _at_unit_norm(system, y["body"], velocity)
+
+    def read(time: jax.Array, y: dict, args: Any) -> dict:
+        view = system.view(system.clean(y["body"]), y["logs"])
+        saved = {"values": evaluate(plan, view)}
+        return {**saved, "states": settled(view.state())} if keep_states else saved
+
+    rtol = flow.rtol if flow.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-5)
+    atol = flow.atol if flow.atol is not None else rtol
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        diffrax.Dopri8() if flow.solver is None else flow.solver,
+        t0=first.astype(dtype),
+        t1=times[-1],
+        dt0=None,
+        y0=begin,
+        saveat=diffrax.SaveAt(
+            subs=[diffrax.SubSaveAt(ts=times, fn=read), diffrax.SubSaveAt(t1=True)]
+        ),
+        stepsize_controller=_controller(flow, rtol, atol, dtype),
+        max_steps=flow.max_steps,
+        throw=False,
+        event=_events(flow, rtol, atol, dtype, bool(system.groups)),
+    )
+    saved, last = solution.ys
+    final = jax.tree.map(lambda leaf: leaf[0], last)
+    reached = jnp.isfinite(solution.ts[0])
+    blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
+    return {
+        **blank,
+        "reached": reached,
+        "view": system.view(system.clean(final["body"]), final["logs"]),
+        "steps": solution.stats["num_steps"],
+        "elapsed": solution.ts[1][0],
+        "code": _code(solution, flow),
+    }
+
+
+def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:
+    """Slots that diffrax left at +inf, as NaN."""
+    shape = (-1,) + (1,) * (leaf.ndim - 1)
+    blank = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
+    return jnp.where(reached.reshape(shape), leaf, jnp.asarray(blank, leaf.dtype))
+
+
+def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
+    """Velocity of body / norm and of log norm, group by group: an exact change of variables."""
+    moved, growth = dict(velocity), []
+    for names in system.groups:
+        square = sum(jnp.sum(body[name] ** 2) for name in names)
+        inner = sum(jnp.sum(body[name] * velocity[name]) for name in names)
+        rate = inner / jnp.where(square > 0, square, 1.0)
+        growth.append(rate)
+        moved.update({name: velocity[name] - rate * body[name] for name in names})
+    return {"body": system.clean(moved), "logs": growth}
+
+
+def _controller(flow: Flow, rtol: float, atol: float, dtype: Any) -> diffrax.AbstractStepSizeController:
+    controller: Any = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
+    jumps = [jnp.ravel(jnp.asarray(jump, dtype)) for jump in _breaks(flow)]
+    if jumps:
+        controller = diffrax.ClipStepSizeController(controller, jump_ts=jnp.sort(jnp.concatenate(jumps)))
+    return controller
+
+
+def _breaks(flow: Flow) -> list[Any]:
+    rates = [rate for rate in (flow.rate_H, flow.rate_W) if callable(rate)]
+    return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]
+
+
+def _events(flow: Flow, rtol: float, atol: float, dtype: Any, homogeneous: bool) -> diffrax.Event | None:
+    conditions: dict[str, Any] = {}
+    if flow.steady:
+        conditions["steady"] = diffrax.steady_state_event(rtol=rtol, atol=atol)
+    if not homogeneous:
+        ceiling = float(jnp.finfo(dtype).max) ** 0.5
+
+        def overflows(t: Any, y: dict, args: Any, **kwargs: Any) -> jax.Array:
+            return ~jnp.all(jnp.stack([jnp.max(jnp.abs(part)) < ceiling for part in y["body"].values()]))
+
+        conditions["overflow"] = overflows
+    return diffrax.Event(conditions) if conditions else None
+
+
+def _code(solution: Any, flow: Flow) -> jax.Array:
+    results = diffrax.RESULTS
+    stopped = solution.event_mask
+    code = jnp.where(solution.result == results.successful, Result.COMPLETED, Result.SOLVER_FAILED)
+    code = jnp.where(solution.result == results.max_steps_reached, Result.MAX_STEPS, code)
+    if stopped is not None:
+        for name, meaning in (("steady", Result.STEADY), ("overflow", Result.OVERFLOW)):
+            if name in stopped:
+                code = jnp.where(stopped[name], meaning, code)
+    return code

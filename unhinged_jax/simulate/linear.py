@@ -1,0 +1,206 @@
+"""The dynamics of a loss linear in the logits, as class sums where labels allow it, with parts carried apart.
+
+Nothing here knows modes: a step is the plain update. Two things make it cheap and sharp.
+
+- Class sums. With M = diag(q) Y R, the sums S_c = sum_{i in c} q_i h_i obey S' = D R W - lambda_1 S, W' = R^T S - lambda_2 W,
+  and what is orthogonal to them only decays, by one common factor. No product of n rows is needed.
+- Columns. The update mixes rows and treats every column (feature coordinate) alike. When there are more columns than rows
+  it is cheaper to update the identity and multiply by the start when something is read; and a column more carries the
+  leading part alone, so that distances to the limit never come from differences.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.leading import Leading, Split
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.observables import View
+from unhinged_jax.rowspace import RowSpace, row_space
+from unhinged_jax.signal import ClassSignal
+from unhinged_jax.simulate.system import Body, System
+from unhinged_jax.special import safe_log, safe_norm
+
+
+def force(space: RowSpace, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(H', W') at unit rates, any number of columns; a part that stays has velocity 0."""
+    model = space.model
+    pull_H, pull_W = space.lift(W), space.gather(H)
+    move_H = pull_H - model.decay_H * H if model.features_move else jnp.zeros_like(H)
+    move_W = pull_W - model.decay_W * W if model.prototypes_move else jnp.zeros_like(W)
+    return move_H, move_W
+
+
+class Watch(NamedTuple):
+    """How the leading part is watched: its unit direction (H, residual, W), the log of its norm, and one column of it.
+
+    The column is along the longest row of the leading part, so that it is never nearly orthogonal to it; `unit_H` and
+    `unit_W` are that column of the unit direction.
+    """
+
+    direction: list[jax.Array]
+    log_start: jax.Array
+    probe: jax.Array
+    unit_H: jax.Array
+    unit_W: jax.Array
+
+
+def _watch(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
+    H, W = space.metric(lead_H), leading.prototypes
+    if leading.kind == "anchored":
+        W = jnp.zeros_like(W)
+    elif leading.kind == "frozen":
+        H = jnp.zeros_like(H)
+    size = safe_norm(jnp.stack([safe_norm(H), safe_norm(W)]))
+    size = jnp.where(size > 0, size, 1.0)
+    rows = jax.lax.stop_gradient(lead_H if leading.kind == "anchored" else leading.prototypes)
+    longest = rows[jnp.argmax(jnp.sum(rows**2, axis=1))]
+    length = jnp.linalg.norm(longest)
+    probe = (longest / jnp.where(length > 0, length, 1.0))[:, None]
+    direction = [H / size, jnp.zeros((), W.dtype), W / size]
+    return Watch(direction, jnp.log(size), probe, lead_H @ probe / size, leading.prototypes @ probe / size)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LinearSystem(System):
+    """A linear run: its row space, its start there, and the leading part that is carried apart if there is one.
+
+    The arrays that move: "H" (class sums or features) and "W", one column a coordinate; "residual", the factor on what is
+    orthogonal to the class sums; "lead_H" and "lead_W", one column of the leading part; "b".
+    """
+
+    space: RowSpace
+    H: jax.Array
+    W: jax.Array
+    b: jax.Array
+    residual: jax.Array | None
+    leading: Leading | None
+    lead_H: jax.Array | None
+    watch: Watch | None
+    drift_b: jax.Array
+    log_scale: jax.Array
+    compressed: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        rest = ("H", "W", "residual")
+        return (rest,) if self.leading is None else (("lead_H", "lead_W"), rest)
+
+    def body(self) -> Body:
+        rows_H, rows_W, dtype = self.H.shape[0], self.W.shape[0], self.W.dtype
+        H, W = self.H, self.W
+        if self.compressed:
+            H = jnp.eye(rows_H, rows_H + rows_W, dtype=dtype)
+            W = jnp.eye(rows_W, rows_H + rows_W, k=rows_H, dtype=dtype)
+        body = {"H": H, "W": W, "residual": jnp.ones((), dtype), "b": self.b}
+        if self.leading is None:
+            return body
+        probe = self.watch.probe  # type: ignore[union-attr]
+        lead_H, lead_W = self.lead_H @ probe, self.leading.prototypes @ probe  # type: ignore[operator]
+        if self.leading.kind == "anchored":
+            lead_H, lead_W = jnp.zeros_like(lead_H), self.W @ probe
+        elif self.leading.kind == "frozen":
+            lead_H, lead_W = self.H @ probe, jnp.zeros_like(lead_W)
+        return self.clean({**body, "lead_H": lead_H, "lead_W": lead_W})
+
+    def velocity(self, body: Body) -> Body:
+        model = self.space.model
+        move_H, move_W = force(self.space, body["H"], body["W"])
+        fade = -model.decay_H * body["residual"] if model.features_move else jnp.zeros_like(body["residual"])
+        moves_b = model.bias and model.prototypes_move
+        move_b = self.drift_b - model.decay_W * body["b"] if moves_b else jnp.zeros_like(body["b"])
+        moved = {"H": move_H, "W": move_W, "residual": fade, "b": move_b}
+        if self.leading is not None:
+            moved["lead_H"], moved["lead_W"] = force(self.space, body["lead_H"], body["lead_W"])
+        return moved
+
+    def clean(self, body: Body) -> Body:
+        """Take out of the rest the leading part that rounding puts back into it."""
+        leading = self.leading
+        if leading is None:
+            return body
+        H, W = body["H"], body["W"]
+        if leading.kind == "anchored":
+            return {**body, "W": jnp.zeros_like(W)}
+        if leading.kind == "frozen":
+            return {**body, "H": jnp.zeros_like(H)}
+        carrier, prototypes = leading.part(self.space.gather(H), W)
+        return {**body, "H": H - self.space.lift(carrier), "W": W - prototypes}
+
+    def pack(self, velocity: Body) -> Body:
+        H, W, space = velocity["H"], velocity["W"], self.space
+        ratio = jnp.zeros((), W.dtype)
+        if space.summed:
+            assert isinstance(space.signal, ClassSignal) and self.residual is not None
+            square = jnp.sum(self.residual**2)
+            ratio = jnp.sum(H * self.residual) / jnp.where(square > 0, square, 1.0)
+            H = space.signal.class_sums(H)
+        body = {"H": H, "W": W, "residual": ratio, "b": velocity["b"]}
+        if self.leading is None:
+            return body
+        carrier, prototypes = self.leading.part(space.gather(H), W)
+        if self.leading.kind == "anchored":
+            carrier, prototypes = jnp.zeros_like(carrier), jnp.zeros_like(W)
+        probe = self.watch.probe  # type: ignore[union-attr]
+        lead_H = jnp.zeros_like(H) @ probe if self.leading.kind == "frozen" else space.lift(carrier) @ probe
+        return self.clean({**body, "lead_H": lead_H, "lead_W": prototypes @ probe})
+
+    def view(self, body: Body, logs: list[jax.Array]) -> View:
+        H, W, residual = body["H"], body["W"], body["residual"]
+        if self.compressed:
+            both = jnp.concatenate([self.H, self.W])
+            H, W = H @ both, W @ both
+        if self.leading is None:
+            return View(self.space.model, self.space.features(H, self.residual, residual), W, body["b"], logs[0])
+        return self._joined(body, H, W, logs)
+
+    def _joined(self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array]) -> View:
+        """Leading part and rest put together, with the split that distances are measured on."""
+        assert self.leading is not None and self.watch is not None
+        kind, log_start = self.leading.kind, self.watch.log_start
+        split = self._split(body, H, W, logs)
+        common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, logs[1]))
+        common = common if kind == "coupled" else jnp.maximum(common, self.log_scale)
+        lead = split.sign * jnp.exp(split.log_amplitude - common - log_start)
+        rest, still = jnp.exp(logs[1] - common), jnp.exp(self.log_scale - common)
+        total_H = still * self.H if kind == "frozen" else lead * self.lead_H + rest * H
+        total_W = still * self.W if kind == "anchored" else lead * self.leading.prototypes + rest * W
+        residual = still if kind == "frozen" else rest * body["residual"]
+        features = self.space.features(total_H, self.residual, residual)
+        return View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
+
+    def _split(self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array]) -> Split:
+        assert self.leading is not None and self.watch is not None
+        kind, unit = self.leading.kind, [self.watch.unit_H, self.watch.unit_W]
+        now = [body["lead_H"], body["lead_W"]]
+        moving = {"coupled": (0, 1), "anchored": (0,), "frozen": (1,)}[kind]
+        weight = sum(jnp.sum(unit[i] ** 2) for i in moving)
+        amplitude = sum(jnp.sum(unit[i] * now[i]) for i in moving) / jnp.where(weight > 0, weight, 1.0)
+        size = jnp.zeros((), W.dtype) if self.residual is None else safe_norm(self.residual)
+        rest = [self.space.metric(H), body["residual"] * size, W]
+        if kind == "anchored":
+            rest[2] = jnp.zeros_like(W)
+        elif kind == "frozen":
+            rest[:2] = [jnp.zeros_like(rest[0]), jnp.zeros_like(rest[1])]
+        log_amplitude = safe_log(jnp.abs(amplitude)) + logs[0]
+        return Split(self.watch.direction, rest, log_amplitude, jnp.sign(amplitude), logs[1])
+
+
+def linear_system(
+    model: LayerPeeled, state: State, leading: Leading | None, compress: bool = True
+) -> LinearSystem:
+    """Bring a state into the row space of its linear model; `compress` lets it update the identity where that is smaller."""
+    H, W = state.H, state.W
+    space = row_space(model, W.dtype)
+    rows, residual = space.project(H)
+    compressed = compress and space.summed and H.shape[1] > rows.shape[0] + W.shape[0]
+    lead_H = None if leading is None else space.lift(leading.carrier)
+    watch = None if leading is None or lead_H is None else _watch(space, leading, lead_H)
+    drift_b = space.signal.column_sums(W.dtype)
+    log_scale = jnp.asarray(state.log_scale, W.dtype)
+    return LinearSystem(space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, compressed)

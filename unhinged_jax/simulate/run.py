@@ -1,0 +1,160 @@
+"""`simulate`: choose the form of the problem, run it, return a trajectory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax import _entry, _scan
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.leading import leading
+from unhinged_jax.model import LayerPeeled, State, settled
+from unhinged_jax.observables import Observe, Plan, wants_split
+from unhinged_jax.simulate import descent as _descent
+from unhinged_jax.simulate import flow as _flow
+from unhinged_jax.simulate.dense import DenseSystem
+from unhinged_jax.simulate.linear import linear_system
+from unhinged_jax.simulate.plane import plane_system
+from unhinged_jax.simulate.system import System
+from unhinged_jax.trajectory import Trajectory
+
+
+def simulate(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    times: Any,
+    observe: Observe = None,
+    *,
+    states: bool = False,
+    target: str = "top",
+    precision: str | None = None,
+    reduce: bool = True,
+) -> Trajectory:
+    """Run gradient flow (diffrax) or gradient descent (optax updates in a compiled loop).
+
+    Args:
+        model: The problem.
+        dynamics: `Flow` or `Descent`.
+        state: Where to start; or a `Trajectory`, to go on from its end.
+        times: Strictly ascending. For `Flow` times t; for `Descent` numbers of updates, whole numbers; 0 is the start.
+        observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None for
+            a built-in name); default `paper_observables`.
+        states: Keep the states at `times` too: T (n + C) p numbers.
+        target: Limit that distances refer to: "top" (default), the modes that win; "contrast" or "mean", for balanced
+            labels, that subspace whether it wins or not.
+        precision: "float32" or "float64"; default: the precision of the state.
+        reduce: Use class sums, planes and rescaling where they apply (default). False runs the plain dense update.
+
+    Returns:
+        A `Trajectory`. A run that stops early holds what it reached, NaN elsewhere, and says why in `result`.
+
+    Raises:
+        ValueError: for shapes, ranges or combinations that cannot be, with what was expected.
+
+    Source: Zhou et al. 2023, Eq. 4-6, 12, 18-19.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(classes=3, per_class=2), dim=4)
+        >>> state = model.init(jax.random.key(0))
+        >>> run = uj.simulate(model, uj.Descent(0.1), state, [0, 10, 20], observe="norm")
+        >>> bool(run["norm"][2] > run["norm"][0])
+        True
+    """
+    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "simulate")
+    with task.context():
+        if isinstance(dynamics, Descent):
+            slots = _scan.slots_of(task.times, task.first)
+            return task.finish(
+                _descend(
+                    model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(slots), jnp.asarray(task.first),
+                    task.memory, task.plan, states, target, reduce,
+                )
+            )
+        return task.finish(
+            _integrate(model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states, target, reduce)
+        )
+
+
+@eqx.filter_jit
+def _descend(
+    model: LayerPeeled,
+    dynamics: Descent,
+    state: State,
+    times: jax.Array,
+    slots: jax.Array,
+    first: Any,
+    memory: Any,
+    plan: Plan,
+    states: bool,
+    target: str,
+    reduce: bool,
+) -> Trajectory:
+    system = _system(model, dynamics, state, plan, target, reduce, memory is None)
+    out = _descent.run(system, dynamics, slots, times.shape[0], first, plan, states, memory)
+    return Trajectory(
+        times=times,
+        observables=out["values"],
+        reached=out["reached"],
+        final=_final(out["view"]),
+        elapsed=first + out["updates"],
+        code=out["code"],
+        steps=out["updates"],
+        states=out.get("states"),
+        memory=out["memory"],
+    )
+
+
+@eqx.filter_jit
+def _integrate(
+    model: LayerPeeled,
+    dynamics: Flow,
+    state: State,
+    times: Any,
+    first: Any,
+    plan: Plan,
+    states: bool,
+    target: str,
+    reduce: bool,
+) -> Trajectory:
+    system = _system(model, dynamics, state, plan, target, reduce)
+    times = jnp.asarray(times, state.W.dtype)
+    out = _flow.run(system, dynamics, times, jnp.asarray(first, state.W.dtype), plan, states)
+    return Trajectory(
+        times=times,
+        observables=out["values"],
+        reached=out["reached"],
+        final=_final(out["view"]),
+        elapsed=out["elapsed"],
+        code=out["code"],
+        steps=out["steps"],
+        states=out.get("states"),
+    )
+
+
+def _system(
+    model: LayerPeeled, dynamics: Dynamics, state: State, plan: Plan, target: str, reduce: bool, fresh: bool = True
+) -> System:
+    """The cheapest form of the problem that this dynamics allows."""
+    elementwise = isinstance(dynamics, Descent) and dynamics.optimizer is not None
+    mixed = model.kernel is not None and model.kernel.kind == "coordinates"
+    if reduce and model.linear and not elementwise and not mixed:
+        part = None
+        if wants_split(plan):
+            r1 = dynamics.rate_H if model.features_move else 0.0
+            r2 = dynamics.rate_W if model.prototypes_move else 0.0
+            part = leading(model, model.signal(), model.kernel, r1, r2, state.H, state.W, target)
+        return linear_system(model, state, part, compress=fresh)
+    grown = jnp.exp(jnp.asarray(state.log_scale, state.W.dtype))
+    H, W = grown * state.H, grown * state.W
+    if reduce and model.spherical and model.loss.linear and not model.prototypes_move and not elementwise:
+        return plane_system(model, H, W, state.b)
+    return DenseSystem(model, H, W, state.b)
+
+
+def _final(view: Any) -> State:
+    return settled(view.state())

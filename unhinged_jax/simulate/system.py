@@ -1,0 +1,58 @@
+"""What a simulator needs to know of a problem: arrays that move, their velocity, and how observables see them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.observables import View
+from unhinged_jax.special import safe_norm
+
+Body = dict[str, jax.Array]
+
+_WITH_PROTOTYPES = frozenset({"W", "lead_W", "b"})
+
+
+class System:
+    """A problem in the form in which it is simulated. Subclasses are pytrees."""
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Names of arrays that share one scale, in which the dynamics is homogeneous; empty if it is not."""
+        return ()
+
+    def body(self) -> Body:
+        """The arrays that move, at the start."""
+        raise TypeError("System is the base class")
+
+    def velocity(self, body: Body) -> Body:
+        """Minus the gradient, at unit rates."""
+        raise TypeError("System is the base class")
+
+    def clean(self, body: Body) -> Body:
+        """The body without what only rounding can have put there."""
+        return body
+
+    def view(self, body: Body, logs: list[jax.Array]) -> View:
+        """What observables see, of arrays that stand for e^log times themselves, group by group."""
+        raise TypeError("System is the base class")
+
+    def pack(self, velocity: Body) -> Body:
+        """A dense velocity of "H", "W" and "b" in the arrays of this system."""
+        raise TypeError("System is the base class")
+
+    def scale(self, body: Body, factors: list[jax.Array]) -> Body:
+        """Every group multiplied by its factor; what belongs to no group stays."""
+        scaled = dict(body)
+        for names, factor in zip(self.groups, factors, strict=True):
+            scaled.update({name: body[name] * factor for name in names})
+        return scaled
+
+    def sizes(self, body: Body) -> list[jax.Array]:
+        """Norm of every group."""
+        return [safe_norm(jnp.stack([safe_norm(body[name]) for name in names])) for names in self.groups]
+
+
+def rated(body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
+    """Every array times the rate of the part it belongs to."""
+    return {name: (rate_W if name in _WITH_PROTOTYPES else rate_H) * value for name, value in body.items()}

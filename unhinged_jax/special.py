@@ -1,0 +1,41 @@
+"""Elementary functions without cancellation, smooth (value and gradient) where the textbook form is 0/0."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def phi1(x: jax.Array) -> jax.Array:
+    """(1 - e^-x)/x, 1 at 0.
+
+    Example:
+        >>> phi1(jnp.zeros(()))
+        Array(1., dtype=float32)
+    """
+    small = jnp.abs(x) < 0.05
+    safe = jnp.where(small, 1.0, x)
+    inner = jnp.where(small, x, 0.0)
+    series = sum((-inner) ** k / math.factorial(k + 1) for k in range(9))
+    return jnp.where(small, series, -jnp.expm1(-safe) / safe)
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """sqrt(x) with gradient 0 instead of infinity at 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def safe_log(x: jax.Array) -> jax.Array:
+    """log(x) for x >= 0, with -inf at 0 and gradient 0 there."""
+    positive = x > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, x, 1.0)), -jnp.inf)
+
+
+def safe_norm(x: jax.Array) -> jax.Array:
+    """Frobenius norm of an array of any scale: no overflow or underflow of squares, gradient 0 at 0."""
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
+    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
+    return size * safe_sqrt(jnp.sum((x / size) ** 2))
