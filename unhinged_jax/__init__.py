@@ -1,37 +1,88 @@
 """Simulate, solve and differentiate the learning dynamics of the layer-peeled model under the unhinged loss and beyond."""
 
-from unhinged_jax.dynamics import Descent as Descent
-from unhinged_jax.dynamics import Flow as Flow
-from unhinged_jax.dynamics import logspaced as logspaced
-from unhinged_jax.dynamics import steps as steps
-from unhinged_jax.exact import NoClosedForm as NoClosedForm
-from unhinged_jax.exact import exact as exact
-from unhinged_jax.labels import Labels as Labels
-from unhinged_jax.labels import balanced as balanced
-from unhinged_jax.labels import from_counts as from_counts
-from unhinged_jax.labels import from_labels as from_labels
-from unhinged_jax.labels import long_tailed as long_tailed
-from unhinged_jax.labels import soft as soft
-from unhinged_jax.labels import step_imbalanced as step_imbalanced
-from unhinged_jax.model import LayerPeeled as LayerPeeled
-from unhinged_jax.model import State as State
-from unhinged_jax.model import anchored as anchored
-from unhinged_jax.model import frozen as frozen
-from unhinged_jax.model import ntk_invariant as ntk_invariant
-from unhinged_jax.model import regularized as regularized
-from unhinged_jax.model import spherical as spherical
-from unhinged_jax.model import unconstrained as unconstrained
-from unhinged_jax.observables import all_observables as all_observables
-from unhinged_jax.observables import collapse_observables as collapse_observables
-from unhinged_jax.observables import observe_state as observe_state
-from unhinged_jax.observables import paper_observables as paper_observables
-from unhinged_jax.schedules import constant as constant
-from unhinged_jax.schedules import cosine as cosine
-from unhinged_jax.schedules import exponential as exponential
-from unhinged_jax.schedules import numeric as numeric
-from unhinged_jax.schedules import piecewise as piecewise
-from unhinged_jax.schedules import polynomial as polynomial
-from unhinged_jax.schedules import warmup as warmup
-from unhinged_jax.simulate import simulate as simulate
-from unhinged_jax.trajectory import Result as Result
-from unhinged_jax.trajectory import Trajectory as Trajectory
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unhinged_jax.dynamics import Descent as Descent
+    from unhinged_jax.dynamics import Flow as Flow
+    from unhinged_jax.dynamics import logspaced as logspaced
+    from unhinged_jax.dynamics import steps as steps
+    from unhinged_jax.exact import NoClosedForm as NoClosedForm
+    from unhinged_jax.exact import exact as exact
+    from unhinged_jax.labels import Labels as Labels
+    from unhinged_jax.labels import balanced as balanced
+    from unhinged_jax.labels import from_counts as from_counts
+    from unhinged_jax.labels import from_labels as from_labels
+    from unhinged_jax.labels import long_tailed as long_tailed
+    from unhinged_jax.labels import soft as soft
+    from unhinged_jax.labels import step_imbalanced as step_imbalanced
+    from unhinged_jax.limit import Limit as Limit
+    from unhinged_jax.limit import limit as limit
+    from unhinged_jax.model import LayerPeeled as LayerPeeled
+    from unhinged_jax.model import State as State
+    from unhinged_jax.model import anchored as anchored
+    from unhinged_jax.model import frozen as frozen
+    from unhinged_jax.model import ntk_invariant as ntk_invariant
+    from unhinged_jax.model import regularized as regularized
+    from unhinged_jax.model import spherical as spherical
+    from unhinged_jax.model import unconstrained as unconstrained
+    from unhinged_jax.observables import all_observables as all_observables
+    from unhinged_jax.observables import collapse_observables as collapse_observables
+    from unhinged_jax.observables import observe_state as observe_state
+    from unhinged_jax.observables import paper_observables as paper_observables
+    from unhinged_jax.schedules import constant as constant
+    from unhinged_jax.schedules import cosine as cosine
+    from unhinged_jax.schedules import exponential as exponential
+    from unhinged_jax.schedules import numeric as numeric
+    from unhinged_jax.schedules import piecewise as piecewise
+    from unhinged_jax.schedules import polynomial as polynomial
+    from unhinged_jax.schedules import warmup as warmup
+    from unhinged_jax.simulate import simulate as simulate
+    from unhinged_jax.trajectory import Result as Result
+    from unhinged_jax.trajectory import Trajectory as Trajectory
+
+# Names are imported when first used, so that `unhinged --help` need not wait for JAX.
+_HOMES = {
+    "dynamics": "Descent Flow logspaced steps",
+    "exact": "NoClosedForm exact",
+    "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
+    "limit": "Limit limit",
+    "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
+    "observables": "all_observables collapse_observables observe_state paper_observables",
+    "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
+    "simulate": "simulate",
+    "trajectory": "Result Trajectory",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+__all__ = list(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """`simulate`, `exact`, ... are functions that live in modules of the same name; the function keeps the name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME_OF and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -77,8 +77,17 @@ def prepare(
     plan = resolve(observe, model, dynamics.proportional and not optimizer)
     outside = "float64" if jnp.result_type(float) == np.float64 else "float32"
     with _precision.scope(name):
-        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
-    return Task(state, times, first, memory, plan, name, outside)
+        start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+    return Task(start, times, first, memory, plan, name, outside)
+
+
+def traceable(tree: Any) -> Any:
+    """The tree with Python numbers as arrays: numbers are data, so that a sweep over them compiles once."""
+
+    def array(leaf: Any) -> Any:
+        return jnp.asarray(leaf, jnp.result_type(float)) if isinstance(leaf, (int, float)) else leaf
+
+    return jax.tree.map(array, tree)
 
 
 def _check_tolerance(flow: Flow, precision: str) -> None:

@@ -115,7 +115,7 @@ def _settle(dynamics: Dynamics) -> None:
         if callable(rate):
             object.__setattr__(dynamics, name, as_schedule(rate))
         elif _is_number(rate):
-            _check.non_negative(name, rate)
+            _check.positive(name, rate, "build the model with `anchored` or `frozen` for a part that stays")
 
 
 def _is_number(value: Any) -> bool:

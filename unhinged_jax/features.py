@@ -30,6 +30,10 @@ class Features:
         """H V^T, shape (n, rows of V)."""
         raise TypeError("Features is the base class")
 
+    def logits(self, W: jax.Array) -> jax.Array:
+        """H W^T for the prototypes of the same moment, shape (n, C)."""
+        return self.products(W)
+
     def rows(self, take: Callable[[jax.Array], jax.Array]) -> Features:
         """The features of some samples: `take` applied to every array with one row a sample."""
         raise TypeError("Features is the base class")
@@ -70,6 +74,7 @@ class ClassFeatures(Features):
     """h_i = q_i S_{y_i} / D_{y_i} + scale r_i, where S_c = sum q_i h_i, D_c = sum q_i^2 over class c.
 
     The residual r (n, p) has sum_{i in c} q_i r_i = 0, so S and the residual are orthogonal: linear losses see S alone.
+    `with_prototypes` = r W^T and `with_sums` = r S^T, (n, C), may be given where a solver has them for less than a product.
     """
 
     index: jax.Array
@@ -78,6 +83,8 @@ class ClassFeatures(Features):
     residual: jax.Array
     sums: jax.Array
     residual_scale: jax.Array
+    with_prototypes: jax.Array | None = None
+    with_sums: jax.Array | None = None
     even: bool = _static(False)
 
     def _centres(self) -> jax.Array:
@@ -90,9 +97,22 @@ class ClassFeatures(Features):
         shared = (self._centres() @ V.T)[self.index]
         return self.weights[:, None] * shared + self.residual_scale * (self.residual @ V.T)
 
+    def logits(self, W: jax.Array) -> jax.Array:
+        if self.with_prototypes is None:
+            return self.products(W)
+        shared = (self._centres() @ W.T)[self.index]
+        return self.weights[:, None] * shared + self.residual_scale * self.with_prototypes
+
     def rows(self, take: Callable[[jax.Array], jax.Array]) -> ClassFeatures:
+        known = None if self.with_prototypes is None else take(self.with_prototypes)
         return dataclasses.replace(
-            self, index=take(self.index), weights=take(self.weights), residual=take(self.residual), even=False
+            self,
+            index=take(self.index),
+            weights=take(self.weights),
+            residual=take(self.residual),
+            with_prototypes=known,
+            with_sums=None,
+            even=False,
         )
 
     def norm(self) -> jax.Array:
@@ -110,12 +130,16 @@ class ClassFeatures(Features):
         means = level[:, None] * self._centres()
         squares = jnp.sum(self.residual**2, axis=1)
         spread = jax.ops.segment_sum(squares, self.index, classes) / counts
-        centred = means - counts.astype(means.dtype) @ means / self.index.shape[0]
+        share = counts.astype(means.dtype) / self.index.shape[0]
+        if self.with_sums is None:
+            towards = self.residual @ means.T
+        else:
+            towards = self.with_sums * (level / self.square_weights)
         return ClassStatistics(
             counts=counts,
             means=means,
             variances=self.residual_scale**2 * spread,
-            projections=self.residual_scale * (self.residual @ centred.T),
+            projections=self.residual_scale * (towards - (towards @ share)[:, None]),
             labels=self.index,
         )
 
@@ -123,12 +147,16 @@ class ClassFeatures(Features):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PlaneFeatures(Features):
-    """h_i = along_i e_i + across_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal."""
+    """h_i = along_i e_i + across_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal.
+
+    `with_prototypes` = (e W^T, f W^T), two (n, C) arrays, may be given where the prototypes stay.
+    """
 
     along: jax.Array
     across: jax.Array
     target: jax.Array
     transverse: jax.Array
+    with_prototypes: tuple[jax.Array, jax.Array] | None = None
 
     def dense(self) -> jax.Array:
         return self.along[:, None] * self.target + self.across[:, None] * self.transverse
@@ -136,11 +164,24 @@ class PlaneFeatures(Features):
     def products(self, V: jax.Array) -> jax.Array:
         return self.along[:, None] * (self.target @ V.T) + self.across[:, None] * (self.transverse @ V.T)
 
+    def logits(self, W: jax.Array) -> jax.Array:
+        if self.with_prototypes is None:
+            return self.products(W)
+        along, across = self.with_prototypes
+        return self.along[:, None] * along + self.across[:, None] * across
+
     def rows(self, take: Callable[[jax.Array], jax.Array]) -> PlaneFeatures:
         return jax.tree.map(take, self)
 
     def row_norms(self) -> jax.Array:
         return jnp.hypot(self.along, self.across)
+
+
+def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
+    """The plane with its products with prototypes that stay, if they may be kept."""
+    if not affordable(plane.along.shape[0], W.shape[0]):
+        return plane
+    return dataclasses.replace(plane, with_prototypes=(plane.target @ W.T, plane.transverse @ W.T))
 
 
 def row_lengths(X: jax.Array) -> jax.Array:
@@ -165,6 +206,11 @@ def unit(features: Features) -> Features:
     if isinstance(features, PlaneFeatures):
         return dataclasses.replace(features, along=features.along / length, across=features.across / length)
     return DenseFeatures(features.dense() / length[:, None])
+
+
+def affordable(samples: int, classes: int) -> bool:
+    """Whether an (n, C) array may be kept beside the state."""
+    return samples * classes <= _BLOCK
 
 
 def map_samples(function: Callable[..., Any], features: Features, width: int, *rows: jax.Array) -> Any:

@@ -139,7 +139,7 @@ class Labels:
                    [0.25, 0.75]])
         """
         classes = self.classes
-        off = rate / (classes - 1)  # type: ignore[operator]
+        off = rate / (classes - 1)
         if _check.concrete(rate):
             return self.transition(np.full((classes, classes), off) + np.eye(classes) * (1 - rate - off), key)
         return self.transition(off + jnp.eye(classes) * (1 - rate - off), key)

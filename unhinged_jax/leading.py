@@ -120,10 +120,21 @@ def leading(
     spectrum = spectrum_of(signal, kernel, model.samples, model.dim, W.dtype)
     mask = top_modes(spectrum, target)
     square = jnp.sum(mask * spectrum.eigenvalues()) / jnp.sum(mask)
+    nothing = jax.lax.stop_gradient(square) <= _rounding(model, kernel, W.dtype)
+    mask, square = jnp.where(nothing, 0.0, mask), jnp.where(nothing, 1.0, square)
     blank = Leading(W, W, spectrum, mask, square, None, r1, r2)
     found = dataclasses.replace(blank, growth=growth(square, r1 * model.decay_H, r2 * model.decay_W, r1, r2))
     carrier, prototypes = found.part(signal.transpose_times(H), W)
     return dataclasses.replace(found, carrier=carrier, prototypes=prototypes)
+
+
+def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: Any) -> jax.Array:
+    """Squared singular values up to here are rounding of a signal that vanishes: nothing leads then."""
+    q = jnp.asarray(model.labels.weights, dtype)
+    theta = 1.0 if kernel is None else jnp.max(jnp.abs(jnp.asarray(kernel.matrix, dtype))) ** (
+        2 if kernel.kind == "factor" else 1
+    )
+    return (8 * jnp.finfo(dtype).eps) ** 2 * model.classes * jnp.sum(q * q) * theta
 
 
 class Split(NamedTuple):
@@ -162,6 +173,7 @@ def log_distance(split: Split) -> jax.Array:
     With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest along).
     """
     along = sum((jnp.sum(d * x) for d, x in zip(split.direction, split.rest, strict=True)), jnp.zeros(()))
+    led = _norm(split.direction) > 0
     across = _norm([x - along * d for d, x in zip(split.direction, split.rest, strict=True)])
     common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, split.log_rest))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
@@ -175,4 +187,5 @@ def log_distance(split: Split) -> jax.Array:
     # log(2 sin(phi/2)) = log(tan phi) - (3/8) tan^2 phi + O(tan^4 phi), sharp to 1e-13 below 1e-3
     square = jnp.exp(2 * jnp.where(small, log_tangent, 0.0))
     near = log_tangent - 3 / 8 * square + 11 / 64 * square**2
-    return jnp.where(small, near, safe_log(2 * jnp.abs(jnp.sin(jnp.where(small, 1.0, angle) / 2))))
+    far = safe_log(2 * jnp.abs(jnp.sin(jnp.where(small, 1.0, angle) / 2)))
+    return jnp.where(led, jnp.where(small, near, far), jnp.nan)

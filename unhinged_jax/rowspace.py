@@ -40,9 +40,15 @@ class RowSpace:
             return self.signal.gather(H)
         return self.signal.transpose_times(H)
 
+    @property
+    def divisor(self) -> jax.Array:
+        """`square_weights` to divide by: the sum of a class without samples or weight is 0 whatever it is divided by."""
+        assert self.square_weights is not None
+        return jnp.where(self.square_weights > 0, self.square_weights, 1.0)
+
     def metric(self, H: jax.Array) -> jax.Array:
         """H in coordinates in which the Frobenius norm is the norm of the features."""
-        return H / jnp.sqrt(self.square_weights)[:, None] if self.summed else H  # type: ignore[arg-type]
+        return H / jnp.sqrt(self.divisor)[:, None] if self.summed else H
 
     def project(self, H: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Features (n, p) as rows of this space and the residual that is orthogonal to them (None if there is none)."""
@@ -51,10 +57,17 @@ class RowSpace:
         assert isinstance(self.signal, ClassSignal) and self.square_weights is not None
         rows = self.signal.class_sums(H)
         index, q = jnp.asarray(self.signal.index), jnp.asarray(self.signal.weights, H.dtype)
-        return rows, H - q[:, None] * (rows / self.square_weights[:, None])[index]
+        return rows, H - q[:, None] * (rows / self.divisor[:, None])[index]
 
-    def features(self, H: jax.Array, residual: jax.Array | None, residual_scale: jax.Array) -> Features:
-        """Rows of this space and a residual as features."""
+    def features(
+        self,
+        H: jax.Array,
+        residual: jax.Array | None,
+        residual_scale: jax.Array,
+        with_prototypes: jax.Array | None = None,
+        with_sums: jax.Array | None = None,
+    ) -> Features:
+        """Rows of this space and a residual as features; its products r W^T and r S^T if they are known."""
         if not self.summed:
             return DenseFeatures(H)
         assert residual is not None and self.square_weights is not None
@@ -62,10 +75,12 @@ class RowSpace:
         return ClassFeatures(
             index=jnp.asarray(labels.index),
             weights=jnp.asarray(labels.weights, H.dtype),
-            square_weights=self.square_weights,
+            square_weights=self.divisor,
             residual=residual,
             sums=H,
             residual_scale=residual_scale,
+            with_prototypes=with_prototypes,
+            with_sums=with_sums,
             even=labels.balanced,
         )
 

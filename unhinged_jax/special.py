@@ -22,6 +22,20 @@ def phi1(x: jax.Array) -> jax.Array:
     return jnp.where(small, series, -jnp.expm1(-safe) / safe)
 
 
+def log1p_ratio(x: jax.Array) -> jax.Array:
+    """log(1 + x)/x, 1 at 0.
+
+    Example:
+        >>> log1p_ratio(jnp.zeros(()))
+        Array(1., dtype=float32)
+    """
+    small = jnp.abs(x) < 0.02
+    safe = jnp.where(small, 1.0, x)
+    inner = jnp.where(small, x, 0.0)
+    series = sum((-inner) ** k / (k + 1) for k in range(10))
+    return jnp.where(small, series, jnp.log1p(safe) / safe)
+
+
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """sqrt(x) with gradient 0 instead of infinity at 0."""
     positive = x > 0
@@ -36,6 +50,14 @@ def safe_log(x: jax.Array) -> jax.Array:
 
 def safe_norm(x: jax.Array) -> jax.Array:
     """Frobenius norm of an array of any scale: no overflow or underflow of squares, gradient 0 at 0."""
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
-    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
-    return size * safe_sqrt(jnp.sum((x / size) ** 2))
+    info = jnp.finfo(x.dtype)
+    square = jnp.sum(x * x)
+
+    def scaled() -> jax.Array:
+        # The largest entry is looked for only where it is needed: a maximum costs several times a sum.
+        size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
+        size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
+        return size * safe_sqrt(jnp.sum((x / size) ** 2))
+
+    fits = (square > float(info.tiny) ** 0.5) & (square < float(info.max) ** 0.5)
+    return jax.lax.cond(fits, lambda: safe_sqrt(square), scaled)

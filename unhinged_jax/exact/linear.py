@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unhinged_jax.exact.timeline import Record
+from unhinged_jax.features import affordable
 from unhinged_jax.leading import Leading, Split
 from unhinged_jax.model import State
 from unhinged_jax.observables import View
@@ -17,10 +18,22 @@ from unhinged_jax.special import safe_log, safe_norm
 from unhinged_jax.spectrum import Spectrum
 
 
+class Columns(NamedTuple):
+    """Columns that evolve like coordinates: rows of H, M^T H and W."""
+
+    H: jax.Array
+    F: jax.Array
+    W: jax.Array
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ExactLinear:
-    """What does not change along a run: the start in the row space of its model, F_0 = M^T H_0, and the winning modes."""
+    """What does not change along a run: the start in the row space of its model, F_0 = M^T H_0, and the winning modes.
+
+    `seen` is the start as the residual sees it, S_0 r^T, F_0 r^T and W_0 r^T: evolved like any other columns it gives the
+    residual's part of the logits without a product over the feature dimension.
+    """
 
     space: RowSpace
     spectrum: Spectrum
@@ -32,28 +45,32 @@ class ExactLinear:
     drift_b: jax.Array
     log_scale: jax.Array
     leading: Leading | None
+    seen: Columns | None
 
     def view(self, record: Record, slopes: Record) -> View:
         """The state at one moment; `slopes` holds the derivatives of the record in the squared singular values."""
         model = self.space.model
-        H, W = self._evolve(record.full, slopes.full, self.H)
+        H, W = self._evolve(record.full, slopes.full, Columns(self.H, self.F, self.W))
         b = self.b
         if model.bias and model.prototypes_move:
             b = record.hold * self.b + record.drive * self.drift_b
-        residual_scale = record.full.keep
-        features = self.space.features(H, self.residual, residual_scale)
+        known: list[Any] = [None, None]
+        if self.seen is not None:
+            with_sums, with_prototypes = self._evolve(record.full, slopes.full, self.seen)
+            known = [with_prototypes.T, with_sums.T]
+        features = self.space.features(H, self.residual, record.full.keep, *known)
         view = View(model, features, W, b, record.log_full + self.log_scale)
         if self.leading is None:
             return view
         split, log_start = self._split(record, slopes)
         return dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
 
-    def _evolve(self, c: Any, dc: Any, H: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Rows of H and W from coefficients; what is not coupled of H starts at `H`."""
+    def _evolve(self, c: Any, dc: Any, start: Columns) -> tuple[jax.Array, jax.Array]:
+        """Rows of H and W from coefficients and a start."""
         apply = self.spectrum.apply
-        W = apply(c.own, dc.own, self.W) + apply(c.feed, dc.feed, self.F)
-        carrier = apply(c.carry, dc.carry, self.W) + apply(c.lift, dc.lift, self.F)
-        return c.keep * H + self.space.lift(carrier), W
+        W = apply(c.own, dc.own, start.W) + apply(c.feed, dc.feed, start.F)
+        carrier = apply(c.carry, dc.carry, start.W) + apply(c.lift, dc.lift, start.F)
+        return c.keep * start.H + self.space.lift(carrier), W
 
     def _split(self, record: Record, slopes: Record) -> tuple[Split, jax.Array]:
         """The leading part as an amplitude, and the rest on its own: other modes, mu- of the winning ones, uncoupled."""
@@ -68,7 +85,7 @@ class ExactLinear:
         )
         x, y = lead.top(self.F), lead.top(self.W)
         bare = self.H - self.space.lift(x / lead.square)
-        H, W = self._evolve(others, slopes.rest, bare)
+        H, W = self._evolve(others, slopes.rest, Columns(bare, self.F, self.W))
         fall = record.signs[1] * jnp.exp(record.log_powers[1] - record.log_rest) / (2 * k.d)
         H = H + self.space.lift(fall * (k.rising / lead.square * x - lead.r1 * y))
         W = W + fall * (k.falling * y - lead.r2 * x)
@@ -119,6 +136,10 @@ def _joined(
 def exact_linear(space: RowSpace, spectrum: Spectrum, state: State, leading: Leading | None) -> ExactLinear:
     """Bring a state into the form from which every later moment is evaluated."""
     rows, residual = space.project(state.H)
+    seen = None
+    if residual is not None and affordable(residual.shape[0], state.W.shape[0]):
+        S_r = rows @ residual.T
+        seen = Columns(S_r, space.gather(S_r), state.W @ residual.T)
     return ExactLinear(
         space=space,
         spectrum=spectrum,
@@ -130,4 +151,5 @@ def exact_linear(space: RowSpace, spectrum: Spectrum, state: State, leading: Lea
         drift_b=space.signal.column_sums(state.W.dtype),
         log_scale=jnp.asarray(state.log_scale, state.W.dtype),
         leading=leading,
+        seen=seen,
     )

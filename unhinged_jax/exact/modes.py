@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.special import phi1
+from unhinged_jax.special import log1p_ratio, phi1
 
 _TERMS = 22  # of the power series used for |d tau| < 1: the next term is below 1e-20
 
@@ -159,20 +159,21 @@ def power(x: jax.Array, count: jax.Array, log_scale: jax.Array) -> jax.Array:
     return sign * jnp.exp(count * log_factor(x) - log_scale)
 
 
-def quotient(high: jax.Array, low: jax.Array, gap: jax.Array, eta: jax.Array, count: jax.Array, log_scale: jax.Array):
+def quotient(
+    high: jax.Array, low: jax.Array, gap: jax.Array, eta: jax.Array, count: jax.Array, log_scale: jax.Array
+) -> jax.Array:
     """p[high, low] for p(x) = (1 + eta x)^count, high - low = gap >= 0, without cancellation for any gap."""
     p_high, p_low = power(eta * high, count, log_scale), power(eta * low, count, log_scale)
     factor = 1 + eta * low
     safe = jnp.where(factor == 0, 1.0, factor)
     step = eta * gap / safe
     same_sign = (1 + step > 0) & (factor != 0)
-    ratio = count * jnp.log1p(jnp.where(same_sign, step, 0.0))
-    stable = jnp.where(
-        ratio > 0, p_high * -jnp.expm1(-jnp.maximum(ratio, 0.0)), p_low * jnp.expm1(jnp.minimum(ratio, 0.0))
-    )
-    open_gap = gap > 0
-    quotient = jnp.where(same_sign, stable, p_high - p_low) / jnp.where(open_gap, gap, 1.0)
-    return jnp.where(open_gap, quotient, count * eta / safe * p_low)
+    inside = jnp.where(same_sign, step, 0.0)
+    ratio = count * jnp.log1p(inside)
+    # p_high - p_low = p_low (e^ratio - 1) = p_high (1 - e^-ratio): the larger of the two is factored out
+    larger, size = jnp.where(ratio > 0, p_high, p_low), jnp.where(ratio > 0, ratio, -ratio)
+    stable = larger * phi1(size) * count * log1p_ratio(inside) * eta / safe
+    return jnp.where(same_sign, stable, (p_high - p_low) / jnp.where(same_sign, 1.0, gap))
 
 
 def descent_coefficients(
@@ -198,9 +199,11 @@ def descent_coefficients(
     lower = quotient(-rates.a, minus, down, eta, count, log_scale)
     lift = (upper - lower) / (2 * d)
 
-    shift = eta / safe_base
-    y, w = jnp.where(narrow, spread, 0.0), jnp.where(narrow, shift * k.delta, 0.0)
-    series = _series(y, w, lambda j: (count - (j - 1)) / j)
+    # (1 + x/N)^count in x = N shift (mu - mean), N = count: binomials alone overflow float32
+    repeats = jnp.maximum(count, 1.0)
+    shift = repeats * eta / safe_base
+    y, w = jnp.where(narrow, repeats**2 * spread, 0.0), jnp.where(narrow, shift * k.delta, 0.0)
+    series = _series(y, w, lambda j: (count - (j - 1)) / (repeats * j))
     middle = power(eta * k.mean, count, log_scale)
     own = jnp.where(wide, own, middle * (series.even + k.delta * shift * series.odd))
     cross = jnp.where(wide, cross, middle * shift * series.odd)

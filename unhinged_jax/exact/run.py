@@ -71,6 +71,7 @@ def exact(
         )
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "exact")
     with task.context():
+        model, dynamics = _entry.traceable((model, dynamics))
         first = jnp.asarray(task.first)
         slots = None
         if isinstance(dynamics, Descent):
@@ -159,7 +160,7 @@ def _spherical(
         )
     assert slots is not None
 
-    def read(carry: tuple[jax.Array, jax.Array]) -> dict:
+    def read(carry: tuple[jax.Array, ...]) -> dict:
         view = sphere.view(*carry)
         saved = {"values": evaluate(plan, view)}
         return {**saved, "states": settled(view.state())} if states else saved

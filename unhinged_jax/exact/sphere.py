@@ -5,6 +5,7 @@ Source: Zhou et al. 2023, Theorem 7; flow with decay, rescaling and exact descen
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,10 +13,10 @@ import jax.numpy as jnp
 
 from unhinged_jax import _scan
 from unhinged_jax.dynamics import Descent, Flow, rate_at
-from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths
+from unhinged_jax.features import plane_features, row_lengths, watched
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
-from unhinged_jax.special import phi1
+from unhinged_jax.special import phi1, safe_log
 
 
 class Sphere:
@@ -24,16 +25,17 @@ class Sphere:
     def __init__(self, model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> None:
         G = model.signal().times(W)
         self.model, self.W, self.b = model, W, b
-        self.plane = plane_features(H, G)
+        self.plane = watched(plane_features(H, G), W)
         self.pull = row_lengths(G)[:, 0]
-        self.angle = jnp.arctan2(self.plane.across, self.plane.along)
         self.length = jnp.hypot(self.plane.along, self.plane.across)
+        # Angles are measured from the nearest pole, so that those close to pi, and pi itself, are as exact as small ones.
+        self.far = self.plane.along < 0
+        self.angle = jnp.arctan2(self.plane.across, jnp.abs(self.plane.along))
 
-    def view(self, angle: jax.Array, length: jax.Array) -> View:
-        """The state with these angles and lengths."""
-        features = PlaneFeatures(
-            length * jnp.cos(angle), length * jnp.sin(angle), self.plane.target, self.plane.transverse
-        )
+    def view(self, angle: jax.Array, far: jax.Array, length: jax.Array) -> View:
+        """The state with these angles, from the target or (`far`) from its opposite, and lengths."""
+        along, across = length * jnp.cos(angle), length * jnp.sin(angle)
+        features = dataclasses.replace(self.plane, along=jnp.where(far, -along, along), across=across)
         return View(self.model, features, self.W, self.b, jnp.zeros((), self.W.dtype))
 
 
@@ -43,24 +45,36 @@ def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
     slack = 2 - sphere.model.rescale
     # (e^{slack a tau} - 1) / (slack a) = tau phi1(-slack a tau)
     turned = flow.rate_H * sphere.pull * sphere.length ** (-slack) * tau * phi1(jnp.asarray(-slack * a * tau))
-    angle = 2 * jnp.arctan2(jnp.sin(sphere.angle / 2) * jnp.exp(-turned), jnp.cos(sphere.angle / 2))
-    return sphere.view(angle, sphere.length * jnp.exp(-a * tau))
+    small = jnp.where(sphere.far, jnp.pi / 2 - sphere.angle, sphere.angle)  # harmless where `far`
+    near = jnp.tan(small / 2) * jnp.exp(-turned)
+    # Opposite the target the tangent of half the complement grows: its logarithm does not overflow.
+    half = jnp.tan(jnp.where(sphere.far, sphere.angle, 1.0) / 2)
+    log_away = safe_log(half) + turned
+    away, back = jnp.exp(jnp.minimum(log_away, 0.0)), jnp.exp(-jnp.maximum(log_away, 0.0))
+    still_far = sphere.far & (log_away < 0)
+    tangent = jnp.where(sphere.far, jnp.where(still_far, away, back), near)
+    return sphere.view(2 * jnp.arctan(tangent), still_far, sphere.length * jnp.exp(-a * tau))
 
 
 def descent_values(
     sphere: Sphere, descent: Descent, slots: jax.Array, count: int, first: jax.Array, read: Any
 ) -> tuple[Any, Any, jax.Array]:
-    """theta <- theta - arctan(alpha sin theta), rho <- rho (1 - r1 eta l1) sqrt(1 + alpha^2 sin^2 theta)."""
+    """theta <- theta - arctan(alpha sin theta), rho <- rho (1 - r1 eta l1) sqrt(1 + alpha^2 sin^2 theta).
+
+    Beyond pi/2 the angle from the opposite pole is carried; it grows by the same arctangent.
+    """
     model, dtype = sphere.model, sphere.W.dtype
 
-    def step(carry: tuple[jax.Array, jax.Array], k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        angle, length = carry
+    def step(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Array, ...]:
+        angle, far, length = carry
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time) * rate_at(descent.rate_H, time), dtype)
         fade = 1 - eta * model.decay_H
         alpha = eta * sphere.pull * length ** (model.rescale - 2) / fade
-        sine = jnp.sin(angle)
-        push = alpha * sine
-        return angle - jnp.arctan(push), length * fade * jnp.sqrt(1 + push * push)
+        push = alpha * jnp.sin(angle)
+        turned = jnp.where(far, angle + jnp.arctan(push), angle - jnp.arctan(push))
+        crossed = far & (turned > jnp.pi / 2)
+        turned = jnp.where(crossed, jnp.pi - turned, turned)
+        return turned, far & ~crossed, length * fade * jnp.sqrt(1 + push * push)
 
-    return _scan.run(step, (sphere.angle, sphere.length), slots, count, read)
+    return _scan.run(step, (sphere.angle, sphere.far, sphere.length), slots, count, read)

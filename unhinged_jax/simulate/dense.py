@@ -33,5 +33,8 @@ class DenseSystem(System):
     def pack(self, velocity: Body) -> Body:
         return velocity
 
+    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        return velocity
+
     def view(self, body: Body, logs: list[jax.Array]) -> View:
         return View(self.model, DenseFeatures(body["H"]), body["W"], body["b"], jnp.zeros((), body["W"].dtype))

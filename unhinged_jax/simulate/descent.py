@@ -16,6 +16,7 @@ from unhinged_jax.simulate.system import Body, System, rated
 from unhinged_jax.trajectory import Result
 
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
+_TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding nor norms can grow far in between
 
 
 def run(
@@ -50,7 +51,10 @@ def run(
         downhill = jax.tree.map(jnp.negative, system.velocity(carry["body"]))
         change, memory = transform.update(downhill, carry["memory"], carry["body"])
         moved = optax.apply_updates(carry["body"], rated(change, rate_H, rate_W))
-        return {**carry, "body": moved, "memory": memory, "updates": carry["updates"] + 1}
+        carry = {**carry, "body": moved, "memory": memory, "updates": carry["updates"] + 1}
+        if not system.groups:
+            return carry
+        return jax.lax.cond(k % _TIDY_EVERY == _TIDY_EVERY - 1, lambda: _rescaled(system, carry), lambda: carry)
 
     def read(carry: dict) -> dict:
         view = _view(system, carry, dtype)
@@ -113,10 +117,13 @@ def _rescaled(system: System, carry: dict) -> dict:
     def tidy(body: Body) -> Body:
         return system.clean(system.scale(body, factors))
 
+    def tidy_velocity(velocity: Body) -> Body:
+        return system.clean_velocity(system.scale(velocity, factors))
+
     return {
         **carry,
         "body": tidy(carry["body"]),
-        "memory": _on_bodies(tidy, carry["memory"]),
+        "memory": _on_bodies(tidy_velocity, carry["memory"]),
         "powers": carry["powers"] + power,
     }
 
@@ -126,9 +133,15 @@ def _initial_memory(
 ) -> Any:
     if memory is None:
         return transform.init(body)
-    if descent.optimizer is not None:
-        return memory
-    return (optax.TraceState(trace=system.pack(memory)), optax.EmptyState())
+    momentum = isinstance(memory, dict)
+    if descent.optimizer is None and momentum:
+        return (optax.TraceState(trace=system.pack(memory)), optax.EmptyState())
+    if momentum or jax.tree.structure(memory) != jax.tree.structure(jax.eval_shape(transform.init, body)):
+        raise ValueError(
+            "the trajectory ended with the memory of another optimizer; go on with that one, or start afresh from "
+            "`trajectory.final`."
+        )
+    return memory
 
 
 def _final_memory(system: System, descent: Descent, carry: dict, dtype: Any) -> Any:
@@ -137,10 +150,8 @@ def _final_memory(system: System, descent: Descent, carry: dict, dtype: Any) -> 
         return carry["memory"]
     if descent.momentum is None:
         return None
-    velocity = carry["memory"][0].trace
-    view = system.view(velocity, _logs(system, carry, dtype))
-    grown = jnp.exp(view.log_scale)
-    return {"H": grown * view.features.dense(), "W": grown * view.W, "b": velocity.get("b", jnp.zeros_like(view.b))}
+    log_scale = settled(_view(system, carry, dtype).state()).log_scale
+    return system.unpack(carry["memory"][0].trace, _logs(system, carry, dtype), log_scale)
 
 
 def _in_range(body: Body, dtype: Any) -> jax.Array:

@@ -36,7 +36,7 @@ def run(
         "logs": [jnp.log(unit) + base for unit in units],
     }
 
-    def field(time: jax.Array, y: dict, args: Any) -> dict:
+    def field(time: Any, y: dict, args: Any) -> dict:
         eta = jnp.asarray(flow.schedule(time), dtype)
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
         velocity = rated(system.velocity(y["body"]), rate_H, rate_W)

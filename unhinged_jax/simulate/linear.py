@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.features import affordable
 from unhinged_jax.leading import Leading, Split
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import View
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
-from unhinged_jax.simulate.system import Body, System
+from unhinged_jax.simulate.system import Body, System, rated
 from unhinged_jax.special import safe_log, safe_norm
 
 
@@ -47,6 +48,16 @@ class Watch(NamedTuple):
     probe: jax.Array
     unit_H: jax.Array
     unit_W: jax.Array
+
+
+class Seen(NamedTuple):
+    """The start as the residual r sees it, so that logits need no product over the feature dimension.
+
+    `start` is r [S_0; W_0]^T, (n, 2C); `leading` is r times the prototypes of the leading part, (n, C).
+    """
+
+    start: jax.Array
+    leading: jax.Array | None
 
 
 def _watch(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
@@ -84,12 +95,14 @@ class LinearSystem(System):
     watch: Watch | None
     drift_b: jax.Array
     log_scale: jax.Array
+    seen: Seen | None
     compressed: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        rest = ("H", "W", "residual")
-        return (rest,) if self.leading is None else (("lead_H", "lead_W"), rest)
+        # The residual is a group of its own: W alone may be far smaller or larger than it.
+        rest = (("H", "W"), ("residual",))
+        return rest if self.leading is None else (("lead_H", "lead_W"), *rest)
 
     def body(self) -> Body:
         rows_H, rows_W, dtype = self.H.shape[0], self.W.shape[0], self.W.dtype
@@ -132,7 +145,23 @@ class LinearSystem(System):
         carrier, prototypes = leading.part(self.space.gather(H), W)
         return {**body, "H": H - self.space.lift(carrier), "W": W - prototypes}
 
+    @property
+    def _rates(self) -> tuple[Any, Any]:
+        """Rates of H and W, in which the leading part is defined; 1 where there is none or a part stays."""
+        if self.leading is None or self.leading.kind != "coupled":
+            return 1.0, 1.0
+        return self.leading.r1, self.leading.r2
+
+    def clean_velocity(self, velocity: Body) -> Body:
+        # The leading part belongs to K, so to velocities at their rates.
+        r1, r2 = self._rates
+        return rated(self.clean(rated(velocity, r1, r2)), 1 / r1, 1 / r2)
+
     def pack(self, velocity: Body) -> Body:
+        r1, r2 = self._rates
+        return rated(self._packed(rated(velocity, r1, r2)), 1 / r1, 1 / r2)
+
+    def _packed(self, velocity: Body) -> Body:
         H, W, space = velocity["H"], velocity["W"], self.space
         ratio = jnp.zeros((), W.dtype)
         if space.summed:
@@ -150,31 +179,72 @@ class LinearSystem(System):
         lead_H = jnp.zeros_like(H) @ probe if self.leading.kind == "frozen" else space.lift(carrier) @ probe
         return self.clean({**body, "lead_H": lead_H, "lead_W": prototypes @ probe})
 
-    def view(self, body: Body, logs: list[jax.Array]) -> View:
-        H, W, residual = body["H"], body["W"], body["residual"]
+    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        r1, r2 = self._rates
+        body, _, log_rest = self._rest(rated(velocity, r1, r2), logs)
+        rest = jnp.exp(log_rest - log_scale)
+        H, W = rest * body["H"], rest * body["W"]
+        if self.leading is not None:
+            assert self.watch is not None and self.lead_H is not None
+            split = self._split(body, body["H"], body["W"], logs, log_rest)
+            lead = split.sign * jnp.exp(split.log_amplitude - log_scale - self.watch.log_start)
+            H, W = H + lead * self.lead_H, W + lead * self.leading.prototypes
+        model = self.space.model
+        dense = self.space.features(H, self.residual, rest * body["residual"]).dense()
+        return {
+            "H": dense / r1 if model.features_move else jnp.zeros_like(dense),
+            "W": W / r2 if model.prototypes_move else jnp.zeros_like(W),
+            "b": velocity["b"],
+        }
+
+    def _rest(self, body: Body, logs: list[jax.Array]) -> tuple[Body, Any, jax.Array]:
+        """The body with all that is not leading over one scale and uncompressed, r W^T if known, and the scale's log."""
+        log_rest, log_residual = logs[-2], logs[-1]
+        common = log_rest
+        if self.residual is not None and self.space.model.features_move:
+            common = jnp.maximum(log_rest, log_residual)
+        common = jax.lax.stop_gradient(common)
+        shrink = jnp.exp(log_rest - common)
+        H, W, seen = shrink * body["H"], shrink * body["W"], None
         if self.compressed:
+            if self.seen is not None:
+                seen = self.seen.start @ W.T
             both = jnp.concatenate([self.H, self.W])
             H, W = H @ both, W @ both
-        if self.leading is None:
-            return View(self.space.model, self.space.features(H, self.residual, residual), W, body["b"], logs[0])
-        return self._joined(body, H, W, logs)
+        residual = jnp.exp(log_residual - common) * body["residual"]
+        return {**body, "H": H, "W": W, "residual": residual}, seen, common
 
-    def _joined(self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array]) -> View:
+    def view(self, body: Body, logs: list[jax.Array]) -> View:
+        body, seen, log_rest = self._rest(body, logs)
+        H, W = body["H"], body["W"]
+        if self.leading is None:
+            features = self.space.features(H, self.residual, body["residual"], seen)
+            return View(self.space.model, features, W, body["b"], log_rest)
+        return self._joined(body, H, W, logs, log_rest, seen)
+
+    def _joined(
+        self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array], log_rest: jax.Array, seen: Any
+    ) -> View:
         """Leading part and rest put together, with the split that distances are measured on."""
-        assert self.leading is not None and self.watch is not None
+        assert self.leading is not None and self.watch is not None and self.lead_H is not None
         kind, log_start = self.leading.kind, self.watch.log_start
-        split = self._split(body, H, W, logs)
-        common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, logs[1]))
+        split = self._split(body, H, W, logs, log_rest)
+        common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, log_rest))
         common = common if kind == "coupled" else jnp.maximum(common, self.log_scale)
         lead = split.sign * jnp.exp(split.log_amplitude - common - log_start)
-        rest, still = jnp.exp(logs[1] - common), jnp.exp(self.log_scale - common)
+        rest, still = jnp.exp(log_rest - common), jnp.exp(self.log_scale - common)
         total_H = still * self.H if kind == "frozen" else lead * self.lead_H + rest * H
         total_W = still * self.W if kind == "anchored" else lead * self.leading.prototypes + rest * W
         residual = still if kind == "frozen" else rest * body["residual"]
-        features = self.space.features(total_H, self.residual, residual)
+        if seen is not None:  # r W^T of the whole W, from that of its rest
+            lead_seen = self.seen.leading  # type: ignore[union-attr]
+            seen = still * lead_seen if kind == "anchored" else lead * lead_seen + rest * seen
+        features = self.space.features(total_H, self.residual, residual, seen)
         return View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
 
-    def _split(self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array]) -> Split:
+    def _split(
+        self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array], log_rest: jax.Array
+    ) -> Split:
         assert self.leading is not None and self.watch is not None
         kind, unit = self.leading.kind, [self.watch.unit_H, self.watch.unit_W]
         now = [body["lead_H"], body["lead_W"]]
@@ -188,7 +258,7 @@ class LinearSystem(System):
         elif kind == "frozen":
             rest[:2] = [jnp.zeros_like(rest[0]), jnp.zeros_like(rest[1])]
         log_amplitude = safe_log(jnp.abs(amplitude)) + logs[0]
-        return Split(self.watch.direction, rest, log_amplitude, jnp.sign(amplitude), logs[1])
+        return Split(self.watch.direction, rest, log_amplitude, jnp.sign(amplitude), log_rest)
 
 
 def linear_system(
@@ -203,4 +273,10 @@ def linear_system(
     watch = None if leading is None or lead_H is None else _watch(space, leading, lead_H)
     drift_b = space.signal.column_sums(W.dtype)
     log_scale = jnp.asarray(state.log_scale, W.dtype)
-    return LinearSystem(space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, compressed)
+    seen = None
+    if compressed and residual is not None and affordable(residual.shape[0], W.shape[0]):
+        lead = None if leading is None else residual @ (W if leading.kind == "anchored" else leading.prototypes).T
+        seen = Seen(residual @ jnp.concatenate([rows, W]).T, lead)
+    return LinearSystem(
+        space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, seen, compressed
+    )

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths
+from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths, watched
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
 from unhinged_jax.simulate.system import Body, System
@@ -25,14 +25,11 @@ class PlaneSystem(System):
     model: LayerPeeled
     W: jax.Array
     b: jax.Array
-    along: jax.Array
-    across: jax.Array
-    target: jax.Array
-    transverse: jax.Array
+    plane: PlaneFeatures
     pull: jax.Array
 
     def body(self) -> Body:
-        return {"along": self.along, "across": self.across}
+        return {"along": self.plane.along, "across": self.plane.across}
 
     def velocity(self, body: Body) -> Body:
         u, v = body["along"], body["across"]
@@ -42,10 +39,14 @@ class PlaneSystem(System):
 
     def pack(self, velocity: Body) -> Body:
         H = velocity["H"]
-        return {"along": jnp.sum(H * self.target, axis=1), "across": jnp.sum(H * self.transverse, axis=1)}
+        return {"along": jnp.sum(H * self.plane.target, axis=1), "across": jnp.sum(H * self.plane.transverse, axis=1)}
+
+    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        moved = dataclasses.replace(self.plane, **velocity)
+        return {"H": moved.dense(), "W": jnp.zeros_like(self.W), "b": jnp.zeros_like(self.b)}
 
     def view(self, body: Body, logs: list[jax.Array]) -> View:
-        features = PlaneFeatures(body["along"], body["across"], self.target, self.transverse)
+        features = dataclasses.replace(self.plane, **body)
         return View(self.model, features, self.W, self.b, jnp.zeros((), self.W.dtype))
 
 
@@ -55,7 +56,4 @@ def plane_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -
     A sample without pull (g_i = 0) keeps its own direction: it lies across a target of zero.
     """
     G = model.signal().times(W)
-    plane = plane_features(H, G)
-    return PlaneSystem(
-        model, W, b, plane.along, plane.across, plane.target, plane.transverse, row_lengths(G)[:, 0]
-    )
+    return PlaneSystem(model, W, b, watched(plane_features(H, G), W), row_lengths(G)[:, 0])

@@ -67,6 +67,7 @@ def simulate(
     """
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "simulate")
     with task.context():
+        model, dynamics = _entry.traceable((model, dynamics))
         if isinstance(dynamics, Descent):
             slots = _scan.slots_of(task.times, task.first)
             return task.finish(

@@ -33,12 +33,20 @@ class System:
         """The body without what only rounding can have put there."""
         return body
 
+    def clean_velocity(self, velocity: Body) -> Body:
+        """The same for a velocity at unit rates."""
+        return self.clean(velocity)
+
     def view(self, body: Body, logs: list[jax.Array]) -> View:
         """What observables see, of arrays that stand for e^log times themselves, group by group."""
         raise TypeError("System is the base class")
 
     def pack(self, velocity: Body) -> Body:
         """A dense velocity of "H", "W" and "b" in the arrays of this system."""
+        raise TypeError("System is the base class")
+
+    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        """The inverse of `pack`: dense "H" and "W" divided by e^log_scale, and "b"; zero for a part that stays."""
         raise TypeError("System is the base class")
 
     def scale(self, body: Body, factors: list[jax.Array]) -> Body:

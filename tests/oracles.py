@@ -1,0 +1,118 @@
+"""Independent references in plain NumPy and decimal arithmetic: nothing here uses the package's own algebra."""
+
+from decimal import Decimal, getcontext
+
+import numpy as np
+from scipy.linalg import expm
+
+getcontext().prec = 120
+
+
+def one_hot(index, classes):
+    return np.eye(classes)[np.asarray(index)]
+
+
+def signal_matrix(weights, targets, gamma):
+    """M_ic = q_i ((1 + gamma) Y_ic - gamma)."""
+    return np.asarray(weights)[:, None] * ((1 + gamma) * np.asarray(targets) - gamma)
+
+
+def generator(M, kernel=None, decay=(0.0, 0.0), rates=(1.0, 1.0)):
+    """The matrix A of Z' = A Z for the stacked rows Z = [H; W]."""
+    n, C = M.shape
+    pull = M if kernel is None else kernel @ M
+    (l1, l2), (r1, r2) = decay, rates
+    return np.block([[-r1 * l1 * np.eye(n), r1 * pull], [r2 * M.T, -r2 * l2 * np.eye(C)]])
+
+
+def flow_state(A, H, W, tau):
+    Z = expm(A * tau) @ np.concatenate([H, W])
+    return Z[: len(H)], Z[len(H) :]
+
+
+def flow_bias(M, b, decay_W, r2, tau):
+    C = len(b)
+    A = np.zeros((C + 1, C + 1))
+    A[:C, :C] = -r2 * decay_W * np.eye(C)
+    A[:C, C] = r2 * M.sum(axis=0)
+    return (expm(A * tau) @ np.append(b, 1.0))[:C]
+
+
+def descent(gradient, parts, etas, rates, momentum=None, nesterov=False):
+    """Simultaneous steps of optax's sgd on a list of arrays; yields the parts after every update.
+
+    `rates` holds one number or one sequence over updates for each part.
+    """
+    parts = [np.array(part, dtype=float) for part in parts]
+    trace = [np.zeros_like(part) for part in parts]
+    yield [part.copy() for part in parts]
+    for k, eta in enumerate(etas):
+        downhill = [-g for g in gradient(*parts)]
+        if momentum is not None:
+            trace = [d + momentum * v for d, v in zip(downhill, trace, strict=True)]
+            change = [d + momentum * v for d, v in zip(downhill, trace, strict=True)] if nesterov else trace
+        else:
+            change = downhill
+        at = [r[k] if np.ndim(r) else r for r in rates]
+        parts = [part + eta * r * move for part, r, move in zip(parts, at, change, strict=True)]
+        yield [part.copy() for part in parts]
+
+
+def linear_gradient(M, kernel=None, decay=(0.0, 0.0), moves=(1, 1, 1)):
+    """(dL/dH, dL/dW, dL/db) of -<M, H W^T + b> + decay, the kernel on the first."""
+    pull = M if kernel is None else kernel @ M
+
+    def gradient(H, W, b):
+        return (
+            moves[0] * (decay[0] * H - pull @ W),
+            moves[1] * (decay[1] * W - M.T @ H),
+            moves[2] * (decay[1] * b - M.sum(axis=0)),
+        )
+
+    return gradient
+
+
+def relative(got, want):
+    """Frobenius distance over Frobenius norm."""
+    want = np.asarray(want, dtype=float)
+    return np.linalg.norm(np.asarray(got, dtype=float) - want) / np.linalg.norm(want)
+
+
+def decimals(x):
+    """A NumPy array of exact decimals."""
+    return np.vectorize(lambda v: Decimal(float(v)), otypes=[object])(np.asarray(x, dtype=float))
+
+
+def decimal_expm(A, tau):
+    """expm(A tau) with decimal entries: Taylor series of a scaled matrix, then squarings."""
+    A = A * Decimal(tau)
+    size = max(abs(entry) for entry in A.ravel()) * len(A)
+    squarings = 0
+    while size > 1:
+        size, squarings = size / 2, squarings + 1
+    A = A / Decimal(2) ** squarings
+    total = term = decimals(np.eye(len(A)))
+    for k in range(1, 90):
+        term = term.dot(A) / Decimal(k)
+        total = total + term
+    for _ in range(squarings):
+        total = total.dot(total)
+    return total
+
+
+def decimal_power(A, count):
+    """A^count with decimal entries, count >= 0."""
+    total = decimals(np.eye(len(A)))
+    while count:
+        total = total.dot(A) if count % 2 else total
+        A, count = A.dot(A), count // 2
+    return total
+
+
+def decimal_norm(Z):
+    return sum((x * x for x in Z.ravel()), Decimal(0)).sqrt()
+
+
+def direction_distance(Z, limit):
+    """|| Z/||Z|| - L/||L|| || of decimal arrays."""
+    return decimal_norm(Z / decimal_norm(Z) - limit / decimal_norm(limit))

@@ -1,0 +1,112 @@
+"""Compiled programs leave this machine: they lower for accelerators, and spread over devices without a change.
+
+Each part runs in its own process, because the settings it needs are read when JAX and equinox are imported.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+EXPORT = """
+    import json, sys
+    import jax, jax.numpy as jnp, optax
+    from jax import export
+    import unhinged_jax as uj
+
+    even = uj.balanced(classes=3, per_class=2)
+    uneven = uj.from_counts([3, 2, 1])
+    descent, flow = uj.Descent(uj.cosine(0.1, horizon=8)), uj.Flow(uj.cosine(0.1, horizon=8))
+    linear = uj.regularized(even, dim=4, decay=0.05, bias=True)
+    entropy = uj.regularized(even, dim=4, decay=0.05, loss="cross_entropy", bias=True)
+    sphere = uj.spherical(even, dim=4, decay=0.01)
+    cases = {
+        "simulated descent": (uj.simulate, linear, descent),
+        "simulated Adam on cross-entropy": (uj.simulate, entropy, uj.Descent(optimizer=optax.adam(0.01))),
+        "simulated flow": (uj.simulate, linear, flow),
+        "simulated flow of cross-entropy": (uj.simulate, entropy, flow),
+        "simulated spherical descent": (uj.simulate, sphere, descent),
+        "exact flow": (uj.exact, linear, flow),
+        "exact flow of uneven counts": (uj.exact, uj.regularized(uneven, dim=4, decay=0.05), flow),
+        "exact descent": (uj.exact, linear, descent),
+        "exact spherical flow": (uj.exact, sphere, flow),
+        "exact spherical descent": (uj.exact, sphere, descent),
+    }
+
+    def program(solve, model, dynamics):
+        def run(state):
+            trajectory = solve(model, dynamics, state, [0, 3, 8])
+            return trajectory.observables, jax.tree.leaves(trajectory.final)
+        return run, model.init(jax.random.key(0))
+
+    def leaky(state):  # holds what must be found
+        seen = jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), jnp.float64), jnp.float64(1))
+        return seen + state
+
+    texts = {}
+    for name, case in cases.items():
+        run, state = program(*case)
+        exported = export.export(jax.jit(run), platforms=("cuda", "tpu"))(state)
+        texts[name] = exported.mlir_module()
+    with jax.enable_x64(True):
+        texts["leaky"] = jax.jit(leaky).trace(jnp.float64(1)).lower().as_text()
+    json.dump(texts, sys.stdout)
+"""
+
+SHARD = """
+    import chex, jax, numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    import unhinged_jax as uj
+
+    assert len(jax.devices()) == 8
+    model = uj.regularized(uj.from_counts([3, 2, 1]), dim=4, decay=0.05, bias=True)
+    states = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 16))
+    seeds = NamedSharding(Mesh(np.array(jax.devices()), ("seed",)), PartitionSpec("seed"))
+    spread = jax.device_put(states, seeds)
+
+    @jax.jit
+    @jax.vmap
+    def solve(state):
+        return uj.exact(model, uj.Flow(0.1), state, [1.0, 5.0, 20.0])
+
+    one, eight = solve(states), solve(spread)
+    moving = (*eight.observables.values(), eight.final.H, eight.final.W)
+    assert all(len(leaf.sharding.device_set) == 8 and not leaf.sharding.is_fully_replicated for leaf in moving)
+    chex.assert_tree_all_finite(one)
+    chex.assert_trees_all_close(eight, one, rtol=2e-6, atol=2e-6)
+    print("same")
+"""
+
+
+def run_in_process(script: str, **variables: str) -> str:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0", **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def doubles(text: str) -> bool:
+    return re.search(r"(?<![a-z0-9])(\d+x)*f64\b", text) is not None
+
+
+def callbacks(text: str) -> list[str]:
+    targets = re.findall(r"custom_call\s*@([\w.$]+)", text)
+    return [target for target in targets if re.search("python|callback|host", target, flags=re.IGNORECASE)]
+
+
+def test_every_kind_of_run_lowers_for_gpu_and_tpu_in_float32_without_the_host():
+    texts = json.loads(run_in_process(EXPORT, EQX_ON_ERROR="nan"))
+    leaky = texts.pop("leaky")
+    assert doubles(leaky) and callbacks(leaky)  # the checks below can fail
+    assert len(texts) == 10
+    assert [name for name, text in texts.items() if doubles(text)] == []
+    assert {name: callbacks(text) for name, text in texts.items() if callbacks(text)} == {}
+
+
+def test_a_batch_over_eight_devices_is_the_batch_on_one():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    assert run_in_process(SHARD, XLA_FLAGS=flags).strip() == "same"

@@ -1,0 +1,291 @@
+"""The command line. Nothing here imports JAX before a command needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+if TYPE_CHECKING:
+    from unhinged_jax.config import Config, Problem
+    from unhinged_jax.trajectory import Trajectory
+
+__all__ = ["app", "main"]
+
+BAD_INPUT, STOPPED_EARLY, INTERRUPTED = 1, 3, 130
+
+# What a resumed run may change: when to look, and how long to try.
+_MAY_CHANGE = {"run": ("until", "points", "spacing", "first", "times", "precision"), "dynamics": ("max_steps",)}
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("unhinged-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+app = App(
+    name="unhinged",
+    help="Learning dynamics of the layer-peeled model: simulated, solved exactly, compared.",
+    version=_version,
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+)
+
+
+@app.command
+def simulate(
+    config: Path,
+    /,
+    *,
+    out: Path,
+    force: bool = False,
+    resume: bool = False,
+    precision: Literal["float32", "float64"] | None = None,
+    exact: bool = False,
+) -> int:
+    """Run what a TOML file describes.
+
+    Writes observables.csv, observables.nc, curves.png, curves.svg, run.json and final.npz.
+    Exit status: 0 if the run completed or became steady, 3 if it stopped early, 1 for bad input.
+
+    Parameters
+    ----------
+    config
+        The file; paths inside it are relative to it.
+    out
+        Folder for the results.
+    force
+        Replace results that are there.
+    resume
+        Go on from the results that are there, to the larger `until` of the file.
+    precision
+        Instead of the one in the file.
+    exact
+        Evaluate the closed form instead of simulating.
+    """
+    if force and resume:
+        raise ValueError("--force starts again and --resume goes on; give one of them.")
+    with _progress("Loading"):
+        from unhinged_jax import output
+        from unhinged_jax.config import build, read_config
+
+        read = read_config(config)
+        problem = build(read, precision)
+        identity = _identity(read, problem, exact)
+    started = time.perf_counter()
+    with output.workspace(out, force=force, resume=resume) as place:
+        before = None
+        if resume:
+            stored = output.read_run(out, problem.dynamics)
+            _check_same(stored.identity, identity, out)
+            before = stored.trajectory
+        with _progress("Solving" if exact else "Simulating"), _named(config):
+            trajectory = _run(problem, exact, before)
+        facts = {
+            "run": read.as_dict()["run"],
+            "continued_from": None if before is None else before.elapsed,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        with _progress("Writing"):
+            output.write_run(out, place, trajectory, identity, facts)
+    print(trajectory)
+    return _status(trajectory)
+
+
+@app.command
+def doctor(*, json: bool = False) -> int:
+    """Check versions, devices and precision, and that compiled programs compute right numbers.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object instead of tables.
+    """
+    with _progress("Checking"):
+        from unhinged_jax import doctor as module
+    return module.main(json=json)
+
+
+@app.command
+def verify(*, json: Path | None = None) -> int:
+    """Compare every simulated dynamics with its closed form. Exit status 1 if any bound is missed.
+
+    Parameters
+    ----------
+    json
+        Also write the certificate to this file.
+    """
+    return int(importlib.import_module("unhinged_jax.verify").main(json=json))
+
+
+@app.command
+def reproduce(
+    *figures: str,
+    out: Path = Path("figures"),
+    at: Path | None = None,
+    seed: int | None = None,
+    force: bool = False,
+) -> int:
+    """Compute and draw the numerical figures of Zhou et al. (2023), simulated and exact.
+
+    Parameters
+    ----------
+    figures
+        Numbers of figures, such as 1 9 15; all of them if none is given.
+    out
+        Folder for the results.
+    at
+        CSV file with columns figure,t: more indices to evaluate.
+    seed
+        Start from a random state of this seed instead of the paper's own.
+    force
+        Replace results that are there.
+    """
+    patterns = [f"fig{name}{rest}" for name in figures for rest in (".*", "[a-z]*")] or ["fig*"]
+    found = sorted({path.name for pattern in patterns for path in out.glob(pattern)})
+    if found and not force:
+        raise ValueError(f"{out} holds {found[0]} already; replace it with --force, or choose another --out.")
+    module = importlib.import_module("unhinged_jax.paper.reproduce")
+    return int(module.main(figures=figures, out=out, at=at, seed=seed))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments after the program's name; default those of the process.
+
+    Returns:
+        Exit status. Bad input is one line on standard error and status 1.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> main(["--version"])  # doctest: +SKIP
+        0
+    """
+    try:
+        status = app(
+            None if argv is None else list(argv),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except (CycloptsError, ValueError, OSError) as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        print("unhinged: interrupted; results that were there are unchanged.", file=sys.stderr)
+        return INTERRUPTED
+    return status if isinstance(status, int) else 0
+
+
+def _complain(error: Exception) -> int:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    print("unhinged: error:", " ".join(text.split()) or type(error).__name__, file=sys.stderr)
+    return BAD_INPUT
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    """A spinner with the elapsed time, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn(what), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
+@contextmanager
+def _named(config: Path) -> Iterator[None]:
+    """Name the file in what the library says about its values."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+
+
+def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory:
+    import jax
+    import numpy as np
+
+    import unhinged_jax as uj
+    from unhinged_jax.output import joined
+
+    times = problem.times
+    start: Any = problem.state
+    if before is not None:
+        times, start = times[times > before.elapsed], before
+        if not times.size:
+            raise ValueError(f"the run has reached {before.elapsed:g} already; raise `until` in [run] to go on.")
+        _refuse_gaps(before.observables)
+    solve = uj.exact if exact else uj.simulate
+    after = solve(
+        problem.model, problem.dynamics, start, times, problem.observe,
+        states=problem.states, target=problem.target, precision=problem.precision,
+    )  # fmt: skip
+    after = jax.tree.map(np.asarray, after)
+    # JAX sorts the keys of a dictionary; people read them in the order they asked for.
+    order = [name for name in problem.observe if name in after.observables]
+    after = dataclasses.replace(after, observables={name: after[name] for name in order})
+    return after if before is None else joined(before, after)
+
+
+def _refuse_gaps(observed: Collection[str]) -> None:
+    for name in ("gap_H", "gap_W"):
+        if name in observed:
+            raise ValueError(f"{name} is measured from the start of a run and cannot be resumed; do not observe it.")
+
+
+def _identity(config: Config, problem: Problem, exact: bool) -> dict[str, Any]:
+    """What two commands must share to be parts of one run."""
+    sections = config.as_dict()
+    for section, keys in _MAY_CHANGE.items():
+        sections[section] = {k: v for k, v in sections[section].items() if k not in keys}
+    return {"config": sections, "inputs": problem.inputs, "precision": problem.precision, "exact": exact}
+
+
+def _check_same(stored: dict[str, Any], asked: dict[str, Any], out: Path) -> None:
+    before, now = _flat(stored), _flat(asked)
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise ValueError(
+                f"{out} holds a run with {key} = {before.get(key)}, but now it is {now.get(key)}; --resume goes on "
+                "with the same settings, start again with --force."
+            )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    parts = [_flat(value, f"{prefix}.{name}".lstrip(".")) for name, value in tree.items()]
+    return {key: leaf for part in parts for key, leaf in part.items()}
+
+
+def _status(trajectory: Trajectory) -> int:
+    from unhinged_jax.trajectory import Result
+
+    if trajectory.result in (Result.COMPLETED, Result.STEADY):
+        return 0
+    print(f"unhinged: stopped early: {trajectory.result.message}", file=sys.stderr)
+    return STOPPED_EARLY
+
+
+if __name__ == "__main__":
+    sys.exit(main())

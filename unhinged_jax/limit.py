@@ -1,0 +1,232 @@
+"""Where a run goes, how fast it gets there, and whether it grows or shrinks on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, _entry
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.exact.modes import log_factor
+from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.exact.timeline import unit_rates
+from unhinged_jax.features import plane_features, row_lengths
+from unhinged_jax.leading import growth, leading
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.rowspace import row_space
+from unhinged_jax.special import safe_norm
+from unhinged_jax.spectrum import BalancedSpectrum
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """The asymptotics of a run.
+
+    Attributes:
+        direction: The limit of (H, W)/||(H, W)|| and the limit of the bias (infinite where it grows without bound). For
+            anchored prototypes, frozen features and spherical features: the limit direction of the part that moves, at
+            norm 1 (each row at norm 1 if spherical), beside the part that stays.
+        rate: The direction error decays like e^(-rate zeta(t)) in a flow, e^(-rate k) in a descent of constant step; 0
+            where it decays like a power only. For spherical descent a lower bound.
+        rate_H, rate_W: The same for H and for W alone.
+        exponent: The norm grows like e^(exponent zeta(t)), or e^(exponent k).
+        threshold: sigma^2, the largest squared singular value: growth iff lambda_1 lambda_2 < threshold.
+        excess: threshold - lambda_1 lambda_2.
+
+    Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the paper.
+    """
+
+    direction: State
+    rate: jax.Array
+    rate_H: jax.Array
+    rate_W: jax.Array
+    exponent: jax.Array
+    threshold: jax.Array
+    excess: jax.Array
+
+    @property
+    def side(self) -> str:
+        """"grows", "stays" or "shrinks" (of a concrete limit); a part that is driven by one that stays "converges"."""
+        if not np.isfinite(float(self.threshold)):
+            return "converges"
+        slack = 1e-12 if np.asarray(self.excess).dtype == np.float64 else 1e-6
+        if abs(float(self.excess)) <= slack * float(self.threshold):
+            return "stays"
+        return "grows" if float(self.excess) > 0 else "shrinks"
+
+    def __repr__(self) -> str:
+        if not _check.concrete(self):
+            return "Limit(traced)"
+        return (
+            f"Limit: {self.side}, exponent {float(self.exponent):.6g}, rate {float(self.rate):.6g} "
+            f"(H {float(self.rate_H):.6g}, W {float(self.rate_W):.6g})\n"
+            f"  threshold lambda_1 lambda_2 = {float(self.threshold):.6g}, excess {float(self.excess):.6g}"
+        )
+
+
+def limit(
+    model: LayerPeeled, dynamics: Dynamics, state: State, *, target: str = "top", precision: str | None = None
+) -> Limit:
+    """Direction, rate, growth exponent and threshold of a run from `state`.
+
+    Args:
+        model, dynamics, state: as in `exact`.
+        target: "top" (default): the modes that win; "contrast" or "mean": that subspace of balanced labels.
+        precision: "float32" or "float64"; default: that of the state.
+
+    Raises:
+        NoClosedForm: where `exact` has none, and for rates that are not proportional.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(classes=4, per_class=4), dim=8)
+        >>> found = uj.limit(model, uj.Flow(), model.init(jax.random.key(0)))
+        >>> found.side, round(float(found.rate), 4)
+        ('grows', 0.1667)
+    """
+    why = why_no_closed_form(model, dynamics)
+    if why is None and not dynamics.proportional:
+        why = "the rates of H and W are not proportional, so no direction stays the same."
+    if why is None and model.kernel is not None and model.kernel.kind == "coordinates":
+        why = "the limit is not offered for a kernel between feature coordinates."
+    if why:
+        raise NoClosedForm(f"there is no limit in closed form: {why}")
+    task = _entry.prepare(model, dynamics, state, [0], (), target, precision, "limit")
+    with task.context():
+        solve = _spherical if model.spherical else _driven if _one_part_stays(model) else _coupled
+        found = solve(*_entry.traceable((model, dynamics)), task.state, target)
+        found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
+        if task.precision != task.outside and _check.concrete(found):
+            return jax.tree.map(np.asarray, found)
+        return found
+
+
+def _one_part_stays(model: LayerPeeled) -> bool:
+    return not (model.features_move and model.prototypes_move)
+
+
+def _step_growth(dynamics: Dynamics, node: jax.Array) -> jax.Array:
+    """Growth of p at a node of K: per unit of zeta in a flow, per update in a descent."""
+    if isinstance(dynamics, Flow):
+        return node
+    eta = jnp.asarray(dynamics.schedule(0), node.dtype)
+    if dynamics.momentum is None:
+        return log_factor(eta * node)
+    beta = dynamics.momentum
+    push = eta * node * (1 + beta if dynamics.nesterov else 1)
+    trace, det = 1 + push + beta, beta * (1 + (eta * node if dynamics.nesterov else 0 * node))
+    disc = trace**2 - 4 * det
+    real = (jnp.abs(trace) + jnp.sqrt(jnp.maximum(disc, 0))) / 2
+    return jnp.where(disc >= 0, jnp.log(real), jnp.log(jnp.where(disc < 0, det, 1.0)) / 2)
+
+
+def _coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
+    dtype = state.W.dtype
+    space = row_space(model, dtype)
+    part = leading(
+        model, space.signal, model.kernel, dynamics.rate_H, dynamics.rate_W, state.H, state.W, target
+    )
+    top, rates = part.growth, unit_rates(model, dynamics, dtype)
+    assert top is not None and part.spectrum is not None and part.mask is not None and part.square is not None
+    values = part.spectrum.eigenvalues()
+    alive = values > jnp.finfo(dtype).eps ** 0.6 * jnp.max(values)
+    rival = alive & (part.mask == 0)
+    multiplicity = (
+        jnp.asarray([model.classes - 1, 1]) if isinstance(part.spectrum, BalancedSpectrum) else jnp.ones_like(values)
+    )
+    rank = jnp.sum(alive * multiplicity)
+    winner = _step_growth(dynamics, top.plus)
+
+    other = growth(values, rates.a, rates.c, rates.r1, rates.r2)
+    if isinstance(dynamics, Flow):
+        gaps = rates.r1 * rates.r2 * (part.square - values) / (top.d + other.d)
+        own_gap = 2 * top.d
+        loose_H, loose_W = top.rising, top.falling  # mu+ + a = d + delta, mu+ + c = d - delta
+    else:
+        rivals = jnp.maximum(_step_growth(dynamics, other.plus), _step_growth(dynamics, other.minus))
+        gaps = winner - rivals
+        own_gap = winner - _step_growth(dynamics, top.minus)
+        loose_H = winner - _step_growth(dynamics, jnp.asarray(-rates.a))
+        loose_W = winner - _step_growth(dynamics, jnp.asarray(-rates.c))
+    rate = jnp.minimum(jnp.min(jnp.where(rival, gaps, jnp.inf)), own_gap)
+    rate_H = jnp.where(rank < model.samples, jnp.minimum(rate, loose_H), rate)
+    rate_W = jnp.where(rank < model.classes, jnp.minimum(rate, loose_W), rate)
+
+    H = _features_of(model, space, part.carrier)
+    W = part.prototypes
+    size = safe_norm(jnp.stack([safe_norm(H), safe_norm(W)]))
+    size = jnp.where(size > 0, size, 1.0)
+    direction = State(H / size, W / size, _bias_limit(model, state))
+    threshold = part.square
+    excess = threshold - model.decay_H * model.decay_W
+    return Limit(direction, jnp.minimum(rate_H, rate_W), rate_H, rate_W, winner, threshold, excess)
+
+
+def _features_of(model: LayerPeeled, space: Any, carrier: jax.Array) -> jax.Array:
+    """Theta M carrier, shape (n, p)."""
+    lifted = space.signal.times(carrier)
+    return lifted if model.kernel is None else model.kernel.apply(lifted)
+
+
+def _bias_limit(model: LayerPeeled, state: State) -> jax.Array:
+    if not (model.bias and model.prototypes_move):
+        return state.b
+    drift = model.signal().column_sums(state.b.dtype)
+    decay = jnp.asarray(model.decay_W, state.b.dtype)
+    still = jnp.abs(drift) <= 8 * jnp.finfo(drift.dtype).eps
+    runs_away = jnp.where(still, state.b, jnp.sign(drift) * jnp.inf)
+    return jnp.where(decay > 0, drift / jnp.where(decay > 0, decay, 1.0), runs_away)
+
+
+def _driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
+    """Theorem 6 and its mirror image: one part stays and pulls the other along a line."""
+    dtype = state.W.dtype
+    space, rates = row_space(model, dtype), unit_rates(model, dynamics, dtype)
+    moving_W = model.prototypes_move
+    H = state.H if moving_W else _features_of(model, space, state.W)
+    W = space.signal.transpose_times(state.H) if moving_W else state.W
+    decay = rates.c if moving_W else rates.a
+    rate = -_step_growth(dynamics, jnp.asarray(-decay))
+    part = W if moving_W else H
+    size = safe_norm(part)
+    unit = part / jnp.where(size > 0, size, 1.0)
+    direction = State(H if moving_W else unit, unit if moving_W else W, _bias_limit(model, state))
+    none = jnp.full((), jnp.inf, dtype)
+    rate_H, rate_W = (none, rate) if moving_W else (rate, none)
+    return Limit(direction, rate, rate_H, rate_W, jnp.zeros((), dtype), none, none)
+
+
+def _spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
+    dtype = state.W.dtype
+    G = model.signal().times(state.W)
+    plane, pull = plane_features(state.H, G), row_lengths(G)[:, 0]
+    slack = 2 - model.rescale
+    strength = dynamics.rate_H * pull * jnp.hypot(plane.along, plane.across) ** (-slack)
+    decay = jnp.asarray(dynamics.rate_H * model.decay_H, dtype)
+    if isinstance(dynamics, Flow):
+        # With decay the lengths shrink and the angular rate grows without bound.
+        speed = jnp.where((decay > 0) & (slack > 0), jnp.inf, strength)
+    else:
+        speed = _spherical_descent_speed(model, dynamics, plane, strength)
+    rate = jnp.min(jnp.where(pull > 0, speed, jnp.inf))
+    direction = State(plane.target, state.W, state.b)
+    none = jnp.full((), jnp.inf, dtype)
+    return Limit(direction, rate, rate, none, -decay, none, none)
+
+
+def _spherical_descent_speed(model: LayerPeeled, descent: Descent, plane: Any, strength: jax.Array) -> jax.Array:
+    """-log |1 - alpha| at a lower bound of alpha_inf (Theorem 7 sharpened); exact for q = 2."""
+    eta = jnp.asarray(descent.schedule(0), strength.dtype)
+    alpha = eta * strength / (1 - eta * descent.rate_H * model.decay_H)
+    if model.rescale == 2:
+        return -jnp.log(jnp.maximum(jnp.abs(1 - alpha), jnp.finfo(alpha.dtype).tiny))
+    cosine = plane.along / jnp.hypot(plane.along, plane.across)
+    room = 1 - alpha / 2
+    loss = alpha * (1 - cosine) / jnp.where(room > 0, room, 1.0) / (1 if model.rescale == 0 else 2)
+    bound = jnp.where(room > 0, alpha / (1 + loss), 0.0)
+    return -jnp.log(jnp.maximum(jnp.abs(1 - bound), jnp.finfo(alpha.dtype).tiny))

@@ -1,0 +1,241 @@
+"""The files of one run: written whole or not at all, and read again to go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unhinged_jax import plots
+from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.model import State
+from unhinged_jax.trajectory import Trajectory
+
+__all__ = ["FILES", "Stored", "joined", "read_run", "versions", "workspace", "write_run"]
+
+# The state comes last: it is what a run continues from, so it must never be ahead of the rest.
+FILES = ("observables.nc", "observables.csv", "curves.png", "curves.svg", "run.json", "final.npz")
+_UNFINISHED = ".unfinished-"
+_UNREADABLE = (ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_PACKAGES = ("unhinged-jax", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A run read from its folder: the trajectory, and the identity it was written with."""
+
+    trajectory: Trajectory
+    identity: dict[str, Any]
+
+
+@contextmanager
+def workspace(folder: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
+    """A temporary folder inside `folder`, removed in the end, in which the files of a run are prepared.
+
+    Args:
+        folder: Where the run will lie; made if needed.
+        force: Existing files may be replaced.
+        resume: Existing files are expected.
+
+    Raises:
+        ValueError: if there are files and neither is set, or none and `resume` is set.
+        OSError: if the folder cannot be made or written to; before the run, not after it.
+    """
+    found = [name for name in FILES if (folder / name).exists()]
+    if found and not (force or resume):
+        raise ValueError(
+            f"{folder} holds a run already ({', '.join(found)}); replace it with --force, go on with --resume, "
+            "or choose another folder."
+        )
+    if resume and "final.npz" not in found:
+        raise ValueError(f"{folder} holds no final.npz to resume from; run without --resume first.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a run that was killed
+    place = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def write_run(
+    folder: Path, place: Path, trajectory: Trajectory, identity: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    """Write every file of a run into `place`, then move them into `folder` one by one, the state last.
+
+    Args:
+        folder: Where the run belongs.
+        place: The `workspace` in it.
+        trajectory: The run, with NumPy or JAX arrays.
+        identity: What must not change when the run is resumed; kept inside final.npz.
+        facts: Anything else for run.json.
+
+    Source: beyond the paper.
+    """
+    text = json.dumps(identity)
+    dataset = _dataset(trajectory).assign_attrs(identity=text)
+    dataset.to_netcdf(place / "observables.nc", engine="scipy")
+    trajectory.to_csv(place / "observables.csv")
+    figure = plots.curves(trajectory)
+    with plots.style():
+        figure.savefig(place / "curves.png", metadata={"Software": None})
+        figure.savefig(place / "curves.svg", metadata={"Date": None})
+    result = trajectory.result
+    outcome = {"code": int(result), "name": result.name.lower(), "message": result.message}
+    record = {
+        **identity,
+        "result": outcome,
+        "elapsed": np.asarray(trajectory.elapsed).item(),
+        "steps": int(trajectory.steps),
+        "versions": versions(),
+        **facts,
+    }
+    (place / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    np.savez(place / "final.npz", **_final_arrays(trajectory, text))
+    if not _continues(folder / "final.npz", trajectory, text):
+        (folder / "final.npz").unlink(missing_ok=True)
+    for name in FILES:
+        os.replace(place / name, folder / name)
+
+
+def read_run(folder: Path, dynamics: Dynamics) -> Stored:
+    """Read a run that `write_run` wrote.
+
+    Args:
+        folder: Where it lies.
+        dynamics: What it ran under; tells the form of the optimiser's memory.
+
+    Returns:
+        The reached part of the run as a `Trajectory` to continue from, and its identity.
+
+    Raises:
+        ValueError: if the files do not belong to such a run.
+        OSError: if one cannot be read.
+
+    Source: beyond the paper.
+    """
+    import xarray
+
+    try:
+        with np.load(folder / "final.npz", allow_pickle=False) as file:
+            saved = dict(file)
+        final = State(*(saved[name] for name in ("H", "W", "b", "log_scale")))
+        identity = json.loads(str(saved["identity"]))
+        elapsed, code, steps = (saved[name].item() for name in ("elapsed", "code", "steps"))
+        kind = str(saved["kind"])
+    except _UNREADABLE as error:
+        raise ValueError(f"{folder / 'final.npz'} was not written by `unhinged simulate`: {error}") from error
+    with xarray.open_dataset(folder / "observables.nc", engine="scipy") as dataset:
+        dataset.load()
+    # A kill between two moves leaves rows beyond the state; they will be computed again.
+    dataset = dataset.isel(time=dataset["reached"].values & (dataset["time"].values <= elapsed))
+    states = {name[6:]: values for name, values in _arrays(dataset).items() if name.startswith("state_")}
+    return Stored(
+        Trajectory(
+            times=dataset["time"].values,
+            observables={k: v for k, v in _arrays(dataset).items() if not k.startswith("state_")},
+            reached=dataset["reached"].values,
+            final=final,
+            elapsed=elapsed,
+            code=code,
+            steps=steps,
+            states=State(**states) if states else None,
+            memory=_memory(saved, dynamics, final),
+            kind=kind,
+        ),
+        identity,
+    )
+
+
+def joined(before: Trajectory, after: Trajectory) -> Trajectory:
+    """Two runs as one, the second of which continued the first."""
+
+    def chain(first: Any, second: Any) -> Any:
+        return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), first, second)
+
+    return dataclasses.replace(
+        after,
+        times=chain(before.times, after.times),
+        observables={name: chain(before[name], values) for name, values in after.observables.items()},
+        reached=chain(before.reached, after.reached),
+        states=chain(before.states, after.states),
+        steps=int(before.steps) + int(after.steps),
+    )
+
+
+def versions() -> dict[str, str | None]:
+    """Version of Python and of the packages that decide the numbers; None where not installed.
+
+    Example:
+        >>> "jax" in versions()
+        True
+    """
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _dataset(trajectory: Trajectory) -> Any:
+    dataset = trajectory.to_xarray()
+    if trajectory.states is None:
+        return dataset
+    axes = {"H": ("sample", "coordinate"), "W": ("class", "coordinate"), "b": ("class",), "log_scale": ()}
+    for name, dims in axes.items():
+        dataset[f"state_{name}"] = (("time", *dims), np.asarray(getattr(trajectory.states, name)))
+    return dataset
+
+
+def _arrays(dataset: Any) -> dict[str, np.ndarray]:
+    return {str(name): array.values for name, array in dataset.data_vars.items()}
+
+
+def _final_arrays(trajectory: Trajectory, identity: str) -> dict[str, Any]:
+    final, memory = trajectory.final, jax.tree.leaves(trajectory.memory)
+    arrays = {
+        **{name: getattr(final, name) for name in ("H", "W", "b", "log_scale")},
+        **{name: getattr(trajectory, name) for name in ("elapsed", "code", "steps", "kind")},
+        **{f"memory_{i}": leaf for i, leaf in enumerate(memory)},
+        "identity": identity,
+    }
+    return {name: np.asarray(value) for name, value in arrays.items()}
+
+
+def _memory(saved: dict[str, np.ndarray], dynamics: Dynamics, final: State) -> Any:
+    """The optimiser's memory in its own structure; only its leaves are stored."""
+    leaves = [saved[f"memory_{i}"] for i in range(sum(name.startswith("memory_") for name in saved))]
+    if not leaves or not isinstance(dynamics, Descent):
+        return None
+    like: Any = {"H": final.H, "W": final.W, "b": final.b}
+    if dynamics.optimizer is not None:
+        like = jax.eval_shape(dynamics.optimizer.init, like)
+    structure = jax.tree.structure(like)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(like)]
+    if shapes != [leaf.shape for leaf in leaves]:
+        raise ValueError("the memory in final.npz does not fit this optimiser; start again with --force.")
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _continues(path: Path, trajectory: Trajectory, identity: str) -> bool:
+    """Whether the state on disk is an earlier point of this run, so that new rows beside it do no harm."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["identity"]) == identity and file["elapsed"] <= np.asarray(trajectory.elapsed)
+    except (OSError, *_UNREADABLE):
+        return False

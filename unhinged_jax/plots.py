@@ -1,0 +1,139 @@
+"""The look of every figure, and the curves of one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from unhinged_jax.trajectory import Trajectory
+
+__all__ = ["PALETTE", "curves", "style"]
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe & Ito's colours, told apart with any common colour vision; yellow left out for its contrast."""
+
+_DECADES = 2  # a positive curve that spans more than this is drawn on a logarithmic axis
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """House style of all figures: legible type, a colour-blind-safe palette, a thin grid.
+
+    Example:
+        >>> with style():
+        ...     import matplotlib
+        ...     matplotlib.rcParams["axes.grid"]
+        True
+    """
+    import matplotlib
+    from cycler import cycler
+
+    settings: Any = {
+        "figure.dpi": 100,
+        "figure.constrained_layout.use": True,
+        "figure.constrained_layout.w_pad": 0.1,
+        "savefig.dpi": 160,
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "axes.titlesize": 10.5,
+        "axes.titlelocation": "left",
+        "axes.labelsize": 10,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "axes.prop_cycle": cycler(color=PALETTE),
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#d9d9d9",
+        "grid.linewidth": 0.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "lines.linewidth": 1.6,
+        "svg.hashsalt": "unhinged",  # the same figure gives the same file
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def curves(trajectory: Trajectory) -> Figure:
+    """One panel for each scalar observable of a run, over the times that were reached.
+
+    Args:
+        trajectory: An unbatched run with concrete values.
+
+    Returns:
+        A `matplotlib.figure.Figure`, apart from pyplot; save it inside `style()`. Positive values that span
+        more than two decades, and times spaced geometrically, are drawn on logarithmic axes.
+
+    Raises:
+        ValueError: if the run has no scalar observable.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import jax, unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
+        >>> run = uj.exact(model, uj.Flow(), model.init(jax.random.key(0)), [0.0, 1.0], observe="norm")
+        >>> len(curves(run).axes)
+        1
+    """
+    from matplotlib.figure import Figure
+
+    from unhinged_jax.observables import OBSERVABLES
+
+    reached = np.asarray(trajectory.reached)
+    times = np.asarray(trajectory.times)
+    scalars = {
+        name: np.asarray(values, float)[reached]
+        for name, values in trajectory.observables.items()
+        if np.ndim(values) == 1
+    }
+    if not scalars:
+        raise ValueError("there is no scalar observable to draw; observe one, such as 'loss'.")
+    columns = min(3, len(scalars))
+    rows = math.ceil(len(scalars) / columns)
+    label = "number of updates" if np.issubdtype(times.dtype, np.integer) else "time"
+    with style():
+        figure = Figure(figsize=(1 + 3.6 * columns, 0.6 + 2.3 * rows))
+        for place, (name, values) in enumerate(scalars.items(), start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            meaning = OBSERVABLES[name].meaning if name in OBSERVABLES else ""
+            _panel(axes, times[reached], values, name, meaning)
+            if place > len(scalars) - columns:
+                axes.set_xlabel(label)
+    return figure
+
+
+def _panel(axes: Axes, times: np.ndarray, values: np.ndarray, name: str, meaning: str) -> None:
+    import textwrap
+
+    axes.set_title(name, fontweight="bold")
+    if meaning and meaning != name:
+        axes.set_ylabel("\n".join(textwrap.wrap(meaning, 26)[:3]), fontsize=8)
+    shown = np.isfinite(values)
+    if not np.any(shown):
+        axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        return
+    x, y = times[shown], values[shown]
+    axes.plot(x, y, marker="o" if len(x) == 1 else "")
+    if np.all(y > 0) and np.log10(y.max()) - np.log10(y.min()) > _DECADES:
+        axes.set_yscale("log")
+    if _geometric(x):
+        axes.set_xscale("log")
+
+
+def _geometric(times: np.ndarray) -> bool:
+    """Whether times cover decades and are denser towards 0, so that a linear axis would hide most of them."""
+    times = times[times > 0]
+    return times.size > 2 and times[-1] > 100 * times[0] and np.median(times) < times[-1] / 5
