@@ -6,6 +6,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unhinged_jax.citation import citation as citation
     from unhinged_jax.dynamics import Descent as Descent
     from unhinged_jax.dynamics import Flow as Flow
     from unhinged_jax.dynamics import logspaced as logspaced
@@ -43,9 +44,12 @@ if TYPE_CHECKING:
     from unhinged_jax.simulate import simulate as simulate
     from unhinged_jax.trajectory import Result as Result
     from unhinged_jax.trajectory import Trajectory as Trajectory
+    from unhinged_jax.verify import Comparison as Comparison
+    from unhinged_jax.verify import verify as verify
 
 # Names are imported when first used, so that `unhinged --help` need not wait for JAX.
 _HOMES = {
+    "citation": "citation",
     "dynamics": "Descent Flow logspaced steps",
     "exact": "NoClosedForm exact",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
@@ -55,6 +59,7 @@ _HOMES = {
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulate": "simulate",
     "trajectory": "Result Trajectory",
+    "verify": "Comparison verify",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = list(_HOME_OF)

@@ -13,12 +13,19 @@ def concrete(value: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def shown(value: Any) -> str:
+    """A value in a message: a number as it is, an array by its range."""
+    if np.ndim(value) == 0:
+        return str(value)
+    return f"entries from {np.min(value):g} to {np.max(value):g}"
+
+
 def non_negative(name: str, value: Any, hint: str = "use a number of at least 0") -> None:
     """Raise unless every entry is finite and at least 0. Traced values pass unchecked."""
     if concrete(value):
         array = np.asarray(value)
         if not np.all(np.isfinite(array)) or np.any(array < 0):
-            raise ValueError(f"{name} must be finite and at least 0, but got {value}; {hint}.")
+            raise ValueError(f"{name} must be finite and at least 0, but got {shown(value)}; {hint}.")
 
 
 def positive(name: str, value: Any, hint: str = "use a number above 0") -> None:
@@ -26,7 +33,7 @@ def positive(name: str, value: Any, hint: str = "use a number above 0") -> None:
     if concrete(value):
         array = np.asarray(value)
         if not np.all(np.isfinite(array)) or np.any(array <= 0):
-            raise ValueError(f"{name} must be finite and above 0, but got {value}; {hint}.")
+            raise ValueError(f"{name} must be finite and above 0, but got {shown(value)}; {hint}.")
 
 
 def finite(name: str, value: Any) -> None:

@@ -134,7 +134,6 @@ def reproduce(
     out: Path = Path("figures"),
     at: Path | None = None,
     seed: int | None = None,
-    force: bool = False,
 ) -> int:
     """Compute and draw the numerical figures of Zhou et al. (2023), simulated and exact.
 
@@ -148,13 +147,7 @@ def reproduce(
         CSV file with columns figure,t: more indices to evaluate.
     seed
         Start from a random state of this seed instead of the paper's own.
-    force
-        Replace results that are there.
     """
-    patterns = [f"fig{name}{rest}" for name in figures for rest in (".*", "[a-z]*")] or ["fig*"]
-    found = sorted({path.name for pattern in patterns for path in out.glob(pattern)})
-    if found and not force:
-        raise ValueError(f"{out} holds {found[0]} already; replace it with --force, or choose another --out.")
     module = importlib.import_module("unhinged_jax.paper.reproduce")
     return int(module.main(figures=figures, out=out, at=at, seed=seed))
 

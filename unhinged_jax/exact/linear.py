@@ -15,7 +15,7 @@ from unhinged_jax.model import State
 from unhinged_jax.observables import View
 from unhinged_jax.rowspace import RowSpace
 from unhinged_jax.special import safe_log, safe_norm
-from unhinged_jax.spectrum import Spectrum
+from unhinged_jax.spectrum import GeneralSpectrum, Spectrum
 
 
 class Columns(NamedTuple):
@@ -86,12 +86,16 @@ class ExactLinear:
         x, y = lead.top(self.F), lead.top(self.W)
         bare = self.H - self.space.lift(x / lead.square)
         H, W = self._evolve(others, slopes.rest, Columns(bare, self.F, self.W))
-        fall = record.signs[1] * jnp.exp(record.log_powers[1] - record.log_rest) / (2 * k.d)
+        log_powers = record.log_powers
+        if isinstance(self.spectrum, GeneralSpectrum):
+            # Its eigenvalues are constants in the record; what moves the winning one enters here.
+            log_powers = log_powers + slopes.log_powers * (lead.square - jax.lax.stop_gradient(lead.square))
+        fall = record.signs[1] * jnp.exp(log_powers[1] - record.log_rest) / (2 * k.d)
         H = H + self.space.lift(fall * (k.rising / lead.square * x - lead.r1 * y))
         W = W + fall * (k.falling * y - lead.r2 * x)
         direction = [self.space.metric(self.space.lift(lead.carrier)), jnp.zeros((), W.dtype), lead.prototypes]
         rest = [self.space.metric(H), record.rest.keep * self._residual_norm(), W]
-        return _joined(direction, rest, record.log_powers[0], record.signs[0], record.log_rest + self.log_scale, self)
+        return _joined(direction, rest, log_powers[0], record.signs[0], record.log_rest + self.log_scale, self)
 
     @property
     def _mask(self) -> jax.Array:

@@ -1,0 +1,346 @@
+"""Simulation against closed form: one comparison, and the certificate over every case, dynamics and precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as _json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.exact import exact
+from unhinged_jax.labels import balanced, from_counts, soft
+from unhinged_jax.limit import limit
+from unhinged_jax.model import (
+    LayerPeeled,
+    State,
+    anchored,
+    frozen,
+    ntk_invariant,
+    regularized,
+    spherical,
+    unconstrained,
+)
+from unhinged_jax.schedules import cosine, piecewise
+from unhinged_jax.simulate import simulate
+from unhinged_jax.trajectory import Trajectory
+
+UPDATES = 5_000
+_SEEN = np.unique(np.round(np.geomspace(1, UPDATES, 24)).astype(int))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far one run is from another, observable by observable and, if states were kept, part by part.
+
+    Attributes:
+        errors: Name -> largest relative difference over time; for H, W and b the Frobenius norm of the difference over that
+            of the second run (b over max(||b_0||, ||b||)).
+        rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`); NaN if it was
+            not observed.
+    """
+
+    errors: dict[str, float]
+    rate: float
+    rate_of_truth: float
+
+    @property
+    def worst(self) -> float:
+        """The largest of the errors."""
+        return max(self.errors.values(), default=0.0)
+
+    def __repr__(self) -> str:
+        rows = [f"  {name:<20} {error:9.2e}" for name, error in self.errors.items()]
+        rates = f"fitted rate {self.rate:.6g}, of the truth {self.rate_of_truth:.6g}"
+        return "\n".join([f"Comparison: worst relative difference {self.worst:.2e}; {rates}", *rows])
+
+
+def verify(run: Trajectory, truth: Trajectory) -> Comparison:
+    """Compare two runs at the same times, as a rule a simulated one with the exact one.
+
+    Args:
+        run, truth: Trajectories over the same times. Compared are the observables both have, and the states if both kept
+            them; times that were not reached count as infinitely wrong.
+
+    Raises:
+        ValueError: if the times differ or nothing is common to both.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(classes=3, per_class=2), dim=4)
+        >>> state = model.init(jax.random.key(0))
+        >>> runs = [solve(model, uj.Descent(0.1), state, [5, 10], "norm") for solve in (uj.simulate, uj.exact)]
+        >>> uj.verify(*runs).worst < 1e-5
+        True
+    """
+    if np.shape(run.times) != np.shape(truth.times) or not np.array_equal(run.times, truth.times):
+        raise ValueError("the two runs must have the same times; run both with one list of times.")
+    errors = {}
+    if run.states is not None and truth.states is not None:
+        errors.update(state_errors(run.states, truth.states))
+    for name in run.observables:
+        if name in truth.observables:
+            errors[name] = _relative(np.asarray(run[name]), np.asarray(truth[name]))
+    if not errors:
+        raise ValueError("the two runs have no observable in common, and not both kept their states.")
+    return Comparison(errors, fitted_rate(run), fitted_rate(truth))
+
+
+def _relative(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(float), b.astype(float)
+    same = (a == b) | (np.isnan(a) & np.isnan(b) & False)
+    gap = np.abs(np.where(same, 0.0, a - b))
+    size = np.maximum(np.abs(b), np.finfo(float).tiny)
+    return float(np.max(np.where(np.isfinite(gap), gap / size, np.inf), initial=0.0))
+
+
+def state_errors(run: State, truth: State) -> dict[str, float]:
+    """Largest relative Frobenius error of H, W and b over a leading axis of times.
+
+    States beyond the floating-point range are compared at a common scale.
+    """
+    shift = np.exp(np.asarray(run.log_scale, float) - np.asarray(truth.log_scale, float))
+    errors = {}
+    for name in ("H", "W", "b"):
+        a, b = np.asarray(getattr(run, name), float), np.asarray(getattr(truth, name), float)
+        times = a.shape[0]
+        if name != "b":
+            a = a * shift.reshape(-1, 1, 1)
+        gap = np.linalg.norm((a - b).reshape(times, -1), axis=1)
+        size = np.linalg.norm(b.reshape(times, -1), axis=1)
+        if name == "b":
+            size = np.maximum(size, size[0])
+        relative = np.divide(gap, size, out=np.where(gap > 0, np.inf, 0.0), where=size > 0)
+        errors[name] = float(np.max(np.where(np.isfinite(relative), relative, np.inf)))
+    return errors
+
+
+def fitted_rate(run: Trajectory) -> float:
+    """Least-squares exponential rate of the distance to the limit, over the last quarter of the time that was reached."""
+    for name, transform in (("log_distance", float), ("distance", math.log)):
+        if name in run.observables:
+            reached = np.asarray(run.reached)
+            t = np.asarray(run.times, float)[reached]
+            logs = np.array([transform(value) if value != 0 else -np.inf for value in np.asarray(run[name])[reached]])
+            late = (t >= 0.75 * t[-1]) & np.isfinite(logs)
+            if late.sum() >= 2:
+                return float(-np.polyfit(t[late], logs[late], 1)[0])
+    return math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of the certificate: a problem, a dynamics, a precision, and what is demanded of them."""
+
+    name: str
+    how: str
+    model: LayerPeeled
+    dynamics: Dynamics
+    precision: str
+    bound: float
+    rate_bound: float
+    splits: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a case gave."""
+
+    name: str
+    dynamics: str
+    precision: str
+    error_H: float
+    error_W: float
+    error_b: float
+    bound: float
+    rate: float
+    predicted: float
+    rate_bound: float
+    order: float
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every bound is kept; NaN keeps none, except where a quantity is not defined for the case."""
+        errors = max(self.error_H, self.error_W, self.error_b)
+        rate = math.isnan(self.predicted) or abs(self.rate - self.predicted) <= self.rate_bound * abs(self.predicted)
+        order = math.isnan(self.order) or abs(self.order - 1) < 0.05
+        return bool(errors <= self.bound and rate and order)
+
+
+def problems() -> dict[str, LayerPeeled]:
+    """The problems of the certificate, small enough to be checked in minutes, uneven enough to hide nothing."""
+    rng = np.random.default_rng(2023)
+    even, uneven = balanced(4, 3), from_counts([5, 3, 3, 1])
+    noisy = uneven.symmetric_noise(0.2).weighted(classes=[1.0, 2.0, 1.5, 3.0])
+    mixed = soft(rng.dirichlet(np.ones(4), size=12))
+    features = rng.standard_normal((12, 7))
+    kernel = features @ features.T / 7
+    return {
+        "unconstrained": unconstrained(even, 6, gamma=0.25, bias=True),
+        "regularized": regularized(even, 6, gamma=0.25, decay=(0.05, 0.02), bias=True),
+        "regularized, noisy counts": regularized(noisy, 9, gamma=0.3, decay=(0.01, 0.04), bias=True),
+        "regularized, soft": regularized(mixed, 6, gamma=0.2, decay=(0.03, 0.01), bias=True),
+        "anchored": anchored(even, 6, gamma=0.25, decay=0.03),
+        "frozen": frozen(uneven, 6, gamma=0.25, decay=0.03, bias=True),
+        "spherical": spherical(even, 6, gamma=0.25, decay=0.0),
+        "spherical, q=1, decay": spherical(uneven, 6, gamma=0.1, decay=0.002, rescale=1),
+        "NTK": ntk_invariant(uneven, 6, kernel, gamma=0.25, decay=(0.02, 0.05)),
+    }
+
+
+def cases() -> list[Case]:
+    """Every row of the certificate, the slow ones first."""
+    flow = Flow(cosine(0.1, horizon=2 * UPDATES), rate_H=0.8, rate_W=1.1, rtol=1e-10)
+    descent = Descent(0.05, rate_H=0.8, rate_W=1.1)
+    rows = []
+    for name, model in problems().items():
+        splits = True
+        rows.append(Case(name, "flow", model, flow, "float64", 1e-8, 1e-3, splits))
+        rows.append(Case(name, "descent", model, descent, "float64", 1e-11, 1e-3, splits))
+        if "," not in name and name != "frozen":
+            rough = dataclasses.replace(flow, rtol=1e-5)
+            rows.append(Case(name, "flow", model, rough, "float32", 2e-3, 2e-2, splits))
+            rows.append(Case(name, "descent", model, descent, "float32", 2e-3, 2e-2, splits))
+    regular, ntk = problems()["regularized"], problems()["NTK"]
+    for how, dynamics in {
+        "momentum": Descent(0.02, rate_H=0.8, momentum=0.7),
+        "Nesterov": Descent(0.02, rate_H=0.8, momentum=0.7, nesterov=True),
+        "cosine descent": Descent(cosine(0.05, horizon=2 * UPDATES), rate_H=0.8),
+    }.items():
+        rows.append(Case("regularized", how, regular, dynamics, "float64", 1e-11, 1e-3))
+    rows.append(Case("NTK", "Nesterov", ntk, Descent(0.02, momentum=0.7, nesterov=True), "float64", 1e-11, 1e-3))
+    return sorted(rows, key=lambda case: (case.how != "flow", case.precision == "float32"))
+
+
+def run_case(case: Case) -> Row:
+    """Simulate, solve, compare."""
+    began = time.monotonic()
+    model = case.model
+    bias = np.linspace(-1.0, 1.0, model.classes) if model.bias else None
+    state = model.init(jax.random.key(7), bias=bias, precision=case.precision)
+    times = np.concatenate([[0], _SEEN])
+    observe = ["log_distance_H" if not model.features_move or not model.prototypes_move else "log_distance"]
+    if not model.features_move:
+        observe = ["log_distance"]
+    run = simulate(model, case.dynamics, state, times, observe, states=True, precision=case.precision)
+    truth = exact(model, case.dynamics, state, times, (), states=True, precision=case.precision)
+    assert run.states is not None and truth.states is not None
+    errors = state_errors(run.states, truth.states)
+    order = _order(model, state) if case.precision == "float64" and case.how == "descent" else math.nan
+    return Row(
+        case.name, case.how, case.precision, errors["H"], errors["W"], errors["b"], case.bound,
+        *_rates(case, state, run, observe[0]), case.rate_bound, order, time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float, float]:
+    """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved interval, and the predicted one."""
+    schedule = case.dynamics.schedule
+    if case.how == "cosine descent" or (case.model.spherical and case.model.rescale):
+        return math.nan, math.nan  # no constant rate
+    found = limit(case.model, case.dynamics, state, precision=case.precision)
+    predicted = float(found.rate_H if case.model.spherical or not case.model.prototypes_move else found.rate)
+    if case.model.spherical and isinstance(case.dynamics, Descent):
+        return math.nan, math.nan  # known only as a bound
+    clock = np.asarray(run.times, float)
+    if isinstance(case.dynamics, Flow):
+        with jax.enable_x64(True):
+            clock = np.asarray(schedule.integral(clock), float)
+    logs = np.asarray(run[name], float)
+    return float((logs[-3] - logs[-1]) / (clock[-1] - clock[-3])), predicted
+
+
+def _order(model: LayerPeeled, state: State) -> float:
+    """Order in eta of the distance between simulated descent and exact flow at one zeta, from halving eta twice."""
+    horizon, counts = 4.0, (64, 128, 256)
+    truth = exact(model, Flow(1.0), state, [horizon], (), states=True, precision="float64").states
+    gaps = []
+    for count in counts:
+        # Zero steps after the last one: one compiled program serves every eta.
+        schedule = piecewise([horizon / count, 0.0], [count - 0.5])
+        run = simulate(model, Descent(schedule), state, [counts[-1]], (), states=True, precision="float64").states
+        assert run is not None and truth is not None
+        errors = state_errors(run, truth)
+        gaps.append(max(errors["H"], errors["W"]))
+    return math.log2(gaps[-2] / gaps[-1])
+
+
+def certificate(
+    rows: Sequence[Case] | None = None, advance: Callable[[Row], None] = lambda row: None, workers: int | None = None
+) -> list[Row]:
+    """Run the cases side by side on the cores there are; rows come back in the order of the problems."""
+    chosen = list(cases() if rows is None else rows)
+    found = []
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for job in as_completed([pool.submit(run_case, case) for case in chosen]):
+            found.append(job.result())
+            advance(found[-1])
+    names = list(problems())
+    return sorted(found, key=lambda row: (names.index(row.name), row.precision != "float64", row.dynamics))
+
+
+def main(json: Path | None = None) -> int:
+    """Print the certificate, write it to a JSON file if asked; 1 if any bound is missed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    began, chosen = time.monotonic(), cases()
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("compiling", total=len(chosen))
+        rows = certificate(
+            chosen, lambda row: progress.update(bar, advance=1, description=f"{row.name}, {row.dynamics}")
+        )
+    seconds = time.monotonic() - began
+    Console(width=150).print(_table(rows))
+    failed = [row for row in rows if not row.passed]
+    print(f"{len(rows) - len(failed)} of {len(rows)} passed in {seconds:.0f} s")
+    if json is not None:
+        record = {
+            "passed": not failed,
+            "seconds": round(seconds, 1),
+            "updates": UPDATES,
+            "rows": [{**dataclasses.asdict(row), "passed": row.passed} for row in rows],
+        }
+        text = _json.dumps(_plain(record), indent=1)
+        temporary = Path(json).with_name(Path(json).name + ".part")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(json)
+    return 1 if failed else 0
+
+
+def _plain(value: Any) -> Any:
+    """Without NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(rows: Sequence[Row]) -> Any:
+    from rich.table import Table
+
+    table = Table(
+        "case", "dynamics", "precision", "error H", "error W", "error b", "bound", "rate, fitted", "predicted",
+        "order in η", "", title=f"Simulated against exact, {UPDATES:,} updates",
+    )  # fmt: skip
+    for row in rows:
+        known = not math.isnan(row.predicted)
+        table.add_row(
+            row.name, row.dynamics, row.precision, f"{row.error_H:.1e}", f"{row.error_W:.1e}", f"{row.error_b:.1e}",
+            f"{row.bound:.0e}", f"{row.rate:.6f}" if known else "–", f"{row.predicted:.6f}" if known else "–",
+            "–" if math.isnan(row.order) else f"{row.order:.3f}", "[green]pass" if row.passed else "[red]FAIL",
+        )  # fmt: skip
+    return table
