@@ -540,13 +540,11 @@ def test_verify_and_doctor_pass_their_status_on(called, tmp_path):
     assert called == [{"json": tmp_path / "v.json"}, {"json": True}]
 
 
-def test_reproduce_passes_its_arguments_and_protects_figures(called, tmp_path, capsys):
+def test_reproduce_passes_its_arguments_and_computes_again(called, tmp_path):
     assert main(["reproduce", "1", "9", "--out", str(tmp_path), "--seed", "4"]) == 0
     assert called == [{"figures": ("1", "9"), "out": tmp_path, "at": None, "seed": 4}]
     (tmp_path / "fig1a.csv").touch()
-    for figures in (["1"], []):
-        assert "fig1a.csv" in failure(capsys, "reproduce", *figures, "--out", tmp_path)
-    assert len(called) == 1
-    assert main(["reproduce", "15", "--out", str(tmp_path)]) == 0
-    assert main(["reproduce", "1", "--out", str(tmp_path), "--force"]) == 0
-    assert len(called) == 3
+    at = tmp_path / "at.csv"
+    at.write_text("figure,t\n1a,7\n")
+    assert main(["reproduce", "--out", str(tmp_path), "--at", str(at)]) == 0
+    assert called[1:] == [{"figures": (), "out": tmp_path, "at": at, "seed": None}]

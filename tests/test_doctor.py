@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from unhinged_jax import canary as programs
 from unhinged_jax import doctor
 
 SIZE = 17
@@ -16,8 +17,8 @@ SIZE = 17
 
 def only(monkeypatch, name, run):
     """Leave one program in the canary and give the device `run` for it."""
-    program = next(p for p in doctor._PROGRAMS if p.name == name)
-    monkeypatch.setattr(doctor, "_PROGRAMS", (dataclasses.replace(program, run=run),))
+    program = next(p for p in programs._PROGRAMS if p.name == name)
+    monkeypatch.setattr(programs, "_PROGRAMS", (dataclasses.replace(program, run=run),))
 
 
 def healthy_result(ok=True, error=1e-7):
@@ -58,7 +59,7 @@ def test_this_machine_passes_at_every_size():
     ],
 )
 def test_one_wrong_lane_is_noticed(monkeypatch, name, spoil):
-    run = next(p for p in doctor._PROGRAMS if p.name == name).run
+    run = next(p for p in programs._PROGRAMS if p.name == name).run
     only(monkeypatch, name, lambda *inputs: spoil(run(*inputs)))
     results = doctor.canary(lanes=(SIZE,))
     assert len(results) == 2
@@ -67,8 +68,8 @@ def test_one_wrong_lane_is_noticed(monkeypatch, name, spoil):
 
 def test_bias_left_unscaled_is_noticed(monkeypatch):
     def step_with_the_bias_unscaled(x, matrix, bias):
-        for _ in range(doctor.AFFINE_STEPS):
-            x = x + doctor.AFFINE_RATE * (x @ matrix.T) + bias
+        for _ in range(programs.AFFINE_STEPS):
+            x = x + programs.AFFINE_RATE * (x @ matrix.T) + bias
         return x
 
     only(monkeypatch, "affine scan", step_with_the_bias_unscaled)
@@ -100,11 +101,11 @@ def test_device_without_float64_is_asked_in_float32_only(monkeypatch):
     def refuse(*_):
         raise NotImplementedError("no float64 here")
 
-    assert doctor._has_float64()
-    monkeypatch.setattr(doctor.jnp, "asarray", refuse)
-    assert not doctor._has_float64()
+    assert programs._has_float64()
+    monkeypatch.setattr(programs.jnp, "asarray", refuse)
+    assert not programs._has_float64()
     monkeypatch.undo()
-    monkeypatch.setattr(doctor, "_has_float64", lambda: False)
+    monkeypatch.setattr(programs, "_has_float64", lambda: False)
     assert {result.dtype for result in doctor.canary(lanes=(SIZE,))} == {"float32"}
 
 

@@ -91,7 +91,7 @@ def solve(case, kind, kernel, dynamics_of, times_of):
     """The exact final state of one random problem; everything but the structure may be traced."""
     theta = None if case["kernel"] is None else Kernel(case["kernel"], kernel)
     model = uj.LayerPeeled(
-        labels_of(case["labels"], kind), Unhinged(case["gamma"]), case["decay"][0], case["decay"][1], theta, P, bias=True
+        labels_of(case["labels"], kind), Unhinged(case["gamma"]), *case["decay"], theta, P, bias=True
     )
     start = uj.State(case["H"], case["W"], case["b"])
     final = uj.exact(model, dynamics_of(case), start, times_of(case), observe=()).final
@@ -174,7 +174,7 @@ def test_a_singular_kernel_follows_the_corrected_theorem_8(kind):
     assert oracles.relative(final.H.reshape(want_H.shape), want_H) < 1e-12
 
 
-# --- descent -----------------------------------------------------------------------------------------------------------
+# --- descent ----------------------------------------------------------------------------------------------------------
 
 COUNTS = np.array([0, 1, 2, 7, 40])
 
@@ -277,11 +277,11 @@ def test_descent_with_a_schedule_equals_a_loop(momentum, nesterov, moves):
         check_descent(case, states, cosine_rates(case["eta"]), rates, momentum, nesterov, moves=on)
 
 
-# --- spherical -----------------------------------------------------------------------------------------------------------
+# --- spherical --------------------------------------------------------------------------------------------------------
 
 
 def sphere_problem():
-    """Generic samples, one at theta = 0, one at theta = pi, one without pull (g_i = 0: uniform soft target, W sums to 0)."""
+    """Generic samples, one at theta = 0, one at pi, one without pull (g_i = 0: uniform soft target, W sums to 0)."""
     rng = np.random.default_rng(3)
     W = np.array([[1.0, 0.0], [-1.0, 1.0], [0.0, -1.0]])
     targets = np.concatenate([oracles.one_hot([0, 1, 2, 0, 0], 3), np.full((1, 3), 1 / 3)])
@@ -351,7 +351,7 @@ def test_spherical_error_of_1e_200_is_exact():
     assert 1e-201 < run["distance"][0] < 1e-200
 
 
-# --- coefficients of the modes -------------------------------------------------------------------------------------------
+# --- coefficients of the modes ----------------------------------------------------------------------------------------
 
 
 def mode_matrix(g, a, c, r1, r2):
@@ -495,7 +495,8 @@ def test_coefficients_are_differentiable_at_degenerate_points(form):
         A = np.array([[-a, r1, Decimal(0)], [r2 * g, -c, r2], [Decimal(0), Decimal(0), -a]], dtype=object)
         if form == "flow":
             return coefficients_of(oracles.decimal_expm(A, argument))
-        return coefficients_of(oracles.decimal_power(oracles.decimals(np.eye(3)) + A * Decimal(0.1), int(argument)))
+        step = oracles.decimals(np.eye(3)) + A * Decimal.from_float(0.1)
+        return coefficients_of(oracles.decimal_power(step, int(argument)))
 
     h = Decimal("1e-25")
     for i, row in enumerate(rows):
@@ -508,7 +509,7 @@ def test_coefficients_are_differentiable_at_degenerate_points(form):
                 np.testing.assert_allclose(slopes[i, j, :, k], want, rtol=1e-8, atol=1e-10 * np.max(np.abs(want)))
 
 
-# --- long horizons and small distances -----------------------------------------------------------------------------------
+# --- long horizons and small distances --------------------------------------------------------------------------------
 
 
 def horizon_problem():
@@ -574,9 +575,9 @@ def test_distances_of_a_driven_part_equal_decimal_arithmetic(part):
     times = [0.0, 3.0, 700.0]
     run = uj.exact(model, uj.Flow(), state, times, "distance")
     start, goal = (state.H, M @ state.W) if part == "anchored" else (state.W, M.T @ state.H)
-    start, goal = oracles.decimals(start), oracles.decimals(goal) / Decimal(0.1)
+    start, goal = oracles.decimals(start), oracles.decimals(goal) / Decimal.from_float(0.1)
     for i, tau in enumerate(times):
-        fade = (-Decimal(0.1) * Decimal(tau)).exp()
+        fade = (-Decimal.from_float(0.1) * Decimal(tau)).exp()
         Z = fade * start + (1 - fade) * goal
         assert run["distance"][i] == pytest.approx(float(oracles.direction_distance(Z, goal)), rel=1e-9)
     assert run["distance"][-1] < 1e-30

@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 from jax.tree_util import Partial
 
-from unhinged_jax import schedules
+from unhinged_jax import _quadrature, schedules
 from unhinged_jax.schedules import (
     QuadratureWarning,
     as_schedule,
@@ -320,7 +320,7 @@ def test_vmap_over_times_refines_one_mesh():
     schedule = numeric(Partial(rate, 0.3, 0.7))
     program = str(jax.make_jaxpr(jax.vmap(schedule.integral))(jnp.linspace(0, 1, 777)))
     assert "[777,16]" in program
-    assert f"[777,{schedules._PANELS}" not in program
+    assert f"[777,{_quadrature.PANELS}" not in program
 
 
 # --- the house ----------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_a_coordinate_kernel_equals_a_plain_loop():
     check_parts(uj.simulate(model, uj.Descent(0.3), state, [20], "norm").final, wanted[-1])
 
 
-# --- other losses and optimisers -------------------------------------------------------------------------------------------
+# --- other losses and optimisers --------------------------------------------------------------------------------------
 
 
 def softmax(S):
@@ -255,7 +255,7 @@ def test_adam_equals_adam_by_hand_and_goes_on():
     check_parts(both.final, parts, 1e-11)
 
 
-# --- spherical -----------------------------------------------------------------------------------------------------------
+# --- spherical --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("q", [0, 1, 2])
@@ -310,7 +310,7 @@ def test_spherical_flow_with_other_losses_equals_an_ode_solution(free):
     assert oracles.relative(np.concatenate([np.ravel(final.H), np.ravel(final.W)]), want) < 1e-8
 
 
-# --- flows, distances and horizons ---------------------------------------------------------------------------------------
+# --- flows, distances and horizons ------------------------------------------------------------------------------------
 
 
 def imbalanced(decay=(0.05, 0.02)):
@@ -346,7 +346,7 @@ def test_distances_of_a_descent_down_to_1e_30_equal_decimal_arithmetic(precision
 
 
 def test_distance_at_the_start_is_its_definition():
-    """Balanced classes, equal rates and decays: the limit is the mean of (class contrasts of class means, of W) and swap."""
+    """Balanced, equal rates and decays: the limit is the mean of (class contrasts of class means, of W) and swap."""
     rng = np.random.default_rng(12)
     model, state = uj.regularized(uj.balanced(3, 2), P, decay=0.1), start(rng)
     means = state.H.reshape(3, 2, P).mean(axis=1) * math.sqrt(2)
@@ -384,8 +384,8 @@ def test_flow_of_a_frozen_part_reaches_small_distances():
     labels = uj.from_counts([2, 1, 1])
     M = signal_of(labels, 0.7)
     run = uj.simulate(uj.frozen(labels, 3, decay=0.1, gamma=0.7), uj.Flow(rtol=1e-11), state, [700.0], "distance")
-    goal = oracles.decimals(M.T @ state.H) / Decimal(0.1)
-    fade = (-Decimal(0.1) * 700).exp()
+    goal = oracles.decimals(M.T @ state.H) / Decimal.from_float(0.1)
+    fade = (-Decimal.from_float(0.1) * 700).exp()
     want = float(oracles.direction_distance(fade * oracles.decimals(state.W) + (1 - fade) * goal, goal))
     assert want < 1e-30
     assert run["distance"][0] == pytest.approx(want, rel=1e-6)
@@ -444,7 +444,11 @@ def test_other_runs_stop_before_overflow_and_keep_what_they_reached(name):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(run.final))
 
 
-# --- times and restarts --------------------------------------------------------------------------------------------------
+# --- times and restarts -----------------------------------------------------------------------------------------------
+
+
+def halfway(a, b):
+    return (a + b) // 2 if isinstance(a, int) else (a + b) / 2
 
 
 @pytest.mark.parametrize(
@@ -461,9 +465,11 @@ def test_going_on_equals_going_through_and_zero_is_the_start(run, dynamics, time
     rng = np.random.default_rng(13)
     model = uj.regularized(uj.from_counts([3, 2, 1]), P, decay=0.1, gamma=0.3, bias=True)
     state = start(rng)
+    begin, turn, end = times
     whole = run(model, dynamics, state, times, "norm", states=True)
-    first = run(model, dynamics, state, times[:2], "norm", states=True)
-    rest = run(model, dynamics, first, [times[1], times[2]], "norm", states=True)
+    # Three times each, so that one compiled program serves all runs of a kind.
+    first = run(model, dynamics, state, [begin, halfway(begin, turn), turn], "norm", states=True)
+    rest = run(model, dynamics, first, [turn, halfway(turn, end), end], "norm", states=True)
     for name in "HWb":
         got, want = getattr(rest.final, name), getattr(whole.final, name)
         assert oracles.relative(got, want) < tolerance

@@ -113,7 +113,7 @@ def test_trajectories_pass_through_jit_and_vmap():
     np.testing.assert_allclose(run["norm"][1], one["norm"], rtol=1e-13)
 
 
-# --- symmetries, with hypothesis: one compiled function each -----------------------------------------------------------------
+# --- symmetries, with hypothesis: one compiled function each ----------------------------------------------------------
 
 N = 5
 ENTRIES = st.floats(-2, 2, allow_nan=False, width=32)

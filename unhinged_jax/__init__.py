@@ -1,4 +1,4 @@
-"""Simulate, solve and differentiate the learning dynamics of the layer-peeled model under the unhinged loss and beyond."""
+"""Simulate, solve and differentiate the learning dynamics of layer-peeled models under the unhinged loss and beyond."""
 
 import importlib
 import sys
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from unhinged_jax.observables import collapse_observables as collapse_observables
     from unhinged_jax.observables import observe_state as observe_state
     from unhinged_jax.observables import paper_observables as paper_observables
+    from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
     from unhinged_jax.schedules import constant as constant
     from unhinged_jax.schedules import cosine as cosine
     from unhinged_jax.schedules import exponential as exponential
@@ -56,6 +57,7 @@ _HOMES = {
     "limit": "Limit limit",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables observe_state paper_observables",
+    "optimizers": "rescale_by_feature_norm",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulate": "simulate",
     "trajectory": "Result Trajectory",

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, precision as _precision
+from unhinged_jax import _check
+from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import Observe, Plan, resolve
@@ -57,7 +58,9 @@ def prepare(
 ) -> Task:
     """Check a request; raise one clear ValueError if it cannot be."""
     if not isinstance(model, LayerPeeled):
-        raise ValueError(f"model must be a LayerPeeled, but got {type(model).__name__}; build one with `regularized`, ...")
+        raise ValueError(
+            f"model must be a LayerPeeled, but got {type(model).__name__}; build one with `regularized`, ..."
+        )
     if not isinstance(dynamics, (Flow, Descent)):
         raise ValueError(f"dynamics must be a Flow or a Descent, but got {type(dynamics).__name__}.")
     checked(model)
@@ -66,7 +69,9 @@ def prepare(
     if isinstance(state, Trajectory):
         first, memory, state = state.elapsed, state.memory, state.final
     if not isinstance(state, State):
-        raise ValueError(f"state must be a State or a Trajectory, but got {type(state).__name__}; use `model.init(key)`.")
+        raise ValueError(
+            f"state must be a State or a Trajectory, but got {type(state).__name__}; use `model.init(key)`."
+        )
     model.check_state(state)
     name = precision or _precision.of((state.H, state.W))
     _check.choice("precision", name, _precision.NAMES)
@@ -105,8 +110,8 @@ def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
     if not _check.concrete((times, first)):
         if isinstance(dynamics, Descent):
             raise ValueError(
-                "the numbers of updates at which a Descent is observed must be known when it is compiled; give `times` as "
-                "a NumPy array or list, not as a traced value."
+                "the numbers of updates at which a Descent is observed must be known when it is compiled; give `times` "
+                "as a NumPy array or list, not as a traced value."
             )
         return times, first
     array = np.atleast_1d(np.asarray(times))
@@ -117,8 +122,8 @@ def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
     if np.any(np.diff(array) <= 0):
         where = int(np.argmax(np.diff(array) <= 0))
         raise ValueError(
-            f"times must be strictly ascending, but {array[where]} is followed by {array[where + 1]}; sort them and drop "
-            "repeats (np.unique does both)."
+            f"times must be strictly ascending, but {array[where]} is followed by {array[where + 1]}; sort them and "
+            "drop repeats (np.unique does both)."
         )
     start = np.asarray(first)
     if array[0] < start:

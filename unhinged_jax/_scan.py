@@ -45,7 +45,9 @@ def run(
     updates = slots.shape[0] - 1
     block = max(1, math.isqrt(max(updates, 1)))
     whole, rest = divmod(updates, block)
-    blank = jax.tree.map(lambda leaf: jnp.full((count, *leaf.shape), _blank(leaf.dtype), leaf.dtype), jax.eval_shape(read, carry))
+    blank = jax.tree.map(
+        lambda leaf: jnp.full((count, *leaf.shape), _blank(leaf.dtype), leaf.dtype), jax.eval_shape(read, carry)
+    )
     saved = (blank, jnp.zeros(count, bool))
 
     def save(carry: Tree, saved: Tree, slot: jax.Array) -> Tree:

@@ -33,8 +33,8 @@ class Flow:
     Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2).
 
     Example:
-        >>> Flow(0.1).schedule(3.0)
-        0.1
+        >>> float(Flow(0.5).schedule(3.0))
+        0.5
     """
 
     schedule: Any = 1.0
@@ -75,8 +75,8 @@ class Descent:
     Source: Zhou et al. 2023, Eq. 5 and 19; momentum and other optimisers beyond the paper.
 
     Example:
-        >>> Descent(0.1, momentum=0.9).schedule(0)
-        0.1
+        >>> float(Descent(0.5, momentum=0.9).schedule(0))
+        0.5
     """
 
     schedule: Any = 1.0

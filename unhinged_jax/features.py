@@ -74,7 +74,8 @@ class ClassFeatures(Features):
     """h_i = q_i S_{y_i} / D_{y_i} + scale r_i, where S_c = sum q_i h_i, D_c = sum q_i^2 over class c.
 
     The residual r (n, p) has sum_{i in c} q_i r_i = 0, so S and the residual are orthogonal: linear losses see S alone.
-    `with_prototypes` = r W^T and `with_sums` = r S^T, (n, C), may be given where a solver has them for less than a product.
+    `with_prototypes` = r W^T and `with_sums` = r S^T, (n, C), may be given where a solver has them for less than a
+    product.
     """
 
     index: jax.Array
@@ -131,10 +132,8 @@ class ClassFeatures(Features):
         squares = jnp.sum(self.residual**2, axis=1)
         spread = jax.ops.segment_sum(squares, self.index, classes) / counts
         share = counts.astype(means.dtype) / self.index.shape[0]
-        if self.with_sums is None:
-            towards = self.residual @ means.T
-        else:
-            towards = self.with_sums * (level / self.square_weights)
+        given = self.with_sums
+        towards = self.residual @ means.T if given is None else given * (level / self.square_weights)
         return ClassStatistics(
             counts=counts,
             means=means,

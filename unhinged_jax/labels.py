@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -82,8 +83,8 @@ class Labels:
     def weighted(
         self,
         *,
-        classes: ArrayLike | None = None,
-        samples: ArrayLike | None = None,
+        classes: ArrayLike | Sequence[float] | None = None,
+        samples: ArrayLike | Sequence[float] | None = None,
         normalise: bool = True,
     ) -> Labels:
         """Weigh classes and samples: q_i proportional to q_i * classes[y_i] * samples[i].
@@ -251,7 +252,7 @@ def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
     return from_labels(np.repeat(row, per_class) if order == "blocks" else np.tile(row, per_class), classes)
 
 
-def from_counts(counts: ArrayLike) -> Labels:
+def from_counts(counts: ArrayLike | Sequence[int]) -> Labels:
     """Classes with the given numbers of samples, in class blocks.
 
     Raises:

@@ -1,7 +1,7 @@
 """The part of a linear dynamics that wins, and what is left: distances to the limit without cancellation.
 
-The state is Z = Z_lead + X. The leading part keeps its direction for ever; X is carried on its own, so that the distance
-between directions is a ratio of two computed numbers and never a difference of nearly equal ones.
+The state is Z = Z_lead + X. The leading part keeps its direction for ever; X is carried on its own, so that the
+distance between directions is a ratio of two computed numbers and never a difference of nearly equal ones.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 class Growth(NamedTuple):
     """Eigenvalues of one mode's 2 x 2 block K = [[-a, r_1 g], [r_2, -c]], a = r_1 lambda_1, c = r_2 lambda_2.
 
-    d = sqrt(delta^2 + r_1 r_2 g); `rising` = d + delta and `falling` = d - delta without cancellation; `plus` and `minus`
-    are mu_+ and mu_-.
+    d = sqrt(delta^2 + r_1 r_2 g); `rising` = d + delta and `falling` = d - delta without cancellation; `plus` and
+    `minus` are mu_+ and mu_-.
     """
 
     d: jax.Array
@@ -94,7 +94,9 @@ def top_modes(spectrum: Spectrum, target: str) -> jax.Array:
         slack = jnp.finfo(values.dtype).eps ** 0.6
         return (values >= jnp.max(values) * (1 - slack)).astype(values.dtype)
     if not isinstance(spectrum, BalancedSpectrum):
-        raise ValueError(f"target {target!r} is defined for balanced one-hot labels without a kernel; use target='top'.")
+        raise ValueError(
+            f"target {target!r} is defined for balanced one-hot labels without a kernel; use target='top'."
+        )
     return jnp.asarray([1.0, 0.0] if target == "contrast" else [0.0, 1.0], values.dtype)
 
 
@@ -170,7 +172,8 @@ def _norm(parts: list[jax.Array]) -> jax.Array:
 def log_distance(split: Split) -> jax.Array:
     """log of the distance between the unit vector of the state and the direction, exact however small it is.
 
-    With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest along).
+    With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest
+    along).
     """
     along = sum((jnp.sum(d * x) for d, x in zip(split.direction, split.rest, strict=True)), jnp.zeros(()))
     led = _norm(split.direction) > 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,8 @@ class Limit:
         threshold: sigma^2, the largest squared singular value: growth iff lambda_1 lambda_2 < threshold.
         excess: threshold - lambda_1 lambda_2.
 
-    Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the paper.
+    Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
+    paper.
     """
 
     direction: State
@@ -98,7 +101,7 @@ def limit(
         raise NoClosedForm(f"there is no limit in closed form: {why}")
     task = _entry.prepare(model, dynamics, state, [0], (), target, precision, "limit")
     with task.context():
-        solve = _spherical if model.spherical else _driven if _one_part_stays(model) else _coupled
+        solve: Callable[..., Limit] = _spherical if model.spherical else _driven if _one_part_stays(model) else _coupled
         found = solve(*_entry.traceable((model, dynamics)), task.state, target)
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
         if task.precision != task.outside and _check.concrete(found):
@@ -125,6 +128,7 @@ def _step_growth(dynamics: Dynamics, node: jax.Array) -> jax.Array:
     return jnp.where(disc >= 0, jnp.log(real), jnp.log(jnp.where(disc < 0, det, 1.0)) / 2)
 
 
+@eqx.filter_jit
 def _coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     dtype = state.W.dtype
     space = row_space(model, dtype)
@@ -183,6 +187,7 @@ def _bias_limit(model: LayerPeeled, state: State) -> jax.Array:
     return jnp.where(decay > 0, drift / jnp.where(decay > 0, decay, 1.0), runs_away)
 
 
+@eqx.filter_jit
 def _driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     """Theorem 6 and its mirror image: one part stays and pulls the other along a line."""
     dtype = state.W.dtype
@@ -201,6 +206,7 @@ def _driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     return Limit(direction, rate, rate_H, rate_W, jnp.zeros((), dtype), none, none)
 
 
+@eqx.filter_jit
 def _spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     dtype = state.W.dtype
     G = model.signal().times(state.W)

@@ -140,8 +140,8 @@ def adjusted_margin(
     Raises:
         ValueError: for epsilon outside (0, 1) or gamma < 0.
 
-    Source: Zhou et al. 2023, Eq. 104, with delta = -(1 + beta sqrt(1-(1-eps)^2) / ((1-eps) sqrt(1-beta^2))) (w - h h^T w);
-    the printed plus sign does not give the stated cosine.
+    Source: Zhou et al. 2023, Eq. 104, with delta = -(1 + beta sqrt(1-(1-eps)^2) / ((1-eps) sqrt(1-beta^2)))
+    (w - h h^T w); the printed plus sign does not give the stated cosine.
 
     Example:
         >>> h, w = jnp.array([[-0.8, 0.6]]), jnp.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -204,8 +204,8 @@ class Loss:
             NotLinear: for every other loss.
         """
         raise NotLinear(
-            f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no constant "
-            "signal matrix; use the unhinged loss, or `simulate` instead of `exact`."
+            f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no "
+            "constant signal matrix; use the unhinged loss, or `simulate` instead of `exact`."
         )
 
 

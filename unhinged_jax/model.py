@@ -236,7 +236,9 @@ def checked(model: LayerPeeled) -> LayerPeeled:
         _check.non_negative("gamma", gamma)
     _check.choice("rescale", model.rescale, (0, 1, 2))
     if model.rescale and not model.spherical:
-        raise ValueError("rescaling by the feature norm belongs to spherical features; use `spherical(..., rescale=q)`.")
+        raise ValueError(
+            "rescaling by the feature norm belongs to spherical features; use `spherical(..., rescale=q)`."
+        )
     if model.kernel is not None and model.spherical:
         raise ValueError("a feature kernel and spherical features cannot be combined; drop one of them.")
     if isinstance(model.loss, AdjustedMargin) and not model.spherical:

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import collapse
-from unhinged_jax.features import ClassFeatures, DenseFeatures, Features, PlaneFeatures, map_samples, plane_features, unit
+from unhinged_jax.features import (
+    ClassFeatures,
+    DenseFeatures,
+    Features,
+    PlaneFeatures,
+    map_samples,
+    plane_features,
+    unit,
+)
 from unhinged_jax.leading import Split, log_distance, split_part
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.signal import ClassSignal
@@ -116,7 +124,10 @@ def _margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _accuracy(view: View) -> jax.Array:
-    return jnp.mean(view.once(_margins)[1].astype(view.W.dtype))
+    right = view.once(_margins)[1]
+    # Behind a barrier, because XLA would multiply by a rounded 1/n: k/n must come out as k/n.
+    count = jax.lax.optimization_barrier(jnp.asarray(right.shape[0], view.W.dtype))
+    return jnp.sum(right).astype(view.W.dtype) / count
 
 
 def _margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View], jax.Array]:
@@ -260,7 +271,9 @@ OBSERVABLES: dict[str, Observable] = {
     "log_abs_loss": Observable(_log_abs_loss, "logarithm of the absolute loss"),
     "objective": Observable(_objective, "loss plus decay terms"),
     "accuracy": Observable(_accuracy, "share of samples classified right"),
-    "accuracy_margin": Observable(_accuracy_margin, "least margin over ||h_i|| max ||w_c||; positive iff accuracy is 1"),
+    "accuracy_margin": Observable(
+        _accuracy_margin, "least margin over ||h_i|| max ||w_c||; positive iff accuracy is 1"
+    ),
     "margin_min": Observable(_margin(jnp.min), "least margin s_y - max s_j"),
     "margin_mean": Observable(_margin(jnp.mean), "mean margin s_y - max s_j"),
     **_with_exponential("norm", _log_norm, "norm of (H, W)"),
@@ -268,7 +281,9 @@ OBSERVABLES: dict[str, Observable] = {
     **_with_exponential("norm_W", lambda view: view.once(_log_norms)[1], "norm of W"),
     "norm_b": Observable(lambda view: safe_norm(view.b), "norm of b"),
     "bias_ratio": Observable(_bias_ratio, "largest bias over smallest"),
-    **_with_exponential("distance", _log_distance(_BOTH), "distance of the direction of (H, W) from its limit", "split"),
+    **_with_exponential(
+        "distance", _log_distance(_BOTH), "distance of the direction of (H, W) from its limit", "split"
+    ),
     **_with_exponential("distance_H", _log_distance(_H), "distance of the direction of H from its limit", "split"),
     **_with_exponential("distance_W", _log_distance(_W), "distance of the direction of W from its limit", "free split"),
     "gap_H": Observable(_gap(_H), "norm of H minus the leading part of its start", "free split"),
@@ -291,7 +306,11 @@ class ObservableSet(tuple):
 
 
 paper_observables = ObservableSet(
-    "loss accuracy accuracy_margin norm norm_H norm_W log_norm distance distance_H distance_W".split()
+    [
+        "loss", "accuracy", "accuracy_margin",
+        "norm", "norm_H", "norm_W", "log_norm",
+        "distance", "distance_H", "distance_W",
+    ]
 )
 """What the paper's figures show, and the margin that decides the accuracy."""
 

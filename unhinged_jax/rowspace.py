@@ -42,7 +42,7 @@ class RowSpace:
 
     @property
     def divisor(self) -> jax.Array:
-        """`square_weights` to divide by: the sum of a class without samples or weight is 0 whatever it is divided by."""
+        """`square_weights` to divide by: the sum of a class without samples or weight is 0 whatever divides it."""
         assert self.square_weights is not None
         return jnp.where(self.square_weights > 0, self.square_weights, 1.0)
 

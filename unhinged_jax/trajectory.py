@@ -37,7 +37,8 @@ class Result(enum.IntEnum):
 _MESSAGES = {
     Result.COMPLETED: "completed: every requested time was reached.",
     Result.STEADY: "steady: the rate of change fell below the tolerances; later times were not needed.",
-    Result.OVERFLOW: "overflow: the state was about to leave the floating-point range; lower the rate, add decay, or stop earlier.",
+    Result.OVERFLOW: "overflow: the state was about to leave the floating-point range; "
+    "lower the rate, add decay, or stop earlier.",
     Result.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps` or loosen the tolerances.",
     Result.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
 }

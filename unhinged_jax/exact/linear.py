@@ -31,8 +31,8 @@ class Columns(NamedTuple):
 class ExactLinear:
     """What does not change along a run: the start in the row space of its model, F_0 = M^T H_0, and the winning modes.
 
-    `seen` is the start as the residual sees it, S_0 r^T, F_0 r^T and W_0 r^T: evolved like any other columns it gives the
-    residual's part of the logits without a product over the feature dimension.
+    `seen` is the start as the residual sees it, S_0 r^T, F_0 r^T and W_0 r^T: evolved like any other columns it gives
+    the residual's part of the logits without a product over the feature dimension.
     """
 
     space: RowSpace
@@ -73,7 +73,7 @@ class ExactLinear:
         return c.keep * start.H + self.space.lift(carrier), W
 
     def _split(self, record: Record, slopes: Record) -> tuple[Split, jax.Array]:
-        """The leading part as an amplitude, and the rest on its own: other modes, mu- of the winning ones, uncoupled."""
+        """The leading part as an amplitude, and the rest alone: other modes, mu- of the winning ones, uncoupled."""
         assert self.leading is not None
         if self.leading.kind != "coupled":
             return self._driven_split(record)

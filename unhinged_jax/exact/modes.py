@@ -5,10 +5,10 @@ With F = M^T H and G = M^T Theta M the whole state is
     W = own(G) W_0 + feed(G) F_0,      H = keep H_0 + Theta M [carry(G) W_0 + lift(G) F_0],
 
 where for p(x) = e^{x tau} (flow) or p(x) = (1 + eta x)^k (descent) the coefficients are divided differences at the
-eigenvalues mu+- of K: feed = r2 p[mu+, mu-], carry = r1 p[mu+, mu-], lift = r1 r2 p[mu+, mu-, -r1 l1], keep = p(-r1 l1),
-and own is the last entry of p(K).
-This is the paper's solution for any signal matrix, decays, rates and kernel. Every coefficient is finite and smooth where
-mu+ = mu-, and comes divided by e^log_scale, so that no horizon overflows.
+eigenvalues mu+- of K: feed = r2 p[mu+, mu-], carry = r1 p[mu+, mu-], lift = r1 r2 p[mu+, mu-, -r1 l1], keep =
+p(-r1 l1), and own is the last entry of p(K).
+This is the paper's solution for any signal matrix, decays, rates and kernel. Every coefficient is finite and smooth
+where mu+ = mu-, and comes divided by e^log_scale, so that no horizon overflows.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class _Series:
     second: jax.Array
 
 
-def _exponential(j: int) -> float:
+def _exponential(j: jax.Array) -> jax.Array:
     return 1.0 / j
 
 
@@ -125,22 +125,22 @@ def _series(y: jax.Array, w: jax.Array, ratio: Any) -> _Series:
 
     even = (f(x) + f(-x))/2, odd = f[x, -x], second = f[x, -x, -w] with x^2 = y: power series in y and w, |w| <= x < 1.
     """
-    even = jnp.ones_like(y + w)
-    odd, second = jnp.zeros_like(even), jnp.zeros_like(even)
-    coefficient = jnp.ones_like(even)
-    power = jnp.ones_like(even)  # y^(j // 2)
-    symmetric, symmetric_power = jnp.zeros_like(even), jnp.ones_like(even)  # h_{j-2}(x, -x, -w), y^((j - 2) // 2)
-    for j in range(1, _TERMS):
-        coefficient = coefficient * ratio(j)
-        if j % 2:
-            odd = odd + coefficient * power
-        else:
-            power = power * y
-            even = even + coefficient * power
-        if j >= 2:
-            symmetric = -w * symmetric + (symmetric_power if j % 2 == 0 else 0.0)
-            second = second + coefficient * symmetric
-            symmetric_power = symmetric_power * y if j % 2 else symmetric_power
+    one = jnp.ones_like(y + w)
+    none = jnp.zeros_like(one)
+
+    def pair(carry: tuple[jax.Array, ...], i: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        """Terms j = 2i + 1 and j = 2i + 2; `power` is y^i, `symmetric` is h_{j-2}(x, -x, -w)."""
+        even, odd, second, coefficient, power, symmetric = carry
+        coefficient = coefficient * ratio(2 * i + 1)
+        symmetric = -w * symmetric
+        odd, second = odd + coefficient * power, second + coefficient * symmetric
+        coefficient = coefficient * ratio(2 * i + 2)
+        symmetric = -w * symmetric + power
+        even, second = even + coefficient * power * y, second + coefficient * symmetric
+        return (even, odd, second, coefficient, power * y, symmetric), None
+
+    start: tuple[jax.Array, ...] = (one, none, none, one, one, none)
+    (even, odd, second, *_), _ = jax.lax.scan(pair, start, jnp.arange(_TERMS // 2, dtype=one.dtype))
     return _Series(even, odd, second)
 
 

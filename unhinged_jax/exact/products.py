@@ -1,7 +1,8 @@
 """Descent whose steps differ: the ordered product of one-step matrices, one small matrix a mode.
 
-Each mode carries its coefficients through every update, with momentum if there is any. All terms are sums of non-negative
-ones while no factor oscillates, so nothing cancels where eigenvalues meet; powers of two are taken out on the way.
+Each mode carries its coefficients through every update, with momentum if there is any. All terms are sums of
+non-negative ones while no factor oscillates, so nothing cancels where eigenvalues meet; powers of two are taken out on
+the way.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def products(
         at_nodes = carry["nodes"] + eta * shift
         return _rescale({"x": x, "v": v, "nodes": at_nodes, "node_v": node_v, "power": carry["power"]})
 
-    _, saved, _ = _scan.run(step, carry, slots, count, lambda c: {"x": c["x"], "nodes": c["nodes"], "power": c["power"]})
+    _, saved, _ = _scan.run(
+        step, carry, slots, count, lambda c: {"x": c["x"], "nodes": c["nodes"], "power": c["power"]}
+    )
     return saved
 
 

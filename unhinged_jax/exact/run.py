@@ -12,7 +12,7 @@ from unhinged_jax import _entry, _scan
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
 from unhinged_jax.exact.linear import exact_linear
-from unhinged_jax.exact.timeline import Record, timeline
+from unhinged_jax.exact.timeline import Record, closed, timeline
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables import Observe, Plan, View, evaluate, wants_split
@@ -42,7 +42,8 @@ def exact(
     also for rates that are not proportional and with momentum; and spherical features with anchored prototypes.
 
     Args:
-        model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not read.
+        model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not
+            read.
 
     Returns:
         A `Trajectory` of kind "exact".
@@ -74,7 +75,7 @@ def exact(
         model, dynamics = _entry.traceable((model, dynamics))
         first = jnp.asarray(task.first)
         slots = None
-        if isinstance(dynamics, Descent):
+        if isinstance(dynamics, Descent) and (model.spherical or not closed(dynamics)):
             slots = jnp.asarray(_scan.slots_of(task.times, task.first))
         solve = _spherical if model.spherical else _linear
         return task.finish(
@@ -85,9 +86,13 @@ def exact(
 def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     """The setting that rules a closed form out, in words, or None."""
     if not model.loss.linear:
-        return f"the loss {type(model.loss).__name__} is not linear in the logits; use `simulate`, or the unhinged loss."
+        name = type(model.loss).__name__
+        return f"the loss {name} is not linear in the logits; use `simulate`, or the unhinged loss."
     if isinstance(dynamics, Flow) and not dynamics.proportional:
-        return "the rates of H and W are not proportional, so K at different times does not commute; use `simulate` or Descent."
+        return (
+            "the rates of H and W are not proportional, so K at different times does not commute; "
+            "use `simulate` or Descent."
+        )
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
         return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
     if model.spherical and model.prototypes_move:

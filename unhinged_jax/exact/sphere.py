@@ -28,7 +28,8 @@ class Sphere:
         self.plane = watched(plane_features(H, G), W)
         self.pull = row_lengths(G)[:, 0]
         self.length = jnp.hypot(self.plane.along, self.plane.across)
-        # Angles are measured from the nearest pole, so that those close to pi, and pi itself, are as exact as small ones.
+        # Angles are measured from the nearest pole, so that those close to pi, and pi itself, are as exact as
+        # small ones.
         self.far = self.plane.along < 0
         self.angle = jnp.arctan2(self.plane.across, jnp.abs(self.plane.along))
 

@@ -1,4 +1,4 @@
-"""Coefficients of the modes at all requested times: closed forms for flow and equal steps, ordered products otherwise."""
+"""Coefficients of the modes at requested times: closed forms for flow and equal steps, ordered products otherwise."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from unhinged_jax.special import phi1, safe_log
 class Record:
     """Everything a moment needs, each with a leading axis of times.
 
-    `full` and `rest` are coefficients over e^log_full and e^log_rest; in `rest` the winning modes (mask 1) are left out.
-    `log_powers` and `signs`: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2.
-    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1; `ramp_H` and `ramp_W` are the same integrals for a part
-    that is driven by a constant.
+    `full` and `rest` are coefficients over e^log_full and e^log_rest; in `rest` the winning modes (mask 1) are left
+    out. `log_powers` and `signs`: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2.
+    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1; `ramp_H` and `ramp_W` are the same integrals for a
+    part that is driven by a constant.
     """
 
     full: Coefficients

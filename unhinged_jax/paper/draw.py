@@ -58,29 +58,28 @@ def figure_of(outcome: Outcome, with_published: bool) -> Any:
 
 
 def _panel(ax: Any, outcome: Outcome, panel: Any, colours: dict[str, str], with_published: bool) -> None:
-    smallest = np.inf
+    smallest, largest = np.inf, 0.0
     name = outcome.figure.number + panel.letter
     for label, (t, values) in outcome.exact[panel.letter].items():
         colour = colours[label]
         ax.plot(t, values, color=colour, lw=3.5, alpha=0.45, solid_capstyle="butt")
         ax.plot(*outcome.simulated[panel.letter][label], color=colour, lw=1.0, ls=(0, (4, 3)))
         positive = values[values > 0]
-        smallest = min(smallest, positive.min(initial=np.inf))
+        smallest, largest = min(smallest, positive.min(initial=np.inf)), max(largest, positive.max(initial=0.0))
         if with_published and label in published.vertices(name):
             x, y = published.vertices(name)[label]
-            if panel.scale == "log":
-                x, y = x[y > 0], y[y > 0]
+            if panel.scale == "log":  # what the original runs could not resolve is no data
+                shown = y >= (published.FLOOR if name in published.DISTANCES else 0)
+                x, y = x[shown], y[shown]
             thin = slice(None, None, max(1, x.size // 14))
             ax.plot(x[thin], y[thin], "o", ms=3.5, mfc="white", mec=colour, mew=0.9)
     if panel.scale == "symlog":
         ax.set_yscale("symlog", linthresh=1.0)
-        from matplotlib.ticker import SymmetricalLogLocator
-
-        ax.yaxis.set_major_locator(SymmetricalLogLocator(base=1e12, linthresh=1.0))
+        ax.set_yticks([0.0, *(-(10.0**power) for power in range(12, 60, 12))])
     elif panel.scale == "log":
         ax.set_yscale("log")
         if smallest < _LEAST:
-            ax.set_ylim(bottom=_LEAST)
+            ax.set_ylim(_LEAST, 5 * largest)
     ax.set_title(f"({panel.letter}) {panel.title}")
     ax.set_xlabel("update")
     ax.margins(x=0.02)

@@ -1,7 +1,7 @@
 """The paper's numerical experiments as data: what to run and what to draw, with the settings they were really run with.
 
-The paper's captions and its runs disagree in places; `Figure.notes` says where. Norms and distances at index t of a published
-curve belong to the state after t + 1 updates, loss and accuracy to the state before update t + 1.
+The paper's captions and its runs disagree in places; `Figure.notes` says where. Norms and distances at index t of a
+published curve belong to the state after t + 1 updates, loss and accuracy to the state before update t + 1.
 
 Source: Zhou et al. 2023, Figures 1, 4-9, 15.
 """
@@ -91,7 +91,7 @@ _ACCURACY = ("accuracy",)
 
 
 def _regularized_panels(squared: bool, omit: tuple[str, ...] = ()) -> tuple[Panel, ...]:
-    power = {"value": _square} if squared else {}
+    power: dict[str, Any] = {"value": _square} if squared else {}
     sign = "²" if squared else ""
     return (
         Panel("a", "training accuracy", _ACCURACY, 0, scale="linear"),
@@ -138,7 +138,8 @@ def _figure_5() -> Figure:
         for gamma, name in names.items()
     )
     notes = "The curve labelled 1/(C-1) was run with 1/198, half of it."
-    return Figure("5", "Critical decay, trade-off varied", curves, _regularized_panels(True, ("gamma=0.1",)), notes=notes)
+    panels = _regularized_panels(True, ("gamma=0.1",))
+    return Figure("5", "Critical decay, trade-off varied", curves, panels, notes=notes)
 
 
 def _figure_6() -> Figure:
@@ -151,12 +152,13 @@ def _figure_6() -> Figure:
 
 def _figure_7() -> Figure:
     gamma = NATURAL / 2
-    decays = {"1e-5": 1e-5, "0.0001": 1e-4, "0.001": 1e-3, "0.005": 5e-3, "(1+gamma)/(C*sqrt(N))": critical_decay(gamma)}
+    decays = {"1e-5": 1e-5, "0.0001": 1e-4, "0.001": 1e-3, "0.005": 5e-3}
+    decays["(1+gamma)/(C*sqrt(N))"] = critical_decay(gamma)
     curves = tuple(
         Curve(f"lambda={name}", regularized(_labels(), DIM, gamma=gamma, decay=decay), Descent(0.1))
         for name, decay in decays.items()
     )
-    notes = "Run with gamma = 1/198. The caption is that of Figure 4; (b) is the distance to H₁⁺ and (c) is not squared."
+    notes = "Run with gamma = 1/198. The caption is Figure 4's; (b) is the distance to H₁⁺ and (c) is not squared."
     return Figure("7", "Weight decay varied", curves, _regularized_panels(False), notes=notes)
 
 
@@ -169,11 +171,11 @@ def _figure_8() -> Figure:
 
 
 def _figure_9() -> Figure:
-    rates = (0.1, 0.5, 1, 5, 10)
+    rates = {"0.1": 0.1, "0.5": 0.5, "1.0": 1.0, "5.0": 5.0, "10": 10.0}
 
     def curves(rescale: int) -> tuple[Curve, ...]:
         model = spherical(_labels(), DIM, gamma=0.0, rescale=rescale)
-        return tuple(Curve(f"eta={eta}", model, Descent(float(eta))) for eta in rates)
+        return tuple(Curve(f"eta={name}", model, Descent(eta)) for name, eta in rates.items())
 
     plain, rescaled = curves(0), curves(1)
 
@@ -227,12 +229,12 @@ def start(figure: Figure, seed: int | None = None) -> State:
     prototypes from a seed."""
     bias = np.zeros(CLASSES)
     if seed is None:
-        prototypes = {
+        made: dict[str, Callable[[], Any]] = {
             "kaiming": initial.paper_prototypes,
             "anchors": initial.paper_anchors,
             "centred": lambda: initial.paper_anchors(centred=True),
-        }[figure.prototypes]()
-        return State(initial.paper_features(), prototypes, bias)
+        }
+        return State(initial.paper_features(), made[figure.prototypes](), bias)
     draws = np.random.default_rng(seed)
     features = draws.standard_normal((CLASSES * PER_CLASS, DIM))
     if figure.prototypes == "kaiming":

@@ -8,8 +8,8 @@ from importlib import resources
 
 import numpy as np
 
-_FLOOR = 2e-11  # published distances below this are rounding of the original runs
-_DISTANCES = {"1c", "5b", "5c", "6b", "6c", "7b", "7c", "8b", "8c", "9b", "9e", "15c"}
+FLOOR = 2e-11  # published distances below this are rounding of the original runs
+DISTANCES = {"1c", "5b", "5c", "6b", "6c", "7b", "7c", "8b", "8c", "9b", "9e", "15c"}
 _RESOLUTION = {"1a": 2e46, "15a": 2e-5, "15d": 2e-5}  # what the plot resolves
 _NOISE = {("1b", "gamma=0.05"): 34_300, ("5a", "gamma=0.1"): 12_800}  # all logits equal beyond: accuracy is rounding
 
@@ -35,20 +35,21 @@ def deviation(panel: str, curve: str, indices: np.ndarray, values: np.ndarray) -
     """How far a curve is from its published vertices.
 
     Returns:
-        None where nothing was published; else `points` compared and `worst`, the largest |difference| over 1e-6 |value| + r
-        with r what the plot resolves: at most 1 means agreement. Left out are distances below 2e-11 and accuracies of equal
-        logits, which were rounding in the original.
+        None where nothing was published; else `points` compared and `worst`, the largest |difference| over 1e-6 |value|
+        + r with r what the plot resolves: at most 1 means agreement. Left out are distances below 2e-11 and accuracies
+        of equal logits, which were rounding in the original.
     """
     published = vertices(panel).get(curve)
     if published is None:
         return None
     t, value = published
     keep = t < _NOISE.get((panel, curve), np.inf)
-    if panel in _DISTANCES:
-        keep &= value >= _FLOOR
+    if panel in DISTANCES:
+        keep &= value >= FLOOR
     t, value = t[keep], value[keep]
     ours = values[np.searchsorted(indices, t)]
     allowed = 1e-6 * np.abs(value) + _RESOLUTION.get(panel, 0.0)
     difference = np.abs(ours - value)
-    worst = np.max(np.divide(difference, allowed, out=np.where(difference > 0, np.inf, 0.0), where=allowed > 0), initial=0.0)
+    missed = np.where(difference > 0, np.inf, 0.0)
+    worst = np.max(np.divide(difference, allowed, out=missed, where=allowed > 0), initial=0.0)
     return {"points": int(t.size), "worst": float(worst)}

@@ -55,8 +55,11 @@ def read_indices(path: Path) -> dict[str, set[int]]:
         for line, row in enumerate(reader, start=2):
             panel, text = row["figure"].strip(), row["t"].strip()
             number = re.fullmatch(r"(\d+)([a-z])", panel)
-            if not number or number[1] not in FIGURES or number[2] not in {p.letter for p in FIGURES[number[1]]().panels}:
-                raise ValueError(f"{path}, line {line}: there is no panel {panel!r}; write a figure and a letter, such as 6b.")
+            known = number and number[1] in FIGURES and number[2] in {p.letter for p in FIGURES[number[1]]().panels}
+            if not known:
+                raise ValueError(
+                    f"{path}, line {line}: there is no panel {panel!r}; write a figure and a letter, such as 6b."
+                )
             try:
                 index = int(text)
             except ValueError:
@@ -92,17 +95,20 @@ def plan_indices(figures: Sequence[Figure], extra: dict[str, set[int]]) -> dict[
     plans = {figure.number: (indices(figure, extra, 0), indices(figure, extra, 1)) for figure in figures}
     alike = [plans[number] for number in _COMMON if number in plans]
     counts = [max((plan[side].size for plan in alike), default=0) for side in (0, 1)]
-    both = max((np.union1d(before, after + 1).size for before, after in alike), default=0)
     for number in _COMMON:
         if number in plans:
             before, after = (padded(points, count) for points, count in zip(plans[number], counts, strict=True))
             plans[number] = (before, after)
-    del both
     return plans
 
 
 def run_curve(
-    solve: Callable[..., Any], figure: Figure, curve: Curve, panels: Sequence[Panel], before: np.ndarray, after: np.ndarray,
+    solve: Callable[..., Any],
+    figure: Figure,
+    curve: Curve,
+    panels: Sequence[Panel],
+    before: np.ndarray,
+    after: np.ndarray,
     state: Any,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """One curve of every panel it feeds: letter -> (indices, values)."""
@@ -165,7 +171,7 @@ def summarise(outcome: Outcome, from_paper: bool) -> dict[str, Any]:
     """Agreement of simulated, exact and published, panel by panel."""
     figure, panels = outcome.figure, {}
     for panel in figure.panels:
-        name, rows = figure.number + panel.letter, {}
+        name, rows = figure.number + panel.letter, dict[str, dict[str, Any]]()
         for label, (t, simulated) in outcome.simulated[panel.letter].items():
             closed = outcome.exact[panel.letter][label][1]
             size = np.maximum(np.abs(closed), np.finfo(float).tiny)
@@ -195,7 +201,14 @@ def main(
         seed: Start from this seed instead of the paper's own state.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     began = time.monotonic()
     chosen = [FIGURES[number]() for number in figure_numbers(figures)]
@@ -204,12 +217,14 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     total = sum(2 * len(figure.runs()) for figure in chosen)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    clocks = [TimeElapsedColumn(), TimeRemainingColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *clocks]
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("compiling", total=total)
         outcomes = run_figures(chosen, extra, seed, lambda text: progress.update(bar, advance=1, description=text))
         progress.update(bar, description="drawing")
-        summary: dict[str, Any] = {"seed": seed, "start": "the paper's" if seed is None else f"seed {seed}", "figures": {}}
+        source = "the paper's" if seed is None else f"seed {seed}"
+        summary: dict[str, Any] = {"seed": seed, "start": source, "figures": {}}
         for outcome in outcomes:
             number = outcome.figure.number
             order = [curve.label for _, curve in outcome.figure.runs()]

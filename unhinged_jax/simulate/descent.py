@@ -98,9 +98,11 @@ def _logs(system: System, carry: dict, dtype: Any) -> list[jax.Array]:
 
 def _on_bodies(function: Any, tree: Any) -> Any:
     """Apply to every body-shaped dictionary inside an optimiser's state."""
-    return jax.tree.map(
-        lambda node: function(node) if isinstance(node, dict) else node, tree, is_leaf=lambda node: isinstance(node, dict)
-    )
+
+    def is_body(node: Any) -> bool:
+        return isinstance(node, dict)
+
+    return jax.tree.map(lambda node: function(node) if is_body(node) else node, tree, is_leaf=is_body)
 
 
 def _rescaled(system: System, carry: dict) -> dict:
@@ -136,7 +138,8 @@ def _initial_memory(
     momentum = isinstance(memory, dict)
     if descent.optimizer is None and momentum:
         return (optax.TraceState(trace=system.pack(memory)), optax.EmptyState())
-    if momentum or jax.tree.structure(memory) != jax.tree.structure(jax.eval_shape(transform.init, body)):
+    expected: Any = jax.tree.structure(jax.eval_shape(transform.init, body))
+    if momentum or jax.tree.structure(memory) != expected:
         raise ValueError(
             "the trajectory ended with the memory of another optimizer; go on with that one, or start afresh from "
             "`trajectory.final`."

@@ -12,7 +12,6 @@ from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.model import settled
 from unhinged_jax.observables import Plan, evaluate
 from unhinged_jax.simulate.system import Body, System, rated
-from unhinged_jax.special import safe_sqrt
 from unhinged_jax.trajectory import Result
 
 

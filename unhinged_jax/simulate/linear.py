@@ -2,11 +2,11 @@
 
 Nothing here knows modes: a step is the plain update. Two things make it cheap and sharp.
 
-- Class sums. With M = diag(q) Y R, the sums S_c = sum_{i in c} q_i h_i obey S' = D R W - lambda_1 S, W' = R^T S - lambda_2 W,
-  and what is orthogonal to them only decays, by one common factor. No product of n rows is needed.
-- Columns. The update mixes rows and treats every column (feature coordinate) alike. When there are more columns than rows
-  it is cheaper to update the identity and multiply by the start when something is read; and a column more carries the
-  leading part alone, so that distances to the limit never come from differences.
+- Class sums. With M = diag(q) Y R, the sums S_c = sum_{i in c} q_i h_i obey S' = D R W - lambda_1 S, W' = R^T S -
+  lambda_2 W, and what is orthogonal to them only decays, by one common factor. No product of n rows is needed.
+- Columns. The update mixes rows and treats every column (feature coordinate) alike. When there are more columns than
+  rows it is cheaper to update the identity and multiply by the start when something is read; and a column more carries
+  the leading part alone, so that distances to the limit never come from differences.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _watch(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
 class LinearSystem(System):
     """A linear run: its row space, its start there, and the leading part that is carried apart if there is one.
 
-    The arrays that move: "H" (class sums or features) and "W", one column a coordinate; "residual", the factor on what is
-    orthogonal to the class sums; "lead_H" and "lead_W", one column of the leading part; "b".
+    The arrays that move: "H" (class sums or features) and "W", one column a coordinate; "residual", the factor on what
+    is orthogonal to the class sums; "lead_H" and "lead_W", one column of the leading part; "b".
     """
 
     space: RowSpace
@@ -198,7 +198,7 @@ class LinearSystem(System):
         }
 
     def _rest(self, body: Body, logs: list[jax.Array]) -> tuple[Body, Any, jax.Array]:
-        """The body with all that is not leading over one scale and uncompressed, r W^T if known, and the scale's log."""
+        """The body with all that is not leading over one scale, uncompressed, r W^T if known, and the scale's log."""
         log_rest, log_residual = logs[-2], logs[-1]
         common = log_rest
         if self.residual is not None and self.space.model.features_move:
@@ -237,7 +237,8 @@ class LinearSystem(System):
         total_W = still * self.W if kind == "anchored" else lead * self.leading.prototypes + rest * W
         residual = still if kind == "frozen" else rest * body["residual"]
         if seen is not None:  # r W^T of the whole W, from that of its rest
-            lead_seen = self.seen.leading  # type: ignore[union-attr]
+            assert self.seen is not None and self.seen.leading is not None
+            lead_seen = self.seen.leading
             seen = still * lead_seen if kind == "anchored" else lead * lead_seen + rest * seen
         features = self.space.features(total_H, self.residual, residual, seen)
         return View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
@@ -264,7 +265,7 @@ class LinearSystem(System):
 def linear_system(
     model: LayerPeeled, state: State, leading: Leading | None, compress: bool = True
 ) -> LinearSystem:
-    """Bring a state into the row space of its linear model; `compress` lets it update the identity where that is smaller."""
+    """Bring a state into the row space of its linear model; `compress` lets it update a smaller identity."""
     H, W = state.H, state.W
     space = row_space(model, W.dtype)
     rows, residual = space.project(H)

@@ -1,7 +1,7 @@
 """Spherical features with anchored prototypes: every sample stays in the plane of its start and its target.
 
-The plain update, written in Cartesian coordinates of that plane: along the target direction and across it. What is across
-is multiplied, never subtracted from, so an error of 1e-200 is as exact as one of 1e-2.
+The plain update, written in Cartesian coordinates of that plane: along the target direction and across it. What is
+across is multiplied, never subtracted from, so an error of 1e-200 is as exact as one of 1e-2.
 """
 
 from __future__ import annotations
@@ -20,40 +20,61 @@ from unhinged_jax.simulate.system import Body, System
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PlaneSystem(System):
-    """Arrays "along" and "across", shape (n,), of h_i = along_i e_i + across_i f_i; `pull` is ||g_i||."""
+    """Arrays "along" and "across" (or "log_across"), shape (n,), of h_i = along_i e_i + across_i f_i.
+
+    `pull` is ||g_i||.
+    """
 
     model: LayerPeeled
     W: jax.Array
     b: jax.Array
     plane: PlaneFeatures
     pull: jax.Array
+    logarithmic: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def body(self) -> Body:
-        return {"along": self.plane.along, "across": self.plane.across}
+        if not self.logarithmic:
+            return {"along": self.plane.along, "across": self.plane.across}
+        return {"along": self.plane.along, "log_across": jnp.log(jnp.where(self._off, self.plane.across, 1.0))}
+
+    @property
+    def _off(self) -> jax.Array:
+        """Which samples are off their line; the others have no logarithm and stay on it."""
+        return self.plane.across > 0
+
+    def _across(self, body: Body) -> jax.Array:
+        if not self.logarithmic:
+            return body["across"]
+        return jnp.where(self._off, jnp.exp(body["log_across"]), 0.0)
 
     def velocity(self, body: Body) -> Body:
-        u, v = body["along"], body["across"]
+        u, v = body["along"], self._across(body)
         length = jnp.sqrt(u * u + v * v)
-        turn = self.pull * v * length ** (self.model.rescale - 3)
-        return {"along": turn * v - self.model.decay_H * u, "across": -turn * u - self.model.decay_H * v}
+        turn = self.pull * length ** (self.model.rescale - 3)
+        along, log_across = turn * v * v - self.model.decay_H * u, -turn * u - self.model.decay_H
+        if self.logarithmic:
+            return {"along": along, "log_across": log_across}
+        return {"along": along, "across": log_across * v}
 
     def pack(self, velocity: Body) -> Body:
         H = velocity["H"]
         return {"along": jnp.sum(H * self.plane.target, axis=1), "across": jnp.sum(H * self.plane.transverse, axis=1)}
 
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
-        moved = dataclasses.replace(self.plane, **velocity)
+        moved = dataclasses.replace(self.plane, along=velocity["along"], across=velocity["across"])
         return {"H": moved.dense(), "W": jnp.zeros_like(self.W), "b": jnp.zeros_like(self.b)}
 
     def view(self, body: Body, logs: list[jax.Array]) -> View:
-        features = dataclasses.replace(self.plane, **body)
+        features = dataclasses.replace(self.plane, along=body["along"], across=self._across(body))
         return View(self.model, features, self.W, self.b, jnp.zeros((), self.W.dtype))
 
 
-def plane_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> PlaneSystem:
-    """Bring a state into the planes of its samples.
+def plane_system(
+    model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array, logarithmic: bool
+) -> PlaneSystem:
+    """Bring a state into the planes of its samples; `logarithmic` for solvers, whose tolerances are absolute near zero.
 
     A sample without pull (g_i = 0) keeps its own direction: it lies across a target of zero.
     """
     G = model.signal().times(W)
-    return PlaneSystem(model, W, b, watched(plane_features(H, G), W), row_lengths(G)[:, 0])
+    return PlaneSystem(model, W, b, watched(plane_features(H, G), W), row_lengths(G)[:, 0], logarithmic)

@@ -41,8 +41,8 @@ def simulate(
         dynamics: `Flow` or `Descent`.
         state: Where to start; or a `Trajectory`, to go on from its end.
         times: Strictly ascending. For `Flow` times t; for `Descent` numbers of updates, whole numbers; 0 is the start.
-        observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None for
-            a built-in name); default `paper_observables`.
+        observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
+            for a built-in name); default `paper_observables`.
         states: Keep the states at `times` too: T (n + C) p numbers.
         target: Limit that distances refer to: "top" (default), the modes that win; "contrast" or "mean", for balanced
             labels, that subspace whether it wins or not.
@@ -77,7 +77,10 @@ def simulate(
                 )
             )
         return task.finish(
-            _integrate(model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states, target, reduce)
+            _integrate(
+                model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
+                target, reduce,
+            )
         )
 
 
@@ -153,7 +156,7 @@ def _system(
     grown = jnp.exp(jnp.asarray(state.log_scale, state.W.dtype))
     H, W = grown * state.H, grown * state.W
     if reduce and model.spherical and model.loss.linear and not model.prototypes_move and not elementwise:
-        return plane_system(model, H, W, state.b)
+        return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
     return DenseSystem(model, H, W, state.b)
 
 
