@@ -43,10 +43,10 @@ class Comparison:
     """How far one run is from another, observable by observable and, if states were kept, part by part.
 
     Attributes:
-        errors: Name -> largest relative difference over time; for H, W and b the Frobenius norm of the difference over that
-            of the second run (b over max(||b_0||, ||b||)).
-        rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`); NaN if it was
-            not observed.
+        errors: Name -> largest relative difference over time; for H, W and b the Frobenius norm of the difference over
+            that of the second run (b over max(||b_0||, ||b||)).
+        rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`); NaN if it
+            was not observed.
     """
 
     errors: dict[str, float]
@@ -68,8 +68,8 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     """Compare two runs at the same times, as a rule a simulated one with the exact one.
 
     Args:
-        run, truth: Trajectories over the same times. Compared are the observables both have, and the states if both kept
-            them; times that were not reached count as infinitely wrong.
+        run, truth: Trajectories over the same times. Compared are the observables both have, and the states if both
+            kept them; times that were not reached count as infinitely wrong.
 
     Raises:
         ValueError: if the times differ or nothing is common to both.
@@ -126,7 +126,7 @@ def state_errors(run: State, truth: State) -> dict[str, float]:
 
 
 def fitted_rate(run: Trajectory) -> float:
-    """Least-squares exponential rate of the distance to the limit, over the last quarter of the time that was reached."""
+    """Least-squares exponential rate of the distance to the limit, over the last quarter of the time reached."""
     for name, transform in (("log_distance", float), ("distance", math.log)):
         if name in run.observables:
             reached = np.asarray(run.reached)
@@ -248,7 +248,7 @@ def run_case(case: Case) -> Row:
 
 
 def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float, float]:
-    """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved interval, and the predicted one."""
+    """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted."""
     schedule = case.dynamics.schedule
     if case.how == "cosine descent" or (case.model.spherical and case.model.rescale < 2):
         return math.nan, math.nan  # no constant rate, or one a sample
