@@ -25,7 +25,8 @@ def test_agreement_is_measured_against_a_millionth(monkeypatch):
     assert published.deviation("1b", "curve", indices, ours) == {"points": 3, "worst": 0.0}
     ours[5] = -2.0 * (1 + 3e-6)
     assert published.deviation("1b", "curve", indices, ours)["worst"] == pytest.approx(3, rel=1e-6)
-    assert published.deviation("1b", "another", indices, ours) is None
+    with pytest.raises(ValueError, match="without a curve 'another'"):
+        published.deviation("1b", "another", indices, ours)
     ours[5] = np.nan
     assert not published.deviation("1b", "curve", indices, ours)["worst"] <= 1
 

@@ -38,11 +38,16 @@ def deviation(panel: str, curve: str, indices: np.ndarray, values: np.ndarray) -
         None where nothing was published; else `points` compared and `worst`, the largest |difference| over 1e-6 |value|
         + r with r what the plot resolves: at most 1 means agreement. Left out are distances below 2e-11 and accuracies
         of equal logits, which were rounding in the original.
+
+    Raises:
+        ValueError: for a curve that the published panel does not have, rather than leaving it uncompared.
     """
-    published = vertices(panel).get(curve)
-    if published is None:
+    curves = vertices(panel)
+    if not curves:
         return None
-    t, value = published
+    if curve not in curves:
+        raise ValueError(f"panel {panel} was published without a curve {curve!r}; it has {', '.join(curves)}.")
+    t, value = curves[curve]
     keep = t < _NOISE.get((panel, curve), np.inf)
     if panel in DISTANCES:
         keep &= value >= FLOOR
