@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.collapse import ClassStatistics, class_statistics
+from unhinged_jax.collapse import ClassStatistics, class_statistics, of_classes
 from unhinged_jax.special import safe_sqrt
 
 _BLOCK = 4_000_000  # largest number of logits held at once
@@ -30,9 +30,9 @@ class Features:
         """H V^T, shape (n, rows of V)."""
         raise TypeError("Features is the base class")
 
-    def logits(self, W: jax.Array) -> jax.Array:
-        """H W^T for the prototypes of the same moment, shape (n, C)."""
-        return self.products(W)
+    def scores(self, W: jax.Array) -> jax.Array:
+        """W H^T for the prototypes of the same moment, shape (C, n): what is done with them runs along samples."""
+        return self.products(W).T
 
     def rows(self, take: Callable[[jax.Array], jax.Array]) -> Features:
         """The features of some samples: `take` applied to every array with one row a sample."""
@@ -74,8 +74,9 @@ class ClassFeatures(Features):
     """h_i = q_i S_{y_i} / D_{y_i} + scale r_i, where S_c = sum q_i h_i, D_c = sum q_i^2 over class c.
 
     The residual r (n, p) has sum_{i in c} q_i r_i = 0, so S and the residual are orthogonal: linear losses see S alone.
-    `with_prototypes` = r W^T and `with_sums` = r S^T, (n, C), may be given where a solver has them for less than a
-    product.
+    `with_prototypes` = W r^T and `with_sums` = S r^T, (C, n), may be given where a solver has them for less than a
+    product, and `scatter` (C, m), m < n, with the Gram matrix of `with_sums`. `even`: weights and counts are equal in
+    all classes; `cyclic`: sample i is of class i mod C besides.
     """
 
     index: jax.Array
@@ -86,7 +87,9 @@ class ClassFeatures(Features):
     residual_scale: jax.Array
     with_prototypes: jax.Array | None = None
     with_sums: jax.Array | None = None
+    scatter: jax.Array | None = None
     even: bool = _static(False)
+    cyclic: bool = _static(False)
 
     def _centres(self) -> jax.Array:
         return self.sums / self.square_weights[:, None]
@@ -98,14 +101,14 @@ class ClassFeatures(Features):
         shared = (self._centres() @ V.T)[self.index]
         return self.weights[:, None] * shared + self.residual_scale * (self.residual @ V.T)
 
-    def logits(self, W: jax.Array) -> jax.Array:
+    def scores(self, W: jax.Array) -> jax.Array:
         if self.with_prototypes is None:
-            return self.products(W)
-        shared = (self._centres() @ W.T)[self.index]
-        return self.weights[:, None] * shared + self.residual_scale * self.with_prototypes
+            return self.products(W).T
+        shared = of_classes(W @ self._centres().T, self.index, self.cyclic)
+        return self.weights * shared + self.residual_scale * self.with_prototypes
 
     def rows(self, take: Callable[[jax.Array], jax.Array]) -> ClassFeatures:
-        known = None if self.with_prototypes is None else take(self.with_prototypes)
+        known = None if self.with_prototypes is None else take(self.with_prototypes.T).T
         return dataclasses.replace(
             self,
             index=take(self.index),
@@ -113,7 +116,9 @@ class ClassFeatures(Features):
             residual=take(self.residual),
             with_prototypes=known,
             with_sums=None,
+            scatter=None,
             even=False,
+            cyclic=False,
         )
 
     def norm(self) -> jax.Array:
@@ -132,14 +137,20 @@ class ClassFeatures(Features):
         squares = jnp.sum(self.residual**2, axis=1)
         spread = jax.ops.segment_sum(squares, self.index, classes) / counts
         share = counts.astype(means.dtype) / self.index.shape[0]
-        given = self.with_sums
-        towards = self.residual @ means.T if given is None else given * (level / self.square_weights)
+        per_sum = (self.residual_scale * level / self.square_weights)[:, None]
+
+        def projected(with_sums: jax.Array) -> jax.Array:
+            towards = per_sum * with_sums
+            return (towards - share @ towards).T
+
         return ClassStatistics(
             counts=counts,
             means=means,
             variances=self.residual_scale**2 * spread,
-            projections=self.residual_scale * (towards - (towards @ share)[:, None]),
+            projections=projected(self.sums @ self.residual.T if self.with_sums is None else self.with_sums),
             labels=self.index,
+            scatter=None if self.scatter is None else projected(self.scatter),
+            cyclic=self.cyclic,
         )
 
 
@@ -148,7 +159,7 @@ class ClassFeatures(Features):
 class PlaneFeatures(Features):
     """h_i = along_i e_i + across_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal.
 
-    `with_prototypes` = (e W^T, f W^T), two (n, C) arrays, may be given where the prototypes stay.
+    `with_prototypes` = (W e^T, W f^T), two (C, n) arrays, may be given where the prototypes stay.
     """
 
     along: jax.Array
@@ -163,14 +174,14 @@ class PlaneFeatures(Features):
     def products(self, V: jax.Array) -> jax.Array:
         return self.along[:, None] * (self.target @ V.T) + self.across[:, None] * (self.transverse @ V.T)
 
-    def logits(self, W: jax.Array) -> jax.Array:
+    def scores(self, W: jax.Array) -> jax.Array:
         if self.with_prototypes is None:
-            return self.products(W)
+            return self.products(W).T
         along, across = self.with_prototypes
-        return self.along[:, None] * along + self.across[:, None] * across
+        return self.along * along + self.across * across
 
     def rows(self, take: Callable[[jax.Array], jax.Array]) -> PlaneFeatures:
-        return jax.tree.map(take, self)
+        return jax.tree.map(take, dataclasses.replace(self, with_prototypes=None))
 
     def row_norms(self) -> jax.Array:
         return jnp.hypot(self.along, self.across)
@@ -180,7 +191,7 @@ def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
     """The plane with its products with prototypes that stay, if they may be kept."""
     if not affordable(plane.along.shape[0], W.shape[0]):
         return plane
-    return dataclasses.replace(plane, with_prototypes=(plane.target @ W.T, plane.transverse @ W.T))
+    return dataclasses.replace(plane, with_prototypes=(W @ plane.target.T, W @ plane.transverse.T))
 
 
 def row_lengths(X: jax.Array) -> jax.Array:

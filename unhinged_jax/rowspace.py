@@ -17,13 +17,17 @@ from unhinged_jax.signal import ClassSignal, Signal
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowSpace:
-    """Row space of a linear problem: class sums if `summed`, else the features themselves."""
+    """Row space of a linear problem: class sums if `summed`, else the features themselves.
+
+    `cyclic`: sample i is known to be of class i mod C.
+    """
 
     model: LayerPeeled
     signal: Signal
     square_weights: jax.Array | None
     kernel: Kernel | None
     summed: bool = dataclasses.field(default=False, metadata={"static": True})
+    cyclic: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def lift(self, carrier: jax.Array) -> jax.Array:
         """Theta M carrier in this row space."""
@@ -64,10 +68,9 @@ class RowSpace:
         H: jax.Array,
         residual: jax.Array | None,
         residual_scale: jax.Array,
-        with_prototypes: jax.Array | None = None,
-        with_sums: jax.Array | None = None,
+        **known: jax.Array | None,
     ) -> Features:
-        """Rows of this space and a residual as features; its products r W^T and r S^T if they are known."""
+        """Rows of this space and a residual as features, with what is `known` of its products (`ClassFeatures`)."""
         if not self.summed:
             return DenseFeatures(H)
         assert residual is not None and self.square_weights is not None
@@ -79,9 +82,9 @@ class RowSpace:
             residual=residual,
             sums=H,
             residual_scale=residual_scale,
-            with_prototypes=with_prototypes,
-            with_sums=with_sums,
             even=labels.balanced,
+            cyclic=self.cyclic,
+            **known,
         )
 
 

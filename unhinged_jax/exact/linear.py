@@ -32,7 +32,8 @@ class ExactLinear:
     """What does not change along a run: the start in the row space of its model, F_0 = M^T H_0, and the winning modes.
 
     `seen` is the start as the residual sees it, S_0 r^T, F_0 r^T and W_0 r^T: evolved like any other columns it gives
-    the residual's part of the logits without a product over the feature dimension.
+    the residual's part of the logits without a product over the feature dimension. `scatter` is the same for fewer rows
+    with the Gram matrix of r.
     """
 
     space: RowSpace
@@ -46,6 +47,7 @@ class ExactLinear:
     log_scale: jax.Array
     leading: Leading | None
     seen: Columns | None
+    scatter: Columns | None = None
 
     def view(self, record: Record, slopes: Record) -> View:
         """The state at one moment; `slopes` holds the derivatives of the record in the squared singular values."""
@@ -54,11 +56,12 @@ class ExactLinear:
         b = self.b
         if model.bias and model.prototypes_move:
             b = record.hold * self.b + record.drive * self.drift_b
-        known: list[Any] = [None, None]
+        known: dict[str, Any] = {}
         if self.seen is not None:
-            with_sums, with_prototypes = self._evolve(record.full, slopes.full, self.seen)
-            known = [with_prototypes.T, with_sums.T]
-        features = self.space.features(H, self.residual, record.full.keep, *known)
+            known["with_sums"], known["with_prototypes"] = self._evolve(record.full, slopes.full, self.seen)
+        if self.scatter is not None:
+            known["scatter"], _ = self._evolve(record.full, slopes.full, self.scatter)
+        features = self.space.features(H, self.residual, record.full.keep, **known)
         view = View(model, features, W, b, record.log_full + self.log_scale)
         if self.leading is None:
             return view
@@ -137,13 +140,18 @@ def _joined(
     return split, log_size
 
 
+def as_seen(space: RowSpace, rows: jax.Array, W: jax.Array, residual: jax.Array) -> Columns:
+    """The start as some rows of residuals see it."""
+    S_r = rows @ residual.T
+    return Columns(S_r, space.gather(S_r), W @ residual.T)
+
+
 def exact_linear(space: RowSpace, spectrum: Spectrum, state: State, leading: Leading | None) -> ExactLinear:
     """Bring a state into the form from which every later moment is evaluated."""
     rows, residual = space.project(state.H)
     seen = None
     if residual is not None and affordable(residual.shape[0], state.W.shape[0]):
-        S_r = rows @ residual.T
-        seen = Columns(S_r, space.gather(S_r), state.W @ residual.T)
+        seen = as_seen(space, rows, state.W, residual)
     return ExactLinear(
         space=space,
         spectrum=spectrum,

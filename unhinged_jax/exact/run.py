@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from unhinged_jax import _entry, _scan
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
-from unhinged_jax.exact.linear import exact_linear
+from unhinged_jax.exact.compressed import compressed, compressible
+from unhinged_jax.exact.linear import ExactLinear, exact_linear
 from unhinged_jax.exact.timeline import Record, closed, timeline
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, settled
@@ -123,14 +124,37 @@ def _linear(
         r2 = dynamics.rate_W if model.prototypes_move else 0.0
         part = leading(model, space.signal, model.kernel, r1, r2, state.H, state.W, target)
         mask = mask if part.mask is None else part.mask
-    moments = times.astype(dtype) if isinstance(dynamics, Flow) else times
+    clock = times.astype(dtype) if isinstance(dynamics, Flow) else times
 
     def record_of(g: jax.Array) -> Record:
-        return timeline(model, dynamics, moments, slots, first, g, mask)
+        return timeline(model, dynamics, clock, slots, first, g, mask)
 
-    record, slopes = _with_slopes(record_of, spectrum)
+    moments = _with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part)
-    return _evaluate(lambda moment: problem.view(*moment), (record, slopes), times, plan, states)
+    built_in = all(function is None for _, function in plan)
+    if built_in and not states and compressible(problem):
+        values = _values_of_smaller(problem, moments, plan)
+        last = problem.view(*_end_of(moments))
+        return _trajectory({"values": values}, last, times, jnp.ones(times.shape[0], bool))
+    return _evaluate(lambda moment: problem.view(*moment), moments, times, plan, states)
+
+
+@eqx.filter_custom_jvp
+def _values_of_smaller(problem: ExactLinear, moments: Any, plan: Plan) -> dict[str, jax.Array]:
+    """Observables of the whole run from a smaller problem that has the same."""
+    smaller = compressed(problem)
+    return jax.lax.map(lambda moment: evaluate(plan, smaller.view(*moment)), moments)
+
+
+@_values_of_smaller.def_jvp
+def _values_of_smaller_jvp(primals: Any, tangents: Any) -> Any:
+    # Derivatives may leave the smaller problem; those of the problem itself are right to any order.
+    problem, moments, plan = primals
+
+    def values(problem: ExactLinear, moments: Any) -> dict[str, jax.Array]:
+        return jax.lax.map(lambda moment: evaluate(plan, problem.view(*moment)), moments)
+
+    return eqx.filter_jvp(values, (problem, moments), tangents[:2])
 
 
 def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:
@@ -183,8 +207,11 @@ def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: Plan, states: 
         return {**saved, "states": settled(view.state())} if states else saved
 
     saved = jax.lax.map(at, moments)
-    last = view_at(jax.tree.map(lambda leaf: leaf[-1], moments))
-    return _trajectory(saved, last, times, jnp.ones(times.shape[0], bool))
+    return _trajectory(saved, view_at(_end_of(moments)), times, jnp.ones(times.shape[0], bool))
+
+
+def _end_of(moments: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[-1], moments)
 
 
 def _trajectory(saved: dict, last: View, times: jax.Array, reached: jax.Array) -> Trajectory:

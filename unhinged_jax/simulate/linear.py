@@ -53,7 +53,7 @@ class Watch(NamedTuple):
 class Seen(NamedTuple):
     """The start as the residual r sees it, so that logits need no product over the feature dimension.
 
-    `start` is r [S_0; W_0]^T, (n, 2C); `leading` is r times the prototypes of the leading part, (n, C).
+    `start` is [S_0; W_0] r^T, (2C, n); `leading` is the prototypes of the leading part times r^T, (C, n).
     """
 
     start: jax.Array
@@ -198,7 +198,7 @@ class LinearSystem(System):
         }
 
     def _rest(self, body: Body, logs: list[jax.Array]) -> tuple[Body, Any, jax.Array]:
-        """The body with all that is not leading over one scale, uncompressed, r W^T if known, and the scale's log."""
+        """The body with all that is not leading over one scale, uncompressed, W r^T if known, and the scale's log."""
         log_rest, log_residual = logs[-2], logs[-1]
         common = log_rest
         if self.residual is not None and self.space.model.features_move:
@@ -208,7 +208,7 @@ class LinearSystem(System):
         H, W, seen = shrink * body["H"], shrink * body["W"], None
         if self.compressed:
             if self.seen is not None:
-                seen = self.seen.start @ W.T
+                seen = W @ self.seen.start
             both = jnp.concatenate([self.H, self.W])
             H, W = H @ both, W @ both
         residual = jnp.exp(log_residual - common) * body["residual"]
@@ -218,7 +218,7 @@ class LinearSystem(System):
         body, seen, log_rest = self._rest(body, logs)
         H, W = body["H"], body["W"]
         if self.leading is None:
-            features = self.space.features(H, self.residual, body["residual"], seen)
+            features = self.space.features(H, self.residual, body["residual"], with_prototypes=seen)
             return View(self.space.model, features, W, body["b"], log_rest)
         return self._joined(body, H, W, logs, log_rest, seen)
 
@@ -236,11 +236,11 @@ class LinearSystem(System):
         total_H = still * self.H if kind == "frozen" else lead * self.lead_H + rest * H
         total_W = still * self.W if kind == "anchored" else lead * self.leading.prototypes + rest * W
         residual = still if kind == "frozen" else rest * body["residual"]
-        if seen is not None:  # r W^T of the whole W, from that of its rest
+        if seen is not None:  # W r^T of the whole W, from that of its rest
             assert self.seen is not None and self.seen.leading is not None
             lead_seen = self.seen.leading
             seen = still * lead_seen if kind == "anchored" else lead * lead_seen + rest * seen
-        features = self.space.features(total_H, self.residual, residual, seen)
+        features = self.space.features(total_H, self.residual, residual, with_prototypes=seen)
         return View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
 
     def _split(
@@ -276,8 +276,8 @@ def linear_system(
     log_scale = jnp.asarray(state.log_scale, W.dtype)
     seen = None
     if compressed and residual is not None and affordable(residual.shape[0], W.shape[0]):
-        lead = None if leading is None else residual @ (W if leading.kind == "anchored" else leading.prototypes).T
-        seen = Seen(residual @ jnp.concatenate([rows, W]).T, lead)
+        lead = None if leading is None else (W if leading.kind == "anchored" else leading.prototypes) @ residual.T
+        seen = Seen(jnp.concatenate([rows, W]) @ residual.T, lead)
     return LinearSystem(
         space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, seen, compressed
     )
