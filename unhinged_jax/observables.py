@@ -110,12 +110,11 @@ def _margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = product * features.scores(view.W) + bias[:, None]
-        # An argmax, whose first maximum wins, spelt out as maxima: XLA does not vectorise argmax on CPUs.
+        # An argmax, whose first maximum wins, spelt out as comparisons: XLA does not vectorise argmax on CPUs.
         place = jnp.arange(logits.shape[0])[:, None] - truth
-        own, before, after = (
-            jnp.max(jnp.where(side, logits, -jnp.inf), axis=0) for side in (place == 0, place < 0, place > 0)
-        )
-        return own - jnp.maximum(before, after), (own > before) & (own >= after)
+        own = jnp.take_along_axis(logits, truth[None, :], axis=0)
+        right = jnp.all(jnp.where(place < 0, logits < own, logits <= own), axis=0)
+        return own[0] - jnp.max(jnp.where(place == 0, -jnp.inf, logits), axis=0), right
 
     truth = jnp.asarray(view.model.labels.truth)
     margin, right = map_samples(block, view.seen(), view.model.classes, truth)
