@@ -69,15 +69,13 @@ def run(
 
     def guarded(state: Tree, ks: jax.Array) -> tuple[Tree, None]:
         both, going = state
-
-        def advance() -> Tree:
-            after = many(both, ks)
-            if settle is None:
-                return after, going
-            settled, fine = settle(both[0], after[0])
-            return jax.lax.cond(fine, lambda: (settled, after[1]), lambda: both), fine
-
-        return jax.lax.cond(going, advance, lambda: (both, going)), None
+        after, saved = many(both, ks)
+        if settle is None:
+            return ((after, saved), going), None
+        settled, fine = settle(both[0], after)
+        # A choice, not a branch: vmapped, a branch would batch k and with it every branch inside the step.
+        going = going & fine
+        return (jax.tree.map(lambda new, old: jnp.where(going, new, old), (settled, saved), both), going), None
 
     state = ((carry, save(carry, saved, slots[0])), jnp.asarray(True))
     ks = jnp.arange(updates)

@@ -32,6 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unhinged_jax.special import first_largest
+
 __all__ = [
     "METRICS",
     "ClassStatistics",
@@ -395,13 +397,6 @@ def _pseudo_inverse_jvp(
     return inverse, leak + leak.T - product(inverse, change, inverse)
 
 
-def _first_largest(values: jax.Array) -> jax.Array:
-    """`argmax` along axis 0; two plain reductions are several times faster on the CPU."""
-    rows = values.shape[0]
-    largest = values == jnp.max(values, axis=0)
-    return jnp.min(jnp.where(largest, jnp.arange(rows)[:, None], rows), axis=0)
-
-
 def nc1(
     stats: ClassStatistics | _Prepared, normalise: bool = True, rtol: float | None = None
 ) -> jax.Array:
@@ -702,11 +697,11 @@ def nc4(stats: ClassStatistics | _Prepared, logits: ArrayLike) -> jax.Array:
     """
     prepared = _prepare(stats)
     stats = prepared.stats
-    choice = _first_largest(_logits(stats, logits).T)
+    choice = first_largest(_logits(stats, logits).T)
     projections = _in_scale(stats.projections, prepared).T
     # ‖h_i−μ_c‖², less what does not depend on c.
     distances = of_classes(prepared.squared_distances, stats.labels, stats.cyclic) - 2 * projections
-    return jnp.mean(choice == _first_largest(-distances), dtype=projections.dtype)
+    return jnp.mean(choice == first_largest(-distances), dtype=projections.dtype)
 
 
 def minimal_angle(vectors: ClassStatistics | ArrayLike | _Prepared | _Frame) -> jax.Array:

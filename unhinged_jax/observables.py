@@ -22,7 +22,7 @@ from unhinged_jax.features import (
 from unhinged_jax.leading import Split, log_distance, split_part
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.signal import ClassSignal
-from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax.special import first_largest, safe_log, safe_norm
 
 
 @jax.tree_util.register_dataclass
@@ -110,11 +110,10 @@ def _margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = product * features.scores(view.W) + bias[:, None]
-        # An argmax, whose first maximum wins, spelt out as comparisons: XLA does not vectorise argmax on CPUs.
-        place = jnp.arange(logits.shape[0])[:, None] - truth
-        own = jnp.take_along_axis(logits, truth[None, :], axis=0)
-        right = jnp.all(jnp.where(place < 0, logits < own, logits <= own), axis=0)
-        return own[0] - jnp.max(jnp.where(place == 0, -jnp.inf, logits), axis=0), right
+        own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
+        is_own = jnp.arange(logits.shape[0])[:, None] == truth
+        best_other = jnp.max(jnp.where(is_own, -jnp.inf, logits), axis=0)
+        return own - best_other, (first_largest(logits) == truth) & ~jnp.isnan(own)
 
     truth = jnp.asarray(view.model.labels.truth)
     margin, right = map_samples(block, view.seen(), view.model.classes, truth)

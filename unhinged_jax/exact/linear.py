@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.compression import smaller
 from unhinged_jax.exact.timeline import Record
 from unhinged_jax.features import affordable
 from unhinged_jax.leading import Leading, Split
@@ -67,6 +68,26 @@ class ExactLinear:
             return view
         split, log_start = self._split(record, slopes)
         return dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
+
+    def compressed(self) -> ExactLinear:
+        """A smaller problem with the same observables, for balanced classes."""
+        assert self.residual is not None
+        space, residual, turn = smaller(self.space, self.H, self.W, self.residual)
+        H, W, lead = turn(self.H), turn(self.W), self.leading
+        if lead is not None:
+            lead = dataclasses.replace(lead, carrier=turn(lead.carrier), prototypes=turn(lead.prototypes))
+        few = residual.shape[1] < residual.shape[0]
+        return dataclasses.replace(
+            self,
+            space=space,
+            H=H,
+            W=W,
+            F=space.gather(H),
+            residual=residual,
+            leading=lead,
+            seen=None if self.seen is None else as_seen(space, H, W, residual),
+            scatter=as_seen(space, H, W, jnp.linalg.qr(residual, mode="r")) if few else None,
+        )
 
     def _evolve(self, c: Any, dc: Any, start: Columns) -> tuple[jax.Array, jax.Array]:
         """Rows of H and W from coefficients and a start."""

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import _entry, _scan
+from unhinged_jax.compression import compressible, observed
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
-from unhinged_jax.exact.compressed import compressed, compressible
-from unhinged_jax.exact.linear import ExactLinear, exact_linear
+from unhinged_jax.exact.linear import exact_linear
 from unhinged_jax.exact.timeline import Record, closed, timeline
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, settled
@@ -131,30 +131,12 @@ def _linear(
 
     moments = _with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part)
-    built_in = all(function is None for _, function in plan)
-    if built_in and not states and compressible(problem):
-        values = _values_of_smaller(problem, moments, plan)
+    if not states and compressible(space, plan):
+        small = jax.lax.stop_gradient(problem).compressed()
+        values = jax.lax.map(lambda moment: observed(small, problem, moment, plan), moments)
         last = problem.view(*_end_of(moments))
         return _trajectory({"values": values}, last, times, jnp.ones(times.shape[0], bool))
     return _evaluate(lambda moment: problem.view(*moment), moments, times, plan, states)
-
-
-@eqx.filter_custom_jvp
-def _values_of_smaller(problem: ExactLinear, moments: Any, plan: Plan) -> dict[str, jax.Array]:
-    """Observables of the whole run from a smaller problem that has the same."""
-    smaller = compressed(problem)
-    return jax.lax.map(lambda moment: evaluate(plan, smaller.view(*moment)), moments)
-
-
-@_values_of_smaller.def_jvp
-def _values_of_smaller_jvp(primals: Any, tangents: Any) -> Any:
-    # Derivatives may leave the smaller problem; those of the problem itself are right to any order.
-    problem, moments, plan = primals
-
-    def values(problem: ExactLinear, moments: Any) -> dict[str, jax.Array]:
-        return jax.lax.map(lambda moment: evaluate(plan, problem.view(*moment)), moments)
-
-    return eqx.filter_jvp(values, (problem, moments), tangents[:2])
 
 
 def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:

@@ -11,8 +11,8 @@ import optax
 from unhinged_jax import _scan
 from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import settled
-from unhinged_jax.observables import Plan, View, evaluate
-from unhinged_jax.simulate.system import Body, System, rated
+from unhinged_jax.observables import Plan, View
+from unhinged_jax.simulate.system import Body, System, rated, reader
 from unhinged_jax.trajectory import Result
 
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
@@ -56,10 +56,10 @@ def run(
             return carry
         return jax.lax.cond(k % _TIDY_EVERY == _TIDY_EVERY - 1, lambda: _rescaled(system, carry), lambda: carry)
 
+    look = reader(system, plan, keep_states)
+
     def read(carry: dict) -> dict:
-        view = _view(system, carry, dtype)
-        saved = {"values": evaluate(plan, view)}
-        return {**saved, "states": settled(view.state())} if keep_states else saved
+        return look(carry["body"], _logs(system, carry, dtype))
 
     def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
         tidy = _rescaled(system, after) if system.groups else after

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.dynamics import Flow, rate_at
-from unhinged_jax.model import settled
-from unhinged_jax.observables import Plan, evaluate
-from unhinged_jax.simulate.system import Body, System, rated
+from unhinged_jax.observables import Plan
+from unhinged_jax.simulate.system import Body, System, rated, reader
 from unhinged_jax.trajectory import Result
 
 
@@ -41,10 +40,10 @@ def run(
         velocity = rated(system.velocity(y["body"]), rate_H, rate_W)
         return _at_unit_norm(system, y["body"], velocity)
 
+    look = reader(system, plan, keep_states)
+
     def read(time: jax.Array, y: dict, args: Any) -> dict:
-        view = system.view(system.clean(y["body"]), y["logs"])
-        saved = {"values": evaluate(plan, view)}
-        return {**saved, "states": settled(view.state())} if keep_states else saved
+        return look(system.clean(y["body"]), y["logs"])
 
     rtol = flow.rtol if flow.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-5)
     atol = flow.atol if flow.atol is not None else rtol

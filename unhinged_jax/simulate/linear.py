@@ -7,24 +7,29 @@ Nothing here knows modes: a step is the plain update. Two things make it cheap a
 - Columns. The update mixes rows and treats every column (feature coordinate) alike. When there are more columns than
   rows it is cheaper to update the identity and multiply by the start when something is read; and a column more carries
   the leading part alone, so that distances to the limit never come from differences.
+- Symmetry. Balanced classes can be renamed without changing the problem, so what the update makes of one class's sum
+  and of one class's prototype tells what it makes of all: two columns of the identity are enough.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.compression import compressible, smaller
 from unhinged_jax.features import affordable
 from unhinged_jax.leading import Leading, Split
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.observables import View
+from unhinged_jax.observables import Plan, View
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulate.system import Body, System, rated
 from unhinged_jax.special import safe_log, safe_norm
+
+Form = Literal["start", "identity", "pair"]
 
 
 def force(space: RowSpace, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -83,6 +88,9 @@ class LinearSystem(System):
 
     The arrays that move: "H" (class sums or features) and "W", one column a coordinate; "residual", the factor on what
     is orthogonal to the class sums; "lead_H" and "lead_W", one column of the leading part; "b".
+
+    `form` says what the columns of "H" and "W" start as: the "start" itself, the "identity", or the "pair" of its
+    columns that belong to the first class.
     """
 
     space: RowSpace
@@ -96,7 +104,7 @@ class LinearSystem(System):
     drift_b: jax.Array
     log_scale: jax.Array
     seen: Seen | None
-    compressed: bool = dataclasses.field(default=False, metadata={"static": True})
+    form: Form = dataclasses.field(default="start", metadata={"static": True})
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -107,9 +115,12 @@ class LinearSystem(System):
     def body(self) -> Body:
         rows_H, rows_W, dtype = self.H.shape[0], self.W.shape[0], self.W.dtype
         H, W = self.H, self.W
-        if self.compressed:
+        if self.form == "identity":
             H = jnp.eye(rows_H, rows_H + rows_W, dtype=dtype)
             W = jnp.eye(rows_W, rows_H + rows_W, k=rows_H, dtype=dtype)
+        elif self.form == "pair":
+            first = jnp.zeros((rows_W, 2), dtype)
+            H, W = first.at[0, 0].set(1.0), first.at[0, 1].set(1.0)
         body = {"H": H, "W": W, "residual": jnp.ones((), dtype), "b": self.b}
         if self.leading is None:
             return body
@@ -120,6 +131,22 @@ class LinearSystem(System):
         elif self.leading.kind == "frozen":
             lead_H, lead_W = self.H @ probe, jnp.zeros_like(lead_W)
         return self.clean({**body, "lead_H": lead_H, "lead_W": lead_W})
+
+    def compressible(self, plan: Plan) -> bool:
+        return self.form == "pair" and compressible(self.space, plan)
+
+    def compressed(self) -> LinearSystem:
+        assert self.residual is not None
+        space, residual, turn = smaller(self.space, self.H, self.W, self.residual)
+        H, W, watch, lead, lead_H = turn(self.H), turn(self.W), self.watch, self.leading, self.lead_H
+        if lead is not None and lead_H is not None and watch is not None:
+            lead = dataclasses.replace(lead, carrier=turn(lead.carrier), prototypes=turn(lead.prototypes))
+            along = [turn(part) if part.ndim else part for part in watch.direction]
+            lead_H, watch = turn(lead_H), watch._replace(direction=along)
+        seen = None if self.seen is None else _seen(H, W, residual, lead)
+        return dataclasses.replace(
+            self, space=space, H=H, W=W, residual=residual, leading=lead, lead_H=lead_H, watch=watch, seen=seen
+        )
 
     def velocity(self, body: Body) -> Body:
         model = self.space.model
@@ -206,13 +233,23 @@ class LinearSystem(System):
         common = jax.lax.stop_gradient(common)
         shrink = jnp.exp(log_rest - common)
         H, W, seen = shrink * body["H"], shrink * body["W"], None
-        if self.compressed:
+        if self.form != "start":
             if self.seen is not None:
-                seen = W @ self.seen.start
+                seen = self._applied(W, self.seen.start)
             both = jnp.concatenate([self.H, self.W])
-            H, W = H @ both, W @ both
+            H, W = self._applied(H, both), self._applied(W, both)
         residual = jnp.exp(log_residual - common) * body["residual"]
         return {**body, "H": H, "W": W, "residual": residual}, seen, common
+
+    def _applied(self, rows: jax.Array, start: jax.Array) -> jax.Array:
+        """What rows of the identity that has moved make of a start, (rows of H and W, columns)."""
+        if self.form == "identity":
+            return rows @ start
+        # The first class tells of itself and of any other; (C, columns) times (a - b) I + b 11^T, twice.
+        own, other = rows[0], rows[1]
+        X, Y = jnp.split(start, [self.H.shape[0]])
+        everywhere = other[0] * jnp.sum(X, axis=0) + other[1] * jnp.sum(Y, axis=0)
+        return (own[0] - other[0]) * X + (own[1] - other[1]) * Y + everywhere
 
     def view(self, body: Body, logs: list[jax.Array]) -> View:
         body, seen, log_rest = self._rest(body, logs)
@@ -262,6 +299,11 @@ class LinearSystem(System):
         return Split(self.watch.direction, rest, log_amplitude, jnp.sign(amplitude), log_rest)
 
 
+def _seen(H: jax.Array, W: jax.Array, residual: jax.Array, leading: Leading | None) -> Seen:
+    lead = None if leading is None else (W if leading.kind == "anchored" else leading.prototypes) @ residual.T
+    return Seen(jnp.concatenate([H, W]) @ residual.T, lead)
+
+
 def linear_system(
     model: LayerPeeled, state: State, leading: Leading | None, compress: bool = True
 ) -> LinearSystem:
@@ -269,15 +311,17 @@ def linear_system(
     H, W = state.H, state.W
     space = row_space(model, W.dtype)
     rows, residual = space.project(H)
-    compressed = compress and space.summed and H.shape[1] > rows.shape[0] + W.shape[0]
+    form: Form = "start"
+    if compress and space.summed:
+        wide = H.shape[1] > rows.shape[0] + W.shape[0]
+        form = "pair" if model.labels.balanced else "identity" if wide else "start"
     lead_H = None if leading is None else space.lift(leading.carrier)
     watch = None if leading is None or lead_H is None else _watch(space, leading, lead_H)
     drift_b = space.signal.column_sums(W.dtype)
     log_scale = jnp.asarray(state.log_scale, W.dtype)
     seen = None
-    if compressed and residual is not None and affordable(residual.shape[0], W.shape[0]):
-        lead = None if leading is None else (W if leading.kind == "anchored" else leading.prototypes) @ residual.T
-        seen = Seen(jnp.concatenate([rows, W]) @ residual.T, lead)
+    if form != "start" and residual is not None and affordable(residual.shape[0], W.shape[0]):
+        seen = _seen(rows, W, residual, leading)
     return LinearSystem(
-        space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, seen, compressed
+        space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, seen, form
     )

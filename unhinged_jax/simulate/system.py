@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.observables import View
+from unhinged_jax.compression import observed
+from unhinged_jax.model import settled
+from unhinged_jax.observables import Plan, View, evaluate
 from unhinged_jax.special import safe_norm
 
 Body = dict[str, jax.Array]
@@ -49,6 +54,14 @@ class System:
         """The inverse of `pack`: dense "H" and "W" divided by e^log_scale, and "b"; zero for a part that stays."""
         raise TypeError("System is the base class")
 
+    def compressible(self, plan: Plan) -> bool:
+        """Whether `compressed` gives a smaller system with the same body and the same values of these observables."""
+        return False
+
+    def compressed(self) -> System:
+        """The smaller system."""
+        raise TypeError("this system has no smaller one")
+
     def scale(self, body: Body, factors: list[jax.Array]) -> Body:
         """Every group multiplied by its factor; what belongs to no group stays."""
         scaled = dict(body)
@@ -59,6 +72,20 @@ class System:
     def sizes(self, body: Body) -> list[jax.Array]:
         """Norm of every group."""
         return [safe_norm(jnp.stack([safe_norm(body[name]) for name in names])) for names in self.groups]
+
+
+def reader(system: System, plan: Plan, keep_states: bool) -> Callable[[Body, list[jax.Array]], dict[str, Any]]:
+    """(body, logs) -> what is saved of it: the planned observables, and the state if states are kept."""
+    if not keep_states and system.compressible(plan):
+        small = jax.lax.stop_gradient(system).compressed()
+        return lambda body, logs: {"values": observed(small, system, (body, logs), plan)}
+
+    def read(body: Body, logs: list[jax.Array]) -> dict[str, Any]:
+        view = system.view(body, logs)
+        saved = {"values": evaluate(plan, view)}
+        return {**saved, "states": settled(view.state())} if keep_states else saved
+
+    return read
 
 
 def rated(body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:

@@ -1,0 +1,83 @@
+"""A smaller problem with the same observables, for balanced classes.
+
+Observables ask for inner products among class sums and prototypes, for those of the residuals with them, and for the
+residuals' lengths; never for products between two residuals, nor for the order of samples. So columns are turned onto
+the span of class sums and prototypes, which a linear dynamics never leaves, the length of what a residual has outside
+it goes into one column more, and samples are put in the order in which their classes cycle.
+
+Only values are those of the problem: derivatives may leave the span, so they are taken of the problem itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.features import row_lengths
+from unhinged_jax.observables import Plan, View, evaluate
+from unhinged_jax.rowspace import RowSpace
+
+
+class Viewed(Protocol):
+    """A pytree that observables can look at."""
+
+    def view(self, *moment: Any) -> View:
+        """What observables see at a moment."""
+
+
+class Smaller(NamedTuple):
+    """The smaller row space, its residuals, and how rows of the problem are turned into rows of it."""
+
+    space: RowSpace
+    residual: jax.Array
+    turn: Callable[[jax.Array], jax.Array]
+
+
+def compressible(space: RowSpace, plan: Plan) -> bool:
+    """Whether class sums of balanced classes carry the problem and only built-in observables look at it."""
+    return space.summed and space.model.labels.balanced and all(function is None for _, function in plan)
+
+
+def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) -> Smaller:
+    """Turn class sums H (C, p), prototypes W (C, p) and residuals (n, p) into the smaller problem."""
+    labels, classes, dim = space.model.labels, W.shape[0], W.shape[1]
+    order = jnp.argsort(jnp.asarray(labels.index), stable=True).reshape(classes, -1).T.reshape(-1)
+    cycle = labels.replace(
+        index=jnp.tile(jnp.arange(classes), labels.samples // classes),
+        clean=None if labels.clean is None else jnp.asarray(labels.clean)[order],
+    )
+    residual = residual[order]
+
+    def turn(rows: jax.Array) -> jax.Array:
+        return rows
+
+    if dim > 2 * classes + 1:
+        basis = jnp.linalg.qr(jnp.concatenate([H, W]).T)[0]
+        inside = residual @ basis
+        outside = row_lengths(residual - inside @ basis.T)
+        residual, dim = jnp.concatenate([inside, outside], axis=1), basis.shape[1] + 1
+
+        def turn(rows: jax.Array) -> jax.Array:
+            return jnp.pad(rows @ basis, ((0, 0), (0, 1)))
+
+    model = dataclasses.replace(space.model, labels=cycle, dim=dim)
+    return Smaller(dataclasses.replace(space, model=model, cyclic=True), residual, turn)
+
+
+@eqx.filter_custom_jvp
+def observed(small: Viewed, whole: Viewed, moment: tuple, plan: Plan) -> dict[str, jax.Array]:
+    """Planned observables of small.view(*moment), with the derivatives of those of the `whole`, which has the same."""
+    return evaluate(plan, small.view(*moment))
+
+
+@observed.def_jvp
+def _observed_jvp(
+    primals: tuple, tangents: tuple
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    _, whole, moment, plan = primals
+    return eqx.filter_jvp(lambda problem, at: evaluate(plan, problem.view(*at)), (whole, moment), tangents[1:3])
