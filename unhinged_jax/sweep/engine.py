@@ -116,7 +116,7 @@ def drive(
         for future in running:
             future.cancel()
         if owned:
-            _stop(executor)
+            executor.shutdown(wait=False, cancel_futures=True)  # what runs may still commit its block
     return given_up
 
 
@@ -130,15 +130,6 @@ def _blame(task: Task, reason: str, tries: dict[Task, int], given_up: dict[Task,
             f"{reason} {_TRIES} times (out of memory? `--lanes` makes blocks smaller). A script that calls `sweep` "
             "must do so under `if __name__ == '__main__':`."
         )
-
-
-def _stop(executor: Executor) -> None:
-    """Let go of an executor without waiting for what it runs; a block cut short is computed again."""
-    executor.shutdown(wait=False, cancel_futures=True)
-    if isinstance(executor, concurrent.futures.ProcessPoolExecutor):
-        for process in multiprocessing.active_children():
-            if process.name.startswith("SpawnProcess"):
-                process.terminate()
 
 
 def _told(error: BaseException) -> str:

@@ -45,8 +45,8 @@ def open_store(plan: Plan, path: Path, *, lanes: int | None = None, memory: int 
     return _create(plan, path, lanes, memory)
 
 
-def refuse_other(store: Store, plan: Plan) -> None:
-    """Raise ValueError if a plan is not the one of a store; take over what may change."""
+def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
+    """Raise ValueError if a plan is not the one of a store; take over what may change, unless told not to."""
     before, now = store.identity, _identity(plan, _inputs(grouping_of(plan)) if store.identity["inputs"] else {})
     old, new = flat(before), flat(now)
     differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -55,7 +55,7 @@ def refuse_other(store: Store, plan: Plan) -> None:
         shown = "; ".join(f"{key.removeprefix('plan.')} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in fatal[:5])
         more = f" and {len(fatal) - 5} more" if len(fatal) > 5 else ""
         raise ValueError(f"{store.path} holds another sweep: {shown}{more}. Choose another --store, or restore the plan.")
-    if differ:
+    if differ and change:
         store.group.attrs["plan"] = json.dumps(now)
 
 
