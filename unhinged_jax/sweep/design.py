@@ -143,11 +143,11 @@ def read_dims(sweep: Any, seed: int) -> tuple[Dim, ...]:
         ValueError: for axes that cannot be, or two of one key or name.
     """
     dims = []
-    for key, spec in (sweep.grid or {}).items():
-        axis = read_axis(key, spec)
-        if axis.numeric and len(set(axis.values)) < len(axis.values):
-            raise ValueError(f"axis {key!r} holds a value twice.")
-        dims.append(Dim(axis.name, (axis,), "grid"))
+    for keys, spec in (sweep.grid or {}).items():
+        axes = tuple(read_axis(key.strip(), spec) for key in keys.split("+"))
+        if axes[0].numeric and len(set(axes[0].values)) < len(axes[0].values):
+            raise ValueError(f"axis {keys!r} holds a value twice.")
+        dims.append(Dim(axes[0].name, axes, "grid"))
     zips = sweep.zip if isinstance(sweep.zip, list) else [sweep.zip] if sweep.zip else []
     dims += [_zipped(table) for table in zips]
     if sweep.random is not None:

@@ -26,7 +26,8 @@ class SweepSection:
         method: "simulate" (default) or "exact".
         seeds: Number of seeds 0 ... n-1, or a list of them; default: the one in [state].
         seeded: Keys that take the seed; default ["state.seed"].
-        grid: Dotted key -> values, or {from, to, count, spacing = "linear" or "log"}; every axis a dimension.
+        grid: Dotted key -> values, or {from, to, count, spacing = "linear" or "log"}; every axis a dimension. "key + key"
+            puts one value at several keys.
         zip: A table (or several) of dotted keys with lists of one length that vary together, and a `name`.
         random: {design = "sobol" or "latin_hypercube", count, seed, name} and dotted keys with {from, to, spacing}.
         title: Title of pictures.

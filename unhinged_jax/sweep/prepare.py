@@ -115,11 +115,12 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None) -> St
 
 
 def _coordinates(dim: Dim) -> dict[str, tuple[str, np.ndarray, dict[str, Any]]]:
-    found = {}
-    for axis in dim.axes if dim.kind != "seed" else dim.axes[:1]:
-        keys = axis.key if dim.kind != "seed" else " ".join(a.key for a in dim.axes)
-        found[axis.name] = (dim.name, axis.coordinate(), {"long_name": axis.label, "key": keys})
-    return found
+    if dim.kind in ("grid", "seed"):  # one value at every key
+        axis, keys = dim.axes[0], " + ".join(axis.key for axis in dim.axes)
+        return {dim.name: (dim.name, axis.coordinate(), {"long_name": axis.label, "key": keys})}
+    return {
+        axis.name: (dim.name, axis.coordinate(), {"long_name": axis.label, "key": axis.key}) for axis in dim.axes
+    }
 
 
 def default_memory() -> int:

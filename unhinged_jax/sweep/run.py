@@ -111,6 +111,7 @@ def run_store(
         raise ValueError(f"part must be (i, n) with 0 <= i < n, but got {part}.")
     with Progress(store.layout.points, progress) as shown:
         status = status_of(store, verify=True)
+        store.withdraw(status.damaged)
         wanted = status.failed_blocks if retry_failed else status.missing
         wanted = tuple(number for number in wanted if number % count == index)
         shown.start(status)

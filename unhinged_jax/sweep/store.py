@@ -154,6 +154,11 @@ class Store:
         """Those committed blocks whose data is missing, truncated or does not fit its digest."""
         return [number for number in numbers if not self._intact(number)]
 
+    def withdraw(self, numbers: Iterable[int]) -> None:
+        """Take back what was committed of blocks that are damaged."""
+        for number in numbers:
+            self._forget(self.committed_array, self.layout.place(number))
+
     def _digest_of(self, number: int) -> int:
         try:
             return int(self.committed_array[self.layout.place(number)])
