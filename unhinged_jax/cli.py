@@ -173,7 +173,7 @@ def sweep(
     Parameters
     ----------
     plan
-        A TOML file, or a shipped plan: phase, noise, imbalance, schedules. With --status or --export it may be left out.
+        A TOML file, or a shipped plan: phase, noise, imbalance, schedules. Not needed with --status or --export.
     store
         Folder of the Zarr store.
     status

@@ -477,6 +477,8 @@ def _noisy(clean: Labels, noise: NoiseTable, files: _Files) -> Labels:
         raise ValueError("noise takes either a seed (one drawn set of labels) or expected = true.")
     amount = noise.rate if noise.table is None else files.array("table", noise.table)
     # One precision for the draw, so that a seed names the same labels in every run.
+    if noise.seed is not None and isinstance(amount, jax.core.Tracer):
+        amount = amount.astype("float32")
     with scope("float32"):
         return method(amount, None if noise.seed is None else jax.random.key(noise.seed))
 

@@ -44,7 +44,7 @@ def sweep(
         raise ValueError("give a plan: a TOML file, or one of phase, noise, imbalance, schedules.")
     opened = prepare.open_store(Plan.read(plan), store, lanes=lanes)
     for change in prepare.changed_versions(opened):
-        print(f"unhinged: note: {change} since this store was made; new numbers may differ in their last digits.", file=sys.stderr)
+        print(f"unhinged: note: {change} since this store was made; last digits may differ.", file=sys.stderr)
     try:
         found = run.run_store(
             opened, workers=workers, scheduler=scheduler, part=_part(part), retry_failed=retry_failed
@@ -52,8 +52,8 @@ def sweep(
     except StoreFull as error:
         there = status_of(opened)
         print(
-            f"unhinged: error: no space left for {store}: {there.done:,} of {there.points:,} points are kept; free some "
-            f"space and run the same command again ({error.strerror}).",
+            f"unhinged: error: {error.strerror}: {there.done:,} of {there.points:,} points are kept in {store}; free some "
+            "space and run the same command again.",
             file=sys.stderr,
         )
         return BAD_INPUT

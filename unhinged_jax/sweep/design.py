@@ -115,7 +115,7 @@ def _span_ends(key: str, table: dict[str, Any]) -> tuple[float, float]:
             raise ValueError(f"axis {key!r}: {name} must be a finite number, but is {value!r}.")
         ends.append(float(value))
     if ends[0] >= ends[1]:
-        raise ValueError(f"axis {key!r} must go from a smaller to a larger number, but goes from {ends[0]} to {ends[1]}.")
+        raise ValueError(f"axis {key!r} must go from a smaller to a larger number, but from is {ends[0]}, to {ends[1]}.")
     if _spacing(key, table) == "log" and ends[0] <= 0:
         raise ValueError(f"axis {key!r}: spacing = 'log' needs from > 0, but from is {ends[0]}.")
     return ends[0], ends[1]
@@ -186,7 +186,7 @@ def _random(table: dict[str, Any]) -> Dim:
     rng = np.random.default_rng(seed)
     if design == "sobol":
         if count & (count - 1):
-            raise ValueError(f"a Sobol design is balanced for powers of 2 only; give count = {1 << count.bit_length()}.")
+            raise ValueError(f"a Sobol design needs a power of 2 of points; give count = {1 << count.bit_length()}.")
         shares = qmc.Sobol(len(spans), rng=rng).random_base2(count.bit_length() - 1)
     else:
         shares = qmc.LatinHypercube(len(spans), rng=rng).random(count)
@@ -194,11 +194,11 @@ def _random(table: dict[str, Any]) -> Dim:
     for column, (key, spec) in zip(shares.T, spans.items(), strict=True):
         span = read_axis(key, spec, random=True)
         if not span.numeric or span.labels is not None:
-            raise ValueError(f"axis {key!r}: a random design draws numbers; put {span.values[0]!r} into a grid or a zip.")
+            raise ValueError(f"axis {key!r}: a random design draws numbers; put what is none into a grid or a zip.")
         if isinstance(spec, dict) and "count" in spec:
             raise ValueError(f"axis {key!r}: count belongs to [sweep.random] as a whole.")
         if isinstance(spec, dict) and "from" in spec:
-            values = tuple(_spaced(*span.values, column, _spacing(key, spec)))
+            values = tuple(_spaced(span.values[0], span.values[1], column, _spacing(key, spec)))
         else:
             values = tuple(span.values[int(share * len(span.values))] for share in column)
         axes.append(dataclasses.replace(span, values=values))
@@ -226,11 +226,12 @@ def _seeds(given: int | list | None, keys: list | None, default: int) -> Dim:
 
 def _check_names(dims: list[Dim]) -> None:
     keys = [axis.key for dim in dims for axis in dim.axes]
+    for key in (axis.key for dim in dims[:-1] for axis in dim.axes):
+        if key.rpartition(".")[2] == "seed":
+            raise ValueError(f"{key!r} is a seed and no axis; list it in `seeded` and give `seeds`.")
     for key in keys:
         if keys.count(key) > 1:
             raise ValueError(f"the key {key!r} varies along two axes; drop one of them.")
-        if key.rpartition(".")[2] == "seed" and key not in [axis.key for axis in dims[-1].axes]:
-            raise ValueError(f"{key!r} is a seed; list it in `seeded` and give `seeds`.")
     names = [*_names(dims), "time"]
     for name in names:
         if names.count(name) > 1:
@@ -241,5 +242,7 @@ def _names(dims: Iterable[Dim]) -> list[str]:
     """Every name a coordinate or dimension takes."""
     names = []
     for dim in dims:
-        names += [dim.name] if dim.kind in ("grid", "seed") else [dim.name, *(axis.name for axis in dim.axes)]
+        # An axis of a zip may be called like the zip: it is then the coordinate of that dimension.
+        own = [] if dim.kind in ("grid", "seed") else [axis.name for axis in dim.axes]
+        names += own if dim.name in own else [dim.name, *own]
     return names

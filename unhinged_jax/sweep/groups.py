@@ -164,6 +164,5 @@ def _group(plan: Plan, places: dict[str, int], traced: tuple[tuple[str, ...], ..
 
 
 def _shown(plan: Plan, places: dict[str, int]) -> str:
-    return ", ".join(
-        f"{axis.key} = {axis.values[places[dim.name]]!r}" for dim in plan.dims if dim.name in places for axis in dim.axes
-    )
+    chosen = [(axis, places[dim.name]) for dim in plan.dims if dim.name in places for axis in dim.axes]
+    return ", ".join(f"{axis.key} = {axis.values[place]!r}" for axis, place in chosen)

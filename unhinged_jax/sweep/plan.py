@@ -26,8 +26,8 @@ class SweepSection:
         method: "simulate" (default) or "exact".
         seeds: Number of seeds 0 ... n-1, or a list of them; default: the one in [state].
         seeded: Keys that take the seed; default ["state.seed"].
-        grid: Dotted key -> values, or {from, to, count, spacing = "linear" or "log"}; every axis a dimension. "key + key"
-            puts one value at several keys.
+        grid: Dotted key -> values, or {from, to, count, spacing = "linear" or "log"}; every axis a dimension.
+            "key + key" puts one value at several keys.
         zip: A table (or several) of dotted keys with lists of one length that vary together, and a `name`.
         random: {design = "sobol" or "latin_hypercube", count, seed, name} and dotted keys with {from, to, spacing}.
         title: Title of pictures.
@@ -83,11 +83,11 @@ class Plan:
         Raises:
             ConfigError: naming section and key, with what was given and what was expected.
         """
-        tables = _plain(tables)
-        section = tables.pop("sweep", None)
+        given: dict[str, Any] = _plain(tables)
+        section = given.pop("sweep", None)
         if section is None:
             raise ConfigError(f"{path}: a plan needs a [sweep] section with axes or seeds.")
-        base = _config.config_of(tables, path)
+        base = _config.config_of(given, path)
         with _config.placed(str(path)):
             sweep = _config.read_section(SweepSection, section, "[sweep]")
         with _config.placed(f"{path}: [sweep]"):
@@ -144,9 +144,10 @@ class Plan:
             5
         """
         tables = self.config.as_dict()
-        for dim in self.dims:
-            for axis in dim.axes:
-                _set(tables, axis.key, axis.values[index.get(dim.name, 0)])
+        with _config.placed(f"{self.config.path}: [sweep]"):
+            for dim in self.dims:
+                for axis in dim.axes:
+                    _set(tables, axis.key, axis.values[index.get(dim.name, 0)])
         return _config.config_of(tables, self.config.path)
 
     def check(self) -> None:

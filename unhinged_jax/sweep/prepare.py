@@ -52,9 +52,9 @@ def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
     differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     fatal = [key for key in differ if key.removeprefix("plan.") not in MAY_CHANGE]
     if fatal:
-        shown = "; ".join(f"{key.removeprefix('plan.')} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in fatal[:5])
-        more = f" and {len(fatal) - 5} more" if len(fatal) > 5 else ""
-        raise ValueError(f"{store.path} holds another sweep: {shown}{more}. Choose another --store, or restore the plan.")
+        told = [f"{key.removeprefix('plan.')} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in fatal]
+        shown = "; ".join(told[:5]) + (f" and {len(fatal) - 5} more" if len(fatal) > 5 else "")
+        raise ValueError(f"{store.path} holds another sweep: {shown}. Choose another --store, or restore the plan.")
     if differ and change:
         store.group.attrs["plan"] = json.dumps(now)
 
@@ -89,6 +89,10 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None) -> St
     most = lanes or LANES.get(platform, _MANY_LANES)
     layout = layout_of([dim.size for dim in plan.dims], grouping.separate, min(fits, most), order)
     times = grouping.groups[0].times
+    coordinates = {name: entry for dim in plan.dims for name, entry in _coordinates(dim).items()}
+    for name in (*coordinates, *(dim.name for dim in plan.dims)):
+        if name in (*grouping.observed, "result", "elapsed", "steps", "execution"):
+            raise ValueError(f"an axis is called {name!r}, like a result of the sweep; give it another `name`.")
     separate = [dim.name for dim, alone in zip(plan.dims, grouping.separate, strict=True) if alone]
     facts = {
         "folder": str(plan.config.path.parent.resolve()),
@@ -107,7 +111,7 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None) -> St
         observed=grouping.observed,
         times=times,
         precision=plan.config.run.precision,
-        coordinates={name: entry for dim in plan.dims for name, entry in _coordinates(dim).items()},
+        coordinates=coordinates,
         identity=_identity(plan, _inputs(grouping)),
         facts=facts,
         attrs={"title": plan.sweep.title or plan.config.path.stem, "method": plan.sweep.method, **provenance()},

@@ -84,7 +84,8 @@ class Programs:
                 raise MemoryError("one point alone does not fit into memory; shrink the problem.") from error
             self._compiled[shape] = None
             return self._halves(values, shape)
-        return jax.tree.map(lambda array: array.reshape(len(self.devices), *shape, *array.shape[1 + self._depth :]), found)
+        begin = (len(self.devices), *shape)
+        return jax.tree.map(lambda array: array.reshape(*begin, *array.shape[1 + self._depth :]), found)
 
     @property
     def _depth(self) -> int:
@@ -116,11 +117,13 @@ class Programs:
             for keys, count in zip(self.keys, shape, strict=True)
         )
         compiled = sharded.lower(types).compile()
-        needed = compiled.memory_analysis()
-        if self.memory is not None and needed is not None and max(shape) > 1:
-            if needed.temp_size_in_bytes + needed.output_size_in_bytes > self.memory * len(self.devices):
-                return None
-        return compiled
+        needed = compiled.memory_analysis()  # of one device
+        too_large = (
+            self.memory is not None
+            and needed is not None
+            and needed.temp_size_in_bytes + needed.output_size_in_bytes > self.memory
+        )
+        return None if too_large and max(shape) > 1 else compiled
 
     def _halves(self, values: Values, shape: tuple[int, ...]) -> dict[str, Any]:
         axis = int(np.argmax(shape))

@@ -20,8 +20,8 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
         store: Folder that `sweep` wrote, finished or not; points that are not there yet hold NaN and result -1.
 
     Returns:
-        An `xarray.Dataset`: one variable an observable over the plan's dimensions, `seed` and `time`; `result`, `elapsed`
-        and `steps` of every point; plan, versions, commit, device and precision as attributes.
+        An `xarray.Dataset`: one variable an observable over the plan's dimensions, `seed` and `time`; `result`,
+        `elapsed` and `steps` of every point; plan, versions, commit, device and precision as attributes.
 
     Raises:
         ValueError: if the folder is not such a store.

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import xarray
 
 
+_TOGETHER = 8
+
+
 def sweep(
     plan: Plan | str | Path,
     store: str | Path,
@@ -119,7 +122,8 @@ def run_store(
             return status
         make, devices, window = _executor(workers, executor, scheduler, len(wanted))
         given_up = engine.drive(
-            make, str(store.path.resolve()), _tasks(store, wanted, devices), window=window,
+            make, str(store.path.resolve()), _tasks(store, wanted, devices, window),
+            window=window,
             owned=executor is None, retry=retry_failed, told=shown.told,
             waiting=shown.refresh,
         )  # fmt: skip
@@ -132,12 +136,14 @@ def run_store(
     return status_of(store)
 
 
-def _tasks(store: Store, numbers: tuple[int, ...], devices: int) -> list[tuple[int, ...]]:
-    """Blocks of one group together, one for each device."""
+def _tasks(store: Store, numbers: tuple[int, ...], devices: int, window: int) -> list[tuple[int, ...]]:
+    """Blocks of one group for each call. Where there are enough groups to go round, a worker gets several blocks of
+    one, so that not every worker compiles every program."""
     groups: dict[int, list[int]] = {}
     for number in numbers:
         groups.setdefault(group_of(store, number), []).append(number)
-    return [tuple(group[i : i + devices]) for group in groups.values() for i in range(0, len(group), devices)]
+    each = devices * (_TOGETHER if 1 < window <= len(groups) + 1 else 1)
+    return [tuple(group[i : i + each]) for group in groups.values() for i in range(0, len(group), each)]
 
 
 def _executor(

@@ -100,7 +100,8 @@ def describe(store: Store, status: Status) -> str:
     if status.damaged:
         lines.append(f"  damaged   {len(status.damaged)} blocks; they will be computed again")
     versions = json.loads(str(attrs["versions"]))
-    lines.append(f"  made with unhinged-jax {versions['unhinged-jax']}, jax {versions['jax']}, commit {attrs['commit']}")
+    made = f"unhinged-jax {versions['unhinged-jax']}, jax {versions['jax']}, commit {attrs['commit']}"
+    lines.append(f"  made with {made}")
     return "\n".join(lines)
 
 

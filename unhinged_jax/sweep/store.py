@@ -229,7 +229,8 @@ def _make_variables(
         _array(
             group, name, (*layout.shape, count), (*layout.block, count), precision, float("nan"), (*dims, "time"), attrs
         )
-    codes = {"long_name": "why a point ended", "flag_values": list(REASONS), "flag_meanings": " ".join(REASONS.values())}
+    meanings = {"flag_values": list(REASONS), "flag_meanings": " ".join(REASONS.values())}
+    codes = {"long_name": "why a point ended", **meanings}
     unit = "updates" if descent else "time"
     _array(group, "result", layout.shape, layout.block, "int8", PENDING, dims, codes)
     attrs = {"long_name": "how far a point came", "units": unit}

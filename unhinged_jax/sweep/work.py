@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-
 import os
 import threading
 import time
@@ -42,7 +41,7 @@ def run_blocks(path: str, numbers: tuple[int, ...], retry: bool = False) -> list
 
     Args:
         path: The store.
-        numbers: Blocks of one group, at most one for each local device.
+        numbers: Blocks of one group; as many at a time as there are local devices.
         retry: Compute committed blocks again and replace their failed points, and only those.
     """
     with _LOCK:
@@ -73,14 +72,18 @@ class Job:
             numbers = tuple(number for number in numbers if not self.store.is_committed(number))
         if not numbers:
             return []
-        started = time.perf_counter()
         programs = self._programs_of(numbers[0])
-        devices = len(programs.devices)
-        filled = [*numbers, *[numbers[-1]] * (devices - len(numbers))]
+        step = len(programs.devices)
+        calls = [numbers[i : i + step] for i in range(0, len(numbers), step)]
+        return [outcome for call in calls for outcome in self._call(programs, call, retry)]
+
+    def _call(self, programs: Programs, numbers: tuple[int, ...], retry: bool) -> list[Outcome]:
+        """One block on every device; devices beyond the last block repeat it."""
+        started = time.perf_counter()
+        filled = [*numbers, *[numbers[-1]] * (len(programs.devices) - len(numbers))]
         each = [self._values(number) for number in filled]
-        keys = programs.keys
         values = tuple(
-            {key: np.stack([one[dim][key] for one in each]) for key in names} for dim, names in enumerate(keys)
+            {key: np.stack([one[dim][key] for one in each]) for key in names} for dim, names in enumerate(programs.keys)
         )
         found = programs(values, self.store.layout.block)
         seconds = (time.perf_counter() - started) / len(numbers)
