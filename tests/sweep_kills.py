@@ -71,7 +71,7 @@ def run(folder, kills, blocks, rng):
         process = start(plan, store)
         while struck < kills and wait(process, store, rng, blocks, kills - struck):
             struck += 1
-            if strike(process, rng.random() < 0.6):
+            if strike(process, whole=struck % 3 == 2 or struck == kills):
                 break
         try:
             _, told = process.communicate(timeout=600)

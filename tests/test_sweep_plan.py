@@ -69,7 +69,7 @@ def test_a_plan_that_cannot_be_says_why(case):
     sweep, word = BAD[case]
     with pytest.raises(ValueError, match=word.replace("(", r"\(")) as error:
         plan(sweep)
-    assert str(error.value).startswith("plan: [") and str(error.value).count("plan: ") == 1
+    assert str(error.value).startswith("plan: ") and str(error.value).count("plan: ") == 1
     assert "\n" not in str(error.value)
 
 

@@ -44,7 +44,7 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
     from matplotlib.figure import Figure
 
     observed = [name for name in data.data_vars if name != "result"]
-    along = _axis_of_lines(plan, names)
+    along = _axis_of_lines(plan, data, names)
     places = _spread(data.sizes[along]) if along else [0]
     middle = {name: (data.sizes[name] - 1) // 2 for name in data["result"].dims if name not in (along, "seed")}
     columns = 2 if len(observed) == 4 else min(3, len(observed))
@@ -89,12 +89,21 @@ def _panel(panel: Any, plan: Plan, array: xarray.DataArray, along: str | None, p
         panel.set_xscale("log")
 
 
-def _axis_of_lines(plan: Plan, names: tuple[str, ...]) -> str | None:
-    """The axis whose values the lines tell apart: one of texts if there is one, else the first of the maps."""
+def _axis_of_lines(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str | None:
+    """The axis whose values the lines tell apart: one of texts if there is one, else the one that matters most."""
     for dim in plan.dims:
         if dim.kind != "seed" and 1 < dim.size <= _LINES and dim.axes[0].coordinate().dtype.kind == "U":
             return dim.name
-    return names[-1] if names else None
+    return max(names, key=lambda name: _matters(data, name), default=None)
+
+
+def _matters(data: xarray.Dataset, name: str) -> float:
+    """How much of the variation of observables at the last time lies along an axis, summed over observables."""
+    last = data.drop_vars("result").isel(time=-1)
+    finite = last.where(np.isfinite(last))
+    total = finite.std()
+    along = finite.mean([dim for dim in finite.dims if dim != name]).std()
+    return float(sum(along[key] / total[key] for key in last.data_vars if total[key] > 0))
 
 
 def _spread(size: int) -> list[int]:

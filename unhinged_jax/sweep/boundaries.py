@@ -39,7 +39,7 @@ def critical_noise(gamma: Any, classes: int) -> Any:
     Source: beyond the paper.
 
     Example:
-        >>> round(critical_noise(1 / 9, classes=10), 3)
+        >>> round(float(critical_noise(1 / 9, classes=10)), 3)
         0.9
     """
     return (classes - 1) / classes * (1 - np.abs(1 + gamma - gamma * classes) / (1 + gamma))

@@ -52,8 +52,8 @@ def sweep(
     except StoreFull as error:
         there = status_of(opened)
         print(
-            f"unhinged: error: {error.strerror}: {there.done:,} of {there.points:,} points are kept in {store}; free some "
-            "space and run the same command again.",
+            f"unhinged: error: {error.strerror}: {there.done:,} of {there.points:,} points are kept in {store}; free "
+            "some space and run the same command again.",
             file=sys.stderr,
         )
         return BAD_INPUT

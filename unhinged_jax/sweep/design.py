@@ -115,7 +115,7 @@ def _span_ends(key: str, table: dict[str, Any]) -> tuple[float, float]:
             raise ValueError(f"axis {key!r}: {name} must be a finite number, but is {value!r}.")
         ends.append(float(value))
     if ends[0] >= ends[1]:
-        raise ValueError(f"axis {key!r} must go from a smaller to a larger number, but from is {ends[0]}, to {ends[1]}.")
+        raise ValueError(f"axis {key!r} goes from a smaller to a larger number, but from is {ends[0]}, to {ends[1]}.")
     if _spacing(key, table) == "log" and ends[0] <= 0:
         raise ValueError(f"axis {key!r}: spacing = 'log' needs from > 0, but from is {ends[0]}.")
     return ends[0], ends[1]

@@ -34,7 +34,7 @@ class Here(Executor):
         return future
 
 
-def processes(count: int) -> Callable[[], Executor]:
+def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor]:
     """A maker of pools of local processes. They are spawned: a fork of a process that has used JAX hangs."""
 
     def make() -> Executor:
@@ -42,7 +42,7 @@ def processes(count: int) -> Callable[[], Executor]:
             count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=initialize,
-            initargs=(count > 1,),
+            initargs=(single_threaded,),
         )
 
     return make

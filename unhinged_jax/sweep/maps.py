@@ -41,12 +41,12 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
         panels = figure.subplots(*grid, squeeze=False)
         lines: dict[str, Any] = {}
         for row, name in enumerate(observed):
-            limits = _limits(data[name].isel({"time": moment, **held}))
+            colours = colours_of(data[name].isel(held), moment)
             for column, chosen in enumerate(facets):
                 panel = panels[row, column] if facet else panels.flat[row]
                 places = {**held, **chosen}
                 one = data.isel(places)
-                drawn = _panel(panel, plan, one, name, names, moment, limits)
+                drawn = _panel(panel, plan, one, name, names, moment, colours)
                 lines |= _overlay(panel, plan, names, places) if len(names) == 2 else {}
                 title = name if column == 0 else ""
                 for axis, place in chosen.items():
@@ -54,7 +54,7 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
                     title = f"{title}\n{label} {shown(values[place])}".strip()
                 panel.set_title(title, fontweight="bold" if not facet else "normal", fontsize=9.5)
                 if drawn is not None and (not facet or column == len(facets) - 1):
-                    figure.colorbar(drawn, ax=panel, pad=0.02, extend=limits[2])
+                    figure.colorbar(drawn, ax=panel, pad=0.02, extend=colours["extend"])
         for spare in panels.flat[len(observed) :] if not facet else ():
             spare.set_visible(False)
         if lines:
@@ -69,21 +69,33 @@ def arranged(count: int) -> tuple[int, int]:
     return math.ceil(count / columns), columns
 
 
-def _limits(array: xarray.DataArray) -> tuple[float, float, str]:
-    """A range of colours that outliers do not stretch: between the 1st and the 99th percentile of medians."""
-    middle = over_seeds(array)[0]
+def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
+    """Map and norm of colours for the medians at a moment.
+
+    A logarithm of a norm is told apart by whether it grew; positive values over more than two decades are drawn by
+    their logarithm. Outliers beyond the 1st and 99th percentile do not stretch the range.
+    """
+    from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+
+    middle = over_seeds(array.isel(time=moment))[0]
     finite = middle[np.isfinite(middle)]
     if not finite.size:
-        return 0.0, 1.0, "neither"
+        return {"cmap": "cividis", "norm": Normalize(0, 1), "extend": "neither"}
     low, high = np.percentile(finite, [1, 99])
     if finite.max() - finite.min() < 4 * (high - low):
         low, high = finite.min(), finite.max()
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
-    return float(low), float(high), extend[bool(finite.min() < low), bool(finite.max() > high)]
+    found = {"cmap": "cividis", "extend": extend[bool(finite.min() < low), bool(finite.max() > high)]}
+    start = float(np.nanmedian(array.isel(time=0)))
+    if str(array.name).startswith("log_norm") and low < start < high:
+        return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high)}
+    if low > 0 and high > 100 * low:
+        return {**found, "norm": LogNorm(low, high)}
+    return {**found, "norm": Normalize(low, high if high > low else low + 1e-12)}
 
 
 def _panel(
-    panel: Any, plan: Plan, one: xarray.Dataset, name: str, names: tuple[str, ...], moment: int, limits: Any
+    panel: Any, plan: Plan, one: xarray.Dataset, name: str, names: tuple[str, ...], moment: int, colours: dict[str, Any]
 ) -> Any:
     values = over_seeds(one[name].isel(time=moment))
     kept = np.isin(one["result"].values, FINE).any(axis=one["result"].get_axis_num("seed"))
@@ -98,12 +110,11 @@ def _panel(
     middle = np.where(kept, values[0], np.nan)
     if one["result"].dims.index(names[0]) < one["result"].dims.index(names[1]):
         middle = middle.T
-    low, high, _ = limits
     panel.set_facecolor("#b0b0b0")
+    shade = np.ma.masked_invalid(middle)
     drawn = panel.pcolormesh(
-        edges(x), edges(y), np.ma.masked_invalid(middle), vmin=low, vmax=high if high > low else low + 1e-12,
-        cmap="cividis", rasterized=True, zorder=0,
-    )  # fmt: skip
+        edges(x), edges(y), shade, cmap=colours["cmap"], norm=colours["norm"], rasterized=True, zorder=0
+    )
     for values_, axis in ((x, panel.xaxis), (y, panel.yaxis)):
         _scale(axis, values_)
     return drawn

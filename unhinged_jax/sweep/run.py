@@ -162,7 +162,7 @@ def _executor(
         workers = 0 if workers == 1 or jax.local_device_count() > 1 else workers
     if _check.whole("workers", workers, 0) == 0:
         return engine.Here, jax.local_device_count(), 1
-    return engine.processes(workers), 1, workers + 1
+    return engine.processes(workers, single_threaded=workers > 1), 1, workers + 1
 
 
 def _dask(address: str) -> Any:

@@ -51,18 +51,22 @@ def status_of(store: Store, verify: bool = False) -> Status:
     failed: dict[str, int] = {}
     failed_blocks = []
     steps = lockstep = 0
-    for number in there:
+    for number in list(there):
         region = layout.slices(number)
-        result = np.asarray(store.array("result")[region])
+        try:
+            result, made = (np.asarray(store.array(name)[region]) for name in ("result", "steps"))
+        except (ValueError, RuntimeError):
+            there.remove(number)
+            damaged = (*damaged, number)
+            continue
         found = tally(result)
         for reason, count in found.items():
             failed[reason] = failed.get(reason, 0) + count
         if found:
             failed_blocks.append(number)
-        made = np.asarray(store.array("steps")[region], np.int64)
-        steps, lockstep = steps + int(made.sum()), lockstep + int(made.max()) * made.size
+        steps, lockstep = steps + int(made.sum(dtype=np.int64)), lockstep + int(made.max()) * made.size
     missing = sorted({*range(layout.blocks)} - {*there})
-    seconds = np.asarray(store.array("execution/seconds")[...]).reshape(-1)[there]
+    seconds = sum(store.seconds(number) for number in there)
     return Status(
         points=layout.points,
         done=sum(layout.size(number) for number in there),
@@ -71,7 +75,7 @@ def status_of(store: Store, verify: bool = False) -> Status:
         missing=tuple(missing),
         failed_blocks=tuple(failed_blocks),
         damaged=damaged,
-        seconds=float(np.nansum(seconds)),
+        seconds=seconds,
         waste=1 - steps / lockstep if lockstep and _adaptive(store) else 0.0,
     )
 

@@ -172,6 +172,13 @@ class Store:
             return False
         return digest(values[name] for name in self.variables) == self._digest_of(number)
 
+    def seconds(self, number: int) -> float:
+        """Time that a block took; 0 if that is lost."""
+        try:
+            return float(self.array("execution/seconds")[self.layout.place(number)])
+        except (ValueError, RuntimeError):
+            return 0.0
+
     def dtype(self, name: str) -> np.dtype:
         """Number type of a variable."""
         return np.dtype(self.array(name).dtype)
