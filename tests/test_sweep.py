@@ -273,6 +273,21 @@ def test_no_damage_passes_unseen(how, copied):
     assert "blocks" in describe(store, status_of(store, verify=True))
 
 
+def test_jobs_that_start_together_share_one_store(tmp_path):
+    """All make the store at once; one of them wins, and their parts add up."""
+    (tmp_path / "plan.toml").write_text(sweep_kills.PLAN.format(seeds=2, count=3))
+    command = [sys.executable, "-m", "unhinged_jax.cli", "sweep", str(tmp_path / "plan.toml"), "--workers", "0"]
+    jobs = [
+        subprocess.Popen(
+            [*command, "--store", str(tmp_path / "s.zarr"), "--lanes", "2", "--part", f"{i}/2"], stderr=subprocess.PIPE
+        )
+        for i in range(2)
+    ]
+    assert [job.communicate()[1] for job in jobs] == [b"", b""]
+    assert status_of(Store(tmp_path / "s.zarr"), verify=True).complete
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_another_plan_is_refused_with_the_difference_shown(copied):
     other = tables(model={"dim": 4}, sweep={"seeds": [3, 0]})
     with pytest.raises(ValueError, match=r"model.dim was 3, now 4; sweep.seeds was \[3, 0, 7\], now \[3, 0\]"):

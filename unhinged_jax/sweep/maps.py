@@ -24,8 +24,8 @@ _DASHES = ("-", "--", ":", "-.")
 def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
     """A map for each observable: the median over seeds at one moment, over one or two axes.
 
-    A further axis with a few values makes a column of each; any others stand in the middle. Points of which every
-    seed failed are grey.
+    A further axis with a few values makes a column of each; any others stand in the middle. Points of which
+    half of the seeds or more failed are grey: the median of survivors would flatter them.
     """
     from matplotlib.figure import Figure
 
@@ -98,7 +98,7 @@ def _panel(
     panel: Any, plan: Plan, one: xarray.Dataset, name: str, names: tuple[str, ...], moment: int, colours: dict[str, Any]
 ) -> Any:
     values = over_seeds(one[name].isel(time=moment))
-    kept = np.isin(one["result"].values, FINE).any(axis=one["result"].get_axis_num("seed"))
+    kept = np.isin(one["result"].values, FINE).mean(axis=one["result"].get_axis_num("seed")) > 0.5
     x, label = coordinate_of(plan, names[0])
     panel.set_xlabel(label)
     panel.grid(False)

@@ -42,7 +42,9 @@ def open_store(plan: Plan, path: Path, *, lanes: int | None = None, memory: int 
         return store
     if path.exists() and any(path.iterdir()):
         raise ValueError(f"{path} holds other files; choose a folder that is empty or not there yet.")
-    return _create(plan, path, lanes, memory)
+    store = _create(plan, path, lanes, memory)
+    refuse_other(store, plan)  # jobs that start together race to make it
+    return store
 
 
 def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:

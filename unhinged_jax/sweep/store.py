@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ REASONS = {**{int(code): code.name.lower() for code in Result}, NOT_A_NUMBER: "n
 """Why a point ended, by its number in the variable `result`."""
 FINE = (int(Result.COMPLETED), int(Result.STEADY))
 _FORMAT = 1
-_CREATED = ".unfinished-"
+_CREATED, _STALE = ".unfinished-", 3600.0
 
 zarr.config.set({"array.write_empty_chunks": True})  # a missing chunk must mean a missing block
 
@@ -87,13 +88,17 @@ class Store:
             facts: What workers need to know beside the plan.
             attrs: Attributes of the whole store.
 
+        Returns:
+            The open store; where another process was faster, its store.
+
         Raises:
             OSError: if it cannot be written.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{_CREATED}{path.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)  # of a command that was killed
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left, ignore_errors=True)  # of a command that was killed
         place = Path(tempfile.mkdtemp(prefix=f"{_CREATED}{path.name}-", dir=path.parent))
         try:
             group = zarr.create_group(place, zarr_format=3)
@@ -115,7 +120,11 @@ class Store:
                 }
             )
             place.chmod(0o777 & ~_umask())
-            os.rename(place, path)
+            try:
+                os.rename(place, path)
+            except OSError:
+                if not (path / "zarr.json").exists():  # else another job has made it meanwhile
+                    raise
         finally:
             shutil.rmtree(place, ignore_errors=True)
         return cls(path)
