@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import polynomial as polynomial
     from unhinged_jax.schedules import warmup as warmup
     from unhinged_jax.simulate import simulate as simulate
+    from unhinged_jax.sweep import Plan as Plan
+    from unhinged_jax.sweep import SweepIncomplete as SweepIncomplete
+    from unhinged_jax.sweep import open_sweep as open_sweep
+    from unhinged_jax.sweep import sweep as sweep
     from unhinged_jax.trajectory import Result as Result
     from unhinged_jax.trajectory import Trajectory as Trajectory
     from unhinged_jax.verify import Comparison as Comparison
@@ -60,6 +64,7 @@ _HOMES = {
     "optimizers": "rescale_by_feature_norm",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulate": "simulate",
+    "sweep": "Plan SweepIncomplete open_sweep sweep",
     "trajectory": "Result Trajectory",
     "verify": "Comparison verify",
 }

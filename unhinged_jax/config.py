@@ -83,6 +83,7 @@ class LabelsSection:
     noise: NoiseTable | None = None
     smoothing: float | None = None
     class_weights: Array | None = None
+    weight_exponent: float | None = None
     sample_weights: Array | None = None
 
 
@@ -182,18 +183,41 @@ def read_config(path: str | Path) -> Config:
         >>> read_config("examples/regularized.toml").model.case  # doctest: +SKIP
         'regularized'
     """
-    path = Path(path)
+    return config_of(read_tables(path), path)
+
+
+def read_tables(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file, unchecked.
+
+    Raises:
+        ConfigError: for bad TOML.
+        OSError: if the file cannot be read.
+    """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+
+def config_of(tables: dict[str, Any], path: str | Path = "") -> Config:
+    """`read_config` from tables in memory; `path` is named in messages, and its folder is where array files lie.
+
+    Raises:
+        ConfigError: for an unknown or missing key or a value of a wrong type.
+
+    Example:
+        >>> config_of({"model": {"case": "frozen"}}, "small.toml")
+        Traceback (most recent call last):
+        unhinged_jax.config.ConfigError: small.toml: [model]: the key 'dim' is missing.
+    """
+    path = Path(path)
     sections = {f.name: f for f in dataclasses.fields(Config) if f.name != "path"}
     for name in tables:
         if name not in sections:
             raise ConfigError(f"{path}: {_unknown('section', name, sections)}")
     kinds = typing.get_type_hints(Config)
-    with _placed(str(path)):
-        read = {name: _section(kinds[name], tables.get(name, {}), f"[{name}]") for name in sections}
+    with placed(str(path)):
+        read = {name: read_section(kinds[name], tables.get(name, {}), f"[{name}]") for name in sections}
     return Config(path, **read)
 
 
@@ -216,26 +240,32 @@ def build(config: Config, precision: str | None = None) -> Problem:
         >>> build(read_config("examples/regularized.toml")).model.dim  # doctest: +SKIP
         64
     """
+    problem = build_stateless(config, precision)
+    files = _Files(config.path.parent)
+    with placed(f"{config.path}: [state]"):
+        state = _state(config.state, problem.model, problem.precision, files)
+    return dataclasses.replace(problem, state=state, inputs=problem.inputs | files.digests)
+
+
+def build_stateless(config: Config, precision: str | None = None) -> Problem:
+    """`build` without drawing the state, which stays None: enough to check every other setting."""
     precision = precision or config.run.precision
     files = _Files(config.path.parent)
-    with _placed(f"{config.path}: [labels]"):
+    with placed(f"{config.path}: [labels]"):
         layout = _labels(config.labels, files)
-    with _placed(f"{config.path}: [model]"):
+    with placed(f"{config.path}: [model]"):
         problem = _model(config.model, layout, files)
-    with _placed(f"{config.path}: [dynamics]"):
+    with placed(f"{config.path}: [dynamics]"):
         moves = _dynamics(config.dynamics, files)
-    with _placed(f"{config.path}: [run]"):
+    with placed(f"{config.path}: [run]"):
         _check.choice("precision", precision, ("float32", "float64"))
         times = _times(config.run, isinstance(moves, Descent), files)
-    with _placed(f"{config.path}: [state]"):
-        state = _state(config.state, problem, precision, files)
     run = config.run
     observe: Any = run.observe or observables.paper_observables
     if isinstance(observe, str):
         observe = _OBSERVED.get(observe, (observe,))
-    return Problem(
-        problem, moves, state, times, observe, run.states, run.target, precision, files.digests
-    )
+    none: Any = None
+    return Problem(problem, moves, none, times, observe, run.states, run.target, precision, files.digests)
 
 
 _OBSERVED = {
@@ -249,7 +279,7 @@ _OBSERVED = {
 
 
 @contextmanager
-def _placed(place: str) -> Iterator[None]:
+def placed(place: str) -> Iterator[None]:
     """Say where in the file an error comes from."""
     try:
         yield
@@ -264,7 +294,7 @@ def _unknown(what: str, name: str, known: Collection[str]) -> str:
     return f"unknown {what} {name!r}{guess}{listed}"
 
 
-def _section(kind: type, table: Any, place: str) -> Any:
+def read_section(kind: type, table: Any, place: str) -> Any:
     if not isinstance(table, dict):
         raise ConfigError(f"{place} must be a table of keys, but is {table!r}.")
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -290,9 +320,11 @@ def _value(hint: Any, value: Any, place: str) -> Any:
     options = [o for o in (typing.get_args(hint) if union else (hint,)) if o is not type(None)]
     for option in options:
         if dataclasses.is_dataclass(option):
-            return _section(option, value, place)  # type: ignore[arg-type]
+            return read_section(option, value, place)  # type: ignore[arg-type]
         if type(value) is option or (option is float and type(value) is int):
             return value
+        if option is float and isinstance(value, jax.core.Tracer):
+            return value  # of a sweep, which builds a configuration with a number that varies
     expected = " or ".join(_NAMES[option] for option in options)
     raise ConfigError(f"{place} must be {expected}, but is {value!r}.")
 
@@ -399,7 +431,7 @@ _LAYOUTS: dict[str, tuple[Callable, dict[str, str]]] = {
     "labels": (labels.from_labels, {"labels": "index"}),
     "soft": (labels.soft, {}),
 }
-_NOT_ARGUMENTS = ("layout", "noise", "smoothing", "class_weights", "sample_weights")
+_NOT_ARGUMENTS = ("layout", "noise", "smoothing", "class_weights", "weight_exponent", "sample_weights")
 
 
 def _labels(section: LabelsSection, files: _Files) -> Labels:
@@ -414,13 +446,18 @@ def _labels(section: LabelsSection, files: _Files) -> Labels:
         if name in given:
             given[name] = files.array(name, given[name])
     arguments = {renamed.get(name, name): value for name, value in given.items()}
-    result = _call(constructor, arguments, f"layout {section.layout!r}")
+    result = clean = _call(constructor, arguments, f"layout {section.layout!r}")
     if section.noise is not None:
         result = _noisy(result, section.noise, files)
     if section.smoothing is not None:
         result = result.smoothed(section.smoothing)
     given_weights = _given(section, "class_weights", "sample_weights")
     weights = {key: files.array(key, value) for key, value in given_weights.items()}
+    if section.weight_exponent is not None:
+        if "class_weights" in weights:
+            raise ValueError("give class_weights or weight_exponent (class weights n_c^-exponent), not both.")
+        counts = np.bincount(np.asarray(clean.truth), minlength=clean.classes).astype(float)
+        weights["class_weights"] = counts**-section.weight_exponent
     if weights:
         result = result.weighted(classes=weights.get("class_weights"), samples=weights.get("sample_weights"))
     return result
@@ -440,6 +477,8 @@ def _noisy(clean: Labels, noise: NoiseTable, files: _Files) -> Labels:
         raise ValueError("noise takes either a seed (one drawn set of labels) or expected = true.")
     amount = noise.rate if noise.table is None else files.array("table", noise.table)
     # One precision for the draw, so that a seed names the same labels in every run.
+    if noise.seed is not None and isinstance(amount, jax.core.Tracer):
+        amount = amount.astype("float32")
     with scope("float32"):
         return method(amount, None if noise.seed is None else jax.random.key(noise.seed))
 

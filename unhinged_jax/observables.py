@@ -68,13 +68,21 @@ class View:
         return self.log_scale * (1 if self.model.spherical else 2)
 
 
+def _in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(c, factor, bias): logits are e^c (factor H W^T + bias), and neither term over- or underflows for both small."""
+    size = jnp.max(jnp.abs(view.b))
+    tiny = jnp.finfo(size.dtype).tiny
+    log_bias = jnp.where(size > 0, safe_log(jnp.maximum(size, tiny)), -jnp.inf)
+    common = jnp.maximum(view.logit_scale(), jnp.minimum(log_bias, 0.0))
+    factor = jnp.exp(view.logit_scale() - common)
+    return common, factor, view.b * jnp.exp(-jnp.where(size > 0, common, 0.0))
+
+
 def _linear_loss(view: View) -> tuple[jax.Array, jax.Array]:
     """(mantissa, logarithm of scale) of the data term of a loss linear in the logits."""
-    log_scale = view.logit_scale()
-    common = jnp.maximum(log_scale, 0.0)
-    bias = jnp.sum(view.b * view.model.signal().column_sums(view.W.dtype))
+    common, factor, bias = view.once(_in_common_units)
     inner = jnp.sum(view.signal_features() * view.W)
-    return -(inner * jnp.exp(log_scale - common) + bias * jnp.exp(-common)), common
+    return -(inner * factor + jnp.sum(bias * view.model.signal().column_sums(view.W.dtype))), common
 
 
 def _loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
@@ -104,9 +112,7 @@ def _objective(view: View) -> jax.Array:
 
 def _margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Margin s_y - max_{j != y} s_j of every sample (in units of e^common), whether it is classified right, common."""
-    log_scale = view.logit_scale()
-    common = jnp.maximum(log_scale, 0.0)
-    product, bias = jnp.exp(log_scale - common), view.b * jnp.exp(-common)
+    common, product, bias = view.once(_in_common_units)
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = product * features.scores(view.W) + bias[:, None]
@@ -238,7 +244,8 @@ def _collapse(name: str) -> Callable[[View], jax.Array]:
 
 def _collapse_metrics(view: View) -> dict[str, jax.Array]:
     labels, seen = view.model.labels, view.seen()
-    logits = (seen.scores(view.W) + view.b[:, None] * jnp.exp(-view.logit_scale())).T
+    _, product, bias = view.once(_in_common_units)
+    logits = (product * seen.scores(view.W) + bias[:, None]).T
     stats = seen.statistics(jnp.asarray(labels.index), labels.classes)
     return collapse.collapse_metrics(stats, view.W, logits)
 

@@ -1,0 +1,131 @@
+"""Pictures and the report of a sweep; the report in a real browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import unhinged_jax as uj
+from unhinged_jax.cli import main
+from unhinged_jax.sweep.maps import edges, is_geometric
+from unhinged_jax.sweep.pictures import draw
+
+TABLES = {
+    "model": {"case": "regularized", "dim": 4, "decay": 0.1},
+    "labels": {"layout": "balanced", "classes": 4, "per_class": 2},
+    "dynamics": {"kind": "flow"},
+    "run": {"times": [0, 3, 10, 100], "observe": ["log_norm", "accuracy"]},
+    "sweep": {
+        "title": "Ends </script> & <b>starts",
+        "method": "exact",
+        "seeds": 3,
+        "grid": {
+            "model.gamma": {"from": 0.0, "to": 2.0, "count": 6, "label": "trade-off"},
+            "model.decay": {"from": 0.02, "to": 2.0, "count": 5, "spacing": "log"},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    uj.sweep(uj.Plan.of(TABLES), folder / "s.zarr", workers=0)
+    return folder, draw(folder / "s.zarr", folder / "pictures")
+
+
+def test_every_picture_is_there_and_says_what_it_shows(drawn):
+    folder, written = drawn
+    names = ["curves.png", "curves.svg", "map.png", "map.svg", "report.html"]
+    assert sorted(path.name for path in written) == names
+    assert sorted(path.name for path in (folder / "pictures").iterdir()) == names
+    for path in written[:-1]:
+        assert path.stat().st_size > 10_000
+    svg = (folder / "pictures" / "map.svg").read_text()
+    assert "γ = 2/(C−2)" in svg and "λ₁λ₂ = max σ²" in svg and "trade-off" in svg
+
+
+def content(folder):
+    """The data inside the report."""
+    text = (folder / "pictures" / "report.html").read_text()
+    return text, json.loads(re.search(r"^const D = (.*);$", text, re.M).group(1))
+
+
+def test_the_report_is_one_file_that_needs_no_network(drawn):
+    text, held = content(drawn[0])
+    assert not re.search(r'(src|href)\s*=|@import|url\(|fetch\(|XMLHttp|https?://(?!www\.w3\.org)', text)
+    assert text.count("</script>") == 1 and "&lt;b&gt;starts" in text
+    assert held["facts"]["points"] == 90 and held["facts"]["failed"] == 0
+    assert {line["meaning"] for line in held["boundaries"]} == {"λ₁λ₂ = max σ²", "γ = 2/(C−2)"}
+
+
+def test_numbers_in_the_report_are_those_of_the_store(drawn):
+    import base64
+
+    _, held = content(drawn[0])
+    data = uj.open_sweep(drawn[0] / "s.zarr").load()
+    for entry in held["observed"]:
+        for part, reduce in (("middle", np.median), ("low", np.min), ("high", np.max)):
+            got = np.frombuffer(base64.b64decode(entry[part]), "<f4").reshape(6, 5, 4)
+            np.testing.assert_allclose(got, data[entry["name"]].reduce(reduce, "seed"), rtol=1e-6)
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+def test_the_report_works_in_a_browser_without_a_network(drawn, tmp_path):
+    """Drawn, searched, pointed at and clicked by a script that is added to a copy."""
+    text, held = content(drawn[0])
+    script = """
+    <script>
+      const say = (key, value) => document.body.dataset[key] = value;
+      say("cells", document.querySelectorAll("#map rect[data-point]").length);
+      say("lines", document.querySelectorAll("#map .boundary").length);
+      say("all", $("count").textContent);
+      const cell = document.querySelector('#map rect[data-point="7"]');
+      cell.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: 50, clientY: 50 }));
+      say("tip", $("tip").textContent);
+      cell.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+      say("title", $("curve-title").textContent);
+      say("band", document.querySelectorAll("#curve .band").length);
+      $("search").value = "gamma>1 accuracy<0.9"; $("search").dispatchEvent(new Event("input"));
+      say("found", $("count").textContent);
+    </script>"""
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", script + "</body>"))
+    offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [BROWSER, *offline, f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+    seen = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search(r"<body[^>]*>", done.stdout).group(0)))
+    assert seen["ready"] == "yes" and seen["cells"] == "30" and seen["lines"] == "2" and seen["band"] == "1"
+    assert seen["all"].startswith("30 of 30 points")
+    gamma, decay = held["axes"][0]["values"][1], held["axes"][1]["values"][2]
+    assert f"trade-off  {gamma:g}" in seen["tip"] and "log_norm" in seen["tip"]
+    assert seen["title"] == f"trade-off {gamma:g}, decay {decay:g}"
+    data = uj.open_sweep(drawn[0] / "s.zarr").load().isel(time=-1)
+    accuracy = data["accuracy"].median("seed").where(data["gamma"] > 1)
+    assert seen["found"].startswith(f"{int((accuracy < 0.9).sum())} of 30 points")
+
+
+def test_one_axis_texts_and_random_points_are_drawn_too(tmp_path):
+    tables = {**TABLES, "run": {"times": [0, 1], "observe": ["log_norm"]}}
+    spans = {"model.gamma": {"from": 0.0, "to": 1.0}, "model.decay": {"from": 0.1, "to": 0.2}}
+    tables["sweep"] = {
+        "method": "exact", "random": {"count": 8, **spans},
+        "grid": {"labels.order": ["blocks", "cyclic"]},
+    }  # fmt: skip
+    uj.sweep(uj.Plan.of(tables), tmp_path / "s.zarr", workers=0)
+    assert main(["plot", str(tmp_path / "s.zarr"), "--observe", "log_norm", "--time", "0.9"]) == 0
+    assert (tmp_path / "s-pictures" / "report.html").exists()
+    assert main(["plot", str(tmp_path / "s.zarr"), "--observe", "loss"]) == 1
+    assert main(["plot", str(tmp_path / "s.zarr"), "--x", "nothing"]) == 1
+
+
+def test_cells_meet_half_way():
+    np.testing.assert_allclose(edges(np.array([0.0, 1.0, 2.0])), [-0.5, 0.5, 1.5, 2.5])
+    np.testing.assert_allclose(edges(np.array([1.0, 10.0, 100.0])), 10.0 ** np.array([-0.5, 0.5, 1.5, 2.5]))
+    assert is_geometric(np.array([1.0, 10.0, 100.0])) and not is_geometric(np.array([1.0, 2.0, 3.0]))

@@ -1,0 +1,111 @@
+"""Curves over time: the median over seeds, and the band that holds all of them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.sweep.plan import Plan
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+_LINES = 5
+
+
+def over_seeds(array: xarray.DataArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(median, least, largest) over seeds, those left out that hold NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where no seed came that far
+        return tuple(f(array, axis=array.get_axis_num("seed")) for f in (np.nanmedian, np.nanmin, np.nanmax))  # type: ignore[return-value]
+
+
+def shown(value: Any) -> str:
+    """A coordinate in a legend."""
+    if not np.issubdtype(np.asarray(value).dtype, np.number):
+        return str(value)
+    return f"{value:g}" if value == int(value) and abs(value) < 1e6 else f"{value:.3g}"
+
+
+def coordinate_of(plan: Plan, name: str) -> tuple[np.ndarray, str]:
+    """Values and label of a dimension: those of its first axis."""
+    axis = next(dim for dim in plan.dims if dim.name == name).axes[0]
+    return axis.coordinate(), axis.label
+
+
+def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Figure:
+    """One panel an observable; lines for up to five points along one axis, the other axes in the middle."""
+    from matplotlib.figure import Figure
+
+    observed = [name for name in data.data_vars if name != "result"]
+    along = _axis_of_lines(plan, data, names)
+    places = _spread(data.sizes[along]) if along else [0]
+    middle = {name: (data.sizes[name] - 1) // 2 for name in data["result"].dims if name not in (along, "seed")}
+    columns = 2 if len(observed) == 4 else min(3, len(observed))
+    rows = math.ceil(len(observed) / columns)
+    with style():
+        figure = Figure(figsize=(1 + 3.7 * columns, 1.3 + 2.5 * rows))
+        panels = figure.subplots(rows, columns, squeeze=False).flat
+        for panel in list(panels)[len(observed) :]:
+            panel.set_visible(False)
+        for panel, name in zip(figure.axes, observed, strict=False):
+            _panel(panel, plan, data[name].isel(middle), along, places)
+            panel.set_title(str(name), fontweight="bold")
+            panel.set_ylabel("\n".join(textwrap.wrap(str(data[name].attrs.get("long_name", "")), 30)[:2]), fontsize=8)
+            panel.set_xlabel(str(data["time"].attrs.get("long_name", "time")))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        title = coordinate_of(plan, along)[1] if along else None
+        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels))
+        about = [f"median and range over {data.sizes['seed']} seeds"]
+        for name, place in middle.items():
+            values, label = coordinate_of(plan, str(name))
+            about.append(f"{label} {shown(values[place])}")
+        figure.suptitle(f"{plan.sweep.title or 'Sweep'}\n{', '.join(about)}", fontsize=11)
+    return figure
+
+
+def _panel(panel: Any, plan: Plan, array: xarray.DataArray, along: str | None, places: list[int]) -> None:
+    times = array["time"].values
+    everything = []
+    for number, place in enumerate(places):
+        one = array.isel({along: place}) if along else array
+        middle, low, high = over_seeds(one)
+        label = shown(coordinate_of(plan, along)[0][place]) if along else "median"
+        seen = np.isfinite(middle)
+        panel.plot(times[seen], middle[seen], color=PALETTE[number], label=label)
+        panel.fill_between(times[seen], low[seen], high[seen], color=PALETTE[number], alpha=0.2, linewidth=0)
+        everything.append(low[seen])
+    values = np.concatenate(everything)
+    if values.size and values.min() > 0 and values.max() > 100 * values.min():
+        panel.set_yscale("log")
+    positive = times[times > 0]
+    if positive.size > 2 and positive[-1] > 100 * positive[0]:
+        panel.set_xscale("log")
+
+
+def _axis_of_lines(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str | None:
+    """The axis whose values the lines tell apart: one of texts if there is one, else the one that matters most."""
+    for dim in plan.dims:
+        if dim.kind != "seed" and 1 < dim.size <= _LINES and dim.axes[0].coordinate().dtype.kind == "U":
+            return dim.name
+    return max(names, key=lambda name: _matters(data, name), default=None)
+
+
+def _matters(data: xarray.Dataset, name: str) -> float:
+    """How much of the variation of observables at the last time lies along an axis, summed over observables."""
+    last = data.drop_vars("result").isel(time=-1)
+    finite = last.where(np.isfinite(last))
+    total = finite.std()
+    along = finite.mean([dim for dim in finite.dims if dim != name]).std()
+    return float(sum(along[key] / total[key] for key in last.data_vars if total[key] > 0))
+
+
+def _spread(size: int) -> list[int]:
+    """Up to five places from the first to the last."""
+    return sorted({round(place) for place in np.linspace(0, size - 1, min(size, _LINES))})

@@ -1,0 +1,150 @@
+"""Where theory says that a phase ends, as lines in the plane of two axes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from unhinged_jax.config import Config, build_stateless
+from unhinged_jax.sweep.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """A line: its meaning, and its points in the plane (x, y), within or beyond the axes."""
+
+    meaning: str
+    x: np.ndarray
+    y: np.ndarray
+
+
+def contrast_share(rate: Any, classes: int) -> Any:
+    """1 - rho C/(C-1): what symmetric noise of rate rho leaves of the class contrasts.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> round(contrast_share(0.45, classes=10), 3)
+        0.5
+    """
+    return 1 - rate * classes / (classes - 1)
+
+
+def critical_noise(gamma: Any, classes: int) -> Any:
+    """Symmetric label noise beyond which the common mean wins: ((C-1)/C) (1 - |1+gamma-gamma C|/(1+gamma)).
+
+    Source: beyond the paper.
+
+    Example:
+        >>> round(float(critical_noise(1 / 9, classes=10)), 3)
+        0.9
+    """
+    return (classes - 1) / classes * (1 - np.abs(1 + gamma - gamma * classes) / (1 + gamma))
+
+
+def critical_gammas(rate: float, classes: int) -> tuple[float, float]:
+    """The trade-offs between which class contrasts win over the common mean; 0 and 2/(C-2) without noise.
+
+    They solve |1+gamma-gamma C| = (1 - rho C/(C-1)) (1+gamma).
+
+    Source: Zhou et al. 2023, Corollary 3, for the upper one without noise; beyond the paper with noise.
+
+    Example:
+        >>> critical_gammas(0.0, classes=10)
+        (0.0, 0.25)
+    """
+    share = contrast_share(rate, classes)
+    upper = (1 + share) / (classes - 1 - share) if classes - 1 > share else np.inf
+    return (1 - share) / (classes - 1 + share), upper
+
+
+def top_singular_value(config: Config) -> float:
+    """The largest singular value of the signal matrix, for any labels and weights.
+
+    Source: Zhou et al. 2023, Lemma 9, for balanced classes, max(1+gamma, |1+gamma-gamma C|)/(C sqrt N).
+    """
+    gram = np.asarray(build_stateless(config).model.signal().gram("float32"), float)
+    return float(np.sqrt(np.linalg.eigvalsh(gram)[-1]))
+
+
+def boundaries(plan: Plan, x: str, y: str, places: dict[str, int]) -> list[Boundary]:
+    """Every boundary that theory draws in the plane of dimensions x and y, the others held at `places`.
+
+    Args:
+        plan: The sweep.
+        x, y: Names of two dimensions with one number a point.
+        places: Index along the other dimensions.
+    """
+    model = build_stateless(plan.config_at(places)).model
+    if not (model.linear and model.kernel is None and model.features_move and model.prototypes_move):
+        return []
+    axes = {dim.name: dim.axes for dim in plan.dims}
+    found: list[Boundary] = []
+    for swapped, (across, up) in enumerate(((x, y), (y, x))):
+        for line in _lines(plan, across, up, places, {name: {a.key for a in axes[name]} for name in (across, up)}):
+            found.append(dataclasses.replace(line, x=line.y, y=line.x) if swapped else line)
+    return found
+
+
+def _lines(plan: Plan, across: str, up: str, places: dict[str, int], keys: dict[str, set[str]]) -> list[Boundary]:
+    """Boundaries that are functions of `across`."""
+    values = {dim.name: np.asarray(dim.axes[0].values, float) for dim in plan.dims if dim.name in (across, up)}
+    here = [plan.config_at({**places, across: i}) for i in range(len(values[across]))]
+    lines = []
+    decay = _decay_for(keys[up], here[0])
+    if decay is not None and not keys[across] & {"model.decay", "model.decay.0", "model.decay.1"}:
+        height = np.asarray([decay(top_singular_value(config), config) for config in here])
+        lines.append(Boundary("λ₁λ₂ = max σ²", values[across], height))
+    if not _balanced(here[0]):
+        if keys[up] == {"labels.weight_exponent"}:
+            half = np.full(len(here), 0.5)
+            lines.append(Boundary("exponent ½: equal contrasts", values[across], half))
+        return lines
+    if keys[up] == {"model.gamma"} and "labels.noise.rate" not in keys[across]:
+        for limit in sorted(set(critical_gammas(_noise(here[0]), here[0].labels.classes or 2))):
+            if limit > 0:
+                lines.append(Boundary(_gamma_label(here[0]), values[across], np.full(len(here), limit)))
+    if keys[up] == {"labels.noise.rate"} and _symmetric(here[0]):
+        gammas = values[across] if keys[across] == {"model.gamma"} else np.asarray([_gamma(c) for c in here])
+        fine = np.linspace(values[across][0], values[across][-1], 400)
+        height = critical_noise(np.interp(fine, values[across], gammas), here[0].labels.classes or 2)
+        lines.append(Boundary("ρ = (C−1)/C · (1 − |1+γ−γC|/(1+γ))", fine, np.asarray(height)))
+    return lines
+
+
+def _gamma_label(config: Config) -> str:
+    return "γ = 2/(C−2)" if _noise(config) == 0 else "σ of contrasts = σ of mean"
+
+
+def _decay_for(keys: set[str], config: Config) -> Callable[[float, Config], float] | None:
+    """Height of the growth boundary on an axis of decays, from the top singular value."""
+    if keys in ({"model.decay"}, {"model.decay.0", "model.decay.1"}):
+        return lambda sigma, config: sigma
+    for place in (0, 1):
+        if keys == {f"model.decay.{place}"} and isinstance(config.model.decay, list):
+            return lambda sigma, config: sigma**2 / config.model.decay[1 - place]  # type: ignore[index]
+    return None
+
+
+def _gamma(config: Config) -> float:
+    return 1 / ((config.labels.classes or 2) - 1) if config.model.gamma is None else config.model.gamma
+
+
+def _noise(config: Config) -> float:
+    return 0.0 if config.labels.noise is None else config.labels.noise.rate or 0.0
+
+
+def _symmetric(config: Config) -> bool:
+    noise = config.labels.noise
+    return noise is not None and noise.kind == "symmetric" and bool(noise.expected)
+
+
+def _balanced(config: Config) -> bool:
+    """Equal classes of equal weight, with no noise but an expected symmetric one."""
+    labels = config.labels
+    plain = (labels.smoothing, labels.class_weights, labels.sample_weights, labels.weight_exponent)
+    noisy = labels.noise is not None and not _symmetric(config)
+    return labels.layout == "balanced" and all(option is None for option in plain) and not noisy

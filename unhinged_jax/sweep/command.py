@@ -1,0 +1,85 @@
+"""`unhinged sweep` and `unhinged plot`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from unhinged_jax.sweep.engine import StoreFull
+
+INCOMPLETE, BAD_INPUT = 3, 1
+
+
+def sweep(
+    plan: str | None,
+    store: Path,
+    *,
+    status: bool,
+    retry_failed: bool,
+    export: Path | None,
+    workers: int | None,
+    scheduler: str | None,
+    part: str,
+    lanes: int | None,
+) -> int:
+    """Run, resume, describe or export a sweep; see `unhinged sweep --help`."""
+    from unhinged_jax.sweep import prepare, run
+    from unhinged_jax.sweep.plan import Plan
+    from unhinged_jax.sweep.status import describe, status_of
+    from unhinged_jax.sweep.store import Store
+
+    if status or export is not None:
+        opened = Store(store)
+        if plan is not None:
+            prepare.refuse_other(opened, Plan.read(plan), change=False)
+        if export is not None:
+            from unhinged_jax.sweep.export import export as write
+
+            write(store, export)
+            print(f"wrote {export}")
+        if status:
+            print(describe(opened, status_of(opened, verify=True)))
+        return 0
+    if plan is None:
+        raise ValueError("give a plan: a TOML file, or one of phase, noise, imbalance, schedules.")
+    opened = prepare.open_store(Plan.read(plan), store, lanes=lanes)
+    for change in prepare.changed_versions(opened):
+        print(f"unhinged: note: {change} since this store was made; last digits may differ.", file=sys.stderr)
+    try:
+        found = run.run_store(
+            opened, workers=workers, scheduler=scheduler, part=_part(part), retry_failed=retry_failed
+        )
+    except StoreFull as error:
+        there = status_of(opened)
+        print(
+            f"unhinged: error: {error.strerror}: {there.done:,} of {there.points:,} points are kept in {store}; free "
+            "some space and run the same command again.",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
+    except run.SweepIncomplete as error:
+        print(f"unhinged: {error}", file=sys.stderr)
+        return INCOMPLETE
+    print(describe(opened, found))
+    if found.failed:
+        print("unhinged: some points failed; see `result` in the store, or --retry-failed.", file=sys.stderr)
+    return INCOMPLETE if found.failed else 0
+
+
+def plot(
+    store: Path, *, out: Path | None, observe: tuple[str, ...], x: str | None, y: str | None, time: float | None
+) -> int:
+    """Draw a sweep; see `unhinged plot --help`."""
+    from unhinged_jax.sweep.pictures import draw
+
+    out = out or store.with_name(f"{store.stem}-pictures")
+    for path in draw(store, out, observe=observe, x=x, y=y, time=time):
+        print(path)
+    return 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit()):
+        raise ValueError(f"--part must be I/N, such as 0/8, but is {text!r}.")
+    return int(index), int(count)

@@ -1,0 +1,136 @@
+"""Blocks through any executor: a window of tasks in flight, retries when workers die, a stop when the disk is full."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import errno
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
+from typing import Any
+
+from unhinged_jax.sweep.work import Outcome, initialize, run_blocks
+
+Task = tuple[int, ...]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TRIES = 3
+
+
+class StoreFull(OSError):
+    """There is no space left for the store."""
+
+
+class Here(Executor):
+    """An executor without workers: runs a task when it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run `fn` now."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor]:
+    """A maker of pools of local processes. They are spawned: a fork of a process that has used JAX hangs."""
+
+    def make() -> Executor:
+        return concurrent.futures.ProcessPoolExecutor(
+            count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=initialize,
+            initargs=(single_threaded,),
+        )
+
+    return make
+
+
+def drive(
+    make: Callable[[], Executor],
+    path: str,
+    tasks: Iterable[Task],
+    *,
+    window: int,
+    owned: bool,
+    retry: bool,
+    told: Callable[[Outcome], None],
+    waiting: Callable[[], None] = lambda: None,
+) -> dict[Task, str]:
+    """Run tasks to the end.
+
+    Args:
+        make: Gives an executor; asked again when one breaks.
+        path: The store.
+        tasks: Blocks that go into one call each.
+        window: Most tasks in flight. One more than workers keeps them busy, and few are suspect when one dies.
+        owned: Whether executors are ours to shut down.
+        retry: See `run_blocks`.
+        told: Called for every committed block.
+        waiting: Called now and then.
+
+    Returns:
+        Tasks that could not be done, with the reason.
+
+    Raises:
+        StoreFull: when there is no space left; what is committed stays.
+    """
+    pending, running, tries, given_up = deque(tasks), dict[Any, Task](), dict[Task, int](), dict[Task, str]()
+    executor = make()
+    try:
+        while pending or running:
+            broken = False
+            while pending and len(running) < window:
+                try:
+                    running[executor.submit(run_blocks, path, pending[0], retry)] = pending[0]
+                    pending.popleft()
+                except BrokenExecutor:
+                    broken = True
+                    break
+            done = concurrent.futures.wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done
+            waiting()
+            for future in done:
+                task = running.pop(future)
+                try:
+                    for outcome in future.result():
+                        told(outcome)
+                except BrokenExecutor:
+                    broken = True
+                    _blame(task, "its worker died", tries, given_up, pending)
+                except OSError as error:
+                    if error.errno in _FULL:
+                        raise StoreFull(error.errno, "no space left for the store", path) from error
+                    given_up[task] = _told(error)
+                except Exception as error:
+                    given_up[task] = _told(error)
+            if broken:
+                for task in running.values():
+                    _blame(task, "its worker died", tries, given_up, pending)
+                running.clear()
+                if owned:
+                    executor.shutdown(wait=False, cancel_futures=True)
+                executor = make()
+    finally:
+        for future in running:
+            future.cancel()
+        if owned:
+            executor.shutdown(wait=False, cancel_futures=True)  # what runs may still commit its block
+    return given_up
+
+
+def _blame(task: Task, reason: str, tries: dict[Task, int], given_up: dict[Task, str], pending: deque[Task]) -> None:
+    """Any task in flight may have brought a worker down; one that was there every time is given up."""
+    tries[task] = tries.get(task, 0) + 1
+    if tries[task] < _TRIES:
+        pending.append(task)
+    else:
+        given_up[task] = (
+            f"{reason} {_TRIES} times (out of memory? `--lanes` makes blocks smaller). A script that calls `sweep` "
+            "must do so under `if __name__ == '__main__':`."
+        )
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

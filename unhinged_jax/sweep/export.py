@@ -1,0 +1,96 @@
+"""The results of a sweep in other formats: CSV, Parquet, NetCDF."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unhinged_jax.sweep.read import open_sweep
+from unhinged_jax.sweep.store import PENDING, REASONS
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+
+_ROWS = 1_000_000
+_WRITERS = {".csv": "_csv", ".parquet": "_parquet", ".nc": "_netcdf"}
+
+
+def export(store: str | Path, file: str | Path) -> None:
+    """Write the results of a sweep into one file; whole, or not at all.
+
+    Args:
+        store: Folder that `sweep` wrote.
+        file: NAME.csv or NAME.parquet: one row a point and time, with its coordinates, observables and why it ended; or
+            NAME.nc, the dataset itself.
+
+    Raises:
+        ValueError: for another ending, or Parquet without pyarrow.
+        OSError: if it cannot be written.
+
+    Source: beyond the paper.
+    """
+    file = Path(file)
+    if file.suffix not in _WRITERS:
+        raise ValueError(f"export to a file that ends in {', '.join(_WRITERS)}, but got {file.name!r}.")
+    if file.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("Parquet needs pyarrow: pip install pyarrow; or export to .csv or .nc.")
+    data = open_sweep(store)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=file.suffix, dir=file.parent)
+    os.close(handle)
+    try:
+        globals()[_WRITERS[file.suffix]](data, name)
+        os.replace(name, file)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def tables(data: xarray.Dataset) -> Iterator[pandas.DataFrame]:
+    """Rows (point, time) in portions, so that a large sweep needs little memory."""
+    first = next(iter(data["result"].dims))
+    rows_each = max(1, math.prod(data.sizes.values()) // data.sizes[first])
+    step = max(1, _ROWS // rows_each)
+    names = {**REASONS, PENDING: "pending"}
+    for begin in range(0, data.sizes[first], step):
+        part = data.isel({first: slice(begin, begin + step)}).load()
+        frame = part.drop_vars("result").to_dataframe()
+        reasons = np.vectorize(names.get, otypes=[object])(part["result"].values)
+        spread = part["result"].astype(object).copy(data=reasons).to_series().rename("result")
+        frame = frame.join(spread)
+        yield frame.reset_index()
+
+
+def _csv(data: xarray.Dataset, file: str) -> None:
+    for number, frame in enumerate(tables(data)):
+        frame.to_csv(file, index=False, mode="a", header=number == 0)
+
+
+def _parquet(data: xarray.Dataset, file: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    writer = None
+    try:
+        for frame in tables(data):
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+            writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _netcdf(data: xarray.Dataset, file: str) -> None:
+    data = data.load()
+    for name in data.variables:
+        data[name].encoding.clear()
+        if data[name].dtype.kind == "O" or data[name].dtype.kind == "T":
+            data[name] = data[name].astype(str)
+    data.to_netcdf(file)

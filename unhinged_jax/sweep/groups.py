@@ -1,0 +1,168 @@
+"""Which settings of a plan are data of one compiled program, and which need a program of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _entry
+from unhinged_jax import config as _config
+from unhinged_jax.config import Config, ConfigError, Problem
+from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.precision import scope
+from unhinged_jax.sweep.design import Dim
+from unhinged_jax.sweep.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Points that share one program.
+
+    Attributes:
+        config: The configuration they share; what varies inside the group holds the value of its first point.
+        places: Index of each of its first point along the dimensions that separate groups.
+        observed: Names of the observables that have a meaning here.
+        times: When they are observed.
+    """
+
+    config: Config
+    places: tuple[int, ...]
+    observed: tuple[str, ...]
+    times: np.ndarray
+    inputs: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """How a plan falls into programs.
+
+    Attributes:
+        traced: Keys that are data, for each dimension; all others are structure.
+        separate: Whether a dimension holds structure, so that its points are never in one program call.
+        groups: One for each different structure.
+        which: Index along the separate dimensions -> group.
+    """
+
+    traced: tuple[tuple[str, ...], ...]
+    separate: tuple[bool, ...]
+    groups: tuple[Group, ...]
+    which: dict[tuple[int, ...], int]
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Every observable of any group, in the order asked for."""
+        return tuple(dict.fromkeys(name for group in self.groups for name in group.observed))
+
+    def group_at(self, index: tuple[int, ...]) -> int:
+        """Group of a point, given by its index along each dimension."""
+        return self.which[tuple(i for i, alone in zip(index, self.separate, strict=True) if alone)]
+
+
+def grouping_of(plan: Plan) -> Grouping:
+    """Find out, by tracing, which numbers of a plan can vary inside one program, and form the groups.
+
+    Raises:
+        ConfigError: if points do not share their times, or a point has no closed form and the method is exact.
+    """
+    traced = tuple(
+        tuple(axis.key for axis in dim.axes if axis.numeric and _traceable(plan, dim, axis.key)) for dim in plan.dims
+    )
+    separate = tuple(len(keys) < len(dim.axes) for keys, dim in zip(traced, plan.dims, strict=True))
+    groups: list[Group] = []
+    known: dict[str, int] = {}
+    which = {}
+    apart = [dim for dim, alone in zip(plan.dims, separate, strict=True) if alone]
+    data = {key for keys in traced for key in keys}
+    for places in np.ndindex(*(dim.size for dim in apart)):
+        structure = repr(
+            [axis.values[i] for dim, i in zip(apart, places, strict=True) for axis in dim.axes if axis.key not in data]
+        )
+        if structure not in known:
+            known[structure] = len(groups)
+            groups.append(_group(plan, {dim.name: i for dim, i in zip(apart, places, strict=True)}, traced))
+        which[places] = known[structure]
+    first = groups[0].times
+    for group in groups:
+        if not np.array_equal(group.times, first):
+            raise ConfigError(
+                f"{plan.config.path}: [run]: the points of a sweep share their times, but flow and descent read these "
+                "differently; give whole `times`."
+            )
+    return Grouping(traced, separate, tuple(groups), which)
+
+
+def abstract(key: str, precision: str) -> jax.ShapeDtypeStruct:
+    """The type of a traced value: seeds are whole numbers, everything else a number of the plan's precision."""
+    return jax.ShapeDtypeStruct((), dtype_of(key, precision))
+
+
+def dtype_of(key: str, precision: str) -> Any:
+    """Number type of the values at a key."""
+    return np.dtype(np.int32) if key.rpartition(".")[2] == "seed" else np.dtype(precision)
+
+
+def build_traced(config: Config, values: Mapping[str, Any]) -> Problem:
+    """Build a configuration whose numbers at some dotted keys are traced values."""
+    for key, value in values.items():
+        config = _put(config, key.split("."), value)
+    return _config.build(config)
+
+
+def _put(place: Any, way: list[str], value: Any) -> Any:
+    """A copy of nested dataclasses, tables and lists with one entry replaced."""
+    if not way:
+        return value
+    head, rest = way[0], way[1:]
+    if dataclasses.is_dataclass(place):
+        return dataclasses.replace(place, **{head: _put(getattr(place, head), rest, value)})  # type: ignore[type-var]
+    if isinstance(place, list):
+        at = int(head)
+        return [*place[:at], _put(place[at], rest, value), *place[at + 1 :]]
+    return {**place, head: _put(place[head], rest, value)}
+
+
+def _traceable(plan: Plan, dim: Dim, key: str) -> bool:
+    """Whether a program can take the value at a key as data. All its values have been built before."""
+    if dim.size == 1 and dim.kind != "seed":
+        return False
+    config, precision = plan.config_at({}), plan.config.run.precision
+    try:
+        with scope(precision):
+            jax.eval_shape(lambda value: _shapes(build_traced(config, {key: value})), abstract(key, precision))
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _shapes(problem: Problem) -> Any:
+    return problem.state.H, problem.state.W
+
+
+def _group(plan: Plan, places: dict[str, int], traced: tuple[tuple[str, ...], ...]) -> Group:
+    config, run = plan.config_at(places), plan.config.run
+    found: dict[str, Any] = {}
+
+    def trace(values: dict[str, Any]) -> Any:
+        problem = build_traced(config, values)
+        if plan.sweep.method == "exact" and (why := why_no_closed_form(problem.model, problem.dynamics)):
+            raise NoClosedForm(f"there is no closed form: {why}")
+        task = _entry.prepare(
+            problem.model, problem.dynamics, problem.state, problem.times, problem.observe, problem.target,
+            problem.precision, "sweep",
+        )  # fmt: skip
+        found.update(observed=tuple(name for name, _ in task.plan), times=np.asarray(task.times), inputs=problem.inputs)
+        return jnp.zeros(())
+
+    with _config.placed(f"{plan.config.path}: {_shown(plan, places)}".rstrip(": ")), scope(run.precision):
+        jax.eval_shape(trace, {key: abstract(key, run.precision) for keys in traced for key in keys})
+    return Group(config, tuple(places.values()), **found)
+
+
+def _shown(plan: Plan, places: dict[str, int]) -> str:
+    chosen = [(axis, places[dim.name]) for dim in plan.dims if dim.name in places for axis in dim.axes]
+    return ", ".join(f"{axis.key} = {axis.values[place]!r}" for axis, place in chosen)

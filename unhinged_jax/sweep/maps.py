@@ -1,0 +1,181 @@
+"""Maps over two axes at one moment, with the boundaries that theory predicts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.sweep.bands import coordinate_of, over_seeds, shown
+from unhinged_jax.sweep.boundaries import boundaries
+from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.store import FINE
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
+
+_FACETS = 6
+_DASHES = ("-", "--", ":", "-.")
+
+
+def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
+    """A map for each observable: the median over seeds at one moment, over one or two axes.
+
+    A further axis with a few values makes a column of each; any others stand in the middle. Points of which
+    half of the seeds or more failed are grey: the median of survivors would flatter them.
+    """
+    from matplotlib.figure import Figure
+
+    observed = [str(name) for name in data.data_vars if name != "result"]
+    others = [str(name) for name in data["result"].dims if name not in (*names, "seed")]
+    facet = next((name for name in others if 1 < data.sizes[name] <= _FACETS), None)
+    held = {name: (data.sizes[name] - 1) // 2 for name in others if name != facet}
+    facets: list[dict[str, int]] = [{facet: place} for place in range(data.sizes[facet])] if facet else [{}]
+    grid = (len(observed), len(facets)) if facet else arranged(len(observed))
+    when = f"{data['time'].attrs.get('long_name', 'time')} {shown(data['time'].values[moment])}"
+    with style():
+        figure = Figure(figsize=(1.2 + 3.4 * grid[1], 1.2 + 2.7 * grid[0]))
+        panels = figure.subplots(*grid, squeeze=False)
+        lines: dict[str, Any] = {}
+        for row, name in enumerate(observed):
+            colours = colours_of(data[name].isel(held), moment)
+            for column, chosen in enumerate(facets):
+                panel = panels[row, column] if facet else panels.flat[row]
+                places = {**held, **chosen}
+                one = data.isel(places)
+                drawn = _panel(panel, plan, one, name, names, moment, colours)
+                lines |= _overlay(panel, plan, names, places) if len(names) == 2 else {}
+                title = name if column == 0 else ""
+                for axis, place in chosen.items():
+                    values, label = coordinate_of(plan, axis)
+                    title = f"{title}\n{label} {shown(values[place])}".strip()
+                panel.set_title(title, fontweight="bold" if not facet else "normal", fontsize=9.5)
+                if drawn is not None and (not facet or column == len(facets) - 1):
+                    figure.colorbar(drawn, ax=panel, pad=0.02, extend=colours["extend"])
+        for spare in panels.flat[len(observed) :] if not facet else ():
+            spare.set_visible(False)
+        if lines:
+            figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
+        figure.suptitle(f"{plan.sweep.title or 'Sweep'}\nmedian over {data.sizes['seed']} seeds at {when}", fontsize=11)
+    return figure
+
+
+def arranged(count: int) -> tuple[int, int]:
+    """Rows and columns of panels."""
+    columns = 2 if count == 4 else min(3, count)
+    return math.ceil(count / columns), columns
+
+
+def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
+    """Map and norm of colours for the medians at a moment.
+
+    A logarithm of a norm is told apart by whether it grew; positive values over more than two decades are drawn by
+    their logarithm. Outliers beyond the 1st and 99th percentile do not stretch the range.
+    """
+    from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+
+    middle = over_seeds(array.isel(time=moment))[0]
+    finite = middle[np.isfinite(middle)]
+    if not finite.size:
+        return {"cmap": "cividis", "norm": Normalize(0, 1), "extend": "neither"}
+    low, high = np.percentile(finite, [1, 99])
+    if finite.max() - finite.min() < 4 * (high - low):
+        low, high = finite.min(), finite.max()
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
+    found = {"cmap": "cividis", "extend": extend[bool(finite.min() < low), bool(finite.max() > high)]}
+    start = float(np.nanmedian(array.isel(time=0)))
+    if str(array.name).startswith("log_norm") and low < start < high:
+        return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high)}
+    if low > 0 and high > 100 * low:
+        return {**found, "norm": LogNorm(low, high)}
+    return {**found, "norm": Normalize(low, high if high > low else low + 1e-12)}
+
+
+def _panel(
+    panel: Any, plan: Plan, one: xarray.Dataset, name: str, names: tuple[str, ...], moment: int, colours: dict[str, Any]
+) -> Any:
+    values = over_seeds(one[name].isel(time=moment))
+    kept = np.isin(one["result"].values, FINE).mean(axis=one["result"].get_axis_num("seed")) > 0.5
+    x, label = coordinate_of(plan, names[0])
+    panel.set_xlabel(label)
+    panel.grid(False)
+    if len(names) == 1:
+        _line(panel, plan, x, values, names[0])
+        return None
+    y, label = coordinate_of(plan, names[1])
+    panel.set_ylabel(label)
+    middle = np.where(kept, values[0], np.nan)
+    if one["result"].dims.index(names[0]) < one["result"].dims.index(names[1]):
+        middle = middle.T
+    panel.set_facecolor("#b0b0b0")
+    shade = np.ma.masked_invalid(middle)
+    drawn = panel.pcolormesh(
+        edges(x), edges(y), shade, cmap=colours["cmap"], norm=colours["norm"], rasterized=True, zorder=0
+    )
+    for values_, axis in ((x, panel.xaxis), (y, panel.yaxis)):
+        _scale(axis, values_)
+    return drawn
+
+
+def _line(panel: Any, plan: Plan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
+    """One axis only: the value at the moment against it, with the seeds' band."""
+    at = np.arange(len(x)) if x.dtype.kind == "U" else x
+    order = np.argsort(at)
+    random = next(dim for dim in plan.dims if dim.name == name).kind == "random"
+    panel.plot(at[order], values[0][order], color=PALETTE[0], marker="." if random else "", ls="" if random else "-")
+    panel.fill_between(at[order], values[1][order], values[2][order], color=PALETTE[0], alpha=0.0 if random else 0.2)
+    _scale(panel.xaxis, x)
+
+
+def edges(values: np.ndarray) -> np.ndarray:
+    """Borders of cells around coordinates; places 0, 1, ... for texts."""
+    if values.dtype.kind == "U":
+        return np.arange(len(values) + 1) - 0.5
+    values = values.astype(float)
+    if len(values) == 1:
+        return np.asarray([values[0] - 0.5, values[0] + 0.5])
+    if is_geometric(values):
+        return np.exp(edges(np.log(values)))
+    middles = (values[1:] + values[:-1]) / 2
+    return np.concatenate([[2 * values[0] - middles[0]], middles, [2 * values[-1] - middles[-1]]])
+
+
+def is_geometric(values: np.ndarray) -> bool:
+    """Whether positive coordinates are closer to evenly spaced in the logarithm than by difference."""
+    if values.dtype.kind == "U" or len(values) < 3 or np.any(values <= 0) or not np.all(np.diff(values) > 0):
+        return False
+    gaps, ratios = np.diff(values), np.diff(np.log(values))
+    return bool(np.std(ratios) / np.mean(ratios) < np.std(gaps) / np.mean(gaps))
+
+
+def _scale(axis: Any, values: np.ndarray) -> None:
+    if values.dtype.kind == "U":
+        axis.set_ticks(range(len(values)), labels=values.tolist())
+        if axis.axis_name == "x":
+            axis.set_tick_params(rotation=30)
+    elif is_geometric(values):
+        getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+
+
+def _overlay(panel: Any, plan: Plan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
+    """Draw the boundaries inside the map, each in its own dash; returns them by meaning."""
+    kinds = [next(dim for dim in plan.dims if dim.name == name) for name in names]
+    if any(dim.kind == "random" or not dim.axes[0].numeric or dim.axes[0].labels for dim in kinds):
+        return {}
+    limits = panel.get_xlim(), panel.get_ylim()
+    drawn = {}
+    for number, line in enumerate(boundaries(plan, names[0], names[1], places)):
+        dash = _DASHES[number % len(_DASHES)]
+        x, y = line.x, line.y
+        if np.ptp(y) == 0:  # straight lines go on to the border of the cells
+            x, y = np.asarray(limits[0]), y[[0, 0]]
+        elif np.ptp(x) == 0:
+            x, y = x[[0, 0]], np.asarray(limits[1])
+        panel.plot(x, y, color="white", linewidth=3.2, alpha=0.85)
+        drawn[line.meaning] = panel.plot(x, y, color="#D55E00", linewidth=1.8, linestyle=dash)[0]
+    panel.set_xlim(*limits[0])
+    panel.set_ylim(*limits[1])
+    return drawn

@@ -1,0 +1,104 @@
+"""Pictures of a sweep: curves with seed bands, maps with boundaries, the interactive report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unhinged_jax.plots import style
+from unhinged_jax.sweep.bands import band_figure
+from unhinged_jax.sweep.maps import map_figure
+from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.read import open_sweep
+from unhinged_jax.sweep.report import report
+from unhinged_jax.sweep.store import Store
+from unhinged_jax.sweep.work import plan_of
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def draw(
+    store: str | Path,
+    out: str | Path,
+    *,
+    observe: Sequence[str] = (),
+    x: str | None = None,
+    y: str | None = None,
+    time: float | None = None,
+) -> list[Path]:
+    """Draw a sweep, finished or not.
+
+    Args:
+        store: Folder that `sweep` wrote.
+        out: Folder for curves.png, curves.svg (medians and bands over seeds, along time), map.png, map.svg (over two
+            axes, with the boundaries that theory predicts) and report.html (all of it, to search and to point at).
+        observe: Observables to draw; all if empty.
+        x, y: Axes of the maps; default: the two numeric ones with most points.
+        time: Moment of the maps; default: the last.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: for a name that is not in the store, or a store without a finished point.
+
+    Source: beyond the paper; boundaries as in `unhinged_jax.sweep.boundaries`.
+    """
+    opened = Store(store)
+    plan, data = plan_of(opened), open_sweep(store)
+    data = _chosen(data, opened.observed, tuple(observe))
+    moment = len(data["time"]) - 1 if time is None else int(np.argmin(np.abs(data["time"].values - time)))
+    data = data.load()
+    if not np.any(data["result"].values >= 0):
+        raise ValueError(f"{store} holds no finished point yet; run `unhinged sweep` first.")
+    names = axes_of_maps(plan, data, x, y)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in _figures(plan, data, names, moment):
+        with style():
+            for ending, settings in (("png", {"Software": None}), ("svg", {"Date": None})):
+                path = out / f"{name}.{ending}"
+                unfinished = out / f".{name}.{ending}"
+                figure.savefig(unfinished, format=ending, metadata=settings)
+                os.replace(unfinished, path)
+                written.append(path)
+    path = out / "report.html"
+    path.write_text(report(plan, data, names), encoding="utf-8")
+    return [*written, path]
+
+
+def _figures(
+    plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int
+) -> Iterator[tuple[str, Any]]:
+    yield "curves", band_figure(plan, data, names)
+    if names:
+        yield "map", map_figure(plan, data, names, moment)
+
+
+def axes_of_maps(plan: Plan, data: xarray.Dataset, x: str | None, y: str | None) -> tuple[str, ...]:
+    """Names of the dimensions that maps are drawn over: two, or one if there is only one."""
+    offered = [dim for dim in plan.dims if dim.kind != "seed" and dim.size > 1]
+    known = [dim.name for dim in offered]
+    for given in (x, y):
+        if given is not None and given not in known:
+            raise ValueError(f"{given!r} is no axis of this sweep; it has {', '.join(known) or 'none'}.")
+    ranked = sorted(offered, key=lambda dim: (dim.axes[0].labels is not None or not dim.axes[0].numeric, -dim.size))
+    free = [dim.name for dim in ranked if dim.name not in (x, y)]
+    first = x or (free.pop(0) if free else None)
+    second = y or (free.pop(0) if free else None)
+    if x is None and y is None and first and second and known.index(first) > known.index(second):
+        first, second = second, first
+    return tuple(name for name in (first, second) if name is not None)
+
+
+def _chosen(data: xarray.Dataset, observed: tuple[str, ...], wanted: tuple[str, ...]) -> xarray.Dataset:
+    for name in wanted:
+        if name not in observed:
+            raise ValueError(f"{name!r} was not observed; this sweep has {', '.join(observed)}.")
+    return data[[*(wanted or observed), "result"]]

@@ -1,0 +1,191 @@
+"""Open the store of a plan, or make it: what is there is kept, and another plan is refused."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unhinged_jax.output import versions
+from unhinged_jax.sweep.design import Dim
+from unhinged_jax.sweep.groups import Grouping, grouping_of
+from unhinged_jax.sweep.layout import layout_of
+from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.stiffness import by_stiffness
+from unhinged_jax.sweep.store import Store
+
+LANES = {"cpu": 128}
+"""Most points in a block: beyond this a CPU's caches overflow and the cost of a point rises again."""
+_MANY_LANES = 16384
+MAY_CHANGE = ("dynamics.max_steps", "sweep.title")
+"""Keys of a plan that may differ on a store that is there: no point that has ended would end differently."""
+
+
+def open_store(plan: Plan, path: Path, *, lanes: int | None = None, memory: int | None = None) -> Store:
+    """The store of a plan at a path, made if there is none.
+
+    Args:
+        lanes: Most points in a block, for a new store.
+        memory: Bytes a device may use for a block, for a new store; default a quarter of what it has.
+
+    Raises:
+        ValueError: if the store belongs to another plan; the message shows the difference.
+    """
+    if (path / "zarr.json").exists():
+        store = Store(path)
+        refuse_other(store, plan)
+        return store
+    if path.exists() and any(path.iterdir()):
+        raise ValueError(f"{path} holds other files; choose a folder that is empty or not there yet.")
+    store = _create(plan, path, lanes, memory)
+    refuse_other(store, plan)  # jobs that start together race to make it
+    return store
+
+
+def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
+    """Raise ValueError if a plan is not the one of a store; take over what may change, unless told not to."""
+    before, now = store.identity, _identity(plan, _inputs(grouping_of(plan)) if store.identity["inputs"] else {})
+    old, new = flat(before), flat(now)
+    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    fatal = [key for key in differ if key.removeprefix("plan.") not in MAY_CHANGE]
+    if fatal:
+        told = [f"{key.removeprefix('plan.')} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in fatal]
+        shown = "; ".join(told[:5]) + (f" and {len(fatal) - 5} more" if len(fatal) > 5 else "")
+        raise ValueError(f"{store.path} holds another sweep: {shown}. Choose another --store, or restore the plan.")
+    if differ and change:
+        store.group.attrs["plan"] = json.dumps(now)
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested tables by dotted key; lists are leaves."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    parts = [flat(value, f"{prefix}.{name}".lstrip(".")) for name, value in tree.items()]
+    return {key: leaf for part in parts for key, leaf in part.items()}
+
+
+def _short(value: Any) -> str:
+    text = "not given" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:28]} ... {text[-28:]}"
+
+
+def _identity(plan: Plan, inputs: dict[str, str]) -> dict[str, Any]:
+    return {"plan": plan.tables(), "inputs": inputs}
+
+
+def _inputs(grouping: Grouping) -> dict[str, str]:
+    return {name: digest for group in grouping.groups for name, digest in group.inputs.items()}
+
+
+def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None) -> Store:
+    grouping = grouping_of(plan)
+    platform = jax.default_backend()
+    memory = memory or default_memory()
+    plan, order = by_stiffness(plan, grouping)
+    fits = max(1, memory // bytes_of_a_point(plan, grouping))
+    most = lanes or LANES.get(platform, _MANY_LANES)
+    layout = layout_of([dim.size for dim in plan.dims], grouping.separate, min(fits, most), order)
+    times = grouping.groups[0].times
+    coordinates = {name: entry for dim in plan.dims for name, entry in _coordinates(dim).items()}
+    for name in (*coordinates, *(dim.name for dim in plan.dims)):
+        if name in (*grouping.observed, "result", "elapsed", "steps", "execution"):
+            raise ValueError(f"an axis is called {name!r}, like a result of the sweep; give it another `name`.")
+    separate = [dim.name for dim, alone in zip(plan.dims, grouping.separate, strict=True) if alone]
+    facts = {
+        "folder": str(plan.config.path.parent.resolve()),
+        "name": plan.config.path.name,
+        "times": len(times),
+        "memory": memory,
+        "traced": grouping.traced,
+        "separate": separate,
+        "groups": [group.places for group in grouping.groups],
+        "which": list(grouping.which.values()),
+    }
+    return Store.create(
+        path,
+        layout=layout,
+        dims=tuple(dim.name for dim in plan.dims),
+        observed=grouping.observed,
+        times=times,
+        precision=plan.config.run.precision,
+        coordinates=coordinates,
+        identity=_identity(plan, _inputs(grouping)),
+        facts=facts,
+        attrs={"title": plan.sweep.title or plan.config.path.stem, "method": plan.sweep.method, **provenance()},
+    )
+
+
+def _coordinates(dim: Dim) -> dict[str, tuple[str, np.ndarray, dict[str, Any]]]:
+    if dim.kind in ("grid", "seed"):  # one value at every key
+        axis, keys = dim.axes[0], " + ".join(axis.key for axis in dim.axes)
+        return {dim.name: (dim.name, axis.coordinate(), {"long_name": axis.label, "key": keys})}
+    return {
+        axis.name: (dim.name, axis.coordinate(), {"long_name": axis.label, "key": axis.key}) for axis in dim.axes
+    }
+
+
+def default_memory() -> int:
+    """A quarter of an accelerator's memory; 1 GiB on a CPU, where several workers share it."""
+    known = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    return int(known["bytes_limit"]) // 4 if known and "bytes_limit" in known else 2**30
+
+
+def bytes_of_a_point(plan: Plan, grouping: Grouping) -> int:
+    """What one lane takes, roughly; a block that takes more after all is halved.
+
+    An exact run holds a few states and tables of logits, an adaptive solve its stages too.
+    """
+    width = np.dtype(plan.config.run.precision).itemsize
+    sizes = []
+    for group in grouping.groups:
+        labels, dim = group_labels(group.config), group.config.model.dim
+        state = (labels.samples + labels.classes) * (dim + labels.classes)
+        copies = 6 if plan.sweep.method == "exact" else 24
+        sizes.append(width * (copies * state + len(group.times) * (len(group.observed) + 64)))
+    return max(sizes)
+
+
+def group_labels(config: Any) -> Any:
+    """Class layout of a configuration."""
+    from unhinged_jax.config import build_stateless
+
+    return build_stateless(config).model.labels
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and device, as attributes."""
+    device = jax.local_devices()[0]
+    return {
+        "versions": json.dumps(versions()),
+        "commit": commit() or "unknown",
+        "device": f"{device.platform}: {device.device_kind} x {jax.local_device_count()}",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this package if it runs from a checkout of its own repository."""
+    folder = Path(__file__).parents[2]
+    if not (folder / "pyproject.toml").exists():
+        return None
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None
+
+
+def changed_versions(store: Store) -> list[str]:
+    """Packages whose version is not the one that made the store, as "jax 0.9.2 -> 0.11.2"."""
+    before = json.loads(str(store.group.attrs["versions"]))
+    return [
+        f"{name} {before.get(name)} -> {now}" for name, now in versions().items() if before.get(name) != now
+    ]

@@ -1,0 +1,151 @@
+"""One compiled program for a block of points: nested vmaps over its dimensions, sharded over the local devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import unhinged_jax as uj
+from unhinged_jax.config import Config
+from unhinged_jax.precision import scope
+from unhinged_jax.sweep.groups import build_traced, dtype_of
+
+Values = tuple[dict[str, np.ndarray], ...]
+"""For each dimension, key -> values along it, with a leading axis of devices."""
+
+
+def lane(config: Config, method: str, values: dict[str, Any]) -> dict[str, Any]:
+    """One point: its observables, why it ended, where, and how many steps it took."""
+    problem = build_traced(config, values)
+    solve = uj.exact if method == "exact" else uj.simulate
+    run = solve(
+        problem.model, problem.dynamics, problem.state, problem.times, problem.observe,
+        target=problem.target, precision=problem.precision,
+    )  # fmt: skip
+    return {
+        "observables": run.observables, "code": run.code, "elapsed": run.elapsed, "steps": run.steps,
+        "reached": run.reached,
+    }  # fmt: skip
+
+
+def block(config: Config, method: str, values: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """All points of a block. What does not depend on a dimension is computed once for all of it."""
+
+    def level(depth: int, chosen: dict[str, Any]) -> Any:
+        if depth == len(values):
+            return lane(config, method, chosen)
+        if not values[depth]:
+            return level(depth + 1, chosen)
+        return jax.vmap(lambda here: level(depth + 1, {**chosen, **here}))(values[depth])
+
+    return level(0, {})
+
+
+class TooLarge(Exception):
+    """A block needs more memory than there is."""
+
+
+@dataclasses.dataclass
+class Programs:
+    """The compiled programs of one group, by the shape of the block.
+
+    Attributes:
+        config, method: What every point runs.
+        keys: Keys that vary inside a block, for each dimension.
+        memory: Bytes a device may use for a block; None for no limit of ours.
+    """
+
+    config: Config
+    method: str
+    keys: tuple[tuple[str, ...], ...]
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        self.devices = jax.local_devices()
+        self._compiled: dict[tuple[int, ...], Callable[..., Any] | None] = {}
+
+    def __call__(self, values: Values, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Run one block on every device; arrays come back with the axes device, dimensions, (time).
+
+        A block that does not fit into memory is run in halves.
+        """
+        try:
+            with scope(self.config.run.precision):
+                found = self._program(shape)(values)
+                found = jax.tree.map(np.asarray, found)
+        except (TooLarge, MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if max(shape) == 1:
+                raise MemoryError("one point alone does not fit into memory; shrink the problem.") from error
+            self._compiled[shape] = None
+            return self._halves(values, shape)
+        begin = (len(self.devices), *shape)
+        return jax.tree.map(lambda array: array.reshape(*begin, *array.shape[1 + self._depth :]), found)
+
+    @property
+    def _depth(self) -> int:
+        return sum(bool(keys) for keys in self.keys)
+
+    def _program(self, shape: tuple[int, ...]) -> Callable[..., Any]:
+        if shape not in self._compiled:
+            self._compiled[shape] = self._compile(shape)
+        program = self._compiled[shape]
+        if program is None:
+            raise TooLarge
+        return program
+
+    def _compile(self, shape: tuple[int, ...]) -> Callable[..., Any] | None:
+        mesh = jax.sharding.Mesh(np.asarray(self.devices), ("device",))
+        spec = jax.sharding.PartitionSpec("device")
+
+        def local(values: tuple[dict[str, Any], ...]) -> Any:
+            mine = jax.tree.map(lambda array: array[0], values)
+            return jax.tree.map(lambda array: array[None], block(self.config, self.method, mine))
+
+        # shard_map and not a sharded argument: adaptive solves on different devices must not wait for each other.
+        sharded = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+        types = tuple(
+            {
+                key: jax.ShapeDtypeStruct((len(self.devices), count), dtype_of(key, self.config.run.precision))
+                for key in keys
+            }
+            for keys, count in zip(self.keys, shape, strict=True)
+        )
+        compiled = sharded.lower(types).compile()
+        needed = compiled.memory_analysis()  # of one device
+        too_large = (
+            self.memory is not None
+            and needed is not None
+            and needed.temp_size_in_bytes + needed.output_size_in_bytes > self.memory
+        )
+        return None if too_large and max(shape) > 1 else compiled
+
+    def _halves(self, values: Values, shape: tuple[int, ...]) -> dict[str, Any]:
+        axis = int(np.argmax(shape))
+        half = (shape[axis] + 1) // 2
+        smaller = (*shape[:axis], half, *shape[axis + 1 :])
+        parts = []
+        for piece in (slice(0, half), slice(half, None)):
+            chosen = {key: padded(array[:, piece], half, 1) for key, array in values[axis].items()}
+            parts.append(self((*values[:axis], chosen, *values[axis + 1 :]), smaller))
+
+        def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            return np.concatenate([first, second], axis=1 + axis).take(range(shape[axis]), axis=1 + axis)
+
+        return jax.tree.map(joined, *parts)
+
+
+def padded(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
+    """The array with its last entry along an axis repeated up to a length."""
+    places = np.minimum(np.arange(length), array.shape[axis] - 1)
+    return np.take(array, places, axis=axis)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (TooLarge, MemoryError)) or "resource_exhausted" in text or "out of memory" in text

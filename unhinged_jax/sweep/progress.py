@@ -1,0 +1,72 @@
+"""Progress of a sweep on a terminal: points done, rate, time left, failures."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any
+
+from unhinged_jax.sweep.status import Status
+from unhinged_jax.sweep.work import Outcome
+
+
+class Progress:
+    """A line on standard error; nothing where that is no terminal."""
+
+    def __init__(self, points: int, wanted: bool = True) -> None:
+        self._points, self._failed, self._bar = points, 0, None
+        self._display: Any = None
+        if wanted and sys.stderr.isatty():
+            self._display = _display()
+
+    def __enter__(self) -> Progress:
+        if self._display is not None:
+            self._display.__enter__()
+            self._bar = self._display.add_task("Checking", total=self._points, rate="", failed="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+        if self._display is not None:
+            self._display.__exit__(kind, error, trace)
+
+    def start(self, status: Status) -> None:
+        """Begin with what is done already."""
+        self._failed = sum(status.failed.values())
+        if self._display is not None:
+            self._display.reset(self._bar, completed=status.done, description="Sweeping")
+            self._show()
+
+    def told(self, outcome: Outcome) -> None:
+        """Count a block."""
+        self._failed += sum(outcome.failed.values())
+        if self._display is not None:
+            self._display.advance(self._bar, outcome.points)
+            self._show()
+
+    def refresh(self) -> None:
+        """Keep the clock going."""
+        if self._display is not None:
+            self._display.refresh()
+
+    def _show(self) -> None:
+        speed = self._display.tasks[0].finished_speed or self._display.tasks[0].speed
+        rate = f"{speed:,.0f} points/s" if speed else ""
+        failed = f"[red]{self._failed:,} failed" if self._failed else ""
+        self._display.update(self._bar, rate=rate, failed=failed)
+
+
+def _display() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Rich
+
+    return Rich(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+        console=Console(stderr=True),
+        speed_estimate_period=120,
+    )

@@ -1,0 +1,143 @@
+"""One HTML file that holds a sweep: maps and curves to point at, a table to search. It needs no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.resources
+import itertools
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unhinged_jax.sweep.bands import coordinate_of, over_seeds
+from unhinged_jax.sweep.boundaries import boundaries
+from unhinged_jax.sweep.maps import is_geometric
+from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.store import FINE, PENDING, REASONS
+
+if TYPE_CHECKING:
+    import xarray
+
+_NUMBERS = 1_500_000
+"""Most numbers in a report, 6 MB of them; times are left out where there would be more."""
+
+
+def report(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
+    """The report of a sweep.
+
+    Args:
+        plan: What was run.
+        data: Observables and `result`, loaded.
+        names: Axes that the map starts with.
+
+    Returns:
+        HTML with everything inside.
+
+    Source: beyond the paper.
+    """
+    template = (importlib.resources.files("unhinged_jax.sweep") / "report.html").read_text(encoding="utf-8")
+    # "<" escaped: no text of a plan can end the script that holds it.
+    content = json.dumps(_content(plan, data, names), allow_nan=False).replace("<", "\\u003c")
+    title = html.escape(plan.sweep.title or "Sweep")
+    return template.replace("@TITLE@", title).replace('"@CONTENT@"', content)
+
+
+def _content(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> dict[str, Any]:
+    dims = [dim for dim in plan.dims if dim.kind != "seed"]
+    order = [dim.name for dim in dims]
+    observed = [str(name) for name in data.data_vars if name != "result"]
+    points = math.prod(dim.size for dim in dims)
+    kept = _kept(len(data["time"]), _NUMBERS // max(1, 3 * points * len(observed)))
+    data = data.isel(time=kept).transpose(*order, "seed", "time")
+    return {
+        "facts": _facts(plan, data),
+        "axes": [_axis(plan, name) for name in order],
+        "start": [order.index(name) for name in names],
+        "times": data["time"].values.tolist(),
+        "clock": str(data["time"].attrs.get("long_name", "time")),
+        "observed": [
+            {"name": name, "meaning": str(data[name].attrs.get("long_name", name)), **_band(data[name])}
+            for name in observed
+        ],
+        "failed": _packed(np.sum(~np.isin(data["result"].values, (*FINE, PENDING)), axis=-1)),
+        "reasons": _reasons(data["result"].values),
+        "seeds": data.sizes["seed"],
+        "boundaries": _boundaries(plan, order),
+    }
+
+
+def _band(array: xarray.DataArray) -> dict[str, str]:
+    parts = zip(("middle", "low", "high"), over_seeds(array), strict=True)
+    return {part: _packed(values) for part, values in parts}
+
+
+def _kept(times: int, most: int) -> np.ndarray:
+    """Times that fit, the first and the last among them."""
+    return np.unique(np.round(np.linspace(0, times - 1, max(2, min(times, most)))).astype(int))
+
+
+def _packed(values: np.ndarray) -> str:
+    """Numbers as base64 of little-endian float32; beyond its range they become infinite."""
+    with np.errstate(over="ignore"):
+        return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode("ascii")
+
+
+def _axis(plan: Plan, name: str) -> dict[str, Any]:
+    values, label = coordinate_of(plan, name)
+    dim = next(dim for dim in plan.dims if dim.name == name)
+    more = {
+        axis.label: axis.coordinate().tolist() for axis in (dim.axes[1:] if dim.kind in ("zip", "random") else ())
+    }
+    return {
+        "name": name,
+        "label": label,
+        "values": values.tolist(),
+        "text": values.dtype.kind == "U",
+        "log": is_geometric(values),
+        "scattered": dim.kind == "random",
+        "more": more,
+    }
+
+
+def _reasons(result: np.ndarray) -> dict[str, str]:
+    """Point -> why its seeds failed or are missing; points that went well are left out."""
+    flat = result.reshape(-1, result.shape[-1])
+    names = {**REASONS, PENDING: "pending"}
+    odd = np.flatnonzero(~np.all(np.isin(flat, FINE), axis=1))
+    return {str(i): ", ".join(sorted({names[int(code)] for code in flat[i] if code not in FINE})) for i in odd}
+
+
+def _boundaries(plan: Plan, order: list[str]) -> list[dict[str, Any]]:
+    """Lines for every pair of numeric axes, the others in the middle."""
+    dims = [dim for dim in plan.dims if dim.name in order and dim.kind != "random" and dim.size > 1]
+    numeric = [dim.name for dim in dims if dim.axes[0].numeric and dim.axes[0].labels is None]
+    found = []
+    for x, y in itertools.permutations(numeric, 2):
+        held = {dim.name: (dim.size - 1) // 2 for dim in plan.dims if dim.name not in (x, y, "seed")}
+        found += [
+            {"x": order.index(x), "y": order.index(y), "meaning": line.meaning, "points": _finite(line.x, line.y)}
+            for line in boundaries(plan, x, y, held)
+        ]
+    return found
+
+
+def _finite(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
+    return [[float(a), float(b)] for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)]
+
+
+def _facts(plan: Plan, data: xarray.Dataset) -> dict[str, Any]:
+    attrs = data.attrs
+    versions = json.loads(attrs["versions"])
+    return {
+        "points": plan.points,
+        "finished": int(np.sum(data["result"].values >= 0)),
+        "failed": int(np.sum(~np.isin(data["result"].values, (*FINE, PENDING)))),
+        "method": attrs["method"],
+        "precision": attrs["precision"],
+        "device": attrs["device"],
+        "made with": f"unhinged-jax {versions['unhinged-jax']}, jax {versions['jax']}, commit {attrs['commit']}",
+        "plan": plan.tables(),
+    }

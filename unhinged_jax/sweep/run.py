@@ -1,0 +1,182 @@
+"""`sweep`: run a plan into a store, or go on with it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from unhinged_jax import _check
+from unhinged_jax.sweep import engine, prepare
+from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.progress import Progress
+from unhinged_jax.sweep.status import Status, status_of
+from unhinged_jax.sweep.store import Store
+from unhinged_jax.sweep.work import count_devices, group_of
+
+if TYPE_CHECKING:
+    import xarray
+
+
+_TOGETHER = 8
+
+
+def sweep(
+    plan: Plan | str | Path,
+    store: str | Path,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    scheduler: str | None = None,
+    part: tuple[int, int] = (0, 1),
+    lanes: int | None = None,
+    memory: int | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> xarray.Dataset:
+    """Run every point of a plan that is not in the store yet.
+
+    Args:
+        plan: A `Plan`, the path of a TOML file, or the name of a shipped plan.
+        store: Folder of the Zarr store; made if it is not there. The same call again goes on where the last one ended.
+        workers: Local processes, one thread each; 0 computes in this process on all of its devices. Default: one a
+            core, or 0 on an accelerator. A script needs `if __name__ == "__main__":` around the call.
+        executor: Any `concurrent.futures` executor instead, whose workers see the same folder.
+        scheduler: Address of a Dask scheduler instead; needs distributed.
+        part: (i, n): compute only every n-th block from the i-th on, for independent jobs on one store.
+        lanes: Most points in a block; default 128 on a CPU, where caches decide. Fixed when the store is made.
+        memory: Bytes a device may use for a block; default 1 GiB on a CPU, else a quarter of the device's.
+        retry_failed: Compute points that failed again, with a larger `max_steps` perhaps.
+        progress: Show progress on a terminal.
+
+    Returns:
+        The results, read when used, as an `xarray.Dataset` with the plan's dimensions, `seed` and `time`.
+
+    Raises:
+        ValueError: for a plan that cannot be, or a store of another plan.
+        SweepIncomplete: if blocks could not be computed; it says why, and everything else is kept.
+        StoreFull: if there is no space left; everything committed is kept.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import tempfile, unhinged_jax as uj
+        >>> plan = uj.Plan.of({
+        ...     "model": {"case": "unconstrained", "dim": 2},
+        ...     "labels": {"layout": "balanced", "classes": 2, "per_class": 1},
+        ...     "dynamics": {"kind": "flow"},
+        ...     "run": {"times": [0, 1], "observe": ["norm"]},
+        ...     "sweep": {"method": "exact", "seeds": 2, "grid": {"model.gamma": [0.5, 1.0, 2.0]}},
+        ... })
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data = uj.sweep(plan, f"{folder}/small.zarr", workers=0).load()
+        >>> dict(data["norm"].sizes)
+        {'gamma': 3, 'seed': 2, 'time': 2}
+    """
+    from unhinged_jax.sweep.read import open_sweep
+
+    plan = plan if isinstance(plan, Plan) else Plan.read(plan)
+    opened = prepare.open_store(plan, Path(store), lanes=lanes, memory=memory)
+    run_store(
+        opened, workers=workers, executor=executor, scheduler=scheduler, part=part, retry_failed=retry_failed,
+        progress=progress,
+    )  # fmt: skip
+    return open_sweep(store)
+
+
+class SweepIncomplete(RuntimeError):
+    """Blocks of a sweep could not be computed."""
+
+
+def run_store(
+    store: Store,
+    *,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    scheduler: str | None = None,
+    part: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> Status:
+    """Compute what is missing in a store; see `sweep`.
+
+    Raises:
+        SweepIncomplete: if blocks could not be computed.
+        StoreFull: if there is no space left.
+    """
+    index, count = part
+    if not (_check.whole("part", count, 1) > _check.whole("part", index, 0)):
+        raise ValueError(f"part must be (i, n) with 0 <= i < n, but got {part}.")
+    with Progress(store.layout.points, progress) as shown:
+        status = status_of(store, verify=True)
+        store.withdraw(status.damaged)
+        wanted = status.failed_blocks if retry_failed else status.missing
+        wanted = tuple(number for number in wanted if number % count == index)
+        shown.start(status)
+        if not wanted:
+            return status
+        make, devices, window = _executor(workers, executor, scheduler, len(wanted))
+        given_up = engine.drive(
+            make, str(store.path.resolve()), _tasks(store, wanted, devices, window),
+            window=window,
+            owned=executor is None, retry=retry_failed, told=shown.told,
+            waiting=shown.refresh,
+        )  # fmt: skip
+    if given_up:
+        reason = next(iter(given_up.values()))
+        points = sum(store.layout.size(number) for task in given_up for number in task)
+        raise SweepIncomplete(
+            f"{points} points could not be computed, everything else is kept; the first because of {reason}"
+        )
+    return status_of(store)
+
+
+def _tasks(store: Store, numbers: tuple[int, ...], devices: int, window: int) -> list[tuple[int, ...]]:
+    """Blocks of one group for each call. Where there are enough groups to go round, a worker gets several blocks of
+    one, so that not every worker compiles every program."""
+    groups: dict[int, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(group_of(store, number), []).append(number)
+    each = devices * (_TOGETHER if 1 < window <= len(groups) + 1 else 1)
+    return [tuple(group[i : i + each]) for group in groups.values() for i in range(0, len(group), each)]
+
+
+def _executor(
+    workers: int | None, executor: Executor | None, scheduler: str | None, blocks: int
+) -> tuple[Callable[[], Executor], int, int]:
+    """How to make an executor, devices of one of its workers, and how many tasks to keep in flight."""
+    if sum(option is not None for option in (workers, executor, scheduler)) > 1:
+        raise ValueError("give one of workers, executor and scheduler.")
+    if scheduler is not None:
+        executor = _dask(scheduler)
+    if executor is not None:
+        shared = executor
+        return (lambda: shared), shared.submit(count_devices).result(), _width(shared)
+    if workers is None:
+        workers = min(len(os.sched_getaffinity(0)), blocks) if jax.default_backend() == "cpu" else 0
+        workers = 0 if workers == 1 or jax.local_device_count() > 1 else workers
+    if _check.whole("workers", workers, 0) == 0:
+        return engine.Here, jax.local_device_count(), 1
+    return engine.processes(workers, single_threaded=workers > 1), 1, workers + 1
+
+
+def _dask(address: str) -> Any:
+    try:
+        distributed = importlib.import_module("distributed")
+    except ImportError as error:
+        raise ValueError("a Dask cluster needs distributed: pip install 'unhinged-jax[cluster]'.") from error
+    # pure: every call counts, although two look the same.
+    return distributed.Client(address).get_executor(retries=3, pure=False)
+
+
+def _width(executor: Any) -> int:
+    """Tasks that keep an executor busy."""
+    client = getattr(executor, "_client", None)
+    if client is not None:
+        return max(2, 2 * sum(client.ncores().values()))
+    return int(getattr(executor, "_max_workers", os.cpu_count() or 1)) + 1

@@ -1,0 +1,115 @@
+"""How far a sweep has come."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+from unhinged_jax.sweep.store import Store
+from unhinged_jax.sweep.work import tally
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How far a sweep has come.
+
+    Attributes:
+        points, done: Points of the plan, and those that have ended, failed ones included.
+        failed: Reason -> number of points.
+        blocks, missing: Blocks, and those to be computed.
+        failed_blocks: Blocks with a failed point.
+        damaged: Blocks that were committed, but are not whole any more; they are missing, too.
+        seconds: Time that committed blocks took, over all workers.
+        waste: Share of solver steps that lanes made only because a slower one shared their call; 0 if there are none.
+    """
+
+    points: int
+    done: int
+    failed: dict[str, int]
+    blocks: int
+    missing: tuple[int, ...]
+    failed_blocks: tuple[int, ...]
+    damaged: tuple[int, ...]
+    seconds: float
+    waste: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to compute."""
+        return not self.missing
+
+
+def status_of(store: Store, verify: bool = False) -> Status:
+    """Count what is there; with `verify`, read all of it and compare digests."""
+    layout = store.layout
+    committed = np.flatnonzero(store.committed())
+    damaged = tuple(store.damaged(committed.tolist())) if verify else ()
+    there = [int(number) for number in committed if number not in damaged]
+    failed: dict[str, int] = {}
+    failed_blocks = []
+    steps = lockstep = 0
+    for number in list(there):
+        region = layout.slices(number)
+        try:
+            result, made = (np.asarray(store.array(name)[region]) for name in ("result", "steps"))
+        except (ValueError, RuntimeError):
+            there.remove(number)
+            damaged = (*damaged, number)
+            continue
+        found = tally(result)
+        for reason, count in found.items():
+            failed[reason] = failed.get(reason, 0) + count
+        if found:
+            failed_blocks.append(number)
+        steps, lockstep = steps + int(made.sum(dtype=np.int64)), lockstep + int(made.max()) * made.size
+    missing = sorted({*range(layout.blocks)} - {*there})
+    seconds = sum(store.seconds(number) for number in there)
+    return Status(
+        points=layout.points,
+        done=sum(layout.size(number) for number in there),
+        failed=failed,
+        blocks=layout.blocks,
+        missing=tuple(missing),
+        failed_blocks=tuple(failed_blocks),
+        damaged=damaged,
+        seconds=seconds,
+        waste=1 - steps / lockstep if lockstep and _adaptive(store) else 0.0,
+    )
+
+
+def _adaptive(store: Store) -> bool:
+    """Whether lanes may take different numbers of steps: a flow that is simulated."""
+    plan: dict[str, Any] = store.identity["plan"]
+    return plan["sweep"].get("method", "simulate") == "simulate" and plan["dynamics"]["kind"] == "flow"
+
+
+def describe(store: Store, status: Status) -> str:
+    """The status in words."""
+    axes = " × ".join(f"{name} {size}" for name, size in zip(store.dims, store.layout.shape, strict=True))
+    attrs = store.group.attrs
+    lines = [
+        f"{store.path}: {attrs['title']}",
+        f"  axes      {axes}",
+        f"  points    {status.done:,} of {status.points:,} done, {sum(status.failed.values()):,} of them failed",
+        *(f"              {reason}: {count:,}" for reason, count in status.failed.items()),
+        f"  blocks    {status.blocks - len(status.missing):,} of {status.blocks:,}, of {_lanes(store)} points",
+        f"  observed  {', '.join(store.observed)}, {store.facts['times']} times, {attrs['precision']}",
+        f"  computed  in {status.seconds:,.1f} s of worker time, {attrs['method']}, on {attrs['device']}",
+    ]
+    if status.waste:
+        lines.append(f"  lockstep  {status.waste:.0%} of solver steps were made waiting for slower lanes")
+    if status.damaged:
+        lines.append(f"  damaged   {len(status.damaged)} blocks; they will be computed again")
+    versions = json.loads(str(attrs["versions"]))
+    made = f"unhinged-jax {versions['unhinged-jax']}, jax {versions['jax']}, commit {attrs['commit']}"
+    lines.append(f"  made with {made}")
+    return "\n".join(lines)
+
+
+def _lanes(store: Store) -> str:
+    return " × ".join(str(length) for length in store.layout.block)
+
+

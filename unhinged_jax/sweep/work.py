@@ -1,0 +1,218 @@
+"""What a worker does: compute blocks and commit them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unhinged_jax.sweep.groups import dtype_of
+from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.program import Programs, padded
+from unhinged_jax.sweep.store import FINE, NOT_A_NUMBER, REASONS, Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A committed block: its points, how many failed and why, the time it took.
+
+    `steps` are those its points needed, `lockstep` those they made: all lanes of a call go on until the slowest ends.
+    """
+
+    number: int
+    points: int
+    failed: dict[str, int]
+    seconds: float
+    steps: int
+    lockstep: int
+
+
+_LOCK = threading.Lock()
+_LAST: dict[str, Job] = {}
+
+
+def run_blocks(path: str, numbers: tuple[int, ...], retry: bool = False) -> list[Outcome]:
+    """Compute blocks of one group and commit each.
+
+    Args:
+        path: The store.
+        numbers: Blocks of one group; as many at a time as there are local devices.
+        retry: Compute committed blocks again and replace their failed points, and only those.
+    """
+    with _LOCK:
+        if path not in _LAST or not _LAST[path].current:
+            _LAST.clear()
+            _LAST[path] = Job(path)
+        return _LAST[path].run(numbers, retry)
+
+
+class Job:
+    """A store, its plan, and the compiled programs of the group that was last asked for."""
+
+    def __init__(self, path: str) -> None:
+        self.store = Store(path)
+        self.plan = plan_of(self.store)
+        self._stamp = _stamp(path)
+        self._group = -1
+        self._programs: Programs | None = None
+
+    @property
+    def current(self) -> bool:
+        """Whether the store at this path is still the one that was opened."""
+        return _stamp(str(self.store.path)) == self._stamp
+
+    def run(self, numbers: tuple[int, ...], retry: bool) -> list[Outcome]:
+        """See `run_blocks`."""
+        if not retry:
+            numbers = tuple(number for number in numbers if not self.store.is_committed(number))
+        if not numbers:
+            return []
+        programs = self._programs_of(numbers[0])
+        step = len(programs.devices)
+        calls = [numbers[i : i + step] for i in range(0, len(numbers), step)]
+        return [outcome for call in calls for outcome in self._call(programs, call, retry)]
+
+    def _call(self, programs: Programs, numbers: tuple[int, ...], retry: bool) -> list[Outcome]:
+        """One block on every device; devices beyond the last block repeat it."""
+        started = time.perf_counter()
+        filled = [*numbers, *[numbers[-1]] * (len(programs.devices) - len(numbers))]
+        each = [self._values(number) for number in filled]
+        values = tuple(
+            {key: np.stack([one[dim][key] for one in each]) for key in names} for dim, names in enumerate(programs.keys)
+        )
+        found = programs(values, self.store.layout.block)
+        seconds = (time.perf_counter() - started) / len(numbers)
+        return [self._commit(number, _member(found, i), seconds, retry) for i, number in enumerate(numbers)]
+
+    def _programs_of(self, number: int) -> Programs:
+        facts = self.store.facts
+        group = group_of(self.store, number)
+        if group != self._group or self._programs is None:
+            places = dict(zip(facts["separate"], facts["groups"][group], strict=True))
+            keys = tuple(tuple(names) for names in facts["traced"])
+            self._programs = Programs(self.plan.config_at(places), self.plan.sweep.method, keys, facts["memory"])
+            self._group = group
+        return self._programs
+
+    def _values(self, number: int) -> list[dict[str, np.ndarray]]:
+        """The traced values of a block, padded to its full shape."""
+        precision, layout = self.plan.config.run.precision, self.store.layout
+        values = []
+        for dim, part, length, keys in zip(
+            self.plan.dims, layout.slices(number), layout.block, self.store.facts["traced"], strict=True
+        ):
+            axes = {axis.key: axis for axis in dim.axes}
+            values.append(
+                {key: padded(np.asarray(axes[key].values[part], dtype_of(key, precision)), length) for key in keys}
+            )
+        return values
+
+    def _commit(self, number: int, found: dict[str, Any], seconds: float, retry: bool) -> Outcome:
+        region = self.store.layout.slices(number)
+        inside = tuple(slice(0, part.stop - part.start) for part in region)
+        found = {name: array[inside] for name, array in _variables(found).items()}
+        shape = found["result"].shape
+        count = self.store.facts["times"]
+        for name in self.store.observed:
+            if name not in found:
+                found[name] = np.full((*shape, count), np.nan)
+            if found[name].shape != (*shape, count):
+                raise ValueError(
+                    f"a sweep keeps observables of one number a time, but {name!r} has shape {found[name].shape[-1:]}."
+                )
+        found = {name: np.asarray(found[name], self.store.dtype(name)) for name in self.store.variables}
+        if retry:
+            before = self.store.read(number)
+            keep = np.isin(before["result"], FINE)
+            for name in self.store.variables:
+                where = keep if found[name].ndim == keep.ndim else keep[..., None]
+                found[name] = np.where(where, before[name], found[name])
+        self.store.write(number, found, seconds)
+        return Outcome(
+            number, int(np.prod(shape)), tally(found["result"]), seconds, int(found["steps"].sum()),
+            int(found["steps"].max()) * found["steps"].size,
+        )  # fmt: skip
+
+
+def tally(result: np.ndarray) -> dict[str, int]:
+    """How many points failed, by reason."""
+    codes, counts = np.unique(result, return_counts=True)
+    return {REASONS[int(c)]: int(n) for c, n in zip(codes, counts, strict=True) if c >= 0 and c not in FINE}
+
+
+def plan_of(store: Store) -> Plan:
+    """The plan of a store, with the numbers it was created with: a random design is read, not drawn again."""
+    plan = Plan.of(store.identity["plan"], Path(store.facts["folder"]) / store.facts["name"], check=False)
+    dims = []
+    for dim in plan.dims:
+        axes = [
+            dataclasses.replace(axis, values=tuple(store.coordinate(axis.name).tolist()))
+            if dim.kind == "random"
+            else axis
+            for axis in dim.axes
+        ]
+        dims.append(dataclasses.replace(dim, axes=tuple(axes)))
+    return dataclasses.replace(plan, dims=tuple(dims))
+
+
+def group_of(store: Store, number: int) -> int:
+    """The group of a block."""
+    facts, place = store.facts, store.layout.place(number)
+    alone = tuple(place[store.dims.index(dim)] for dim in facts["separate"])
+    shape = tuple(store.layout.shape[store.dims.index(dim)] for dim in facts["separate"])
+    return int(facts["which"][int(np.ravel_multi_index(alone, shape)) if shape else 0])
+
+
+def _variables(found: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Observables and how each point ended, with NaN at a reached time as a reason of its own."""
+    values, code, reached = found["observables"], np.array(found["code"]), found["reached"]
+    broken = np.zeros(code.shape, bool)
+    for array in values.values():
+        if array.shape == reached.shape:
+            broken |= np.any(np.isnan(array) & reached, axis=-1)
+    code[broken & np.isin(code, FINE)] = NOT_A_NUMBER
+    return {**values, "result": code, "elapsed": found["elapsed"], "steps": found["steps"]}
+
+
+def _member(tree: dict[str, Any], index: int) -> dict[str, Any]:
+    return {
+        name: _member(entry, index) if isinstance(entry, dict) else np.asarray(entry)[index]
+        for name, entry in tree.items()
+    }
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """What tells the store at a path from another that took its place, or from itself with another plan."""
+    status = os.stat(Path(path) / "zarr.json")
+    return status.st_ino, status.st_mtime_ns
+
+
+def initialize(single_threaded: bool) -> None:
+    """Prepare a local worker process: one thread of computation, and no life after its parent's."""
+    import multiprocessing
+
+    if single_threaded:
+        flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def count_devices() -> int:
+    """Devices of this worker."""
+    import jax
+
+    return jax.local_device_count()
+
+
