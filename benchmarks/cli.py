@@ -61,7 +61,7 @@ def run(
     from benchmarks import session
 
     if trace is not None:
-        return session.trace(workload, trace)
+        return session.trace(workload, trace, quick)
     return session.measure(
         session.Options(
             quick=quick, workloads=workload, sizes=size, precisions=precision, full=full, wait=not no_wait,

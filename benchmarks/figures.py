@@ -15,7 +15,7 @@ _BLUE, _RED, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK = PALETTE
 _LOOK = {
     "unhinged_jax exact": (_BLUE, "*"),
     "unhinged_jax simulate": (_RED, "o"),
-    "unhinged_jax flow": (_BLUE, "o"),
+    "unhinged_jax flow": (_SKY, "o"),
     "C by hand": (_BLACK, "D"),
     "NumPy by hand": (_GREEN, "s"),
     "SciPy solve_ivp": (_GREEN, "v"),
@@ -35,8 +35,23 @@ _FLOOR = 1e-17  # where errors of exactly 0 are drawn
 def _look(name: str) -> tuple[str, str]:
     for known in sorted(_LOOK, key=len, reverse=True):
         if name.startswith(known):
-            return _LOOK[known]
+            colour, marker = _LOOK[known]
+            return colour, "d" if name.endswith("gradient") else marker
     return _BLACK, "."
+
+
+def _whole_decades(axes: Any) -> None:
+    """Limits at powers of ten, so that every axis shows some, and minor ticks go without labels."""
+    from matplotlib.ticker import NullFormatter
+
+    for axis, limits, set_limits in (
+        (axes.xaxis, axes.get_xlim(), axes.set_xlim),
+        (axes.yaxis, axes.get_ylim(), axes.set_ylim),
+    ):
+        set_limits(
+            *(10.0 ** edge(math.log10(limit)) for edge, limit in zip((math.floor, math.ceil), limits, strict=True))
+        )
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -83,6 +98,7 @@ def work_precision(report: Report, path: Path) -> Path | None:
             axes.set_ylabel("seconds")
             for precision in ("float64", "float32"):
                 names |= dict.fromkeys(_draw_cell(axes, report, workload, size, precision))
+            _whole_decades(axes)
         _legend(figure, list(names), _filled_and_open())
         return _save(figure, path)
 
@@ -143,16 +159,11 @@ def roofline(report: Report, path: Path) -> Path | None:
 
 def _draw_roofs(axes: Any, report: Report, precision: str) -> list[str]:
     top = report.peaks[f"gemm_{precision}"]["rate"]
+    cells = [cell for cell in report.cells if cell.precision == precision]
+    cells = [cell for cell in cells if cell.size != "small"] or cells
     points = [
         (result.flops / result.bytes, result.flops / result.seconds, result.contender)
-        for cell in report.cells
-        if cell.precision == precision and cell.size in ("paper", "large")
-        for result in cell.results
-        if result.bytes and result.flops
-    ] or [
-        (result.flops / result.bytes, result.flops / result.seconds, result.contender)
-        for cell in report.cells
-        if cell.precision == precision
+        for cell in cells
         for result in cell.results
         if result.bytes and result.flops
     ]
@@ -165,8 +176,8 @@ def _draw_roofs(axes: Any, report: Report, precision: str) -> list[str]:
             [left, knee, max(right, knee)], [min(left * rate, top), top, top], dashes, color="#444444", linewidth=1.2
         )
         axes.annotate(
-            f"{name} {rate / 1e9:.0f} GB/s", (left, min(left * rate, top)), xytext=(4, 4), textcoords="offset points",
-            fontsize=8, color="#444444", rotation=0,
+            f"{name} {rate / 1e9:.0f} GB/s", (left, min(left * rate, top)), xytext=(14, -2), textcoords="offset points",
+            fontsize=8, color="#444444",
         )  # fmt: skip
     axes.annotate(
         f"GEMM {top / 1e9:.0f} GFLOP/s", (right, top), xytext=(-4, 4), textcoords="offset points", ha="right",
@@ -175,6 +186,7 @@ def _draw_roofs(axes: Any, report: Report, precision: str) -> list[str]:
     for x, y, name in points:
         colour, marker = _look(name)
         axes.plot(x, y, marker=marker, color=colour, linestyle="none", markersize=9 if marker == "*" else 6)
+    _whole_decades(axes)
     return [name for _, _, name in points]
 
 

@@ -94,7 +94,7 @@ def _quick_precision(workload: Workload) -> str | None:
 def limits_for(size: str, quick: bool) -> Limits:
     """How long to repeat."""
     if quick:
-        return Limits(least=2, most=4, seconds=1.0, sample=0.03, settle=0.005)
+        return Limits(least=1, most=2, seconds=1.0, sample=0.03, settle=0.005)
     return Limits(seconds=_SECONDS[size])
 
 
@@ -131,7 +131,8 @@ def measure(options: Options, out: Path) -> int:
             save(found)
         if options.scaling:
             found.startup.update(startup.measure(1 if options.quick else 6, say))
-            found = save(dataclasses.replace(found, scaling=scaling_module.measure(options.quick, say)))
+            if not options.quick:
+                found = save(dataclasses.replace(found, scaling=scaling_module.measure(False, say)))
         if options.memory:
             found = dataclasses.replace(found, cells=memory.measure(found.cells, say))
     _write(save(found), out)
@@ -181,12 +182,12 @@ def scaling(out: Path, quick: bool) -> int:
     return 0
 
 
-def trace(workloads: Sequence[str], folder: Path) -> int:
+def trace(workloads: Sequence[str], folder: Path, quick: bool) -> int:
     """A profiler's trace of one call of everybody of ours in a workload, compiled before."""
     import jax
 
     workload = chosen(workloads)[0]
-    size = "paper" if "paper" in workload.sizes else workload.sizes[0]
+    size = "paper" if "paper" in workload.sizes and not quick else workload.sizes[0]
     precision = _quick_precision(workload)
     if precision is None:
         raise ValueError(f"workload {workload.name!r} has no precision that this device has.")

@@ -27,13 +27,18 @@ def observer(case: Case, H: np.ndarray, W: np.ndarray) -> Callable[..., tuple[fl
     gamma, index = case.gammas[0], case.index
     limit_H, limit_W = limit_direction(case, H, W)
 
+    # Buffers: a fresh array of megabytes costs more than what is computed in it.
+    logits, off_H, off_W = np.empty((case.samples, case.classes), H.dtype), np.empty_like(H), np.empty_like(W)
+
     def observe(H: np.ndarray, W: np.ndarray) -> tuple[float, ...]:
-        logits = H @ W.T
+        np.matmul(H, W.T, out=logits)
         own = np.take_along_axis(logits, index[:, None], axis=1)
         loss = -np.mean((1 + gamma) * own[:, 0] - gamma * logits.sum(axis=1))
         accuracy = np.mean(np.argmax(logits, axis=1) == index)
         norm = np.sqrt(np.vdot(H, H) + np.vdot(W, W))
-        off_H, off_W = H / norm - limit_H, W / norm - limit_W
+        for part, limit, off in ((H, limit_H, off_H), (W, limit_W, off_W)):
+            np.divide(part, norm, out=off)
+            np.subtract(off, limit, out=off)
         return loss, accuracy, norm, np.sqrt(np.vdot(off_H, off_H) + np.vdot(off_W, off_W))
 
     return observe
@@ -55,7 +60,7 @@ def descent(case: Case) -> Run:
         blocks = H.reshape(case.classes, case.per_class, case.dim)
         sums, lift, saved = np.empty_like(W), np.empty_like(W), [observe(H, W)]
         for k in range(1, case.steps + 1):
-            np.einsum("cnp->cp", blocks, out=sums)
+            np.sum(blocks, axis=1, out=sums)
             np.multiply(W, pull, out=lift)
             lift -= push * W.sum(axis=0)
             common = push * sums.sum(axis=0)
