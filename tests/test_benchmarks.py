@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from benchmarks import acceptance, cli, compare, figures, load, machine, memory, ours, page, record, reference, timing
+from benchmarks import (
+    acceptance,
+    cli,
+    compare,
+    costs,
+    figures,
+    load,
+    machine,
+    memory,
+    ours,
+    page,
+    record,
+    reference,
+    timing,
+)
 from benchmarks import scaling as scaling_module
 from benchmarks.case import Case
 from benchmarks.contender import Contender
@@ -244,6 +258,22 @@ def test_every_workload_says_what_it_leaves_out():
         assert workload.name == name
         assert workload.contenders or workload.skips
         assert len({contender.name for contender in workload.contenders}) == len(workload.contenders)
+
+
+def test_xla_counts_operations_and_each_loop_body_once():
+    import jax
+    import jax.numpy as jnp
+
+    def repeated(times):
+        return jax.jit(lambda x: jax.lax.fori_loop(0, times, lambda _, x: x @ x, x)).lower(jnp.eye(16))
+
+    counted = [costs.of_xla(repeated(times)) for times in (2, 50)]
+    assert 2 * 16**3 <= counted[0]["flops"] < 3 * 16**3
+    assert counted[0] == counted[1]
+    tiny = TINY.replace(steps=2, every=2)
+    for lowered in (by_jax.lowered_descent(tiny), by_solvers.lowered_flow(FLOW)):
+        found = costs.of_xla(lowered)
+        assert found["flops"] > 0 and found["bytes"] > 0
 
 
 def test_memory_is_measured(capsys):
