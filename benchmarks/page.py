@@ -26,9 +26,9 @@ _HOW = """\
 - *bandwidth* and *GEMM*: bytes and operations by an explicit model, of what a way of computing cannot avoid, as shares
   of the peaks above. More than 100 % of the bandwidth of memory means that a cache was used.
 - *largest errors*: against closed forms in extended precision that were written apart from the library, each over all
-  logged points: relative for norm and distance, relative to the largest value so far for the loss, absolute for the
-  accuracy. Cross-entropy has no closed form: its descent is compared with NumPy in float64, its flow with a solve at a
-  tolerance of 1e-11.
+  logged points: relative for norm, distance and cross-entropy; for the unhinged loss, which passes through zero,
+  relative to the largest it could be at that norm, which it tends to; absolute for the accuracy. Cross-entropy has no
+  closed form: its descent is compared with NumPy in float64, its flow with a solve at a tolerance of 1e-11.
 - Written as one who knows the tool would: the PyTorch loop is autograd and `torch.optim.SGD`; naive JAX is `jax.grad`
   of the dense loss in a `lax.scan`; plain diffrax is Tsit5 with a PID controller that saves observables; NumPy and C
   use class sums, C in place with one pass over each part a step.

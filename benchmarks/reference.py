@@ -42,28 +42,44 @@ class Modes:
         unit = classes * np.sqrt(_Extended(self.case.per_class))
         return (1 + trade) / unit, (1 + trade - trade * classes) / unit
 
-    def curves(self, gamma: float, decay: Any, factor: Growth) -> Curves:
-        """All curves of a run."""
+    def growths(self, gamma: float, decay: Any, factor: Growth) -> list[Any]:
+        """Growth of the contrasts (up, down), of the common mean (up, down), and of what lies within classes."""
         sigma, sigma_common = self.sigmas(gamma)
-        decay = _Extended(decay)
-        up, down = factor(sigma - decay), factor(-sigma - decay)
-        common_up, common_down = factor(sigma_common - decay), factor(-sigma_common - decay)
-        fade = factor(-decay)
-        lead = self.square_contrast[0] * up**2
+        rates = (sigma - decay, -sigma - decay, sigma_common - decay, -sigma_common - decay, -decay)
+        return [factor(rate) for rate in rates]
+
+    def squares(self, growths: list[Any]) -> tuple[Any, Any]:
+        """Squared norms of the leading part and of the rest."""
+        up, down, common_up, common_down, fade = growths
         rest = self.square_contrast[1] * down**2 + self.square_within * fade**2
         rest = rest + self.square_common[0] * common_up**2 + self.square_common[1] * common_down**2
+        return self.square_contrast[0] * up**2, rest
+
+    def curves(self, gamma: float, decay: float, factor: Growth) -> Curves:
+        """All curves of a run."""
+        sigma, sigma_common = self.sigmas(gamma)
+        growths = self.growths(gamma, _Extended(decay), factor)
+        lead, rest = self.squares(growths)
+        _, down, common_up, common_down, _ = growths
         norm = np.sqrt(lead + rest)
         # |z/|z| - l| for a unit l: 1 - cos from the parts, so that nothing cancels.
         along = rest / (norm * (norm + np.sqrt(lead)))
         loss = -sigma / 2 * (lead - self.square_contrast[1] * down**2)
         loss = loss - sigma_common / 2 * (self.square_common[0] * common_up**2 - self.square_common[1] * common_down**2)
-        accuracy = [self._accuracy(*values) for values in zip(up, down, common_up, common_down, fade, strict=True)]
         return {
             "loss": loss,
             "norm": norm,
             "distance": np.sqrt(along**2 + rest / norm**2),
-            "accuracy": np.array(accuracy),
+            "accuracy": np.array([self._accuracy(*values) for values in zip(*growths, strict=True)]),
+            "loss_bound": sigma / 2 * norm**2,
         }
+
+    def last_norm(self, gamma: float, decay: float, factor: Growth) -> tuple[Any, Any]:
+        """Norm at the end, and its derivative in the decay by a complex step, in which nothing cancels."""
+        step = _Extended(1e-30)
+        lead, rest = self.squares(self.growths(gamma, _Extended(decay) + 1j * step, factor))
+        norm = np.sqrt(lead + rest)[-1]
+        return norm.real, norm.imag / step
 
     def _accuracy(self, up: float, down: float, common_up: float, common_down: float, fade: float) -> float:
         """Share of samples classified right; float64 is enough to compare logits."""
@@ -131,7 +147,8 @@ def spherical(case: Case) -> Curves:
             )  # fmt: skip
         turn = rate / (square * np.sqrt(square))
         u, v = u + turn * v * v, v - turn * u * v
-    return dict(zip(("loss", "accuracy", "norm", "distance"), np.array(saved).T, strict=True))
+    curves = dict(zip(("loss", "accuracy", "norm", "distance"), np.array(saved).T, strict=True))
+    return {**curves, "loss_bound": np.full(len(saved), np.sum(pull))}
 
 
 def entropy_gradient(case: Case) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -199,18 +216,21 @@ def entropy_flow(case: Case) -> Curves:
 def errors(curves: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Largest error of each curve over the points it has; the last axis is time.
 
-    Relative for norm and distance, point by point. Relative to the largest value so far for the loss, which passes
-    through zero. Absolute for the accuracy. NaN where a curve is not finite, so that it is never taken for small.
+    Relative, point by point, for norm, distance and cross-entropy. The unhinged loss is an inner product that passes
+    through zero, so its errors are relative to the largest it could be at that norm, sigma_1 ||(H, W)||^2 / 2 (or the
+    sum of the pulls on a sphere), which it tends to. Absolute for the accuracy. NaN where a curve is not finite, so
+    that it is never taken for small.
     """
     found = {}
     for name, exact in truth.items():
         if name not in curves:
             continue  # another kind of run has another truth
         given = np.asarray(curves[name], _Extended)
-        exact = np.asarray(exact)[tuple(slice(0, length) for length in given.shape)]
+        part = tuple(slice(0, length) for length in given.shape)
+        exact = np.asarray(exact)[part]
         scale = np.abs(exact)
-        if name == "loss":
-            scale = np.maximum.accumulate(scale, axis=-1)
+        if name == "loss" and "loss_bound" in truth:
+            scale = truth["loss_bound"][part]
         if name == "accuracy":
             scale = np.ones_like(scale)
         found[name] = float(np.max(np.abs(given - exact) / scale)) if np.all(np.isfinite(given)) else float("nan")

@@ -133,7 +133,7 @@ def alternate(
     names = list(runs)
     gc.collect()
     for number in range(limits.most):
-        if number >= limits.least and clock() - begin > limits.seconds:
+        if len(quiet) + len(noisy) >= limits.least and clock() - begin > limits.seconds:
             break
         meter.begin()
         current = {}

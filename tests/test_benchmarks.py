@@ -122,6 +122,9 @@ def test_rounds_end_when_time_is_up_but_not_before_the_least():
     runs = {"a": lambda: time.sleep(next(durations))}
     found = timing.alternate(runs, timing.Limits(least=3, most=8, seconds=4.0), FakeMeter(0.0), time, time.sleep)
     assert found.kept == 3
+    # A first round of short calls only counts them.
+    found = rounds_of({"a": 0.01, "b": 9.0}, timing.Limits(least=3, seconds=4.0, sample=0.1), 0.0)
+    assert found.kept == 3 and found.quiet is True
 
 
 def test_waiting_for_quiet_ends_with_quiet_or_with_patience():
@@ -188,6 +191,15 @@ def test_the_flow_reference_is_the_matrix_exponential():
     np.testing.assert_allclose(truth["norm"].astype(float), norms, rtol=1e-13)
 
 
+def test_the_reference_derivative_is_that_of_the_reference():
+    case = TINY.replace(decay=0.05)
+    modes, factor = reference.Modes(case, *case.start()), reference.descent_factor(case)
+    value, slope = modes.last_norm(case.gammas[0], case.decay, factor)
+    norms = [modes.curves(case.gammas[0], case.decay + shift, factor)["norm"][-1] for shift in (-1e-6, 0, 1e-6)]
+    assert float(value) == pytest.approx(float(norms[1]), rel=1e-15)
+    assert float(slope) == pytest.approx(float((norms[2] - norms[0]) / 2e-6), rel=1e-9)
+
+
 def outputs(build, case):
     return {name: np.asarray(value) for name, value in build(case)().items() if name != "evaluations"}
 
@@ -237,6 +249,7 @@ def test_every_way_through_a_sweep_gives_the_same_runs():
 
 def test_errors_see_what_is_wrong_and_where():
     truth = {"norm": np.array([1.0, 2.0]), "loss": np.array([-4.0, 1e-9]), "accuracy": np.array([0.5, 1.0])}
+    truth["loss_bound"] = np.array([4.0, 4.0])
     given = {"norm": np.array([1.0, 2.002]), "loss": np.array([-4.0, 1e-3]), "accuracy": np.array([0.5, 0.75])}
     errors = reference.errors(given, truth)
     assert errors == pytest.approx({"norm": 1e-3, "loss": 2.5e-4, "accuracy": 0.25}, rel=1e-3)

@@ -28,27 +28,26 @@ def _ours(solve: Callable[..., uj.Trajectory], flow: bool, backward: bool) -> Ca
     """d/d decay of the norm at the end, or that norm alone."""
 
     def build(case: Case) -> Run:
-        model, state = ours.model_of(case), ours.state_of(case)
-        times = np.asarray([case.steps])
+        model, times = ours.model_of(case), np.asarray([case.steps])
         dynamics = uj.Flow(case.rate, rtol=RTOL[case.precision]) if flow else uj.Descent(case.rate)
 
-        def final(decay: Any) -> jax.Array:
+        def final(decay: Any, state: Any) -> jax.Array:
             run = solve(model.replace(decay=decay), dynamics, state, times, _FINAL, precision=case.precision)
             return run.last(_FINAL)
 
-        return _jitted(final, case, backward)
+        return _jitted(final, case, ours.state_of(case), backward)
 
     return build
 
 
-def _jitted(final: Callable[[Any], jax.Array], case: Case, backward: bool) -> Run:
+def _jitted(final: Callable[[Any, Any], jax.Array], case: Case, start: Any, backward: bool) -> Run:
     program = jax.jit(jax.value_and_grad(final) if backward else final)
     with by_jax.in_precision(case):
-        decay = jnp.asarray(case.decay, case.dtype)
+        arguments = jax.device_put((np.asarray(case.decay, case.dtype), start))
 
     def run() -> dict[str, Any]:
         with by_jax.in_precision(case):
-            result = program(decay)
+            result = program(*arguments)
         return {"value": result[0], "gradient": result[1]} if backward else {"value": result}
 
     return run
@@ -59,14 +58,13 @@ def _naive(backward: bool) -> Callable[[Case], Run]:
 
     def build(case: Case) -> Run:
         with by_jax.in_precision(case):
-            start = jax.device_put(case.start())
             loss = by_jax.loss_of(case)
         gradient, gamma = jax.grad(loss), case.gammas[0]
         block = int(np.sqrt(case.steps))
         while case.steps % block:
             block -= 1
 
-        def final(decay: Any) -> jax.Array:
+        def final(decay: Any, start: Any) -> jax.Array:
             def step(parts: Any, _: None) -> tuple[Any, None]:
                 moves = gradient(parts, gamma)
                 return jax.tree.map(lambda part, move: part - case.rate * (move + decay * part), parts, moves), None
@@ -78,24 +76,17 @@ def _naive(backward: bool) -> Callable[[Case], Run]:
             H, W = jax.lax.scan(steps, start, length=case.steps // block)[0]
             return jnp.sqrt(jnp.sum(H**2) + jnp.sum(W**2))
 
-        return _jitted(final, case, backward)
+        return _jitted(final, case, case.start(), backward)
 
     return build
 
 
 def _reference(case: Case) -> reference.Curves:
-    """Value and derivative of the closed forms of descent and flow.
-
-    The derivative is a difference of fourth order in extended precision, so that it shares nothing with autodiff.
-    """
-    step, kinds = np.longdouble(1e-6), {}
-    for kind, factor in (("", reference.descent_factor(case)), ("flow_", reference.flow_factor(case))):
-        modes = reference.Modes(case, *case.start())
-        shifts = [case.decay + place * step for place in (-2, -1, 0, 1, 2)]
-        at = [modes.curves(case.gammas[0], decay, factor)[_FINAL][-1] for decay in shifts]
-        kinds[f"{kind}value"] = at[2]
-        kinds[f"{kind}gradient"] = (at[0] - 8 * at[1] + 8 * at[3] - at[4]) / (12 * step)
-    return kinds
+    """Value and derivative of the closed forms of descent and flow."""
+    modes, gamma = reference.Modes(case, *case.start()), case.gammas[0]
+    value, gradient = modes.last_norm(gamma, case.decay, reference.descent_factor(case))
+    flow_value, flow_gradient = modes.last_norm(gamma, case.decay, reference.flow_factor(case))
+    return {"value": value, "gradient": gradient, "flow_value": flow_value, "flow_gradient": flow_gradient}
 
 
 def _renamed(build: Callable[[Case], Run]) -> Callable[[Case], Run]:
