@@ -1,0 +1,106 @@
+"""The page "How fast, on what, against what", written from a record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import figures, report
+from benchmarks.acceptance import verdicts, worse_than_peers
+from benchmarks.record import Cell, Report, read
+
+_HOW = """\
+## How it was measured
+
+- Everybody in a table did the same work from the same start, in one process and in alternating rounds; results are
+  waited for (`block_until_ready`). A sample lasts at least a tenth of a second, and rounds are repeated until the
+  quartiles of everybody lie within 5 % of the median or time is up. Times are medians; the quartiles beside them are
+  the noise, and ratios are of medians.
+- Load by other processes, and time stolen by a hypervisor, are recorded; rounds with more than 0.15 busy foreign cores
+  are dropped. Where too few quiet rounds were left, the table says *noisy*.
+- *timed*: slow peers are timed on a share of the work, logging as often, and their time is scaled up. Their errors are
+  those of that share; ours are compared with them on the same share.
+- *compile*: the first call less a later one. *memory*: the most that a process of its own held, imports included
+  (paper's size only).
+- *bandwidth* and *GEMM*: bytes and operations by an explicit model, of what a way of computing cannot avoid, as shares
+  of the peaks above. More than 100 % of the bandwidth of memory means that a cache was used.
+- *largest errors*: against closed forms in extended precision that were written apart from the library, each over all
+  logged points: relative for norm, distance and cross-entropy; for the unhinged loss, which passes through zero,
+  relative to the largest it could be at that norm, which it tends to; absolute for the accuracy. Cross-entropy has no
+  closed form: its descent is compared with NumPy in float64, its flow with a solve at a tolerance of 1e-11.
+- Written as one who knows the tool would: the PyTorch loop is autograd and `torch.optim.SGD`; naive JAX is `jax.grad`
+  of the dense loss in a `lax.scan`; plain diffrax is Tsit5 with a PID controller that saves observables; NumPy and C
+  use class sums, C in place with one pass over each part a step.
+- Gradient descent at the paper's size is its Figure 1: rate 0.1, γ = 1/(C−1), standard normal start. Other sizes use
+  the rate that grows as far. Flows have λ = 0.003 at the paper's size, and float32 solvers a tolerance of 1e-5, which
+  is what float32 resolves.
+"""
+
+
+def main(record: Path, out: Path) -> int:
+    """Write the page and its figures, and print the bounds.
+
+    Raises:
+        ValueError: if the file is no record.
+    """
+    read_report = read(record)
+    folder = out.with_suffix("")
+    names = {
+        "work": figures.work_precision(read_report, folder / "work-precision.svg"),
+        "roofline": figures.roofline(read_report, folder / "roofline.svg"),
+        "scaling": figures.scaling(read_report.scaling, folder / "scaling.svg"),
+    }
+    links = {name: f"{folder.name}/{path.name}" for name, path in names.items() if path is not None}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text(read_report, links), encoding="utf-8")
+    console = Console()
+    for verdict in verdicts(read_report):
+        word = {True: "[green]met    [/]", False: "[red]not met[/]", None: "[dim]–      [/]"}[verdict.met]
+        console.print(f"{word} {verdict.what}: {verdict.measured} ({verdict.bound})", highlight=False, soft_wrap=True)
+    return 0
+
+
+def text(record: Report, links: dict[str, str]) -> str:
+    """The page."""
+    parts = [
+        "# How fast, on what, against what",
+        "Written by `python -m benchmarks page` from a record of `python -m benchmarks`; every number is measured.",
+        report.machine_table(record),
+        "Peaks of this machine, measured in the same process:",
+        report.peaks_table(record),
+        "## What the library promises itself, and what it keeps",
+        report.verdict_table(verdicts(record)),
+    ]
+    worse = worse_than_peers(record)
+    if worse:
+        parts += ["Errors above a peer's:", "\n".join(f"- {line}" for line in worse)]
+    if "work" in links:
+        parts += [
+            "## Work against precision", f"![Seconds against largest error, by workload]({links['work']})",
+            "Lower is faster, further left is more exact. A solver's points are joined over its tolerances.",
+        ]  # fmt: skip
+    parts.append(_HOW)
+    for cell in _ordered(record):
+        parts += [f"### {cell.workload}, {cell.size}, {cell.precision}", cell.title + "."]
+        parts += [report.cell_heading(cell) + ".", report.cell_table(cell)]
+        if cell.other_tolerances:
+            parts.append(report.tolerance_table(cell))
+    if record.scaling:
+        parts += ["## Scaling", f"![Cost against batch, n, C, p and devices]({links['scaling']})"]
+        parts.append(report.scaling_table(record))
+    if "roofline" in links:
+        parts += [
+            "## Roofline", f"![Operations a second against operations a byte]({links['roofline']})",
+            "Operations and bytes are the model's. XLA's own count of the JAX programs takes each loop body once:",
+            report.xla_table(record, "paper" if any(cell.size == "paper" for cell in record.cells) else "small"),
+        ]  # fmt: skip
+    if record.startup:
+        parts += ["## Start-up", report.startup_table(record)]
+    parts += ["## Left out, and why", report.skipped_list(record)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ordered(record: Report) -> list[Cell]:
+    """The paper's size first."""
+    return sorted(record.cells, key=lambda cell: cell.size != "paper")

@@ -1,0 +1,1 @@
+"""What a user would pick instead, each written as one who knows the tool would write it."""

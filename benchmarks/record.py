@@ -1,0 +1,202 @@
+"""What is written down: dataclasses, and JSON made of them and read back strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One contender in one cell.
+
+    Attributes:
+        contender, ours: Who.
+        seconds, lower, upper: Median and quartiles of the time of the whole work, scaled up if only a share was timed.
+        samples: Every kept sample, scaled likewise.
+        share: Share of the work that was timed.
+        first: Seconds of the first call, on the share.
+        compile: `first` less the median of the later calls, on the share: tracing, compiling, warming up.
+        rate: Units of work a second.
+        flops, bytes: By the model.
+        xla: XLA's count of the program, each loop body once; None if it is no single JAX program.
+        bandwidth, gemm: Bytes and operations a second by the model, as shares of the measured peaks.
+        error: Largest error of every curve on the share.
+        ours_error: On that same share, the errors of each of our contenders, by name.
+        rtol: Tolerance, for solvers.
+        evaluations: Of the vector field, for solvers.
+        peak_memory: Bytes resident at most in a process of its own; `base_memory`, after imports; None if not measured.
+    """
+
+    contender: str
+    ours: bool
+    seconds: float
+    lower: float
+    upper: float
+    samples: list[float]
+    share: float
+    first: float
+    compile: float
+    rate: float
+    flops: float
+    bytes: float
+    xla: dict[str, float] | None
+    bandwidth: float | None
+    gemm: float | None
+    error: dict[str, float]
+    ours_error: dict[str, dict[str, float]]
+    rtol: float | None = None
+    evaluations: int | None = None
+    peak_memory: int | None = None
+    base_memory: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A workload at a size and a precision: everybody in it was timed in alternating rounds.
+
+    Attributes:
+        shape: C, N, p, n, runs, steps, points.
+        rounds, dropped: Kept, and dropped for load by others.
+        quiet: False if too few rounds were quiet and noisy ones had to be used; None if load is unknown.
+        foreign: Largest load by others during a kept round, in cores.
+        other_tolerances: The solvers once more at other tolerances, for the work-precision diagram.
+    """
+
+    workload: str
+    title: str
+    unit: str
+    size: str
+    precision: str
+    shape: dict[str, int]
+    rounds: int
+    dropped: int
+    quiet: bool | None
+    foreign: float | None
+    results: list[Result]
+    other_tolerances: list[Result] = dataclasses.field(default_factory=list)
+
+    def find(self, contender: str) -> Result | None:
+        """One contender's result, if it took part."""
+        return next((result for result in self.results if result.contender == contender), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """What was left out, and why."""
+
+    workload: str
+    size: str
+    precision: str
+    what: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Cost against one size, everything else fixed.
+
+    Attributes:
+        axis: "batch", "n", "C", "p" or "devices".
+        what: Who does what.
+        unit: Of the costs, such as "seconds a run".
+        values, costs: Along the axis; median costs, with quartiles.
+        slope: Least-squares slope of log cost against log value.
+    """
+
+    axis: str
+    what: str
+    unit: str
+    values: list[int]
+    costs: list[float]
+    lower: list[float]
+    upper: list[float]
+    slope: float | None
+    quiet: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One run of the benchmarks."""
+
+    date: str
+    options: dict[str, Any]
+    machine: dict[str, Any]
+    peaks: dict[str, Any]
+    cells: list[Cell]
+    skipped: list[Skipped]
+    scaling: list[Series]
+    startup: dict[str, dict[str, float]]
+    seconds: float
+    schema: int = SCHEMA
+
+    def find(self, workload: str, size: str, precision: str) -> Cell | None:
+        """One cell, if it was measured."""
+        return next((c for c in self.cells if (c.workload, c.size, c.precision) == (workload, size, precision)), None)
+
+
+class RecordError(ValueError):
+    """A file that is no record of ours; the message names it."""
+
+
+def write(report: Report, path: Path) -> None:
+    """Write a report as JSON; what is not finite becomes null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_finite(dataclasses.asdict(report)), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Report:
+    """Read a report.
+
+    Raises:
+        RecordError: if it is not one, or of another schema.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RecordError(f"{path}: cannot be read as JSON: {reason}.") from error
+    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
+        raise RecordError(f"{path}: not a record of schema {SCHEMA}; write one with `python -m benchmarks`.")
+    try:
+        return _build(Report, tree)
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{path}: not a whole record: {error}.") from error
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return None
+    return tree
+
+
+def _build(kind: Any, tree: Any) -> Any:
+    """A dataclass from its dictionary; null where a number must be was not finite."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        unknown = set(tree) - set(hints)
+        if unknown:
+            raise TypeError(f"unknown key {sorted(unknown)[0]!r}")
+        return kind(**{name: _build(hints[name], value) for name, value in tree.items()})  # type: ignore[operator]
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is list:
+        return [_build(arguments[0], item) for item in tree]
+    if origin is dict:
+        return {key: _build(arguments[1], item) for key, item in tree.items()}
+    if tree is None and origin is types.UnionType:
+        return None
+    if origin is types.UnionType:
+        return _build(next(option for option in arguments if option is not type(None)), tree)
+    return math.nan if kind is float and tree is None else tree
