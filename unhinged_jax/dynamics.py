@@ -22,7 +22,8 @@ class Flow:
         schedule: eta(t): a number, a schedule of `unhinged_jax`, an optax schedule or a callable. Default 1.
         rate_H, rate_W: r_1 and r_2 (default 1): numbers; or schedules, for rates that are not proportional, which have
             no closed form.
-        solver: A diffrax solver; default `diffrax.Dopri8()`.
+        solver: A diffrax solver; default `diffrax.Dopri8()`, and `Tsit5()` for states of more than 100,000 numbers at
+            tolerances above 1e-7.
         rtol, atol: Tolerances of the step controller; defaults 1e-8 in float64 and 1e-5 in float32, and atol = rtol
             in units of the root-mean-square entry of the state.
         max_steps: Most steps of the solver.
