@@ -147,7 +147,7 @@ class Plan:
         with _config.placed(f"{self.config.path}: [sweep]"):
             for dim in self.dims:
                 for axis in dim.axes:
-                    _set(tables, axis.key, axis.values[index.get(dim.name, 0)])
+                    set_key(tables, axis.key, axis.values[index.get(dim.name, 0)])
         return _config.config_of(tables, self.config.path)
 
     def check(self) -> None:
@@ -181,7 +181,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _set(tables: dict[str, Any], key: str, value: Any) -> None:
+def set_key(tables: dict[str, Any], key: str, value: Any) -> None:
     """Put a value at a dotted key; a number in the key counts along a list."""
     *way, last = key.split(".")
     place: Any = tables

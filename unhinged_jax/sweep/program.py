@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -100,30 +101,19 @@ class Programs:
         return program
 
     def _compile(self, shape: tuple[int, ...]) -> Callable[..., Any] | None:
-        mesh = jax.sharding.Mesh(np.asarray(self.devices), ("device",))
-        spec = jax.sharding.PartitionSpec("device")
-
-        def local(values: tuple[dict[str, Any], ...]) -> Any:
-            mine = jax.tree.map(lambda array: array[0], values)
-            return jax.tree.map(lambda array: array[None], block(self.config, self.method, mine))
-
-        # shard_map and not a sharded argument: adaptive solves on different devices must not wait for each other.
-        sharded = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
         types = tuple(
-            {
-                key: jax.ShapeDtypeStruct((len(self.devices), count), dtype_of(key, self.config.run.precision))
-                for key in keys
-            }
+            {key: jax.ShapeDtypeStruct((count,), dtype_of(key, self.config.run.precision)) for key in keys}
             for keys, count in zip(self.keys, shape, strict=True)
         )
-        compiled = sharded.lower(types).compile()
+        make = _one_for_each if self.devices[0].platform == "cpu" else _sharded
+        compiled, run = make(lambda values: block(self.config, self.method, values), types, self.devices)
         needed = compiled.memory_analysis()  # of one device
         too_large = (
             self.memory is not None
             and needed is not None
             and needed.temp_size_in_bytes + needed.output_size_in_bytes > self.memory
         )
-        return None if too_large and max(shape) > 1 else compiled
+        return None if too_large and max(shape) > 1 else run
 
     def _halves(self, values: Values, shape: tuple[int, ...]) -> dict[str, Any]:
         axis = int(np.argmax(shape))
@@ -138,6 +128,42 @@ class Programs:
             return np.concatenate([first, second], axis=1 + axis).take(range(shape[axis]), axis=1 + axis)
 
         return jax.tree.map(joined, *parts)
+
+
+def _sharded(function: Callable[..., Any], types: Any, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:
+    """One program over all devices, compiled once."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("device",))
+    spec = jax.sharding.PartitionSpec("device")
+
+    def local(values: Any) -> Any:
+        return jax.tree.map(lambda array: array[None], function(jax.tree.map(lambda array: array[0], values)))
+
+    # shard_map and not a sharded argument: adaptive solves on different devices must not wait for each other.
+    program = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    wide = jax.tree.map(lambda kind: jax.ShapeDtypeStruct((len(devices), *kind.shape), kind.dtype), types)
+    compiled = program.lower(wide).compile()
+    return compiled, compiled
+
+
+def _one_for_each(function: Callable[..., Any], types: Any, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:
+    """The same program for each CPU device: what XLA makes for several at once rounds differently."""
+    program = jax.jit(function)
+    places = [jax.sharding.SingleDeviceSharding(device) for device in devices]
+    lowered = [
+        program.lower(
+            jax.tree.map(lambda kind, at=place: jax.ShapeDtypeStruct(kind.shape, kind.dtype, sharding=at), types)
+        )
+        for place in places
+    ]
+    with ThreadPoolExecutor(len(devices)) as pool:
+        compiled = list(pool.map(lambda one: one.compile(), lowered))
+
+    def run(values: Any) -> Any:
+        mine = [jax.tree.map(lambda array, i=i: array[i], values) for i in range(len(devices))]
+        running = [one(jax.device_put(part, place)) for one, part, place in zip(compiled, mine, places, strict=True)]
+        return jax.tree.map(lambda *parts: np.stack([np.asarray(part) for part in parts]), *running)
+
+    return compiled[0], run
 
 
 def padded(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import threading
 import time
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax.config import Config
 from unhinged_jax.sweep.groups import dtype_of
-from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.plan import Plan, set_key
 from unhinged_jax.sweep.program import Programs, padded
 from unhinged_jax.sweep.store import FINE, NOT_A_NUMBER, REASONS, Store
 
@@ -34,6 +36,8 @@ class Outcome:
 
 _LOCK = threading.Lock()
 _LAST: dict[str, Job] = {}
+_PROGRAMS: dict[str, Programs] = {}
+"""The programs that were last used; sweeps of one structure share them."""
 
 
 def run_blocks(path: str, numbers: tuple[int, ...], retry: bool = False) -> list[Outcome]:
@@ -52,14 +56,12 @@ def run_blocks(path: str, numbers: tuple[int, ...], retry: bool = False) -> list
 
 
 class Job:
-    """A store, its plan, and the compiled programs of the group that was last asked for."""
+    """A store and its plan."""
 
     def __init__(self, path: str) -> None:
         self.store = Store(path)
         self.plan = plan_of(self.store)
         self._stamp = _stamp(path)
-        self._group = -1
-        self._programs: Programs | None = None
 
     @property
     def current(self) -> bool:
@@ -91,13 +93,14 @@ class Job:
 
     def _programs_of(self, number: int) -> Programs:
         facts = self.store.facts
-        group = group_of(self.store, number)
-        if group != self._group or self._programs is None:
-            places = dict(zip(facts["separate"], facts["groups"][group], strict=True))
-            keys = tuple(tuple(names) for names in facts["traced"])
-            self._programs = Programs(self.plan.config_at(places), self.plan.sweep.method, keys, facts["memory"])
-            self._group = group
-        return self._programs
+        places = dict(zip(facts["separate"], facts["groups"][group_of(self.store, number)], strict=True))
+        config, keys = self.plan.config_at(places), tuple(tuple(names) for names in facts["traced"])
+        method, memory = self.plan.sweep.method, facts["memory"]
+        kind = json.dumps([structure(config, keys), self.store.identity["inputs"], facts["folder"], method, memory])
+        if kind not in _PROGRAMS:
+            _PROGRAMS.clear()
+            _PROGRAMS[kind] = Programs(config, method, keys, memory)
+        return _PROGRAMS[kind]
 
     def _values(self, number: int) -> list[dict[str, np.ndarray]]:
         """The traced values of a block, padded to its full shape."""
@@ -158,6 +161,14 @@ def plan_of(store: Store) -> Plan:
         ]
         dims.append(dataclasses.replace(dim, axes=tuple(axes)))
     return dataclasses.replace(plan, dims=tuple(dims))
+
+
+def structure(config: Config, keys: tuple[tuple[str, ...], ...]) -> list[Any]:
+    """What a program depends on: the configuration without the values of its data, and which data it has."""
+    tables = config.as_dict()
+    for key in (key for names in keys for key in names):
+        set_key(tables, key, None)
+    return [tables, keys]
 
 
 def group_of(store: Store, number: int) -> int:
