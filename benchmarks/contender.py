@@ -71,7 +71,7 @@ class Workload:
         sizes: Names of its sizes, from small to large.
         reference: Case -> curves to measure errors against, in float64 or better.
         contenders: In the order of the tables.
-        precisions: Precisions in which it has a meaning.
+        precisions: Precisions in which it has a meaning; the large size is measured in the last one only.
         tolerances: rtol by precision at which solvers are timed once more, for the work-precision diagram.
         skips: Reasons for what is left out, by what is left out.
     """

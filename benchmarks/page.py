@@ -28,7 +28,7 @@ _HOW = """\
 - *largest errors*: against closed forms in extended precision that were written apart from the library, each over all
   logged points: relative for norm, distance and cross-entropy; for the unhinged loss, which passes through zero,
   relative to the largest it could be at that norm, which it tends to; absolute for the accuracy. Cross-entropy has no
-  closed form: its descent is compared with NumPy in float64, its flow with a solve at a tolerance of 1e-11.
+  closed form: its descent is compared with NumPy in float64, its flow with a solve at a tolerance of 1e-10.
 - Written as one who knows the tool would: the PyTorch loop is autograd and `torch.optim.SGD`; naive JAX is `jax.grad`
   of the dense loss in a `lax.scan`; plain diffrax is Tsit5 with a PID controller that saves observables; NumPy and C
   use class sums, C in place with one pass over each part a step.

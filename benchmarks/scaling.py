@@ -72,11 +72,14 @@ def axes(quick: bool) -> list[Axis]:
         found += [
             Axis("batch", name, "seconds a run", (1, 4, 16, 64, 256, 1024), _mapped(solve), float),
             Axis("n", name, "seconds", (1000, 10_000, 30_000, 100_000), _sized(solve, _with_samples)),
-            Axis("C", name, "seconds", (10, 30, 100, 300), _sized(solve, lambda value: _descent(classes=value))),
-            Axis("p", name, "seconds", (64, 256, 1024, 4096), _sized(solve, lambda value: _descent(dim=value))),
         ]
-    name, values = "unhinged_jax simulate, cross-entropy", (1000, 10_000, 30_000, 100_000)
-    return [*found, Axis("n", name, "seconds", values, _sized(uj.simulate, _entropy))]
+    simulated = "unhinged_jax simulate"
+    return [
+        *found,
+        Axis("n", f"{simulated}, cross-entropy", "seconds", (1000, 10_000, 100_000), _sized(uj.simulate, _entropy)),
+        Axis("C", simulated, "seconds", (10, 30, 100, 300), _sized(uj.simulate, lambda C: _descent(classes=C))),
+        Axis("p", simulated, "seconds", (64, 256, 1024, 4096), _sized(uj.simulate, lambda p: _descent(dim=p))),
+    ]
 
 
 def _mapped(solve: Callable[..., uj.Trajectory]) -> Callable[[int], Run]:

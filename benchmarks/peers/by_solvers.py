@@ -66,6 +66,11 @@ def lowered_flow(case: Case) -> Any:
         return solve.lower(*arguments)
 
 
+def scipy_refuses(case: Case) -> str | None:
+    """`solve_ivp` returns every state: gigabytes at the paper's size, and minutes."""
+    return None if case.size != "paper" else "solve_ivp keeps every state, 2 GB here; see the small size"
+
+
 def flow_by_scipy(case: Case) -> Run:
     """`scipy.integrate.solve_ivp` with its default solver on hand-written gradients."""
     from scipy.integrate import solve_ivp
