@@ -29,6 +29,7 @@ _LOOK = {
     "torch.func.vmap": (_SKY, "p"),
     "torchdiffeq": (_ORANGE, "h"),
 }
+_PARTS = ", parts of one processor"
 _FLOOR = 1e-17  # where errors of exactly 0 are drawn
 
 
@@ -205,12 +206,17 @@ def scaling(series: list[Series], path: Path) -> Path | None:
             axes = figure.add_subplot(rows, columns, place)
             axes.set(xscale="log", yscale="log", xlabel=axis)
             axes.set_title(f"cost against {axis}", fontweight="bold")
+            parts = any(one.axis == axis and one.what.endswith(_PARTS) for one in series)
             for one in (s for s in series if s.axis == axis):
                 axes.set_ylabel(one.unit)
                 colour, marker = (_PURPLE, "^") if "cross-entropy" in one.what else _look(one.what)
-                short = one.what.removeprefix("unhinged_jax ")
+                short = one.what.removeprefix("unhinged_jax ").removesuffix(_PARTS)
                 label = short if one.slope is None else f"{short}: slope {one.slope:.2f}"
                 axes.fill_between(one.values, one.lower, one.upper, color=colour, alpha=0.2, linewidth=0)
                 axes.plot(one.values, one.costs, marker=marker, color=colour, label=label)
-            axes.legend(fontsize=8)
+            _whole_decades(axes)
+            values = sorted({value for one in series if one.axis == axis for value in one.values})
+            axes.set_xlim(values[0] / 1.3, values[-1] * 1.3)
+            axes.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+            axes.legend(fontsize=8, title="parts of one processor" if parts else None, title_fontsize=8)
         return _save(figure, path)
