@@ -220,8 +220,10 @@ def plot(
         Folder for NAME.png, NAME.svg and report.html; default: the store's name with -pictures.
     observe
         Observables to draw; all of them if none is given.
-    x, y
-        Axes of the maps; default: the first two numeric ones.
+    x
+        Axis of the maps that goes across; default: a numeric one.
+    y
+        Axis of the maps that goes up; default: another one.
     time
         Moment that the maps show; default: the last.
     """

@@ -13,7 +13,6 @@ from unhinged_jax.observables import Plan
 from unhinged_jax.simulate.system import Body, System, rated, reader
 from unhinged_jax.trajectory import Result
 
-
 _LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into a cache
 
 
