@@ -94,7 +94,7 @@ def wait(process, store, rng, blocks, left):
         time.sleep(rng.uniform(0.0, 8.0))
         return process.poll() is None
     begun = len(committed(store))
-    goal = begun + rng.uniform(0.5, 1.0) * (blocks - begun) / (left + 1)
+    goal = begun + rng.uniform(0.2, 0.7) * (blocks - begun) / (left + 1)
     while process.poll() is None and len(committed(store)) < goal:
         time.sleep(rng.uniform(0.0, 0.02))
     return process.poll() is None
@@ -127,7 +127,7 @@ def check(folder, kills, blocks, seed=0):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--blocks", type=int, default=400)
+    parser.add_argument("--blocks", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
