@@ -532,3 +532,27 @@ def test_two_hundred_thousand_samples_fit_in_4_gb():
     unit = 1 if sys.platform == "darwin" else 1024
     peak = int(done.stdout.split()[-1]) * unit
     assert resource.RUSAGE_SELF == 0 and peak < 4e9, f"{peak / 1e9:.2f} GB"
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_a_flow_that_carries_its_logits_is_the_plain_one(loss):
+    labels = uj.from_counts([4, 2, 3])
+    model = uj.regularized(labels, dim=8, decay=(0.02, 0.05), bias=True, loss=loss)
+    state = model.init(jax.random.key(3), precision="float64")
+    flow = uj.Flow(uj.cosine(0.5, horizon=30), rate_H=1.5, rate_W=0.7, rtol=1e-10)
+    times, observe = np.linspace(0, 25, 101), ["loss", "objective", "accuracy", "margin_min", "log_norm", "norm_H"]
+    carried = uj.simulate(model, flow, state, times, observe)
+    plain = uj.simulate(model, flow, state, times, observe, reduce=False)
+    for name in observe:
+        np.testing.assert_allclose(carried[name], plain[name], rtol=2e-7, atol=1e-8, err_msg=name)
+    np.testing.assert_allclose(carried.final.H, plain.final.H, rtol=1e-7, atol=1e-8)
+
+
+def test_a_flow_that_carries_its_logits_may_start_at_zero_features():
+    model = uj.unconstrained(uj.balanced(classes=2, per_class=2), dim=4, loss="cross_entropy")
+    state = model.init(jax.random.key(0), features=np.zeros((4, 4)), precision="float64")
+    times = np.linspace(0, 5, 101)
+    run = uj.simulate(model, uj.Flow(rtol=1e-9), state, times, ["norm_H", "loss"])
+    plain = uj.simulate(model, uj.Flow(rtol=1e-9), state, times, ["norm_H", "loss"], reduce=False)
+    np.testing.assert_allclose(run["norm_H"], plain["norm_H"], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(run["loss"], plain["loss"], rtol=1e-7)

@@ -5,7 +5,8 @@ residuals' lengths; never for products between two residuals, nor for the order 
 the span of class sums and prototypes, which a linear dynamics never leaves, the length of what a residual has outside
 it goes into one column more, and samples are put in the order in which their classes cycle.
 
-Only values are those of the problem: derivatives may leave the span, so they are taken of the problem itself.
+Derivatives in the start itself may leave the span, so they are taken of the problem; all others are those of the
+smaller one, whose span holds still.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import row_lengths
+from unhinged_jax.features import row_squares
 from unhinged_jax.observables import Plan, View, evaluate
 from unhinged_jax.rowspace import RowSpace
+from unhinged_jax.special import safe_sqrt
 
 
 class Viewed(Protocol):
-    """A pytree that observables can look at."""
+    """A pytree that observables can look at: a start, and what else is needed to view it at a moment."""
+
+    H: jax.Array
+    W: jax.Array
+    residual: jax.Array | None
 
     def view(self, *moment: Any) -> View:
         """What observables see at a moment."""
@@ -51,22 +57,22 @@ def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) ->
         index=jnp.tile(jnp.arange(classes), labels.samples // classes),
         clean=None if labels.clean is None else jnp.asarray(labels.clean)[order],
     )
-    residual = residual[order]
 
     def turn(rows: jax.Array) -> jax.Array:
         return rows
 
     if dim > 2 * classes + 1:
-        basis = jnp.linalg.qr(jnp.concatenate([H, W]).T)[0]
+        basis = jnp.linalg.qr(jax.lax.stop_gradient(jnp.concatenate([H, W])).T)[0]
         inside = residual @ basis
-        outside = row_lengths(residual - inside @ basis.T)
+        # What cancels here is as small as the rounding of the lengths, in which alone it is seen.
+        outside = safe_sqrt(jnp.maximum(row_squares(residual) - row_squares(inside), 0.0))
         residual, dim = jnp.concatenate([inside, outside], axis=1), basis.shape[1] + 1
 
         def turn(rows: jax.Array) -> jax.Array:
             return jnp.pad(rows @ basis, ((0, 0), (0, 1)))
 
     model = dataclasses.replace(space.model, labels=cycle, dim=dim)
-    return Smaller(dataclasses.replace(space, model=model, cyclic=True), residual, turn)
+    return Smaller(dataclasses.replace(space, model=model, cyclic=True), residual[order], turn)
 
 
 @eqx.filter_custom_jvp
@@ -79,5 +85,8 @@ def observed(small: Viewed, whole: Viewed, moment: tuple, plan: Plan) -> dict[st
 def _observed_jvp(
     primals: tuple, tangents: tuple
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    _, whole, moment, plan = primals
-    return eqx.filter_jvp(lambda problem, at: evaluate(plan, problem.view(*at)), (whole, moment), tangents[1:3])
+    small, whole, moment, plan = primals
+    start = [getattr(tangents[1], name) for name in ("H", "W", "residual")]
+    still = all(tangent is None for tangent in start)
+    problem, moved = (small, tangents[0]) if still else (whole, tangents[1])
+    return eqx.filter_jvp(lambda seen, at: evaluate(plan, seen.view(*at)), (problem, moment), (moved, tangents[2]))

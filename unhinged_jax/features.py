@@ -13,6 +13,7 @@ from unhinged_jax.collapse import ClassStatistics, class_statistics, of_classes
 from unhinged_jax.special import safe_sqrt
 
 _BLOCK = 4_000_000  # largest number of logits held at once
+_KEPT = 16_000_000  # largest number of products of residuals with prototypes kept beside a state
 
 
 def _static(default: Any) -> Any:
@@ -34,8 +35,11 @@ class Features:
         """W H^T for the prototypes of the same moment, shape (C, n): what is done with them runs along samples."""
         return self.products(W).T
 
-    def rows(self, take: Callable[[jax.Array], jax.Array]) -> Features:
-        """The features of some samples: `take` applied to every array with one row a sample."""
+    def rows(self, take: Callable[..., jax.Array]) -> Features:
+        """The features of some samples: `take(array, axis=0)` applied to every array with one row a sample.
+
+        Where samples cycle through classes, what is taken begins with the first class.
+        """
         raise TypeError("Features is the base class")
 
     def row_norms(self) -> jax.Array:
@@ -64,8 +68,26 @@ class DenseFeatures(Features):
     def products(self, V: jax.Array) -> jax.Array:
         return self.H @ V.T
 
-    def rows(self, take: Callable[[jax.Array], jax.Array]) -> DenseFeatures:
+    def rows(self, take: Callable[..., jax.Array]) -> DenseFeatures:
         return DenseFeatures(take(self.H))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScoredFeatures(DenseFeatures):
+    """Features with their products with the prototypes of the moment, W H^T (C, n), and their norm."""
+
+    known_scores: jax.Array
+    known_norm: jax.Array
+
+    def scores(self, W: jax.Array) -> jax.Array:
+        return self.known_scores
+
+    def norm(self) -> jax.Array:
+        return self.known_norm
+
+    def rows(self, take: Callable[..., jax.Array]) -> ScoredFeatures:
+        return ScoredFeatures(take(self.H), take(self.known_scores, 1), self.known_norm)
 
 
 @jax.tree_util.register_dataclass
@@ -107,18 +129,19 @@ class ClassFeatures(Features):
         shared = of_classes(W @ self._centres().T, self.index, self.cyclic)
         return self.weights * shared + self.residual_scale * self.with_prototypes
 
-    def rows(self, take: Callable[[jax.Array], jax.Array]) -> ClassFeatures:
-        known = None if self.with_prototypes is None else take(self.with_prototypes.T).T
+    def rows(self, take: Callable[..., jax.Array]) -> ClassFeatures:
+        known = None if self.with_prototypes is None else take(self.with_prototypes, 1)
+        index = take(self.index)
         return dataclasses.replace(
             self,
-            index=take(self.index),
+            index=index,
             weights=take(self.weights),
             residual=take(self.residual),
             with_prototypes=known,
             with_sums=None,
             scatter=None,
             even=False,
-            cyclic=False,
+            cyclic=self.cyclic and index.shape[0] % self.sums.shape[0] == 0,
         )
 
     def norm(self) -> jax.Array:
@@ -180,8 +203,13 @@ class PlaneFeatures(Features):
         along, across = self.with_prototypes
         return self.along * along + self.across * across
 
-    def rows(self, take: Callable[[jax.Array], jax.Array]) -> PlaneFeatures:
-        return jax.tree.map(take, dataclasses.replace(self, with_prototypes=None))
+    def rows(self, take: Callable[..., jax.Array]) -> PlaneFeatures:
+        known = None
+        if self.with_prototypes is not None:
+            along, across = self.with_prototypes
+            known = take(along, 1), take(across, 1)
+        rows = jax.tree.map(take, dataclasses.replace(self, with_prototypes=None))
+        return dataclasses.replace(rows, with_prototypes=known)
 
     def row_norms(self) -> jax.Array:
         return jnp.hypot(self.along, self.across)
@@ -196,7 +224,12 @@ def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
 
 def row_lengths(X: jax.Array) -> jax.Array:
     """Norms of the rows, shape (n, 1), with gradient 0 at a zero row."""
-    return safe_sqrt(jnp.sum(X * X, axis=1, keepdims=True))
+    return safe_sqrt(row_squares(X))
+
+
+def row_squares(X: jax.Array) -> jax.Array:
+    """Squared norms of the rows, shape (n, 1)."""
+    return jnp.sum(X * X, axis=1, keepdims=True)
 
 
 def plane_features(H: jax.Array, G: jax.Array) -> PlaneFeatures:
@@ -220,22 +253,23 @@ def unit(features: Features) -> Features:
 
 def affordable(samples: int, classes: int) -> bool:
     """Whether an (n, C) array may be kept beside the state."""
-    return samples * classes <= _BLOCK
+    return samples * classes <= _KEPT
 
 
 def map_samples(function: Callable[..., Any], features: Features, width: int, *rows: jax.Array) -> Any:
     """function(features, *rows) -> arrays with one entry a sample, over blocks of samples, so that no more than a few
-    million numbers of `width` a sample are held at once."""
+    million numbers of `width` a sample, one for every class, are held at once."""
     count = rows[0].shape[0]
     block = max(1, _BLOCK // width)
+    block -= block % width if block > width else 0  # whole cycles of classes
     if count <= block:
         return function(features, *rows)
     blocks = -(-count // block)
     starts = jnp.minimum(jnp.arange(blocks) * block, count - block)
 
     def one(start: jax.Array) -> Any:
-        def take(array: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice_in_dim(array, start, block)
+        def take(array: jax.Array, axis: int = 0) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(array, start, block, axis)
 
         return function(features.rows(take), *(take(row) for row in rows))
 

@@ -185,10 +185,15 @@ class LayerPeeled:
 
     def data_loss(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
         """The loss term sum_i q_i loss_i, without decay, computed densely for any loss: a scalar."""
-        q = jnp.asarray(self.labels.weights, H.dtype)
         if isinstance(self.loss, AdjustedMargin):
+            q = jnp.asarray(self.labels.weights, H.dtype)
             return jnp.sum(q * self.loss.of_features(H, W, jnp.asarray(self.labels.index)))
-        return jnp.sum(q * self.loss(self.logits(H, W, b), self.labels.probabilities().astype(H.dtype)))
+        return self.loss_of_logits(self.logits(H, W, b))
+
+    def loss_of_logits(self, logits: jax.Array) -> jax.Array:
+        """The loss term sum_i q_i loss_i of logits (n, C), for a loss that sees nothing else: a scalar."""
+        q = jnp.asarray(self.labels.weights, logits.dtype)
+        return jnp.sum(q * self.loss(logits, self.labels.probabilities().astype(logits.dtype)))
 
     def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(H', W', b') at unit rates: minus the gradients, kernel, rescaling and decay included, unreduced.

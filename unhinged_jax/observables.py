@@ -20,6 +20,7 @@ from unhinged_jax.features import (
     unit,
 )
 from unhinged_jax.leading import Split, log_distance, split_part
+from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.special import first_largest, safe_log, safe_norm
@@ -88,8 +89,12 @@ def _linear_loss(view: View) -> tuple[jax.Array, jax.Array]:
 def _loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
     if view.model.loss.linear:
         return _linear_loss(view)
-    scale = jnp.exp(view.log_scale)
-    value = view.model.data_loss(scale * view.features.dense(), scale * view.W, view.b)
+    model, scale = view.model, jnp.exp(view.log_scale)
+    if isinstance(model.loss, AdjustedMargin):
+        value = model.data_loss(scale * view.features.dense(), scale * view.W, view.b)
+    else:
+        logits = jnp.exp(view.logit_scale()) * view.seen().scores(view.W).T + view.b
+        value = model.loss_of_logits(logits)
     return value, jnp.zeros_like(value)
 
 

@@ -132,8 +132,8 @@ def _linear(
     moments = _with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part)
     if not states and compressible(space, plan):
-        small = jax.lax.stop_gradient(problem).compressed()
-        values = jax.lax.map(lambda moment: observed(small, problem, moment, plan), moments)
+        small = problem.compressed()
+        values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, plan)), moments)
         last = problem.view(*_end_of(moments))
         return _trajectory({"values": values}, last, times, jnp.ones(times.shape[0], bool))
     return _evaluate(lambda moment: problem.view(*moment), moments, times, plan, states)
@@ -188,7 +188,7 @@ def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: Plan, states: 
         saved = {"values": evaluate(plan, view)}
         return {**saved, "states": settled(view.state())} if states else saved
 
-    saved = jax.lax.map(at, moments)
+    saved = jax.lax.map(jax.checkpoint(at), moments)  # a derivative recomputes what it needs of a moment
     return _trajectory(saved, view_at(_end_of(moments)), times, jnp.ones(times.shape[0], bool))
 
 

@@ -58,14 +58,16 @@ def run(
 
     look = reader(system, plan, keep_states)
 
-    def read(carry: dict) -> dict:
-        return look(carry["body"], _logs(system, carry, dtype))
+    def read(needed: dict) -> dict:
+        return look(needed["body"], _logs(system, needed, dtype))
 
     def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
         tidy = _rescaled(system, after) if system.groups else after
         return tidy, _in_range(tidy["body"], dtype)
 
-    carry, saved, reached = _scan.run(step, carry, slots, count, read, settle)
+    carry, saved, reached = _scan.run(
+        step, carry, slots, count, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers")}
+    )
     complete = carry["updates"] == slots.shape[0] - 1
     return {
         **saved,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.observables import Plan
-from unhinged_jax.simulate.system import Body, System, rated, reader
+from unhinged_jax.simulate.system import Body, System, reader
 from unhinged_jax.trajectory import Result
 
 _LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into a cache
@@ -39,8 +39,7 @@ def run(
     def field(time: Any, y: dict, args: Any) -> dict:
         eta = jnp.asarray(flow.schedule(time), dtype)
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
-        velocity = rated(system.velocity(y["body"]), rate_H, rate_W)
-        return _at_unit_norm(system, y["body"], velocity)
+        return _at_unit_norm(system, y["body"], system.driven(y["body"], rate_H, rate_W))
 
     look = reader(system, plan, keep_states)
 

@@ -17,6 +17,7 @@ from unhinged_jax.simulate import descent as _descent
 from unhinged_jax.simulate import flow as _flow
 from unhinged_jax.simulate.dense import DenseSystem
 from unhinged_jax.simulate.linear import linear_system
+from unhinged_jax.simulate.logits import LogitSystem, worthwhile
 from unhinged_jax.simulate.plane import plane_system
 from unhinged_jax.simulate.system import System
 from unhinged_jax.trajectory import Trajectory
@@ -126,6 +127,8 @@ def _integrate(
     reduce: bool,
 ) -> Trajectory:
     system = _system(model, dynamics, state, plan, target, reduce)
+    if reduce and not states and type(system) is DenseSystem and worthwhile(model, plan, times.shape[0]):
+        system = LogitSystem(model, system.H, system.W, system.b)
     times = jnp.asarray(times, state.W.dtype)
     out = _flow.run(system, dynamics, times, jnp.asarray(first, state.W.dtype), plan, states)
     return Trajectory(

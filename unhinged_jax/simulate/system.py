@@ -34,6 +34,10 @@ class System:
         """Minus the gradient, at unit rates."""
         raise TypeError("System is the base class")
 
+    def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
+        """The velocity at given rates."""
+        return rated(self.velocity(body), rate_H, rate_W)
+
     def clean(self, body: Body) -> Body:
         """The body without what only rounding can have put there."""
         return body
@@ -77,7 +81,7 @@ class System:
 def reader(system: System, plan: Plan, keep_states: bool) -> Callable[[Body, list[jax.Array]], dict[str, Any]]:
     """(body, logs) -> what is saved of it: the planned observables, and the state if states are kept."""
     if not keep_states and system.compressible(plan):
-        small = jax.lax.stop_gradient(system).compressed()
+        small = system.compressed()
         return lambda body, logs: {"values": observed(small, system, (body, logs), plan)}
 
     def read(body: Body, logs: list[jax.Array]) -> dict[str, Any]:

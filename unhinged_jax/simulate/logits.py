@@ -1,0 +1,82 @@
+"""A dense flow that carries its logits, for losses and accuracies at many times.
+
+Between two steps a solver puts every array that is asked for together from all of its stages. Logits (C, n) are fewer
+than features (n, p) where C < p, and what is asked of them needs no product: so they and the norm of H obey equations
+of their own beside those of H and W. The force is that of the logits carried, so that a stage costs three products, as
+without them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.features import ScoredFeatures
+from unhinged_jax.losses import AdjustedMargin
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.observables import Plan, View
+from unhinged_jax.simulate.dense import DenseSystem
+from unhinged_jax.simulate.system import Body, rated
+
+_MANY = 100  # times; for fewer the plain system is as fast
+_READABLE = frozenset(
+    [
+        "loss", "loss_sign", "log_abs_loss", "objective", "accuracy", "margin_min", "margin_mean", "norm_b",
+        *(f"{log}norm{part}" for log in ("", "log_") for part in ("", "_H", "_W")),
+    ]
+)
+
+
+def worthwhile(model: LayerPeeled, plan: Plan, times: int) -> bool:
+    """Whether logits and norms alone are asked for, so often that it pays to carry them."""
+    asked = all(function is None and name in _READABLE for name, function in plan)
+    special = model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin)
+    return asked and not special and times >= _MANY and 2 * model.classes <= model.dim
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogitSystem(DenseSystem):
+    """Arrays "H" (n, p), "W" (C, p) and "b" (C,), with "scores" W H^T (C, n) and "norm_H"."""
+
+    def body(self) -> Body:
+        norm = jnp.linalg.norm(jnp.linalg.norm(self.H, axis=1))
+        return {**super().body(), "scores": self.W @ self.H.T, "norm_H": norm}
+
+    def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
+        model, H, W, scores = self.model, body["H"], body["W"], body["scores"]
+        pull = -jax.grad(lambda scores: model.loss_of_logits(scores.T + body["b"]))(scores)  # (C, n)
+        force = {"H": pull.T @ W, "W": pull @ H, "b": jnp.sum(pull, axis=1)}
+        move_scores = jnp.zeros_like(scores)
+        if model.features_move:
+            # W (pull^T W)^T by way of W W^T, which is small.
+            move_scores += rate_H * ((W @ W.T) @ pull - model.decay_H * scores)
+        if model.prototypes_move:
+            move_scores += rate_W * (force["W"] @ H.T - model.decay_W * scores)
+        moved = rated(self._moving(force, body), rate_H, rate_W)
+        return {**moved, "scores": move_scores, "norm_H": _growth(H, moved["H"], body["norm_H"])}
+
+    def _moving(self, force: Body, body: Body) -> Body:
+        """Forces less decay; 0 for what stays."""
+        model = self.model
+        moves = {
+            "H": model.features_move, "W": model.prototypes_move, "b": model.prototypes_move and model.bias,
+        }  # fmt: skip
+        decays = {"H": model.decay_H, "W": model.decay_W, "b": model.decay_W}
+        return {
+            name: force[name] - decays[name] * body[name] if moves[name] else jnp.zeros_like(body[name])
+            for name in force
+        }
+
+    def view(self, body: Body, logs: list[jax.Array]) -> View:
+        features = ScoredFeatures(body["H"], body["scores"], body["norm_H"])
+        return View(self.model, features, body["W"], body["b"], jnp.zeros((), body["W"].dtype))
+
+
+def _growth(H: jax.Array, moved: jax.Array, length: jax.Array) -> jax.Array:
+    """||H||' = <H, H'> / ||H||, and ||H'|| at H = 0."""
+    apart = length > 0
+    along = jnp.sum(H * moved) / jnp.where(apart, length, 1.0)
+    return jnp.where(apart, along, jnp.linalg.norm(jnp.where(apart, 1.0, moved)))
