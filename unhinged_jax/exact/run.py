@@ -177,7 +177,7 @@ def _spherical(
         return {**saved, "states": settled(view.state())} if states else saved
 
     last, saved, reached = _sphere.descent_values(sphere, dynamics, slots, times.shape[0], first, read)
-    return _trajectory(saved, sphere.view(*last), times, reached)
+    return _trajectory(saved, sphere.view(*last[:3]), times, reached)
 
 
 def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: Plan, states: bool) -> Trajectory:

@@ -62,20 +62,24 @@ def descent_values(
 ) -> tuple[Any, Any, jax.Array]:
     """theta <- theta - arctan(alpha sin theta), rho <- rho (1 - r1 eta l1) sqrt(1 + alpha^2 sin^2 theta).
 
-    Beyond pi/2 the angle from the opposite pole is carried; it grows by the same arctangent.
+    Beyond pi/2 the angle from the opposite pole is carried; it grows by the same arctangent. What rounding loses of an
+    angle is added to its next turn (Kahan's summation): angles shrink to nothing in very many turns.
     """
     model, dtype = sphere.model, sphere.W.dtype
 
     def step(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Array, ...]:
-        angle, far, length = carry
+        angle, far, length, lost = carry
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time) * rate_at(descent.rate_H, time), dtype)
         fade = 1 - eta * model.decay_H
         alpha = eta * sphere.pull * length ** (model.rescale - 2) / fade
         push = alpha * jnp.sin(angle)
-        turned = jnp.where(far, angle + jnp.arctan(push), angle - jnp.arctan(push))
+        turn = jnp.where(far, jnp.arctan(push), -jnp.arctan(push)) + lost
+        turned = angle + turn
+        lost = jax.lax.stop_gradient(turn - (turned - angle))
         crossed = far & (turned > jnp.pi / 2)
-        turned = jnp.where(crossed, jnp.pi - turned, turned)
-        return turned, far & ~crossed, length * fade * jnp.sqrt(1 + push * push)
+        turned, lost = jnp.where(crossed, jnp.pi - turned, turned), jnp.where(crossed, -lost, lost)
+        return turned, far & ~crossed, length * fade * jnp.sqrt(1 + push * push), lost
 
-    return _scan.run(step, (sphere.angle, sphere.far, sphere.length), slots, count, read)
+    start = (sphere.angle, sphere.far, sphere.length, jnp.zeros_like(sphere.angle))
+    return _scan.run(step, start, slots, count, read, needs=lambda carry: carry[:3])

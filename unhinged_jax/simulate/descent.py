@@ -40,6 +40,7 @@ def run(
     carry = {
         "body": body,
         "memory": _initial_memory(system, descent, transform, body, memory),
+        "lost": jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
         "powers": jnp.zeros(len(system.groups), jnp.int32),
         "updates": jnp.zeros((), jnp.int32),
     }
@@ -50,8 +51,8 @@ def run(
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (descent.rate_H, descent.rate_W))
         downhill = jax.tree.map(jnp.negative, system.velocity(carry["body"]))
         change, memory = transform.update(downhill, carry["memory"], carry["body"])
-        moved = optax.apply_updates(carry["body"], rated(change, rate_H, rate_W))
-        carry = {**carry, "body": moved, "memory": memory, "updates": carry["updates"] + 1}
+        moved, lost = _applied(carry["body"], rated(change, rate_H, rate_W), carry["lost"])
+        carry = {**carry, "body": moved, "lost": lost, "memory": memory, "updates": carry["updates"] + 1}
         if not system.groups:
             return carry
         return jax.lax.cond(k % _TIDY_EVERY == _TIDY_EVERY - 1, lambda: _rescaled(system, carry), lambda: carry)
@@ -77,6 +78,16 @@ def run(
         "updates": carry["updates"],
         "code": jnp.where(complete, Result.COMPLETED, Result.OVERFLOW),
     }
+
+
+def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
+    """The body moved by a change, and what rounding lost of it, which is added to the next one (Kahan's summation)."""
+    if not lost:
+        return optax.apply_updates(body, change), lost
+    change = jax.tree.map(jnp.add, change, lost)
+    moved = optax.apply_updates(body, change)
+    rounded = jax.tree.map(lambda by, new, old: by - (new - old), change, moved, body)
+    return moved, jax.lax.stop_gradient(rounded)
 
 
 def _transformation(descent: Descent) -> optax.GradientTransformation:
@@ -127,6 +138,7 @@ def _rescaled(system: System, carry: dict) -> dict:
     return {
         **carry,
         "body": tidy(carry["body"]),
+        "lost": system.scale(carry["lost"], factors) if carry["lost"] else {},
         "memory": _on_bodies(tidy_velocity, carry["memory"]),
         "powers": carry["powers"] + power,
     }

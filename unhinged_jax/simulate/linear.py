@@ -112,6 +112,10 @@ class LinearSystem(System):
         rest = (("H", "W"), ("residual",))
         return rest if self.leading is None else (("lead_H", "lead_W"), *rest)
 
+    @property
+    def compensated(self) -> bool:
+        return self.space.summed
+
     def body(self) -> Body:
         rows_H, rows_W, dtype = self.H.shape[0], self.W.shape[0], self.W.dtype
         H, W = self.H, self.W

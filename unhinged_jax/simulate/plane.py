@@ -32,6 +32,10 @@ class PlaneSystem(System):
     pull: jax.Array
     logarithmic: bool = dataclasses.field(default=False, metadata={"static": True})
 
+    @property
+    def compensated(self) -> bool:
+        return True
+
     def body(self) -> Body:
         if not self.logarithmic:
             return {"along": self.plane.along, "across": self.plane.across}

@@ -26,6 +26,11 @@ class System:
         """Names of arrays that share one scale, in which the dynamics is homogeneous; empty if it is not."""
         return ()
 
+    @property
+    def compensated(self) -> bool:
+        """Whether updates are summed with compensation for rounding: worth it where few numbers stand for many."""
+        return False
+
     def body(self) -> Body:
         """The arrays that move, at the start."""
         raise TypeError("System is the base class")
