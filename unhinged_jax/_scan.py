@@ -70,7 +70,7 @@ def _loop(
 ) -> tuple[Tree, Tree, jax.Array]:
     """The loop, in blocks that a derivative recomputes; what an undone block kept is not marked as filled."""
     updates = slots.shape[0] - 1
-    block = max(1, math.isqrt(max(updates, 1)))
+    block = _block(updates)
     whole, rest = divmod(updates, block)
     empty = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), jax.eval_shape(keep, carry))
 
@@ -110,6 +110,13 @@ def _loop(
         state = guarded(state, ks[whole * block :])[0]
     (carry, (values, filled)), _ = state
     return carry, values, filled
+
+
+def _block(updates: int) -> int:
+    """Steps in a block: about the root of their number; a divisor if there is one, so that one loop is compiled."""
+    root = max(1, math.isqrt(updates))
+    divisors = [size for size in range(-(-root // 2), 2 * root + 1) if updates % size == 0]
+    return min(divisors, key=lambda size: abs(size - root), default=root)
 
 
 def _put(slot: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:

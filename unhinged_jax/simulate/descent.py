@@ -13,6 +13,7 @@ from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import settled
 from unhinged_jax.observables import Plan, View
 from unhinged_jax.simulate.system import Body, System, rated, reader
+from unhinged_jax.special import power_of_two
 from unhinged_jax.trajectory import Result
 
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
@@ -124,10 +125,9 @@ def _rescaled(system: System, carry: dict) -> dict:
     ready = (sizes > 0) & jnp.isfinite(sizes)
     power = jnp.round(jnp.log2(jnp.where(ready, sizes, 1.0))).astype(jnp.int32)
     power = jax.lax.stop_gradient(jnp.where(jnp.abs(power) > _RESCALE_BEYOND, power, 0))
-    # ldexp by halves: 2^-power itself may not be representable
-    half = power // 2
-    one = jnp.ones((), sizes.dtype)
-    factors = [jnp.ldexp(jnp.ldexp(one, -half[i]), half[i] - power[i]) for i in range(len(system.groups))]
+    half = power // 2  # 2^-power itself may not be representable
+    shrink = power_of_two(-half, sizes.dtype) * power_of_two(half - power, sizes.dtype)
+    factors = [shrink[i] for i in range(len(system.groups))]
 
     def tidy(body: Body) -> Body:
         return system.clean(system.scale(body, factors))
