@@ -104,9 +104,9 @@ def _apply(f: Any, slopes: Any, values: Any, vectors: Any, gram: Any, X: Any) ->
 
 @_apply.defjvp
 def _apply_jvp(primals: Any, tangents: Any) -> Any:
-    """By the Daleckii-Krein theorem. `drift` is 0: it makes the tangent's own derivative in `gram` right.
+    """By the Daleckii-Krein theorem. `drift` is 0: it makes the derivatives in `gram` of what is returned right.
 
-    No rule of its own does that, because reverse mode looks past the rules of functions of tangents.
+    Calling `_apply` here would not do: partial evaluation, of a scan for instance, looks past rules like this one.
     """
     f, slopes, values, vectors, gram, X = primals
     f_dot, slopes_dot, _, _, gram_dot, X_dot = tangents
@@ -114,7 +114,8 @@ def _apply_jvp(primals: Any, tangents: Any) -> Any:
     table, table_dot = (_first_differences(*values_of, values) for values_of in ((f, slopes), (f_dot, slopes_dot)))
     by_X = jnp.diag(f_dot) + table_dot * drift + table * moved + _second_variation(table, slopes, values, moved, drift)
     by_X_dot = jnp.diag(f) + table * drift
-    return _apply(*primals), vectors @ (by_X @ (vectors.T @ X) + by_X_dot @ (vectors.T @ X_dot))
+    rows, rows_dot = vectors.T @ X, vectors.T @ X_dot
+    return vectors @ (by_X_dot @ rows), vectors @ (by_X @ rows + by_X_dot @ rows_dot)
 
 
 def _first_differences(f: jax.Array, slopes: jax.Array, values: jax.Array) -> jax.Array:
