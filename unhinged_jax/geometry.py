@@ -281,7 +281,7 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
         every = np.concatenate([every, np.full(model.classes, -c)])
     if eta is not None:
         every = np.log(np.maximum(np.abs(1 + eta * every), np.finfo(float).tiny))
-    return np.sort(every)[::-1][:count]
+    return np.sort(every + 0.0)[::-1][:count]  # no -0.0
 
 
 def hessian_spectrum(

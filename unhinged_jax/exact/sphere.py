@@ -43,7 +43,7 @@ class Sphere:
 def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
     """tan(theta/2) = tan(theta_0/2) exp(-r1 kappa I(tau)), rho = rho_0 e^{-a tau}."""
     a = flow.rate_H * sphere.model.decay_H
-    slack = 2 - sphere.model.rescale
+    slack = 2 - sphere.model.rescaling
     # (e^{slack a tau} - 1) / (slack a) = tau phi1(-slack a tau)
     turned = flow.rate_H * sphere.pull * sphere.length ** (-slack) * tau * phi1(jnp.asarray(-slack * a * tau))
     small = jnp.where(sphere.far, jnp.pi / 2 - sphere.angle, sphere.angle)  # harmless where `far`
@@ -71,7 +71,7 @@ def descent_values(
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time) * rate_at(descent.rate_H, time), dtype)
         fade = 1 - eta * model.decay_H
-        alpha = eta * sphere.pull * length ** (model.rescale - 2) / fade
+        alpha = eta * sphere.pull * length ** (model.rescaling - 2) / fade
         push = alpha * jnp.sin(angle)
         turned = jnp.where(far, angle + jnp.arctan(push), angle - jnp.arctan(push))
         crossed = far & (turned > jnp.pi / 2)

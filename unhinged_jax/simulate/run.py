@@ -95,7 +95,7 @@ def _check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
     if adjoint is None:
         return
     if not isinstance(adjoint, diffrax.AbstractAdjoint) or isinstance(adjoint, diffrax.ImplicitAdjoint):
-        raise ValueError(f"adjoint must be a diffrax adjoint of a whole path, such as ForwardMode(), but is {adjoint!r}.")
+        raise ValueError(f"adjoint must be a diffrax adjoint of a path, such as ForwardMode(), but is {adjoint!r}.")
     if isinstance(dynamics, Descent):
         raise ValueError("adjoint belongs to a Flow; a Descent is differentiated in either mode without one.")
 
