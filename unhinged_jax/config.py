@@ -592,6 +592,11 @@ def _optimizer(spec: str | dict, files: _Files) -> optax.GradientTransformation:
     return made
 
 
+def optimizer_of(spec: str | dict, folder: Path) -> optax.GradientTransformation:
+    """An optax optimiser from its name, or from a table with its name and arguments."""
+    return _optimizer(spec, _Files(folder))
+
+
 _STARTS: dict[str, dict[str, Callable[[], np.ndarray] | None]] = {
     "features": {"normal": None, "kaiming": None, "paper": initial.paper_features},
     "prototypes": {
