@@ -61,8 +61,8 @@ def test_second_derivatives_are_symmetric_and_first_ones_those_of_shifted_values
 
 def test_reverse_mode_through_momentum_reaches_arrays():
     """Whole arrays of features and class weights in reverse mode, against the exact solution."""
-    dynamics = uj.Descent(0.2, momentum=0.5)
-    found = uj.sensitivity(*problem(dynamics, uj.from_counts([2, 2, 1])), [20], "log_norm", ["H", "class_weights", "eta"])
+    start = problem(uj.Descent(0.2, momentum=0.5), uj.from_counts([2, 2, 1]))
+    found = uj.sensitivity(*start, [20], "log_norm", ["H", "class_weights", "eta"])
     assert found.attrs["mode"] == "checkpointed"
     assert found["first_H"].shape == (2, 1, 1, 5, P)
     worst = disagreement(found)
@@ -78,7 +78,7 @@ def matrix(seed):
 
 @pytest.mark.parametrize("values", [[1.0, 1.0, 1.0, 2.0], [0.0, 0.0, 1.0, 1.0 + 1e-9], [1.0, 1.0 + 1e-4, 2.0, 3.0]])
 def test_functions_of_a_matrix_have_two_derivatives_where_eigenvalues_meet(values):
-    """exp(G t) X against jax.scipy.linalg.expm, which knows no eigenvectors; inside a scan, in every mixture of modes."""
+    """exp(G t) X against jax.scipy.linalg.expm, which knows no eigenvectors; in a scan, in every mixture of modes."""
     Q, A, B, X, Y = matrix(0)
     G0 = Q @ np.diag(values) @ Q.T
 

@@ -125,6 +125,7 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
             fine = jnp.isfinite(value) & jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in jax.tree.leaves(slope)]))
             return optax.apply_updates(coordinates, change), memory, value, fine
 
+        coordinates = _best_start(objective, coordinates, plan.design.tries)
         places, values = [coordinates], []
         memory = optimizer.init(coordinates)
         for count in range(plan.design.steps):
@@ -148,6 +149,18 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         measured = jax.jit(plan.measured)({key: jnp.asarray(x) for key, x in chosen.items()})
         seen = {name: float(v) for name, v in measured.items()}
         return Outcome(chosen, float(objectives[best]), path, objectives, seen, reference_of(plan))
+
+
+def _best_start(objective: Callable[[Any], jax.Array], given: dict[str, jax.Array], tries: int) -> dict[str, jax.Array]:
+    """The best of the given start and random ones about it, always the same."""
+    if tries == 1:
+        return given
+    draw = np.random.default_rng(0)
+    stack = {key: u + draw.normal(size=(tries, *u.shape)) for key, u in given.items()}
+    stack = {key: jnp.asarray(us).at[0].set(given[key]) for key, us in stack.items()}
+    found = np.asarray(jax.jit(lambda stack: jax.lax.map(objective, stack, batch_size=64))(stack))
+    best = int(np.argmin(np.where(np.isfinite(found), found, np.inf)))
+    return {key: us[best] for key, us in stack.items()}
 
 
 def _optimizer(plan: DesignPlan) -> optax.GradientTransformationExtraArgs:

@@ -96,6 +96,8 @@ class DesignSection:
         optimizer: An optax optimiser by name, or a table with its arguments; default Adam at 0.1.
         anneal: Let its updates fall to 0 along half a cosine (default).
         steps: Of the outer loop.
+        tries: Starts to look at: the given one, and random ones about it in unconstrained coordinates; the loop begins
+            at the best. Default 1. More where there are several valleys.
         title: Of the picture.
     """
 
@@ -106,6 +108,7 @@ class DesignSection:
     optimizer: str | dict | None = None
     anneal: bool = True
     steps: int = 300
+    tries: int = 1
     title: str | None = None
 
 
@@ -187,6 +190,7 @@ class DesignPlan:
 def _check_section(design: DesignSection, goals: tuple[GoalSection, ...], free: dict[str, FreeSection]) -> None:
     _check.choice("method", design.method, ("exact", "simulate"))
     _check.whole("steps", design.steps, 1)
+    _check.whole("tries", design.tries, 1)
     if not goals:
         raise ValueError("give at least one [[design.goal]].")
     if not free:
