@@ -36,12 +36,13 @@ def test_spectrum_is_that_of_the_whole_matrix():
         uj.exact_exponents(MODEL, uj.Descent(0.3, momentum=0.5))
 
 
-@pytest.mark.parametrize("dynamics", [uj.Flow(rtol=1e-10), uj.Descent(0.5)], ids=["flow", "descent"])
-def test_lyapunov_exponents_of_a_linear_dynamics_are_its_spectrum(dynamics):
+# A solver's steps follow the state, which grows steady, and not the tangents: those of a flow are less exact.
+@pytest.mark.parametrize(("dynamics", "bound"), [(uj.Flow(rtol=1e-10), 5e-5), (uj.Descent(0.5), 1e-5)])
+def test_lyapunov_exponents_of_a_linear_dynamics_are_its_spectrum(dynamics, bound):
     found = uj.lyapunov(MODEL, dynamics, MODEL.init(jax.random.key(1)), 400, 6, segments=40, transient=30)
     want = uj.exact_exponents(MODEL, dynamics, 6)
     assert found.history.shape == (40, 6)
-    np.testing.assert_allclose(found.exponents, want, atol=1e-5)
+    np.testing.assert_allclose(found.exponents, want, atol=bound)
     # the last one has neighbours below that are not followed; all gaps here are wide
     assert np.ptp(want) > 0.1
 

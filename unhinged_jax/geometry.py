@@ -127,7 +127,9 @@ def lyapunov(
         seed: Of the random frame.
 
     Returns:
-        A `Lyapunov`. For a linear dynamics the exponents tend to the real parts of the spectrum, `exact_exponents`.
+        A `Lyapunov`. For a linear dynamics the exponents tend to the real parts of the spectrum, `exact_exponents`. A
+        flow's solver chooses its steps by the state alone: where that has become steady, more segments make the
+        exponents more exact.
 
     Raises:
         ValueError: for counts out of range.
