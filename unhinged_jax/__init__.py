@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unhinged_jax.citation import citation as citation
+    from unhinged_jax.curvature import hessian_spectrum as hessian_spectrum
     from unhinged_jax.design import DesignPlan as DesignPlan
     from unhinged_jax.design import Outcome as Outcome
     from unhinged_jax.design import design as design
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from unhinged_jax.exact import exact as exact
     from unhinged_jax.geometry import Lyapunov as Lyapunov
     from unhinged_jax.geometry import exact_exponents as exact_exponents
-    from unhinged_jax.geometry import hessian_spectrum as hessian_spectrum
     from unhinged_jax.geometry import lyapunov as lyapunov
     from unhinged_jax.geometry import push_forward as push_forward
+    from unhinged_jax.kinks import limit_sensitivity as limit_sensitivity
+    from unhinged_jax.kinks import one_sided as one_sided
     from unhinged_jax.labels import Labels as Labels
     from unhinged_jax.labels import balanced as balanced
     from unhinged_jax.labels import from_counts as from_counts
@@ -53,8 +55,6 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import piecewise as piecewise
     from unhinged_jax.schedules import polynomial as polynomial
     from unhinged_jax.schedules import warmup as warmup
-    from unhinged_jax.sensitivity import limit_sensitivity as limit_sensitivity
-    from unhinged_jax.sensitivity import one_sided as one_sided
     from unhinged_jax.sensitivity import sensitivity as sensitivity
     from unhinged_jax.simulate import simulate as simulate
     from unhinged_jax.sweep import Plan as Plan
@@ -69,11 +69,13 @@ if TYPE_CHECKING:
 # Names are imported when first used, so that `unhinged --help` need not wait for JAX.
 _HOMES = {
     "citation": "citation",
+    "curvature": "hessian_spectrum",
     "design": "DesignPlan Outcome design",
     "dynamics": "Descent Flow logspaced steps",
     "events": "EventTime event_time",
     "exact": "NoClosedForm exact",
-    "geometry": "Lyapunov exact_exponents hessian_spectrum lyapunov push_forward",
+    "geometry": "Lyapunov exact_exponents lyapunov push_forward",
+    "kinks": "limit_sensitivity one_sided",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
     "limit": "Limit limit",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
@@ -81,7 +83,7 @@ _HOMES = {
     "optimizers": "rescale_by_feature_norm",
     "parameters": "Parameter",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
-    "sensitivity": "limit_sensitivity one_sided sensitivity",
+    "sensitivity": "sensitivity",
     "simulate": "simulate",
     "sweep": "Plan SweepIncomplete open_sweep sweep",
     "trajectory": "Result Trajectory",
