@@ -232,6 +232,65 @@ def plot(
     return command.plot(store, out=out, observe=observe, x=x, y=y, time=time)
 
 
+@app.command
+def design(plan: str, /, *, out: Path, steps: int | None = None, force: bool = False) -> int:
+    """Choose settings by gradient, and say how far from the analytic or brute-force optimum that ends.
+
+    Writes design.json, path.csv, path.png and path.svg, the path of the outer optimisation.
+    Exit status: 0, 3 if the design ends further than 2 % from its reference, 1 for bad input.
+
+    Parameters
+    ----------
+    plan
+        A TOML file, or a shipped plan: steps, steps_momentum, steps_ce, norm, prototypes, weights, rescaling.
+    out
+        Folder for the results.
+    steps
+        Of the outer loop, instead of those in the plan.
+    force
+        Replace results that are there.
+    """
+    with _progress("Loading"):
+        from unhinged_jax.design import command
+    return command.run(plan, out, steps=steps, force=force)
+
+
+@app.command
+def sensitivity(
+    config: Path,
+    /,
+    *,
+    parameter: tuple[str, ...] = (),
+    observe: tuple[str, ...] = (),
+    mode: Literal["auto", "forward", "checkpointed", "direct", "backsolve"] = "auto",
+    order: Literal[1, 2] = 1,
+    out: Path | None = None,
+) -> int:
+    """Derivatives of the observables of a run in its continuous parameters, simulated beside exact.
+
+    Parameters
+    ----------
+    config
+        A file as for `simulate`.
+    parameter
+        Names such as gamma, decay_H, eta, schedule.peak, momentum, noise, class_weights, H; default every number.
+    observe
+        Observables, instead of those in the file.
+    mode
+        How the simulation is differentiated; auto goes by the numbers of inputs and outputs.
+    order
+        2 adds second derivatives.
+    out
+        A .csv or .nc file for all times.
+    """
+    with _progress("Differentiating"):
+        from unhinged_jax import sensitivity_command
+
+        return sensitivity_command.run(
+            config, parameter=parameter, observe=observe, mode=mode, order=order, out=out
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 

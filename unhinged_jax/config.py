@@ -49,7 +49,7 @@ class ModelSection:
     loss: str | dict | None = None
     decay: float | list | None = None
     bias: bool | None = None
-    rescale: int | None = None
+    rescale: int | float | None = None
     free_prototypes: bool | None = None
     kernel: Array | None = None
 
@@ -367,7 +367,9 @@ class _Files:
         self.digests: dict[str, str] = {}
 
     def array(self, name: str, value: Array) -> np.ndarray:
-        """An array given in place or by path."""
+        """An array given in place or by path; a traced one, of a design, passes as it is."""
+        if isinstance(value, jax.core.Tracer):
+            return value
         if isinstance(value, list):
             try:
                 array = np.asarray(value)
@@ -588,6 +590,11 @@ def _optimizer(spec: str | dict, files: _Files) -> optax.GradientTransformation:
     if not isinstance(made, optax.GradientTransformation):
         raise ValueError(f"optimizer {name!r} gives {type(made).__name__}, not an optax optimiser such as optax.adam.")
     return made
+
+
+def optimizer_of(spec: str | dict, folder: Path) -> optax.GradientTransformation:
+    """An optax optimiser from its name, or from a table with its name and arguments."""
+    return _optimizer(spec, _Files(folder))
 
 
 _STARTS: dict[str, dict[str, Callable[[], np.ndarray] | None]] = {

@@ -211,7 +211,7 @@ def _spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str
     dtype = state.W.dtype
     G = model.signal().times(state.W)
     plane, pull = plane_features(state.H, G), row_lengths(G)[:, 0]
-    slack = 2 - model.rescale
+    slack = 2 - model.rescaling
     strength = dynamics.rate_H * pull * jnp.hypot(plane.along, plane.across) ** (-slack)
     decay = jnp.asarray(dynamics.rate_H * model.decay_H, dtype)
     if isinstance(dynamics, Flow):
@@ -233,6 +233,6 @@ def _spherical_descent_speed(model: LayerPeeled, descent: Descent, plane: Any, s
         return -jnp.log(jnp.maximum(jnp.abs(1 - alpha), jnp.finfo(alpha.dtype).tiny))
     cosine = plane.along / jnp.hypot(plane.along, plane.across)
     room = 1 - alpha / 2
-    loss = alpha * (1 - cosine) / jnp.where(room > 0, room, 1.0) / (1 if model.rescale == 0 else 2)
+    loss = alpha * (1 - cosine) / jnp.where(room > 0, room, 1.0) / (2 if model.rescale == 1 else 1)
     bound = jnp.where(room > 0, alpha / (1 + loss), 0.0)
     return -jnp.log(jnp.maximum(jnp.abs(1 - bound), jnp.finfo(alpha.dtype).tiny))

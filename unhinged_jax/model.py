@@ -53,6 +53,7 @@ class LayerPeeled:
         bias: Whether there is a trained bias.
         spherical: Features enter the logits normalised, h/||h||.
         rescale: q in {0, 1, 2}: the loss gradient of sample i is multiplied by ||h_i||^q (spherical only).
+        exponent: Any other real q instead of it, as data, so that it can be traced and differentiated.
 
     Use a named constructor, `unconstrained`, `regularized`, `anchored`, `frozen`, `spherical` or `ntk_invariant`,
     unless you need an unusual combination.
@@ -65,6 +66,7 @@ class LayerPeeled:
     decay_H: Any = 0.0
     decay_W: Any = 0.0
     kernel: Kernel | None = None
+    exponent: Any = None
     dim: int = dataclasses.field(default=1, metadata={"static": True})
     features_move: bool = dataclasses.field(default=True, metadata={"static": True})
     prototypes_move: bool = dataclasses.field(default=True, metadata={"static": True})
@@ -81,6 +83,11 @@ class LayerPeeled:
     def samples(self) -> int:
         """n."""
         return self.labels.samples
+
+    @property
+    def rescaling(self) -> Any:
+        """q: `exponent` if there is one, else `rescale`."""
+        return self.rescale if self.exponent is None else self.exponent
 
     @property
     def linear(self) -> bool:
@@ -102,6 +109,8 @@ class LayerPeeled:
         """
         if "decay" in changes:
             changes["decay_H"], changes["decay_W"] = _pair(changes.pop("decay"))
+        if "rescale" in changes:
+            changes["rescale"], changes["exponent"] = _rescale(changes["rescale"])
         if "gamma" in changes:
             gamma = changes.pop("gamma")
             if not any(field.name == "gamma" for field in dataclasses.fields(self.loss)):
@@ -203,8 +212,8 @@ class LayerPeeled:
         Source: Zhou et al. 2023, Eq. 4, 12, 18 and footnote 15.
         """
         force_H, force_W, force_b = jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
-        if self.rescale:
-            force_H = force_H * jnp.linalg.norm(H, axis=1, keepdims=True) ** self.rescale
+        if self.rescale or self.exponent is not None:
+            force_H = force_H * jnp.linalg.norm(H, axis=1, keepdims=True) ** self.rescaling
         if self.kernel is not None:
             force_H = self.kernel.apply(force_H)
         step_H = force_H - self.decay_H * H if self.features_move else jnp.zeros_like(H)
@@ -231,6 +240,11 @@ def _pair(decay: Any) -> tuple[Any, Any]:
     return decay, decay
 
 
+def _rescale(q: Any) -> tuple[int, Any]:
+    """(rescale, exponent): whole numbers are structure, which is faster, all others data."""
+    return (q, None) if isinstance(q, int) else (0, q)
+
+
 def checked(model: LayerPeeled) -> LayerPeeled:
     """The model, or a ValueError that names the setting that cannot be."""
     _check.whole("dim", model.dim, 1)
@@ -240,7 +254,9 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     if gamma is not None:
         _check.non_negative("gamma", gamma)
     _check.choice("rescale", model.rescale, (0, 1, 2))
-    if model.rescale and not model.spherical:
+    if model.exponent is not None:
+        _check.non_negative("rescale", model.exponent)
+    if (model.rescale or model.exponent is not None) and not model.spherical:
         raise ValueError(
             "rescaling by the feature norm belongs to spherical features; use `spherical(..., rescale=q)`."
         )
@@ -335,7 +351,7 @@ def spherical(
     dim: int,
     *,
     decay: Any = 0.0,
-    rescale: int = 0,
+    rescale: float = 0,
     free_prototypes: bool = False,
     gamma: Any = None,
     loss: Any = None,
@@ -344,8 +360,8 @@ def spherical(
 
     Args:
         decay: lambda_1 on the features (and lambda_2, if a pair).
-        rescale: q in {0, 1, 2}: sample i's loss gradient times ||h_i||^q; 1 is the rescaled learning rate of
-            Section 4.3 as described and run in Figure 9.
+        rescale: q >= 0: sample i's loss gradient times ||h_i||^q; 1 is the rescaled learning rate of Section 4.3 as
+            described and run in Figure 9. A float, even 1.0, may be traced; 0, 1, 2 as int are faster.
         labels, dim, gamma, loss: as in `unconstrained`.
 
     Source: Zhou et al. 2023, Section 3.4, Eq. 17-19, and Section 4.3.
@@ -360,7 +376,7 @@ def spherical(
         decay_W=decay_W,
         prototypes_move=free_prototypes,
         spherical=True,
-        rescale=rescale,
+        **dict(zip(("rescale", "exponent"), _rescale(rescale), strict=True)),
     )
 
 

@@ -37,21 +37,28 @@ class BalancedSpectrum:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GeneralSpectrum:
-    """Eigenvalues and eigenvectors of any G. They are constants; derivatives flow through `gram`."""
+    """Eigenvalues and eigenvectors of any G. They are constants; derivatives, first and second, flow through `gram`."""
 
     gram: jax.Array
     values: jax.Array
     vectors: jax.Array
 
     def apply(self, f: jax.Array, df: jax.Array, X: jax.Array) -> jax.Array:
-        """f(G) X from the values f and slopes df of f at the eigenvalues, each (m,), on X with m entries or rows."""
+        """f(G) X for X with m entries or rows, from f, (m,), and its first and second derivatives at the eigenvalues.
+
+        `df` is (2, m); or (m,), the first derivative, of an f whose second derivative is 0.
+        """
+        slopes = df if df.ndim == 2 else jnp.stack([df, jnp.zeros_like(df)])
         rows = X.reshape(self.values.shape[0], -1)
-        return _apply(f, df, self.values, self.vectors, self.gram, rows).reshape(X.shape)
+        return _apply(f, slopes, self.values, self.vectors, self.gram, rows).reshape(X.shape)
 
     def eigenvalues(self) -> jax.Array:
-        """Eigenvalues, ascending; the mean over a degenerate group is differentiable."""
+        """Eigenvalues, ascending; the mean over a degenerate group is differentiable twice."""
         drift = self.gram - jax.lax.stop_gradient(self.gram)
-        return self.values + jnp.einsum("ik,ij,jk->k", self.vectors, drift, self.vectors)
+        moved = self.vectors.T @ drift @ self.vectors
+        gap, near = _gaps(self.values, _NEAR)
+        repelled = jnp.sum(jnp.where(near, 0.0, moved**2 / jnp.where(near, 1.0, gap)), axis=1)
+        return self.values + jnp.diagonal(moved) + repelled
 
 
 Spectrum = BalancedSpectrum | GeneralSpectrum
@@ -80,23 +87,60 @@ def spectrum_of(signal: Signal, kernel: Kernel | None, samples: int, dim: int, d
     return GeneralSpectrum(gram, jnp.maximum(values, 0), vectors)
 
 
+_NEAR, _CLOSE = 1 / 3, 1 / 4
+"""Powers of the machine epsilon below which eigenvalues (relative to the largest) count as one in a first and in a
+second divided difference: where cancellation and the next term of the expansion are of one size."""
+
+
+def _gaps(values: jax.Array, power: float) -> tuple[jax.Array, jax.Array]:
+    gap = values[:, None] - values[None, :]
+    return gap, jnp.abs(gap) <= jnp.finfo(values.dtype).eps ** power * jnp.max(jnp.abs(values))
+
+
 @jax.custom_jvp
-def _apply(f: Any, df: Any, values: Any, vectors: Any, gram: Any, X: Any) -> jax.Array:
+def _apply(f: Any, slopes: Any, values: Any, vectors: Any, gram: Any, X: Any) -> jax.Array:
     return vectors @ (f[:, None] * (vectors.T @ X))
 
 
 @_apply.defjvp
 def _apply_jvp(primals: Any, tangents: Any) -> Any:
-    f, df, values, vectors, gram, X = primals
-    f_dot, _, _, _, gram_dot, X_dot = tangents
-    moved = _apply(f, df, values, vectors, gram, X_dot) + vectors @ (f_dot[:, None] * (vectors.T @ X))
-    return _apply(*primals), moved + _first_variation(f, df, values, vectors, gram, gram_dot, X)
+    """By the Daleckii-Krein theorem. `drift` is 0: it makes the derivatives in `gram` of what is returned right.
+
+    Calling `_apply` here would not do: partial evaluation, of a scan for instance, looks past rules like this one.
+    """
+    f, slopes, values, vectors, gram, X = primals
+    f_dot, slopes_dot, _, _, gram_dot, X_dot = tangents
+    drift, moved = (vectors.T @ dG @ vectors for dG in (gram - jax.lax.stop_gradient(gram), gram_dot))
+    table, table_dot = (_first_differences(*values_of, values) for values_of in ((f, slopes), (f_dot, slopes_dot)))
+    by_X = jnp.diag(f_dot) + table_dot * drift + table * moved + _second_variation(table, slopes, values, moved, drift)
+    by_X_dot = jnp.diag(f) + table * drift
+    rows, rows_dot = vectors.T @ X, vectors.T @ X_dot
+    return vectors @ (by_X_dot @ rows), vectors @ (by_X @ rows + by_X_dot @ rows_dot)
 
 
-def _first_variation(f: Any, df: Any, values: Any, vectors: Any, gram: Any, gram_dot: Any, X: Any) -> jax.Array:
-    """d f(G)[dG] X by the Daleckii-Krein theorem: divided differences of f, slopes where eigenvalues meet."""
-    gap = values[:, None] - values[None, :]
-    near = jnp.abs(gap) <= jnp.finfo(values.dtype).eps ** (1 / 3) * jnp.max(jnp.abs(values))
+def _first_differences(f: jax.Array, slopes: jax.Array, values: jax.Array) -> jax.Array:
+    """f[x_i, x_j]: the corrected mean of the slopes where eigenvalues meet."""
+    gap, near = _gaps(values, _NEAR)
     quotient = (f[:, None] - f[None, :]) / jnp.where(near, 1.0, gap)
-    table = jnp.where(near, (df[:, None] + df[None, :]) / 2, quotient)
-    return vectors @ ((table * (vectors.T @ gram_dot @ vectors)) @ (vectors.T @ X))
+    first, second = slopes
+    mean = (first[:, None] + first[None, :]) / 2 - gap * (second[:, None] - second[None, :]) / 12
+    return jnp.where(near, mean, quotient)
+
+
+def _second_variation(table: Any, slopes: Any, values: Any, A: Any, B: Any) -> jax.Array:
+    """sum over k of f[x_i, x_k, x_j] (A_ik B_kj + B_ik A_kj), by matrix products only.
+
+    Where x_i and x_j are apart f[x_i, x_k, x_j] is a difference of first differences, which depend on k and one of
+    them; where they meet it is the mean of f[x_i, x_i, x_k] and f[x_j, x_j, x_k].
+    """
+    gap, near = _gaps(values, _CLOSE)
+    first, second = slopes
+    curved = (2 * second[:, None] + second[None, :]) / 6
+    twice = jnp.where(near, curved, (first[:, None] - table) / jnp.where(near, 1.0, gap))
+
+    def ordered(A: jax.Array, B: jax.Array) -> jax.Array:
+        apart = ((table * A) @ B - A @ (table * B)) / jnp.where(near, 1.0, gap)
+        meet = ((twice * A) @ B + A @ (twice.T * B)) / 2
+        return jnp.where(near, meet, apart)
+
+    return ordered(A, B) + ordered(B, A)

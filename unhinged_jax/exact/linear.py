@@ -113,7 +113,8 @@ class ExactLinear:
         log_powers = record.log_powers
         if isinstance(self.spectrum, GeneralSpectrum):
             # Its eigenvalues are constants in the record; what moves the winning one enters here.
-            log_powers = log_powers + slopes.log_powers * (lead.square - jax.lax.stop_gradient(lead.square))
+            drift = lead.square - jax.lax.stop_gradient(lead.square)
+            log_powers = log_powers + slopes.log_powers[0] * drift + slopes.log_powers[1] * drift**2 / 2
         fall = record.signs[1] * jnp.exp(log_powers[1] - record.log_rest) / (2 * k.d)
         H = H + self.space.lift(fall * (k.rising / lead.square * x - lead.r1 * y))
         W = W + fall * (k.falling * y - lead.r2 * x)

@@ -140,12 +140,21 @@ def _linear(
 
 
 def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:
-    """The record and its derivatives in the squared singular values (every coefficient belongs to one of them)."""
+    """The record and its first and second derivatives in the squared singular values, on an axis after that of times.
+
+    Every coefficient belongs to one of them.
+    """
     g = spectrum.values
     if isinstance(spectrum, BalancedSpectrum):
         record = record_of(g)
         return record, record  # not read: balanced modes need no eigenvectors
-    return jax.jvp(record_of, (g,), (jnp.ones_like(g),))
+
+    def along(function: Any) -> Any:
+        return lambda g: jax.jvp(function, (g,), (jnp.ones_like(g),))
+
+    record, first = along(record_of)(g)
+    _, second = along(lambda g: along(record_of)(g)[1])(g)
+    return record, jax.tree.map(lambda *both: jnp.stack(both, axis=1), first, second)
 
 
 @eqx.filter_jit
@@ -177,7 +186,7 @@ def _spherical(
         return {**saved, "states": settled(view.state())} if states else saved
 
     last, saved, reached = _sphere.descent_values(sphere, dynamics, slots, times.shape[0], first, read)
-    return _trajectory(saved, sphere.view(*last[:3]), times, reached)
+    return _trajectory(saved, sphere.view(*last[:4]), times, reached)
 
 
 def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: Plan, states: bool) -> Trajectory:

@@ -6,6 +6,7 @@ Source: Zhou et al. 2023, Theorem 7; flow with decay, rescaling and exact descen
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -13,10 +14,35 @@ import jax.numpy as jnp
 
 from unhinged_jax import _scan
 from unhinged_jax.dynamics import Descent, Flow, rate_at
-from unhinged_jax.features import plane_features, row_lengths, watched
+from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths, watched
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
 from unhinged_jax.special import phi1, safe_log
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LeaningPlane(PlaneFeatures):
+    """Features in their planes, whose derivatives are right for a sample exactly at its target or opposite to it, too.
+
+    Such a sample has no plane: `transverse` is 0 there, and its derivative is that of what leaves the target. `share`,
+    0 for every other sample, times the length is what the run makes of that; it changes no value.
+    """
+
+    share: jax.Array = dataclasses.field(default_factory=lambda: jnp.zeros(()))
+
+    def _plane(self) -> PlaneFeatures:
+        across = self.across + self.share * self.row_norms()
+        return PlaneFeatures(self.along, across, self.target, self.transverse, self.with_prototypes)
+
+    def dense(self) -> jax.Array:
+        return self._plane().dense()
+
+    def products(self, V: jax.Array) -> jax.Array:
+        return self._plane().products(V)
+
+    def scores(self, W: jax.Array) -> jax.Array:
+        return self._plane().scores(W)
 
 
 class Sphere:
@@ -32,18 +58,26 @@ class Sphere:
         # small ones.
         self.far = self.plane.along < 0
         self.angle = jnp.arctan2(self.plane.across, jnp.abs(self.plane.along))
+        self.still = self.plane.across == 0
+        # What leaves the target grows without bound near its opposite; times 0 it must stay a number.
+        self.most = float(jnp.finfo(W.dtype).max) ** 0.5
 
-    def view(self, angle: jax.Array, far: jax.Array, length: jax.Array) -> View:
-        """The state with these angles, from the target or (`far`) from its opposite, and lengths."""
+    def view(self, angle: jax.Array, far: jax.Array, length: jax.Array, leaning: jax.Array) -> View:
+        """The state with these angles, from the target or (`far`) from its opposite, and lengths.
+
+        `leaning`: what a part that leaves the target or its opposite has become, over the length, to first order.
+        """
         along, across = length * jnp.cos(angle), length * jnp.sin(angle)
-        features = dataclasses.replace(self.plane, along=jnp.where(far, -along, along), across=across)
+        plane, share = self.plane, jnp.where(self.still, jnp.minimum(leaning, self.most), 0.0)
+        along = jnp.where(far, -along, along)
+        features = LeaningPlane(along, across, plane.target, plane.transverse, plane.with_prototypes, share)
         return View(self.model, features, self.W, self.b, jnp.zeros((), self.W.dtype))
 
 
 def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
     """tan(theta/2) = tan(theta_0/2) exp(-r1 kappa I(tau)), rho = rho_0 e^{-a tau}."""
     a = flow.rate_H * sphere.model.decay_H
-    slack = 2 - sphere.model.rescale
+    slack = 2 - sphere.model.rescaling
     # (e^{slack a tau} - 1) / (slack a) = tau phi1(-slack a tau)
     turned = flow.rate_H * sphere.pull * sphere.length ** (-slack) * tau * phi1(jnp.asarray(-slack * a * tau))
     small = jnp.where(sphere.far, jnp.pi / 2 - sphere.angle, sphere.angle)  # harmless where `far`
@@ -54,7 +88,8 @@ def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
     away, back = jnp.exp(jnp.minimum(log_away, 0.0)), jnp.exp(-jnp.maximum(log_away, 0.0))
     still_far = sphere.far & (log_away < 0)
     tangent = jnp.where(sphere.far, jnp.where(still_far, away, back), near)
-    return sphere.view(2 * jnp.arctan(tangent), still_far, sphere.length * jnp.exp(-a * tau))
+    leaning = jnp.exp(jnp.minimum(jnp.where(sphere.far, turned, -turned), math.log(sphere.most))) / sphere.length
+    return sphere.view(2 * jnp.arctan(tangent), still_far, sphere.length * jnp.exp(-a * tau), leaning)
 
 
 def descent_values(
@@ -68,18 +103,20 @@ def descent_values(
     model, dtype = sphere.model, sphere.W.dtype
 
     def step(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Array, ...]:
-        angle, far, length, lost = carry
+        angle, far, length, leaning, lost = carry
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time) * rate_at(descent.rate_H, time), dtype)
         fade = 1 - eta * model.decay_H
-        alpha = eta * sphere.pull * length ** (model.rescale - 2) / fade
+        alpha = eta * sphere.pull * length ** (model.rescaling - 2) / fade
         push = alpha * jnp.sin(angle)
         turn = jnp.where(far, jnp.arctan(push), -jnp.arctan(push)) + lost
         turned = angle + turn
         lost = jax.lax.stop_gradient(turn - (turned - angle))
         crossed = far & (turned > jnp.pi / 2)
         turned, lost = jnp.where(crossed, jnp.pi - turned, turned), jnp.where(crossed, -lost, lost)
-        return turned, far & ~crossed, length * fade * jnp.sqrt(1 + push * push), lost
+        stretch = jnp.sqrt(1 + push * push)
+        leaning = jnp.minimum(leaning * (1 + jnp.where(far, alpha, -alpha) * jnp.cos(angle)) / stretch, sphere.most)
+        return turned, far & ~crossed, length * fade * stretch, leaning, lost
 
-    start = (sphere.angle, sphere.far, sphere.length, jnp.zeros_like(sphere.angle))
-    return _scan.run(step, start, slots, count, read, needs=lambda carry: carry[:3])
+    start = (sphere.angle, sphere.far, sphere.length, 1 / sphere.length, jnp.zeros_like(sphere.angle))
+    return _scan.run(step, start, slots, count, read, needs=lambda carry: carry[:4])

@@ -17,7 +17,7 @@ _LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into 
 
 
 def run(
-    system: System, flow: Flow, times: jax.Array, first: jax.Array, plan: Plan, keep_states: bool
+    system: System, flow: Flow, times: jax.Array, first: jax.Array, plan: Plan, keep_states: bool, adjoint: Any = None
 ) -> dict[str, Any]:
     """Integrate the flow and read the observables at the times.
 
@@ -36,12 +36,18 @@ def run(
         "logs": [jnp.log(unit) + base for unit in units],
     }
 
-    def field(time: Any, y: dict, args: Any) -> dict:
+    # Everything that may be differentiated comes in as `args`: the backsolve adjoint sees nothing else. As leaves,
+    # because diffrax puts zeros into it, which a Flow refuses.
+    leaves, structure = jax.tree.flatten((system, flow))
+
+    def field(time: Any, y: dict, args: list[Any]) -> dict:
+        system, flow = jax.tree.unflatten(structure, args)
         eta = jnp.asarray(flow.schedule(time), dtype)
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
         return _at_unit_norm(system, y["body"], system.driven(y["body"], rate_H, rate_W))
 
     look = reader(system, plan, keep_states)
+    backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
 
     def read(time: jax.Array, y: dict, args: Any) -> dict:
         return look(system.clean(y["body"]), y["logs"])
@@ -55,26 +61,37 @@ def run(
         t1=times[-1],
         dt0=None,
         y0=begin,
-        saveat=diffrax.SaveAt(
-            subs=[diffrax.SubSaveAt(ts=times, fn=read), diffrax.SubSaveAt(t1=True)]
-        ),
+        args=leaves,
+        saveat=diffrax.SaveAt(ts=times)
+        if backsolve
+        else diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=times, fn=read), diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=_controller(flow, rtol, atol, dtype),
         max_steps=flow.max_steps,
         throw=False,
-        event=_events(flow, rtol, atol, dtype, bool(system.groups)),
+        # Backsolve stands neither events nor functions of what is saved.
+        event=None if backsolve else _events(flow, rtol, atol, dtype, bool(system.groups)),
+        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
-    saved, last = solution.ys
-    final = jax.tree.map(lambda leaf: leaf[0], last)
-    reached = jnp.isfinite(solution.ts[0])
+    if backsolve:
+        saved = jax.lax.map(lambda y: look(system.clean(y["body"]), y["logs"]), solution.ys)
+        final, times_reached, elapsed = _last(solution.ys), solution.ts, times[-1]
+    else:
+        saved, last = solution.ys
+        final, times_reached, elapsed = _last(last), solution.ts[0], solution.ts[1][0]
+    reached = jnp.isfinite(times_reached)
     blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
     return {
         **blank,
         "reached": reached,
         "view": system.view(system.clean(final["body"]), final["logs"]),
         "steps": solution.stats["num_steps"],
-        "elapsed": solution.ts[1][0],
+        "elapsed": elapsed,
         "code": _code(solution, flow),
     }
+
+
+def _last(saved: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[-1], saved)
 
 
 def _default_solver(body: Body, rtol: float) -> diffrax.AbstractSolver:
@@ -108,7 +125,8 @@ def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
 
 def _controller(flow: Flow, rtol: float, atol: float, dtype: Any) -> diffrax.AbstractStepSizeController:
     controller: Any = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
-    jumps = [jnp.ravel(jnp.asarray(jump, dtype)) for jump in _breaks(flow)]
+    # Where steps end is the solver's choice, not a function to differentiate.
+    jumps = [jax.lax.stop_gradient(jnp.ravel(jnp.asarray(jump, dtype))) for jump in _breaks(flow)]
     if jumps:
         controller = diffrax.ClipStepSizeController(controller, jump_ts=jnp.sort(jnp.concatenate(jumps)))
     return controller

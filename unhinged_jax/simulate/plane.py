@@ -54,7 +54,7 @@ class PlaneSystem(System):
     def velocity(self, body: Body) -> Body:
         u, v = body["along"], self._across(body)
         length = jnp.sqrt(u * u + v * v)
-        turn = self.pull * length ** (self.model.rescale - 3)
+        turn = self.pull * length ** (self.model.rescaling - 3)
         along, log_across = turn * v * v - self.model.decay_H * u, -turn * u - self.model.decay_H
         if self.logarithmic:
             return {"along": along, "log_across": log_across}

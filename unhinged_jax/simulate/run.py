@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ def simulate(
     target: str = "top",
     precision: str | None = None,
     reduce: bool = True,
+    adjoint: Any = None,
 ) -> Trajectory:
     """Run gradient flow (diffrax) or gradient descent (optax updates in a compiled loop).
 
@@ -49,6 +51,10 @@ def simulate(
             labels, that subspace whether it wins or not.
         precision: "float32" or "float64"; default: the precision of the state.
         reduce: Use class sums, planes and rescaling where they apply (default). False runs the plain dense update.
+        adjoint: How a `Flow` is differentiated: a diffrax adjoint. Default `diffrax.RecursiveCheckpointAdjoint()`, for
+            reverse mode; `diffrax.ForwardMode()` for forward mode; `diffrax.DirectAdjoint()` for both, in memory that
+            grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate, and ignores `steady`. A `Descent` has
+            none: both modes work.
 
     Returns:
         A `Trajectory`. A run that stops early holds what it reached, NaN elsewhere, and says why in `result`.
@@ -67,6 +73,7 @@ def simulate(
         True
     """
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "simulate")
+    _check_adjoint(adjoint, dynamics)
     with task.context():
         model, dynamics = _entry.traceable((model, dynamics))
         if isinstance(dynamics, Descent):
@@ -80,9 +87,18 @@ def simulate(
         return task.finish(
             _integrate(
                 model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
-                target, reduce,
+                target, reduce, adjoint,
             )
         )
+
+
+def _check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
+    if adjoint is None:
+        return
+    if not isinstance(adjoint, diffrax.AbstractAdjoint) or isinstance(adjoint, diffrax.ImplicitAdjoint):
+        raise ValueError(f"adjoint must be a diffrax adjoint of a path, such as ForwardMode(), but is {adjoint!r}.")
+    if isinstance(dynamics, Descent):
+        raise ValueError("adjoint belongs to a Flow; a Descent is differentiated in either mode without one.")
 
 
 @eqx.filter_jit
@@ -125,12 +141,13 @@ def _integrate(
     states: bool,
     target: str,
     reduce: bool,
+    adjoint: Any,
 ) -> Trajectory:
     system = _system(model, dynamics, state, plan, target, reduce)
     if reduce and not states and type(system) is DenseSystem and worthwhile(model, plan, times.shape[0]):
         system = LogitSystem(model, system.H, system.W, system.b)
     times = jnp.asarray(times, state.W.dtype)
-    out = _flow.run(system, dynamics, times, jnp.asarray(first, state.W.dtype), plan, states)
+    out = _flow.run(system, dynamics, times, jnp.asarray(first, state.W.dtype), plan, states, adjoint)
     return Trajectory(
         times=times,
         observables=out["values"],

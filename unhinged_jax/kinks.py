@@ -1,0 +1,126 @@
+"""One-sided derivatives, for functions with kinks; the asymptotics of a run are among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import precision as _precision
+from unhinged_jax.dynamics import Dynamics
+from unhinged_jax.limit import limit
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.parameters import Choice, Problem, chosen
+
+if TYPE_CHECKING:
+    import xarray
+
+LIMIT_QUANTITIES = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
+_BESIDE = {"float64": 1e-3, "float32": 3e-2}
+"""Relative distance from the point at which one-sided slopes are taken before extrapolation; `limit` takes singular
+values below 1e-5 of the largest (5e-3 in float32) for zero."""
+
+
+def one_sided(function: Callable[[Any], Any], x: float, *, least: float = -math.inf) -> tuple[Any, Any]:
+    """Left and right derivative at x of a function that is smooth on either side: it may have a kink at x.
+
+        f'(x+) = 4 f'(x + h) - 6 f'(x + 2h) + 4 f'(x + 3h) - f'(x + 4h) + O(h^4),  h = 1e-3 max(|x|, 0.01)
+
+    Args:
+        function: A number -> a number or a tree of them, differentiable beside x.
+        x: The point.
+        least: The function is not defined below; a left side without room for four points is NaN.
+
+    Returns:
+        (left, right), with the structure of what the function returns.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> left, right = one_sided(lambda x: jnp.abs(x - 1), 1.0)
+        >>> round(float(left), 3), round(float(right), 3)
+        (-1.0, 1.0)
+    """
+    dtype = jnp.result_type(float)
+    h = _BESIDE[str(np.dtype(dtype))] * max(abs(float(x)), 0.01)
+    away = h * jnp.arange(1, 5, dtype=dtype)
+    slopes = jax.jit(jax.vmap(jax.jacfwd(function)))(jnp.concatenate([x - away, x + away]))
+    weights = jnp.asarray([4.0, -6.0, 4.0, -1.0], dtype)
+    room = x - 4 * h >= least
+    left = jax.tree.map(lambda s: weights @ s[:4] if room else jnp.full_like(s[0], jnp.nan), slopes)
+    return left, jax.tree.map(lambda s: weights @ s[4:], slopes)
+
+
+def limit_sensitivity(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State,
+    parameters: Iterable[Choice] | Choice | None = None,
+    *,
+    target: str = "top",
+    precision: str | None = None,
+) -> xarray.Dataset:
+    """One-sided derivatives of the quantities of `limit`: they have kinks where another mode takes over.
+
+    The rate of Corollary 3, min(gamma C, 2 + 2 gamma - gamma C)/(C sqrt(N)), has one at gamma = 1/(C-1).
+
+    Args:
+        model, dynamics, state, target, precision: as in `limit`.
+        parameters: Names or `Parameter`s of scalars; default every scalar one.
+
+    Returns:
+        A Dataset with `value` (quantity), `left`, `right` (quantity, parameter), `kink` (whether they differ by more
+        than 1e-6 of the larger, 1e-2 in float32) and `theta`. A side on which the parameter would be negative, and the
+        slope of a quantity that is infinite, is NaN.
+
+    Raises:
+        NoClosedForm, ValueError: as `limit`; for a parameter that is not a number.
+
+    Source: Zhou et al. 2023, Corollaries 3 and 5; the derivatives are beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(4, 4), 8)
+        >>> table = limit_sensitivity(model, uj.Flow(), model.init(jax.random.key(0)), ["gamma"], precision="float64")
+        >>> [round(table[side].sel(quantity="rate").item(), 8) for side in ("left", "right")]
+        [0.5, -0.25]
+    """
+    import xarray
+
+    problem: Problem = (model, dynamics, state)
+    wanted = chosen(parameters, problem)
+    for p in wanted:
+        if np.ndim(p.value):
+            raise ValueError(f"{p.name!r} is an array; one-sided derivatives are taken in single numbers.")
+    name = precision or _precision.of((state.H, state.W))
+    with _precision.scope(name):
+
+        def quantities(problem: Problem) -> dict[str, jax.Array]:
+            found = limit(*problem, target=target, precision=name)
+            return {quantity: getattr(found, quantity) for quantity in LIMIT_QUANTITIES}
+
+        value = {q: float(v) for q, v in quantities(problem).items()}
+        sides = []
+        for p in wanted:
+            left, right = one_sided(lambda x, p=p: quantities(p.put(problem, x)), float(p.value), least=0.0)
+            sides.append([[float(side[q]) for q in LIMIT_QUANTITIES] for side in (left, right)])
+    table = np.asarray(sides).transpose(1, 2, 0)
+    infinite = ~np.isfinite(np.asarray([value[q] for q in LIMIT_QUANTITIES]))
+    table[:, infinite] = np.nan
+    slack = 1e-6 if name == "float64" else 1e-2
+    apart = np.abs(table[1] - table[0]) > slack * np.maximum(np.abs(table[0]), np.abs(table[1])) + 1e-12
+    both = ("quantity", "parameter")
+    return xarray.Dataset(
+        {
+            "value": ("quantity", [value[q] for q in LIMIT_QUANTITIES]),
+            "left": (both, table[0]),
+            "right": (both, table[1]),
+            "kink": (both, apart),
+            "theta": ("parameter", [float(p.value) for p in wanted]),
+        },
+        coords={"quantity": list(LIMIT_QUANTITIES), "parameter": [p.name for p in wanted]},
+    )

@@ -1,0 +1,206 @@
+"""Continuous choices of a problem by name: their values, and how to put other ones in their place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.losses import Unhinged
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.schedules import Constant
+
+Problem = tuple[LayerPeeled, Dynamics, State]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A continuous choice: its name, its value, and `put`, (problem, value) -> problem with that value.
+
+    A problem is the triple (model, dynamics, state). Anything that a differentiable function can put there will do.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> both = Parameter("both", 0.1, lambda problem, x: (problem[0].replace(decay=x), *problem[1:]))
+        >>> both.put((uj.regularized(uj.balanced(2, 1), 2, decay=0.3), None, None), 0.1)[0].decay_W
+        0.1
+    """
+
+    name: str
+    value: Any
+    put: Callable[[Problem, Any], Problem]
+
+
+def _of_model(change: Callable[[LayerPeeled, Any], LayerPeeled]) -> Callable[[Problem, Any], Problem]:
+    return lambda problem, value: (change(problem[0], value), *problem[1:])
+
+
+def _of_dynamics(change: Callable[[Any, Any], Any]) -> Callable[[Problem, Any], Problem]:
+    return lambda problem, value: (problem[0], change(problem[1], value), problem[2])
+
+
+def _field(name: str) -> Callable[[Any, Any], Any]:
+    return lambda thing, value: dataclasses.replace(thing, **{name: value})
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
+
+
+def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str, Parameter]:
+    """Every named parameter of a problem.
+
+    `gamma`; `decay` (both at once), `decay_H`, `decay_W`; `rate_H`, `rate_W` and `s` = r_1/r_2 at fixed r_2; `eta`, a
+    constant rate; `schedule.FIELD`, a number or array of the schedule, nested ones by further dots; `momentum`;
+    `noise`, the rate of expected symmetric label noise; `class_weights`, factors before normalisation, at 1;
+    `sample_weights`, q_i as they are; `loss.FIELD`; `kernel`; `H`, `W`, `b`.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.anchored(uj.balanced(2, 1), 2, decay=0.1)
+        >>> found = available(model, uj.Flow(uj.cosine(0.5, horizon=9)), model.init(jax.random.key(0)))
+        >>> sorted(found)[:4], float(found["schedule.peak"].value)
+        (['H', 'W', 'class_weights', 'decay_H'], 0.5)
+    """
+    named = {**_model_parameters(model), **_label_parameters(model), **_dynamics_parameters(dynamics)}
+    for name in ("H", "W") + (("b",) if model.bias else ()):
+        named[name] = (getattr(state, name), lambda p, value, name=name: (*p[:2], p[2].replace(**{name: value})))
+    moves = {"decay_H": model.features_move, "decay_W": model.prototypes_move}
+    moves |= {"rate_H": model.features_move, "rate_W": model.prototypes_move}
+    both = model.features_move and model.prototypes_move
+    moves |= {"s": both, "decay": both}
+    return {name: Parameter(name, *found) for name, found in named.items() if moves.get(name, True)}
+
+
+def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    loss = model.loss
+    if isinstance(loss, Unhinged):
+        named["gamma"] = (loss.trade_off(model.classes), _of_model(lambda m, v: _with_loss(m, gamma=v)))
+    else:
+        for field in dataclasses.fields(loss):
+            if _number(getattr(loss, field.name)):
+                put = _of_model(lambda m, v, name=field.name: _with_loss(m, **{name: v}))
+                named[f"loss.{field.name}"] = (getattr(loss, field.name), put)
+    named["decay"] = (model.decay_H, _of_model(lambda m, v: dataclasses.replace(m, decay_H=v, decay_W=v)))
+    if np.ndim(model.decay_H) or np.ndim(model.decay_W) or not _same(model.decay_H, model.decay_W):
+        del named["decay"]
+    named |= {name: (getattr(model, name), _of_model(_field(name))) for name in ("decay_H", "decay_W")}
+    if model.kernel is not None:
+        change = _of_model(lambda m, v: dataclasses.replace(m, kernel=dataclasses.replace(m.kernel, matrix=v)))
+        named["kernel"] = (model.kernel.matrix, change)
+    return named
+
+
+def _same(one: Any, other: Any) -> bool:
+    traced = isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer)
+    return one is other if traced else bool(one == other)
+
+
+def _with_loss(model: LayerPeeled, **changes: Any) -> LayerPeeled:
+    return dataclasses.replace(model, loss=dataclasses.replace(model.loss, **changes))
+
+
+def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
+    labels = model.labels
+
+    def relabelled(change: Callable[[Any, Any], Any]) -> Callable[[Problem, Any], Problem]:
+        return _of_model(lambda m, v: dataclasses.replace(m, labels=change(m.labels, v)))
+
+    named = {
+        "class_weights": (np.ones(labels.classes), relabelled(lambda old, v: old.weighted(classes=v))),
+        "sample_weights": (labels.weights, relabelled(lambda old, v: old.replace(weights=v, balanced=False))),
+    }
+    rate = _noise_rate(labels)
+    if rate is not None:
+
+        def noisy(old: Any, value: Any) -> Any:
+            return old.replace(targets=None, kind="hard").symmetric_noise(value)
+
+        named["noise"] = (rate, relabelled(noisy))
+    return named
+
+
+def _noise_rate(labels: Any) -> Any:
+    """The rate of expected symmetric noise that the targets hold, or None if they hold anything else."""
+    if labels.kind == "hard":
+        return 0.0
+    if labels.kind != "table" or isinstance(labels.targets, jax.core.Tracer):
+        return None
+    table = np.asarray(labels.targets)
+    off = ~np.eye(labels.classes, dtype=bool)
+    one_rate = np.ptp(table[off]) < 1e-12 and np.ptp(np.diagonal(table)) < 1e-12
+    return float(1 - table[0, 0]) if one_rate else None
+
+
+def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    schedule = dynamics.schedule
+    if isinstance(schedule, Constant):
+        named["eta"] = (schedule.value, _of_dynamics(lambda d, v: dataclasses.replace(d, schedule=Constant(v))))
+    else:
+        for way, value in _numbers_in(schedule, ("schedule",)):
+            named[".".join(way)] = (value, _of_dynamics(lambda d, v, way=way: _put(d, way, v)))
+    for name in ("rate_H", "rate_W"):
+        if _number(getattr(dynamics, name)):
+            named[name] = (getattr(dynamics, name), _of_dynamics(_field(name)))
+    if {"rate_H", "rate_W"} <= named.keys():
+        ratio = dynamics.rate_H / dynamics.rate_W
+        named["s"] = (ratio, _of_dynamics(lambda d, v: dataclasses.replace(d, rate_H=v * d.rate_W)))
+    if isinstance(dynamics, Descent) and dynamics.momentum is not None:
+        named["momentum"] = (dynamics.momentum, _of_dynamics(_field("momentum")))
+    return named
+
+
+def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Any]]:
+    for field in dataclasses.fields(thing):
+        value, here = getattr(thing, field.name), (*way, field.name)
+        if _number(value):
+            yield here, value
+        elif isinstance(value, tuple) and value and all(map(_number, value)):
+            yield here, jnp.stack([jnp.asarray(entry, float) for entry in value])
+        elif dataclasses.is_dataclass(value):
+            yield from _numbers_in(value, here)
+
+
+def _put(thing: Any, way: tuple[str, ...], value: Any) -> Any:
+    head, *rest = way
+    new = _put(getattr(thing, head), tuple(rest), value) if rest else value
+    return dataclasses.replace(thing, **{head: new})
+
+
+Choice = str | Parameter
+"""A name among `available`, or a `Parameter` of one's own."""
+
+
+def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, problem: Problem) -> list[Parameter]:
+    """The parameters asked for; None: every scalar one.
+
+    Raises:
+        ValueError: for a name that this problem does not have.
+    """
+    known = available(*problem)
+    if parameters is None:
+        return [p for p in known.values() if np.ndim(p.value) == 0]
+    if isinstance(parameters, (str, Parameter)):
+        parameters = (parameters,)
+    found = []
+    for entry in parameters:
+        if isinstance(entry, str) and entry not in known:
+            raise ValueError(f"unknown parameter {entry!r}; this problem has {', '.join(known)}.")
+        found.append(known[entry] if isinstance(entry, str) else entry)
+    if not found:
+        raise ValueError("there is no parameter to differentiate in; name at least one.")
+    names = [p.name for p in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a parameter is named twice: {', '.join(names)}.")
+    return found

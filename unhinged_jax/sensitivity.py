@@ -1,0 +1,275 @@
+"""How the outcome of training depends on what was chosen: derivatives of observables, simulated beside exact."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, _entry
+from unhinged_jax import precision as _precision
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.observables import ObservableSet, Observe
+from unhinged_jax.parameters import Choice, Parameter, Problem, chosen
+from unhinged_jax.simulate import simulate
+from unhinged_jax.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import xarray
+
+MODES = ("auto", "forward", "checkpointed", "direct", "backsolve")
+METHODS = ("simulated", "exact")
+_PER_PULLBACK = 3  # a reverse sweep costs about as much as three forward ones
+
+Values = dict[str, Any]
+
+
+def adjoint_of(mode: str) -> diffrax.AbstractAdjoint:
+    """The diffrax adjoint of a mode.
+
+    Example:
+        >>> adjoint_of("forward")
+        ForwardMode()
+    """
+    _check.choice("mode", mode, MODES[1:])
+    kinds = {
+        "forward": diffrax.ForwardMode,
+        "checkpointed": diffrax.RecursiveCheckpointAdjoint,
+        "direct": diffrax.DirectAdjoint,
+        "backsolve": diffrax.BacksolveAdjoint,
+    }
+    return kinds[mode]()
+
+
+def best_mode(inputs: int, outputs: int) -> str:
+    """Forward mode unless there are more than three inputs to an output, then the checkpointed reverse mode.
+
+    Example:
+        >>> best_mode(inputs=3, outputs=1), best_mode(inputs=10_000, outputs=4)
+        ('forward', 'checkpointed')
+    """
+    return "forward" if inputs <= _PER_PULLBACK * outputs else "checkpointed"
+
+
+def sensitivity(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State,
+    times: Any,
+    observe: Observe = None,
+    parameters: Iterable[Choice] | Choice | None = None,
+    *,
+    order: int = 1,
+    mode: str = "auto",
+    target: str = "top",
+    precision: str | None = None,
+    methods: Iterable[str] | None = None,
+) -> xarray.Dataset:
+    """Derivatives of observables at given times in continuous parameters, simulated and exact side by side.
+
+        first = d y_k(t) / d theta,    second = d^2 y_k(t) / d theta d theta'
+
+    Args:
+        model, dynamics, state, times, observe, target, precision: as in `simulate`; observables must be scalars.
+        parameters: Names (see `unhinged_jax.parameters.available`) or `Parameter`s; default every scalar one.
+        order: 1 (default), or 2 for second derivatives among the scalar parameters, too.
+        mode: How the simulation is differentiated: "forward" (one sweep a number to differentiate in), "checkpointed"
+            (reverse, one sweep a value; memory grows like the root of the length), "direct" (a flow in reverse, every
+            step kept), "backsolve" (a flow integrated backwards: approximate), or "auto" (default): see `best_mode`.
+        methods: "simulated", "exact" or both; default both where there is a closed form.
+
+    Returns:
+        A Dataset with `value` (method, observable, time); `first` (..., parameter) of the scalar parameters and
+        `first_NAME` (..., axes of NAME) of every other; `second` (..., parameter, parameter_2) if asked for; and
+        `theta` (parameter). Its attributes hold mode, order and precision.
+
+    Raises:
+        NoClosedForm: if "exact" is asked for and there is none.
+        ValueError: for an unknown name, a mode that the dynamics or the order does not allow, or a run that stops
+            before the last time.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.regularized(uj.balanced(3, 2), 4, decay=0.1)
+        >>> table = sensitivity(model, uj.Descent(0.1), model.init(jax.random.key(0)), [10], "log_norm", ["eta"])
+        >>> both = table["first"].sel(observable="log_norm", time=10, parameter="eta")
+        >>> bool(abs(both[0] - both[1]) < 1e-4)
+        True
+    """
+    problem: Problem = (model, dynamics, state)
+    _check.choice("order", order, (1, 2))
+    _check.choice("mode", mode, MODES)
+    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
+    names = [name for name, _ in task.plan]
+    wanted = chosen(parameters, problem)
+    kinds = _methods(methods, model, dynamics)
+    inputs = sum(int(np.size(p.value)) for p in wanted)
+    if mode == "auto":
+        mode = "forward" if order == 2 else best_mode(inputs, len(names) * len(task.times))
+    _refuse(mode, order, dynamics)
+    observed = observe if isinstance(observe, dict) else ObservableSet(names)
+    with _precision.scope(task.precision):
+        theta = {p.name: jnp.asarray(p.value, jnp.result_type(float)) for p in wanted}
+        found = {}
+        for kind in kinds:
+            run = _runner(kind, mode, problem, task, observed, target)
+
+            def values(theta: Values, run: Callable = run) -> jax.Array:
+                moved = problem
+                for parameter in wanted:
+                    moved = parameter.put(moved, theta[parameter.name])
+                observables = run(*moved).observables
+                return jnp.stack([_scalar(name, observables[name], len(task.times)) for name in names])
+
+            here = mode if kind == "simulated" else best_mode(inputs, len(names) * len(task.times))
+            found[kind] = jax.tree.map(np.asarray, _derivatives(values, theta, order, here == "forward"))
+            if np.any(np.isnan(found[kind]["value"])):
+                _explain(run(*problem))
+    dataset = _labelled(found, names, np.asarray(task.times), wanted, theta)
+    return dataset.assign_attrs(mode=mode, order=order, precision=task.precision)
+
+
+def _methods(methods: Iterable[str] | None, model: LayerPeeled, dynamics: Dynamics) -> tuple[str, ...]:
+    why = why_no_closed_form(model, dynamics)
+    if methods is None:
+        return METHODS if why is None else METHODS[:1]
+    chosen_methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    for name in chosen_methods:
+        _check.choice("methods", name, METHODS)
+    if why is not None and "exact" in chosen_methods:
+        raise NoClosedForm(f"there is no closed form: {why}")
+    return chosen_methods
+
+
+def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
+    if isinstance(dynamics, Descent) and mode in ("direct", "backsolve"):
+        raise ValueError(f"mode {mode!r} belongs to a Flow; a Descent takes 'forward' or 'checkpointed'.")
+    if order == 2 and mode != "forward":
+        raise ValueError(f"second derivatives are taken in forward mode, but mode is {mode!r}; leave it at 'auto'.")
+
+
+def _runner(
+    kind: str, mode: str, problem: Problem, task: _entry.Task, observe: Any, target: str
+) -> Callable[..., Trajectory]:
+    """A function (model, dynamics, state) -> Trajectory."""
+    common = {"observe": observe, "target": target, "precision": task.precision}
+    if kind == "exact":
+        return lambda *moved: exact(*moved, task.times, **common)
+    if isinstance(problem[1], Descent):
+        return lambda *moved: simulate(*moved, task.times, **common)
+    # The memory of the direct mode grows with the steps that are allowed, so it gets those that are taken.
+    most = int(simulate(*problem, task.times, **common).steps) + 8 if mode == "direct" else problem[1].max_steps
+
+    def integrate(model: LayerPeeled, dynamics: Flow, state: State) -> Trajectory:
+        dynamics = dataclasses.replace(dynamics, max_steps=most)
+        return simulate(model, dynamics, state, task.times, adjoint=adjoint_of(mode), **common)
+
+    return integrate
+
+
+def _explain(run: Trajectory) -> None:
+    """Raise if a run did not get to its last time: derivatives of what was not reached mean nothing."""
+    if not bool(np.all(np.asarray(run.reached))):
+        raise ValueError(f"the run does not reach every time, so it is not differentiated: {run.result.message}")
+
+
+def _scalar(name: str, values: Any, times: int) -> jax.Array:
+    array = jnp.asarray(values)
+    if array.shape != (times,):
+        raise ValueError(f"observable {name!r} must be one number a time, but has shape {array.shape[1:]} at each.")
+    return array.astype(jnp.result_type(float))
+
+
+def _derivatives(values: Callable[[Values], jax.Array], theta: Values, order: int, forward: bool) -> dict[str, Any]:
+    """Value, first and second derivatives, each method in one compiled program."""
+
+    def with_value(theta: Values) -> tuple[jax.Array, jax.Array]:
+        out = values(theta)
+        return out, out
+
+    def first(theta: Values) -> tuple[Any, jax.Array]:
+        return (jax.jacfwd if forward else jax.jacrev)(with_value, has_aux=True)(theta)
+
+    def everything(theta: Values) -> dict[str, Any]:
+        if order == 1:
+            slopes, value = first(theta)
+            return {"value": value, "first": slopes}
+        scalars = {name: x for name, x in theta.items() if x.ndim == 0}
+        arrays = {name: x for name, x in theta.items() if x.ndim}
+
+        def nested(scalars: Values) -> tuple[Any, Any]:
+            slopes, value = first({**scalars, **arrays})
+            return {name: slopes[name] for name in scalars}, {"value": value, "first": slopes}
+
+        curvature, rest = jax.jacfwd(nested, has_aux=True)(scalars)
+        return {**rest, "second": curvature}
+
+    return jax.jit(everything)(theta)
+
+
+def _labelled(
+    found: dict[str, Any], names: list[str], times: np.ndarray, wanted: list[Parameter], theta: Values
+) -> xarray.Dataset:
+    import xarray
+
+    base = ("method", "observable", "time")
+    scalars = [p.name for p in wanted if np.ndim(p.value) == 0]
+    kinds = list(found)
+
+    def stacked(part: Callable[[dict], Any]) -> np.ndarray:
+        return np.stack([part(found[kind]) for kind in kinds])
+
+    data: dict[str, Any] = {"value": (base, stacked(lambda f: f["value"]))}
+    if scalars:
+        data["first"] = ((*base, "parameter"), stacked(lambda f: np.stack([f["first"][n] for n in scalars], axis=-1)))
+        data["theta"] = ("parameter", np.asarray([float(theta[name]) for name in scalars]))
+    for p in wanted:
+        if np.ndim(p.value):
+            axes = tuple(f"{p.name}_{i}" for i in range(np.ndim(p.value)))
+            data[f"first_{p.name}"] = ((*base, *axes), stacked(lambda f, n=p.name: f["first"][n]))
+    if scalars and "second" in found[kinds[0]]:
+
+        def square(f: dict) -> np.ndarray:
+            return np.stack([np.stack([f["second"][a][b] for b in scalars], axis=-1) for a in scalars], axis=-2)
+
+        data["second"] = ((*base, "parameter", "parameter_2"), stacked(square))
+    coords: dict[str, Any] = {"method": kinds, "observable": names, "time": times}
+    if scalars:
+        coords["parameter"] = scalars
+        if "second" in data:
+            coords["parameter_2"] = scalars
+    return xarray.Dataset(data, coords)
+
+
+def disagreement(table: xarray.Dataset) -> dict[str, float]:
+    """The largest difference between simulated and exact, for each variable of a `sensitivity` table.
+
+    Differences are relative to the largest magnitude over times of the same observable and parameter (of the pair of
+    parameters, for `second`), and at least to 1e-3 times the observable's largest over all parameters.
+
+    Raises:
+        ValueError: unless the table holds both methods.
+
+    Source: beyond the paper.
+    """
+    if set(table["method"].values) != set(METHODS):
+        raise ValueError("the table holds one method only, so there is nothing to compare; ask for both.")
+    worst = {}
+    for name in table.data_vars:
+        if "method" not in table[name].dims:
+            continue
+        ours, theirs = (table[name].sel(method=kind).values for kind in METHODS)
+        apart, size = (np.max(np.abs(x), axis=1) for x in (ours - theirs, theirs))
+        floor = 1e-3 * np.max(size.reshape(len(size), -1), axis=1).reshape(-1, *(1,) * (size.ndim - 1))
+        scale = np.maximum(size, floor)
+        worst[str(name)] = float(np.max(apart / np.where(scale > 0, scale, 1.0), initial=0.0))
+    return worst
