@@ -75,7 +75,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
                 worst = max(worst, relative(W, state.W + 1.3 * moment * line))
     checks = (
         Check("prototypes against W₀ + r₂ζ(t)MᵀH, relative", worst, 1e-8),
-        Check("largest angle off the straight line, unhinged", float(np.max(curves["turning_unhinged"])), 1e-6),
+        Check("largest angle off the straight line, unhinged", float(np.max(curves["turning_unhinged"])), 1e-8),
         Check("angle that cross-entropy turns by", float(curves["turning_cross_entropy"][-1]), 0.05, at_least=True),
     )
     return checks, curves

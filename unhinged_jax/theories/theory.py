@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 Curves = Mapping[str, np.ndarray]
@@ -112,11 +114,10 @@ class Theory:
     size: tuple[float, float] = (9.0, 3.6)
 
     def run(self) -> Finding:
-        """Simulate, predict, compare. The result is float64 whatever JAX's setting."""
-        import time
-
+        """Simulate, predict, compare, all in float64 whatever JAX's setting."""
         began = time.monotonic()
-        checks, curves = self.compute()
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+            checks, curves = self.compute()
         plain = {name: np.asarray(values) for name, values in curves.items()}
         checks = tuple(dataclasses.replace(check, value=float(check.value)) for check in checks)
         return Finding(self.name, checks, plain, self.references + self.libraries, time.monotonic() - began)
