@@ -68,7 +68,8 @@ def _means(X: jax.Array, index: ArrayLike, classes: int) -> jax.Array:
 def snr_singular_values(model: LayerPeeled, state: State) -> jax.Array:
     """Singular values of Sigma_W^(-1/2) times the centred class means, largest first: an observable, shape (C-1,).
 
-    Give it to `simulate` or `exact` as `observe={"snr": snr_singular_values}`.
+    Give it to `simulate` or `exact` as `observe={"snr": snr_singular_values}`. It needs n - C >= p, and is infinite where
+    classes have collapsed exactly.
 
     Source: Han, Papyan & Donoho 2022, Definition of the SNR matrix.
 
@@ -78,9 +79,12 @@ def snr_singular_values(model: LayerPeeled, state: State) -> jax.Array:
         >>> snr_singular_values(model, model.init(jax.random.key(0))).shape
         (2,)
     """
-    X = normalised(state.H, model.labels.index, model.classes)
-    means = _means(X, model.labels.index, model.classes)
-    return jnp.linalg.svd(means, compute_uv=False)[: model.classes - 1]
+    H, index = jnp.asarray(state.H), jnp.asarray(model.labels.index)
+    means = _means(H, index, model.classes)
+    # Sigma_W = R^T R by QR of the residuals: squaring them first would lose what is close to collapse.
+    upper = jnp.linalg.qr((H - means[index]) / jnp.sqrt(H.shape[0]), mode="r")
+    scaled = jax.scipy.linalg.solve_triangular(upper, (means - H.mean(axis=0)).T, trans="T")
+    return jnp.linalg.svd(scaled, compute_uv=False)[: model.classes - 1]
 
 
 def least_squares_loss(omega: ArrayLike, classes: int) -> jax.Array:

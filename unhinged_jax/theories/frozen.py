@@ -13,7 +13,7 @@ from unhinged_jax.model import LayerPeeled, frozen
 from unhinged_jax.schedules import cosine
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.drawing import logarithmic, pair
-from unhinged_jax.theories.theory import Check, Curves, Theory, relative
+from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 
 
 def heading(H: Any, index: Any, weights: Any, classes: int, gamma: float) -> np.ndarray:
@@ -69,13 +69,12 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
         curves[f"turning_{loss}"] = turning(run.states.W, state.W, first)
         curves[f"accuracy_{loss}"] = np.asarray(run["accuracy"])
         if loss == "unhinged":
-            line, worst = _along(model, features), 0.0
+            line = _along(model, features)
             zeta = times / 2 + horizon / np.pi * np.sin(np.pi * times / (2 * horizon))
-            for moment, W in zip(zeta, run.states.W, strict=True):
-                worst = max(worst, relative(W, state.W + 1.3 * moment * line))
+            off = [relative(W, state.W + 1.3 * moment * line) for moment, W in zip(zeta, run.states.W, strict=True)]
     checks = (
-        Check("prototypes against W₀ + r₂ζ(t)MᵀH, relative", worst, 1e-8),
-        Check("largest angle off the straight line, unhinged", float(np.max(curves["turning_unhinged"])), 1e-8),
+        Check("prototypes against W₀ + r₂ζ(t)MᵀH, relative", worst(off), 1e-8),
+        Check("largest angle off the straight line, unhinged", worst(curves["turning_unhinged"]), 1e-8),
         Check("angle that cross-entropy turns by", float(curves["turning_cross_entropy"][-1]), 0.05, at_least=True),
     )
     return checks, curves

@@ -15,7 +15,7 @@ from unhinged_jax.labels import balanced
 from unhinged_jax.model import State, unconstrained
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.drawing import pair
-from unhinged_jax.theories.theory import Check, Curves, Theory
+from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 
 CLASSES, PER_CLASS, DIM = 4, 5, 8
 SIZES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -117,8 +117,8 @@ def _with_bias(full: Any, draw: State) -> float:
     assert run.states is not None
     closed = [linearised(start, full.labels.index, CLASSES, t) for t in (0.3, 1.0, 3.0, 10.0)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *closed)
-    bias = np.max(np.abs(np.asarray(run.states.b) - stacked.b))
-    return max(float(_gap(run.states, stacked).max()), float(bias))
+    bias = np.abs(np.asarray(run.states.b) - stacked.b)
+    return worst(np.append(bias.ravel(), _gap(run.states, stacked)))
 
 
 def _draw(curves: Curves, figure: Any) -> None:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from unhinged_jax.theories import frozen, label_noise, log_time, near_origin, off_path, on_the_path, perils
+from unhinged_jax.theories import (
+    frozen,
+    label_noise,
+    log_time,
+    mse_decay,
+    near_origin,
+    off_path,
+    on_the_path,
+    perils,
+    within_class,
+)
 from unhinged_jax.theories.theory import Finding, Theory
 
-THEORIES: dict[str, Theory] = {theory.name: theory for theory in (frozen.THEORY, perils.THEORY, label_noise.THEORY, log_time.THEORY, on_the_path.THEORY, off_path.THEORY, near_origin.THEORY)}
+THEORIES: dict[str, Theory] = {theory.name: theory for theory in (frozen.THEORY, perils.THEORY, label_noise.THEORY, log_time.THEORY, on_the_path.THEORY, off_path.THEORY, near_origin.THEORY, mse_decay.THEORY, within_class.THEORY)}
 
 
 def chosen(names: Iterable[str]) -> list[Theory]:

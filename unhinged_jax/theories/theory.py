@@ -133,3 +133,13 @@ def relative(got: Any, want: Any) -> float:
     got, want = np.asarray(got, float), np.asarray(want, float)
     gap = np.max(np.abs(got - want)) / max(np.max(np.abs(want)), np.finfo(float).tiny)
     return float(gap) if np.isfinite(gap) else math.inf
+
+
+def worst(values: Any) -> float:
+    """The largest of some numbers; NaN if any is NaN, which Python's own `max` may hide.
+
+    Example:
+        >>> worst([1.0, float("nan"), 2.0])
+        nan
+    """
+    return float(np.max(np.asarray(values, float)))
