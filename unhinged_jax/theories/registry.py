@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from unhinged_jax.theories import (
+    ce_decay,
+    ce_free,
     frozen,
     label_noise,
     log_time,
+    minority,
     mse_decay,
     near_origin,
     off_path,
     on_the_path,
     perils,
+    saddles,
+    this_paper,
     within_class,
 )
 from unhinged_jax.theories.theory import Finding, Theory
 
-THEORIES: dict[str, Theory] = {theory.name: theory for theory in (frozen.THEORY, perils.THEORY, label_noise.THEORY, log_time.THEORY, on_the_path.THEORY, off_path.THEORY, near_origin.THEORY, mse_decay.THEORY, within_class.THEORY)}
+_MODULES = (
+    this_paper, frozen, perils, label_noise, log_time, on_the_path, off_path, near_origin, mse_decay, within_class,
+    ce_free, ce_decay, saddles, minority,
+)  # fmt: skip
+THEORIES: dict[str, Theory] = {module.THEORY.name: module.THEORY for module in _MODULES}
 
 
 def chosen(names: Iterable[str]) -> list[Theory]:
@@ -40,13 +49,19 @@ def chosen(names: Iterable[str]) -> list[Theory]:
 def run(name: str) -> Finding:
     """Run one theory by name and return its checks and curves.
 
+    Args:
+        name: A key of `THEORIES`; see `unhinged theories --help`.
+
+    Returns:
+        A `Finding`; `unhinged_jax.citation` prints what it used.
+
     Raises:
         ValueError: for a name that is not there.
 
     Source: beyond the paper; the paper's Table 1 names most of the results.
 
     Example:
-        >>> run("frozen").passed
+        >>> run("saddles").passed  # doctest: +SKIP
         True
     """
     return chosen([name])[0].run()
