@@ -12,7 +12,7 @@ import scipy.optimize
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.exact import exact
-from unhinged_jax.labels import step_imbalanced
+from unhinged_jax.labels import Labels, step_imbalanced
 from unhinged_jax.model import regularized, unconstrained
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.drawing import pair
@@ -94,8 +94,8 @@ def contrast_ratio(W: Any, majorities: int) -> np.ndarray:
     return np.asarray(spread[1] / spread[0])
 
 
-def _labels(ratio: int) -> Any:
-    return step_imbalanced(classes=MAJOR + MINOR, largest=FEW * ratio, imbalance=ratio, minority=MINOR / (MAJOR + MINOR))
+def _labels(ratio: int) -> Labels:
+    return step_imbalanced(classes=MAJOR + MINOR, largest=FEW * ratio, ratio=ratio, majority=MAJOR)
 
 
 def _cross_entropy(curves: dict[str, Any]) -> tuple[Check, ...]:
@@ -131,7 +131,7 @@ def _cross_entropy(curves: dict[str, Any]) -> tuple[Check, ...]:
 
 
 def _unhinged(curves: dict[str, Any]) -> tuple[Check, ...]:
-    times, rates, agree = np.linspace(0, 400, 41), [], []
+    times, rates, agree = np.linspace(0, 180, 46), [], []
     for ratio in (1, 2, 5, 10):
         labels = _labels(ratio)
         model = unconstrained(labels, DIM)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax.dynamics import Descent
+from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced
 from unhinged_jax.limit import limit
@@ -44,7 +44,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
         curves[name] = np.asarray(truth[observed])
         curves[f"{name} simulated"] = np.asarray(run[observed])
         if name != "spherical":
-            predicted = float(limit(model, descent, state, precision="float64").rate)
+            predicted = float(limit(model, Flow(), state, precision="float64").rate)
             zeta = np.asarray(descent.schedule.integral(times), float)
             logs = np.asarray(run[observed])
             rates.append(abs(-(logs[-1] - logs[-6]) / (zeta[-1] - zeta[-6]) / predicted - 1))
