@@ -1,4 +1,4 @@
-"""Cross-entropy and its kin with decay: the global minimiser is a simplex ETF whose scale solves one scalar equation."""
+"""Cross-entropy and its kin with decay: the minimiser is a simplex ETF whose scale solves one scalar equation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ETFMinimiser:
 
 
 def cross_entropy_gap(classes: int, per_class: int, decay_H: float, decay_W: float) -> float:
-    """Logit gap of the minimiser under cross-entropy: log(1/k - (C-1)), k = sqrt(N lambda_1 lambda_2), 0 from C k = 1 on.
+    """Logit gap of the cross-entropy minimiser: log(1/k - (C-1)), k = sqrt(N lambda_1 lambda_2), and 0 from C k = 1 on.
 
     Source: Zhu et al. 2021, Theorem 3.1, solved; Fang et al. 2021 for the same frame under norm constraints.
 
@@ -56,9 +56,9 @@ def etf_minimiser(
 ) -> ETFMinimiser:
     """Minimiser among simplex ETFs of mean loss + (decay_H/2) ||H||^2 + (decay_W/2) ||W||^2, balanced classes.
 
-    At logits x (e_y - 1/C) the objective is l(x) + (C-1) k x, k = sqrt(N lambda_1 lambda_2). Its stationary x is bracketed by
-    doubling and found by bisection; l may be any loss that treats the other classes alike. For cross-entropy, focal loss and
-    label smoothing it is the global minimiser.
+    At logits x (e_y - 1/C) the objective is l(x) + (C-1) k x, k = sqrt(N lambda_1 lambda_2). Its stationary x is
+    bracketed by doubling and found by bisection; l may be any loss that treats the other classes alike. For
+    cross-entropy, focal loss and label smoothing it is the global minimiser.
 
     Args:
         loss: A name, a `Loss`, or a callable (logits, targets) -> one value a sample.
@@ -90,7 +90,7 @@ def etf_minimiser(
                 above *= 2
                 if above > 1e4:
                     raise ValueError("the loss with decay has no minimum on simplex ETFs; use more decay.")
-            solver = optimistix.Bisection(rtol=1e-15, atol=1e-15, flip=False)
+            solver: Any = optimistix.Bisection(rtol=1e-15, atol=1e-15, norm=optimistix.max_norm, flip=False)
             span = {"lower": jnp.asarray(0.0), "upper": jnp.asarray(above)}
             gap = float(optimistix.root_find(lambda x, _: slope(x), solver, jnp.asarray(above / 2), options=span,
                                              max_steps=200, throw=False).value)  # fmt: skip
@@ -202,16 +202,19 @@ THEORY = Theory(
     title="Cross-entropy with decay: the simplex ETF and its scale",
     loss="cross-entropy",
     case="regularised; norm constraints",
-    predicted="the global minimiser is a simplex ETF with logit gap log(1/κ − (C−1)), κ = √(Nλ₁λ₂), and zero from Cκ = 1 on",
+    predicted=(
+        "the global minimiser is a simplex ETF with logit gap log(1/κ − (C−1)), κ = √(Nλ₁λ₂), and zero from Cκ = 1 on"
+    ),
     assumptions="none (balanced classes, p ≥ C − 1)",
     references=("zhu2021geometric", "fang2021exploring"),
     libraries=("deepmind2020jax", "optimistix2024", "virtanen2020scipy"),
     account=(
-        "Fang et al. (under bounds on the norms) and Zhu et al. (with decay) prove that cross-entropy with balanced classes is "
-        "least at a simplex ETF. Its scale solves one scalar equation, which for cross-entropy has the solution above: the logit "
-        "gap grows like the logarithm of the decay, and at `C√(Nλ₁λ₂) = 1` it vanishes, the same threshold as for the MSE and, up to "
-        "`1 + γ`, for the unhinged loss. The same equation serves focal loss and label smoothing. Descent with momentum from random "
-        "states ends at these norms; the minimum under norm constraints is checked by an independent optimiser."
+        "Fang et al. (under bounds on the norms) and Zhu et al. (with decay) prove that cross-entropy with balanced "
+        "classes is least at a simplex ETF. Its scale solves one scalar equation, which for cross-entropy has the "
+        "solution above: the logit gap grows like the logarithm of the decay, and at `C√(Nλ₁λ₂) = 1` it vanishes, the "
+        "same threshold as for the MSE and, up to `1 + γ`, for the unhinged loss. The same equation serves focal loss "
+        "and label smoothing. Descent with momentum from random states ends at these norms; the minimum under norm "
+        "constraints is checked by an independent optimiser."
     ),
     caption="Left: logit gap at the minimum, and where descent ended. Right: norm of the prototypes.",
     compute=_compute,

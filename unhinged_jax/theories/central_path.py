@@ -68,8 +68,8 @@ def _means(X: jax.Array, index: ArrayLike, classes: int) -> jax.Array:
 def snr_singular_values(model: LayerPeeled, state: State) -> jax.Array:
     """Singular values of Sigma_W^(-1/2) times the centred class means, largest first: an observable, shape (C-1,).
 
-    Give it to `simulate` or `exact` as `observe={"snr": snr_singular_values}`. It needs n - C >= p, and is infinite where
-    classes have collapsed exactly.
+    Give it to `simulate` or `exact` as `observe={"snr": snr_singular_values}`. It needs n - C >= p, and is infinite
+    where classes have collapsed exactly.
 
     Source: Han, Papyan & Donoho 2022, Definition of the SNR matrix.
 
@@ -104,9 +104,10 @@ def grown(
 ) -> jax.Array:
     """One SNR singular value after some time on the central path.
 
-    Projected flow: N (C^2 log w + C w^2 + w^4/4) grows by t. If instead features are multiplied by Sigma_W^(-1/2) after each
-    small step: N C (C log w + w^2/2) grows by t. The scalar equation is solved for log(w / w_0) between 0 and a bound, by
-    bisection, so it neither cancels at small nor overflows at large times; derivatives go through the implicit function.
+    Projected flow: N (C^2 log w + C w^2 + w^4/4) grows by t. If instead features are multiplied by Sigma_W^(-1/2) after
+    each small step: N C (C log w + w^2/2) grows by t. The scalar equation is solved for log(w / w_0) between 0 and a
+    bound, by bisection, so it neither cancels at small nor overflows at large times; derivatives go through the
+    implicit function.
 
     Args:
         omega: Value at t = 0, above 0.
@@ -120,7 +121,8 @@ def grown(
     Raises:
         ValueError: for values out of range.
 
-    Source: Han, Papyan & Donoho 2022, whose law has the same three terms; constants derived here. "multiplied": beyond it.
+    Source: Han, Papyan & Donoho 2022, whose law has the same three terms; constants derived here. "multiplied": beyond
+    it.
 
     Example:
         >>> w = grown(1.0, 100.0, classes=2, per_class=5)
@@ -148,9 +150,9 @@ def grown(
         )
         above = jnp.stack(bounds).min() * (1 + 1e-5) + jnp.finfo(dtype).tiny
         tolerance = 4 * float(jnp.finfo(dtype).eps)
-        solver = optimistix.Bisection(rtol=tolerance, atol=tolerance, flip=False)
+        solver: Any = optimistix.Bisection(rtol=tolerance, atol=tolerance, norm=optimistix.max_norm, flip=False)
         span = {"lower": jnp.zeros((), dtype), "upper": jax.lax.stop_gradient(above)}
-        found = optimistix.root_find(excess, solver, above / 2, (w, t), options=span, max_steps=200, throw=False)
+        found: Any = optimistix.root_find(excess, solver, above / 2, (w, t), options=span, max_steps=200, throw=False)
         return w * jnp.exp(found.value)
 
     return jax.vmap(solve)(w.ravel(), t.ravel()).reshape(w.shape)
@@ -238,7 +240,7 @@ def _velocity(index: jax.Array, classes: int, renormalised: str) -> Callable[[An
         force = (targets - extended @ coefficients) @ coefficients[:-1].T / n
         within = X - _means(X, index, classes)[index]
         moved = within.T @ force / n
-        # The multiplier S with S Sigma + Sigma S = moved + moved^T. Taking Sigma = I here would let rounding in Sigma grow.
+        # The multiplier S with S Sigma + Sigma S = moved + moved^T. With Sigma = I put in, rounding would grow.
         values, vectors = jnp.linalg.eigh(within.T @ within / n)
         turned = vectors.T @ (moved + moved.T) @ vectors / (values[:, None] + values)
         kept = vectors @ turned @ vectors.T

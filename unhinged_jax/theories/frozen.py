@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax.dynamics import Flow, logspaced
@@ -65,7 +66,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
         state = model.init(jax.random.key(3), features=features, precision="float64")
         run = simulate(model, flow, state, times, ["accuracy"], states=True)
         assert run.states is not None
-        first = np.asarray(model.velocity(*(np.asarray(part) for part in (state.H, state.W, state.b)))[1])
+        first = np.asarray(model.velocity(*map(jnp.asarray, (state.H, state.W, state.b)))[1])
         curves[f"turning_{loss}"] = turning(run.states.W, state.W, first)
         curves[f"accuracy_{loss}"] = np.asarray(run["accuracy"])
         if loss == "unhinged":
@@ -109,10 +110,10 @@ THEORY = Theory(
     references=("zhou2023unhinged", "vanrooyen2015unhinged"),
     libraries=("kidger2021on",),
     account=(
-        "With features that stay put the unhinged gradient is constant, so prototypes leave on a straight line and stay "
-        "on it: the direction at any time is the one of the first instant, `MᵀH`, a difference of class means. This is "
-        "`r₁ = 0` in the gradient flow of Zhou et al.; that the minimiser is a difference of means goes back to van "
-        "Rooyen et al. Other losses turn. The data here are unbalanced and noisy, and γ is not 1/(C−1)."
+        "With features that stay put the unhinged gradient is constant, so prototypes leave on a straight line and "
+        "stay on it: the direction at any time is the one of the first instant, `MᵀH`, a difference of class means. "
+        "This is `r₁ = 0` in the gradient flow of Zhou et al.; that the minimiser is a difference of means goes back "
+        "to van Rooyen et al. Other losses turn. The data here are unbalanced and noisy, and γ is not 1/(C−1)."
     ),
     caption=(
         "Left: angle between the displacement of the prototypes and their first velocity; for the unhinged loss it is "

@@ -15,7 +15,7 @@ from unhinged_jax.model import frozen
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import pair
-from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
+from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 MARGIN = 1 / 50
@@ -47,7 +47,7 @@ def boosters_family(margin: float) -> tuple[np.ndarray, Labels]:
     if margin >= 1 / 6:
         raise ValueError(f"margin must be below 1/6, but is {margin}; larger points leave the unit disc.")
     signed = np.array([[1.0, 0.0], [margin, 5 * margin], [margin, -margin]])
-    labels = from_labels([0, 0, 0, 1, 1, 1], classes=2).weighted(samples=[1.0, 1.0, 2.0] * 2)
+    labels = from_labels(np.repeat([0, 1], 3), classes=2).weighted(samples=[1.0, 1.0, 2.0] * 2)
     return np.concatenate([-signed, signed]), labels
 
 
@@ -92,7 +92,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     ]
     checks = (
         Check("angle that noise turns unhinged by (rad)", worst(angles["unhinged"]), 1e-12),
-        Check("smallest accuracy of unhinged, noise up to 0.4", -worst(-np.array(accuracy["unhinged"])), 1.0, at_least=True),
+        Check("smallest accuracy of unhinged, noise up to 0.4", least(accuracy["unhinged"]), 1.0, at_least=True),
         Check("speed of unhinged against 1 − 2ρ, relative", relative(shrunk, [1 - 2 * r for r in RATES]), 1e-9),
         Check("accuracy of cross-entropy without noise", accuracy["cross_entropy"][0], 1.0, at_least=True),
         Check("largest accuracy of cross-entropy with noise", worst(accuracy["cross_entropy"][1:]), 0.5 + 1e-12),
@@ -123,16 +123,20 @@ THEORY = Theory(
     title="Random label noise leaves the unhinged direction alone",
     loss="unhinged, cross-entropy",
     case="frozen features",
-    predicted="symmetric noise ρ scales the unhinged velocity by 1 − ρC/(C−1) and keeps its direction; cross-entropy is led astray",
+    predicted=(
+        "symmetric noise ρ scales the unhinged velocity by 1 − ρC/(C−1) and keeps its direction; cross-entropy is led "
+        "astray"
+    ),
     assumptions="noise in expectation, γ = 1/(C−1)",
     references=("vanrooyen2015unhinged", "long2010random"),
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(
-        "Flipping labels at random with rate ρ multiplies the signal matrix at `γ = 1/(C−1)` by `1 − ρC/(C−1)`, so the unhinged "
-        "path is the same line, walked more slowly: van Rooyen et al.'s reason for the loss. The data are those of Long & "
-        "Servedio (2010), on which any noise defeats every convex potential: without noise cross-entropy classifies all of them, "
-        "with 5 % of it the minimiser gives up the half of the mass that lies at `(m, −m)`. These and the data of the perils above "
-        "are mirror images: each loss has separable data that defeat it."
+        "Flipping labels at random with rate ρ multiplies the signal matrix at `γ = 1/(C−1)` by `1 − ρC/(C−1)`, so the "
+        "unhinged path is the same line, walked more slowly: van Rooyen et al.'s reason for the loss. The data are "
+        "those of Long & Servedio (2010), on which any noise defeats every convex potential: without noise "
+        "cross-entropy classifies all of them, with 5 % of it the minimiser gives up the half of the mass that lies at "
+        "`(m, −m)`. These and the data of the perils above are mirror images: each loss has separable data that defeat "
+        "it."
     ),
     caption="Left: angle between the direction learned with and without noise. Right: accuracy on the clean labels.",
     compute=_compute,

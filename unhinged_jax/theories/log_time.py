@@ -88,7 +88,8 @@ def offset(H: Any, index: Any, weights: Any, solution: MaxMargin, start: Any) ->
         Shape (C, p).
 
     Raises:
-        ValueError: if the support constraints span less than all constraints: the offset then depends on the whole path.
+        ValueError: if the support constraints span less than all constraints: the offset then depends on the whole
+        path.
 
     Source: Soudry et al. 2018, Theorem 4 and its extension to several classes.
 
@@ -167,16 +168,20 @@ THEORY = Theory(
     title="Cross-entropy approaches the maximal margin like 1/log t",
     loss="cross-entropy",
     case="frozen features",
-    predicted="W(t) = Ŵ log t + W̃ + o(1) with Ŵ the hard-margin SVM, so the direction converges like 1/log t; t · loss → ‖Ŵ‖²",
+    predicted=(
+        "W(t) = Ŵ log t + W̃ + o(1) with Ŵ the hard-margin SVM, so the direction converges like 1/log t; t · loss → "
+        "‖Ŵ‖²"
+    ),
     assumptions="separable data; support vectors that span the data, for W̃",
     references=("soudry2018implicit",),
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(
-        "On separable data cross-entropy has no minimiser: its prototypes grow like `log t` along the hard-margin SVM, and the "
-        "direction trails behind like `1/log t` (Soudry et al.). Where the support constraints span the data even the constant "
-        "`W̃` of the asymptote follows from the multipliers of the SVM, so that the distance to the limit is predicted and not "
-        "fitted. The flow is integrated in `log t` through ten decades; what is left of the distance at the end shows how slow "
-        "this is beside the exponential rate that the unhinged loss has with free features."
+        "On separable data cross-entropy has no minimiser: its prototypes grow like `log t` along the hard-margin SVM, "
+        "and the direction trails behind like `1/log t` (Soudry et al.). Where the support constraints span the data "
+        "even the constant `W̃` of the asymptote follows from the multipliers of the SVM, so that the distance to the "
+        "limit is predicted and not fitted. The flow is integrated in `log t` through ten decades; what is left of the "
+        "distance at the end shows how slow this is beside the exponential rate that the unhinged loss has with free "
+        "features."
     ),
     caption=(
         "Left: distance of the normalised prototypes from the SVM's. Right: what the asymptote leaves out: a power "

@@ -16,7 +16,7 @@ from unhinged_jax.labels import Labels, step_imbalanced
 from unhinged_jax.model import regularized, unconstrained
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.drawing import pair
-from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
+from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
 
 MAJOR, MINOR, FEW, DECAY = 2, 2, 2, 1 / (13 * math.sqrt(2))
 DIM = 6
@@ -25,8 +25,8 @@ DIM = 6
 def collapse_ratio(majorities: int, minorities: int, few: int, decay_H: float, decay_W: float) -> float:
     """Imbalance n_A / n_B from which on the minority prototypes of the cross-entropy minimiser are all equal.
 
-    Contrasts among minority classes enter the signal matrix with the singular value sqrt(n_B)/n, and are lost as soon as
-    that is not above sqrt(lambda_1 lambda_2).
+    Contrasts among minority classes enter the signal matrix with the singular value sqrt(n_B)/n, and are lost as soon
+    as that is not above sqrt(lambda_1 lambda_2).
 
     Args:
         majorities, minorities: How many classes of n_A and of n_B samples.
@@ -34,7 +34,8 @@ def collapse_ratio(majorities: int, minorities: int, few: int, decay_H: float, d
         decay_H, decay_W: lambda_1, lambda_2, above 0.
 
     Returns:
-        R with sqrt(n_B) / (n_B (majorities R + minorities)) = sqrt(lambda_1 lambda_2); below 1 there is collapse at any R.
+        R with sqrt(n_B) / (n_B (majorities R + minorities)) = sqrt(lambda_1 lambda_2); below 1 there is collapse at any
+        R.
 
     Source: Fang et al. 2021 for the collapse, Hong & Ling 2023 for a sharp threshold; in this form derived here.
 
@@ -118,7 +119,7 @@ def _cross_entropy(curves: dict[str, Any]) -> tuple[Check, ...]:
     spread = [contrast_ratio(reduced_minimiser([FEW * r] * MAJOR + [FEW] * MINOR, DECAY, DECAY), MAJOR) for r in fine]
     curves.update(fine=fine, spread=np.array(spread), ratios=np.array(ratios), measured=np.array(measured),
                   threshold=np.array(threshold))  # fmt: skip
-    alive = -worst([-m for m, r in zip(measured, ratios, strict=True) if r < threshold])
+    alive = least([m for m, r in zip(measured, ratios, strict=True) if r < threshold])
     dead = worst([m for m, r in zip(measured, ratios, strict=True) if r > threshold])
     return (
         Check("minority over majority contrast beyond the threshold, simulated", dead, 1e-6),
@@ -178,21 +179,25 @@ THEORY = Theory(
     title="Minority collapse",
     loss="cross-entropy, unhinged",
     case="regularised; unconstrained",
-    predicted="cross-entropy: minority prototypes coincide iff √n_B/n ≤ √(λ₁λ₂); unhinged: they do at any imbalance, at the rate (1+γ)(√n_A − √n_B)/n",
+    predicted=(
+        "cross-entropy: minority prototypes coincide iff √n_B/n ≤ √(λ₁λ₂); unhinged: they do at any imbalance, at the "
+        "rate (1+γ)(√n_A − √n_B)/n"
+    ),
     assumptions="two sizes of class; p large enough",
     references=("fang2021exploring", "hong2023neural", "zhou2023unhinged"),
     libraries=("deepmind2020jax", "kidger2021on", "virtanen2020scipy"),
     account=(
-        "Fang et al. found that beyond some imbalance the prototypes of minority classes become equal under cross-entropy; Hong & "
-        "Ling gave a sharp threshold. With decay it can be read off the signal matrix: contrasts among minority classes enter it "
-        "with the singular value `√n_B/n`, and decay extinguishes them as soon as that is not above `√(λ₁λ₂)`. Simulated minimisers "
-        "and an independent reduced problem sit on the two sides of it. Under the unhinged loss there is no threshold: every "
-        "contrast grows at its own rate, those of the majority faster, and relative to them the minority's die out exponentially "
-        "at any imbalance; the exact solution gives the rate."
+        "Fang et al. found that beyond some imbalance the prototypes of minority classes become equal under "
+        "cross-entropy; Hong & Ling gave a sharp threshold. With decay it can be read off the signal matrix: contrasts "
+        "among minority classes enter it with the singular value `√n_B/n`, and decay extinguishes them as soon as that "
+        "is not above `√(λ₁λ₂)`. Simulated minimisers and an independent reduced problem sit on the two sides of it. "
+        "Under the unhinged loss there is no threshold: every contrast grows at its own rate, those of the majority "
+        "faster, and relative to them the minority's die out exponentially at any imbalance; the exact solution gives "
+        "the rate."
     ),
     caption=(
-        "Left: spread of the minority prototypes over the majority's at the minimum of cross-entropy. Right: the same along the "
-        "unhinged flow."
+        "Left: spread of the minority prototypes over the majority's at the minimum of cross-entropy. Right: the same "
+        "along the unhinged flow."
     ),
     compute=_compute,
     draw=_draw,

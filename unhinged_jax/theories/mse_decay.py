@@ -62,9 +62,9 @@ def mse_minimiser(
 ) -> MSEMinimiser:
     """Global minimiser of (1/2) mean ||W h + b - y||^2 + (decay_H/2) ||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
 
-    With c = C sqrt(N lambda_1 lambda_2), W W^T has the eigenvalue sqrt(N lambda_1/lambda_2) max(0, 1 - c) on contrasts, and
-    on the common mean the same without a bias; a bias takes the mean over as far as its own decay lets it, and the rest,
-    1 - c - c/lambda_2, is often negative and then 0: a simplex ETF.
+    With c = C sqrt(N lambda_1 lambda_2), W W^T has the eigenvalue sqrt(N lambda_1/lambda_2) max(0, 1 - c) on contrasts,
+    and on the common mean the same without a bias; a bias takes the mean over as far as its own decay lets it, and the
+    rest, 1 - c - c/lambda_2, is often negative and then 0: a simplex ETF.
 
     Args:
         classes, per_class: C and N, of balanced classes; p must be at least C (C-1 for an ETF).
@@ -142,8 +142,8 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     )
     sizes = np.geomspace(1e-4, 1, 200)
     for bias in (False, True):
-        found = [mse_minimiser(CLASSES, PER_CLASS, x, x, bias) for x in sizes]
-        curves[f"norm_{bias}"] = np.array([m.prototype_norm for m in found])
+        ends = [mse_minimiser(CLASSES, PER_CLASS, x, x, bias) for x in sizes]
+        curves[f"norm_{bias}"] = np.array([end.prototype_norm for end in ends])
     return checks, {**curves, "decay": sizes}
 
 
@@ -191,11 +191,12 @@ THEORY = Theory(
     references=("tirer2022extended",),
     libraries=("deepmind2020jax",),
     account=(
-        "Tirer & Bruna find the global minimisers of the MSE with decay: features collapse to their class means, aligned with the "
-        "prototypes, and the norms follow from one number, `c = C√(Nλ₁λ₂)`: on every active mode `σ² = √(Nλ₁/λ₂)(1 − c)`, and "
-        "nothing is learned once `c ≥ 1`. Without a bias the common mean is such a mode and prototypes form an orthogonal frame; a "
-        "free bias takes it over and leaves a simplex ETF. Here the bias decays too, which puts a third shape between them when "
-        "`c(1 + 1/λ₂) < 1`. Descent with momentum from random states ends there in all cases."
+        "Tirer & Bruna find the global minimisers of the MSE with decay: features collapse to their class means, "
+        "aligned with the prototypes, and the norms follow from one number, `c = C√(Nλ₁λ₂)`: on every active mode `σ² "
+        "= √(Nλ₁/λ₂)(1 − c)`, and nothing is learned once `c ≥ 1`. Without a bias the common mean is such a mode and "
+        "prototypes form an orthogonal frame; a free bias takes it over and leaves a simplex ETF. Here the bias decays "
+        "too, which puts a third shape between them when `c(1 + 1/λ₂) < 1`. Descent with momentum from random states "
+        "ends there in all cases."
     ),
     caption="Left: norm of the prototypes at the minimum. Right: entries of their Gram matrix where descent ended.",
     compute=_compute,

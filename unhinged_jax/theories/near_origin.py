@@ -1,4 +1,4 @@
-"""MSE near the origin: its linearisation is the unhinged flow, and it stays good for a time that grows with log 1/size."""
+"""MSE near the origin: the linearisation is the unhinged flow, good for a time that grows with log 1/size."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def linearised(state: State, index: ArrayLike, classes: int, time: ArrayLike) ->
     """MSE flow at unit rates with the terms of third order left out, for balanced classes and an equal bias.
 
     Near the origin b' = 1/C - b by itself, and the signal matrix (Y - b) / n has the contrasts at the constant
-    s = 1/(C sqrt N) and the common mean at s (1 - C b(t)). Both commute, so the state turns by the hyperbolic angles s t and
-    s (1 - C b_0)(1 - e^-t).
+    s = 1/(C sqrt N) and the common mean at s (1 - C b(t)). Both commute, so the state turns by the hyperbolic angles s
+    t and s (1 - C b_0)(1 - e^-t).
 
     Args:
         state: H (n, p), W (C, p), and a bias with equal entries.
@@ -141,17 +141,21 @@ THEORY = Theory(
     title="MSE near the origin is unhinged",
     loss="MSE",
     case="unconstrained",
-    predicted="the linearised flow is bilinear with signal (Y − 1/C)/n: the unhinged flow at γ = 1/(C−1), slower by (C−1)/C; good for C√N log(1/size)",
+    predicted=(
+        "the linearised flow is bilinear with signal (Y − 1/C)/n: the unhinged flow at γ = 1/(C−1), slower by (C−1)/C; "
+        "good for C√N log(1/size)"
+    ),
     assumptions="features and prototypes start near the origin; balanced classes",
     references=("mixon2022neural", "zhou2023unhinged"),
     libraries=("kidger2021on",),
     account=(
-        "Mixon, Parshall & Pi linearise the MSE flow of free features and prototypes near the origin. With the bias at its fixed "
-        "point `1/C` what is left is `H' = MW`, `W' = MᵀH` with `M = (Y − 1/C)/n`, which is `(C−1)/C` times the unhinged signal "
-        "matrix at `γ = 1/(C−1)`: its exact solution is `exact` on the unhinged model with the rate `(C−1)/C`. What is left out is "
-        "of third order, so the relative error is quadratic in the size of the start, and grows until it has eaten it up: the "
-        "linearisation is good for a time `C√N log(1/size)` plus a constant, which is measured. A bias that starts at 0 makes "
-        "the signal depend on time, but its two parts commute and the solution stays closed."
+        "Mixon, Parshall & Pi linearise the MSE flow of free features and prototypes near the origin. With the bias at "
+        "its fixed point `1/C` what is left is `H' = MW`, `W' = MᵀH` with `M = (Y − 1/C)/n`, which is `(C−1)/C` times "
+        "the unhinged signal matrix at `γ = 1/(C−1)`: its exact solution is `exact` on the unhinged model with the "
+        "rate `(C−1)/C`. What is left out is of third order, so the relative error is quadratic in the size of the "
+        "start, and grows until it has eaten it up: the linearisation is good for a time `C√N log(1/size)` plus a "
+        "constant, which is measured. A bias that starts at 0 makes the signal depend on time, but its two parts "
+        "commute and the solution stays closed."
     ),
     caption="Left: distance between the MSE flow and its linearisation. Right: when it exceeds 10 %.",
     compute=_compute,

@@ -20,8 +20,8 @@ from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 def split(model: LayerPeeled, state: State) -> tuple[float, float]:
     """MSE split into the loss of the least-squares classifier and what (W, b) adds by not being it.
 
-    With D the difference of (W, b) from the least-squares classifier of the features and S the second moments of (h, 1),
-    the loss is L_LS + (1/2) tr(D S D^T): the second part vanishes exactly on the central path.
+    With D the difference of (W, b) from the least-squares classifier of the features and S the second moments of (h,
+    1), the loss is L_LS + (1/2) tr(D S D^T): the second part vanishes exactly on the central path.
 
     Args:
         model: With the loss "mse", a bias, equal sample weights and one-hot labels.
@@ -50,9 +50,10 @@ def split(model: LayerPeeled, state: State) -> tuple[float, float]:
 def late_rates(model: LayerPeeled, state: State) -> tuple[float, float]:
     """Exponential rates of the loss on and off the path near the end of an MSE flow at unit rates.
 
-    What least squares leaves, R, feeds only the features: R' = -R W W^T / n, so the loss on the path falls at 2 kappa, kappa
-    the smallest eigenvalue of W W^T / n on contrasts. It moves the least-squares classifier only at second order, and the
-    classifier follows at the rates of the second moments S of (h, 1): the loss off the path falls at min(4 kappa, 2 min eig S).
+    What least squares leaves, R, feeds only the features: R' = -R W W^T / n, so the loss on the path falls at 2 kappa,
+    kappa the smallest eigenvalue of W W^T / n on contrasts. It moves the least-squares classifier only at second order,
+    and the classifier follows at the rates of the second moments S of (h, 1): the loss off the path falls at min(4
+    kappa, 2 min eig S).
 
     Returns:
         (rate on the path, rate off the path), from the prototypes and features of `state`.
@@ -116,16 +117,20 @@ THEORY = Theory(
     title="How fast the full MSE flow reaches the central path",
     loss="MSE",
     case="unconstrained",
-    predicted="loss = loss of least squares + loss off the path, and the second falls at min(4κ, 2 min eig S) while the first falls at 2κ",
+    predicted=(
+        "loss = loss of least squares + loss off the path, and the second falls at min(4κ, 2 min eig S) while the "
+        "first falls at 2κ"
+    ),
     assumptions="none for the split; late times for the rates",
     references=("han2022neural",),
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(
-        "Han, Papyan & Donoho split the MSE into the loss of the least-squares classifier and a part that vanishes on the central "
-        "path, and measure that the second is negligible when networks train. In the layer-peeled model it can be said how fast: "
-        "what least squares leaves drives only the features, and moves the least-squares classifier at second order, so the "
-        "prototypes follow. With κ the smallest eigenvalue of `WWᵀ/n` on contrasts and S the second moments of `(h, 1)`, the loss "
-        "on the path falls like `e^(−2κt)` and the loss off it like its square, unless S is slower. Nothing is renormalised here."
+        "Han, Papyan & Donoho split the MSE into the loss of the least-squares classifier and a part that vanishes on "
+        "the central path, and measure that the second is negligible when networks train. In the layer-peeled model it "
+        "can be said how fast: what least squares leaves drives only the features, and moves the least-squares "
+        "classifier at second order, so the prototypes follow. With κ the smallest eigenvalue of `WWᵀ/n` on contrasts "
+        "and S the second moments of `(h, 1)`, the loss on the path falls like `e^(−2κt)` and the loss off it like its "
+        "square, unless S is slower. Nothing is renormalised here."
     ),
     caption="Left: the two parts of the loss of the full flow. Right: SNR singular values along it.",
     compute=_compute,

@@ -112,18 +112,20 @@ THEORY = Theory(
     title="MSE on the central path",
     loss="MSE",
     case="unconstrained, features renormalised",
-    predicted="N(C² ln ω + Cω² + ω⁴/4) = a + t for every SNR singular value, singular vectors fixed; hence neural collapse",
+    predicted=(
+        "N(C² ln ω + Cω² + ω⁴/4) = a + t for every SNR singular value, singular vectors fixed; hence neural collapse"
+    ),
     assumptions="prototypes always least-squares optimal; features renormalised to Σ_W = I; balanced classes",
     references=("han2022neural",),
     libraries=("kidger2021on", "optimistix2024", "virtanen2020scipy"),
     account=(
         "Han, Papyan & Donoho keep the classifier at its least-squares optimum and renormalise features so that their "
-        "within-class covariance stays `I`. The centred class means in that scale have `C−1` singular values ω, the loss is "
-        "`½ Σ 1/(C + ω²)`, and projecting the gradient onto the tangent space of `Σ_W = I` leaves residuals and singular vectors "
-        "where they are, while `ω' = ω / (N (C + ω²)²)`, whose integral is the law above; it is solved for ω by bisection. All "
-        "values grow like `(4t/N)^¼` and so become equal: collapse, but at the pace of a fourth root. Multiplying by `Σ_W^(−½)` "
-        "after each step, instead of projecting, scales the means too and obeys another law, `NC(C ln ω + ω²/2) = a + t`, which "
-        "grows like a square root; both are checked."
+        "within-class covariance stays `I`. The centred class means in that scale have `C−1` singular values ω, the "
+        "loss is `½ Σ 1/(C + ω²)`, and projecting the gradient onto the tangent space of `Σ_W = I` leaves residuals "
+        "and singular vectors where they are, while `ω' = ω / (N (C + ω²)²)`, whose integral is the law above; it is "
+        "solved for ω by bisection. All values grow like `(4t/N)^¼` and so become equal: collapse, but at the pace of "
+        "a fourth root. Multiplying by `Σ_W^(−½)` after each step, instead of projecting, scales the means too and "
+        "obeys another law, `NC(C ln ω + ω²/2) = a + t`, which grows like a square root; both are checked."
     ),
     caption="Left: singular values, closed form (bands) and integrated flow (dashes). Right: how fast they collapse.",
     compute=_compute,

@@ -143,3 +143,13 @@ def worst(values: Any) -> float:
         nan
     """
     return float(np.max(np.asarray(values, float)))
+
+
+def least(values: Any) -> float:
+    """The smallest of some numbers; NaN if any is NaN.
+
+    Example:
+        >>> least([1.0, 0.5])
+        0.5
+    """
+    return float(np.min(np.asarray(values, float)))

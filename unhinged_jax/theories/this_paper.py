@@ -69,15 +69,18 @@ THEORY = Theory(
     title="The unhinged loss: closed forms",
     loss="unhinged",
     case="unconstrained, regularised, spherical",
-    predicted="H(t), W(t) in closed form for any rate η(t); exponential convergence in ζ(t) = ∫η to a limit set by the start",
+    predicted=(
+        "H(t), W(t) in closed form for any rate η(t); exponential convergence in ζ(t) = ∫η to a limit set by the start"
+    ),
     assumptions="none",
     references=("zhou2023unhinged",),
     libraries=("deepmind2020jax",),
     account=(
-        "The row of the paper itself. The unhinged loss is linear in the logits, so features and prototypes follow a linear "
-        "differential equation with two distinct modes, and everything is known: states at any time under any learning rate, the "
-        "direction they converge to, which depends on the start, and the exponential rate in `ζ(t) = ∫η`. Three cases are "
-        "simulated with a cosine rate and compared with the closed form, `unhinged verify` covers all of them."
+        "The row of the paper itself. The unhinged loss is linear in the logits, so features and prototypes follow a "
+        "linear differential equation with two distinct modes, and everything is known: states at any time under any "
+        "learning rate, the direction they converge to, which depends on the start, and the exponential rate in `ζ(t) "
+        "= ∫η`. Three cases are simulated with a cosine rate and compared with the closed form, `unhinged verify` "
+        "covers all of them."
     ),
     caption="Distance of the direction from its limit under a cosine rate: closed form and simulation.",
     compute=_compute,

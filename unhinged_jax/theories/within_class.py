@@ -24,8 +24,9 @@ from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 def variability_rates(classes: int, per_class: int, decay_H: float, decay_W: float) -> tuple[float, float]:
     """Late exponential rates of within-class residuals under MSE with decay, no bias, rates 1.
 
-    Residuals obey R' = -R (W^T W / n + lambda_1) exactly. At the minimiser W^T W / n is lambda_1 (1 - c)/c on the span of the
-    prototypes, c = C sqrt(N lambda_1 lambda_2), so residuals fall at lambda_1 / c inside it and at lambda_1 outside.
+    Residuals obey R' = -R (W^T W / n + lambda_1) exactly. At the minimiser W^T W / n is lambda_1 (1 - c)/c on the span
+    of the prototypes, c = C sqrt(N lambda_1 lambda_2), so residuals fall at lambda_1 / c inside it and at lambda_1
+    outside.
 
     Returns:
         (inside, outside).
@@ -52,7 +53,8 @@ def tethered(
 ) -> tuple[jax.Array, jax.Array]:
     """Gradient flow of features on the central path, tethered to where they start.
 
-    The objective is (1/2) mean ||W h - y||^2 + (tether/2) ||H - H0||^2 + (decay_W/2) ||W||^2, minimised over W at every instant.
+    The objective is (1/2) mean ||W h - y||^2 + (tether/2) ||H - H0||^2 + (decay_W/2) ||W||^2, minimised over W at every
+    instant.
 
     Args:
         H0: Features at the start, shape (n, p).
@@ -178,16 +180,20 @@ THEORY = Theory(
     title="MSE with decay: within-class variability",
     loss="MSE",
     case="regularised",
-    predicted="residuals fall for all times, at λ₁/c inside the span of the prototypes and λ₁ outside; tethered features lose variability, but not all",
+    predicted=(
+        "residuals fall for all times, at λ₁/c inside the span of the prototypes and λ₁ outside; tethered features "
+        "lose variability, but not all"
+    ),
     assumptions="late times for the rates; tethered features: prototypes always ridge-optimal (central path)",
     references=("tirer2023perturbation", "tirer2022extended"),
     libraries=("kidger2021on",),
     account=(
-        "Under the MSE within-class residuals obey `R' = −R(WᵀW/n + λ₁)`, whatever the class means do, so they never grow. Near the "
-        "minimiser `WᵀW/n` is `λ₁(1 − c)/c` on the span of the prototypes, and they fall at `λ₁/c` there and at `λ₁` elsewhere. Real "
-        "features cannot move freely: Tirer, Huang & Niles-Weed tether them to given ones and prove that gradient flow on the "
-        "central path reduces their within-class variability. With a tether κ residuals end at `κ(κ + WᵀW/n)⁻¹` times those at the "
-        "start: smaller where the prototypes look, unchanged elsewhere."
+        "Under the MSE within-class residuals obey `R' = −R(WᵀW/n + λ₁)`, whatever the class means do, so they never "
+        "grow. Near the minimiser `WᵀW/n` is `λ₁(1 − c)/c` on the span of the prototypes, and they fall at `λ₁/c` "
+        "there and at `λ₁` elsewhere. Real features cannot move freely: Tirer, Huang & Niles-Weed tether them to given "
+        "ones and prove that gradient flow on the central path reduces their within-class variability. With a tether κ "
+        "residuals end at `κ(κ + WᵀW/n)⁻¹` times those at the start: smaller where the prototypes look, unchanged "
+        "elsewhere."
     ),
     caption="Left: residuals of free features with decay. Right: NC1 and within-class trace of tethered features.",
     compute=_compute,
