@@ -42,7 +42,7 @@ def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> str:
         agreement = f"{first.what}: {first.measured}; {kept} of {len(finding.checks)} checks kept"
         sources = ", ".join(_short(key) for key in theory.references)
         cells = (
-            theory.loss, theory.case, f"[{_cell(theory.predicted)}](#{_anchor(theory)}) ({sources})",
+            theory.loss, theory.case, f"[{theory.predicted}](#{_anchor(theory)}) ({sources})",
             theory.assumptions, agreement, f"`unhinged theories {theory.name}`",
         )  # fmt: skip
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
