@@ -1,5 +1,6 @@
 """The table of theories: its command, its page, its references."""
 
+import dataclasses
 import json
 import math
 import re
@@ -55,6 +56,18 @@ def test_the_command_writes_page_figures_and_record(tmp_path, monkeypatch, capsy
     (row,) = json.loads((tmp_path / "page" / "checks.json").read_text())
     assert row["passed"] == (status == 0) and len(row["checks"]) == 2
     assert "kept" in capsys.readouterr().out
+
+
+def test_a_theory_that_cannot_be_run_does_not_take_the_others_with_it(tmp_path, monkeypatch):
+    def broken():
+        raise RuntimeError("no such luck")
+
+    rows = {"bad": dataclasses.replace(toy(0.5, "bad"), compute=broken), "good": toy(0.5, "good")}
+    monkeypatch.setattr(registry, "THEORIES", rows)
+    monkeypatch.setattr(command.os, "sched_getaffinity", lambda pid: {0})
+    assert command.main(out=tmp_path / "page.md") == 1
+    text = (tmp_path / "page.md").read_text()
+    assert "no such luck" in text and (tmp_path / "page" / "good.png").exists()
 
 
 def test_bad_names_and_pages_are_refused_in_one_line(capsys, tmp_path):

@@ -64,7 +64,8 @@ def test_the_gap_on_the_etf_against_the_whole_flow():
         return -np.r_[(G @ W).ravel(), (G.T @ H).ravel()]
 
     times = np.array([1.0, 10.0, 100.0])
-    run = scipy.integrate.solve_ivp(velocity, (0, 100), np.r_[H.ravel(), W.ravel()], t_eval=times, rtol=1e-10, atol=1e-11)
+    start = np.r_[H.ravel(), W.ravel()]
+    run = scipy.integrate.solve_ivp(velocity, (0, 100), start, t_eval=times, rtol=1e-10, atol=1e-11)
     logits = [z[:2] @ z[12:].reshape(3, 2).T for z in run.y.T]
     got = ce_free.gap_on_etf(float(H[0] @ (W[0] - W[1])), C, N, times)
     assert np.allclose(got, [s[0] - s[1] for s in logits], rtol=1e-7)
@@ -84,8 +85,12 @@ def test_curvature_along_the_top_singular_pair():
         return value + decay[0] / 2 * np.sum(H**2) + decay[1] / 2 * np.sum(W**2)
 
     frame, h = np.eye(n * p + C * p), 1e-3
-    hessian = np.array([[(objective(h * (a + b)) - objective(h * (a - b)) - objective(h * (b - a)) + objective(-h * (a + b)))
-                         / (4 * h**2) for a in frame] for b in frame])  # fmt: skip
+
+    def second(a, b):
+        even = objective(h * (a + b)) + objective(-h * (a + b))
+        return (even - objective(h * (a - b)) - objective(h * (b - a))) / (4 * h**2)
+
+    hessian = np.array([[second(a, b) for a in frame] for b in frame])
     assert np.isclose(np.linalg.eigvalsh(hessian)[0], want, atol=1e-6)
 
 

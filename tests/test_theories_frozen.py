@@ -82,7 +82,8 @@ def test_expected_noise_scales_the_unhinged_signal():
     flipped = (1 - rate) * clean + rate * other  # every wrong label equally likely
     table = np.asarray(labels.symmetric_noise(rate).probabilities())
     assert np.allclose(table, flipped, atol=1e-6)
-    assert np.allclose((1 + gamma) * flipped - gamma, (1 - rate * C / (C - 1)) * ((1 + gamma) * clean - gamma), atol=1e-12)
+    slower = 1 - rate * C / (C - 1)
+    assert np.allclose((1 + gamma) * flipped - gamma, slower * ((1 + gamma) * clean - gamma), atol=1e-12)
 
 
 def test_noise_defeats_cross_entropy_on_data_that_the_mean_classifies():
@@ -106,8 +107,9 @@ def test_the_maximal_margin_against_quadratic_programming():
     found = log_time.max_margin(H, index, 3)
     gaps = [np.kron(np.eye(3)[y] - np.eye(3)[k], h) for h, y in zip(H, index, strict=True) for k in range(3) if k != y]
     limits = {"type": "ineq", "fun": lambda w: np.array(gaps) @ w - 1, "jac": lambda w: np.array(gaps)}
-    other = scipy.optimize.minimize(lambda w: w @ w / 2, np.zeros(9), jac=lambda w: w, constraints=limits, method="SLSQP",
-                                    options={"ftol": 1e-14})  # fmt: skip
+    other = scipy.optimize.minimize(
+        lambda w: w @ w / 2, np.zeros(9), jac=lambda w: w, constraints=limits, method="SLSQP", options={"ftol": 1e-14}
+    )
     assert np.allclose(found.W.ravel(), other.x, atol=1e-6)
     assert np.all(found.multipliers >= 0)
     assert np.isclose(found.multipliers.sum(), np.sum(found.W**2))  # complementary slackness
@@ -130,6 +132,7 @@ def test_the_offset_against_an_integration_of_the_flow():
     last = np.log1p(1e6)
     W = scipy.integrate.solve_ivp(velocity, (0, last), start.ravel(), method="LSODA", rtol=1e-10, atol=1e-10).y[:, -1]
     assert np.allclose(W.reshape(2, 2), limit.W * np.log(1e6) + constant, atol=2e-3)
-    one_sided = log_time.max_margin([[1.0, 0.0], [-1.0, 0.0], [3.0, 1.0]], [1, 0, 1], 2)
+    aside, labels = [[1.0, 0.0], [-1.0, 0.0], [3.0, 1.0]], [1, 0, 1]
+    one_sided = log_time.max_margin(aside, labels, 2)
     with pytest.raises(ValueError, match="span less"):
-        log_time.offset([[1.0, 0.0], [-1.0, 0.0], [3.0, 1.0]], [1, 0, 1], np.full(3, 1 / 3), one_sided, np.zeros((2, 2)))
+        log_time.offset(aside, labels, np.full(3, 1 / 3), one_sided, np.zeros((2, 2)))

@@ -23,7 +23,7 @@ def start():
 
 
 def within(X):
-    means = np.stack([X[INDEX == c].mean(axis=0) for c in range(3)])
+    means = np.stack([X[c == INDEX].mean(axis=0) for c in range(3)])
     return X - means[INDEX]
 
 

@@ -90,7 +90,7 @@ def etf_minimiser(
                 above *= 2
                 if above > 1e4:
                     raise ValueError("the loss with decay has no minimum on simplex ETFs; use more decay.")
-            solver: Any = optimistix.Bisection(rtol=1e-15, atol=1e-15, norm=optimistix.max_norm, flip=False)
+            solver: Any = optimistix.Bisection(rtol=1e-15, atol=1e-15, flip=False)  # type: ignore[call-arg]
             span = {"lower": jnp.asarray(0.0), "upper": jnp.asarray(above)}
             gap = float(optimistix.root_find(lambda x, _: slope(x), solver, jnp.asarray(above / 2), options=span,
                                              max_steps=200, throw=False).value)  # fmt: skip

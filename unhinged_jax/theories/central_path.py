@@ -150,7 +150,7 @@ def grown(
         )
         above = jnp.stack(bounds).min() * (1 + 1e-5) + jnp.finfo(dtype).tiny
         tolerance = 4 * float(jnp.finfo(dtype).eps)
-        solver: Any = optimistix.Bisection(rtol=tolerance, atol=tolerance, norm=optimistix.max_norm, flip=False)
+        solver: Any = optimistix.Bisection(rtol=tolerance, atol=tolerance, flip=False)  # type: ignore[call-arg]
         span = {"lower": jnp.zeros((), dtype), "upper": jax.lax.stop_gradient(above)}
         found: Any = optimistix.root_find(excess, solver, above / 2, (w, t), options=span, max_steps=200, throw=False)
         return w * jnp.exp(found.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -13,8 +14,8 @@ from typing import Any
 
 from unhinged_jax.plots import style
 from unhinged_jax.theories import page
-from unhinged_jax.theories.registry import chosen, run
-from unhinged_jax.theories.theory import Finding, Theory
+from unhinged_jax.theories.registry import THEORIES, chosen
+from unhinged_jax.theories.theory import Check, Finding, Theory
 
 
 def findings(
@@ -33,13 +34,26 @@ def findings(
 
     if workers <= 1:
         for theory in theories:
-            keep(theory.run())
+            keep(_attempt(theory))
     else:
         context = multiprocessing.get_context("spawn")  # a forked JAX hangs
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            for job in as_completed([pool.submit(run, theory.name) for theory in theories]):
+            for job in as_completed([pool.submit(_attempt_named, theory.name) for theory in theories]):
                 keep(job.result())
     return [found[theory.name] for theory in theories]
+
+
+def _attempt(theory: Theory) -> Finding:
+    """Run a theory; one that raises is a missed check, so that what the others found is not lost."""
+    try:
+        return theory.run()
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        return Finding(theory.name, (Check(f"could not be run: {text}", math.nan, 0.0),), {}, theory.references)
+
+
+def _attempt_named(name: str) -> Finding:
+    return _attempt(THEORIES[name])
 
 
 def draw(theory: Theory, finding: Finding, path: Path) -> None:
@@ -75,7 +89,8 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:
         bar = progress.add_task("running", total=len(theories))
         found = findings(theories, lambda finding: progress.update(bar, advance=1, description=finding.theory))
     for theory, finding in zip(theories, found, strict=True):
-        draw(theory, finding, folder / f"{theory.name}.png")
+        if finding.curves:
+            draw(theory, finding, folder / f"{theory.name}.png")
     page.write(out, theories, found)
     _record(folder / "checks.json", found)
     Console(width=160).print(_table(theories, found))
@@ -89,11 +104,11 @@ def _record(path: Path, found: Sequence[Finding]) -> None:
         {
             "theory": finding.theory,
             "passed": finding.passed,
-            "seconds": round(finding.seconds, 1),
+            "seconds": round(finding.seconds, 1) if math.isfinite(finding.seconds) else None,
             "checks": [
                 {
                     "what": c.what,
-                    "value": c.value if abs(c.value) < float("inf") else None,
+                    "value": c.value if math.isfinite(c.value) else None,
                     "bound": c.bound,
                     "at_least": c.at_least,
                 }
