@@ -153,6 +153,24 @@ def reproduce(
 
 
 @app.command
+def theories(*names: str, page: Path = Path("theories.md")) -> int:
+    """Run other known results beside this one, check each against its prediction, draw them.
+
+    Exit status 1 if any check misses its bound.
+
+    Parameters
+    ----------
+    names
+        Theories to run; all of them if none is given.
+    page
+        Markdown page to write; figures go into the folder of the same name without its suffix.
+    """
+    with _progress("Loading"):
+        module = importlib.import_module("unhinged_jax.theories.command")
+    return int(module.main(names=names, out=page))
+
+
+@app.command
 def sweep(
     plan: str | None = None,
     /,

@@ -1,0 +1,134 @@
+"""`unhinged theories`: run them, print the table, draw the figures, write the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from unhinged_jax.plots import style
+from unhinged_jax.theories import page
+from unhinged_jax.theories.registry import THEORIES, chosen
+from unhinged_jax.theories.theory import Check, Finding, Theory
+
+
+def findings(
+    theories: Sequence[Theory], advance: Callable[[Finding], None] = lambda finding: None, workers: int | None = None
+) -> list[Finding]:
+    """Run theories, a process for each core, and return what they gave in their order.
+
+    Processes, because most of the time goes into tracing, which threads cannot share.
+    """
+    workers = min(workers or len(os.sched_getaffinity(0)), len(theories))
+    found: dict[str, Finding] = {}
+
+    def keep(finding: Finding) -> None:
+        found[finding.theory] = finding
+        advance(finding)
+
+    if workers <= 1:
+        for theory in theories:
+            keep(_attempt(theory))
+    else:
+        context = multiprocessing.get_context("spawn")  # a forked JAX hangs
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            for job in as_completed([pool.submit(_attempt_named, theory.name) for theory in theories]):
+                keep(job.result())
+    return [found[theory.name] for theory in theories]
+
+
+def _attempt(theory: Theory) -> Finding:
+    """Run a theory; one that raises is a missed check, so that what the others found is not lost."""
+    try:
+        return theory.run()
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        return Finding(theory.name, (Check(f"could not be run: {text}", math.nan, 0.0),), {}, theory.references)
+
+
+def _attempt_named(name: str) -> Finding:
+    return _attempt(THEORIES[name])
+
+
+def draw(theory: Theory, finding: Finding, path: Path) -> None:
+    """Write the figure of a theory as a PNG file."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=theory.size, layout="constrained")
+        theory.draw(finding.curves, figure)
+        part = path.with_name(path.name + ".part")
+        figure.savefig(part, format="png", dpi=130)
+        part.replace(path)
+
+
+def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:
+    """Run theories and write the comparison page with its figures; 1 if any check fails.
+
+    Args:
+        names: Names of theories; all of them by default.
+        out: The page to write. Figures and `checks.json` go into the folder of the same name without its suffix.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    began, out = time.monotonic(), Path(out)
+    if out.suffix != ".md":
+        raise ValueError(f"the page must be a Markdown file, such as theories.md, but is {out}.")
+    theories = chosen(names)
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("running", total=len(theories))
+        found = findings(theories, lambda finding: progress.update(bar, advance=1, description=finding.theory))
+    for theory, finding in zip(theories, found, strict=True):
+        if finding.curves:
+            draw(theory, finding, folder / f"{theory.name}.png")
+    page.write(out, theories, found)
+    _record(folder / "checks.json", found)
+    Console(width=160).print(_table(theories, found))
+    passed = sum(finding.passed for finding in found)
+    print(f"{passed} of {len(found)} theories passed in {time.monotonic() - began:.0f} s; {out}")
+    return int(passed < len(found))
+
+
+def _record(path: Path, found: Sequence[Finding]) -> None:
+    rows = [
+        {
+            "theory": finding.theory,
+            "passed": finding.passed,
+            "seconds": round(finding.seconds, 1) if math.isfinite(finding.seconds) else None,
+            "checks": [
+                {
+                    "what": c.what,
+                    "value": c.value if math.isfinite(c.value) else None,
+                    "bound": c.bound,
+                    "at_least": c.at_least,
+                }
+                for c in finding.checks
+            ],
+        }
+        for finding in found
+    ]
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> Any:
+    from rich.table import Table
+
+    table = Table("theory", "loss", "case", "check", "measured", "s", "", title="Theories, run and checked")
+    for theory, finding in zip(theories, found, strict=True):
+        for number, check in enumerate(finding.checks):
+            head = (theory.name, theory.loss, theory.case) if number == 0 else ("", "", "")
+            seconds = f"{finding.seconds:.0f}" if number == 0 else ""
+            mark = "[green]kept[/]" if check.passed else "[red]missed[/]"
+            last = number == len(finding.checks) - 1
+            table.add_row(*head, check.what, check.measured, seconds, mark, end_section=last)
+    return table

@@ -1,0 +1,97 @@
+"""The comparison page: one table, then a figure and a paragraph for each theory, and the references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from unhinged_jax.references import fields, in_words
+from unhinged_jax.theories.theory import Finding, Theory
+
+_INTRODUCTION = """\
+# Other theories beside this one
+
+The paper's Table 1 compares what is known about last-layer features and prototypes. Here it can be run: every row
+names a problem, what theory says about it and under which assumptions, and was simulated and checked against that.
+`unhinged theories --page docs/theories.md` runs all of it and writes this page; `unhinged theories NAME` runs one row.
+Each check has a bound that the code states, and the command ends with status 1 if one is missed. Rates are 1 and the
+risk is a mean over samples unless said otherwise; C classes of N samples, n in all, p dimensions, decays λ₁ on features
+and λ₂ on prototypes. Sources are named in each row; what the papers do not contain is said in the docstrings.
+"""
+
+
+def write(path: Path, theories: Sequence[Theory], found: Sequence[Finding]) -> None:
+    """Write the page in one go, figures beside it in a folder of its name."""
+    folder = path.with_suffix("").name
+    parts = [_INTRODUCTION, _table(theories, found)]
+    parts += [_section(theory, finding, folder) for theory, finding in zip(theories, found, strict=True)]
+    parts.append(_references(theories))
+    part = path.with_name(path.name + ".part")
+    part.write_text("\n".join(parts), encoding="utf-8")
+    part.replace(path)
+
+
+def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> str:
+    lines = [
+        "| loss | case | what is predicted | extra assumptions | measured agreement | command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for theory, finding in zip(theories, found, strict=True):
+        first = finding.checks[0]
+        kept = sum(check.passed for check in finding.checks)
+        agreement = f"{first.what}: {first.measured}; {kept} of {len(finding.checks)} checks kept"
+        sources = ", ".join(_short(key) for key in theory.references)
+        cells = (
+            theory.loss, theory.case, f"[{theory.predicted}](#{_anchor(theory)}) ({sources})",
+            theory.assumptions, agreement, f"`unhinged theories {theory.name}`",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _section(theory: Theory, finding: Finding, folder: str) -> str:
+    sources = "; ".join(_short(key) for key in theory.references)
+    rows = [
+        f"| {_cell(check.what)} | {check.measured} | {'kept' if check.passed else '**missed**'} |"
+        for check in finding.checks
+    ]
+    return "\n".join(
+        [
+            f"## {theory.title}",
+            "",
+            f"{theory.account} ({sources})",
+            "",
+            f"![{theory.title}]({folder}/{theory.name}.png)",
+            "",
+            f"*{theory.caption}*",
+            "",
+            "| check | measured and bound | |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _references(theories: Sequence[Theory]) -> str:
+    keys = dict.fromkeys(key for theory in theories for key in (*theory.references, *theory.libraries))
+    return "\n".join(["## References", "", *sorted(f"- {in_words(key)}" for key in keys), ""])
+
+
+def _short(key: str) -> str:
+    """Surname of the first author and year."""
+    parts = fields(key)
+    names = parts["author"].split(" and ")
+    surnames = [name.split(", ")[0] for name in names]
+    who = surnames[0] if len(names) == 1 else " & ".join(surnames) if len(names) == 2 else f"{surnames[0]} et al."
+    return f"{who} {parts['year']}"
+
+
+def _anchor(theory: Theory) -> str:
+    """What Markdown viewers make of the heading."""
+    kept = "".join(letter for letter in theory.title.lower() if letter.isalnum() or letter in " -")
+    return kept.replace(" ", "-")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,67 @@
+"""All theories, in the order of the comparison page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unhinged_jax.theories import (
+    ce_decay,
+    ce_free,
+    frozen,
+    label_noise,
+    log_time,
+    minority,
+    mse_decay,
+    near_origin,
+    off_path,
+    on_the_path,
+    perils,
+    saddles,
+    this_paper,
+    within_class,
+)
+from unhinged_jax.theories.theory import Finding, Theory
+
+_MODULES = (
+    this_paper, frozen, perils, label_noise, log_time, on_the_path, off_path, near_origin, mse_decay, within_class,
+    ce_free, ce_decay, saddles, minority,
+)  # fmt: skip
+THEORIES: dict[str, Theory] = {module.THEORY.name: module.THEORY for module in _MODULES}
+
+
+def chosen(names: Iterable[str]) -> list[Theory]:
+    """Theories of the given names in the order of the page; all of them if none is named.
+
+    Raises:
+        ValueError: for a name that is not there, with those that are.
+
+    Example:
+        >>> [theory.name for theory in chosen(["frozen"])]
+        ['frozen']
+    """
+    names = list(names)
+    for name in names:
+        if name not in THEORIES:
+            raise ValueError(f"there is no theory {name!r}; choose from {', '.join(THEORIES)}.")
+    return [theory for name, theory in THEORIES.items() if name in names or not names]
+
+
+def run(name: str) -> Finding:
+    """Run one theory by name and return its checks and curves.
+
+    Args:
+        name: A key of `THEORIES`; see `unhinged theories --help`.
+
+    Returns:
+        A `Finding`; `unhinged_jax.citation` prints what it used.
+
+    Raises:
+        ValueError: for a name that is not there.
+
+    Source: beyond the paper; the paper's Table 1 names most of the results.
+
+    Example:
+        >>> run("saddles").passed  # doctest: +SKIP
+        True
+    """
+    return chosen([name])[0].run()
