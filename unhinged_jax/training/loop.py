@@ -1,0 +1,339 @@
+"""Training: epochs, what is observed between them, and the record that remains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax.collapse import class_statistics, collapse_metrics
+from unhinged_jax.losses import NAMED, Loss
+from unhinged_jax.precision import scope
+from unhinged_jax.training.data import Dataset
+from unhinged_jax.training.heads import feature_norms
+from unhinged_jax.training.learner import (
+    Learner,
+    Material,
+    Recipe,
+    forward,
+    new_learner,
+    normalised,
+    train_epoch,
+)
+from unhinged_jax.training.penalties import class_weights, effective_number_weights
+from unhinged_jax.training.settings import Settings
+
+_CHUNK = 512  # images evaluated at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a network says of some images: logits (seeds, n, C) and norms of the features (seeds, n)."""
+
+    logits: np.ndarray
+    norms: np.ndarray
+
+    def accuracy(self, labels: np.ndarray) -> np.ndarray:
+        """Share of images classified right, shape (seeds,)."""
+        return np.mean(np.argmax(self.logits, axis=-1) == labels, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A training run, finished or stopped.
+
+    Attributes:
+        settings: What it ran.
+        history: Name -> values, shape (epochs, seeds); NaN after a seed was stopped, and where an observable was not
+            asked for.
+        learners: Networks and heads, with a leading axis for the seeds.
+        stopped: Epoch in which each seed was stopped before its numbers left their range, or -1, shape (seeds,).
+        seconds: Time of each epoch.
+    """
+
+    settings: Settings
+    history: dict[str, np.ndarray]
+    learners: Learner
+    stopped: np.ndarray
+    seconds: list[float]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.seconds)
+
+    def last(self, name: str) -> np.ndarray:
+        """Last value of each seed, shape (seeds,).
+
+        Raises:
+            KeyError: for something that was not observed.
+        """
+        return self.history[name][-1]
+
+
+class Trainer:
+    """Trains the networks of all seeds on one data set; `step` is one epoch.
+
+    Args:
+        settings: What to train.
+        data: The set; its training part as it is to be seen, imbalance and noise included.
+        room: Rows that the training images get on the device, so that sets of different sizes share one program;
+            default: as many as there are images.
+
+    Raises:
+        ValueError: for a class count that does not fit, p < C - 1 with an ETF, or a batch that does not divide by the
+            devices.
+
+    Source: Zhou et al. 2023, Appendix C.2.
+    """
+
+    def __init__(self, settings: Settings, data: Dataset, room: int | None = None) -> None:
+        expected = settings.data.classes
+        if expected is not None and expected != data.classes:
+            raise ValueError(
+                f"[data] classes is {expected}, but {data.name} has {data.classes}; correct or drop the key."
+            )
+        self.settings, self.data = settings, data
+        self._scope = "float64" if settings.train.precision == "float64" else "float32"
+        with scope(self._scope):
+            self._mesh = _mesh(settings)
+            self.recipe = _recipe(settings, data, self._mesh)
+            self.material = _material(settings, data, room)
+            self._clean = data.train_y if data.clean_y is None else data.clean_y
+        together = settings.train.together
+        self._together = settings.network.kind == "mlp" if together is None else together
+
+    def start(self) -> Learner:
+        """The learners of all seeds before the first update."""
+        with scope(self._scope):
+            seeds = jnp.asarray(self.settings.seeds)
+            learners = _start(seeds, self.settings, self.data.image, self.data.classes)
+            if self._mesh is not None:
+                everywhere = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
+                arrays, static = eqx.partition(learners, eqx.is_array)
+                learners = eqx.combine(jax.device_put(arrays, everywhere), static)
+        return learners
+
+    def step(self, learners: Learner, epoch: int) -> tuple[Learner, dict[str, np.ndarray]]:
+        """One epoch of every seed, and what was observed: name -> (seeds,)."""
+        with scope(self._scope):
+            learners, seen = _epoch(self.recipe, learners, self.material, jnp.asarray(epoch), self._together)
+            stopped = np.asarray(learners.halted)
+            facts = {name: np.asarray(value, float) for name, value in seen.items()}
+            facts["test_accuracy"] = self.evaluate(learners, self.data.test_x).accuracy(self.data.test_y)
+            facts["norm_W"] = np.asarray(_norms(learners.model.head.prototypes), float)
+            watch = self.settings.watch
+            last = epoch == self.settings.train.epochs - 1
+            if watch.collapse:
+                seen_now = epoch % watch.every == watch.every - 1 or last
+                facts |= self._collapse(learners, seen_now)
+        made = facts["feature_norm"] > 0
+        return learners, {name: np.where(made | ~stopped, value, np.nan) for name, value in facts.items()}
+
+    def evaluate(self, learners: Learner, images: np.ndarray) -> Evaluation:
+        """Logits and feature norms of images (n, c, h, w), without augmentation."""
+        with scope(self._scope):
+            _, logits, norms = self._apply(learners, images)
+        return Evaluation(np.asarray(logits, np.float64), np.asarray(norms, np.float64))
+
+    def _apply(self, learners: Learner, images: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+        chunk = min(_CHUNK, len(images))
+        return _apply(learners, jnp.asarray(images), self.material, self.recipe.compute, chunk, self._together)
+
+    def _collapse(self, learners: Learner, now: bool) -> dict[str, np.ndarray]:
+        rows = np.linspace(0, self._clean.size - 1, min(self.settings.watch.samples, self._clean.size)).astype(int)
+        labels = self._clean[rows]
+        if np.unique(labels).size < self.data.classes:
+            return {}
+        if not now:
+            return {name: np.full(len(self.settings.seeds), np.nan) for name in _COLLAPSE}
+        features, logits, _ = self._apply(learners, self.data.train_x[rows])
+        values = _collapse_of(features, logits, learners.model.head.prototypes, jnp.asarray(labels), self.data.classes)
+        return {name: np.asarray(value, float) for name, value in values.items()}
+
+
+_COLLAPSE = (
+    "nc1", "nc1_trace_ratio", "cdnv", "nc2_equinorm", "nc2_equiangularity", "etf_distance", "gnc2", "minimal_angle",
+    "nc3_self_duality", "unc3", "nc4", "margin_min", "margin_mean",
+)  # fmt: skip
+
+
+def train(
+    settings: Settings,
+    data: Dataset,
+    *,
+    room: int | None = None,
+    told: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    before: Trained | None = None,
+    keep: Callable[[Trained], None] | None = None,
+) -> Trained:
+    """Train every seed of the settings.
+
+    Args:
+        settings, data, room: As `Trainer`.
+        told: Called after each epoch with its number and what was observed.
+        before: A run of the same settings to go on with.
+        keep: Called with the run so far every `checkpoint_every` epochs, and in the end.
+
+    Returns:
+        A `Trained`. A seed whose numbers were about to leave their range is stopped at its last good update; when all
+        are, the run ends.
+
+    Raises:
+        ValueError: as `Trainer`.
+
+    Source: Zhou et al. 2023, Section 4 and Appendix C.2.
+
+    Example:
+        >>> from unhinged_jax.training.data import load
+        >>> train(Settings.of({"train": {"epochs": 1}}), load("digits")).epochs  # doctest: +SKIP
+        1
+    """
+    import time
+
+    trainer = Trainer(settings, data, room)
+    seeds = len(settings.seeds)
+    run = before or Trained(settings, {}, trainer.start(), np.full(seeds, -1), [])
+    for epoch in range(run.epochs, settings.train.epochs):
+        begin = time.perf_counter()
+        learners, facts = trainer.step(run.learners, epoch)
+        halted = np.asarray(learners.halted)
+        run = Trained(
+            settings,
+            {name: np.concatenate([run.history.get(name, np.empty((0, seeds))), v[None]]) for name, v in facts.items()},
+            learners,
+            np.where((run.stopped < 0) & halted, epoch, run.stopped),
+            [*run.seconds, time.perf_counter() - begin],
+        )
+        if told is not None:
+            told(epoch, facts)
+        last = epoch == settings.train.epochs - 1 or bool(halted.all())
+        if keep is not None and (last or epoch % settings.train.checkpoint_every == settings.train.checkpoint_every - 1):
+            keep(run)
+        if last:
+            break
+    return run
+
+
+def loss_of(settings: Settings) -> Loss:
+    """The loss of the settings: a name, or a table with `kind` and its parameters.
+
+    Raises:
+        ValueError: for a parameter that the loss does not have.
+    """
+    given = {"kind": settings.head.loss} if isinstance(settings.head.loss, str) else dict(settings.head.loss)
+    kind = given.pop("kind")
+    try:
+        return NAMED[kind](**given)
+    except TypeError as error:
+        raise ValueError(f"[head] loss: {kind} does not take {', '.join(given)}.") from error
+
+
+def _mesh(settings: Settings) -> jax.sharding.Mesh | None:
+    devices = jax.local_devices()
+    count = settings.train.devices or len(devices)
+    if count > len(devices):
+        raise ValueError(f"[train] devices is {count}, but there are {len(devices)} here; lower it or drop the key.")
+    if settings.train.batch % count:
+        raise ValueError(
+            f"[train] a batch of {settings.train.batch} cannot be shared among {count} devices; make it a multiple, or "
+            "set devices."
+        )
+    return None if count == 1 else jax.sharding.Mesh(np.asarray(devices[:count]), ("batch",))
+
+
+def _recipe(settings: Settings, data: Dataset, mesh: jax.sharding.Mesh | None) -> Recipe:
+    head, opt = settings.head, settings.train
+    updates = opt.epochs * max(data.train_y.size // opt.batch, 1)
+    flip = data.flips if opt.flip is None else opt.flip
+    number = jnp.result_type(float)
+    loss = jax.tree.map(lambda leaf: jnp.asarray(leaf, number), loss_of(settings))
+    numbers = (head.feature_penalty, opt.rate, opt.momentum, opt.weight_decay, updates, opt.largest_norm)
+    return Recipe(
+        loss, *(jnp.asarray(value, number) for value in numbers), rescale=head.rescale, batch=opt.batch,
+        shift=opt.shift, flip=flip, nesterov=opt.nesterov, schedule=opt.schedule, compute=opt.precision, mesh=mesh,
+    )  # fmt: skip
+
+
+def _material(settings: Settings, data: Dataset, room: int | None) -> Material:
+    head, number = settings.head, jnp.result_type(float)
+    counts = data.counts()
+    if (head.effective_number is not None or head.weight_exponent) and np.any(counts == 0):
+        raise ValueError("class weights need an image of every class in the training part; lower the ratio.")
+    if head.effective_number is not None:
+        weights = effective_number_weights(counts, head.effective_number)
+    else:
+        weights = class_weights(np.maximum(counts, 1), head.weight_exponent)
+    spare = max((room or 0) - data.train_y.size, 0)
+    images = np.concatenate([data.train_x, np.zeros((spare, *data.train_x.shape[1:]), np.uint8)])
+    labels = np.concatenate([data.train_y, np.zeros(spare, data.train_y.dtype)])
+    mean, deviation = (jnp.asarray(part, number) for part in data.scale())
+    return Material(
+        jnp.asarray(images), jnp.asarray(labels), jnp.asarray(weights, number), mean, deviation,
+        jnp.asarray(data.train_y.size),
+    )  # fmt: skip
+
+
+@eqx.filter_jit
+def _start(seeds: jax.Array, settings: Settings, image: tuple[int, int, int], classes: int) -> Learner:
+    return eqx.filter_vmap(lambda seed: new_learner(seed, settings, image, classes))(seeds)
+
+
+def _over_seeds(function: Callable[[Any], Any], arrays: Any, together: bool) -> Any:
+    """All seeds as one batched program, or one after the other where batched convolutions would be slow."""
+    return jax.vmap(function)(arrays) if together else jax.lax.map(function, arrays)
+
+
+@eqx.filter_jit
+def _epoch(
+    recipe: Recipe, learners: Learner, material: Material, epoch: jax.Array, together: bool
+) -> tuple[Learner, dict[str, jax.Array]]:
+    arrays, static = eqx.partition(learners, eqx.is_array)
+
+    def one(arrays: Any) -> tuple[Any, dict]:
+        learner, facts = train_epoch(recipe, eqx.combine(arrays, static), material, epoch)
+        return eqx.filter(learner, eqx.is_array), facts
+
+    arrays, facts = _over_seeds(one, arrays, together)
+    return eqx.combine(arrays, static), facts
+
+
+@eqx.filter_jit
+def _apply(
+    learners: Learner, images: jax.Array, material: Material, compute: str, chunk: int, together: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Features, logits and feature norms in inference mode."""
+    arrays, static = eqx.partition((learners.model, learners.stats), eqx.is_array)
+
+    def one(arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        model, stats = eqx.combine(arrays, static)
+
+        def of_image(image: jax.Array) -> jax.Array:
+            features, _ = forward(model, stats, normalised(image[None], material, compute), compute, inference=True)
+            return features[0]
+
+        features = jax.lax.map(of_image, images, batch_size=chunk)
+        return features, model.head(features), feature_norms(features)
+
+    return _over_seeds(one, arrays, together)
+
+
+@eqx.filter_jit
+def _collapse_of(
+    features: jax.Array, logits: jax.Array, prototypes: jax.Array, labels: jax.Array, classes: int
+) -> dict[str, jax.Array]:
+    def one(parts: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        H, S, W = parts
+        return collapse_metrics(class_statistics(H, labels, classes), W, S)
+
+    return jax.lax.map(one, (features, logits, prototypes))
+
+
+@jax.jit
+def _norms(prototypes: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum(prototypes**2, axis=(-2, -1)))
