@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from unhinged_jax.training.learner import (
     train_epoch,
 )
 from unhinged_jax.training.penalties import class_weights, effective_number_weights
-from unhinged_jax.training.settings import Settings
+from unhinged_jax.training.settings import HeadSection, Settings
 
 _CHUNK = 512  # images evaluated at a time
 
@@ -112,7 +113,7 @@ class Trainer:
         """The learners of all seeds before the first update."""
         with scope(self._scope):
             seeds = jnp.asarray(self.settings.seeds)
-            learners = _start(seeds, self.settings, self.data.image, self.data.classes)
+            learners = _start(seeds, _shape_of(self.settings), self.data.image, self.data.classes)
             if self._mesh is not None:
                 everywhere = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
                 arrays, static = eqx.partition(learners, eqx.is_array)
@@ -126,7 +127,9 @@ class Trainer:
             stopped = np.asarray(learners.halted)
             facts = {name: np.asarray(value, float) for name, value in seen.items()}
             facts["test_accuracy"] = self.evaluate(learners, self.data.test_x).accuracy(self.data.test_y)
-            facts["norm_W"] = np.asarray(_norms(learners.model.head.prototypes), float)
+            lengths = np.linalg.norm(np.asarray(learners.model.head.prototypes, float), axis=-1)
+            facts["norm_W"] = np.linalg.norm(lengths, axis=-1)
+            facts["prototype_ratio"] = lengths.max(axis=-1) / lengths.min(axis=-1)
             watch = self.settings.watch
             last = epoch == self.settings.train.epochs - 1
             if watch.collapse:
@@ -140,6 +143,29 @@ class Trainer:
         with scope(self._scope):
             _, logits, norms = self._apply(learners, images)
         return Evaluation(np.asarray(logits, np.float64), np.asarray(norms, np.float64))
+
+    def run(
+        self,
+        *,
+        told: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+        before: Trained | None = None,
+        keep: Callable[[Trained], None] | None = None,
+    ) -> Trained:
+        """All epochs; see `train`."""
+        opt, seeds = self.settings.train, len(self.settings.seeds)
+        run = before or Trained(self.settings, {}, self.start(), np.full(seeds, -1), [])
+        for epoch in range(run.epochs, opt.epochs):
+            if np.all(run.stopped >= 0):
+                break
+            begin = time.perf_counter()
+            learners, facts = self.step(run.learners, epoch)
+            run = _longer(run, learners, facts, time.perf_counter() - begin)
+            if told is not None:
+                told(epoch, facts)
+            last = run.epochs == opt.epochs or bool(np.all(run.stopped >= 0))
+            if keep is not None and (last or run.epochs % opt.checkpoint_every == 0):
+                keep(run)
+        return run
 
     def _apply(self, learners: Learner, images: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
         chunk = min(_CHUNK, len(images))
@@ -161,6 +187,15 @@ _COLLAPSE = (
     "nc1", "nc1_trace_ratio", "cdnv", "nc2_equinorm", "nc2_equiangularity", "etf_distance", "gnc2", "minimal_angle",
     "nc3_self_duality", "unc3", "nc4", "margin_min", "margin_mean",
 )  # fmt: skip
+
+
+def _longer(run: Trained, learners: Learner, facts: dict[str, np.ndarray], seconds: float) -> Trained:
+    """The run with one more epoch."""
+    empty = np.empty((0, run.stopped.size))
+    history = {name: np.concatenate([run.history.get(name, empty), value[None]]) for name, value in facts.items()}
+    halted = np.asarray(learners.halted)
+    stopped = np.where((run.stopped < 0) & halted, run.epochs, run.stopped)
+    return Trained(run.settings, history, learners, stopped, [*run.seconds, seconds])
 
 
 def train(
@@ -194,30 +229,7 @@ def train(
         >>> train(Settings.of({"train": {"epochs": 1}}), load("digits")).epochs  # doctest: +SKIP
         1
     """
-    import time
-
-    trainer = Trainer(settings, data, room)
-    seeds = len(settings.seeds)
-    run = before or Trained(settings, {}, trainer.start(), np.full(seeds, -1), [])
-    for epoch in range(run.epochs, settings.train.epochs):
-        begin = time.perf_counter()
-        learners, facts = trainer.step(run.learners, epoch)
-        halted = np.asarray(learners.halted)
-        run = Trained(
-            settings,
-            {name: np.concatenate([run.history.get(name, np.empty((0, seeds))), v[None]]) for name, v in facts.items()},
-            learners,
-            np.where((run.stopped < 0) & halted, epoch, run.stopped),
-            [*run.seconds, time.perf_counter() - begin],
-        )
-        if told is not None:
-            told(epoch, facts)
-        last = epoch == settings.train.epochs - 1 or bool(halted.all())
-        if keep is not None and (last or epoch % settings.train.checkpoint_every == settings.train.checkpoint_every - 1):
-            keep(run)
-        if last:
-            break
-    return run
+    return Trainer(settings, data, room).run(told=told, before=before, keep=keep)
 
 
 def loss_of(settings: Settings) -> Loss:
@@ -279,6 +291,13 @@ def _material(settings: Settings, data: Dataset, room: int | None) -> Material:
     )  # fmt: skip
 
 
+def _shape_of(settings: Settings) -> Settings:
+    """What decides where the learners start, and nothing else, so that one program serves every other setting."""
+    head = settings.head
+    same = HeadSection(kind=head.kind, prototypes=head.prototypes, scale=head.scale, bias=head.bias)
+    return Settings(network=settings.network, head=same)
+
+
 @eqx.filter_jit
 def _start(seeds: jax.Array, settings: Settings, image: tuple[int, int, int], classes: int) -> Learner:
     return eqx.filter_vmap(lambda seed: new_learner(seed, settings, image, classes))(seeds)
@@ -333,7 +352,3 @@ def _collapse_of(
 
     return jax.lax.map(one, (features, logits, prototypes))
 
-
-@jax.jit
-def _norms(prototypes: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(prototypes**2, axis=(-2, -1)))
