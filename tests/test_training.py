@@ -14,7 +14,7 @@ from unhinged_jax.training.augment import flipped, shifted
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.heads import make_head
 from unhinged_jax.training.loop import Trainer, train
-from unhinged_jax.training.networks import features_of, make_network, parameter_count
+from unhinged_jax.training.networks import features_of, make_network
 from unhinged_jax.training.settings import Settings
 
 SMALL = {
@@ -58,9 +58,9 @@ def test_a_network_learns_and_its_prototypes_do_not_move(data, anchored):
     assert np.all(np.isfinite(anchored.last("nc1"))) and np.all(anchored.stopped == -1)
 
 
-def test_a_seed_gives_the_same_run_alone_and_beside_others(data, anchored):
-    alone = train(settings(train={"seeds": [1]}), data)
-    for one, both in zip(leaves(alone), leaves(anchored), strict=True):
+def test_a_seed_gives_the_same_run_whatever_is_beside_it(data, anchored):
+    other = train(settings(train={"seeds": [1, 7]}), data)
+    for one, both in zip(leaves(other), leaves(anchored), strict=True):
         np.testing.assert_allclose(one[0], both[1], rtol=2e-4, atol=2e-5)
 
 
@@ -145,9 +145,9 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(data, anchored
     with refused as kept, pytest.raises(ValueError, match=r"\[train\] rate = 0.05, but now it is 0.01"):
         kept.restore(trainer, other)
     flipped_labels = data.replace(train_y=data.train_y[::-1].copy())
-    with Checkpoints(tmp_path / "c", identity_of(asked, flipped_labels)) as kept:
-        with pytest.raises(ValueError, match="other images or labels"):
-            kept.restore(trainer, asked)
+    refused = Checkpoints(tmp_path / "c", identity_of(asked, flipped_labels))
+    with refused as kept, pytest.raises(ValueError, match="other images or labels"):
+        kept.restore(trainer, asked)
     with Checkpoints(tmp_path / "none", identity) as kept, pytest.raises(ValueError, match="no checkpoint to resume"):
         kept.restore(trainer, asked)
 
@@ -162,12 +162,12 @@ def test_half_precision_learns_with_parameters_in_single(data):
 def test_a_small_convolutional_network_trains_on_a_padded_imbalanced_set(data):
     few = data.replace(train_x=data.train_x[:33], train_y=data.train_y[:33])
     asked = settings(
-        network={"kind": "cnn", "width": 2}, train={"epochs": 2, "shift": 1, "flip": True}, head={"weight_exponent": 0.5}
+        network={"kind": "cnn", "width": 2},
+        train={"epochs": 2, "shift": 1, "flip": True},
+        head={"weight_exponent": 0.5},
     )
     run = train(asked, few, room=60)
     assert np.all(np.isfinite(run.last("loss"))) and run.history["loss"].shape == (2, 2)
-    alike = train(asked, few)
-    assert alike.last("loss").shape == run.last("loss").shape
 
 
 def test_rows_beyond_the_count_are_never_seen(data):
@@ -186,17 +186,17 @@ def test_rows_beyond_the_count_are_never_seen(data):
 @pytest.mark.parametrize("kind, count", [("resnet18", 11_173_962 - 5_130), ("resnet34", 21_282_122 - 5_130)])
 def test_residual_networks_have_the_published_number_of_parameters(kind, count):
     """Those for 32 x 32 images, less the last layer of 512 x 10 + 10."""
-    made = jax.eval_shape(lambda key: eqx.filter(make_network(key, kind, (3, 32, 32), 512), eqx.is_array), jax.random.key(0))
-    assert sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(made[0], lambda leaf: leaf.dtype == jnp.float32))) == count
+    network, _ = eqx.filter_eval_shape(make_network, jax.random.key(0), kind, (3, 32, 32), 512)
+    shapes = [leaf for leaf in jax.tree.leaves(network) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    assert sum(leaf.size for leaf in shapes if leaf.dtype == jnp.float32) == count
 
 
 def test_a_residual_network_maps_images_to_features_without_a_last_rectifier():
-    network, state = make_network(jax.random.key(0), "resnet18", (3, 8, 8), features=8, width=1)
+    shapes = eqx.filter_eval_shape(make_network, jax.random.key(0), "resnet18", (3, 8, 8), features=8, width=1)
     images = jax.ShapeDtypeStruct((2, 3, 8, 8), jnp.float32)
-    features, _ = eqx.filter_eval_shape(features_of, network, state, images)
+    features, _ = eqx.filter_eval_shape(features_of, *shapes, images)
     assert features.shape == (2, 8)
-    assert [block.last for block in network.blocks] == [False] * 7 + [True]
-    assert parameter_count(network) > 0
+    assert [block.last for block in shapes[0].blocks] == [False] * 7 + [True]
     with pytest.raises(ValueError, match="set features = 8, or another width"):
         make_network(jax.random.key(0), "resnet18", (3, 8, 8), features=64, width=1)
 
@@ -207,7 +207,8 @@ def test_batch_statistics_are_those_of_the_batch(data):
     z = x.reshape(7, -1) @ np.asarray(network.layers[0].weight).T
     z = np.maximum((z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5), 0) @ np.asarray(network.layers[1].weight).T
     expected = (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)
-    np.testing.assert_allclose(features_of(network, state, jnp.asarray(x))[0], expected, rtol=1e-3, atol=1e-4)
+    found, _ = eqx.filter_jit(features_of)(network, state, jnp.asarray(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_images_are_shifted_whole_and_flipped_whole():
@@ -220,10 +221,11 @@ def test_images_are_shifted_whole_and_flipped_whole():
     assert {one.tobytes() for one in turned} == {image.tobytes(), image[..., ::-1].tobytes()}
 
 
-def test_every_loss_trains_one_epoch(data):
-    for loss in ("mse", {"kind": "focal", "focusing": 1.0}):
-        run = train(settings(head={"kind": "linear", "loss": loss}, train={"epochs": 1, "seeds": 1}), data)
-        assert np.isfinite(run.last("loss")[0])
+def test_a_loss_takes_its_parameters_from_a_table(data):
+    recipe = Trainer(settings(head={"kind": "linear", "loss": {"kind": "focal", "focusing": 1.0}}), data).recipe
+    logits = np.array([[1.0, 0.0, -1.0]])
+    p = np.exp(1.0) / np.exp(logits).sum()
+    assert float(recipe.loss(jnp.asarray(logits), jnp.array([0]))[0]) == pytest.approx(-(1 - p) * np.log(p), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -267,9 +269,7 @@ def test_settings_survive_their_tables():
 
 def test_heads_keep_what_is_anchored_out_of_the_optimiser(data):
     for kind, moves in (("linear", True), ("fnpal", False)):
-        head = make_head(jax.random.key(0), kind, 3, 4)
-        network, _ = make_network(jax.random.key(0), "mlp", (1, 4, 4), features=4, width=5, depth=1)
-        moving, _ = _learner.split(_learner.Classifier(network, head))
+        moving, _ = _learner.split(_learner.Classifier(jnp.ones(2), make_head(jax.random.key(0), kind, 3, 4)))
         assert (moving.head.prototypes is not None) == moves
 
 

@@ -265,8 +265,7 @@ def train(
     """
     from unhinged_jax.training import command
 
-    with _named(config):
-        return command.train(config, out, force=force, resume=resume, data_dir=data_dir, check=check)
+    return command.train(config, out, force=force, resume=resume, data_dir=data_dir, check=check)
 
 
 @app.command

@@ -127,9 +127,8 @@ def _told(run: Any, data: Any, evaluation: Any) -> int:
     print(f"{run.epochs} epochs in {np.sum(run.seconds):.1f} s; test accuracy {shown} %")
     print(f"data: {data.licence}")
     if np.any(run.stopped >= 0):
-        which = ", ".join(
-            f"seed {seed} in epoch {int(e) + 1}" for seed, e in zip(run.settings.seeds, run.stopped, strict=True) if e >= 0
-        )
+        ended = zip(run.settings.seeds, run.stopped, strict=True)
+        which = ", ".join(f"seed {seed} in epoch {int(epoch) + 1}" for seed, epoch in ended if epoch >= 0)
         print(
             f"unhinged: stopped before overflow: {which}; features or parameters grew past their bounds. Anchor the "
             "prototypes (kind = 'pal'), penalise the features, or lower the rate.",

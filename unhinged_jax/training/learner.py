@@ -182,7 +182,7 @@ def _update(
     changes, velocity = recipe.optimizer().update(gradient, learner.velocity, moving)
     rate = recipe.rate_at(learner.step)
     moved = jax.tree.map(lambda now, change: now - (rate * change).astype(now.dtype), moving, changes)
-    fine = jnp.isfinite(value) & jnp.isfinite(optax.global_norm(moved)) & (facts.pop("largest") <= recipe.largest)
+    fine = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(moved)) & (facts.pop("largest") <= recipe.largest)
     fine &= ~learner.halted
     after = Learner(eqx.combine(moved, still), stats, velocity, learner.key, learner.step + 1, learner.halted)
     chosen = _either(fine, after, learner)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax.collapse import class_statistics, collapse_metrics
+from unhinged_jax.collapse import METRICS, class_statistics, collapse_metrics
 from unhinged_jax.losses import NAMED, Loss
 from unhinged_jax.precision import scope
 from unhinged_jax.training.data import Dataset
@@ -106,6 +106,9 @@ class Trainer:
             self.recipe = _recipe(settings, data, self._mesh)
             self.material = _material(settings, data, room)
             self._clean = data.train_y if data.clean_y is None else data.clean_y
+            # What cannot be built is refused now, and not after files were made.
+            key = jax.ShapeDtypeStruct((), jnp.int32)
+            eqx.filter_eval_shape(new_learner, key, _shape_of(settings), data.image, data.classes)
         together = settings.train.together
         self._together = settings.network.kind == "mlp" if together is None else together
 
@@ -177,16 +180,10 @@ class Trainer:
         if np.unique(labels).size < self.data.classes:
             return {}
         if not now:
-            return {name: np.full(len(self.settings.seeds), np.nan) for name in _COLLAPSE}
+            return {name: np.full(len(self.settings.seeds), np.nan) for name in METRICS}
         features, logits, _ = self._apply(learners, self.data.train_x[rows])
         values = _collapse_of(features, logits, learners.model.head.prototypes, jnp.asarray(labels), self.data.classes)
         return {name: np.asarray(value, float) for name, value in values.items()}
-
-
-_COLLAPSE = (
-    "nc1", "nc1_trace_ratio", "cdnv", "nc2_equinorm", "nc2_equiangularity", "etf_distance", "gnc2", "minimal_angle",
-    "nc3_self_duality", "unc3", "nc4", "margin_min", "margin_mean",
-)  # fmt: skip
 
 
 def _longer(run: Trained, learners: Learner, facts: dict[str, np.ndarray], seconds: float) -> Trained:

@@ -133,7 +133,7 @@ def read_mnist(folder: Path | None) -> tuple[Part, Part]:
 
 
 def read_folders(folder: Path | None, size: int) -> tuple[Part, Part, list[str]]:
-    """An image-folder set, `train/CLASS/...` and `test/CLASS/...` (or `val`), each image cut to a square and resized."""
+    """An image-folder set, `train/CLASS/...` and `test/CLASS/...` (or `val`), images cut to squares and resized."""
     if folder is None or not (folder / "train").is_dir():
         raise DataError(
             f"an image folder holds train/CLASS/IMAGE and test/CLASS/IMAGE, but {folder or '--data-dir'} has no train; "

@@ -83,7 +83,7 @@ class Experiment:
             with importlib.resources.as_file(resource) as file:
                 return cls.of(_config.read_tables(file), str(name), changes)
         if not path.exists() and path.suffix != ".toml":
-            raise ConfigError(f"there is no experiment {str(name)!r}; shipped are {', '.join(SHIPPED)}, or give a file.")
+            raise ConfigError(f"there is no experiment {str(name)!r}; shipped: {', '.join(SHIPPED)}; or give a file.")
         return cls.of(_config.read_tables(path), path.stem, changes)
 
     @classmethod

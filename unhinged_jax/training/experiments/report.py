@@ -114,14 +114,15 @@ def _detected(outcome: Outcome, source: str, score: str, metric: str) -> np.ndar
 def _detection(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     parts, measures = [], {"accuracy": _accuracy}
     for source in outcomes[0].outside:
-        for metric, title, unit in (("fpr95", "FPR95", "lower"), ("auroc", "AUROC", "higher"), ("aupr", "AUPR", "higher")):
+        for metric in ("fpr95", "auroc", "aupr"):
             columns: dict[str, dict[str, tables.Mean]] = {o.variant: {} for o in outcomes}
             for score in SCORES:
                 measure = partial(_detected, source=source, score=score, metric=metric)
                 measures[f"{source} {score} {metric}"] = measure
                 for outcome in outcomes:
                     columns[outcome.variant][score.replace("_", " ")] = tables.mean_of(measure(outcome))
-            parts.append(tables.markdown(columns, unit, f"{title} (%) against {source}"))
+            better = "lower" if metric == "fpr95" else "higher"
+            parts.append(tables.markdown(columns, better, f"{metric.upper()} (%) against {source}"))
     accuracy = tables.markdown(tables.grid(outcomes, _accuracy), "higher", "test accuracy (%)")
     return "\n\n".join([accuracy, *parts]), {"scores": figures.score_histograms(outcomes)}, measures
 

@@ -81,7 +81,7 @@ def run_experiment(
     """
     from unhinged_jax.training.experiments import report
 
-    begin = time.perf_counter()
+    begin, used = time.perf_counter(), time.process_time()
     out.mkdir(parents=True, exist_ok=True)
     if experiment.about.report == "kernel":
         from unhinged_jax.training.experiments.kernel import run_kernel
@@ -96,6 +96,7 @@ def run_experiment(
     facts = {
         "command": command,
         "seconds": round(time.perf_counter() - begin, 1),
+        "cpu_seconds": round(time.process_time() - used, 1),
         "seconds_of_cases": round(sum(outcome.seconds for outcome in outcomes), 1),
         "devices": [device.device_kind for device in jax.local_devices()],
         "cores": os.cpu_count(),

@@ -98,7 +98,8 @@ def verdict(outcomes: Sequence[Outcome], reference: str, candidate: str) -> str:
     if not (a.seeds and b.seeds):
         return f"{candidate} or {reference} was stopped, so they cannot be compared."
     holds = b.value >= a.value - error
-    word = "above" if b.value >= a.value else "within one standard error of" if holds else "more than one standard error below"
+    close = "within one standard error of" if holds else "more than one standard error below"
+    word = "above" if b.value >= a.value else close
     return (
         f"{candidate} reaches {b.percent()} % and {reference} {a.percent()} %: {candidate} is {word} {reference} "
         f"(difference {100 * gap.value:+.2f}, standard error {100 * error:.2f}, 95 % interval of the paired difference "
