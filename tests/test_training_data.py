@@ -107,7 +107,7 @@ def test_an_image_folder_is_read_and_its_faults_are_named(tmp_path):
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no cifar-10-binary\.tar\.gz or cifar-10-python\.tar\.gz; download it from"):
+    with pytest.raises(ValueError, match=r"holds no cifar-10-binary\.tar\.gz or cifar-10-python\.tar\.gz; download"):
         load("cifar10", tmp_path)
     with pytest.raises(ValueError, match="as --data-dir"):
         load("svhn")

@@ -69,8 +69,8 @@ def write(
     fits = "; ".join(f"{_NAMES[name]} {s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for name, s in slopes.items())
     text = (
         f"{_table(asked, at)}\n\nRelative errors of the prediction at ζ = {asked.rate * asked.fixed:g}, mean ± "
-        f"standard error over {asked.seeds} seeds; `moved` is how far the network's features went, in units of where they "
-        f"started.\n\nSlope of the logarithm of the error in the logarithm of the width (95 % interval): {fits}.\n\n"
+        f"standard error over {asked.seeds} seeds; `moved` is how far the network's features went, in units of where "
+        f"they started.\n\nSlope of the logarithm of the error in the logarithm of the width (95 % interval): {fits}.\n\n"
         f"A model linear in its parameters is predicted to {linear:.1e}.\n\n{_breaks(asked, found, times)}"
     )
     with plots.style():
@@ -113,8 +113,8 @@ def _breaks(asked: KernelSection, found: dict, times: np.ndarray) -> str:
         told.append(f"width {width}: {when}")
     return (
         "Where it breaks: the mean error of the features passes 10 % at " + "; ".join(told) + ". The loss has no "
-        "lower bound: weights and kernel grow together, so that a narrow network outruns its prediction, which only grows "
-        "exponentially."
+        "lower bound: weights and kernel grow together, so that a narrow network outruns its prediction, which only "
+        "grows exponentially."
     )
 
 

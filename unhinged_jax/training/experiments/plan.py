@@ -99,6 +99,8 @@ class Experiment:
         variants = given.pop("variant", None) or [{"label": "run"}]
         points = given.pop("point", None) or [{"label": ""}]
         base = Settings.of(given, name).changed(**{k: v for k, v in (changes or {}).items() if k != "kernel"})
+        if any("label" not in table for table in (*variants, *points)):
+            raise ConfigError(f"{name}: every [[variant]] and [[point]] needs a label.")
         cases = tuple(
             Case(variant["label"], point["label"], _changed(base, variant, point, name))
             for point in points
@@ -128,8 +130,6 @@ class Experiment:
 def _changed(base: Settings, variant: dict, point: dict, name: str) -> Settings:
     tables = base.tables()
     for table in (variant, point):
-        if "label" not in table:
-            raise ConfigError(f"{name}: every [[variant]] and [[point]] needs a label.")
         for section, keys in table.items():
             if section != "label":
                 tables[section] = {**tables.get(section, {}), **keys}
