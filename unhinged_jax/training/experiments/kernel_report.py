@@ -69,8 +69,8 @@ def write(
     fits = "; ".join(f"{_NAMES[name]} {s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for name, s in slopes.items())
     text = (
         f"{_table(asked, at)}\n\nRelative errors of the prediction at ζ = {asked.rate * asked.fixed:g}, mean ± "
-        f"standard error over {asked.seeds} seeds; `moved` is how far the network's features went, in units of where "
-        f"they started.\n\nSlope of the logarithm of the error in the logarithm of the width (95 % interval): {fits}.\n\n"
+        f"standard error over {asked.seeds} seeds; `moved` is how far the network's features went, in units of "
+        f"where they started.\n\nSlope of the logarithm of the error in the logarithm of the width (95 % interval): {fits}.\n\n"
         f"A model linear in its parameters is predicted to {linear:.1e}.\n\n{_breaks(asked, found, times)}"
     )
     with plots.style():
