@@ -262,11 +262,23 @@ def _recipe(settings: Settings, data: Dataset, mesh: jax.sharding.Mesh | None) -
     flip = data.flips if opt.flip is None else opt.flip
     number = jnp.result_type(float)
     loss = jax.tree.map(lambda leaf: jnp.asarray(leaf, number), loss_of(settings))
-    numbers = (head.feature_penalty, opt.rate, opt.momentum, opt.weight_decay, updates, opt.largest_norm)
     return Recipe(
-        loss, *(jnp.asarray(value, number) for value in numbers), rescale=head.rescale, batch=opt.batch,
-        shift=opt.shift, flip=flip, nesterov=opt.nesterov, schedule=opt.schedule, compute=opt.precision, mesh=mesh,
-    )  # fmt: skip
+        loss=loss,
+        penalty=jnp.asarray(head.feature_penalty, number),
+        rate=jnp.asarray(opt.rate, number),
+        momentum=jnp.asarray(opt.momentum, number),
+        decay=jnp.asarray(opt.weight_decay, number),
+        updates=jnp.asarray(updates, number),
+        largest=jnp.asarray(opt.largest_norm, number),
+        rescale=head.rescale,
+        batch=opt.batch,
+        shift=opt.shift,
+        flip=flip,
+        nesterov=opt.nesterov,
+        schedule=opt.schedule,
+        compute=opt.precision,
+        mesh=mesh,
+    )
 
 
 def _material(settings: Settings, data: Dataset, room: int | None) -> Material:

@@ -35,7 +35,7 @@ def feature_penalty(features: jax.Array, strength: ArrayLike) -> jax.Array:
         Array(2.5, dtype=float32)
     """
     _check.non_negative("strength of the feature penalty", strength)
-    return strength * jnp.sum(features * features)
+    return jnp.asarray(strength) * jnp.sum(features * features)
 
 
 def rescaled_loss(losses: jax.Array, features: jax.Array, exponent: int = 1) -> jax.Array:

@@ -57,8 +57,8 @@ def load(name: str = "mnist5k", folder: str | Path | None = None, size: int = 32
         train, test, classes = read_folders(where, _check.whole("size", size, 1))
         return _dataset(name, train, test, len(classes), flips=True)
     if name in ("cifar10", "cifar100"):
-        classes = int(name[5:])
-        return _dataset(name, *read_cifar(where, classes), classes, flips=True)
+        count = int(name[5:])
+        return _dataset(name, *read_cifar(where, count), count, flips=True)
     return _dataset(name, *(read_svhn if name == "svhn" else read_mnist)(where), 10)
 
 

@@ -148,7 +148,7 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
 def _histogram(axes: Axes, parts: dict[str, np.ndarray]) -> None:
     pooled = np.concatenate([part.ravel() for part in parts.values()])
     low, high = np.quantile(pooled, [0.002, 0.998])
-    bins = np.linspace(low, high if high > low else low + 1, 50)
+    bins = np.linspace(low, high if high > low else low + 1, 50).tolist()
     for place, (name, values) in enumerate(parts.items()):
         axes.hist(
             values.ravel(), bins, density=True, histtype="stepfilled", alpha=0.5, label=name,

@@ -67,12 +67,15 @@ def write(
     }
     slopes = {name: fitted_slope(asked.widths, at[name]) for name in _NAMES}
     fits = "; ".join(f"{_NAMES[name]} {s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for name, s in slopes.items())
-    text = (
-        f"{_table(asked, at)}\n\nRelative errors of the prediction at ζ = {asked.rate * asked.fixed:g}, mean ± "
-        f"standard error over {asked.seeds} seeds; `moved` is how far the network's features went, in units of "
-        f"where they started.\n\nSlope of the logarithm of the error in the logarithm of the width (95 % interval): {fits}.\n\n"
-        f"A model linear in its parameters is predicted to {linear:.1e}.\n\n{_breaks(asked, found, times)}"
-    )
+    parts = [
+        _table(asked, at),
+        f"Relative errors of the prediction at ζ = {asked.rate * asked.fixed:g}, mean ± standard error over "
+        f"{asked.seeds} seeds; `moved` is how far the network's features went, in units of where they started.",
+        f"Slope of the logarithm of the error in the logarithm of the width (95 % interval): {fits}.",
+        f"A model linear in its parameters is predicted to {linear:.1e}.",
+        _breaks(asked, found, times),
+    ]
+    text = "\n\n".join(parts)
     with plots.style():
         figure = _figure(asked, found, times, at, slopes)
     paths = figures.save(figure, out, "kernel")
