@@ -2,8 +2,8 @@
 
 python tests/training_kills.py [--kills N]
 
-Also trains the same configuration on four devices and compares. Needs the train extra; takes some minutes, so that it is
-a script and no test; `.ci/full` runs it.
+Also trains on four devices and compares with one. Needs the train extra; takes some minutes, so that it is a script and
+no test; `.ci/full` runs it.
 """
 
 import argparse

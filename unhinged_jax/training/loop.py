@@ -5,29 +5,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax.collapse import METRICS, class_statistics, collapse_metrics
-from unhinged_jax.losses import NAMED, Loss
+from unhinged_jax.collapse import METRICS
 from unhinged_jax.precision import scope
 from unhinged_jax.training.data import Dataset
-from unhinged_jax.training.heads import feature_norms
-from unhinged_jax.training.learner import (
-    Learner,
-    Material,
-    Recipe,
-    forward,
-    new_learner,
-    normalised,
-    train_epoch,
-)
-from unhinged_jax.training.penalties import class_weights, effective_number_weights
-from unhinged_jax.training.settings import HeadSection, Settings
+from unhinged_jax.training.learner import Learner, new_learner
+from unhinged_jax.training.programs import apply_all, collapse_of_all, epoch_of_all
+from unhinged_jax.training.settings import Settings
+from unhinged_jax.training.setup import material_of, mesh_of, recipe_of, shape_of, start
 
 _CHUNK = 512  # images evaluated at a time
 
@@ -102,13 +92,13 @@ class Trainer:
         self.settings, self.data = settings, data
         self._scope = "float64" if settings.train.precision == "float64" else "float32"
         with scope(self._scope):
-            self._mesh = _mesh(settings)
-            self.recipe = _recipe(settings, data, self._mesh)
-            self.material = _material(settings, data, room)
+            self._mesh = mesh_of(settings)
+            self.recipe = recipe_of(settings, data, self._mesh)
+            self.material = material_of(settings, data, room)
             self._clean = data.train_y if data.clean_y is None else data.clean_y
             # What cannot be built is refused now, and not after files were made.
             key = jax.ShapeDtypeStruct((), jnp.int32)
-            eqx.filter_eval_shape(new_learner, key, _shape_of(settings), data.image, data.classes)
+            eqx.filter_eval_shape(new_learner, key, shape_of(settings), data.image, data.classes)
         together = settings.train.together
         self._together = settings.network.kind == "mlp" if together is None else together
 
@@ -116,7 +106,7 @@ class Trainer:
         """The learners of all seeds before the first update."""
         with scope(self._scope):
             seeds = jnp.asarray(self.settings.seeds)
-            learners = _start(seeds, _shape_of(self.settings), self.data.image, self.data.classes)
+            learners = start(seeds, shape_of(self.settings), self.data.image, self.data.classes)
             if self._mesh is not None:
                 everywhere = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
                 arrays, static = eqx.partition(learners, eqx.is_array)
@@ -126,7 +116,7 @@ class Trainer:
     def step(self, learners: Learner, epoch: int) -> tuple[Learner, dict[str, np.ndarray]]:
         """One epoch of every seed, and what was observed: name -> (seeds,)."""
         with scope(self._scope):
-            learners, seen = _epoch(self.recipe, learners, self.material, jnp.asarray(epoch), self._together)
+            learners, seen = epoch_of_all(self.recipe, learners, self.material, jnp.asarray(epoch), self._together)
             stopped = np.asarray(learners.halted)
             facts = {name: np.asarray(value, float) for name, value in seen.items()}
             facts["test_accuracy"] = self.evaluate(learners, self.data.test_x).accuracy(self.data.test_y)
@@ -172,7 +162,7 @@ class Trainer:
 
     def _apply(self, learners: Learner, images: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
         chunk = min(_CHUNK, len(images))
-        return _apply(learners, jnp.asarray(images), self.material, self.recipe.compute, chunk, self._together)
+        return apply_all(learners, jnp.asarray(images), self.material, self.recipe.compute, chunk, self._together)
 
     def _collapse(self, learners: Learner, now: bool) -> dict[str, np.ndarray]:
         rows = np.linspace(0, self._clean.size - 1, min(self.settings.watch.samples, self._clean.size)).astype(int)
@@ -182,7 +172,8 @@ class Trainer:
         if not now:
             return {name: np.full(len(self.settings.seeds), np.nan) for name in METRICS}
         features, logits, _ = self._apply(learners, self.data.train_x[rows])
-        values = _collapse_of(features, logits, learners.model.head.prototypes, jnp.asarray(labels), self.data.classes)
+        W = learners.model.head.prototypes
+        values = collapse_of_all(features, logits, W, jnp.asarray(labels), self.data.classes)
         return {name: np.asarray(value, float) for name, value in values.items()}
 
 
@@ -227,137 +218,3 @@ def train(
         1
     """
     return Trainer(settings, data, room).run(told=told, before=before, keep=keep)
-
-
-def loss_of(settings: Settings) -> Loss:
-    """The loss of the settings: a name, or a table with `kind` and its parameters.
-
-    Raises:
-        ValueError: for a parameter that the loss does not have.
-    """
-    given = {"kind": settings.head.loss} if isinstance(settings.head.loss, str) else dict(settings.head.loss)
-    kind = given.pop("kind")
-    try:
-        return NAMED[kind](**given)
-    except TypeError as error:
-        raise ValueError(f"[head] loss: {kind} does not take {', '.join(given)}.") from error
-
-
-def _mesh(settings: Settings) -> jax.sharding.Mesh | None:
-    devices = jax.local_devices()
-    count = settings.train.devices or len(devices)
-    if count > len(devices):
-        raise ValueError(f"[train] devices is {count}, but there are {len(devices)} here; lower it or drop the key.")
-    if settings.train.batch % count:
-        raise ValueError(
-            f"[train] a batch of {settings.train.batch} cannot be shared among {count} devices; make it a multiple, or "
-            "set devices."
-        )
-    return None if count == 1 else jax.sharding.Mesh(np.asarray(devices[:count]), ("batch",))
-
-
-def _recipe(settings: Settings, data: Dataset, mesh: jax.sharding.Mesh | None) -> Recipe:
-    head, opt = settings.head, settings.train
-    updates = opt.epochs * max(data.train_y.size // opt.batch, 1)
-    flip = data.flips if opt.flip is None else opt.flip
-    number = jnp.result_type(float)
-    loss = jax.tree.map(lambda leaf: jnp.asarray(leaf, number), loss_of(settings))
-    return Recipe(
-        loss=loss,
-        penalty=jnp.asarray(head.feature_penalty, number),
-        rate=jnp.asarray(opt.rate, number),
-        momentum=jnp.asarray(opt.momentum, number),
-        decay=jnp.asarray(opt.weight_decay, number),
-        updates=jnp.asarray(updates, number),
-        largest=jnp.asarray(opt.largest_norm, number),
-        rescale=head.rescale,
-        batch=opt.batch,
-        shift=opt.shift,
-        flip=flip,
-        nesterov=opt.nesterov,
-        schedule=opt.schedule,
-        compute=opt.precision,
-        mesh=mesh,
-    )
-
-
-def _material(settings: Settings, data: Dataset, room: int | None) -> Material:
-    head, number = settings.head, jnp.result_type(float)
-    counts = data.counts()
-    if (head.effective_number is not None or head.weight_exponent) and np.any(counts == 0):
-        raise ValueError("class weights need an image of every class in the training part; lower the ratio.")
-    if head.effective_number is not None:
-        weights = effective_number_weights(counts, head.effective_number)
-    else:
-        weights = class_weights(np.maximum(counts, 1), head.weight_exponent)
-    spare = max((room or 0) - data.train_y.size, 0)
-    images = np.concatenate([data.train_x, np.zeros((spare, *data.train_x.shape[1:]), np.uint8)])
-    labels = np.concatenate([data.train_y, np.zeros(spare, data.train_y.dtype)])
-    mean, deviation = (jnp.asarray(part, number) for part in data.scale())
-    return Material(
-        jnp.asarray(images), jnp.asarray(labels), jnp.asarray(weights, number), mean, deviation,
-        jnp.asarray(data.train_y.size),
-    )  # fmt: skip
-
-
-def _shape_of(settings: Settings) -> Settings:
-    """What decides where the learners start, and nothing else, so that one program serves every other setting."""
-    head = settings.head
-    same = HeadSection(kind=head.kind, prototypes=head.prototypes, scale=head.scale, bias=head.bias)
-    return Settings(network=settings.network, head=same)
-
-
-@eqx.filter_jit
-def _start(seeds: jax.Array, settings: Settings, image: tuple[int, int, int], classes: int) -> Learner:
-    return eqx.filter_vmap(lambda seed: new_learner(seed, settings, image, classes))(seeds)
-
-
-def _over_seeds(function: Callable[[Any], Any], arrays: Any, together: bool) -> Any:
-    """All seeds as one batched program, or one after the other where batched convolutions would be slow."""
-    return jax.vmap(function)(arrays) if together else jax.lax.map(function, arrays)
-
-
-@eqx.filter_jit
-def _epoch(
-    recipe: Recipe, learners: Learner, material: Material, epoch: jax.Array, together: bool
-) -> tuple[Learner, dict[str, jax.Array]]:
-    arrays, static = eqx.partition(learners, eqx.is_array)
-
-    def one(arrays: Any) -> tuple[Any, dict]:
-        learner, facts = train_epoch(recipe, eqx.combine(arrays, static), material, epoch)
-        return eqx.filter(learner, eqx.is_array), facts
-
-    arrays, facts = _over_seeds(one, arrays, together)
-    return eqx.combine(arrays, static), facts
-
-
-@eqx.filter_jit
-def _apply(
-    learners: Learner, images: jax.Array, material: Material, compute: str, chunk: int, together: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Features, logits and feature norms in inference mode."""
-    arrays, static = eqx.partition((learners.model, learners.stats), eqx.is_array)
-
-    def one(arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        model, stats = eqx.combine(arrays, static)
-
-        def of_image(image: jax.Array) -> jax.Array:
-            features, _ = forward(model, stats, normalised(image[None], material, compute), compute, inference=True)
-            return features[0]
-
-        features = jax.lax.map(of_image, images, batch_size=chunk)
-        return features, model.head(features), feature_norms(features)
-
-    return _over_seeds(one, arrays, together)
-
-
-@eqx.filter_jit
-def _collapse_of(
-    features: jax.Array, logits: jax.Array, prototypes: jax.Array, labels: jax.Array, classes: int
-) -> dict[str, jax.Array]:
-    def one(parts: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, jax.Array]:
-        H, S, W = parts
-        return collapse_metrics(class_statistics(H, labels, classes), W, S)
-
-    return jax.lax.map(one, (features, logits, prototypes))
-
