@@ -131,7 +131,7 @@ def _blowup(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     lines = ["| | last feature norm | last prototype norm | longest/shortest prototype | accuracy (%) | ended |"]
     lines.append("|" + "---|" * 6)
     for o in outcomes:
-        last = {name: np.nanmax(values[-1]) for name, values in o.history.items()}
+        last = {name: tables.mean_of(values[-1]).value for name, values in o.history.items()}
         ended = "stopped in epoch " + str(int(o.stopped.min()) + 1) if np.all(o.stopped >= 0) else "all epochs"
         lines.append(
             f"| {o.variant} | {last['feature_norm']:.3g} | {last['norm_W']:.3g} | {last['prototype_ratio']:.3g} | "
