@@ -1,0 +1,180 @@
+"""Figures of experiments, in the house style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unhinged_jax import plots
+from unhinged_jax.training.experiments.run import Outcome
+from unhinged_jax.training.experiments.tables import mean_of
+from unhinged_jax.training.metrics import probabilities_of, reliability, scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LINES = ("-", "--", ":", "-.")
+
+
+def save(figure: Figure, out: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.svg."""
+    paths = [out / f"{name}.png", out / f"{name}.svg"]
+    with plots.style():
+        figure.savefig(paths[0], metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows))
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _band(axes: Axes, x: np.ndarray, values: np.ndarray, place: int, label: str) -> None:
+    """The mean over seeds and a band of one standard error; `values` is (x, seeds)."""
+    color, style = plots.PALETTE[place % len(plots.PALETTE)], _LINES[place // len(plots.PALETTE) % len(_LINES)]
+    means = [mean_of(row) for row in values]
+    middle = np.array([mean.value for mean in means])
+    error = np.nan_to_num(np.array([mean.error for mean in means]))
+    axes.plot(x, middle, color=color, ls=style, label=label)
+    axes.fill_between(x, middle - error, middle + error, color=color, alpha=0.2, lw=0)
+
+
+def accuracy_curves(outcomes: Sequence[Outcome]) -> Figure:
+    """Test accuracy against the epoch, whole and near its end."""
+    with plots.style():
+        figure, axes = _figure(2, width=5.2, height=3.8)
+        left, right = axes[0]
+        lowest, highest = [], []
+        for place, outcome in enumerate(outcomes):
+            values = 100 * outcome.history["test_accuracy"]
+            epochs = np.arange(1, values.shape[0] + 1)
+            late = epochs > 0.6 * epochs[-1]
+            _band(left, epochs, values, place, outcome.variant)
+            _band(right, epochs[late], values[late], place, outcome.variant)
+            lowest.append(values[late].mean(axis=1).min())
+            highest.append(values[late].mean(axis=1).max())
+        left.set(xlabel="epoch", ylabel="test accuracy (%)", title="all epochs")
+        right.set(xlabel="epoch", title="the last epochs", ylim=(min(lowest) - 0.4, max(highest) + 0.4))
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
+        if len(outcomes) > 1:
+            figure.supxlabel("mean of the seeds; bands: one standard error", fontsize=9)
+    return figure
+
+
+def against_points(outcomes: Sequence[Outcome], label: str, measure: Any = None, xlabel: str = "") -> Figure:
+    """A measure of each variant at every point, with standard errors."""
+    measure = measure or (lambda outcome: 100 * outcome.accuracy)
+    points = list(dict.fromkeys(outcome.point for outcome in outcomes))
+    variants = list(dict.fromkeys(outcome.variant for outcome in outcomes))
+    with plots.style():
+        figure, axes = _figure(1, width=8.6, height=3.8)
+        for place, variant in enumerate(variants):
+            means = [mean_of(measure(o)) for p in points for o in outcomes if o.variant == variant and o.point == p]
+            axes[0, 0].errorbar(
+                np.arange(len(points)) + 0.05 * (place - len(variants) / 2), [mean.value for mean in means],
+                [np.nan_to_num(mean.error) for mean in means], color=plots.PALETTE[place % len(plots.PALETTE)],
+                ls=_LINES[place // len(plots.PALETTE) % len(_LINES)], marker="o", ms=4, capsize=2, label=variant,
+            )  # fmt: skip
+        axes[0, 0].set_xticks(np.arange(len(points)), points)
+        axes[0, 0].set(ylabel=label, xlabel=xlabel)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def reliability_diagrams(outcomes: Sequence[Outcome]) -> Figure:
+    """Accuracy against confidence, all seeds together: a row for each point, a column for each variant."""
+    variants = list(dict.fromkeys(outcome.variant for outcome in outcomes))
+    points = list(dict.fromkeys(outcome.point for outcome in outcomes))
+    with plots.style():
+        figure, axes = _figure(len(variants), len(points), width=2.2, height=2.2)
+        for outcome in outcomes:
+            cell = axes[points.index(outcome.point), variants.index(outcome.variant)]
+            _reliability(cell, outcome)
+            if outcome.point == points[0]:
+                cell.set_title(outcome.variant, fontsize=9)
+            if outcome.variant == variants[0]:
+                cell.set_ylabel(f"{outcome.point}\naccuracy", fontsize=9)
+            if outcome.point == points[-1]:
+                cell.set_xlabel("confidence", fontsize=9)
+    return figure
+
+
+def _reliability(axes: Axes, outcome: Outcome) -> None:
+    pooled = reliability(
+        probabilities_of(outcome.logits.reshape(-1, outcome.logits.shape[-1])),
+        np.tile(outcome.labels, outcome.logits.shape[0]), bins=10,
+    )  # fmt: skip
+    width = np.diff(pooled.edges)
+    left, filled = pooled.edges[:-1], pooled.counts > 0
+    axes.bar(left[filled], pooled.accuracy[filled], width[filled], align="edge", color=plots.PALETTE[0], ec="white")
+    gap = pooled.confidence - pooled.accuracy
+    axes.bar(
+        left[filled], gap[filled], width[filled], bottom=pooled.accuracy[filled], align="edge", color=plots.PALETTE[1],
+        alpha=0.45, ec="white",
+    )  # fmt: skip
+    axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+    accuracy = np.mean(outcome.accuracy)
+    axes.text(
+        0.04, 0.96, f"accuracy {100 * accuracy:.1f} %\nECE {100 * pooled.ece:.1f} %", va="top", fontsize=8,
+        transform=axes.transAxes,
+    )  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+
+
+def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
+    """Histograms of each score inside and outside, all seeds together: a row for each variant."""
+    names = {"softmax": "log odds of the softmax", "energy": "energy score", "feature_norm": "feature norm"}
+    with plots.style():
+        figure, axes = _figure(3, len(outcomes), width=3.6, height=2.1)
+        for row, outcome in zip(axes, outcomes, strict=True):
+            inside = scores(outcome.logits, outcome.norms)
+            outside = {name: scores(*pair) for name, pair in outcome.outside.items()}
+            for cell, (score, title) in zip(row, names.items(), strict=True):
+                parts = {"test images": inside[score], **{name: values[score] for name, values in outside.items()}}
+                _histogram(cell, parts)
+                cell.set_xlabel(title, fontsize=9)
+            row[0].set_ylabel(f"{outcome.variant}\ndensity", fontsize=9)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def _histogram(axes: Axes, parts: dict[str, np.ndarray]) -> None:
+    pooled = np.concatenate([part.ravel() for part in parts.values()])
+    low, high = np.quantile(pooled, [0.002, 0.998])
+    bins = np.linspace(low, high if high > low else low + 1, 50).tolist()
+    for place, (name, values) in enumerate(parts.items()):
+        axes.hist(
+            values.ravel(), bins, density=True, histtype="stepfilled", alpha=0.5, label=name,
+            color=plots.PALETTE[place],
+        )  # fmt: skip
+
+
+def growth(outcomes: Sequence[Outcome]) -> Figure:
+    """Norms of features and prototypes, imbalance between prototypes and accuracy against the epoch."""
+    panels = {
+        "feature_norm": "mean feature norm", "norm_W": "norm of the prototypes",
+        "prototype_ratio": "longest over shortest prototype", "test_accuracy": "test accuracy",
+    }  # fmt: skip
+    with plots.style():
+        figure, axes = _figure(2, 2, width=4.6, height=2.9)
+        for cell, (name, title) in zip(axes.ravel(), panels.items(), strict=True):
+            for place, outcome in enumerate(outcomes):
+                values = outcome.history[name]
+                _band(cell, np.arange(1, values.shape[0] + 1), values, place, outcome.variant)
+                stopped = outcome.stopped[outcome.stopped >= 0]
+                if stopped.size:
+                    cell.axvline(stopped.min() + 1, color=plots.PALETTE[place], lw=0.9, ls=":")
+            cell.set_title(title)
+            if name != "test_accuracy":
+                cell.set_yscale("log")
+        for cell in axes[-1]:
+            cell.set_xlabel("epoch (dotted: stopped before overflow)")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    return figure

@@ -1,0 +1,136 @@
+"""What an experiment trains: variants of the head at points of the data, every combination, several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+from unhinged_jax import _check
+from unhinged_jax import config as _config
+from unhinged_jax.config import ConfigError
+from unhinged_jax.training.settings import Settings
+
+SHIPPED = ("fig2", "imbalance", "ood", "blowup", "weights", "noise", "ntk")
+REPORTS = ("curves", "table", "imbalance", "detection", "blowup", "kernel")
+
+# Where the images for the detection of outsiders come from, by data set.
+_OUTSIDE = {"mnist5k": ["photographs"], "digits": ["photographs"], "svhn": ["cifar10"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentSection:
+    """[experiment]: the report to write, a title, and images from outside the data."""
+
+    report: str
+    title: str
+    reference: str | None = None
+    candidate: str | None = None
+    outside: list | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One training run of several seeds: a variant at a point."""
+
+    variant: str
+    point: str
+    settings: Settings
+
+    @property
+    def slug(self) -> str:
+        """A name for its file."""
+        text = f"{self.variant} {self.point}".strip().lower()
+        return "".join(c if c.isalnum() or c in ".-+" else "_" for c in text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """An experiment: cases to train and the report to make of them.
+
+    Attributes:
+        name: Of the folder of its results.
+        about: The [experiment] section.
+        cases: Variants times points.
+        kernel: The [kernel] section of the experiment on the neural tangent kernel, else None.
+
+    Example:
+        >>> Experiment.read("fig2").variants[:2]
+        ['CE', 'CE + EFR']
+    """
+
+    name: str
+    about: ExperimentSection
+    cases: tuple[Case, ...]
+    kernel: dict[str, Any] | None = None
+
+    @classmethod
+    def read(cls, name: str | Path, **changes: dict[str, Any]) -> Experiment:
+        """A shipped experiment by its name, or one from a TOML file.
+
+        Args:
+            name: One of `SHIPPED`, or a path.
+            changes: Keys to change in every case, by section.
+
+        Raises:
+            ConfigError: for bad TOML, an unknown key, or settings that cannot be.
+            OSError: if the file cannot be read.
+        """
+        path = Path(name)
+        if str(name) in SHIPPED and not path.exists():
+            resource = importlib.resources.files("unhinged_jax.training") / "configs" / f"{name}.toml"
+            with importlib.resources.as_file(resource) as file:
+                return cls.of(_config.read_tables(file), str(name), changes)
+        if not path.exists() and path.suffix != ".toml":
+            raise ConfigError(f"there is no experiment {str(name)!r}; shipped: {', '.join(SHIPPED)}; or give a file.")
+        return cls.of(_config.read_tables(path), path.stem, changes)
+
+    @classmethod
+    def of(cls, tables: dict[str, Any], name: str, changes: dict[str, dict[str, Any]] | None = None) -> Experiment:
+        """An experiment from tables: [experiment], the sections of a training run, [[variant]] and [[point]]."""
+        given = {key: value for key, value in tables.items()}
+        about = _config.read_section(ExperimentSection, given.pop("experiment", None) or {}, f"{name}: [experiment]")
+        _check.choice(f"{name}: [experiment] report", about.report, REPORTS)
+        kernel = given.pop("kernel", None)
+        if about.report == "kernel":
+            kernel = {**(kernel or {}), **(changes or {}).get("kernel", {})}
+            return cls(name, about, (), kernel)
+        variants = given.pop("variant", None) or [{"label": "run"}]
+        points = given.pop("point", None) or [{"label": ""}]
+        base = Settings.of(given, name).changed(**{k: v for k, v in (changes or {}).items() if k != "kernel"})
+        if any("label" not in table for table in (*variants, *points)):
+            raise ConfigError(f"{name}: every [[variant]] and [[point]] needs a label.")
+        cases = tuple(
+            Case(variant["label"], point["label"], _changed(base, variant, point, name))
+            for point in points
+            for variant in variants
+        )
+        if len({case.slug for case in cases}) < len(cases):
+            raise ConfigError(f"{name}: two variants or two points have the same label; change one.")
+        return cls(name, about, cases)
+
+    @property
+    def variants(self) -> list[str]:
+        """Labels of the variants."""
+        return list(dict.fromkeys(case.variant for case in self.cases))
+
+    @property
+    def points(self) -> list[str]:
+        """Labels of the points."""
+        return list(dict.fromkeys(case.point for case in self.cases))
+
+    def outside(self, data: str) -> list[str]:
+        """Names of the data from outside, for a data set."""
+        if self.about.report != "detection":
+            return []
+        return self.about.outside or _OUTSIDE.get(data, ["svhn"])
+
+
+def _changed(base: Settings, variant: dict, point: dict, name: str) -> Settings:
+    tables = base.tables()
+    for table in (variant, point):
+        for section, keys in table.items():
+            if section != "label":
+                tables[section] = {**tables.get(section, {}), **keys}
+    return Settings.of(tables, name)

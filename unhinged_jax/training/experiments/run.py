@@ -1,0 +1,181 @@
+"""Running an experiment: case by case, each kept when it is finished, and the report in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unhinged_jax.output import versions
+from unhinged_jax.training import prepare
+from unhinged_jax.training.checkpoints import identity_of
+from unhinged_jax.training.data import load, outside_images
+from unhinged_jax.training.experiments.plan import Case, Experiment
+from unhinged_jax.training.loop import Trained, Trainer
+from unhinged_jax.training.progress import Progress
+
+_OUTSIDE_COUNT = 2000
+_UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What is kept of a case: its history, and what the networks say of the test images and of outsiders.
+
+    Attributes:
+        variant, point: Labels of the case.
+        history: Name -> (epochs, seeds).
+        labels: Of the test images, (n,).
+        logits, norms: Of the test images, (seeds, n, C) and (seeds, n).
+        outside: Name -> (logits, norms) of images from outside.
+        stopped: Epoch at which each seed was stopped, or -1.
+        counts: Training images of each class.
+        seconds: Time it took, compilation included.
+    """
+
+    variant: str
+    point: str
+    history: dict[str, np.ndarray]
+    labels: np.ndarray
+    logits: np.ndarray
+    norms: np.ndarray
+    outside: dict[str, tuple[np.ndarray, np.ndarray]]
+    stopped: np.ndarray
+    counts: np.ndarray
+    seconds: float
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Test accuracy of each seed, NaN for one that was stopped, shape (seeds,)."""
+        right = np.mean(np.argmax(self.logits, axis=-1) == self.labels, axis=-1)
+        return np.where(self.stopped < 0, right, np.nan)
+
+
+def run_experiment(
+    experiment: Experiment, out: Path, *, force: bool = False, command: str = ""
+) -> list[Path]:
+    """Run the cases that are not there yet, and write tables, figures and `report.md`.
+
+    Args:
+        experiment: What to run.
+        out: Folder for the results; finished cases in it are read instead of run.
+        force: Run every case again.
+        command: How it was asked for, named in the report.
+
+    Returns:
+        The files of the report.
+
+    Raises:
+        ValueError: for settings or data that cannot be.
+        OSError: if a file cannot be read or written.
+
+    Source: Zhou et al. 2023, Section 4 and Appendix C.2-C.4.
+    """
+    from unhinged_jax.training.experiments import report
+
+    begin, used = time.perf_counter(), time.process_time()
+    out.mkdir(parents=True, exist_ok=True)
+    if experiment.about.report == "kernel":
+        from unhinged_jax.training.experiments.kernel import run_kernel
+
+        return run_kernel(experiment, out, force=force, command=command)
+    outcomes = []
+    epochs = sum(case.settings.train.epochs for case in experiment.cases)
+    with Progress(epochs) as progress:
+        for case in experiment.cases:
+            progress.start(f"{case.variant} {case.point}".strip(), case.settings.train.epochs)
+            outcomes.append(_outcome(experiment, case, out / "cases", force, progress.told))
+    facts = {
+        "command": command,
+        "seconds": round(time.perf_counter() - begin, 1),
+        "cpu_seconds": round(time.process_time() - used, 1),
+        "seconds_of_cases": round(sum(outcome.seconds for outcome in outcomes), 1),
+        "devices": [device.device_kind for device in jax.local_devices()],
+        "cores": os.cpu_count(),
+        "versions": versions(),
+    }
+    return report.write(experiment, outcomes, out, facts)
+
+
+def _outcome(
+    experiment: Experiment, case: Case, folder: Path, force: bool, told: Callable[[int, Any], None]
+) -> Outcome:
+    data, novel = prepare.novel_classes(case.settings)
+    full = load(case.settings.data.name, case.settings.data.dir, case.settings.data.size)
+    room = full.train_y.size if case.settings.data.imbalance else None
+    sources = experiment.outside(case.settings.data.name)
+    identity = json.dumps({**identity_of(case.settings, data), "outside": sources}, sort_keys=True)
+    path = folder / f"{case.slug}.npz"
+    found = None if force else _read(path, identity, case)
+    if found is not None:
+        told(case.settings.train.epochs, {})
+        return found
+    begin = time.perf_counter()
+    trainer = Trainer(case.settings, data, room)
+    outcome = _observed(case, trainer, novel, trainer.run(told=told), sources, begin)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, identity, outcome)
+    return outcome
+
+
+def _observed(
+    case: Case, trainer: Trainer, novel: np.ndarray | None, run: Trained, sources: list[str], begin: float
+) -> Outcome:
+    data = trainer.data
+    inside = trainer.evaluate(run.learners, data.test_x)
+    outside = {}
+    for name in sources:
+        images = outside_images(name, data.image, _OUTSIDE_COUNT, case.settings.data.dir, case.settings.data.seed)
+        seen = trainer.evaluate(run.learners, images)
+        outside[name] = (seen.logits, seen.norms)
+    if novel is not None and sources:
+        seen = trainer.evaluate(run.learners, novel)
+        outside["novel classes"] = (seen.logits, seen.norms)
+    return Outcome(
+        case.variant, case.point, run.history, data.test_y, inside.logits, inside.norms, outside, run.stopped,
+        data.counts(), time.perf_counter() - begin,
+    )  # fmt: skip
+
+
+def _write(path: Path, identity: str, outcome: Outcome) -> None:
+    arrays: dict[str, Any] = {
+        "identity": identity, "labels": outcome.labels, "logits": outcome.logits.astype(np.float32),
+        "norms": outcome.norms.astype(np.float32), "stopped": outcome.stopped, "counts": outcome.counts,
+        "seconds": outcome.seconds,
+    }  # fmt: skip
+    arrays |= {f"history.{name}": values for name, values in outcome.history.items()}
+    for name, (logits, norms) in outcome.outside.items():
+        arrays |= {f"outside.{name}.logits": logits.astype(np.float32), f"outside.{name}.norms": norms}
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(unfinished, path)
+
+
+def _read(path: Path, identity: str, case: Case) -> Outcome | None:
+    """The outcome in a file, if it is that of these settings and data."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            saved = dict(file)
+        if str(saved["identity"]) != identity:
+            return None
+        outside = {
+            name[8:-7]: (saved[name].astype(float), saved[f"{name[:-7]}.norms"])
+            for name in saved
+            if name.startswith("outside.") and name.endswith(".logits")
+        }
+        history = {name[8:]: values for name, values in saved.items() if name.startswith("history.")}
+        return Outcome(
+            case.variant, case.point, history, saved["labels"], saved["logits"].astype(float),
+            saved["norms"].astype(float), outside, saved["stopped"], saved["counts"], float(saved["seconds"]),
+        )  # fmt: skip
+    except _UNREADABLE:
+        return None

@@ -1,0 +1,220 @@
+"""Training: epochs, what is observed between them, and the record that remains."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax.collapse import METRICS
+from unhinged_jax.precision import scope
+from unhinged_jax.training.data import Dataset
+from unhinged_jax.training.learner import Learner, new_learner
+from unhinged_jax.training.programs import apply_all, collapse_of_all, epoch_of_all
+from unhinged_jax.training.settings import Settings
+from unhinged_jax.training.setup import material_of, mesh_of, recipe_of, shape_of, start
+
+_CHUNK = 512  # images evaluated at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a network says of some images: logits (seeds, n, C) and norms of the features (seeds, n)."""
+
+    logits: np.ndarray
+    norms: np.ndarray
+
+    def accuracy(self, labels: np.ndarray) -> np.ndarray:
+        """Share of images classified right, shape (seeds,)."""
+        return np.mean(np.argmax(self.logits, axis=-1) == labels, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A training run, finished or stopped.
+
+    Attributes:
+        settings: What it ran.
+        history: Name -> values, shape (epochs, seeds); NaN after a seed was stopped, and where an observable was not
+            asked for.
+        learners: Networks and heads, with a leading axis for the seeds.
+        stopped: Epoch in which each seed was stopped before its numbers left their range, or -1, shape (seeds,).
+        seconds: Time of each epoch.
+    """
+
+    settings: Settings
+    history: dict[str, np.ndarray]
+    learners: Learner
+    stopped: np.ndarray
+    seconds: list[float]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.seconds)
+
+    def last(self, name: str) -> np.ndarray:
+        """Last value of each seed, shape (seeds,).
+
+        Raises:
+            KeyError: for something that was not observed.
+        """
+        return self.history[name][-1]
+
+
+class Trainer:
+    """Trains the networks of all seeds on one data set; `step` is one epoch.
+
+    Args:
+        settings: What to train.
+        data: The set; its training part as it is to be seen, imbalance and noise included.
+        room: Rows that the training images get on the device, so that sets of different sizes share one program;
+            default: as many as there are images.
+
+    Raises:
+        ValueError: for a class count that does not fit, p < C - 1 with an ETF, or a batch that does not divide by the
+            devices.
+
+    Source: Zhou et al. 2023, Appendix C.2.
+    """
+
+    def __init__(self, settings: Settings, data: Dataset, room: int | None = None) -> None:
+        expected = settings.data.classes
+        if expected is not None and expected != data.classes:
+            raise ValueError(
+                f"[data] classes is {expected}, but {data.name} has {data.classes}; correct or drop the key."
+            )
+        self.settings, self.data = settings, data
+        self._scope = "float64" if settings.train.precision == "float64" else "float32"
+        with scope(self._scope):
+            self._mesh = mesh_of(settings)
+            self.recipe = recipe_of(settings, data, self._mesh)
+            self.material = material_of(settings, data, room)
+            self._clean = data.train_y if data.clean_y is None else data.clean_y
+            # What cannot be built is refused now, and not after files were made.
+            key = jax.ShapeDtypeStruct((), jnp.int32)
+            eqx.filter_eval_shape(new_learner, key, shape_of(settings), data.image, data.classes)
+        together = settings.train.together
+        self._together = settings.network.kind == "mlp" if together is None else together
+
+    def start(self) -> Learner:
+        """The learners of all seeds before the first update."""
+        with scope(self._scope):
+            seeds = jnp.asarray(self.settings.seeds)
+            learners = start(seeds, shape_of(self.settings), self.data.image, self.data.classes)
+            if self._mesh is not None:
+                everywhere = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec())
+                arrays, static = eqx.partition(learners, eqx.is_array)
+                learners = eqx.combine(jax.device_put(arrays, everywhere), static)
+        return learners
+
+    def step(self, learners: Learner, epoch: int) -> tuple[Learner, dict[str, np.ndarray]]:
+        """One epoch of every seed, and what was observed: name -> (seeds,)."""
+        with scope(self._scope):
+            learners, seen = epoch_of_all(self.recipe, learners, self.material, jnp.asarray(epoch), self._together)
+            stopped = np.asarray(learners.halted)
+            facts = {name: np.asarray(value, float) for name, value in seen.items()}
+            facts["test_accuracy"] = self.evaluate(learners, self.data.test_x).accuracy(self.data.test_y)
+            lengths = np.linalg.norm(np.asarray(learners.model.head.prototypes, float), axis=-1)
+            facts["norm_W"] = np.linalg.norm(lengths, axis=-1)
+            facts["prototype_ratio"] = lengths.max(axis=-1) / lengths.min(axis=-1)
+            watch = self.settings.watch
+            last = epoch == self.settings.train.epochs - 1
+            if watch.collapse:
+                seen_now = epoch % watch.every == watch.every - 1 or last
+                facts |= self._collapse(learners, seen_now)
+        made = facts["feature_norm"] > 0
+        return learners, {name: np.where(made | ~stopped, value, np.nan) for name, value in facts.items()}
+
+    def evaluate(self, learners: Learner, images: np.ndarray) -> Evaluation:
+        """Logits and feature norms of images (n, c, h, w), without augmentation."""
+        with scope(self._scope):
+            _, logits, norms = self._apply(learners, images)
+        return Evaluation(np.asarray(logits, np.float64), np.asarray(norms, np.float64))
+
+    def run(
+        self,
+        *,
+        told: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+        before: Trained | None = None,
+        keep: Callable[[Trained], None] | None = None,
+    ) -> Trained:
+        """All epochs; see `train`."""
+        opt, seeds = self.settings.train, len(self.settings.seeds)
+        run = before or Trained(self.settings, {}, self.start(), np.full(seeds, -1), [])
+        for epoch in range(run.epochs, opt.epochs):
+            if np.all(run.stopped >= 0):
+                break
+            begin = time.perf_counter()
+            learners, facts = self.step(run.learners, epoch)
+            run = _longer(run, learners, facts, time.perf_counter() - begin)
+            if told is not None:
+                told(epoch, facts)
+            last = run.epochs == opt.epochs or bool(np.all(run.stopped >= 0))
+            if keep is not None and (last or run.epochs % opt.checkpoint_every == 0):
+                keep(run)
+        return run
+
+    def _apply(self, learners: Learner, images: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+        chunk = min(_CHUNK, len(images))
+        return apply_all(learners, jnp.asarray(images), self.material, self.recipe.compute, chunk, self._together)
+
+    def _collapse(self, learners: Learner, now: bool) -> dict[str, np.ndarray]:
+        rows = np.linspace(0, self._clean.size - 1, min(self.settings.watch.samples, self._clean.size)).astype(int)
+        labels = self._clean[rows]
+        if np.unique(labels).size < self.data.classes:
+            return {}
+        if not now:
+            return {name: np.full(len(self.settings.seeds), np.nan) for name in METRICS}
+        features, logits, _ = self._apply(learners, self.data.train_x[rows])
+        W = learners.model.head.prototypes
+        values = collapse_of_all(features, logits, W, jnp.asarray(labels), self.data.classes)
+        return {name: np.asarray(value, float) for name, value in values.items()}
+
+
+def _longer(run: Trained, learners: Learner, facts: dict[str, np.ndarray], seconds: float) -> Trained:
+    """The run with one more epoch."""
+    empty = np.empty((0, run.stopped.size))
+    history = {name: np.concatenate([run.history.get(name, empty), value[None]]) for name, value in facts.items()}
+    halted = np.asarray(learners.halted)
+    stopped = np.where((run.stopped < 0) & halted, run.epochs, run.stopped)
+    return Trained(run.settings, history, learners, stopped, [*run.seconds, seconds])
+
+
+def train(
+    settings: Settings,
+    data: Dataset,
+    *,
+    room: int | None = None,
+    told: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    before: Trained | None = None,
+    keep: Callable[[Trained], None] | None = None,
+) -> Trained:
+    """Train every seed of the settings.
+
+    Args:
+        settings, data, room: As `Trainer`.
+        told: Called after each epoch with its number and what was observed.
+        before: A run of the same settings to go on with.
+        keep: Called with the run so far every `checkpoint_every` epochs, and in the end.
+
+    Returns:
+        A `Trained`. A seed whose numbers were about to leave their range is stopped at its last good update; when all
+        are, the run ends.
+
+    Raises:
+        ValueError: as `Trainer`.
+
+    Source: Zhou et al. 2023, Section 4 and Appendix C.2.
+
+    Example:
+        >>> from unhinged_jax.training.data import load
+        >>> train(Settings.of({"train": {"epochs": 1}}), load("digits")).epochs  # doctest: +SKIP
+        1
+    """
+    return Trainer(settings, data, room).run(told=told, before=before, keep=keep)

@@ -1,0 +1,299 @@
+"""The neural tangent kernel of a real network, and the exact prediction of its training under the unhinged loss.
+
+A network maps inputs (n, ...) to features (n, p). While its Jacobian J stays what it is at the start, its features obey
+H' = r1 eta J J^T vec(M W): the layer-peeled model with the kernel J J^T, which `exact` solves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from unhinged_jax import _check
+from unhinged_jax.dynamics import Descent, Flow
+from unhinged_jax.exact import exact
+from unhinged_jax.kernel import Kernel
+from unhinged_jax.labels import Labels, from_counts
+from unhinged_jax.model import LayerPeeled, State, ntk_invariant
+from unhinged_jax.trajectory import Trajectory
+
+FORMS = ("coordinates", "samples", "class_means", "class_kernel")
+_ROWS = 32  # rows of the Jacobian computed at a time
+
+Network = Callable[[Any, jax.Array], jax.Array]
+
+
+def ntk_network(key: jax.Array, inputs: int, width: int, features: int, depth: int = 1) -> tuple[Network, Any]:
+    """A rectifier network in NTK parametrisation: standard normal weights, layers divided by sqrt(fan-in).
+
+    Args:
+        key: JAX key.
+        inputs: Length d of an input; inputs of shape (n, ...) are flattened.
+        width: Hidden units m of each hidden layer.
+        features: p.
+        depth: Hidden layers, at least 1.
+
+    Returns:
+        (network, parameters), with network(parameters, inputs) of shape (n, p).
+
+    Source: beyond the paper (Jacot et al. 2018); the setting of Section 3.5.
+
+    Example:
+        >>> network, parameters = ntk_network(jax.random.key(0), inputs=4, width=8, features=3)
+        >>> network(parameters, jnp.ones((2, 4))).shape
+        (2, 3)
+    """
+    for name, value in (("inputs", inputs), ("width", width), ("features", features), ("depth", depth)):
+        _check.whole(name, value, 1)
+    sizes = [inputs, *[width] * depth, features]
+    keys = jax.random.split(key, depth + 1)
+    parameters = [jax.random.normal(k, (b, a)) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+    return _rectifier_network, parameters
+
+
+def _rectifier_network(parameters: Any, inputs: jax.Array) -> jax.Array:
+    x = inputs.reshape(inputs.shape[0], -1)
+    for place, weight in enumerate(parameters):
+        # sqrt(2) keeps the mean square of what passes a rectifier.
+        scale = math.sqrt((2 if place else 1) / weight.shape[1])
+        x = scale * (jax.nn.relu(x) if place else x) @ weight.T
+    return x
+
+
+def _jacobian(network: Callable[[Any], jax.Array], parameters: Any) -> jax.Array:
+    """Derivatives of every output, flattened row by row, in every parameter, shape (outputs, parameters)."""
+    flat, restore = ravel_pytree(parameters)
+    value, pull = jax.vjp(lambda theta: network(restore(theta)).reshape(-1), flat)
+    basis = jnp.eye(value.size, dtype=value.dtype)
+    return jax.lax.map(lambda row: pull(row)[0], basis, batch_size=min(_ROWS, value.size))
+
+
+@eqx.filter_jit
+def _gram(network: Network, parameters: Any, inputs: jax.Array, pooling: jax.Array | None) -> jax.Array:
+    def outputs(parameters: Any) -> jax.Array:
+        features = network(parameters, inputs)
+        return features if pooling is None else pooling @ features
+
+    J = _jacobian(outputs, parameters)
+    return jnp.matmul(J, J.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def empirical_kernel(network: Network, parameters: Any, inputs: ArrayLike) -> Kernel:
+    """Empirical tangent kernel J J^T of the features of all inputs.
+
+    Args:
+        network: Maps (parameters, inputs) to features (n, p).
+        parameters: A pytree of arrays.
+        inputs: Shape (n, ...).
+
+    Returns:
+        A `Kernel` between feature coordinates, (n p, n p).
+
+    Source: Zhou et al. 2023, Section 3.5, Eq. 22; of the form K kron I, as Theorem 8 has it, only at infinite width.
+
+    Example:
+        >>> linear = lambda theta, x: x @ theta
+        >>> empirical_kernel(linear, jnp.ones((2, 1)), jnp.eye(2)).matrix.tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return Kernel(np.asarray(_gram(network, parameters, jnp.asarray(inputs), None)), "coordinates")
+
+
+def class_mean_kernel(network: Network, parameters: Any, inputs: ArrayLike, labels: Labels) -> Kernel:
+    """Empirical tangent kernel of the class means of the features: only C p gradients, whatever n.
+
+    Class means and prototypes under a loss that is linear in the logits need no more than this.
+
+    Args:
+        network, parameters, inputs: As `empirical_kernel`.
+        labels: Labels of the inputs, one-hot, with equal weights within each class.
+
+    Returns:
+        A `Kernel` between feature coordinates of the class means, (C p, C p).
+
+    Raises:
+        ValueError: for soft targets.
+
+    Source: beyond the paper.
+    """
+    pooling = jnp.asarray(class_averages(labels), jnp.asarray(inputs).dtype)
+    return Kernel(np.asarray(_gram(network, parameters, jnp.asarray(inputs), pooling)), "coordinates")
+
+
+def per_sample(kernel: Kernel, dim: int) -> Kernel:
+    """The kernel between samples nearest to one between coordinates: Theta_ij = tr(K_ij) / p.
+
+    For class means this is C x C. It is exact in the limit of infinite width.
+
+    Args:
+        kernel: Between feature coordinates, (n p, n p).
+        dim: p.
+
+    Returns:
+        A `Kernel` between samples, (n, n).
+
+    Raises:
+        ValueError: for a kernel of another kind.
+
+    Source: Zhou et al. 2023, Section 3.5 (the kernel K kron I of Theorem 8, corrected).
+
+    Example:
+        >>> per_sample(Kernel(np.eye(6), "coordinates"), 2).matrix.tolist()[0]
+        [1.0, 0.0, 0.0]
+    """
+    if kernel.kind != "coordinates":
+        raise ValueError(f"per_sample takes a kernel between coordinates, but got one of kind {kernel.kind!r}.")
+    blocks = np.asarray(kernel.matrix).reshape(-1, dim, kernel.matrix.shape[0] // dim, dim)
+    return Kernel(np.einsum("iaja->ij", blocks) / dim, "samples")
+
+
+def class_averages(labels: Labels) -> np.ndarray:
+    """Rows that average the samples of each class, shape (C, n)."""
+    if labels.kind != "hard":
+        raise ValueError(f"class means need one-hot labels, but these are of kind {labels.kind!r}.")
+    index = np.asarray(labels.index)
+    members = index == np.arange(labels.classes)[:, None]
+    return members / members.sum(axis=1, keepdims=True)
+
+
+def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: Any = None) -> LayerPeeled:
+    """The layer-peeled model of the class means: one sample a class, weighted by the weight of its class.
+
+    Its data loss, prototypes and rows of H are those of the full problem, class by class.
+
+    Args:
+        labels: One-hot labels of the full problem, with equal weights within each class.
+        dim: p.
+        kernel: From `class_mean_kernel`, or `per_sample` of it (C x C).
+        gamma: Trade-off; default 1/(C-1).
+
+    Source: beyond the paper.
+    """
+    index, q = np.asarray(labels.index), np.asarray(labels.weights)
+    shares = np.bincount(index, q, labels.classes)
+    means = from_counts(np.ones(labels.classes, int)).weighted(samples=labels.classes * shares, normalise=False)
+    return ntk_invariant(means, dim, kernel, gamma=gamma)
+
+
+def predict(
+    network: Network,
+    parameters: Any,
+    prototypes: ArrayLike,
+    inputs: ArrayLike,
+    labels: Labels,
+    dynamics: Flow | Descent,
+    times: ArrayLike,
+    *,
+    gamma: Any = None,
+    form: str = "coordinates",
+    observe: Any = ("loss", "accuracy"),
+) -> Trajectory:
+    """The exact prediction of how this network trains under the unhinged loss, while its kernel stays.
+
+    Args:
+        network, parameters, inputs: As `empirical_kernel`; `parameters` at the start of training.
+        prototypes: W at the start, shape (C, p); trained with rate r2.
+        labels: Labels of the inputs.
+        dynamics: How it is trained: full-batch descent, or gradient flow.
+        times: Updates or times to predict.
+        gamma: Trade-off; default 1/(C-1).
+        form: "coordinates" (the whole kernel), "samples" (n x n), "class_means" (C p x C p: predicts class means) or
+            "class_kernel" (C x C: the same, isotropic).
+        observe: Observables of the prediction.
+
+    Returns:
+        A `Trajectory` with states; of the class means in the last two forms.
+
+    Raises:
+        ValueError: for an unknown form or shapes that do not fit.
+
+    Source: Zhou et al. 2023, Theorem 8 (corrected).
+    """
+    _check.choice("form", form, FORMS)
+    x, W = jnp.asarray(inputs), jnp.asarray(prototypes)
+    H, dim = network(parameters, x), W.shape[1]
+    if form in ("coordinates", "samples"):
+        kernel = empirical_kernel(network, parameters, x)
+        model = ntk_invariant(labels, dim, kernel if form == "coordinates" else per_sample(kernel, dim), gamma=gamma)
+    else:
+        kernel = class_mean_kernel(network, parameters, x, labels)
+        kernel = kernel if form == "class_means" else per_sample(kernel, dim)
+        model = class_mean_problem(labels, dim, kernel, gamma)
+        H = jnp.asarray(class_averages(labels), H.dtype) @ H
+    state = State(H=H, W=W, b=jnp.zeros(labels.classes, W.dtype))
+    return exact(model, dynamics, state, times, observe, states=True)
+
+
+def descend(
+    network: Network,
+    parameters: Any,
+    prototypes: ArrayLike,
+    inputs: ArrayLike,
+    labels: Labels,
+    rate: ArrayLike,
+    times: ArrayLike,
+    *,
+    gamma: Any = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Train the network itself by full-batch gradient descent on the unhinged loss, prototypes included.
+
+    Args:
+        network, parameters, prototypes, inputs, labels, gamma: As `predict`.
+        rate: Learning rate eta of every update.
+        times: Numbers of updates at which to look, increasing whole numbers.
+
+    Returns:
+        Features (times, n, p), prototypes (times, C, p), and which times were reached: the unhinged loss of a real
+        network can grow without bound in finite time, and what would overflow is not done.
+
+    Raises:
+        ValueError: for times that do not increase.
+
+    Source: Zhou et al. 2023, Eq. 22 by small steps.
+    """
+    marks = np.asarray(times)
+    if marks.ndim != 1 or not np.issubdtype(marks.dtype, np.integer) or np.any(np.diff(marks, prepend=-1) <= 0):
+        raise ValueError(f"times must be increasing whole numbers of updates, but got {times}.")
+    W = jnp.asarray(prototypes)
+    model = ntk_invariant(labels, W.shape[1], np.eye(labels.samples), gamma=gamma)
+    out = _descend(network, parameters, W, jnp.asarray(inputs), model, jnp.asarray(rate, W.dtype), jnp.asarray(marks))
+    H, seen, reached = (np.asarray(part) for part in out)
+    return H, seen, reached
+
+
+@eqx.filter_jit
+def _descend(
+    network: Network,
+    parameters: Any,
+    W: jax.Array,
+    inputs: jax.Array,
+    model: LayerPeeled,
+    rate: jax.Array,
+    marks: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    bias, largest = jnp.zeros(model.classes, W.dtype), jnp.sqrt(jnp.finfo(W.dtype).max)
+
+    def loss(parts: tuple[Any, jax.Array]) -> jax.Array:
+        return model.data_loss(network(parts[0], inputs), parts[1], bias)
+
+    def update(_: Any, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        parts, fine = carry
+        moved = jax.tree.map(lambda value, slope: value - rate * slope, parts, jax.grad(loss)(parts))
+        sizes = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(moved)])
+        fine &= jnp.all(sizes < largest)  # NaN is not below anything
+        return jax.tree.map(lambda new, old: jnp.where(fine, new, old), moved, parts), fine
+
+    def until(carry: Any, count: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array]]:
+        parts, fine = jax.lax.fori_loop(0, count, update, carry)
+        return (parts, fine), (network(parts[0], inputs), parts[1], fine)
+
+    start = ((parameters, W), jnp.ones((), bool))
+    return jax.lax.scan(until, start, jnp.diff(marks, prepend=0))[1]
