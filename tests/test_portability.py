@@ -41,13 +41,31 @@ EXPORT = """
             return trajectory.observables, jax.tree.leaves(trajectory.final)
         return run, model.init(jax.random.key(0))
 
+    def slope(solve, model, dynamics):
+        def value(state, decay):
+            decayed = model.replace(decay=decay)
+            return solve(decayed, dynamics, state, [0, 3, 8], ["loss", "accuracy_margin"]).last("accuracy_margin")
+        gradient = jax.value_and_grad(value, argnums=(0, 1))
+        return lambda state: gradient(state, jnp.float32(0.05)), model.init(jax.random.key(0))
+
+    def lanes(solve, model, dynamics):
+        def one(state, gamma):
+            return solve(model.replace(gamma=gamma), dynamics, state, [0, 3, 8]).observables
+        both = jax.vmap(jax.vmap(one, (0, None)), (None, 0))
+        states = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
+        return lambda states: both(states, jnp.asarray([0.2, 0.4])), states
+
     def leaky(state):  # holds what must be found
         seen = jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), jnp.float64), jnp.float64(1))
         return seen + state
 
     texts = {}
-    for name, case in cases.items():
-        run, state = program(*case)
+    programs = {name: program(*case) for name, case in cases.items()}
+    for name in ("simulated descent", "simulated flow", "exact flow", "exact descent", "simulated flow of cross-entropy"):
+        programs[f"gradient of {name}"] = slope(*cases[name])
+    for name in ("simulated descent", "exact descent"):
+        programs[f"sweep of {name}"] = lanes(*cases[name])
+    for name, (run, state) in programs.items():
         exported = export.export(jax.jit(run), platforms=("cuda", "tpu"))(state)
         texts[name] = exported.mlir_module()
     with jax.enable_x64(True):
@@ -76,6 +94,20 @@ SHARD = """
     assert all(len(leaf.sharding.device_set) == 8 and not leaf.sharding.is_fully_replicated for leaf in moving)
     chex.assert_tree_all_finite(one)
     chex.assert_trees_all_close(eight, one, rtol=2e-6, atol=2e-6)
+
+    # The same through shard_map, where every device runs a program of its own: a simulated descent and its gradient.
+    def descent(state):
+        def final(decay):
+            model = uj.regularized(uj.balanced(classes=3, per_class=2), dim=4, decay=decay)
+            return uj.simulate(model, uj.Descent(0.1), state, [5, 20], ["norm", "accuracy_margin"])["norm"][-1]
+        return jax.value_and_grad(final)(0.05)
+
+    mapped = jax.vmap(descent)
+    over = jax.shard_map(mapped, mesh=seeds.mesh, in_specs=seeds.spec, out_specs=seeds.spec, check_vma=False)
+    apart, together = jax.jit(over)(spread), jax.jit(mapped)(states)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in apart)
+    chex.assert_tree_all_finite(together)
+    chex.assert_trees_all_close(apart, together, rtol=2e-6, atol=2e-6)
     print("same")
 """
 
@@ -98,12 +130,17 @@ def callbacks(text: str) -> list[str]:
     return [target for target in targets if re.search("python|callback|host", target, flags=re.IGNORECASE)]
 
 
+def dynamic(text: str) -> bool:
+    return re.search(r"tensor<(\d+x)*\?", text) is not None
+
+
 def test_every_kind_of_run_lowers_for_gpu_and_tpu_in_float32_without_the_host():
     texts = json.loads(run_in_process(EXPORT, EQX_ON_ERROR="nan"))
     leaky = texts.pop("leaky")
-    assert doubles(leaky) and callbacks(leaky)  # the checks below can fail
-    assert len(texts) == 10
+    assert doubles(leaky) and callbacks(leaky) and dynamic("tensor<3x?xf32>")  # the checks below can fail
+    assert len(texts) == 17
     assert [name for name, text in texts.items() if doubles(text)] == []
+    assert [name for name, text in texts.items() if dynamic(text)] == []
     assert {name: callbacks(text) for name, text in texts.items() if callbacks(text)} == {}
 
 
