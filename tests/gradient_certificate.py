@@ -79,14 +79,14 @@ def check(name, model, how):
     parameters = [p for p in parameters if p not in ("schedule.horizon", "schedule.floor", "noise", "s")]
     if "noise" in available(*problem) and model.labels.kind == "table":
         parameters.append("noise")
-    truth = uj.sensitivity(*problem, times, names, parameters, order=2, methods=["exact"])
+    truth = uj.sensitivity(*problem, times, names, parameters, order=2, sources=["exact"])
     row = {"case": name, "dynamics": how, "parameters": len(parameters), "values": len(names) * len(times)}
-    beside = truth.copy(deep=True).assign_coords(method=["simulated"])
+    beside = truth.copy(deep=True).assign_coords(source=["simulated"])
     beside["first"].values[0] = central(problem, times, names, parameters)
     row["differences"] = apart(truth, beside)["first"]
     for mode in MODES[how]:
         order = 2 if mode == "forward" else 1
-        found = uj.sensitivity(*problem, times, names, parameters, order=order, mode=mode, methods=["simulated"])
+        found = uj.sensitivity(*problem, times, names, parameters, order=order, mode=mode, sources=["simulated"])
         worst = apart(truth, found)
         row[mode] = worst["first"]
         if order == 2:
@@ -102,7 +102,7 @@ def apart(truth, found):
     import xarray
 
     shared = [name for name in found.data_vars if name in truth]
-    return disagreement(xarray.concat([found[shared], truth[shared]], dim="method", data_vars="minimal"))
+    return disagreement(xarray.concat([found[shared], truth[shared]], dim="source", data_vars="minimal"))
 
 
 def main():

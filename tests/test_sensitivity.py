@@ -27,24 +27,23 @@ def problem(dynamics, labels=None, decay=(0.1, 0.05), gamma=0.5):
 
 @pytest.fixture(scope="module")
 def table():
-    """A flow at gamma = 1/(C-1), where a singular value is 0, with noise at rate 0, where the others are equal."""
+    """A descent at gamma = 1/(C-1), where a singular value is 0, with noise at rate 0, where the others are equal."""
     with jax.enable_x64(True):
-        # A solver of few stages: compiling two derivatives of every stage is what takes the time.
-        flow = uj.Flow(uj.cosine(0.5, horizon=20.0), rate_H=0.8, rtol=1e-11, solver=diffrax.Tsit5())
-        wanted = ["gamma", "decay_H", "noise", "s", "schedule.peak"]
-        return uj.sensitivity(*problem(flow), [2.0, 8.0], ["loss", "log_norm_H"], wanted, order=2)
+        wanted = ["gamma", "decay_H", "noise", "s", "eta"]
+        start = problem(uj.Descent(0.3, rate_H=0.8))
+        return uj.sensitivity(*start, [5, 30], ["loss", "log_norm_H"], wanted, order=2)
 
 
-def test_simulated_flow_equals_exact_to_second_order(table):
+def test_simulated_descent_equals_exact_to_second_order(table):
     worst = disagreement(table)
     assert table.attrs["mode"] == "forward"
-    assert worst["value"] < 1e-8
-    assert worst["first"] < 1e-6
-    assert worst["second"] < 1e-5
+    assert worst["value"] < 1e-12
+    assert worst["first"] < 1e-11
+    assert worst["second"] < 1e-9
 
 
 def test_swapped_observables_are_noticed(table):
-    """The comparison itself is tested: two observables swapped in one method make it fail."""
+    """The comparison itself is tested: two observables swapped in one source make it fail."""
     swapped = table.copy(deep=True)
     for name in ("value", "first", "second"):
         swapped[name].values[0] = swapped[name].values[0][::-1]
@@ -52,12 +51,12 @@ def test_swapped_observables_are_noticed(table):
     assert min(worst[name] for name in ("value", "first", "second")) > 1e-2
 
 
-def test_second_derivatives_are_symmetric_and_first_ones_those_of_shifted_values(table):
-    second = table["second"].sel(method="exact").values
+def test_second_derivatives_are_symmetric_and_values_those_of_a_run(table):
+    second = table["second"].sel(source="exact").values
     np.testing.assert_allclose(second, np.swapaxes(second, -1, -2), rtol=1e-9, atol=1e-10)
-    found = uj.exact(*problem(uj.Flow(uj.cosine(0.5, horizon=20.0), rate_H=0.8)), [2.0, 8.0], ["loss", "log_norm_H"])
+    found = uj.exact(*problem(uj.Descent(0.3, rate_H=0.8)), [5, 30], ["loss", "log_norm_H"])
     for name in ("loss", "log_norm_H"):
-        np.testing.assert_allclose(table["value"].sel(method="exact", observable=name), found[name], rtol=1e-12)
+        np.testing.assert_allclose(table["value"].sel(source="exact", observable=name), found[name], rtol=1e-12)
 
 
 def test_reverse_mode_through_momentum_reaches_arrays():
@@ -145,4 +144,4 @@ def test_modes_are_chosen_by_size_and_refused_by_name():
         uj.simulate(*descent, [3], adjoint=diffrax.ForwardMode())
     sphere = uj.spherical(uj.balanced(C, 2), P, free_prototypes=True)
     with pytest.raises(uj.NoClosedForm):
-        uj.sensitivity(sphere, uj.Flow(), sphere.init(jax.random.key(0)), [1.0], "loss", methods=["exact"])
+        uj.sensitivity(sphere, uj.Flow(), sphere.init(jax.random.key(0)), [1.0], "loss", sources=["exact"])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import xarray
 
 MODES = ("auto", "forward", "checkpointed", "direct", "backsolve")
-METHODS = ("simulated", "exact")
+SOURCES = ("simulated", "exact")
 _PER_PULLBACK = 3  # a reverse sweep costs about as much as three forward ones
 
 Values = dict[str, Any]
@@ -70,7 +70,7 @@ def sensitivity(
     mode: str = "auto",
     target: str = "top",
     precision: str | None = None,
-    methods: Iterable[str] | None = None,
+    sources: Iterable[str] | None = None,
 ) -> xarray.Dataset:
     """Derivatives of observables at given times in continuous parameters, simulated and exact side by side.
 
@@ -83,10 +83,10 @@ def sensitivity(
         mode: How the simulation is differentiated: "forward" (one sweep a number to differentiate in), "checkpointed"
             (reverse, one sweep a value; memory grows like the root of the length), "direct" (a flow in reverse, every
             step kept), "backsolve" (a flow integrated backwards: approximate), or "auto" (default): see `best_mode`.
-        methods: "simulated", "exact" or both; default both where there is a closed form.
+        sources: "simulated", "exact" or both; default both where there is a closed form.
 
     Returns:
-        A Dataset with `value` (method, observable, time); `first` (..., parameter) of the scalar parameters and
+        A Dataset with `value` (source, observable, time); `first` (..., parameter) of the scalar parameters and
         `first_NAME` (..., axes of NAME) of every other; `second` (..., parameter, parameter_2) if asked for; and
         `theta` (parameter). Its attributes hold mode, order and precision.
 
@@ -111,7 +111,7 @@ def sensitivity(
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
     names = [name for name, _ in task.plan]
     wanted = chosen(parameters, problem)
-    kinds = _methods(methods, model, dynamics)
+    kinds = _sources(sources, model, dynamics)
     inputs = sum(int(np.size(p.value)) for p in wanted)
     if mode == "auto":
         mode = "forward" if order == 2 else best_mode(inputs, len(names) * len(task.times))
@@ -138,16 +138,16 @@ def sensitivity(
     return dataset.assign_attrs(mode=mode, order=order, precision=task.precision)
 
 
-def _methods(methods: Iterable[str] | None, model: LayerPeeled, dynamics: Dynamics) -> tuple[str, ...]:
+def _sources(sources: Iterable[str] | None, model: LayerPeeled, dynamics: Dynamics) -> tuple[str, ...]:
     why = why_no_closed_form(model, dynamics)
-    if methods is None:
-        return METHODS if why is None else METHODS[:1]
-    chosen_methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    for name in chosen_methods:
-        _check.choice("methods", name, METHODS)
-    if why is not None and "exact" in chosen_methods:
+    if sources is None:
+        return SOURCES if why is None else SOURCES[:1]
+    asked = (sources,) if isinstance(sources, str) else tuple(sources)
+    for name in asked:
+        _check.choice("sources", name, SOURCES)
+    if why is not None and "exact" in asked:
         raise NoClosedForm(f"there is no closed form: {why}")
-    return chosen_methods
+    return asked
 
 
 def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
@@ -190,7 +190,7 @@ def _scalar(name: str, values: Any, times: int) -> jax.Array:
 
 
 def _derivatives(values: Callable[[Values], jax.Array], theta: Values, order: int, forward: bool) -> dict[str, Any]:
-    """Value, first and second derivatives, each method in one compiled program."""
+    """Value, first and second derivatives, each source in one compiled program."""
 
     def with_value(theta: Values) -> tuple[jax.Array, jax.Array]:
         out = values(theta)
@@ -221,7 +221,7 @@ def _labelled(
 ) -> xarray.Dataset:
     import xarray
 
-    base = ("method", "observable", "time")
+    base = ("source", "observable", "time")
     scalars = [p.name for p in wanted if np.ndim(p.value) == 0]
     kinds = list(found)
 
@@ -242,7 +242,7 @@ def _labelled(
             return np.stack([np.stack([f["second"][a][b] for b in scalars], axis=-1) for a in scalars], axis=-2)
 
         data["second"] = ((*base, "parameter", "parameter_2"), stacked(square))
-    coords: dict[str, Any] = {"method": kinds, "observable": names, "time": times}
+    coords: dict[str, Any] = {"source": kinds, "observable": names, "time": times}
     if scalars:
         coords["parameter"] = scalars
         if "second" in data:
@@ -257,17 +257,17 @@ def disagreement(table: xarray.Dataset) -> dict[str, float]:
     parameters, for `second`), and at least to 1e-3 times the observable's largest over all parameters.
 
     Raises:
-        ValueError: unless the table holds both methods.
+        ValueError: unless the table holds both sources.
 
     Source: beyond the paper.
     """
-    if set(table["method"].values) != set(METHODS):
-        raise ValueError("the table holds one method only, so there is nothing to compare; ask for both.")
+    if set(table["source"].values) != set(SOURCES):
+        raise ValueError("the table holds one source only, so there is nothing to compare; ask for both.")
     worst = {}
     for name in table.data_vars:
-        if "method" not in table[name].dims:
+        if "source" not in table[name].dims:
             continue
-        ours, theirs = (table[name].sel(method=kind).values for kind in METHODS)
+        ours, theirs = (table[name].sel(source=kind).values for kind in SOURCES)
         apart, size = (np.max(np.abs(x), axis=1) for x in (ours - theirs, theirs))
         floor = 1e-3 * np.max(size.reshape(len(size), -1), axis=1).reshape(-1, *(1,) * (size.ndim - 1))
         scale = np.maximum(size, floor)

@@ -34,7 +34,7 @@ def run(
     arrays = [str(name) for name in table.data_vars if str(name).startswith("first_")]
     if arrays:
         print(f"also: {', '.join(arrays)}" + ("" if out is not None else "; --out FILE.nc keeps them"))
-    if table.sizes["method"] == 2:
+    if table.sizes["source"] == 2:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in disagreement(table).items())
         print(f"largest relative difference, simulated from exact: {worst}")
     return 0
@@ -44,7 +44,7 @@ def _write(table: xarray.Dataset, out: Path) -> None:
     if out.suffix == ".nc":
         table.to_netcdf(out)
     elif "first" in table:
-        table["first"].to_dataframe().unstack("method").to_csv(out)
+        table["first"].to_dataframe().unstack("source").to_csv(out)
     else:
         raise ValueError("a CSV file holds scalar parameters, and none was asked for; write a .nc file.")
 
@@ -58,7 +58,7 @@ def _print(table: xarray.Dataset) -> None:
     shown.add_column("observable")
     shown.add_column("parameter")
     shown.add_column("at", justify="right")
-    for kind in table["method"].values:
+    for kind in table["source"].values:
         shown.add_column(str(kind), justify="right")
     for observable in table["observable"].values:
         for parameter in table["parameter"].values:
