@@ -94,7 +94,11 @@ class Experiment:
         _check.choice(f"{name}: [experiment] report", about.report, REPORTS)
         kernel = given.pop("kernel", None)
         if about.report == "kernel":
-            kernel = {**(kernel or {}), **(changes or {}).get("kernel", {})}
+            asked = changes or {}
+            other = [key for key in (*asked.get("data", ()), *asked.get("train", ())) if key != "seeds"]
+            if other:
+                raise ConfigError(f"{name}: {other[0]} cannot be changed from outside; change [kernel] in a copy.")
+            kernel = {**(kernel or {}), **asked.get("kernel", {})}
             return cls(name, about, (), kernel)
         variants = given.pop("variant", None) or [{"label": "run"}]
         points = given.pop("point", None) or [{"label": ""}]
