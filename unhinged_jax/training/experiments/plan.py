@@ -21,13 +21,14 @@ _OUTSIDE = {"mnist5k": ["photographs"], "digits": ["photographs"], "svhn": ["cif
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentSection:
-    """[experiment]: the report to write, a title, and images from outside the data."""
+    """[experiment]: the report to write, a title, what the points are, and images from outside the data."""
 
     report: str
     title: str
     reference: str | None = None
     candidate: str | None = None
     outside: list | None = None
+    axis: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
