@@ -73,16 +73,26 @@ def against_points(outcomes: Sequence[Outcome], label: str, measure: Any = None,
     measure = measure or (lambda outcome: 100 * outcome.accuracy)
     points = list(dict.fromkeys(outcome.point for outcome in outcomes))
     variants = list(dict.fromkeys(outcome.variant for outcome in outcomes))
+    # Points of different kinds, such as "long-tailed 10" and "step 10", are not joined by a line.
+    kinds = ["" if point[:1].isdigit() else point.split(" ")[0] for point in points]
     with plots.style():
         figure, axes = _figure(1, width=8.6, height=3.8)
+        x = np.cumsum([1.0 if a == b else 1.5 for a, b in zip(kinds[:1] + kinds, kinds, strict=False)])
         for place, variant in enumerate(variants):
-            means = [mean_of(measure(o)) for p in points for o in outcomes if o.variant == variant and o.point == p]
-            axes[0, 0].errorbar(
-                np.arange(len(points)) + 0.05 * (place - len(variants) / 2), [mean.value for mean in means],
-                [np.nan_to_num(mean.error) for mean in means], color=plots.PALETTE[place % len(plots.PALETTE)],
-                ls=_LINES[place // len(plots.PALETTE) % len(_LINES)], marker="o", ms=4, capsize=2, label=variant,
-            )  # fmt: skip
-        axes[0, 0].set_xticks(np.arange(len(points)), points)
+            style = {
+                "color": plots.PALETTE[place % len(plots.PALETTE)],
+                "ls": _LINES[place // len(plots.PALETTE) % len(_LINES)],
+            }
+            for kind in dict.fromkeys(kinds):
+                at = [i for i in range(len(points)) if kinds[i] == kind]
+                chosen = {o.point: o for o in outcomes if o.variant == variant}
+                means = [mean_of(measure(chosen[points[i]])) for i in at]
+                axes[0, 0].errorbar(
+                    x[at] + 0.06 * (place - (len(variants) - 1) / 2), [mean.value for mean in means],
+                    [np.nan_to_num(mean.error) for mean in means], **style, marker="o", ms=4, capsize=2,
+                    label=variant if kind == kinds[0] else None,
+                )  # fmt: skip
+        axes[0, 0].set_xticks(x, [point.replace(" ", "\n") if len(points) > 5 else point for point in points])
         axes[0, 0].set(ylabel=label, xlabel=xlabel)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
     return figure
@@ -103,6 +113,7 @@ def reliability_diagrams(outcomes: Sequence[Outcome]) -> Figure:
                 cell.set_ylabel(f"{outcome.point}\naccuracy", fontsize=9)
             if outcome.point == points[-1]:
                 cell.set_xlabel("confidence", fontsize=9)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -113,18 +124,19 @@ def _reliability(axes: Axes, outcome: Outcome) -> None:
     )  # fmt: skip
     width = np.diff(pooled.edges)
     left, filled = pooled.edges[:-1], pooled.counts > 0
-    axes.bar(left[filled], pooled.accuracy[filled], width[filled], align="edge", color=plots.PALETTE[0], ec="white")
-    gap = pooled.confidence - pooled.accuracy
-    axes.bar(
-        left[filled], gap[filled], width[filled], bottom=pooled.accuracy[filled], align="edge", color=plots.PALETTE[1],
-        alpha=0.45, ec="white",
-    )  # fmt: skip
+    accuracy, confidence = pooled.accuracy[filled], pooled.confidence[filled]
+    lower = np.minimum(accuracy, confidence)
+    stack = {"accuracy": (0 * lower, lower), "accuracy below confidence": (lower, confidence - lower),
+             "accuracy above confidence": (lower, accuracy - lower)}  # fmt: skip
+    for color, (label, (bottom, height)) in zip((0, 1, 5), stack.items(), strict=True):
+        axes.bar(
+            left[filled], height, width[filled], bottom=bottom, align="edge", color=plots.PALETTE[color], ec="white",
+            lw=0.5, label=label,
+        )  # fmt: skip
     axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
-    accuracy = np.mean(outcome.accuracy)
-    axes.text(
-        0.04, 0.96, f"accuracy {100 * accuracy:.1f} %\nECE {100 * pooled.ece:.1f} %", va="top", fontsize=8,
-        transform=axes.transAxes,
-    )  # fmt: skip
+    text = f"accuracy {100 * np.mean(outcome.accuracy):.1f} %\nECE {100 * pooled.ece:.1f} %"
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    axes.text(0.04, 0.96, text, va="top", fontsize=8, transform=axes.transAxes, bbox=box)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
 
 

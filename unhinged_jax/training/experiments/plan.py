@@ -21,13 +21,14 @@ _OUTSIDE = {"mnist5k": ["photographs"], "digits": ["photographs"], "svhn": ["cif
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentSection:
-    """[experiment]: the report to write, a title, and images from outside the data."""
+    """[experiment]: the report to write, a title, what the points are, and images from outside the data."""
 
     report: str
     title: str
     reference: str | None = None
     candidate: str | None = None
     outside: list | None = None
+    axis: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,11 @@ class Experiment:
         _check.choice(f"{name}: [experiment] report", about.report, REPORTS)
         kernel = given.pop("kernel", None)
         if about.report == "kernel":
-            kernel = {**(kernel or {}), **(changes or {}).get("kernel", {})}
+            asked = changes or {}
+            other = [key for key in (*asked.get("data", ()), *asked.get("train", ())) if key != "seeds"]
+            if other:
+                raise ConfigError(f"{name}: {other[0]} cannot be changed from outside; change [kernel] in a copy.")
+            kernel = {**(kernel or {}), **asked.get("kernel", {})}
             return cls(name, about, (), kernel)
         variants = given.pop("variant", None) or [{"label": "run"}]
         points = given.pop("point", None) or [{"label": ""}]

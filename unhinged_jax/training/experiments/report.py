@@ -52,7 +52,8 @@ def page(
 
 def _made(experiment: Experiment, outcomes: Sequence[Outcome]) -> str:
     first = experiment.cases[0].settings
-    images = sum(int(c) for c in outcomes[0].counts)
+    sizes = sorted({int(o.counts.sum()) for o in outcomes})
+    images = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return (
         f"{len(first.seeds)} seeds; {LICENCES[first.data.name]}; {images} training and {outcomes[0].labels.size} test "
         f"images; {first.network.kind}, {first.network.features} features; {first.train.epochs} epochs, batch "
@@ -91,14 +92,14 @@ def _curves(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
 
 def _table(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     table = tables.markdown(tables.grid(outcomes, _accuracy), "higher", "test accuracy (%)")
-    figure = figures.against_points(outcomes, "test accuracy (%)")
+    figure = figures.against_points(outcomes, "test accuracy (%)", xlabel=experiment.about.axis or "")
     return "\n\n".join(p for p in (table, _stopped(outcomes)) if p), {"accuracy": figure}, {"accuracy": _accuracy}
 
 
 def _imbalance(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     accuracy = tables.markdown(tables.grid(outcomes, _accuracy), "higher", "test accuracy (%)")
     ece = tables.markdown(tables.grid(outcomes, _ece), "lower", "ECE (%), 15 bins")
-    drawn = {"accuracy": figures.against_points(outcomes, "test accuracy (%)", xlabel="imbalance ratio")}
+    drawn = {"accuracy": figures.against_points(outcomes, "test accuracy (%)", xlabel=experiment.about.axis or "")}
     for name, start in (("reliability-ce", "CE"), ("reliability-ul", "UL")):
         chosen = [o for o in outcomes if o.variant.startswith(start) and o.point.startswith("long-tailed")]
         if chosen:
