@@ -174,7 +174,8 @@ def _read(path: Path, identity: str, case: Case) -> Outcome | None:
         history = {name[8:]: values for name, values in saved.items() if name.startswith("history.")}
         return Outcome(
             case.variant, case.point, history, saved["labels"], saved["logits"].astype(float),
-            saved["norms"].astype(float), outside, saved["stopped"], saved["counts"], float(saved.get("processor_seconds", np.nan)),
+            saved["norms"].astype(float), outside, saved["stopped"], saved["counts"],
+            float(saved.get("processor_seconds", np.nan)),
         )  # fmt: skip
     except _UNREADABLE:
         return None
