@@ -136,7 +136,8 @@ def _blowup(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     lines.append("|" + "---|" * 6)
     for o in outcomes:
         last = {name: tables.mean_of(values[-1]).value for name, values in o.history.items()}
-        ended = "stopped in epoch " + str(int(o.stopped.min()) + 1) if np.all(o.stopped >= 0) else "all epochs"
+        epochs = ", ".join(str(int(e) + 1) for e in sorted({*o.stopped}) if e >= 0)
+        ended = f"stopped in epoch {epochs}" if epochs else "all epochs"
         lines.append(
             f"| {o.variant} | {last['feature_norm']:.3g} | {last['norm_W']:.3g} | {last['prototype_ratio']:.3g} | "
             f"{100 * last['test_accuracy']:.1f} | {ended} |"
