@@ -126,7 +126,7 @@ def test_reports_hold_what_was_measured(tmp_path, name):
     found = [outcome(case.variant, case.point, outside=name == "ood") for case in plan.cases]
     if name == "blowup":
         found[1] = outcome(found[1].variant, "", stopped=2)
-    paths = report.write(plan, found, tmp_path, {"command": "", "cores": 1, "seconds_of_cases": 1.0, "seconds": 1.0})
+    paths = report.write(plan, found, tmp_path, {"command": "", "processor_seconds_of_cases": 1.0, "seconds": 1.0})
     text = paths[0].read_text()
     assert all(variant in text for variant in plan.variants) and all(point in text for point in plan.points)
     assert ("stopped in epoch 3" in text) == (name == "blowup")

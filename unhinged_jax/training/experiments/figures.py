@@ -76,7 +76,7 @@ def against_points(outcomes: Sequence[Outcome], label: str, measure: Any = None,
     # Points of different kinds, such as "long-tailed 10" and "step 10", are not joined by a line.
     kinds = ["" if point[:1].isdigit() else point.split(" ")[0] for point in points]
     with plots.style():
-        figure, axes = _figure(1, width=8.6, height=3.8)
+        figure, axes = _figure(1, width=11.0 if len(points) > 5 else 8.6, height=3.8)
         x = np.cumsum([1.0 if a == b else 1.5 for a, b in zip(kinds[:1] + kinds, kinds, strict=False)])
         for place, variant in enumerate(variants):
             style = {

@@ -49,7 +49,7 @@ def run_kernel(experiment: Experiment, out: Path, *, force: bool, command: str) 
 
     asked = _config.read_section(KernelSection, experiment.kernel or {}, f"{experiment.name}: [kernel]")
     _check_section(asked)
-    begin, found = time.perf_counter(), {}
+    found = {}
     inputs, labels = problem(asked)
     (out / "cases").mkdir(parents=True, exist_ok=True)
     with Progress(len(asked.widths) * asked.seeds) as progress:
@@ -59,7 +59,8 @@ def run_kernel(experiment: Experiment, out: Path, *, force: bool, command: str) 
                 found[width, seed] = _case(asked, width, seed, inputs, labels, out / "cases", force)
                 progress.told(0, {})
     exact_error = linear_error(asked, inputs, labels)
-    facts = {"command": command, "seconds": round(time.perf_counter() - begin, 1), "versions": versions()}
+    spent = sum(float(values["processor_seconds"]) for values in found.values())
+    facts = {"command": command, "processor_seconds": round(spent, 1), "versions": versions()}
     return kernel_report.write(experiment, asked, found, exact_error, out, facts)
 
 
@@ -132,14 +133,16 @@ def _case(
         try:
             with np.load(path, allow_pickle=False) as file:
                 if str(file["identity"]) == identity:
-                    return {name: file[name] for name in FACTS}
+                    return {name: file[name] for name in (*FACTS, "processor_seconds")}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             pass  # not there, or not whole: computed again
+    begin = time.process_time()
     with jax.enable_x64(True):
         key, other = jax.random.split(jax.random.key(seed))
         network, parameters = ntk.ntk_network(key, inputs.shape[1], width, asked.features)
         W = jax.random.normal(other, (asked.classes, asked.features))
         values = compared(network, parameters, W, inputs, labels, asked.rate, times_of(asked))
+    values["processor_seconds"] = np.asarray(time.process_time() - begin)
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("wb") as file:
         np.savez(file, identity=identity, **values)  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def write(
         found: (width, seed) -> what `compared` gives.
         linear: Error of the model that is linear in its parameters.
         out: Folder.
-        facts: Command, seconds, versions.
+        facts: Command, processor time, versions.
     """
     times = times_of(asked)
     place = int(np.flatnonzero(times == asked.fixed)[0])
@@ -81,7 +81,8 @@ def write(
     paths = figures.save(figure, out, "kernel")
     _write_values(out / "values.csv", asked, found, times)
     foot = f"`{facts['command']}`: {asked.data}, {asked.classes} classes of {asked.per_class} images, one hidden layer."
-    page = f"# {experiment.about.title}\n\n{text}\n\n![kernel](kernel.png)\n\n{foot} {facts['seconds']:.0f} s.\n"
+    foot += f" {facts['processor_seconds']:.0f} s of processor time."
+    page = f"# {experiment.about.title}\n\n{text}\n\n![kernel](kernel.png)\n\n{foot}\n"
     (out / "report.md").write_text(page, encoding="utf-8")
     record = {"kernel": dataclasses.asdict(asked), "linear_error": linear, **facts}
     record["slopes"] = {name: dataclasses.asdict(slope) for name, slope in slopes.items()}

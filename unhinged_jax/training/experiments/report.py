@@ -43,8 +43,11 @@ def page(
     """Write report.md and report.json."""
     pictures = "\n".join(f"![{name}]({name}.png)\n" for name in drawn)
     command = f"`{facts['command']}`: " if facts["command"] else ""
-    foot = f"{command}{made} {facts['seconds_of_cases']:.0f} s of training on {facts['cores']} cores."
+    used = facts["processor_seconds_of_cases"]
+    spent = f" {used:.0f} s of processor time." if np.isfinite(used) else ""
+    foot = f"{command}{made}{spent}"
     (out / "report.md").write_text(f"# {experiment.about.title}\n\n{text}\n\n{pictures}\n{foot}\n", encoding="utf-8")
+    facts = {name: value for name, value in facts.items() if value == value}  # JSON has no NaN
     record = {"experiment": experiment.name, **facts, "cases": [case.settings.tables() for case in experiment.cases]}
     (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return out / "report.md"
@@ -133,7 +136,8 @@ def _blowup(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     lines.append("|" + "---|" * 6)
     for o in outcomes:
         last = {name: tables.mean_of(values[-1]).value for name, values in o.history.items()}
-        ended = "stopped in epoch " + str(int(o.stopped.min()) + 1) if np.all(o.stopped >= 0) else "all epochs"
+        epochs = ", ".join(str(int(e) + 1) for e in sorted({*o.stopped}) if e >= 0)
+        ended = f"stopped in epoch {epochs}" if epochs else "all epochs"
         lines.append(
             f"| {o.variant} | {last['feature_norm']:.3g} | {last['norm_W']:.3g} | {last['prototype_ratio']:.3g} | "
             f"{100 * last['test_accuracy']:.1f} | {ended} |"
