@@ -76,9 +76,10 @@ def _gaps(H: np.ndarray, index: np.ndarray, classes: int) -> tuple[np.ndarray, n
 def offset(H: Any, index: Any, weights: Any, solution: MaxMargin, start: Any) -> np.ndarray:
     """The constant of the asymptote W(t) = W_svm log t + offset + o(1) of cross-entropy flow at unit rate.
 
-    Each support constraint (i, k) keeps the probability of k at e^(-score of the offset) / t, and together they must pull
-    W_svm: sum over them of q_i e^(-score) (e_y - e_k) h_i^T = W_svm, a strictly convex problem on their span. What no
-    support constraint sees stays at its start only where nothing else moves it, so they must span all that data span.
+    Each support constraint (i, k) keeps the probability of k at e^(-score of the offset) / t, together they
+    pull W_svm: sum over them of q_i e^(-score) (e_y - e_k) h_i^T = W_svm, the stationarity of a strictly convex
+    function on their span. What no support constraint sees depends on the whole path, so they must span all that the
+    data span.
 
     Args:
         H, index, weights: Features (n, p), labels and sample weights q_i (n,).
@@ -109,15 +110,21 @@ def offset(H: Any, index: Any, weights: Any, solution: MaxMargin, start: Any) ->
     span = scipy.linalg.orth(active.T)
     seen, aim = active @ span, span.T @ solution.W.ravel()
 
-    def balance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rates = shares * np.exp(-seen @ x)
-        return aim - rates @ seen, (seen.T * rates) @ seen
+    def pull(x: np.ndarray) -> np.ndarray:
+        return aim - (shares * np.exp(-seen @ x)) @ seen
 
-    found = scipy.optimize.root(balance, np.zeros(span.shape[1]), jac=True, tol=1e-13)
-    if np.abs(found.fun).max() > 1e-9:
+    def curvature(x: np.ndarray) -> np.ndarray:
+        return (seen.T * (shares * np.exp(-seen @ x))) @ seen
+
+    x = scipy.optimize.minimize(
+        lambda x: shares @ np.exp(-seen @ x) + aim @ x, np.zeros(span.shape[1]), jac=pull, hess=curvature,
+        method="trust-exact", options={"gtol": 1e-9},
+    ).x  # fmt: skip
+    x = x - np.linalg.solve(curvature(x), pull(x))
+    if not np.abs(pull(x)).max() < 1e-9 * np.abs(aim).max():
         raise ValueError("no offset balances the support constraints: one of them has no pull in the limit.")
     unmoved = start.ravel() - span @ (span.T @ start.ravel())
-    return (span @ found.x + unmoved).reshape(classes, -1)
+    return (span @ x + unmoved).reshape(classes, -1)
 
 
 def data() -> np.ndarray:
