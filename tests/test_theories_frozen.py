@@ -132,6 +132,9 @@ def test_the_offset_against_an_integration_of_the_flow():
     last = np.log1p(1e6)
     W = scipy.integrate.solve_ivp(velocity, (0, last), start.ravel(), method="LSODA", rtol=1e-10, atol=1e-10).y[:, -1]
     assert np.allclose(W.reshape(2, 2), limit.W * np.log(1e6) + constant, atol=2e-3)
+    twice = log_time.max_margin([[2.0], [-2.0]], [0, 1], 2)  # both constraints are one: multipliers are not unique
+    assert np.allclose(log_time.offset([[2.0], [-2.0]], [0, 1], [0.5, 0.5], twice, np.zeros((2, 1))), [[np.log(8) / 4],
+                       [-np.log(8) / 4]])  # fmt: skip
     aside, labels = [[1.0, 0.0], [-1.0, 0.0], [3.0, 1.0]], [1, 0, 1]
     one_sided = log_time.max_margin(aside, labels, 2)
     with pytest.raises(ValueError, match="span less"):

@@ -41,7 +41,7 @@ class ETFMinimiser:
 def cross_entropy_gap(classes: int, per_class: int, decay_H: float, decay_W: float) -> float:
     """Logit gap of the cross-entropy minimiser: log(1/k - (C-1)), k = sqrt(N lambda_1 lambda_2), and 0 from C k = 1 on.
 
-    Source: Zhu et al. 2021, Theorem 3.1, solved; Fang et al. 2021 for the same frame under norm constraints.
+    Source: Zhu et al. 2021, their scalar condition solved; Fang et al. 2021 for the same frame under norm constraints.
 
     Example:
         >>> round(cross_entropy_gap(classes=3, per_class=4, decay_H=0.01, decay_W=0.01), 6)
@@ -109,7 +109,7 @@ def _on_the_ray(loss: Loss, classes: int, smoothing: float) -> Any:
 def constrained_minimum(classes: int, energy_H: float, energy_W: float) -> float:
     """Least mean cross-entropy with mean ||h||^2 <= energy_H and mean ||w||^2 <= energy_W, at a simplex ETF.
 
-    Source: Fang et al. 2021, Theorem 3.1.
+    Source: Fang et al. 2021.
 
     Example:
         >>> round(constrained_minimum(classes=2, energy_H=1.0, energy_W=1.0), 6)

@@ -36,7 +36,7 @@ def boosters_family(margin: float) -> tuple[np.ndarray, Labels]:
     Raises:
         ValueError: for a margin out of range.
 
-    Source: Long & Servedio 2010, Section 4.
+    Source: Long & Servedio 2010.
 
     Example:
         >>> H, labels = boosters_family(0.1)

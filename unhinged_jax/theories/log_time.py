@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.linalg
 import scipy.optimize
 
 from unhinged_jax.labels import balanced
@@ -44,11 +45,11 @@ def max_margin(H: Any, index: Any, classes: int) -> MaxMargin:
     Raises:
         ValueError: if the data are not linearly separable (without bias).
 
-    Source: Lawson & Hanson's reduction of least distance to non-negative least squares; Soudry et al. 2018, Eq. 4 and
-    Section 4.1, for its part in the limit.
+    Source: Lawson & Hanson's reduction of least distance to non-negative least squares; Soudry et al. 2018 for its part
+    in the limit.
 
     Example:
-        >>> max_margin([[2.0], [-2.0]], [0, 1], classes=2).W.tolist()
+        >>> max_margin([[2.0], [-2.0]], [0, 1], classes=2).W.round(9).tolist()
         [[0.25], [-0.25]]
     """
     H, index = np.asarray(H, float), np.asarray(index)
@@ -75,9 +76,10 @@ def _gaps(H: np.ndarray, index: np.ndarray, classes: int) -> tuple[np.ndarray, n
 def offset(H: Any, index: Any, weights: Any, solution: MaxMargin, start: Any) -> np.ndarray:
     """The constant of the asymptote W(t) = W_svm log t + offset + o(1) of cross-entropy flow at unit rate.
 
-    A support constraint (i, k) keeps the probability of k at alpha_ik / (q_i t), so the offset scores it by
-    -log(alpha_ik / q_i). These equations leave open what no support constraint sees; it stays at its start only where
-    nothing else moves it, so they must span all that the data span.
+    Each support constraint (i, k) keeps the probability of k at e^(-score of the offset) / t, together they
+    pull W_svm: sum over them of q_i e^(-score) (e_y - e_k) h_i^T = W_svm, the stationarity of a strictly convex
+    function on their span. What no support constraint sees depends on the whole path, so they must span all that the
+    data span.
 
     Args:
         H, index, weights: Features (n, p), labels and sample weights q_i (n,).
@@ -91,7 +93,7 @@ def offset(H: Any, index: Any, weights: Any, solution: MaxMargin, start: Any) ->
         ValueError: if the support constraints span less than all constraints: the offset then depends on the whole
         path.
 
-    Source: Soudry et al. 2018, Theorem 4 and its extension to several classes.
+    Source: Soudry et al. 2018, with several classes.
 
     Example:
         >>> found = max_margin([[2.0], [-2.0]], [0, 1], classes=2)
@@ -101,14 +103,28 @@ def offset(H: Any, index: Any, weights: Any, solution: MaxMargin, start: Any) ->
     H, index, start = np.asarray(H, float), np.asarray(index), np.asarray(start, float)
     classes = start.shape[0]
     gaps, pairs = _gaps(H, index, classes)
-    alpha = solution.multipliers[pairs[:, 0], pairs[:, 1]]
-    supports = alpha > 1e-9 * alpha.max()
-    if np.linalg.matrix_rank(gaps[supports]) < np.linalg.matrix_rank(gaps):
+    supports = gaps @ solution.W.ravel() < 1 + 1e-9
+    active, shares = gaps[supports], np.asarray(weights, float)[pairs[supports, 0]]
+    if np.linalg.matrix_rank(active) < np.linalg.matrix_rank(gaps):
         raise ValueError("the support constraints span less than the data, so the offset depends on the whole path.")
-    scores = -np.log(alpha[supports] / np.asarray(weights, float)[pairs[supports, 0]])
-    seen = np.linalg.pinv(gaps[supports])
-    unmoved = start.ravel() - seen @ (gaps[supports] @ start.ravel())
-    return (seen @ scores + unmoved).reshape(classes, -1)
+    span = scipy.linalg.orth(active.T)
+    seen, aim = active @ span, span.T @ solution.W.ravel()
+
+    def pull(x: np.ndarray) -> np.ndarray:
+        return aim - (shares * np.exp(-seen @ x)) @ seen
+
+    def curvature(x: np.ndarray) -> np.ndarray:
+        return (seen.T * (shares * np.exp(-seen @ x))) @ seen
+
+    x = scipy.optimize.minimize(
+        lambda x: shares @ np.exp(-seen @ x) + aim @ x, np.zeros(span.shape[1]), jac=pull, hess=curvature,
+        method="trust-exact", options={"gtol": 1e-9},
+    ).x  # fmt: skip
+    x = x - np.linalg.solve(curvature(x), pull(x))
+    if not np.abs(pull(x)).max() < 1e-9 * np.abs(aim).max():
+        raise ValueError("no offset balances the support constraints: one of them has no pull in the limit.")
+    unmoved = start.ravel() - span @ (span.T @ start.ravel())
+    return (span @ x + unmoved).reshape(classes, -1)
 
 
 def data() -> np.ndarray:

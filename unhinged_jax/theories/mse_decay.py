@@ -74,7 +74,7 @@ def mse_minimiser(
     Raises:
         ValueError: for decays that are not positive.
 
-    Source: Tirer & Bruna 2022, Theorems 3.1 and 3.2 (bias without decay); with decay on the bias derived here.
+    Source: Tirer & Bruna 2022 (bias without decay); with decay on the bias derived here.
 
     Example:
         >>> found = mse_minimiser(classes=4, per_class=25, decay_H=0.01, decay_W=0.01)

@@ -43,8 +43,8 @@ def family(margin: ArrayLike) -> jax.Array:
     Source: a family with the property that Long & Servedio 2022 prove; the construction is ours.
 
     Example:
-        >>> family(0.28).round(2).tolist()[2:]
-        [[0.2800000011920929, -0.47999998927116394], [0.2800000011920929, 0.9599999785423279]]
+        >>> [[round(float(x), 2) for x in point] for point in family(0.28)[2:]]
+        [[0.28, -0.48], [0.28, 0.96]]
     """
     m = _checked(margin)
     r = jnp.sqrt(1 - m**2)
@@ -72,8 +72,8 @@ def minimiser(margin: ArrayLike) -> jax.Array:
     Source: van Rooyen et al. 2015 (the minimiser is the mean of y x); Long & Servedio 2022 (it may be wrong).
 
     Example:
-        >>> minimiser(0.28).round(3).tolist()
-        [0.7590000033378601, 0.6510000228881836]
+        >>> [round(float(x), 3) for x in minimiser(0.28)]
+        [0.759, 0.651]
     """
     m = _checked(margin)
     mean = jnp.stack([m, jnp.sqrt(1 - m**2) / 4])

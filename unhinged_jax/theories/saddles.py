@@ -27,7 +27,7 @@ def descending_curvature(slope: float, decay_H: float, decay_W: float) -> float:
     u, v are the top singular vectors of G = dL/dS and `slope` its top singular value: the smaller eigenvalue of
     [[lambda_1, -|G|], [-|G|, lambda_2]]. It is negative exactly where |G|^2 > lambda_1 lambda_2.
 
-    Source: Zhu et al. 2021, proof of Theorem 3.2; Ji et al. 2022 without decay.
+    Source: Zhu et al. 2021; Ji et al. 2022 without decay.
 
     Example:
         >>> descending_curvature(0.5, 0.0, 0.0)

@@ -67,7 +67,7 @@ def tethered(
     Returns:
         Features, shape (T, n, p), and prototypes, shape (T, C, p).
 
-    Source: Tirer, Huang & Niles-Weed 2023, the model of Section 4.
+    Source: Tirer, Huang & Niles-Weed 2023.
 
     Example:
         >>> H0 = jax.random.normal(jax.random.key(0), (4, 3))
