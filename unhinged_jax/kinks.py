@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.limit import limit
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.parameters import Choice, Problem, chosen
+from unhinged_jax.parameters import Choice, Parameter, Problem, chosen
 
 if TYPE_CHECKING:
     import xarray
@@ -103,10 +104,13 @@ def limit_sensitivity(
             found = limit(*problem, target=target, precision=name)
             return {quantity: getattr(found, quantity) for quantity in LIMIT_QUANTITIES}
 
+        def moved(parameter: Parameter, x: Any) -> dict[str, jax.Array]:
+            return quantities(parameter.put(problem, x))
+
         value = {q: float(v) for q, v in quantities(problem).items()}
         sides = []
         for p in wanted:
-            left, right = one_sided(lambda x, p=p: quantities(p.put(problem, x)), float(p.value), least=0.0)
+            left, right = one_sided(functools.partial(moved, p), float(p.value), least=0.0)
             sides.append([[float(side[q]) for q in LIMIT_QUANTITIES] for side in (left, right)])
     table = np.asarray(sides).transpose(1, 2, 0)
     infinite = ~np.isfinite(np.asarray([value[q] for q in LIMIT_QUANTITIES]))
