@@ -61,7 +61,8 @@ EXPORT = """
 
     texts = {}
     programs = {name: program(*case) for name, case in cases.items()}
-    for name in ("simulated descent", "simulated flow", "exact flow", "exact descent", "simulated flow of cross-entropy"):
+    curved = "simulated flow of cross-entropy"
+    for name in ("simulated descent", "simulated flow", "exact flow", "exact descent", curved):
         programs[f"gradient of {name}"] = slope(*cases[name])
     for name in ("simulated descent", "exact descent"):
         programs[f"sweep of {name}"] = lanes(*cases[name])
