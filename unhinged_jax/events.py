@@ -140,7 +140,7 @@ def _first(heights: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @eqx.filter_jit
 def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
-    """Bracket on the grid, bisect, then Newton steps that carry the derivatives."""
+    """Bracket on the grid, bisect, then a step that carries the derivatives."""
     # The search itself is not differentiated; the slope in time is, forwards.
     search = dataclasses.replace(how, adjoint=None if how.method == "exact" else diffrax.ForwardMode())
     fixed, still = jax.lax.stop_gradient(problem), jax.lax.stop_gradient(level)
@@ -159,19 +159,20 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
     )
     root = jax.lax.stop_gradient(jnp.where(inside, found.value, high))
 
-    def slope(moved: Any, level: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.jvp(lambda t: search.at(moved, level, t), (t,), (jnp.ones_like(t),))
-
-    def step(t: jax.Array, value: jax.Array, slope: jax.Array) -> jax.Array:
-        return t - jnp.where(inside, value / jnp.where(slope == 0, 1.0, slope), 0.0)
+    def with_slope(how: _How, problem: Any, level: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(lambda t: how.at(problem, level, t), (t,), (jnp.ones_like(t),))
 
     if how.method == "exact":
-        # One Newton step makes the first derivative right, a second one the second; the root moves by rounding only.
-        time = step(root, *slope(problem, level, root))
-        time = step(time, *slope(problem, level, time))
+        # Reversed Taylor series: right to second order in whatever moves the observable at the root.
+        value, slope = with_slope(how, problem, level, root)
+        _, bend = jax.jvp(lambda t: with_slope(how, fixed, still, t)[1], (root,), (jnp.ones_like(root),))
     else:
-        time = step(root, how.at(problem, level, root), jax.lax.stop_gradient(slope(fixed, still, root)[1]))
-    steepness = how.sign * slope(fixed, still, root)[1]
+        slope = jax.lax.stop_gradient(with_slope(search, fixed, still, root)[1])
+        value, bend = how.at(problem, level, root), jnp.zeros_like(root)
+    safe = jnp.where(slope == 0, 1.0, slope)
+    move = jnp.where(inside, value / safe, 0.0)
+    time = root - move - bend / safe * move**2 / 2
+    steepness = how.sign * jax.lax.stop_gradient(slope)
     return EventTime(jnp.where(happened, time, jnp.inf), happened, steepness, jnp.asarray(-1))
 
 
