@@ -124,7 +124,8 @@ class _How:
         settings: dict[str, Any] = {"observe": self.event, "target": self.target, "precision": self.precision}
         if self.method == "simulate":
             settings["adjoint"] = self.adjoint
-        values = (exact if self.method == "exact" else simulate)(*problem, at, **settings)[self.event]
+        run: Any = exact if self.method == "exact" else simulate
+        values = run(*problem, at, **settings)[self.event]
         return self.sign * (values - jnp.asarray(level, values.dtype))
 
     def at(self, problem: Any, level: Any, t: jax.Array) -> jax.Array:
@@ -148,9 +149,10 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
     inside = happened & (place > 0)
     low, high = times[jnp.maximum(place - 1, 0)], times[place]
     eps = float(jnp.finfo(times.dtype).eps)
-    found = optimistix.root_find(
-        lambda t, args: jnp.where(inside, search.at(*args, t), t - (low + high) / 2),
-        optimistix.Bisection(rtol=4 * eps, atol=0.0, flip=False),
+    bisection: Any = optimistix.Bisection
+    found: Any = optimistix.root_find(
+        lambda t, args: jnp.where(inside, search.at(args[0], args[1], t), t - (low + high) / 2),
+        bisection(rtol=4 * eps, atol=0.0, flip=False),
         (low + high) / 2,
         (fixed, still),
         options={"lower": low, "upper": jnp.where(inside, high, low + 1.0)},

@@ -160,8 +160,8 @@ def lyapunov(
     with _precision.scope(name):
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
         moved, dynamics = _entry.traceable((model, dynamics))
-        frame = np.linalg.qr(np.random.default_rng(seed).normal(size=(moving, count)))[0]
-        frame, history = jnp.asarray(frame, jnp.result_type(float)), []
+        drawn = np.linalg.qr(np.random.default_rng(seed).normal(size=(moving, count)))[0]
+        frame, history = jnp.asarray(drawn, jnp.result_type(float)), []
         run: Any = state
         for start, end in itertools.pairwise(times):
             run, frame, stretch = _segment(moved, dynamics, run, start, end, frame)

@@ -14,7 +14,7 @@ from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.limit import limit
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.parameters import Choice, Problem, chosen
+from unhinged_jax.parameters import Choice, Parameter, Problem, chosen
 
 if TYPE_CHECKING:
     import xarray
@@ -106,7 +106,11 @@ def limit_sensitivity(
         value = {q: float(v) for q, v in quantities(problem).items()}
         sides = []
         for p in wanted:
-            left, right = one_sided(lambda x, p=p: quantities(p.put(problem, x)), float(p.value), least=0.0)
+
+            def along(x: Any, p: Parameter = p) -> dict[str, jax.Array]:
+                return quantities(p.put(problem, x))
+
+            left, right = one_sided(along, float(p.value), least=0.0)
             sides.append([[float(side[q]) for q in LIMIT_QUANTITIES] for side in (left, right)])
     table = np.asarray(sides).transpose(1, 2, 0)
     infinite = ~np.isfinite(np.asarray([value[q] for q in LIMIT_QUANTITIES]))

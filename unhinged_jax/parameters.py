@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -89,16 +90,23 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
     else:
         for field in dataclasses.fields(loss):
             if _number(getattr(loss, field.name)):
-                put = _of_model(lambda m, v, name=field.name: _with_loss(m, **{name: v}))
-                named[f"loss.{field.name}"] = (getattr(loss, field.name), put)
+                named[f"loss.{field.name}"] = (getattr(loss, field.name), _of_model(_loss_field(field.name)))
     named["decay"] = (model.decay_H, _of_model(lambda m, v: dataclasses.replace(m, decay_H=v, decay_W=v)))
     if np.ndim(model.decay_H) or np.ndim(model.decay_W) or not _same(model.decay_H, model.decay_W):
         del named["decay"]
     named |= {name: (getattr(model, name), _of_model(_field(name))) for name in ("decay_H", "decay_W")}
     if model.kernel is not None:
-        change = _of_model(lambda m, v: dataclasses.replace(m, kernel=dataclasses.replace(m.kernel, matrix=v)))
-        named["kernel"] = (model.kernel.matrix, change)
+        named["kernel"] = (model.kernel.matrix, _of_model(_with_kernel))
     return named
+
+
+def _with_kernel(model: LayerPeeled, matrix: Any) -> LayerPeeled:
+    assert model.kernel is not None
+    return dataclasses.replace(model, kernel=dataclasses.replace(model.kernel, matrix=matrix))
+
+
+def _loss_field(name: str) -> Callable[[LayerPeeled, Any], LayerPeeled]:
+    return lambda model, value: _with_loss(model, **{name: value})
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -149,7 +157,7 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
         named["eta"] = (schedule.value, _of_dynamics(lambda d, v: dataclasses.replace(d, schedule=Constant(v))))
     else:
         for way, value in _numbers_in(schedule, ("schedule",)):
-            named[".".join(way)] = (value, _of_dynamics(lambda d, v, way=way: _put(d, way, v)))
+            named[".".join(way)] = (value, _of_dynamics(functools.partial(_put, way=way)))
     for name in ("rate_H", "rate_W"):
         if _number(getattr(dynamics, name)):
             named[name] = (getattr(dynamics, name), _of_dynamics(_field(name)))
@@ -172,9 +180,9 @@ def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, .
             yield from _numbers_in(value, here)
 
 
-def _put(thing: Any, way: tuple[str, ...], value: Any) -> Any:
+def _put(thing: Any, value: Any, way: tuple[str, ...]) -> Any:
     head, *rest = way
-    new = _put(getattr(thing, head), tuple(rest), value) if rest else value
+    new = _put(getattr(thing, head), value, tuple(rest)) if rest else value
     return dataclasses.replace(thing, **{head: new})
 
 

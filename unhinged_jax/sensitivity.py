@@ -163,9 +163,9 @@ def _runner(
     """A function (model, dynamics, state) -> Trajectory."""
     common = {"observe": observe, "target": target, "precision": task.precision}
     if kind == "exact":
-        return lambda *moved: exact(*moved, task.times, **common)
+        return lambda model, dynamics, state: exact(model, dynamics, state, task.times, **common)
     if isinstance(problem[1], Descent):
-        return lambda *moved: simulate(*moved, task.times, **common)
+        return lambda model, dynamics, state: simulate(model, dynamics, state, task.times, **common)
     # The memory of the direct mode grows with the steps that are allowed, so it gets those that are taken.
     most = int(simulate(*problem, task.times, **common).steps) + 8 if mode == "direct" else problem[1].max_steps
 
@@ -235,7 +235,7 @@ def _labelled(
     for p in wanted:
         if np.ndim(p.value):
             axes = tuple(f"{p.name}_{i}" for i in range(np.ndim(p.value)))
-            data[f"first_{p.name}"] = ((*base, *axes), stacked(lambda f, n=p.name: f["first"][n]))
+            data[f"first_{p.name}"] = ((*base, *axes), np.stack([found[kind]["first"][p.name] for kind in kinds]))
     if scalars and "second" in found[kinds[0]]:
 
         def square(f: dict) -> np.ndarray:
