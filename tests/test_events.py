@@ -46,26 +46,20 @@ def when(x, flow=None, **how):
 X, H = np.array([0.2, 5.5]), 1e-4
 
 
-def test_time_slope_and_both_derivatives_equal_those_of_a_scalar_root():
+def test_time_slope_and_gradient_equal_those_of_a_scalar_root():
     """Derivatives in decay and level against central differences of SciPy's brentq on the closed form."""
 
     def time(x):
         found = when(x)
         return found.time, found
 
-    def slopes(x):
-        first, found = jax.jacfwd(time, has_aux=True)(x)
-        return first, (first, found)
-
-    curvature, (slope, found) = jax.jit(jax.jacfwd(slopes, has_aux=True))(X)
+    slope, found = jax.jit(jax.jacfwd(time, has_aux=True))(X)
     assert bool(found.happened)
     assert float(found.time) == pytest.approx(root(*X), rel=1e-12)
     near = (norm_of_W(0.2, root(*X) + H) - norm_of_W(0.2, root(*X) - H)) / (2 * H)
     assert float(found.slope) == pytest.approx(near, rel=1e-6)
     for i, e in enumerate(np.eye(2) * H):
         assert float(slope[i]) == pytest.approx((root(*(X + e)) - root(*(X - e))) / (2 * H), rel=1e-6)
-        twice = (root(*(X + 10 * e)) - 2 * root(*X) + root(*(X - 10 * e))) / (10 * H) ** 2
-        assert float(curvature[i, i]) == pytest.approx(twice, rel=1e-4)
 
 
 def test_a_simulated_time_has_the_same_gradient_in_reverse_mode():

@@ -145,3 +145,23 @@ def test_modes_are_chosen_by_size_and_refused_by_name():
     sphere = uj.spherical(uj.balanced(C, 2), P, free_prototypes=True)
     with pytest.raises(uj.NoClosedForm):
         uj.sensitivity(sphere, uj.Flow(), sphere.init(jax.random.key(0)), [1.0], "loss", sources=["exact"])
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0], ids=["at its target", "opposite"])
+def test_a_sample_without_an_angle_has_right_slopes(side):
+    """theta = 0 and theta = pi exactly, where a sample has no plane to move in: against the dense update."""
+    rng = np.random.default_rng(4)
+    W, H, D = rng.normal(size=(C, 4)), rng.normal(size=(6, 4)), rng.normal(size=(6, 4))
+    W[0], H[0] = [2.0, 0.0, 0.0, 0.0], [side * 1.5, 0.0, 0.0, 0.0]
+    model = uj.spherical(uj.balanced(C, 2), 4, gamma=0.0, decay=0.05)
+
+    def logits(step, run, **how):
+        state = uj.State(H + step * D, W, np.zeros(C))
+        seen = {"logits": lambda model, state: state.H[0] @ state.W.T, "margin_mean": None}
+        found = run(model, uj.Descent(0.5), state, [8], seen, **how)
+        return jnp.append(found["logits"][0], found["margin_mean"][0])
+
+    ours = jax.jit(jax.jacrev(lambda e: logits(e, uj.exact)))(0.0)
+    want = jax.jit(jax.jacfwd(lambda e: logits(e, uj.simulate, reduce=False)))(0.0)
+    assert np.max(np.abs(want[:3])) > 0.1
+    np.testing.assert_allclose(ours, want, rtol=1e-10)

@@ -124,8 +124,8 @@ class _How:
         settings: dict[str, Any] = {"observe": self.event, "target": self.target, "precision": self.precision}
         if self.method == "simulate":
             settings["adjoint"] = self.adjoint
-        solve: Any = exact if self.method == "exact" else simulate
-        values = solve(*problem, at, **settings)[self.event]
+        run: Any = exact if self.method == "exact" else simulate
+        values = run(*problem, at, **settings)[self.event]
         return self.sign * (values - jnp.asarray(level, values.dtype))
 
     def at(self, problem: Any, level: Any, t: jax.Array) -> jax.Array:
@@ -141,7 +141,7 @@ def _first(heights: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @eqx.filter_jit
 def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
-    """Bracket on the grid, bisect, then Newton steps that carry the derivatives."""
+    """Bracket on the grid, bisect, then a step that carries the derivatives."""
     # The search itself is not differentiated; the slope in time is, forwards.
     search = dataclasses.replace(how, adjoint=None if how.method == "exact" else diffrax.ForwardMode())
     fixed, still = jax.lax.stop_gradient(problem), jax.lax.stop_gradient(level)
@@ -149,13 +149,10 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
     inside = happened & (place > 0)
     low, high = times[jnp.maximum(place - 1, 0)], times[place]
     eps = float(jnp.finfo(times.dtype).eps)
-
-    def height(t: jax.Array, args: tuple[Any, Any]) -> jax.Array:
-        return jnp.where(inside, search.at(args[0], args[1], t), t - (low + high) / 2)
-
+    bisection: Any = optimistix.Bisection
     found: Any = optimistix.root_find(
-        height,
-        optimistix.Bisection(rtol=4 * eps, atol=0.0, flip=False),  # type: ignore[call-arg]
+        lambda t, args: jnp.where(inside, search.at(args[0], args[1], t), t - (low + high) / 2),
+        bisection(rtol=4 * eps, atol=0.0, flip=False),
         (low + high) / 2,
         (fixed, still),
         options={"lower": low, "upper": jnp.where(inside, high, low + 1.0)},
@@ -164,19 +161,20 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
     )
     root = jax.lax.stop_gradient(jnp.where(inside, found.value, high))
 
-    def slope(moved: Any, level: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.jvp(lambda t: search.at(moved, level, t), (t,), (jnp.ones_like(t),))
-
-    def step(t: jax.Array, value: jax.Array, slope: jax.Array) -> jax.Array:
-        return t - jnp.where(inside, value / jnp.where(slope == 0, 1.0, slope), 0.0)
+    def with_slope(how: _How, problem: Any, level: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(lambda t: how.at(problem, level, t), (t,), (jnp.ones_like(t),))
 
     if how.method == "exact":
-        # One Newton step makes the first derivative right, a second one the second; the root moves by rounding only.
-        time = step(root, *slope(problem, level, root))
-        time = step(time, *slope(problem, level, time))
+        # Reversed Taylor series: right to second order in whatever moves the observable at the root.
+        value, slope = with_slope(how, problem, level, root)
+        _, bend = jax.jvp(lambda t: with_slope(how, fixed, still, t)[1], (root,), (jnp.ones_like(root),))
     else:
-        time = step(root, how.at(problem, level, root), jax.lax.stop_gradient(slope(fixed, still, root)[1]))
-    steepness = how.sign * slope(fixed, still, root)[1]
+        slope = jax.lax.stop_gradient(with_slope(search, fixed, still, root)[1])
+        value, bend = how.at(problem, level, root), jnp.zeros_like(root)
+    safe = jnp.where(slope == 0, 1.0, slope)
+    move = jnp.where(inside, value / safe, 0.0)
+    time = root - move - bend / safe * move**2 / 2
+    steepness = how.sign * jax.lax.stop_gradient(slope)
     return EventTime(jnp.where(happened, time, jnp.inf), happened, steepness, jnp.asarray(-1))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -104,13 +103,14 @@ def limit_sensitivity(
             found = limit(*problem, target=target, precision=name)
             return {quantity: getattr(found, quantity) for quantity in LIMIT_QUANTITIES}
 
-        def moved(parameter: Parameter, x: Any) -> dict[str, jax.Array]:
-            return quantities(parameter.put(problem, x))
-
         value = {q: float(v) for q, v in quantities(problem).items()}
         sides = []
         for p in wanted:
-            left, right = one_sided(functools.partial(moved, p), float(p.value), least=0.0)
+
+            def along(x: Any, p: Parameter = p) -> dict[str, jax.Array]:
+                return quantities(p.put(problem, x))
+
+            left, right = one_sided(along, float(p.value), least=0.0)
             sides.append([[float(side[q]) for q in LIMIT_QUANTITIES] for side in (left, right)])
     table = np.asarray(sides).transpose(1, 2, 0)
     infinite = ~np.isfinite(np.asarray([value[q] for q in LIMIT_QUANTITIES]))

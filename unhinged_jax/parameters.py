@@ -100,18 +100,18 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
     return named
 
 
-def _same(one: Any, other: Any) -> bool:
-    traced = isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer)
-    return one is other if traced else bool(one == other)
+def _with_kernel(model: LayerPeeled, matrix: Any) -> LayerPeeled:
+    assert model.kernel is not None
+    return dataclasses.replace(model, kernel=dataclasses.replace(model.kernel, matrix=matrix))
 
 
 def _loss_field(name: str) -> Callable[[LayerPeeled, Any], LayerPeeled]:
     return lambda model, value: _with_loss(model, **{name: value})
 
 
-def _with_kernel(model: LayerPeeled, matrix: Any) -> LayerPeeled:
-    assert model.kernel is not None
-    return dataclasses.replace(model, kernel=dataclasses.replace(model.kernel, matrix=matrix))
+def _same(one: Any, other: Any) -> bool:
+    traced = isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer)
+    return one is other if traced else bool(one == other)
 
 
 def _with_loss(model: LayerPeeled, **changes: Any) -> LayerPeeled:
@@ -157,7 +157,7 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
         named["eta"] = (schedule.value, _of_dynamics(lambda d, v: dataclasses.replace(d, schedule=Constant(v))))
     else:
         for way, value in _numbers_in(schedule, ("schedule",)):
-            named[".".join(way)] = (value, _of_dynamics(functools.partial(_put, way)))
+            named[".".join(way)] = (value, _of_dynamics(functools.partial(_put, way=way)))
     for name in ("rate_H", "rate_W"):
         if _number(getattr(dynamics, name)):
             named[name] = (getattr(dynamics, name), _of_dynamics(_field(name)))
@@ -180,9 +180,9 @@ def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, .
             yield from _numbers_in(value, here)
 
 
-def _put(way: tuple[str, ...], thing: Any, value: Any) -> Any:
+def _put(thing: Any, value: Any, way: tuple[str, ...]) -> Any:
     head, *rest = way
-    new = _put(tuple(rest), getattr(thing, head), value) if rest else value
+    new = _put(getattr(thing, head), value, tuple(rest)) if rest else value
     return dataclasses.replace(thing, **{head: new})
 
 

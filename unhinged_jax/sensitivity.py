@@ -161,7 +161,7 @@ def _runner(
     kind: str, mode: str, problem: Problem, task: _entry.Task, observe: Any, target: str
 ) -> Callable[..., Trajectory]:
     """A function (model, dynamics, state) -> Trajectory."""
-    common: dict[str, Any] = {"observe": observe, "target": target, "precision": task.precision}
+    common = {"observe": observe, "target": target, "precision": task.precision}
     if kind == "exact":
         return lambda model, dynamics, state: exact(model, dynamics, state, task.times, **common)
     if isinstance(problem[1], Descent):
