@@ -152,6 +152,19 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(data, anchored
         kept.restore(trainer, asked)
 
 
+def test_a_checkpoint_keeps_every_digit_of_double_precision(data, tmp_path):
+    pytest.importorskip("orbax.checkpoint", reason="checkpoints need the train extra")
+    from unhinged_jax.training.checkpoints import Checkpoints, identity_of
+
+    asked = settings(train={"epochs": 1, "batch": 60, "seeds": 1, "precision": "float64", "schedule": "constant"})
+    with Checkpoints(tmp_path, identity_of(asked, data)) as kept:
+        run = train(asked, data, keep=kept.save)
+        back = kept.restore(Trainer(asked, data), asked)
+    assert np.dtype("float64") in {leaf.dtype for leaf in leaves(run)}
+    for was, now in zip(leaves(run), leaves(back), strict=True):
+        assert was.dtype == now.dtype and np.array_equal(was, now)
+
+
 def test_half_precision_learns_with_parameters_in_single(data):
     run = train(settings(train={"precision": "bfloat16"}), data)
     parameters = jax.tree.leaves(eqx.filter(run.learners.model, eqx.is_inexact_array))

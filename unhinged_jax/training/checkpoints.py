@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from unhinged_jax.precision import scope
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.extra import require
 from unhinged_jax.training.loop import Trained, Trainer
@@ -71,7 +72,8 @@ class Checkpoints:
             raw = self._manager.restore(step, args=args.Composite(state=args.StandardRestore()))["state"]
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{self._folder / str(step)} is damaged ({error}); remove it and resume again.") from error
-        return _run(raw, start, settings)
+        with scope(trainer.precision):  # outside, float64 would be cut to float32
+            return _run(raw, start, settings)
 
 
 def identity_of(settings: Settings, data: Dataset) -> dict[str, Any]:

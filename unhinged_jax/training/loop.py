@@ -90,8 +90,8 @@ class Trainer:
                 f"[data] classes is {expected}, but {data.name} has {data.classes}; correct or drop the key."
             )
         self.settings, self.data = settings, data
-        self._scope = "float64" if settings.train.precision == "float64" else "float32"
-        with scope(self._scope):
+        self.precision = "float64" if settings.train.precision == "float64" else "float32"
+        with scope(self.precision):
             self._mesh = mesh_of(settings)
             self.recipe = recipe_of(settings, data, self._mesh)
             self.material = material_of(settings, data, room)
@@ -104,7 +104,7 @@ class Trainer:
 
     def start(self) -> Learner:
         """The learners of all seeds before the first update."""
-        with scope(self._scope):
+        with scope(self.precision):
             seeds = jnp.asarray(self.settings.seeds)
             learners = start(seeds, shape_of(self.settings), self.data.image, self.data.classes)
             if self._mesh is not None:
@@ -115,7 +115,7 @@ class Trainer:
 
     def step(self, learners: Learner, epoch: int) -> tuple[Learner, dict[str, np.ndarray]]:
         """One epoch of every seed, and what was observed: name -> (seeds,)."""
-        with scope(self._scope):
+        with scope(self.precision):
             learners, seen = epoch_of_all(self.recipe, learners, self.material, jnp.asarray(epoch), self._together)
             stopped = np.asarray(learners.halted)
             facts = {name: np.asarray(value, float) for name, value in seen.items()}
@@ -133,7 +133,7 @@ class Trainer:
 
     def evaluate(self, learners: Learner, images: np.ndarray) -> Evaluation:
         """Logits and feature norms of images (n, c, h, w), without augmentation."""
-        with scope(self._scope):
+        with scope(self.precision):
             _, logits, norms = self._apply(learners, images)
         return Evaluation(np.asarray(logits, np.float64), np.asarray(norms, np.float64))
 
