@@ -66,13 +66,13 @@ class LayerPeeled:
     decay_H: Any = 0.0
     decay_W: Any = 0.0
     kernel: Kernel | None = None
-    exponent: Any = None
     dim: int = dataclasses.field(default=1, metadata={"static": True})
     features_move: bool = dataclasses.field(default=True, metadata={"static": True})
     prototypes_move: bool = dataclasses.field(default=True, metadata={"static": True})
     bias: bool = dataclasses.field(default=False, metadata={"static": True})
     spherical: bool = dataclasses.field(default=False, metadata={"static": True})
     rescale: int = dataclasses.field(default=0, metadata={"static": True})
+    exponent: Any = None
 
     @property
     def classes(self) -> int:

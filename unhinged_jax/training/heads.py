@@ -71,8 +71,8 @@ def fnpal_logits(features: jax.Array, prototypes: jax.Array) -> jax.Array:
     Source: Zhou et al. 2023, Section 4.1 (FNPAL), Eq. 18.
 
     Example:
-        >>> fnpal_logits(jnp.array([3.0, 4.0]), jnp.eye(2)).round(4)
-        Array([0.6, 0.8], dtype=float32)
+        >>> fnpal_logits(jnp.array([0.0, 4.0]), jnp.eye(2))
+        Array([0., 1.], dtype=float32)
     """
     return pal_logits(unit(features), prototypes)
 

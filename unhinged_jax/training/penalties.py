@@ -118,8 +118,8 @@ def class_weights(counts: ArrayLike, exponent: float = 0.5) -> jax.Array:
     Source: beyond the paper.
 
     Example:
-        >>> class_weights([1, 4], 0.5).round(3)
-        Array([1.667, 0.833], dtype=float32)
+        >>> [round(float(weight), 3) for weight in class_weights([1, 4], 0.5)]
+        [1.667, 0.833]
     """
     _check.positive("counts", counts, "every class needs a sample")
     n = jnp.asarray(counts, jnp.result_type(float))
