@@ -98,25 +98,34 @@ def descent_values(
     """theta <- theta - arctan(alpha sin theta), rho <- rho (1 - r1 eta l1) sqrt(1 + alpha^2 sin^2 theta).
 
     Beyond pi/2 the angle from the opposite pole is carried; it grows by the same arctangent. What rounding loses of an
-    angle is added to its next turn (Kahan's summation): angles shrink to nothing in very many turns.
+    angle or a length is added to its next change (Kahan's summation): angles shrink to nothing in very many turns, and
+    each of them depends on all changes of the length before.
     """
     model, dtype = sphere.model, sphere.W.dtype
 
-    def step(carry: tuple[jax.Array, ...], k: jax.Array) -> tuple[jax.Array, ...]:
-        angle, far, length, leaning, lost = carry
+    def step(carry: tuple[Any, ...], k: jax.Array) -> tuple[Any, ...]:
+        angle, far, length, leaning, (lost, lost_length) = carry
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time) * rate_at(descent.rate_H, time), dtype)
-        fade = 1 - eta * model.decay_H
-        alpha = eta * sphere.pull * length ** (model.rescaling - 2) / fade
+        decay = eta * model.decay_H
+        alpha = eta * sphere.pull * length ** (model.rescaling - 2) / (1 - decay)
         push = alpha * jnp.sin(angle)
-        turn = jnp.where(far, jnp.arctan(push), -jnp.arctan(push)) + lost
-        turned = angle + turn
-        lost = jax.lax.stop_gradient(turn - (turned - angle))
+        turned, lost = _added(angle, jnp.where(far, jnp.arctan(push), -jnp.arctan(push)), lost)
         crossed = far & (turned > jnp.pi / 2)
         turned, lost = jnp.where(crossed, jnp.pi - turned, turned), jnp.where(crossed, -lost, lost)
         stretch = jnp.sqrt(1 + push * push)
+        growth = push * push / (1 + stretch) - decay * stretch  # (1 - decay) stretch - 1
+        stretched, lost_length = _added(length, length * growth, lost_length)
         leaning = jnp.minimum(leaning * (1 + jnp.where(far, alpha, -alpha) * jnp.cos(angle)) / stretch, sphere.most)
-        return turned, far & ~crossed, length * fade * stretch, leaning, lost
+        return turned, far & ~crossed, stretched, leaning, (lost, lost_length)
 
-    start = (sphere.angle, sphere.far, sphere.length, 1 / sphere.length, jnp.zeros_like(sphere.angle))
+    nothing = jnp.zeros_like(sphere.angle)
+    start = (sphere.angle, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing))
     return _scan.run(step, start, slots, count, read, needs=lambda carry: carry[:4])
+
+
+def _added(value: jax.Array, change: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """value + change, and what rounding loses of it, `lost` being what it lost before."""
+    change = change + lost
+    moved = value + change
+    return moved, jax.lax.stop_gradient(change - (moved - value))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.observables import Plan
 from unhinged_jax.simulate.system import Body, System, reader
+from unhinged_jax.simulate.unrolled import Unrolled
 from unhinged_jax.trajectory import Result
 
 _LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into a cache
@@ -101,7 +102,7 @@ def _default_solver(body: Body, rtol: float) -> diffrax.AbstractSolver:
     costs more than the steps, and seven stages cost half of fourteen.
     """
     large = sum(array.size for array in body.values()) > _LARGE
-    return diffrax.Tsit5() if large and rtol > 1e-7 else diffrax.Dopri8()
+    return Unrolled(diffrax.Tsit5()) if large and rtol > 1e-7 else diffrax.Dopri8()
 
 
 def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ without them.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,8 @@ class LogitSystem(DenseSystem):
     def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
         model, H, W, scores = self.model, body["H"], body["W"], body["scores"]
         pull = -jax.grad(lambda scores: model.loss_of_logits(scores.T + body["b"]))(scores)  # (C, n)
+        # Behind a barrier, because XLA would work the softmax out again for every product that it enters.
+        pull = jax.lax.optimization_barrier(pull)
         force = {"H": pull.T @ W, "W": pull @ H, "b": jnp.sum(pull, axis=1)}
         move_scores = jnp.zeros_like(scores)
         if model.features_move:
@@ -56,7 +59,11 @@ class LogitSystem(DenseSystem):
         if model.prototypes_move:
             move_scores += rate_W * (force["W"] @ H.T - model.decay_W * scores)
         moved = rated(self._moving(force, body), rate_H, rate_W)
-        return {**moved, "scores": move_scores, "norm_H": _growth(H, moved["H"], body["norm_H"])}
+        growth = jnp.zeros_like(body["norm_H"])
+        if model.features_move:
+            # <H, pull^T W> = <scores, pull>: no pass over H.
+            growth = _growth(rate_H, jnp.sum(scores * pull), model.decay_H, body["norm_H"], moved["H"])
+        return {**moved, "scores": move_scores, "norm_H": growth}
 
     def _moving(self, force: Body, body: Body) -> Body:
         """Forces less decay; 0 for what stays."""
@@ -75,8 +82,7 @@ class LogitSystem(DenseSystem):
         return View(self.model, features, body["W"], body["b"], jnp.zeros((), body["W"].dtype))
 
 
-def _growth(H: jax.Array, moved: jax.Array, length: jax.Array) -> jax.Array:
-    """||H||' = <H, H'> / ||H||, and ||H'|| at H = 0."""
-    apart = length > 0
-    along = jnp.sum(H * moved) / jnp.where(apart, length, 1.0)
-    return jnp.where(apart, along, jnp.linalg.norm(jnp.where(apart, 1.0, moved)))
+def _growth(rate: jax.Array, along: jax.Array, decay: Any, length: jax.Array, moved: jax.Array) -> jax.Array:
+    """||H||' = rate (<H, force> / ||H|| - decay ||H||) from `along` = <H, force>; ||H'|| at H = 0."""
+    steady = rate * (along / jnp.where(length > 0, length, 1.0) - decay * length)
+    return jax.lax.cond(length > 0, lambda: steady, lambda: jnp.linalg.norm(moved))
