@@ -156,17 +156,13 @@ class Split(NamedTuple):
 def split_part(split: Split, which: slice) -> Split:
     """The split of some of the arrays (features alone, say), with their direction made unit again."""
     direction = split.direction[which]
-    size = _norm(direction)
+    size = safe_norm(*direction)
     safe = jnp.where(size > 0, size, 1.0)
     return split._replace(
         direction=[part / safe for part in direction],
         rest=split.rest[which],
         log_amplitude=split.log_amplitude + safe_log(size),
     )
-
-
-def _norm(parts: list[jax.Array]) -> jax.Array:
-    return safe_norm(jnp.stack([safe_norm(part) for part in parts]))
 
 
 def log_distance(split: Split) -> jax.Array:
@@ -176,8 +172,8 @@ def log_distance(split: Split) -> jax.Array:
     along).
     """
     along = sum((jnp.sum(d * x) for d, x in zip(split.direction, split.rest, strict=True)), jnp.zeros(()))
-    led = _norm(split.direction) > 0
-    across = _norm([x - along * d for d, x in zip(split.direction, split.rest, strict=True)])
+    led = safe_norm(*split.direction) > 0
+    across = safe_norm(*(x - along * d for d, x in zip(split.direction, split.rest, strict=True)))
     common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, split.log_rest))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
     lead, shrink = split.sign * jnp.exp(split.log_amplitude - common), jnp.exp(split.log_rest - common)

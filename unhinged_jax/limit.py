@@ -163,7 +163,7 @@ def _coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) 
 
     H = _features_of(model, space, part.carrier)
     W = part.prototypes
-    size = safe_norm(jnp.stack([safe_norm(H), safe_norm(W)]))
+    size = safe_norm(H, W)
     size = jnp.where(size > 0, size, 1.0)
     direction = State(H / size, W / size, _bias_limit(model, state))
     threshold = part.square

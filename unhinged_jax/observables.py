@@ -200,7 +200,7 @@ def _gap(which: slice) -> Callable[[View], jax.Array]:
         steady = jnp.exp(view.log_start) * jnp.expm1(split.log_amplitude - view.log_start)
         lead = jnp.where(split.sign > 0, steady, moved)
         parts = zip(split.direction[which], split.rest[which], strict=True)
-        return safe_norm(jnp.stack([safe_norm(lead * d + jnp.exp(split.log_rest) * x) for d, x in parts]))
+        return safe_norm(*(lead * d + jnp.exp(split.log_rest) * x for d, x in parts))
 
     return value
 

@@ -62,16 +62,17 @@ def safe_log(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.log(jnp.where(positive, x, 1.0)), -jnp.inf)
 
 
-def safe_norm(x: jax.Array) -> jax.Array:
-    """Frobenius norm of an array of any scale: no overflow or underflow of squares, gradient 0 at 0."""
-    info = jnp.finfo(x.dtype)
-    square = jnp.sum(x * x)
+def safe_norm(*parts: jax.Array) -> jax.Array:
+    """Frobenius norm of arrays of any scale, together: no overflow or underflow of squares, gradient 0 at 0."""
+    info = jnp.finfo(parts[0].dtype)
+    square = sum(jnp.sum(part * part) for part in parts)
 
     def scaled() -> jax.Array:
         # The largest entry is looked for only where it is needed: a maximum costs several times a sum.
-        size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0.0))
+        largest = [jnp.max(jnp.abs(part), initial=0.0) for part in parts]
+        size = jax.lax.stop_gradient(jnp.max(jnp.stack(largest)))
         size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
-        return size * safe_sqrt(jnp.sum((x / size) ** 2))
+        return size * safe_sqrt(sum(jnp.sum((part / size) ** 2) for part in parts))
 
     fits = (square > float(info.tiny) ** 0.5) & (square < float(info.max) ** 0.5)
     return jax.lax.cond(fits, lambda: safe_sqrt(square), scaled)

@@ -36,7 +36,7 @@ UNCONSTRAINED = Workload(
             "unhinged_jax simulate", ours.one(uj.simulate), costs.class_sums, ours=True,
             lowered=ours.lowered(uj.simulate),
         ),
-        Contender("C by hand", by_c.descent, costs.dense_linear, refuses=by_c.refuses),
+        Contender("C by hand", by_c.descent, costs.dense_linear, share={"paper": 0.1}, refuses=by_c.refuses),
         Contender(
             "NumPy by hand", by_numpy.descent, costs.dense_linear, share={"small": 0.1, "paper": 0.04, "large": 0.1}
         ),

@@ -155,7 +155,7 @@ def _joined(
     log_rest: jax.Array,
     exact: ExactLinear,
 ) -> tuple[Split, jax.Array]:
-    size = safe_norm(jnp.stack([safe_norm(part) for part in direction]))
+    size = safe_norm(*direction)
     size = jnp.where(size > 0, size, 1.0)
     log_size = jnp.log(size)
     split = Split([part / size for part in direction], rest, log_amplitude + log_size + exact.log_scale, sign, log_rest)

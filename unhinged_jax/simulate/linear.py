@@ -71,7 +71,7 @@ def _watch(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
         W = jnp.zeros_like(W)
     elif leading.kind == "frozen":
         H = jnp.zeros_like(H)
-    size = safe_norm(jnp.stack([safe_norm(H), safe_norm(W)]))
+    size = safe_norm(H, W)
     size = jnp.where(size > 0, size, 1.0)
     rows = jax.lax.stop_gradient(lead_H if leading.kind == "anchored" else leading.prototypes)
     longest = rows[jnp.argmax(jnp.sum(rows**2, axis=1))]

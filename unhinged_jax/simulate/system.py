@@ -80,7 +80,7 @@ class System:
 
     def sizes(self, body: Body) -> list[jax.Array]:
         """Norm of every group."""
-        return [safe_norm(jnp.stack([safe_norm(body[name]) for name in names])) for names in self.groups]
+        return [safe_norm(*(body[name] for name in names)) for names in self.groups]
 
 
 def reader(system: System, plan: Plan, keep_states: bool) -> Callable[[Body, list[jax.Array]], dict[str, Any]]:
