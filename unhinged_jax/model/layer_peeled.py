@@ -1,0 +1,244 @@
+"""The model: what moves, what decays, under which loss; and its gradient, unreduced."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from unhinged_jax import _check, initial
+from unhinged_jax.kernel import Kernel
+from unhinged_jax.labels import Labels
+from unhinged_jax.losses import AdjustedMargin, Loss
+from unhinged_jax.model.state import State
+from unhinged_jax.precision import scope
+from unhinged_jax.signal import Signal
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerPeeled:
+    """Minimise sum_i q_i loss(W h_i + b, y_i) + (decay_H/2)||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
+
+    Attributes:
+        labels: Class layout, targets and weights.
+        loss: A `Loss`.
+        decay_H, decay_W: Weight decay lambda_1 on H and lambda_2 on W and b, at least 0.
+        kernel: None, or a `Kernel` Theta: feature gradients become Theta times themselves (not the decay).
+        dim: Feature dimension p.
+        features_move, prototypes_move: Which parts move; prototypes and biases move together.
+        bias: Whether there is a trained bias.
+        spherical: Features enter the logits normalised, h/||h||.
+        rescale: q in {0, 1, 2}: the loss gradient of sample i is multiplied by ||h_i||^q (spherical only).
+        exponent: Any other real q instead of it, as data, so that it can be traced and differentiated.
+
+    Use a named constructor, `unconstrained`, `regularized`, `anchored`, `frozen`, `spherical` or `ntk_invariant`,
+    unless you need an unusual combination.
+
+    Source: Zhou et al. 2023, Eq. 2, 11, 17, 18, 22; combinations beyond the paper.
+    """
+
+    labels: Labels
+    loss: Loss
+    decay_H: Any = 0.0
+    decay_W: Any = 0.0
+    kernel: Kernel | None = None
+    dim: int = dataclasses.field(default=1, metadata={"static": True})
+    features_move: bool = dataclasses.field(default=True, metadata={"static": True})
+    prototypes_move: bool = dataclasses.field(default=True, metadata={"static": True})
+    bias: bool = dataclasses.field(default=False, metadata={"static": True})
+    spherical: bool = dataclasses.field(default=False, metadata={"static": True})
+    rescale: int = dataclasses.field(default=0, metadata={"static": True})
+    exponent: Any = None
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.labels.classes
+
+    @property
+    def samples(self) -> int:
+        """n."""
+        return self.labels.samples
+
+    @property
+    def rescaling(self) -> Any:
+        """q: `exponent` if there is one, else `rescale`."""
+        return self.rescale if self.exponent is None else self.exponent
+
+    @property
+    def linear(self) -> bool:
+        """Whether the dynamics of H and W is linear: a loss linear in the logits of unnormalised features."""
+        return self.loss.linear and not self.spherical
+
+    def signal(self) -> Signal:
+        """The signal matrix M; raises `NotLinear` unless the loss is linear in the logits."""
+        return self.loss.signal(self.labels)
+
+    def replace(self, **changes: Any) -> LayerPeeled:
+        """A copy with fields changed; also `decay` (one number, or a pair for H and W) and `gamma` (of the loss).
+
+        Example:
+            >>> from unhinged_jax.labels import balanced
+            >>> from unhinged_jax.model import regularized
+            >>> model = regularized(balanced(classes=3, per_class=2), dim=4, decay=0.1)
+            >>> model.replace(decay=(0.2, 0.3)).decay_W
+            0.3
+        """
+        if "decay" in changes:
+            changes["decay_H"], changes["decay_W"] = pair(changes.pop("decay"))
+        if "rescale" in changes:
+            changes["rescale"], changes["exponent"] = split_rescale(changes["rescale"])
+        if "gamma" in changes:
+            gamma = changes.pop("gamma")
+            if not any(field.name == "gamma" for field in dataclasses.fields(self.loss)):
+                raise ValueError(f"{type(self.loss).__name__} has no gamma; choose the unhinged loss to set one.")
+            _check.non_negative("gamma", gamma)
+            changes["loss"] = dataclasses.replace(self.loss, gamma=gamma)  # type: ignore[call-arg]
+        return checked(dataclasses.replace(self, **changes))
+
+    def init(
+        self,
+        key: jax.Array,
+        *,
+        features: str | ArrayLike = "normal",
+        prototypes: str | ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        scale: float = 1.0,
+        precision: str | None = None,
+    ) -> State:
+        """An initial state.
+
+        Args:
+            key: JAX key; the same key gives the same state on every device.
+            features, prototypes: "normal" (standard normal), "kaiming" (uniform, bound sqrt(6/p)), "etf" (prototypes
+                only: a simplex equiangular tight frame, needs p >= C-1), or an array of shape (n, p) or (C, p). Default
+                for prototypes: "etf" where they stay put and p >= C-1, "normal" otherwise.
+            bias: Shape (C,); default zeros.
+            scale: Factor on random features and prototypes.
+            precision: "float32" or "float64"; default: JAX's current default.
+
+        Raises:
+            ValueError: for an unknown name, an array of a wrong shape or with NaN, or an ETF with p < C-1.
+
+        Source: Zhou et al. 2023, Appendices C and D.1.
+
+        Example:
+            >>> from unhinged_jax.labels import balanced
+            >>> from unhinged_jax.model import unconstrained
+            >>> model = unconstrained(balanced(classes=3, per_class=2), dim=4)
+            >>> model.init(jax.random.key(0)).H.shape
+            (6, 4)
+        """
+        key_H, key_W = jax.random.split(key)
+        if prototypes is None:
+            prototypes = "normal" if self.prototypes_move or self.dim < self.classes - 1 else "etf"
+
+        def draw(kind: str | ArrayLike, key: jax.Array, rows: int) -> Any:
+            if not isinstance(kind, str):
+                return kind
+            if kind == "etf" and rows == self.classes:
+                return initial.simplex_etf(self.classes, self.dim)
+            _check.choice("initial state", kind, ("normal", "kaiming", "etf"))
+            if kind == "etf":
+                raise ValueError("'etf' is an initial state of the prototypes; give features as 'normal' or an array.")
+            if kind == "kaiming":
+                return scale * initial.kaiming_uniform(key, (rows, self.dim))
+            return initial.normal(key, (rows, self.dim), scale=scale)
+
+        with scope(precision):
+            dtype = jnp.result_type(float)
+            state = State(
+                H=jnp.asarray(draw(features, key_H, self.samples), dtype),
+                W=jnp.asarray(draw(prototypes, key_W, self.classes), dtype),
+                b=jnp.zeros(self.classes, dtype) if bias is None else jnp.asarray(bias, dtype),
+            )
+            self.check_state(state)
+            return jax.tree.map(np.asarray, state) if precision and _check.concrete(state) else state
+
+    def check_state(self, state: State) -> None:
+        """Raise ValueError unless the state has this model's shapes and holds finite numbers."""
+        _check.shape("state.H", state.H, (self.samples, self.dim), "samples x dim")
+        _check.shape("state.W", state.W, (self.classes, self.dim), "classes x dim")
+        _check.shape("state.b", state.b, (self.classes,), "one a class")
+        for name in ("H", "W", "b", "log_scale"):
+            _check.finite(f"state.{name}", getattr(state, name))
+        if self.spherical and _check.concrete(state.H) and not np.all(np.any(np.asarray(state.H) != 0, axis=1)):
+            raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")
+
+    def logits(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
+        """Logits S = H W^T + b of features (n, p), normalised first if spherical; shape (n, C)."""
+        unit = H / jnp.linalg.norm(H, axis=1, keepdims=True) if self.spherical else H
+        return unit @ W.T + b
+
+    def data_loss(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
+        """The loss term sum_i q_i loss_i, without decay, computed densely for any loss: a scalar."""
+        if isinstance(self.loss, AdjustedMargin):
+            q = jnp.asarray(self.labels.weights, H.dtype)
+            return jnp.sum(q * self.loss.of_features(H, W, jnp.asarray(self.labels.index)))
+        return self.loss_of_logits(self.logits(H, W, b))
+
+    def loss_of_logits(self, logits: jax.Array) -> jax.Array:
+        """The loss term sum_i q_i loss_i of logits (n, C), for a loss that sees nothing else: a scalar."""
+        q = jnp.asarray(self.labels.weights, logits.dtype)
+        return jnp.sum(q * self.loss(logits, self.labels.probabilities().astype(logits.dtype)))
+
+    def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(H', W', b') at unit rates: minus the gradients, kernel, rescaling and decay included, unreduced.
+
+        Parts that do not move have velocity 0. This is the plain form that every faster one is tested against.
+
+        Source: Zhou et al. 2023, Eq. 4, 12, 18 and footnote 15.
+        """
+        force_H, force_W, force_b = jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
+        if self.rescale or self.exponent is not None:
+            force_H = force_H * jnp.linalg.norm(H, axis=1, keepdims=True) ** self.rescaling
+        if self.kernel is not None:
+            force_H = self.kernel.apply(force_H)
+        step_H = force_H - self.decay_H * H if self.features_move else jnp.zeros_like(H)
+        step_W = force_W - self.decay_W * W if self.prototypes_move else jnp.zeros_like(W)
+        moves_b = self.prototypes_move and self.bias
+        step_b = force_b - self.decay_W * b if moves_b else jnp.zeros_like(b)
+        return step_H, step_W, step_b
+
+
+def pair(decay: Any) -> tuple[Any, Any]:
+    """Decays of H and of W, given as one number or as two."""
+    if isinstance(decay, (tuple, list)):
+        if len(decay) != 2:
+            raise ValueError(f"decay must be one number or a pair (for H, for W), but got {len(decay)} numbers.")
+        return decay[0], decay[1]
+    return decay, decay
+
+
+def split_rescale(q: Any) -> tuple[int, Any]:
+    """(rescale, exponent): whole numbers are structure, which is faster, all others data."""
+    return (q, None) if isinstance(q, int) else (0, q)
+
+
+def checked(model: LayerPeeled) -> LayerPeeled:
+    """The model, or a ValueError that names the setting that cannot be."""
+    _check.whole("dim", model.dim, 1)
+    _check.non_negative("decay_H", model.decay_H)
+    _check.non_negative("decay_W", model.decay_W)
+    gamma = getattr(model.loss, "gamma", None)
+    if gamma is not None:
+        _check.non_negative("gamma", gamma)
+    _check.choice("rescale", model.rescale, (0, 1, 2))
+    if model.exponent is not None:
+        _check.non_negative("rescale", model.exponent)
+    if (model.rescale or model.exponent is not None) and not model.spherical:
+        raise ValueError(
+            "rescaling by the feature norm belongs to spherical features; use `spherical(..., rescale=q)`."
+        )
+    if model.kernel is not None and model.spherical:
+        raise ValueError("a feature kernel and spherical features cannot be combined; drop one of them.")
+    if isinstance(model.loss, AdjustedMargin) and not model.spherical:
+        raise ValueError("the adjusted margin loss is defined on unit features; use it with `spherical(...)`.")
+    if not (model.features_move or model.prototypes_move):
+        raise ValueError("neither features nor prototypes move; let at least one of them move.")
+    return model
