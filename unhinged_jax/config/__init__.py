@@ -8,6 +8,7 @@ from unhinged_jax.config.reading import config_of as config_of
 from unhinged_jax.config.reading import placed as placed
 from unhinged_jax.config.reading import read_section as read_section
 from unhinged_jax.config.reading import read_tables as read_tables
+from unhinged_jax.config.reading import shipped_or_file as shipped_or_file
 from unhinged_jax.config.sections import Config
 
 __all__ = ["Config", "ConfigError", "Problem", "build", "read_config"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.resources
 import tomllib
 import types
 import typing
@@ -54,6 +55,27 @@ def read_tables(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+
+def shipped_or_file(
+    path: str | Path, shipped: Collection[str], package: str, folder: str
+) -> tuple[dict[str, Any], Path]:
+    """The tables of a TOML file, or of a shipped one by its name; and the path to name in messages.
+
+    Args:
+        path: A file, or one of `shipped`. A file of that name goes first.
+        shipped: Names of the files NAME.toml that come with the package.
+        package, folder: Where those are.
+
+    Raises:
+        ConfigError: for bad TOML.
+        OSError: if the file cannot be read.
+    """
+    path = Path(path)
+    if str(path) not in shipped or path.exists():
+        return read_tables(path), path
+    with importlib.resources.as_file(importlib.resources.files(package) / folder / f"{path}.toml") as file:
+        return read_tables(file), Path(f"{path}.toml")
 
 
 def config_of(tables: dict[str, Any], path: str | Path = "") -> Config:

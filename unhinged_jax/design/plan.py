@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,11 +168,7 @@ class DesignPlan:
             ConfigError: for bad TOML, an unknown key or a value that cannot be.
             OSError: if the file cannot be read.
         """
-        if str(path) in SHIPPED and not Path(path).exists():
-            resource = importlib.resources.files("unhinged_jax.design") / "plans" / f"{path}.toml"
-            with importlib.resources.as_file(resource) as file:
-                return cls.of(_config.read_tables(file), f"{path}.toml")
-        return cls.of(_config.read_tables(path), path)
+        return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.design", "plans"))
 
     def objective(self, values: Mapping[str, Any]) -> jax.Array:
         """The sum of the goals' terms for values of the free keys; differentiable."""
