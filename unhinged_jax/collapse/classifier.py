@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from unhinged_jax.collapse.frame import Frame, Prepared, checked_logits, in_scale, prepare, prototype_frame
-from unhinged_jax.collapse.numerics import ratio, safe_root, std
+from unhinged_jax.collapse.numerics import ratio, std
 from unhinged_jax.collapse.statistics import ClassStatistics, of_classes
-from unhinged_jax.special import first_largest
+from unhinged_jax.special import first_largest, safe_sqrt
 
 
 def nc3_self_duality(
@@ -45,10 +45,10 @@ def nc3_self_duality(
     means, prototypes = prepared.frame, prototype_frame(prepared, W)
 
     def direction(frame: Frame) -> jax.Array:
-        size = safe_root(jnp.sum(frame.norms**2))
+        size = safe_sqrt(jnp.sum(frame.norms**2))
         return (frame.norms / jnp.where(size > 0, size, 1))[:, None] * frame.unit
 
-    distance = safe_root(jnp.sum((direction(prototypes) - direction(means)) ** 2))
+    distance = safe_sqrt(jnp.sum((direction(prototypes) - direction(means)) ** 2))
     return jnp.where((means.scale > 0) & (prototypes.scale > 0), distance, math.sqrt(2))
 
 

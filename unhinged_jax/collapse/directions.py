@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from unhinged_jax.collapse.frame import Frame, Prepared, frame_of, squared_chords
-from unhinged_jax.collapse.numerics import pair_mean, ratio, safe_root, std
+from unhinged_jax.collapse.numerics import pair_mean, ratio, std
 from unhinged_jax.collapse.statistics import ClassStatistics
+from unhinged_jax.special import safe_sqrt
 
 
 def nc2_equinorm(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
@@ -77,9 +78,9 @@ def etf_distance(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax
     frame = frame_of(vectors)
     C = frame.norms.size
     gram = frame.norms[:, None] * frame.norms[None, :] * frame.cosines
-    size = safe_root(jnp.sum(gram**2))
+    size = safe_sqrt(jnp.sum(gram**2))
     simplex = (jnp.eye(C, dtype=gram.dtype) - 1 / C) / math.sqrt(C - 1)
-    distance = safe_root(jnp.sum((gram / jnp.where(size > 0, size, 1) - simplex) ** 2))
+    distance = safe_sqrt(jnp.sum((gram / jnp.where(size > 0, size, 1) - simplex) ** 2))
     return jnp.where(size > 0, distance, math.sqrt(2))
 
 
@@ -128,7 +129,7 @@ def gnc2(
         return mean
     finite = jnp.isfinite(excess)
     deviation = jnp.where(finite, excess_kernel, 0) - jnp.where(finite, excess, 0)
-    spread = safe_root(pair_mean(deviation**2))
+    spread = safe_sqrt(pair_mean(deviation**2))
     return ratio(spread, jnp.where(finite, jnp.abs(mean), 0))
 
 
@@ -154,6 +155,6 @@ def minimal_angle(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> ja
     C = frame.norms.size
     nearest = jnp.argmax(jnp.where(jnp.eye(C, dtype=bool), -jnp.inf, frame.cosines))
     u, v = frame.unit[nearest // C], frame.unit[nearest % C]
-    apart, together = safe_root(jnp.sum((u - v) ** 2)), safe_root(jnp.sum((u + v) ** 2))
+    apart, together = safe_sqrt(jnp.sum((u - v) ** 2)), safe_sqrt(jnp.sum((u + v) ** 2))
     # Two zero vectors: atan2(0, 0) is 0, its derivative is not defined.
     return 2 * jnp.arctan2(apart, jnp.where(apart + together > 0, together, 1))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.collapse.statistics import PRECISION
+from unhinged_jax.special import safe_sqrt
 
 
 def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -17,14 +18,8 @@ def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), jnp.inf)
 
 
-def safe_root(x: jax.Array) -> jax.Array:
-    """Square root whose gradient at 0 is 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
 def std(x: jax.Array) -> jax.Array:
-    return safe_root(jnp.mean((x - jnp.mean(x)) ** 2))
+    return safe_sqrt(jnp.mean((x - jnp.mean(x)) ** 2))
 
 
 def pair_mean(values: jax.Array) -> jax.Array:
