@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax._whole import whole
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced, from_counts, soft
@@ -319,9 +320,8 @@ def main(json: Path | None = None) -> int:
             "rows": [{**dataclasses.asdict(row), "passed": row.passed} for row in rows],
         }
         text = _json.dumps(_plain(record), indent=1)
-        temporary = Path(json).with_name(Path(json).name + ".part")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(json)
+        with whole(json) as part:
+            part.write_text(text + "\n", encoding="utf-8")
     return 1 if failed else 0
 
 
