@@ -104,6 +104,7 @@ def collapse_metrics(
     Source: beyond the paper.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from unhinged_jax.collapse import class_statistics
         >>> M = jnp.eye(3) - 1 / 3
         >>> stats = class_statistics(jnp.repeat(M, 2, 0), jnp.repeat(jnp.arange(3), 2), 3)
