@@ -115,6 +115,12 @@ class DesignSection:
 class DesignPlan:
     """A design: the run, what is free, what is wanted.
 
+    Attributes:
+        config: The run, as `unhinged simulate` reads it.
+        design, goals, sections: The [design] section, its goals and its free keys as they were given.
+        free: Dotted key -> the `Domain` it is kept in.
+        start: Dotted key -> where it begins.
+
     Make one with `DesignPlan.of` from tables, or `DesignPlan.read` from a TOML file or the name of a shipped plan.
 
     Source: beyond the paper.

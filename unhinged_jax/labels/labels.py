@@ -35,6 +35,11 @@ class Labels:
     and refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`.
 
     Source: Zhou et al. 2023, Eq. 1 and 3 for balanced classes; the rest is beyond the paper.
+
+    Example:
+        >>> labels = Labels(index=np.array([0, 1, 1]), weights=np.full(3, 1 / 3), classes=2)
+        >>> labels.samples, labels.counts().tolist()
+        (3, [1, 2])
     """
 
     index: Any

@@ -15,15 +15,20 @@ from unhinged_jax.labels.labels import Labels
 Order = Literal["blocks", "cyclic"]
 
 
-def from_labels(index: ArrayLike, classes: int | None = None) -> Labels:
+def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) -> Labels:
     """Labels from one integer a sample.
 
     Args:
         index: Labels 0 ... C-1 in any order, shape (n,).
         classes: C; default: the largest label + 1.
 
+    Returns:
+        `Labels` with one-hot targets and equal weights.
+
     Raises:
         ValueError: for labels that are not integers in range, or a class without a sample.
+
+    Source: beyond the paper.
 
     Example:
         >>> from_labels([0, 1, 1]).counts().tolist()
@@ -62,6 +67,12 @@ def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
         order: "blocks" (default): all samples of class 0, then class 1, ...; "cyclic": label of row i is
             i mod C, as in the paper's own runs.
 
+    Returns:
+        `Labels` with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: for numbers that are not whole or too small, or an unknown order.
+
     Source: Zhou et al. 2023, Eq. 3 (class blocks are meant there).
 
     Example:
@@ -78,8 +89,16 @@ def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
 def from_counts(counts: ArrayLike | Sequence[int]) -> Labels:
     """Classes with the given numbers of samples, in class blocks.
 
+    Args:
+        counts: n_c of each class, at least 1, shape (C,).
+
+    Returns:
+        `Labels` with one-hot targets and equal weights.
+
     Raises:
         ValueError: unless there are at least two counts, all whole numbers of at least 1.
+
+    Source: beyond the paper.
 
     Example:
         >>> from_counts([2, 1]).index.tolist()
@@ -100,6 +119,17 @@ def _ratio(ratio: float) -> float:
 def long_tailed(classes: int, largest: int, ratio: float) -> Labels:
     """Counts that fall geometrically from `largest` to `largest / ratio` (rounded, at least 1).
 
+    Args:
+        classes: C, at least 2.
+        largest: Samples of class 0, at least 1.
+        ratio: Largest count over smallest, at least 1.
+
+    Returns:
+        `Labels` in class blocks, with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: for a number out of range.
+
     Source: beyond the paper's theory; the imbalance of its Tables 4 and 5 (Cui et al. 2019).
 
     Example:
@@ -113,7 +143,19 @@ def long_tailed(classes: int, largest: int, ratio: float) -> Labels:
 
 
 def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | None = None) -> Labels:
-    """`majority` classes (default: the first half) of `largest` samples, the others of `largest / ratio`.
+    """`majority` classes of `largest` samples, the others of `largest / ratio` (rounded, at least 1).
+
+    Args:
+        classes: C, at least 2.
+        largest: Samples of each large class, at least 1.
+        ratio: Largest count over smallest, at least 1.
+        majority: How many large classes, the first ones; default half of them, rounded up.
+
+    Returns:
+        `Labels` in class blocks, with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: for a number out of range.
 
     Source: beyond the paper's theory; the step imbalance of its Tables 4 and 5 (Buda et al. 2018).
 
@@ -128,15 +170,27 @@ def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | No
     return from_counts(np.where(np.arange(classes) < majority, largest, small))
 
 
-def soft(targets: ArrayLike, truth: ArrayLike | None = None) -> Labels:
+def soft(
+    targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequence[int] | None = None
+) -> Labels:
     """Soft targets: one distribution over the classes for every sample (mixup, distillation).
 
     Args:
         targets: Rows that are non-negative and sum to 1, shape (n, C).
         truth: Labels to measure accuracy against, shape (n,); default: the largest target of each row.
 
+    Returns:
+        `Labels` with one target a sample and equal weights.
+
     Raises:
         ValueError: for a wrong shape, negative entries or rows that do not sum to 1.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> labels = soft([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
+        >>> labels.classes, labels.truth.tolist()
+        (2, [0, 0, 1])
     """
     if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
         raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")

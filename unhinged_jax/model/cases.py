@@ -43,6 +43,9 @@ def unconstrained(
             (logits, targets) -> one value a sample.
         bias: Train a bias too.
 
+    Returns:
+        A `LayerPeeled`.
+
     Raises:
         ValueError: for a setting out of range, with what was expected.
 
@@ -65,7 +68,19 @@ def regularized(
         decay: lambda, or the pair (lambda_1 for H, lambda_2 for W and b), at least 0.
         labels, dim, gamma, loss, bias: as in `unconstrained`.
 
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`, and for decays that are negative or more than two.
+
     Source: Zhou et al. 2023, Section 3.2, Eq. 11-12.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = regularized(balanced(classes=4, per_class=2), dim=8, decay=(0.1, 0.2))
+        >>> model.decay_H, model.decay_W
+        (0.1, 0.2)
     """
     decay_H, decay_W = pair(decay)
     return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W)
@@ -74,9 +89,25 @@ def regularized(
 def anchored(
     labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None
 ) -> LayerPeeled:
-    """Prototypes (and biases) stay where they start; features move, with decay lambda_1.
+    """Prototypes (and biases) stay where they start; features move.
+
+    Args:
+        decay: lambda_1 on the features, at least 0.
+        labels, dim, gamma, loss: as in `unconstrained`.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`.
 
     Source: Zhou et al. 2023, Section 3.3, Theorem 6.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = anchored(balanced(classes=4, per_class=2), dim=8, decay=0.1)
+        >>> model.features_move, model.prototypes_move
+        (True, False)
     """
     return _build(labels, dim, gamma, loss, decay_H=decay, prototypes_move=False)
 
@@ -84,9 +115,25 @@ def anchored(
 def frozen(
     labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None, bias: bool = False
 ) -> LayerPeeled:
-    """Features stay where they start: a linear classifier, with decay lambda_2 on its weights and bias.
+    """Features stay where they start: a linear classifier.
+
+    Args:
+        decay: lambda_2 on its weights and bias, at least 0.
+        labels, dim, gamma, loss, bias: as in `unconstrained`.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`.
 
     Source: beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = frozen(balanced(classes=4, per_class=2), dim=8, loss="cross_entropy")
+        >>> model.features_move, model.prototypes_move
+        (False, True)
     """
     return _build(labels, dim, gamma, loss, decay_W=decay, features_move=False, bias=bias)
 
@@ -107,9 +154,22 @@ def spherical(
         decay: lambda_1 on the features (and lambda_2, if a pair).
         rescale: q >= 0: sample i's loss gradient times ||h_i||^q; 1 is the rescaled learning rate of Section 4.3 as
             described and run in Figure 9. A float, even 1.0, may be traced; 0, 1, 2 as int are faster.
+        free_prototypes: Let the prototypes move too; there is no closed form then.
         labels, dim, gamma, loss: as in `unconstrained`.
 
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`, and for a negative `rescale`.
+
     Source: Zhou et al. 2023, Section 3.4, Eq. 17-19, and Section 4.3.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = spherical(balanced(classes=4, per_class=2), dim=8, rescale=1)
+        >>> model.spherical, model.rescaling, model.prototypes_move
+        (True, 1, False)
     """
     decay_H, decay_W = pair(decay) if isinstance(decay, (tuple, list)) else (decay, 0.0)
     return _build(
@@ -135,7 +195,20 @@ def ntk_invariant(
             (n p, n p). See `Kernel`.
         labels, dim, decay, gamma, loss, bias: as in `regularized`.
 
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `regularized`, and for a kernel of another shape or one that is not positive semi-definite.
+
     Source: Zhou et al. 2023, Section 3.5, Theorem 8 (corrected).
+
+    Example:
+        >>> import numpy as np
+        >>> from unhinged_jax.labels import balanced
+        >>> model = ntk_invariant(balanced(classes=2, per_class=2), dim=3, kernel=np.eye(4))
+        >>> float(model.kernel.apply(np.ones((4, 3)))[0, 0])
+        1.0
     """
     decay_H, decay_W = pair(decay)
     return _build(labels, dim, gamma, loss, bias=bias, kernel=kernel, decay_H=decay_H, decay_W=decay_W)

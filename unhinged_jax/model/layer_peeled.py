@@ -40,6 +40,12 @@ class LayerPeeled:
     unless you need an unusual combination.
 
     Source: Zhou et al. 2023, Eq. 2, 11, 17, 18, 22; combinations beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = LayerPeeled(balanced(classes=3, per_class=2), loss=Unhinged(0.5), decay_W=0.1, dim=4)
+        >>> model.samples, model.classes, model.linear
+        (6, 3, True)
     """
 
     labels: Labels

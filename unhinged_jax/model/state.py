@@ -15,8 +15,19 @@ import numpy as np
 class State:
     """Features H (n, p), prototypes W (C, p) and biases b (C,).
 
-    The features and prototypes meant are e^log_scale H and e^log_scale W: a way to hold norms beyond the floating-point
-    range. b is never scaled. `log_scale` is 0 wherever the norms fit.
+    Attributes:
+        H, W, b: The three parts, NumPy or JAX arrays.
+        log_scale: The features and prototypes meant are e^log_scale H and e^log_scale W: a way to hold norms beyond the
+            floating-point range. b is never scaled. 0 (default) wherever the norms fit.
+
+    Draw one with `LayerPeeled.init`.
+
+    Source: Zhou et al. 2023, Section 2; `log_scale` is beyond the paper.
+
+    Example:
+        >>> state = State(H=np.ones((6, 4)), W=np.ones((3, 4)), b=np.zeros(3))
+        >>> state.replace(b=np.ones(3)).b.tolist()
+        [1.0, 1.0, 1.0]
     """
 
     H: Any

@@ -94,6 +94,10 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
     Returns:
         Name -> value. Distances to the limit need the run: ask `simulate` or `exact` for them.
 
+    Raises:
+        ValueError: for an unknown name, one that has no meaning for this model or needs a run, or a state of another
+            shape.
+
     Source: Zhou et al. 2023, Section 3 and Appendix C; collapse metrics as cited in `unhinged_jax.collapse`.
 
     Example:
