@@ -9,6 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import unhinged_jax as uj
@@ -166,3 +168,8 @@ def test_a_typed_user_is_served(tmp_path):
     done = checked(tmp_path, wrong)
     assert done.returncode == 1 and "unhinged_jax.model.state.State" in done.stdout, done.stdout + done.stderr
     assert len([line for line in done.stdout.splitlines() if "error:" in line]) == 1, done.stdout
+
+
+def test_soft_targets_in_lists_are_one_array():
+    labels = uj.soft([[0.75, 0.25], [0.5, 0.5]], truth=[0, 1])
+    assert [np.shape(leaf) for leaf in jax.tree.leaves(labels)] == [(2,), (2,), (2, 2)]

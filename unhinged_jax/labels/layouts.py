@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -194,6 +195,8 @@ def soft(
     """
     if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
         raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")
+    if not isinstance(targets, jax.Array):
+        targets = np.asarray(targets)  # nested lists would be a pytree of numbers
     samples, classes = np.shape(targets)
     _check.non_negative("targets", targets)
     if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets), axis=1), 1.0, atol=1e-6):
