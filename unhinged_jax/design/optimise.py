@@ -122,7 +122,7 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         ...     },
         ... })
         >>> weights = design(plan).values["labels.class_weights"]
-        >>> (weights / weights[0]).round(2).tolist()  # n_c^(-1/2)
+        >>> [round(float(weight / weights[0]), 2) for weight in weights]  # n_c^(-1/2)
         [1.0, 2.0, 2.83]
     """
     with precision_of(plan), jax.default_matmul_precision("highest"):

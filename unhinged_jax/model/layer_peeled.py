@@ -43,6 +43,7 @@ class LayerPeeled:
 
     Example:
         >>> from unhinged_jax.labels import balanced
+        >>> from unhinged_jax.losses import Unhinged
         >>> model = LayerPeeled(balanced(classes=3, per_class=2), loss=Unhinged(0.5), decay_W=0.1, dim=4)
         >>> model.samples, model.classes, model.linear
         (6, 3, True)
