@@ -91,8 +91,8 @@ def oracle(H, labels, W, b):
         "nc3_self_duality": np.linalg.norm(W / np.linalg.norm(W) - A / np.linalg.norm(A)),
         "unc3": duality.std() / abs(duality.mean()),
         "nc4": np.mean(nearest == logits.argmax(1)),
-        "minimal_angle_means": min(math.acos(cos(A, i, j)) for i, j in pairs),
-        "minimal_angle_prototypes": min(math.acos(cos(W, i, j)) for i, j in pairs),
+        "minimal_angle_means": math.acos(min(1.0, max(cos(A, i, j) for i, j in pairs))),
+        "minimal_angle_prototypes": math.acos(min(1.0, max(cos(W, i, j) for i, j in pairs))),
         "margin_min": min(margins),
         "margin_mean": np.mean(margins),
     }

@@ -12,11 +12,12 @@ import pytest
 import scipy.integrate
 from jax.tree_util import Partial
 
-from unhinged_jax import _quadrature, schedules
+from unhinged_jax import _quadrature
 from unhinged_jax.schedules import (
     QuadratureWarning,
     as_schedule,
     constant,
+    constructors,
     cosine,
     exponential,
     numeric,
@@ -440,5 +441,5 @@ def test_bad_input(make, error, message):
 
 def test_examples():
     with warnings.catch_warnings():
-        result = doctest.testmod(schedules)
+        result = doctest.testmod(constructors)
     assert result.attempted >= 8 and result.failed == 0

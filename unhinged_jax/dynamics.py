@@ -31,6 +31,9 @@ class Flow:
 
     Only `simulate` reads solver, tolerances, `max_steps` and `steady`.
 
+    Raises:
+        ValueError: for a rate that is not above 0, or a tolerance outside (0, 1).
+
     Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2).
 
     Example:
@@ -72,6 +75,10 @@ class Descent:
         nesterov: Nesterov's form of it, as in optax.
         optimizer: Any optax optimiser instead (Adam, ...): applied to {"H", "W", "b"}; its updates are multiplied by
             schedule and rates, which stay at 1 by default. Simulated only.
+
+    Raises:
+        ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a
+            momentum beside an optimiser.
 
     Source: Zhou et al. 2023, Eq. 5 and 19; momentum and other optimisers beyond the paper.
 
@@ -129,7 +136,19 @@ def rate_at(rate: Any, time: Any) -> Any:
 
 
 def logspaced(first: float, last: float, count: int) -> np.ndarray:
-    """Times from `first` to `last`, evenly spaced in the logarithm; whole numbers, without repeats, if both are ints.
+    """Times evenly spaced in the logarithm, both ends included.
+
+    Args:
+        first, last: The ends, 0 < first < last. Whole numbers, without repeats, come out if both are ints.
+        count: How many, at least 2.
+
+    Returns:
+        Ascending NumPy array; shorter than `count` where whole numbers would repeat.
+
+    Raises:
+        ValueError: unless 0 < first < last and count is a whole number of at least 2.
+
+    Source: beyond the paper.
 
     Example:
         >>> logspaced(1, 1000, 4).tolist()
@@ -144,7 +163,19 @@ def logspaced(first: float, last: float, count: int) -> np.ndarray:
 
 
 def steps(last: int, count: int = 500) -> np.ndarray:
-    """About `count` evenly spaced step counts 0 ... last, both ends included.
+    """Evenly spaced step counts 0 ... last, both ends included.
+
+    Args:
+        last: The last one, at least 1.
+        count: About how many, at least 2 (default 500); never more than there are whole numbers.
+
+    Returns:
+        Ascending NumPy array of integers.
+
+    Raises:
+        ValueError: for a number that is not whole or too small.
+
+    Source: beyond the paper.
 
     Example:
         >>> steps(10, 3).tolist()

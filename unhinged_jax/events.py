@@ -31,6 +31,16 @@ class EventTime:
         happened: Whether it happens; an event that holds from the first time on happens then.
         slope: d observable / dt there (per update for a descent): small where the time is ill-determined.
         updates: For a descent the first update after which the event holds; -1 for a flow, or if it does not happen.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(3, 2), 4)
+        >>> state = model.init(jax.random.key(0))
+        >>> when = event_time(model, uj.Descent(0.5), state, "norm", 100.0, times=[0, 100])
+        >>> int(when.updates) - 1 < float(when.time) <= int(when.updates)
+        True
     """
 
     time: Any

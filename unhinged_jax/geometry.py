@@ -34,6 +34,9 @@ def push_forward(
     Returns:
         The trajectory (without observables), and D Phi_t tangent as a `State` with the trajectory's final `log_scale`.
 
+    Raises:
+        ValueError: as `simulate`.
+
     Source: beyond the paper.
 
     Example:
@@ -90,8 +93,16 @@ class Lyapunov:
         exponents: (count,), descending: mean growth rates per unit of time (per update) after the transient.
         history: (segments, count): the rate in each segment, the transient included.
         times: (segments + 1,): where segments begin and end.
-        segments of the transient are left out of `exponents`.
-        transient: How many segments.
+        transient: How many segments, the first ones, are left out of `exponents`.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.regularized(uj.balanced(2, 1), 2, decay=0.1)
+        >>> found = lyapunov(model, uj.Flow(), model.init(jax.random.key(0)), 10.0, 2, segments=4)
+        >>> found.history.shape, found.times.tolist(), found.transient
+        ((4, 2), [0.0, 2.5, 5.0, 7.5, 10.0], 1)
     """
 
     exponents: np.ndarray
@@ -249,6 +260,9 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
     Args:
         model, dynamics: As in `exact`; a descent without momentum.
         count: How many, the largest first; default all.
+
+    Returns:
+        NumPy array of shape (count,), descending.
 
     Raises:
         NoClosedForm: for a dynamics that is not linear, or a descent with momentum or a kernel.

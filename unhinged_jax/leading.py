@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.signal import Signal
-from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax.special import safe_log, safe_norm, safe_sqrt
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 
 
@@ -40,7 +40,7 @@ def growth(g: jax.Array, a: Any, c: Any, r1: Any, r2: Any) -> Growth:
     """
     delta, m, coupling = (a - c) / 2, -(a + c) / 2, r1 * r2 * g
     square = delta**2 + coupling
-    d = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    d = safe_sqrt(square)
 
     def partner(larger: jax.Array) -> jax.Array:
         return coupling / jnp.where(larger > 0, larger, 1.0)

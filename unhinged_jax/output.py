@@ -91,8 +91,7 @@ def write_run(
     trajectory.to_csv(place / "observables.csv")
     figure = plots.curves(trajectory)
     with plots.style():
-        figure.savefig(place / "curves.png", metadata={"Software": None})
-        figure.savefig(place / "curves.svg", metadata={"Date": None})
+        plots.save(figure, place, "curves")
     result = trajectory.result
     outcome = {"code": int(result), "name": result.name.lower(), "message": result.message}
     record = {

@@ -25,6 +25,11 @@ class Parameter:
 
     A problem is the triple (model, dynamics, state). Anything that a differentiable function can put there will do.
 
+    Attributes:
+        name: In results.
+        value: A number or an array: where derivatives are taken.
+        put: Differentiable in the value.
+
     Source: beyond the paper.
 
     Example:

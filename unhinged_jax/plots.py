@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from unhinged_jax._whole import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
     from unhinged_jax.trajectory import Trajectory
 
-__all__ = ["PALETTE", "curves", "style"]
+__all__ = ["PALETTE", "curves", "save", "style"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's colours, told apart with any common colour vision; yellow left out for its contrast."""
@@ -63,6 +66,26 @@ def style() -> Iterator[None]:
     }
     with matplotlib.rc_context(settings):
         yield
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.svg, each whole or not at all. Call it inside `style()`: equal figures give equal files.
+
+    Args:
+        figure: A `matplotlib.figure.Figure`.
+        folder: Where the files go; it must be there.
+        name: Without an ending.
+
+    Returns:
+        The two paths.
+
+    Source: beyond the paper.
+    """
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    for path, left_out in zip(paths, ("Software", "Date"), strict=True):
+        with whole(path) as part:
+            figure.savefig(part, format=path.suffix[1:], metadata={left_out: None})
+    return paths
 
 
 def curves(trajectory: Trajectory) -> Figure:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 
 class Result(enum.IntEnum):
-    """Why a run ended."""
+    """Why a run ended.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> Result(1).message
+        'steady: the rate of change fell below the tolerances; later times were not needed.'
+    """
 
     COMPLETED = 0
     STEADY = 1
@@ -64,6 +71,13 @@ class Trajectory:
     A `Trajectory` can be given to `simulate` or `exact` in place of a state, to go on from where it ended.
 
     Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
+        >>> run = uj.simulate(model, uj.Descent(0.1), model.init(jax.random.key(0)), [0, 5, 10], ["norm", "loss"])
+        >>> run["norm"].shape, run.result.name, int(run.steps)
+        ((3,), 'COMPLETED', 10)
     """
 
     times: Any

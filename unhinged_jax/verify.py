@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax._whole import whole
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced, from_counts, soft
@@ -47,6 +48,13 @@ class Comparison:
             that of the second run (b over max(||b_0||, ||b||)).
         rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`); NaN if it
             was not observed.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> found = Comparison({"norm": 1e-6, "loss": 3e-6}, rate=0.5, rate_of_truth=0.5)
+        >>> found.worst
+        3e-06
     """
 
     errors: dict[str, float]
@@ -70,6 +78,9 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     Args:
         run, truth: Trajectories over the same times. Compared are the observables both have, and the states if both
             kept them; times that were not reached count as infinitely wrong.
+
+    Returns:
+        A `Comparison`; print it for a table.
 
     Raises:
         ValueError: if the times differ or nothing is common to both.
@@ -319,9 +330,8 @@ def main(json: Path | None = None) -> int:
             "rows": [{**dataclasses.asdict(row), "passed": row.passed} for row in rows],
         }
         text = _json.dumps(_plain(record), indent=1)
-        temporary = Path(json).with_name(Path(json).name + ".part")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(json)
+        with whole(json) as part:
+            part.write_text(text + "\n", encoding="utf-8")
     return 1 if failed else 0
 
 

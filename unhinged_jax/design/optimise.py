@@ -29,6 +29,15 @@ class Outcome:
         objectives: Objective at every step, (steps + 1,).
         measured: What each goal looks at, in the end.
         reference: The optimum to compare with, or None.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> found = Outcome({"x": np.ones(1)}, 0.5, {"x": np.ones((2, 1))}, np.array([2.0, 0.5]), {"loss": 0.5}, None)
+        >>> print(found)
+        Outcome after 1 steps: objective 0.5 (start 2)
+          x = [1.]
+          loss: 0.5
     """
 
     values: dict[str, np.ndarray]
@@ -102,9 +111,19 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
     Source: beyond the paper.
 
     Example:
-        >>> outcome = design(DesignPlan.read("weights"))  # doctest: +SKIP
-        >>> outcome.met  # doctest: +SKIP
-        True
+        >>> plan = DesignPlan.of({
+        ...     "model": {"case": "unconstrained", "dim": 4},
+        ...     "labels": {"layout": "counts", "counts": [8, 2, 1], "class_weights": [1.0, 1.0, 1.0]},
+        ...     "dynamics": {"kind": "flow"},
+        ...     "run": {"times": [1]},
+        ...     "design": {
+        ...         "free": {"labels.class_weights": {"domain": "simplex"}},
+        ...         "goal": [{"observe": "spread", "of": "modes"}],  # contrast modes equally fast
+        ...     },
+        ... })
+        >>> weights = design(plan).values["labels.class_weights"]
+        >>> [round(float(weight / weights[0]), 2) for weight in weights]  # n_c^(-1/2)
+        [1.0, 2.0, 2.83]
     """
     with precision_of(plan), jax.default_matmul_precision("highest"):
         coordinates = {key: jnp.asarray(u, jnp.result_type(float)) for key, u in plan.start.items()}

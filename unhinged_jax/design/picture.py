@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.design.optimise import WITHIN, Outcome
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import PALETTE, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,8 +73,4 @@ def _values(axes: Axes, outcome: Outcome, key: str) -> None:
 def draw(outcome: Outcome, folder: Path, title: str) -> list[Path]:
     """Write path.png and path.svg."""
     with style():
-        figure = picture(outcome, title)
-        paths = [folder / f"path.{kind}" for kind in ("png", "svg")]
-        for path in paths:
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+        return save(picture(outcome, title), folder, "path")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,6 +115,12 @@ class DesignSection:
 class DesignPlan:
     """A design: the run, what is free, what is wanted.
 
+    Attributes:
+        config: The run, as `unhinged simulate` reads it.
+        design, goals, sections: The [design] section, its goals and its free keys as they were given.
+        free: Dotted key -> the `Domain` it is kept in.
+        start: Dotted key -> where it begins.
+
     Make one with `DesignPlan.of` from tables, or `DesignPlan.read` from a TOML file or the name of a shipped plan.
 
     Source: beyond the paper.
@@ -169,11 +174,7 @@ class DesignPlan:
             ConfigError: for bad TOML, an unknown key or a value that cannot be.
             OSError: if the file cannot be read.
         """
-        if str(path) in SHIPPED and not Path(path).exists():
-            resource = importlib.resources.files("unhinged_jax.design") / "plans" / f"{path}.toml"
-            with importlib.resources.as_file(resource) as file:
-                return cls.of(_config.read_tables(file), f"{path}.toml")
-        return cls.of(_config.read_tables(path), path)
+        return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.design", "plans"))
 
     def objective(self, values: Mapping[str, Any]) -> jax.Array:
         """The sum of the goals' terms for values of the free keys; differentiable."""

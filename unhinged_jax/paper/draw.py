@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.paper import published
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import PALETTE, save, style
 
 if TYPE_CHECKING:
     from unhinged_jax.paper.reproduce import Outcome
@@ -20,12 +20,7 @@ def draw(outcome: Outcome, out: Path, with_published: bool) -> None:
     """Write figN.png and figN.svg."""
     with style():
         picture = figure_of(outcome, with_published)
-        for suffix in ("png", "svg"):
-            path = out / f"fig{outcome.figure.number}.{suffix}"
-            metadata = {"Date": None} if suffix == "svg" else None
-            temporary = path.with_name(path.name + ".part")
-            picture.savefig(temporary, format=suffix, metadata=metadata)
-            temporary.replace(path)
+        save(picture, out, f"fig{outcome.figure.number}")
 
 
 def figure_of(outcome: Outcome, with_published: bool) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax._whole import whole
 from unhinged_jax.exact import exact
 from unhinged_jax.paper import published
 from unhinged_jax.paper.draw import draw
@@ -157,14 +158,12 @@ def run_figures(
 
 def write_csv(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]], order: Sequence[str]) -> None:
     """`curve,t,value`, every digit kept."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["curve", "t", "value"])
         for label in order:
             if label in curves:
                 writer.writerows([label, int(t), repr(float(value))] for t, value in zip(*curves[label], strict=True))
-    temporary.replace(path)
 
 
 def summarise(outcome: Outcome, from_paper: bool) -> dict[str, Any]:

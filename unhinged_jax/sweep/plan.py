@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,11 +114,7 @@ class Plan:
             >>> Plan.read("phase").shape
             {'gamma': 64, 'decay': 64, 'seed': 16}
         """
-        if str(path) in SHIPPED and not Path(path).exists():
-            resource = importlib.resources.files("unhinged_jax.sweep") / "plans" / f"{path}.toml"
-            with importlib.resources.as_file(resource) as file:
-                return cls.of(_config.read_tables(file), f"{path}.toml")
-        return cls.of(_config.read_tables(path), path)
+        return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.sweep", "plans"))
 
     @property
     def shape(self) -> dict[str, int]:

@@ -27,6 +27,21 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
         ValueError: if the folder is not such a store.
 
     Source: beyond the paper.
+
+    Example:
+        >>> import tempfile, unhinged_jax as uj
+        >>> tables = {
+        ...     "model": {"case": "unconstrained", "dim": 2},
+        ...     "labels": {"layout": "balanced", "classes": 2, "per_class": 1},
+        ...     "dynamics": {"kind": "flow"},
+        ...     "run": {"times": [0, 1], "observe": ["norm"]},
+        ...     "sweep": {"method": "exact", "seeds": 2},
+        ... }
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = uj.sweep(uj.Plan.of(tables), f"{folder}/small.zarr", workers=0)
+        ...     data = open_sweep(f"{folder}/small.zarr").load()
+        >>> data["result"].values.tolist(), data.attrs["precision"]
+        ([0, 0], 'float32')
     """
     import xarray
 

@@ -90,7 +90,10 @@ def sweep(
 
 
 class SweepIncomplete(RuntimeError):
-    """Blocks of a sweep could not be computed."""
+    """Blocks of a sweep could not be computed; the message says which and why. The others are in the store.
+
+    Source: beyond the paper.
+    """
 
 
 def run_store(

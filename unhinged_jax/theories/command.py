@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from unhinged_jax._whole import whole
 from unhinged_jax.plots import style
 from unhinged_jax.theories import page
 from unhinged_jax.theories.registry import THEORIES, chosen
@@ -63,9 +64,8 @@ def draw(theory: Theory, finding: Finding, path: Path) -> None:
     with style():
         figure = Figure(figsize=theory.size, layout="constrained")
         theory.draw(finding.curves, figure)
-        part = path.with_name(path.name + ".part")
-        figure.savefig(part, format="png", dpi=130)
-        part.replace(path)
+        with whole(path) as part:
+            figure.savefig(part, format="png", dpi=130)
 
 
 def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:

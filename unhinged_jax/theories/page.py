@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from unhinged_jax._whole import whole
 from unhinged_jax.references import fields, in_words
 from unhinged_jax.theories.theory import Finding, Theory
 
@@ -26,9 +27,8 @@ def write(path: Path, theories: Sequence[Theory], found: Sequence[Finding]) -> N
     parts = [_INTRODUCTION, _table(theories, found)]
     parts += [_section(theory, finding, folder) for theory, finding in zip(theories, found, strict=True)]
     parts.append(_references(theories))
-    part = path.with_name(path.name + ".part")
-    part.write_text("\n".join(parts), encoding="utf-8")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> str:

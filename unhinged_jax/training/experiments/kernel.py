@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
+from unhinged_jax._whole import whole
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import Labels, from_labels
 from unhinged_jax.output import versions
@@ -143,10 +143,8 @@ def _case(
         W = jax.random.normal(other, (asked.classes, asked.features))
         values = compared(network, parameters, W, inputs, labels, asked.rate, times_of(asked))
     values["processor_seconds"] = np.asarray(time.process_time() - begin)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez(file, identity=identity, **values)  # type: ignore[arg-type]
-    os.replace(unfinished, path)
     return values
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +78,10 @@ class Experiment:
             OSError: if the file cannot be read.
         """
         path = Path(name)
-        if str(name) in SHIPPED and not path.exists():
-            resource = importlib.resources.files("unhinged_jax.training") / "configs" / f"{name}.toml"
-            with importlib.resources.as_file(resource) as file:
-                return cls.of(_config.read_tables(file), str(name), changes)
-        if not path.exists() and path.suffix != ".toml":
+        if str(name) not in SHIPPED and not path.exists() and path.suffix != ".toml":
             raise ConfigError(f"there is no experiment {str(name)!r}; shipped: {', '.join(SHIPPED)}; or give a file.")
-        return cls.of(_config.read_tables(path), path.stem, changes)
+        tables, path = _config.shipped_or_file(path, SHIPPED, "unhinged_jax.training", "configs")
+        return cls.of(tables, path.stem, changes)
 
     @classmethod
     def of(cls, tables: dict[str, Any], name: str, changes: dict[str, dict[str, Any]] | None = None) -> Experiment:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax._whole import whole
 from unhinged_jax.output import versions
 from unhinged_jax.training import prepare
 from unhinged_jax.training.checkpoints import identity_of
@@ -153,10 +154,8 @@ def _write(path: Path, identity: str, outcome: Outcome) -> None:
     arrays |= {f"history.{name}": values for name, values in outcome.history.items()}
     for name, (logits, norms) in outcome.outside.items():
         arrays |= {f"outside.{name}.logits": logits.astype(np.float32), f"outside.{name}.norms": norms}
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    os.replace(unfinished, path)
 
 
 def _read(path: Path, identity: str, case: Case) -> Outcome | None:

@@ -1,10 +1,10 @@
-"""Class layouts: which sample has which label, with what target and what weight."""
+"""Targets and weights of samples, and what refines them: weights, noise, smoothing."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-
-Order = Literal["blocks", "cyclic"]
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +35,11 @@ class Labels:
     and refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`.
 
     Source: Zhou et al. 2023, Eq. 1 and 3 for balanced classes; the rest is beyond the paper.
+
+    Example:
+        >>> labels = Labels(index=np.array([0, 1, 1]), weights=np.full(3, 1 / 3), classes=2)
+        >>> labels.samples, labels.counts().tolist()
+        (3, [1, 2])
     """
 
     index: Any
@@ -65,6 +68,7 @@ class Labels:
         """Targets as one distribution a sample, shape (n, C): a dense array, for the general losses.
 
         Example:
+            >>> from unhinged_jax.labels import balanced
             >>> balanced(classes=2, per_class=1).probabilities()
             Array([[1., 0.],
                    [0., 1.]], dtype=float32)
@@ -103,6 +107,7 @@ class Labels:
         Source: beyond the paper.
 
         Example:
+            >>> from unhinged_jax.labels import from_counts
             >>> labels = from_counts([1, 3]).weighted(classes=[3.0, 1.0])
             >>> [round(float(q), 3) for q in labels.weights]
             [0.5, 0.167, 0.167, 0.167]
@@ -135,6 +140,7 @@ class Labels:
         Source: beyond the paper (van Rooyen et al. 2015 for the binary case).
 
         Example:
+            >>> from unhinged_jax.labels import balanced
             >>> balanced(classes=2, per_class=1).symmetric_noise(0.25).targets
             array([[0.75, 0.25],
                    [0.25, 0.75]])
@@ -190,143 +196,3 @@ class Labels:
         index = jnp.asarray(self.index)
         drawn = jax.random.categorical(key, jnp.log(jnp.asarray(table))[index])
         return self.replace(index=drawn, clean=self.truth, balanced=False)
-
-
-def from_labels(index: ArrayLike, classes: int | None = None) -> Labels:
-    """Labels from one integer a sample.
-
-    Args:
-        index: Labels 0 ... C-1 in any order, shape (n,).
-        classes: C; default: the largest label + 1.
-
-    Raises:
-        ValueError: for labels that are not integers in range, or a class without a sample.
-
-    Example:
-        >>> from_labels([0, 1, 1]).counts().tolist()
-        [1, 2]
-    """
-    array = np.asarray(index)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"labels must be a one-dimensional, non-empty array of integers, but got {array!r:.80}.")
-    classes = int(array.max()) + 1 if classes is None else _check.whole("classes", classes, 2)
-    if array.min() < 0 or array.max() >= classes:
-        raise ValueError(
-            f"labels must lie in 0 ... {classes - 1} for {classes} classes, but range from {array.min()} to "
-            f"{array.max()}; renumber them or raise `classes`."
-        )
-    _check.whole("classes", classes, 2)
-    counts = np.bincount(array, minlength=classes)
-    if np.any(counts == 0):
-        raise ValueError(
-            f"every class needs at least one sample, but class {int(np.argmin(counts))} has none; renumber "
-            "the labels or lower `classes`."
-        )
-    return Labels(
-        index=array.astype(np.int32),
-        weights=np.full(array.size, 1.0 / array.size),
-        classes=classes,
-        balanced=bool(np.all(counts == counts[0])),
-    )
-
-
-def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
-    """C classes of N samples each.
-
-    Args:
-        classes: C, at least 2.
-        per_class: N, at least 1.
-        order: "blocks" (default): all samples of class 0, then class 1, ...; "cyclic": label of row i is
-            i mod C, as in the paper's own runs.
-
-    Source: Zhou et al. 2023, Eq. 3 (class blocks are meant there).
-
-    Example:
-        >>> balanced(classes=3, per_class=2, order="cyclic").index.tolist()
-        [0, 1, 2, 0, 1, 2]
-    """
-    classes = _check.whole("classes", classes, 2)
-    per_class = _check.whole("per_class", per_class, 1)
-    _check.choice("order", order, ("blocks", "cyclic"))
-    row = np.arange(classes)
-    return from_labels(np.repeat(row, per_class) if order == "blocks" else np.tile(row, per_class), classes)
-
-
-def from_counts(counts: ArrayLike | Sequence[int]) -> Labels:
-    """Classes with the given numbers of samples, in class blocks.
-
-    Raises:
-        ValueError: unless there are at least two counts, all whole numbers of at least 1.
-
-    Example:
-        >>> from_counts([2, 1]).index.tolist()
-        [0, 0, 1]
-    """
-    array = np.asarray(counts)
-    if array.ndim != 1 or array.size < 2 or np.any(array != np.round(array)) or np.any(array < 1):
-        raise ValueError(f"counts must be two or more whole numbers of at least 1, but got {counts}.")
-    return from_labels(np.repeat(np.arange(array.size), array.astype(int)), array.size)
-
-
-def _ratio(ratio: float) -> float:
-    if not np.isfinite(ratio) or ratio < 1:
-        raise ValueError(f"ratio is the largest count over the smallest, at least 1, but got {ratio}.")
-    return float(ratio)
-
-
-def long_tailed(classes: int, largest: int, ratio: float) -> Labels:
-    """Counts that fall geometrically from `largest` to `largest / ratio` (rounded, at least 1).
-
-    Source: beyond the paper's theory; the imbalance of its Tables 4 and 5 (Cui et al. 2019).
-
-    Example:
-        >>> long_tailed(classes=3, largest=100, ratio=100).counts().tolist()
-        [100, 10, 1]
-    """
-    classes = _check.whole("classes", classes, 2)
-    largest = _check.whole("largest", largest, 1)
-    powers = np.arange(classes) / (classes - 1)
-    return from_counts(np.maximum(1, np.round(largest * _ratio(ratio) ** -powers)))
-
-
-def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | None = None) -> Labels:
-    """`majority` classes (default: the first half) of `largest` samples, the others of `largest / ratio`.
-
-    Source: beyond the paper's theory; the step imbalance of its Tables 4 and 5 (Buda et al. 2018).
-
-    Example:
-        >>> step_imbalanced(classes=4, largest=10, ratio=5).counts().tolist()
-        [10, 10, 2, 2]
-    """
-    classes = _check.whole("classes", classes, 2)
-    largest = _check.whole("largest", largest, 1)
-    majority = (classes + 1) // 2 if majority is None else _check.whole("majority", majority, 0)
-    small = max(1, round(largest / _ratio(ratio)))
-    return from_counts(np.where(np.arange(classes) < majority, largest, small))
-
-
-def soft(targets: ArrayLike, truth: ArrayLike | None = None) -> Labels:
-    """Soft targets: one distribution over the classes for every sample (mixup, distillation).
-
-    Args:
-        targets: Rows that are non-negative and sum to 1, shape (n, C).
-        truth: Labels to measure accuracy against, shape (n,); default: the largest target of each row.
-
-    Raises:
-        ValueError: for a wrong shape, negative entries or rows that do not sum to 1.
-    """
-    if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
-        raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")
-    samples, classes = np.shape(targets)
-    _check.non_negative("targets", targets)
-    if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets), axis=1), 1.0, atol=1e-6):
-        raise ValueError("every row of targets must sum to 1; divide each row by its sum.")
-    index = jnp.argmax(jnp.asarray(targets), axis=1) if truth is None else np.asarray(truth)
-    _check.shape("truth", index, (samples,), "one label a sample")
-    return Labels(
-        index=index,
-        weights=np.full(samples, 1.0 / samples),
-        targets=targets,
-        classes=classes,
-        kind="soft",
-    )

@@ -1,9 +1,8 @@
-"""The layer-peeled model: one problem whose settings are the cases of the paper."""
+"""The model: what moves, what decays, under which loss; and its gradient, unreduced."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,30 +11,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, initial
-from unhinged_jax.kernel import Kernel, as_kernel
+from unhinged_jax.kernel import Kernel
 from unhinged_jax.labels import Labels
-from unhinged_jax.losses import AdjustedMargin, Loss, Unhinged, as_loss
+from unhinged_jax.losses import AdjustedMargin, Loss
+from unhinged_jax.model.state import State
 from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class State:
-    """Features H (n, p), prototypes W (C, p) and biases b (C,).
-
-    The features and prototypes meant are e^log_scale H and e^log_scale W: a way to hold norms beyond the floating-point
-    range. b is never scaled. `log_scale` is 0 wherever the norms fit.
-    """
-
-    H: Any
-    W: Any
-    b: Any
-    log_scale: Any = 0.0
-
-    def replace(self, **changes: Any) -> State:
-        """A copy with the named fields changed."""
-        return dataclasses.replace(self, **changes)
 
 
 @jax.tree_util.register_dataclass
@@ -59,6 +40,13 @@ class LayerPeeled:
     unless you need an unusual combination.
 
     Source: Zhou et al. 2023, Eq. 2, 11, 17, 18, 22; combinations beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> from unhinged_jax.losses import Unhinged
+        >>> model = LayerPeeled(balanced(classes=3, per_class=2), loss=Unhinged(0.5), decay_W=0.1, dim=4)
+        >>> model.samples, model.classes, model.linear
+        (6, 3, True)
     """
 
     labels: Labels
@@ -103,14 +91,15 @@ class LayerPeeled:
 
         Example:
             >>> from unhinged_jax.labels import balanced
+            >>> from unhinged_jax.model import regularized
             >>> model = regularized(balanced(classes=3, per_class=2), dim=4, decay=0.1)
             >>> model.replace(decay=(0.2, 0.3)).decay_W
             0.3
         """
         if "decay" in changes:
-            changes["decay_H"], changes["decay_W"] = _pair(changes.pop("decay"))
+            changes["decay_H"], changes["decay_W"] = pair(changes.pop("decay"))
         if "rescale" in changes:
-            changes["rescale"], changes["exponent"] = _rescale(changes["rescale"])
+            changes["rescale"], changes["exponent"] = split_rescale(changes["rescale"])
         if "gamma" in changes:
             gamma = changes.pop("gamma")
             if not any(field.name == "gamma" for field in dataclasses.fields(self.loss)):
@@ -147,6 +136,7 @@ class LayerPeeled:
 
         Example:
             >>> from unhinged_jax.labels import balanced
+            >>> from unhinged_jax.model import unconstrained
             >>> model = unconstrained(balanced(classes=3, per_class=2), dim=4)
             >>> model.init(jax.random.key(0)).H.shape
             (6, 4)
@@ -223,16 +213,8 @@ class LayerPeeled:
         return step_H, step_W, step_b
 
 
-def settled(state: State) -> State:
-    """The state with its scale multiplied in where that is safe; else at norm 1 with the logarithm beside it."""
-    dtype = state.W.dtype
-    log_max = float(np.log(np.finfo(dtype).max)) / 2
-    safe = jnp.abs(state.log_scale) < log_max - 40
-    inside = jnp.exp(jnp.where(safe, state.log_scale, 0.0))
-    return State(state.H * inside, state.W * inside, state.b, jnp.where(safe, 0.0, state.log_scale))
-
-
-def _pair(decay: Any) -> tuple[Any, Any]:
+def pair(decay: Any) -> tuple[Any, Any]:
+    """Decays of H and of W, given as one number or as two."""
     if isinstance(decay, (tuple, list)):
         if len(decay) != 2:
             raise ValueError(f"decay must be one number or a pair (for H, for W), but got {len(decay)} numbers.")
@@ -240,7 +222,7 @@ def _pair(decay: Any) -> tuple[Any, Any]:
     return decay, decay
 
 
-def _rescale(q: Any) -> tuple[int, Any]:
+def split_rescale(q: Any) -> tuple[int, Any]:
     """(rescale, exponent): whole numbers are structure, which is faster, all others data."""
     return (q, None) if isinstance(q, int) else (0, q)
 
@@ -267,130 +249,3 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     if not (model.features_move or model.prototypes_move):
         raise ValueError("neither features nor prototypes move; let at least one of them move.")
     return model
-
-
-def _build(
-    labels: Labels, dim: int, gamma: Any, loss: Loss | str | Callable[..., jax.Array] | None, **settings: Any
-) -> LayerPeeled:
-    if loss is None:
-        chosen: Loss = Unhinged(gamma)
-    else:
-        chosen = as_loss(loss)
-        if gamma is not None:
-            if not isinstance(chosen, (Unhinged, AdjustedMargin)):
-                raise ValueError(f"{type(chosen).__name__} has no gamma; leave gamma out or use the unhinged loss.")
-            chosen = dataclasses.replace(chosen, gamma=gamma)
-    if settings.get("kernel") is not None:
-        settings["kernel"] = as_kernel(settings["kernel"], labels.samples, dim)
-    return checked(LayerPeeled(labels=labels, loss=chosen, dim=dim, **settings))
-
-
-def unconstrained(
-    labels: Labels, dim: int, *, gamma: Any = None, loss: Any = None, bias: bool = False
-) -> LayerPeeled:
-    """Free features and prototypes without decay.
-
-    Args:
-        labels: Class layout.
-        dim: Feature dimension p.
-        gamma: Trade-off of the unhinged loss, at least 0; default 1/(C-1).
-        loss: Another loss: a name ("cross_entropy", "mse", "hinge", "focal"), a `Loss`, or a callable
-            (logits, targets) -> one value a sample.
-        bias: Train a bias too.
-
-    Raises:
-        ValueError: for a setting out of range, with what was expected.
-
-    Source: Zhou et al. 2023, Section 3.1, Eq. 2-5.
-
-    Example:
-        >>> from unhinged_jax.labels import balanced
-        >>> unconstrained(balanced(classes=4, per_class=2), dim=8, gamma=0.1).loss
-        Unhinged(gamma=0.1)
-    """
-    return _build(labels, dim, gamma, loss, bias=bias)
-
-
-def regularized(
-    labels: Labels, dim: int, *, decay: Any, gamma: Any = None, loss: Any = None, bias: bool = False
-) -> LayerPeeled:
-    """Weight decay on features and prototypes.
-
-    Args:
-        decay: lambda, or the pair (lambda_1 for H, lambda_2 for W and b), at least 0.
-        labels, dim, gamma, loss, bias: as in `unconstrained`.
-
-    Source: Zhou et al. 2023, Section 3.2, Eq. 11-12.
-    """
-    decay_H, decay_W = _pair(decay)
-    return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W)
-
-
-def anchored(
-    labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None
-) -> LayerPeeled:
-    """Prototypes (and biases) stay where they start; features move, with decay lambda_1.
-
-    Source: Zhou et al. 2023, Section 3.3, Theorem 6.
-    """
-    return _build(labels, dim, gamma, loss, decay_H=decay, prototypes_move=False)
-
-
-def frozen(
-    labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None, bias: bool = False
-) -> LayerPeeled:
-    """Features stay where they start: a linear classifier, with decay lambda_2 on its weights and bias.
-
-    Source: beyond the paper.
-    """
-    return _build(labels, dim, gamma, loss, decay_W=decay, features_move=False, bias=bias)
-
-
-def spherical(
-    labels: Labels,
-    dim: int,
-    *,
-    decay: Any = 0.0,
-    rescale: float = 0,
-    free_prototypes: bool = False,
-    gamma: Any = None,
-    loss: Any = None,
-) -> LayerPeeled:
-    """Features enter normalised; prototypes are anchored unless `free_prototypes`.
-
-    Args:
-        decay: lambda_1 on the features (and lambda_2, if a pair).
-        rescale: q >= 0: sample i's loss gradient times ||h_i||^q; 1 is the rescaled learning rate of Section 4.3 as
-            described and run in Figure 9. A float, even 1.0, may be traced; 0, 1, 2 as int are faster.
-        labels, dim, gamma, loss: as in `unconstrained`.
-
-    Source: Zhou et al. 2023, Section 3.4, Eq. 17-19, and Section 4.3.
-    """
-    decay_H, decay_W = _pair(decay) if isinstance(decay, (tuple, list)) else (decay, 0.0)
-    return _build(
-        labels,
-        dim,
-        gamma,
-        loss,
-        decay_H=decay_H,
-        decay_W=decay_W,
-        prototypes_move=free_prototypes,
-        spherical=True,
-        **dict(zip(("rescale", "exponent"), _rescale(rescale), strict=True)),
-    )
-
-
-def ntk_invariant(
-    labels: Labels, dim: int, kernel: Any, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None, bias: bool = False
-) -> LayerPeeled:
-    """Features of a network whose tangent kernel does not change: H' = r1 eta Theta (M W).
-
-    Args:
-        kernel: Theta, (n, n); a factor J with Theta = J J^T, (n, m); or a kernel between feature coordinates,
-            (n p, n p). See `Kernel`.
-        labels, dim, decay, gamma, loss, bias: as in `regularized`.
-
-    Source: Zhou et al. 2023, Section 3.5, Theorem 8 (corrected).
-    """
-    decay_H, decay_W = _pair(decay)
-    return _build(labels, dim, gamma, loss, bias=bias, kernel=kernel, decay_H=decay_H, decay_W=decay_W)

@@ -1,0 +1,23 @@
+"""The application that the commands are registered on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from cyclopts import App, Parameter
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("unhinged-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+app = App(
+    name="unhinged",
+    help="Learning dynamics of the layer-peeled model: simulated, solved exactly, compared.",
+    version=_version,
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+)

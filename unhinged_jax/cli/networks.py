@@ -1,0 +1,81 @@
+"""Commands about real networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unhinged_jax.cli.application import app
+
+
+@app.command
+def train(
+    config: Path,
+    /,
+    *,
+    out: Path,
+    force: bool = False,
+    resume: bool = False,
+    data_dir: Path | None = None,
+    check: bool = False,
+) -> int:
+    """Train the networks that a TOML file describes, one for each seed.
+
+    Writes history.csv, history.png, history.svg, run.json and checkpoints.
+    Exit status: 0 if it completed, 3 if a seed was stopped before overflow, 1 for bad input.
+
+    Parameters
+    ----------
+    config
+        The file; every key has a default, so it may be empty.
+    out
+        Folder for the results.
+    force
+        Replace results that are there.
+    resume
+        Go on from the latest checkpoint.
+    data_dir
+        Folder with the standard files of the data set; instead of `dir` in [data].
+    check
+        Only read the file and the data, and say whether they fit.
+    """
+    from unhinged_jax.training import command
+
+    return command.train(config, out, force=force, resume=resume, data_dir=data_dir, check=check)
+
+
+@app.command
+def experiment(
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+) -> int:
+    """Run an experiment on real networks: tables, figures and report.md. What is finished is not run again.
+
+    Parameters
+    ----------
+    name
+        fig2, imbalance, ood, blowup, weights, noise or ntk; or a TOML file of that kind.
+    out
+        Folder for the results; default experiments/NAME.
+    force
+        Run again what is finished.
+    data
+        Another data set: digits, cifar10, cifar100, svhn, mnist, folder.
+    data_dir
+        Folder with its standard files.
+    seeds
+        Number of seeds instead of the one in the file.
+    epochs
+        Number of epochs instead of the one in the file.
+    """
+    from unhinged_jax.training import command
+
+    return command.experiment(
+        name, out, force=force, data=data, data_dir=data_dir, seeds=seeds, epochs=epochs
+    )  # fmt: skip

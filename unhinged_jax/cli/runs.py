@@ -1,0 +1,106 @@
+"""Commands about one run: simulate it, differentiate it, choose its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from unhinged_jax._spinner import spinner
+from unhinged_jax.cli.application import app
+
+
+@app.command
+def simulate(
+    config: Path,
+    /,
+    *,
+    out: Path,
+    force: bool = False,
+    resume: bool = False,
+    precision: Literal["float32", "float64"] | None = None,
+    exact: bool = False,
+) -> int:
+    """Run what a TOML file describes.
+
+    Writes observables.csv, observables.nc, curves.png, curves.svg, run.json and final.npz.
+    Exit status: 0 if the run completed or became steady, 3 if it stopped early, 1 for bad input.
+
+    Parameters
+    ----------
+    config
+        The file; paths inside it are relative to it.
+    out
+        Folder for the results.
+    force
+        Replace results that are there.
+    resume
+        Go on from the results that are there, to the larger `until` of the file.
+    precision
+        Instead of the one in the file.
+    exact
+        Evaluate the closed form instead of simulating.
+    """
+    if force and resume:
+        raise ValueError("--force starts again and --resume goes on; give one of them.")
+    with spinner("Loading"):
+        from unhinged_jax import simulate_command
+    return simulate_command.run(config, out, force=force, resume=resume, precision=precision, exact=exact)
+
+
+@app.command
+def sensitivity(
+    config: Path,
+    /,
+    *,
+    parameter: tuple[str, ...] = (),
+    observe: tuple[str, ...] = (),
+    mode: Literal["auto", "forward", "checkpointed", "direct", "backsolve"] = "auto",
+    order: Literal[1, 2] = 1,
+    out: Path | None = None,
+) -> int:
+    """Derivatives of the observables of a run in its continuous parameters, simulated beside exact.
+
+    Parameters
+    ----------
+    config
+        A file as for `simulate`.
+    parameter
+        Names such as gamma, decay_H, eta, schedule.peak, momentum, noise, class_weights, H; default every number.
+    observe
+        Observables, instead of those in the file.
+    mode
+        How the simulation is differentiated; auto goes by the numbers of inputs and outputs.
+    order
+        2 adds second derivatives.
+    out
+        A .csv or .nc file for all times.
+    """
+    with spinner("Differentiating"):
+        from unhinged_jax import sensitivity_command
+
+        return sensitivity_command.run(
+            config, parameter=parameter, observe=observe, mode=mode, order=order, out=out
+        )
+
+
+@app.command
+def design(plan: str, /, *, out: Path, steps: int | None = None, force: bool = False) -> int:
+    """Choose settings by gradient, and say how far from the analytic or brute-force optimum that ends.
+
+    Writes design.json, path.csv, path.png and path.svg, the path of the outer optimisation.
+    Exit status: 0, 3 if the design ends further than 2 % from its reference, 1 for bad input.
+
+    Parameters
+    ----------
+    plan
+        A TOML file, or a shipped plan: steps, steps_momentum, steps_ce, norm, prototypes, weights, rescaling.
+    out
+        Folder for the results.
+    steps
+        Of the outer loop, instead of those in the plan.
+    force
+        Replace results that are there.
+    """
+    with spinner("Loading"):
+        from unhinged_jax.design import command
+    return command.run(plan, out, steps=steps, force=force)

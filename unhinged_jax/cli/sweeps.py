@@ -1,0 +1,87 @@
+"""Commands about many runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unhinged_jax.cli.application import app
+
+
+@app.command
+def sweep(
+    plan: str | None = None,
+    /,
+    *,
+    store: Path,
+    status: bool = False,
+    retry_failed: bool = False,
+    export: Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    part: str = "0/1",
+    lanes: int | None = None,
+) -> int:
+    """Run every point of a plan into a store, or go on with it: the same command resumes.
+
+    Exit status: 0 if every point was computed, 3 if some failed or could not be, 1 for bad input or a full disk.
+
+    Parameters
+    ----------
+    plan
+        A TOML file, or a shipped plan: phase, noise, imbalance, schedules. Not needed with --status or --export.
+    store
+        Folder of the Zarr store.
+    status
+        Only say how far the store has come.
+    retry_failed
+        Compute the points that failed again; the plan may now have a larger max_steps.
+    export
+        Write the results to this .csv, .parquet or .nc file; nothing is computed.
+    workers
+        Local processes; 0 computes in this one. Default: one a core, or 0 on an accelerator.
+    scheduler
+        Address of a Dask scheduler whose workers see the same folder.
+    part
+        I/N computes only every N-th block from the I-th on, for independent jobs on one store.
+    lanes
+        Most points in a block of a new store.
+    """
+    from unhinged_jax.sweep import command
+
+    return command.sweep(
+        plan, store, status=status, retry_failed=retry_failed, export=export, workers=workers, scheduler=scheduler,
+        part=part, lanes=lanes,
+    )  # fmt: skip
+
+
+@app.command
+def plot(
+    store: Path,
+    /,
+    *,
+    out: Path | None = None,
+    observe: tuple[str, ...] = (),
+    x: str | None = None,
+    y: str | None = None,
+    time: float | None = None,
+) -> int:
+    """Draw a sweep: curves with seed bands, maps with the boundaries that theory predicts, an interactive report.
+
+    Parameters
+    ----------
+    store
+        The store of a sweep, finished or not.
+    out
+        Folder for NAME.png, NAME.svg and report.html; default: the store's name with -pictures.
+    observe
+        Observables to draw; all of them if none is given.
+    x
+        Axis of the maps that goes across; default: a numeric one.
+    y
+        Axis of the maps that goes up; default: another one.
+    time
+        Moment that the maps show; default: the last.
+    """
+    from unhinged_jax.sweep import command
+
+    return command.plot(store, out=out, observe=observe, x=x, y=y, time=time)

@@ -1,0 +1,200 @@
+"""Prototypes and logits beside class means: NC3, NC4, UNC3, margins."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from unhinged_jax.collapse.frame import Frame, Prepared, checked_logits, in_scale, prepare, prototype_frame
+from unhinged_jax.collapse.numerics import ratio, std
+from unhinged_jax.collapse.statistics import ClassStatistics, of_classes
+from unhinged_jax.special import first_largest, safe_sqrt
+
+
+def nc3_self_duality(
+    stats: ClassStatistics | Prepared, W: ArrayLike | Frame
+) -> jax.Array:
+    """Self-duality NC3: ‖ W/‖W‖ − M/‖M‖ ‖, M the (C, p) centred class means.
+
+    Frobenius norms. Ideal value 0, at most 2; √2 (as for orthogonal matrices) where all means are
+    equal or W = 0.
+
+    Args:
+        stats: class statistics.
+        W: (C, p) prototypes.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: W of another shape than the class means.
+
+    Source: Papyan, Han & Donoho, PNAS 2020. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> M = jnp.eye(3) - 1 / 3
+        >>> stats = class_statistics(jnp.repeat(M, 2, 0), jnp.repeat(jnp.arange(3), 2), 3)
+        >>> print(round(float(nc3_self_duality(stats, -7 * M)), 6))
+        2.0
+    """
+    prepared = prepare(stats)
+    means, prototypes = prepared.frame, prototype_frame(prepared, W)
+
+    def direction(frame: Frame) -> jax.Array:
+        size = safe_sqrt(jnp.sum(frame.norms**2))
+        return (frame.norms / jnp.where(size > 0, size, 1))[:, None] * frame.unit
+
+    distance = safe_sqrt(jnp.sum((direction(prototypes) - direction(means)) ** 2))
+    return jnp.where((means.scale > 0) & (prototypes.scale > 0), distance, math.sqrt(2))
+
+
+def unc3(
+    stats: ClassStatistics | Prepared, W: ArrayLike | Frame, normalise: bool = True
+) -> jax.Array:
+    """Uniform duality UNC3: variation over classes of cos(w_c, μ_c − μ_G).
+
+    Coefficient of variation std/|mean| of the C cosines. Ideal value 0: every prototype is aligned
+    with its class mean to the same degree. inf where the mean cosine is 0.
+
+    Args:
+        stats: class statistics.
+        W: (C, p) prototypes.
+        normalise: False gives the standard deviation alone, between 0 and 1.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: W of another shape than the class means.
+
+    Source: Wu & Papyan, Linguistic Collapse, NeurIPS 2024, Section 3.6. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> stats = class_statistics(jnp.eye(2), jnp.arange(2), 2)
+        >>> print(round(float(unc3(stats, jnp.array([[1.0, -1.0], [0.0, 1.0]]))), 5))
+        0.17157
+    """
+    prepared = prepare(stats)
+    prototypes = prototype_frame(prepared, W)
+    cosines = jnp.sum(prepared.frame.unit * prototypes.unit, axis=1)
+    return ratio(std(cosines), jnp.abs(jnp.mean(cosines))) if normalise else std(cosines)
+
+
+def nc4(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
+    """Agreement of the classifier with the nearest-class-centre rule, NC4.
+
+    Fraction of samples with argmax_c s_ic = argmin_c ‖h_i − μ_c‖. Ideal value 1. Ties go to the
+    lowest class on both sides. Piecewise constant: its gradient is 0.
+
+    Args:
+        stats: class statistics.
+        logits: (n, C) logits of the same samples.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ValueError: logits of another shape.
+
+    Source: Papyan, Han & Donoho, PNAS 2020. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> H, y = jnp.array([[1.0], [3.0], [-1.0], [-3.0]]), jnp.array([0, 0, 1, 1])
+        >>> print(float(nc4(class_statistics(H, y, 2), jnp.hstack([H - 3, -H]))))
+        0.75
+    """
+    prepared = prepare(stats)
+    stats = prepared.stats
+    choice = first_largest(checked_logits(stats, logits).T)
+    projections = in_scale(stats.projections, prepared).T
+    # ‖h_i−μ_c‖², less what does not depend on c.
+    distances = of_classes(prepared.squared_distances, stats.labels, stats.cyclic) - 2 * projections
+    return jnp.mean(choice == first_largest(-distances), dtype=projections.dtype)
+
+
+def margins(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
+    """Margin s_y − max_{j≠y} s_j of each sample.
+
+    Positive where the sample is classified correctly; in the units of the logits.
+
+    Args:
+        stats: class statistics, for the labels.
+        logits: (n, C) logits of the same samples.
+
+    Returns:
+        (n,) margins.
+
+    Raises:
+        ValueError: logits of another shape.
+
+    Source: Zhou et al. 2023, the sample margin defined below Eq. 1.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> stats = class_statistics(jnp.eye(2), jnp.arange(2), 2)
+        >>> margins(stats, jnp.array([[3.0, 1.0], [0.0, 5.0]])).tolist()
+        [2.0, 5.0]
+    """
+    stats = stats.stats if isinstance(stats, Prepared) else stats
+    logits = checked_logits(stats, logits)
+    own = jnp.arange(logits.shape[1]) == stats.labels[:, None]
+    target = jnp.take_along_axis(logits, stats.labels[:, None], axis=1)[:, 0]
+    return target - jnp.max(jnp.where(own, -jnp.inf, logits), axis=1)
+
+
+def margin_min(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
+    """Smallest margin over the samples; see `margins`.
+
+    min_i (s_iy − max_{j≠y} s_ij). Ideal value: as large as the scale of the logits allows.
+
+    Args:
+        stats: class statistics, for the labels.
+        logits: (n, C) logits of the same samples.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: logits of another shape.
+
+    Source: Zhou et al. 2023, the sample margin defined below Eq. 1.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> stats = class_statistics(jnp.eye(2), jnp.arange(2), 2)
+        >>> print(float(margin_min(stats, jnp.array([[3.0, 1.0], [0.0, 5.0]]))))
+        2.0
+    """
+    return jnp.min(margins(stats, logits))
+
+
+def margin_mean(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
+    """Mean margin over the samples; see `margins`.
+
+    (1/n) Σ_i (s_iy − max_{j≠y} s_ij). Ideal value: as large as the scale of the logits allows.
+
+    Args:
+        stats: class statistics, for the labels.
+        logits: (n, C) logits of the same samples.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: logits of another shape.
+
+    Source: Zhou et al. 2023, the sample margin defined below Eq. 1.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> stats = class_statistics(jnp.eye(2), jnp.arange(2), 2)
+        >>> print(float(margin_mean(stats, jnp.array([[3.0, 1.0], [0.0, 5.0]]))))
+        3.5
+    """
+    return jnp.mean(margins(stats, logits))

@@ -1,0 +1,160 @@
+"""Norms and angles of class means or prototypes: NC2 and its kin."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from unhinged_jax.collapse.frame import Frame, Prepared, frame_of, squared_chords
+from unhinged_jax.collapse.numerics import pair_mean, ratio, std
+from unhinged_jax.collapse.statistics import ClassStatistics
+from unhinged_jax.special import safe_sqrt
+
+
+def nc2_equinorm(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
+    """Equinorm part of NC2: standard deviation over mean of the norms.
+
+    Ideal value 0, at most √(C−1). All vectors zero: inf.
+
+    Args:
+        vectors: class statistics, for the centred class means, or (C, p) prototypes.
+
+    Returns:
+        Scalar.
+
+    Source: Papyan, Han & Donoho, PNAS 2020. Beyond the paper.
+
+    Example:
+        >>> print(round(float(nc2_equinorm(jnp.array([[1.0, 0.0], [0.0, 3.0]]))), 6))
+        0.5
+    """
+    norms = frame_of(vectors).norms
+    return ratio(std(norms), jnp.mean(norms))
+
+
+def nc2_equiangularity(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
+    """Maximal-angle equiangularity part of NC2: mean over pairs of |cos + 1/(C−1)|.
+
+    Ideal value 0, at most C/(C−1), which is also the value where all vectors are zero.
+
+    Args:
+        vectors: class statistics, for the centred class means, or (C, p) prototypes.
+
+    Returns:
+        Scalar.
+
+    Source: Papyan, Han & Donoho, PNAS 2020. Beyond the paper.
+
+    Example:
+        >>> print(float(nc2_equiangularity(jnp.eye(3))))
+        0.5
+    """
+    cosines = frame_of(vectors).cosines
+    return pair_mean(jnp.abs(cosines + 1 / (cosines.shape[0] - 1)))
+
+
+def etf_distance(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
+    """Frobenius distance of the Gram matrix G = VVᵀ from that of a simplex ETF.
+
+    ‖ G/‖G‖ − (I − 11ᵀ/C)/√(C−1) ‖. Ideal value 0, at most √2, which is also the value where all
+    vectors are equal or zero.
+
+    Args:
+        vectors: class statistics, for the centred class means, or (C, p) prototypes.
+
+    Returns:
+        Scalar.
+
+    Source: Zhu et al., NeurIPS 2021. Beyond the paper.
+
+    Example:
+        >>> print(round(float(etf_distance(jnp.ones((4, 2)))), 5))
+        1.41421
+    """
+    frame = frame_of(vectors)
+    C = frame.norms.size
+    gram = frame.norms[:, None] * frame.norms[None, :] * frame.cosines
+    size = safe_sqrt(jnp.sum(gram**2))
+    simplex = (jnp.eye(C, dtype=gram.dtype) - 1 / C) / math.sqrt(C - 1)
+    distance = safe_sqrt(jnp.sum((gram / jnp.where(size > 0, size, 1) - simplex) ** 2))
+    return jnp.where(size > 0, distance, math.sqrt(2))
+
+
+def gnc2(
+    vectors: ClassStatistics | ArrayLike | Prepared | Frame,
+    reduction: Literal["excess", "mean", "variation"] = "excess",
+) -> jax.Array:
+    """Hyperspherical uniformity, generalised NC2, with the logarithmic kernel.
+
+    Mean over pairs of log 1/‖v̂_c − v̂_c'‖, v̂ unit vectors, in excess of the simplex ETF's
+    −½ log(2C/(C−1)). Ideal value 0, reached by the simplex only; for C > p+1 the minimum is
+    positive. Two vectors of the same direction: inf.
+
+    Args:
+        vectors: class statistics, for the centred class means, or (C, p) prototypes.
+        reduction: "excess"; "mean", the energy itself; or "variation", the coefficient of
+            variation std/|mean| of the pairwise kernel (Wu & Papyan), ideal value 0.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: an unknown reduction.
+
+    Source: Liu, Yu, Weller & Schölkopf, ICLR 2023; Wu & Papyan, NeurIPS 2024. Beyond the paper.
+
+    Example:
+        >>> print(round(float(gnc2(jnp.eye(3))), 6))  # ½ log(3/2)
+        0.202733
+    """
+    if reduction not in ("excess", "mean", "variation"):
+        raise ValueError(
+            f"Unknown reduction {reduction!r}; use 'excess', 'mean' or 'variation'."
+        )
+    squared = vectors.chords if isinstance(vectors, Prepared) else squared_chords(frame_of(vectors))
+    C = squared.shape[0]
+    apart = squared > 0
+    # Relative to the simplex before the logarithm, so that the excess does not cancel near 0.
+    relative = jnp.where(apart, squared, 1) * ((C - 1) / (2 * C))
+    excess_kernel = jnp.where(apart, -0.5 * jnp.log(relative), jnp.inf)
+    excess = pair_mean(excess_kernel)
+    if reduction == "excess":
+        return excess
+    mean = excess - 0.5 * math.log(2 * C / (C - 1))
+    if reduction == "mean":
+        return mean
+    finite = jnp.isfinite(excess)
+    deviation = jnp.where(finite, excess_kernel, 0) - jnp.where(finite, excess, 0)
+    spread = safe_sqrt(pair_mean(deviation**2))
+    return ratio(spread, jnp.where(finite, jnp.abs(mean), 0))
+
+
+def minimal_angle(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
+    """Smallest angle between two of the vectors, in radians.
+
+    Accurate for small angles too (atan2 of |û−v̂| and |û+v̂|). Ideal value arccos(−1/(C−1)); 0 for
+    two vectors of the same direction, or all zero.
+
+    Args:
+        vectors: class statistics, for the centred class means, or (C, p) prototypes.
+
+    Returns:
+        Scalar in [0, π].
+
+    Source: Mettes, van der Pol & Snoek, NeurIPS 2019. Beyond the paper.
+
+    Example:
+        >>> print(round(float(minimal_angle(jnp.array([[1.0, 0.0], [1.0, 1e-4]]))), 8))
+        0.0001
+    """
+    frame = frame_of(vectors)
+    C = frame.norms.size
+    nearest = jnp.argmax(jnp.where(jnp.eye(C, dtype=bool), -jnp.inf, frame.cosines))
+    u, v = frame.unit[nearest // C], frame.unit[nearest % C]
+    apart, together = safe_sqrt(jnp.sum((u - v) ** 2)), safe_sqrt(jnp.sum((u + v) ** 2))
+    # Two zero vectors: atan2(0, 0) is 0, its derivative is not defined.
+    return 2 * jnp.arctan2(apart, jnp.where(apart + together > 0, together, 1))

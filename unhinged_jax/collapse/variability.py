@@ -1,0 +1,101 @@
+"""Within-class variability: NC1, the ratio of traces, class-distance normalised variance."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.collapse.frame import Prepared, in_scale, prepare
+from unhinged_jax.collapse.numerics import pair_mean, pseudo_inverse, ratio
+from unhinged_jax.collapse.statistics import PRECISION, ClassStatistics, class_weights
+
+
+def nc1(
+    stats: ClassStatistics | Prepared, normalise: bool = True, rtol: float | None = None
+) -> jax.Array:
+    """Within-class variability collapse, NC1.
+
+    tr(Σ_W Σ_B⁺)/C with Σ_W = (1/n) Σ_i (h_i−μ_{y_i})(h_i−μ_{y_i})ᵀ and
+    Σ_B = Σ_c (n_c/n)(μ_c−μ_G)(μ_c−μ_G)ᵀ, computed from C x C matrices. Ideal value 0.
+    All means equal: inf.
+
+    Args:
+        stats: class statistics.
+        normalise: divide by C, as Papyan et al. do; False gives the bare trace.
+        rtol: eigenvalues of Σ_B below rtol times the largest count as zero, so directions that
+            collapsed (minority collapse) drop out. Default 10·C·eps.
+
+    Returns:
+        Scalar.
+
+    Source: Papyan, Han & Donoho, PNAS 2020. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> H, y = jnp.array([[1.0], [3.0], [-1.0], [-3.0]]), jnp.array([0, 0, 1, 1])
+        >>> print(round(float(nc1(class_statistics(H, y, 2))), 6))  # (1/4)/2
+        0.125
+    """
+    prepared = prepare(stats)
+    stats, frame = prepared.stats, prepared.frame
+    C = frame.norms.size
+    # Σ_B = BᵀB with rows of B the weighted means; tr(Σ_W Σ_B⁺) = ‖(BBᵀ)⁺ B Δ‖²/n for deviations Δ.
+    root_weight = jnp.sqrt(class_weights(stats.counts, frame.norms.dtype))
+    weighted = root_weight * frame.norms
+    gram = weighted[:, None] * weighted[None, :] * frame.cosines
+    inverse = pseudo_inverse(gram, root_weight, frame.unit.shape[1] >= C - 1, rtol)
+    scatter = stats.projections if stats.scatter is None else stats.scatter
+    projected = in_scale(scatter, prepared) * root_weight
+    coordinates = jnp.matmul(projected, inverse, precision=PRECISION)
+    trace = jnp.sum(coordinates**2) / stats.labels.size
+    return jnp.where(frame.scale > 0, trace / C if normalise else trace, jnp.inf)
+
+
+def nc1_trace_ratio(stats: ClassStatistics | Prepared) -> jax.Array:
+    """Within-class over between-class variance, tr Σ_W / tr Σ_B.
+
+    Ideal value 0; no division by C. All means equal: inf.
+
+    Args:
+        stats: class statistics.
+
+    Returns:
+        Scalar.
+
+    Source: Tirer, Huang & Niles-Weed, ICML 2023. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> H, y = jnp.array([[1.0], [3.0], [-1.0], [-3.0]]), jnp.array([0, 0, 1, 1])
+        >>> print(float(nc1_trace_ratio(class_statistics(H, y, 2))))
+        0.25
+    """
+    prepared = prepare(stats)
+    weights = class_weights(prepared.stats.counts, prepared.frame.norms.dtype)
+    within = jnp.sum(weights * in_scale(prepared.stats.variances, prepared))
+    return ratio(within, jnp.sum(weights * prepared.frame.norms**2))
+
+
+def cdnv(stats: ClassStatistics | Prepared) -> jax.Array:
+    """Class-distance normalised variance, mean over pairs of classes.
+
+    V_cc' = (Var_c + Var_c') / (2‖μ_c − μ_c'‖²). Ideal value 0. inf as soon as two means coincide.
+
+    Args:
+        stats: class statistics.
+
+    Returns:
+        Scalar.
+
+    Source: Galanti, György & Hutter, ICLR 2022. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> H, y = jnp.array([[1.0], [3.0], [-1.0], [-3.0]]), jnp.array([0, 0, 1, 1])
+        >>> print(float(cdnv(class_statistics(H, y, 2))))
+        0.0625
+    """
+    prepared = prepare(stats)
+    variances = in_scale(prepared.stats.variances, prepared)
+    pairs = variances[:, None] + variances[None, :]
+    return pair_mean(ratio(pairs, 2 * prepared.squared_distances))

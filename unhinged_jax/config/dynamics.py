@@ -1,0 +1,88 @@
+"""[dynamics]: flow or descent, schedules, solvers and optimisers by name."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import optax
+
+from unhinged_jax import _check, schedules
+from unhinged_jax.config.files import Files
+from unhinged_jax.config.sections import DynamicsSection
+from unhinged_jax.config.tables import call, given_keys, name_and_arguments, pick
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+
+_SCHEDULES = {
+    function.__name__: function
+    for function in (schedules.constant, schedules.cosine, schedules.exponential, schedules.polynomial,
+                     schedules.piecewise, schedules.warmup, schedules.numeric)
+}  # fmt: skip
+
+
+def _schedule(spec: float | str | dict, files: Files) -> Any:
+    """A number, a callable "module:name", or a table whose kind is a constructor here or "module:name"."""
+    if isinstance(spec, str) and ":" not in spec:
+        raise ValueError(f"a schedule is a number, 'module:function' or a table with a kind, but got {spec!r}.")
+    if isinstance(spec, str):
+        return schedules.as_schedule(files.function(spec))
+    if not isinstance(spec, dict):
+        return spec
+    kind, arguments = name_and_arguments(spec, "kind", "schedule")
+    constructor = files.function(kind) if ":" in kind else pick("schedule kind", kind, _SCHEDULES)
+    if kind == "warmup" and "schedule" in arguments:
+        arguments["schedule"] = _schedule(arguments["schedule"], files)
+    if kind == "numeric" and isinstance(arguments.get("function"), str):
+        arguments["function"] = files.function(arguments["function"])
+    return call(constructor, arguments, f"schedule {kind!r}")
+
+
+_ONLY = {"flow": ("solver", "rtol", "atol", "max_steps", "steady"), "descent": ("momentum", "nesterov", "optimizer")}
+
+
+def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
+    """Flow or descent; a key that belongs to the other is an error."""
+    _check.choice("kind", section.kind, tuple(_ONLY))
+    other = "descent" if section.kind == "flow" else "flow"
+    for name in given_keys(section, *_ONLY[other]):
+        raise ValueError(f"{name} belongs to kind = {other!r}, but kind is {section.kind!r}.")
+    given = given_keys(section, *_ONLY[section.kind])
+    for name, spec in given_keys(section, "schedule", "rate_H", "rate_W").items():
+        given[name] = _schedule(spec, files)
+    if "solver" in given:
+        given["solver"] = _solver(given["solver"])
+    if "optimizer" in given:
+        given["optimizer"] = _optimizer(given["optimizer"], files)
+    if given.get("max_steps", 1) < 1:
+        raise ValueError(f"max_steps must be at least 1, but is {given['max_steps']}.")
+    return Flow(**given) if section.kind == "flow" else Descent(**given)
+
+
+def _solver(name: str) -> Any:
+    """A diffrax solver of ordinary differential equations that estimates its error."""
+    known = {
+        key: kind
+        for key, kind in vars(diffrax).items()
+        if inspect.isclass(kind)
+        and issubclass(kind, diffrax.AbstractAdaptiveSolver)
+        and not (inspect.isabstract(kind) or issubclass(kind, (diffrax.AbstractSRK, diffrax.HalfSolver)))
+        and not key.startswith("Abstract")
+    }
+    return pick("solver", name, known)()
+
+
+def _optimizer(spec: str | dict, files: Files) -> optax.GradientTransformation:
+    name, arguments = name_and_arguments(spec, "name", "optimizer")
+    known = {key: value for key, value in vars(optax).items() if inspect.isfunction(value)}
+    factory = files.function(name) if ":" in name else pick("optax optimizer", name, known)
+    made = call(factory, arguments, f"optimizer {name!r}")
+    if not isinstance(made, optax.GradientTransformation):
+        raise ValueError(f"optimizer {name!r} gives {type(made).__name__}, not an optax optimiser such as optax.adam.")
+    return made
+
+
+def optimizer_of(spec: str | dict, folder: Path) -> optax.GradientTransformation:
+    """An optax optimiser from its name, or from a table with its name and arguments."""
+    return _optimizer(spec, Files(folder))

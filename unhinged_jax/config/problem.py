@@ -1,0 +1,110 @@
+"""A configuration built into what `simulate` and `exact` take."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from unhinged_jax import _check, observables
+from unhinged_jax.config.dynamics import build_dynamics
+from unhinged_jax.config.files import Files
+from unhinged_jax.config.labels import build_labels
+from unhinged_jax.config.model import build_model, build_state
+from unhinged_jax.config.reading import placed
+from unhinged_jax.config.sections import Config, RunSection
+from unhinged_jax.dynamics import Descent, Dynamics, logspaced, steps
+from unhinged_jax.model import LayerPeeled, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Arguments of `simulate` and `exact`, and the SHA-256 of every array file they came from."""
+
+    model: LayerPeeled
+    dynamics: Dynamics
+    state: State
+    times: np.ndarray
+    observe: Any
+    states: bool
+    target: str
+    precision: str
+    inputs: dict[str, str]
+
+
+def build(config: Config, precision: str | None = None) -> Problem:
+    """Load the arrays that a configuration names and build what it describes.
+
+    Args:
+        config: From `read_config`.
+        precision: "float32" or "float64" instead of the one in [run].
+
+    Returns:
+        A `Problem`. A seed gives the same noisy labels in either precision.
+
+    Raises:
+        ConfigError: naming file and section, with what was given and what was expected.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> build(read_config("examples/regularized.toml")).model.dim  # doctest: +SKIP
+        64
+    """
+    problem = build_stateless(config, precision)
+    files = Files(config.path.parent)
+    with placed(f"{config.path}: [state]"):
+        state = build_state(config.state, problem.model, problem.precision, files)
+    return dataclasses.replace(problem, state=state, inputs=problem.inputs | files.digests)
+
+
+def build_stateless(config: Config, precision: str | None = None) -> Problem:
+    """`build` without drawing the state, which stays None: enough to check every other setting."""
+    precision = precision or config.run.precision
+    files = Files(config.path.parent)
+    with placed(f"{config.path}: [labels]"):
+        layout = build_labels(config.labels, files)
+    with placed(f"{config.path}: [model]"):
+        problem = build_model(config.model, layout, files)
+    with placed(f"{config.path}: [dynamics]"):
+        moves = build_dynamics(config.dynamics, files)
+    with placed(f"{config.path}: [run]"):
+        _check.choice("precision", precision, ("float32", "float64"))
+        times = _times(config.run, isinstance(moves, Descent), files)
+    run = config.run
+    observe: Any = run.observe or observables.paper_observables
+    if isinstance(observe, str):
+        observe = _OBSERVED.get(observe, (observe,))
+    none: Any = None
+    return Problem(problem, moves, none, times, observe, run.states, run.target, precision, files.digests)
+
+
+_OBSERVED = {
+    "paper": observables.paper_observables,
+    "collapse": observables.collapse_observables,
+    "all": observables.all_observables,
+}
+
+
+def _times(section: RunSection, descent: bool, files: Files) -> np.ndarray:
+    if (section.until is None) == (section.times is None):
+        raise ValueError("give either `until` (with `points` and `spacing`) or `times`.")
+    if section.times is not None:
+        return files.array("times", section.times)
+    _check.choice("spacing", section.spacing, ("linear", "log"))
+    _check.positive("until", section.until)
+    until: Any = section.until
+    if descent:
+        if until != int(until):
+            raise ValueError(f"until of a descent is a number of updates, so whole, but is {until}.")
+        until = int(until)
+    points = _check.whole("points", section.points, 2)
+    if section.spacing == "linear":
+        if section.first is not None:
+            raise ValueError("first belongs to spacing = 'log'; linear spacing starts at 0.")
+        return steps(until, points) if descent else np.linspace(0.0, until, points)
+    first: Any = section.first
+    if descent:
+        return logspaced(1 if first is None else _check.whole("first", first, 1), until, points)
+    return logspaced(until * 1e-4 if first is None else first, float(until), points)

@@ -1,0 +1,153 @@
+"""TOML read strictly into dataclasses: a key or a type that is not known is an error that says where."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.resources
+import tomllib
+import types
+import typing
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from unhinged_jax.config.sections import Config
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be; the message names the file and the key."""
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a TOML file strictly: every key must be known and every value of its type.
+
+    Args:
+        path: The file, with sections [model], [labels], [state] (may be left out), [dynamics], [run].
+
+    Returns:
+        A `Config`; nothing is built or loaded yet.
+
+    Raises:
+        ConfigError: for bad TOML, an unknown or missing key or a value of a wrong type.
+        OSError: if the file cannot be read.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> read_config("examples/regularized.toml").model.case  # doctest: +SKIP
+        'regularized'
+    """
+    return config_of(read_tables(path), path)
+
+
+def read_tables(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file, unchecked.
+
+    Raises:
+        ConfigError: for bad TOML.
+        OSError: if the file cannot be read.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+
+def shipped_or_file(
+    path: str | Path, shipped: Collection[str], package: str, folder: str
+) -> tuple[dict[str, Any], Path]:
+    """The tables of a TOML file, or of a shipped one by its name; and the path to name in messages.
+
+    Args:
+        path: A file, or one of `shipped`. A file of that name goes first.
+        shipped: Names of the files NAME.toml that come with the package.
+        package, folder: Where those are.
+
+    Raises:
+        ConfigError: for bad TOML.
+        OSError: if the file cannot be read.
+    """
+    path = Path(path)
+    if str(path) not in shipped or path.exists():
+        return read_tables(path), path
+    with importlib.resources.as_file(importlib.resources.files(package) / folder / f"{path}.toml") as file:
+        return read_tables(file), Path(f"{path}.toml")
+
+
+def config_of(tables: dict[str, Any], path: str | Path = "") -> Config:
+    """`read_config` from tables in memory; `path` is named in messages, and its folder is where array files lie.
+
+    Raises:
+        ConfigError: for an unknown or missing key or a value of a wrong type.
+
+    Example:
+        >>> config_of({"model": {"case": "frozen"}}, "small.toml")
+        Traceback (most recent call last):
+        unhinged_jax.config.reading.ConfigError: small.toml: [model]: the key 'dim' is missing.
+    """
+    path = Path(path)
+    sections = {f.name: f for f in dataclasses.fields(Config) if f.name != "path"}
+    for name in tables:
+        if name not in sections:
+            raise ConfigError(f"{path}: {unknown('section', name, sections)}")
+    kinds = typing.get_type_hints(Config)
+    with placed(str(path)):
+        read = {name: read_section(kinds[name], tables.get(name, {}), f"[{name}]") for name in sections}
+    return Config(path, **read)
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Say where in the file an error comes from."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> str:
+    """What to say of a name that is not there: the nearest one, and all of them if they are few."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    guess = f"; did you mean {near[0]!r}?" if near else "."
+    listed = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
+    return f"unknown {what} {name!r}{guess}{listed}"
+
+
+def read_section(kind: type, table: Any, place: str) -> Any:
+    """A table as the dataclass `kind`, every key known and of its type; `place` is named in messages."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{place} must be a table of keys, but is {table!r}.")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    types_of = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise ConfigError(f"{place}: {unknown('key', key, fields)}")
+        values[key] = checked_value(types_of[key], value, f"{place} {key}")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in values:
+            raise ConfigError(f"{place}: the key {name!r} is missing.")
+    return kind(**values)
+
+
+_NAMES = {float: "a number", int: "a whole number", str: "a string", list: "an array",
+          dict: "a table", bool: "true or false"}  # fmt: skip
+
+
+def checked_value(hint: Any, value: Any, place: str) -> Any:
+    """A value checked against a type; a whole number passes as a number, true and false as neither."""
+    union = isinstance(hint, types.UnionType)
+    options = [o for o in (typing.get_args(hint) if union else (hint,)) if o is not type(None)]
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            return read_section(option, value, place)  # type: ignore[arg-type]
+        if type(value) is option or (option is float and type(value) is int):
+            return value
+        if option is float and isinstance(value, jax.core.Tracer):
+            return value  # of a sweep, which builds a configuration with a number that varies
+    expected = " or ".join(_NAMES[option] for option in options)
+    raise ConfigError(f"{place} must be {expected}, but is {value!r}.")

@@ -1,0 +1,43 @@
+"""From the keys of a table to the arguments of a constructor."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from unhinged_jax.config.reading import unknown
+
+
+def given_keys(section: Any, *names: str) -> dict[str, Any]:
+    """The named keys of a section that the file sets."""
+    values = {name: getattr(section, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def pick(what: str, name: str, table: dict[str, Any]) -> Any:
+    """table[name], or an error that guesses what was meant."""
+    if name not in table:
+        raise ValueError(unknown(what, name, table))
+    return table[name]
+
+
+def call(function: Callable, given: dict[str, Any], what: str) -> Any:
+    """Call a constructor with the keys of a table; a key that it does not take or lacks is an error."""
+    parameters = inspect.signature(function).parameters
+    for key in given:
+        if key not in parameters:
+            raise ValueError(f"{what}: {unknown('key', key, parameters)}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ValueError(f"{what} needs the key {name!r}.")
+    return function(**given)
+
+
+def name_and_arguments(spec: str | dict, name_key: str, what: str) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of something given as a name or as a table."""
+    if isinstance(spec, str):
+        return spec, {}
+    if not isinstance(spec.get(name_key), str):
+        raise ValueError(f"{what} needs the key {name_key!r}, a name.")
+    return spec[name_key], {key: value for key, value in spec.items() if key != name_key}

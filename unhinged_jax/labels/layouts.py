@@ -1,0 +1,212 @@
+"""Constructors: how many samples each class has, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from unhinged_jax import _check
+from unhinged_jax.labels.labels import Labels
+
+Order = Literal["blocks", "cyclic"]
+
+
+def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) -> Labels:
+    """Labels from one integer a sample.
+
+    Args:
+        index: Labels 0 ... C-1 in any order, shape (n,).
+        classes: C; default: the largest label + 1.
+
+    Returns:
+        `Labels` with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: for labels that are not integers in range, or a class without a sample.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> from_labels([0, 1, 1]).counts().tolist()
+        [1, 2]
+    """
+    array = np.asarray(index)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"labels must be a one-dimensional, non-empty array of integers, but got {array!r:.80}.")
+    classes = int(array.max()) + 1 if classes is None else _check.whole("classes", classes, 2)
+    if array.min() < 0 or array.max() >= classes:
+        raise ValueError(
+            f"labels must lie in 0 ... {classes - 1} for {classes} classes, but range from {array.min()} to "
+            f"{array.max()}; renumber them or raise `classes`."
+        )
+    _check.whole("classes", classes, 2)
+    counts = np.bincount(array, minlength=classes)
+    if np.any(counts == 0):
+        raise ValueError(
+            f"every class needs at least one sample, but class {int(np.argmin(counts))} has none; renumber "
+            "the labels or lower `classes`."
+        )
+    return Labels(
+        index=array.astype(np.int32),
+        weights=np.full(array.size, 1.0 / array.size),
+        classes=classes,
+        balanced=bool(np.all(counts == counts[0])),
+    )
+
+
+def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
+    """C classes of N samples each.
+
+    Args:
+        classes: C, at least 2.
+        per_class: N, at least 1.
+        order: "blocks" (default): all samples of class 0, then class 1, ...; "cyclic": label of row i is
+            i mod C, as in the paper's own runs.
+
+    Returns:
+        `Labels` with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: for numbers that are not whole or too small, or an unknown order.
+
+    Source: Zhou et al. 2023, Eq. 3 (class blocks are meant there).
+
+    Example:
+        >>> balanced(classes=3, per_class=2, order="cyclic").index.tolist()
+        [0, 1, 2, 0, 1, 2]
+    """
+    classes = _check.whole("classes", classes, 2)
+    per_class = _check.whole("per_class", per_class, 1)
+    _check.choice("order", order, ("blocks", "cyclic"))
+    row = np.arange(classes)
+    return from_labels(np.repeat(row, per_class) if order == "blocks" else np.tile(row, per_class), classes)
+
+
+def from_counts(counts: ArrayLike | Sequence[int]) -> Labels:
+    """Classes with the given numbers of samples, in class blocks.
+
+    Args:
+        counts: n_c of each class, at least 1, shape (C,).
+
+    Returns:
+        `Labels` with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: unless there are at least two counts, all whole numbers of at least 1.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> from_counts([2, 1]).index.tolist()
+        [0, 0, 1]
+    """
+    array = np.asarray(counts)
+    if array.ndim != 1 or array.size < 2 or np.any(array != np.round(array)) or np.any(array < 1):
+        raise ValueError(f"counts must be two or more whole numbers of at least 1, but got {counts}.")
+    return from_labels(np.repeat(np.arange(array.size), array.astype(int)), array.size)
+
+
+def _ratio(ratio: float) -> float:
+    if not np.isfinite(ratio) or ratio < 1:
+        raise ValueError(f"ratio is the largest count over the smallest, at least 1, but got {ratio}.")
+    return float(ratio)
+
+
+def long_tailed(classes: int, largest: int, ratio: float) -> Labels:
+    """Counts that fall geometrically from `largest` to `largest / ratio` (rounded, at least 1).
+
+    Args:
+        classes: C, at least 2.
+        largest: Samples of class 0, at least 1.
+        ratio: Largest count over smallest, at least 1.
+
+    Returns:
+        `Labels` in class blocks, with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    Source: beyond the paper's theory; the imbalance of its Tables 4 and 5 (Cui et al. 2019).
+
+    Example:
+        >>> long_tailed(classes=3, largest=100, ratio=100).counts().tolist()
+        [100, 10, 1]
+    """
+    classes = _check.whole("classes", classes, 2)
+    largest = _check.whole("largest", largest, 1)
+    powers = np.arange(classes) / (classes - 1)
+    return from_counts(np.maximum(1, np.round(largest * _ratio(ratio) ** -powers)))
+
+
+def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | None = None) -> Labels:
+    """`majority` classes of `largest` samples, the others of `largest / ratio` (rounded, at least 1).
+
+    Args:
+        classes: C, at least 2.
+        largest: Samples of each large class, at least 1.
+        ratio: Largest count over smallest, at least 1.
+        majority: How many large classes, the first ones; default half of them, rounded up.
+
+    Returns:
+        `Labels` in class blocks, with one-hot targets and equal weights.
+
+    Raises:
+        ValueError: for a number out of range.
+
+    Source: beyond the paper's theory; the step imbalance of its Tables 4 and 5 (Buda et al. 2018).
+
+    Example:
+        >>> step_imbalanced(classes=4, largest=10, ratio=5).counts().tolist()
+        [10, 10, 2, 2]
+    """
+    classes = _check.whole("classes", classes, 2)
+    largest = _check.whole("largest", largest, 1)
+    majority = (classes + 1) // 2 if majority is None else _check.whole("majority", majority, 0)
+    small = max(1, round(largest / _ratio(ratio)))
+    return from_counts(np.where(np.arange(classes) < majority, largest, small))
+
+
+def soft(
+    targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequence[int] | None = None
+) -> Labels:
+    """Soft targets: one distribution over the classes for every sample (mixup, distillation).
+
+    Args:
+        targets: Rows that are non-negative and sum to 1, shape (n, C).
+        truth: Labels to measure accuracy against, shape (n,); default: the largest target of each row.
+
+    Returns:
+        `Labels` with one target a sample and equal weights.
+
+    Raises:
+        ValueError: for a wrong shape, negative entries or rows that do not sum to 1.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> labels = soft([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
+        >>> labels.classes, labels.truth.tolist()
+        (2, [0, 0, 1])
+    """
+    if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
+        raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")
+    if not isinstance(targets, jax.Array):
+        targets = np.asarray(targets)  # nested lists would be a pytree of numbers
+    samples, classes = np.shape(targets)
+    _check.non_negative("targets", targets)
+    if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets), axis=1), 1.0, atol=1e-6):
+        raise ValueError("every row of targets must sum to 1; divide each row by its sum.")
+    index = jnp.argmax(jnp.asarray(targets), axis=1) if truth is None else np.asarray(truth)
+    _check.shape("truth", index, (samples,), "one label a sample")
+    return Labels(
+        index=index,
+        weights=np.full(samples, 1.0 / samples),
+        targets=targets,
+        classes=classes,
+        kind="soft",
+    )

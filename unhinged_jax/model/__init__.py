@@ -1,0 +1,18 @@
+"""The layer-peeled model: one problem whose settings are the cases of the paper."""
+
+from unhinged_jax.model.cases import anchored, frozen, ntk_invariant, regularized, spherical, unconstrained
+from unhinged_jax.model.layer_peeled import LayerPeeled, checked
+from unhinged_jax.model.state import State, settled
+
+__all__ = [
+    "LayerPeeled",
+    "State",
+    "anchored",
+    "checked",
+    "frozen",
+    "ntk_invariant",
+    "regularized",
+    "settled",
+    "spherical",
+    "unconstrained",
+]

@@ -1,0 +1,214 @@
+"""The cases of the paper, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from unhinged_jax.kernel import as_kernel
+from unhinged_jax.labels import Labels
+from unhinged_jax.losses import AdjustedMargin, Loss, Unhinged, as_loss
+from unhinged_jax.model.layer_peeled import LayerPeeled, checked, pair, split_rescale
+
+
+def _build(
+    labels: Labels, dim: int, gamma: Any, loss: Loss | str | Callable[..., jax.Array] | None, **settings: Any
+) -> LayerPeeled:
+    if loss is None:
+        chosen: Loss = Unhinged(gamma)
+    else:
+        chosen = as_loss(loss)
+        if gamma is not None:
+            if not isinstance(chosen, (Unhinged, AdjustedMargin)):
+                raise ValueError(f"{type(chosen).__name__} has no gamma; leave gamma out or use the unhinged loss.")
+            chosen = dataclasses.replace(chosen, gamma=gamma)
+    if settings.get("kernel") is not None:
+        settings["kernel"] = as_kernel(settings["kernel"], labels.samples, dim)
+    return checked(LayerPeeled(labels=labels, loss=chosen, dim=dim, **settings))
+
+
+def unconstrained(
+    labels: Labels, dim: int, *, gamma: Any = None, loss: Any = None, bias: bool = False
+) -> LayerPeeled:
+    """Free features and prototypes without decay.
+
+    Args:
+        labels: Class layout.
+        dim: Feature dimension p.
+        gamma: Trade-off of the unhinged loss, at least 0; default 1/(C-1).
+        loss: Another loss: a name ("cross_entropy", "mse", "hinge", "focal"), a `Loss`, or a callable
+            (logits, targets) -> one value a sample.
+        bias: Train a bias too.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: for a setting out of range, with what was expected.
+
+    Source: Zhou et al. 2023, Section 3.1, Eq. 2-5.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> unconstrained(balanced(classes=4, per_class=2), dim=8, gamma=0.1).loss
+        Unhinged(gamma=0.1)
+    """
+    return _build(labels, dim, gamma, loss, bias=bias)
+
+
+def regularized(
+    labels: Labels, dim: int, *, decay: Any, gamma: Any = None, loss: Any = None, bias: bool = False
+) -> LayerPeeled:
+    """Weight decay on features and prototypes.
+
+    Args:
+        decay: lambda, or the pair (lambda_1 for H, lambda_2 for W and b), at least 0.
+        labels, dim, gamma, loss, bias: as in `unconstrained`.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`, and for decays that are negative or more than two.
+
+    Source: Zhou et al. 2023, Section 3.2, Eq. 11-12.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = regularized(balanced(classes=4, per_class=2), dim=8, decay=(0.1, 0.2))
+        >>> model.decay_H, model.decay_W
+        (0.1, 0.2)
+    """
+    decay_H, decay_W = pair(decay)
+    return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W)
+
+
+def anchored(
+    labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None
+) -> LayerPeeled:
+    """Prototypes (and biases) stay where they start; features move.
+
+    Args:
+        decay: lambda_1 on the features, at least 0.
+        labels, dim, gamma, loss: as in `unconstrained`.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`.
+
+    Source: Zhou et al. 2023, Section 3.3, Theorem 6.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = anchored(balanced(classes=4, per_class=2), dim=8, decay=0.1)
+        >>> model.features_move, model.prototypes_move
+        (True, False)
+    """
+    return _build(labels, dim, gamma, loss, decay_H=decay, prototypes_move=False)
+
+
+def frozen(
+    labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None, bias: bool = False
+) -> LayerPeeled:
+    """Features stay where they start: a linear classifier.
+
+    Args:
+        decay: lambda_2 on its weights and bias, at least 0.
+        labels, dim, gamma, loss, bias: as in `unconstrained`.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = frozen(balanced(classes=4, per_class=2), dim=8, loss="cross_entropy")
+        >>> model.features_move, model.prototypes_move
+        (False, True)
+    """
+    return _build(labels, dim, gamma, loss, decay_W=decay, features_move=False, bias=bias)
+
+
+def spherical(
+    labels: Labels,
+    dim: int,
+    *,
+    decay: Any = 0.0,
+    rescale: float = 0,
+    free_prototypes: bool = False,
+    gamma: Any = None,
+    loss: Any = None,
+) -> LayerPeeled:
+    """Features enter normalised; prototypes are anchored unless `free_prototypes`.
+
+    Args:
+        decay: lambda_1 on the features (and lambda_2, if a pair).
+        rescale: q >= 0: sample i's loss gradient times ||h_i||^q; 1 is the rescaled learning rate of Section 4.3 as
+            described and run in Figure 9. A float, even 1.0, may be traced; 0, 1, 2 as int are faster.
+        free_prototypes: Let the prototypes move too; there is no closed form then.
+        labels, dim, gamma, loss: as in `unconstrained`.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `unconstrained`, and for a negative `rescale`.
+
+    Source: Zhou et al. 2023, Section 3.4, Eq. 17-19, and Section 4.3.
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> model = spherical(balanced(classes=4, per_class=2), dim=8, rescale=1)
+        >>> model.spherical, model.rescaling, model.prototypes_move
+        (True, 1, False)
+    """
+    decay_H, decay_W = pair(decay) if isinstance(decay, (tuple, list)) else (decay, 0.0)
+    return _build(
+        labels,
+        dim,
+        gamma,
+        loss,
+        decay_H=decay_H,
+        decay_W=decay_W,
+        prototypes_move=free_prototypes,
+        spherical=True,
+        **dict(zip(("rescale", "exponent"), split_rescale(rescale), strict=True)),
+    )
+
+
+def ntk_invariant(
+    labels: Labels, dim: int, kernel: Any, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None, bias: bool = False
+) -> LayerPeeled:
+    """Features of a network whose tangent kernel does not change: H' = r1 eta Theta (M W).
+
+    Args:
+        kernel: Theta, (n, n); a factor J with Theta = J J^T, (n, m); or a kernel between feature coordinates,
+            (n p, n p). See `Kernel`.
+        labels, dim, decay, gamma, loss, bias: as in `regularized`.
+
+    Returns:
+        A `LayerPeeled`.
+
+    Raises:
+        ValueError: as `regularized`, and for a kernel of another shape or one that is not positive semi-definite.
+
+    Source: Zhou et al. 2023, Section 3.5, Theorem 8 (corrected).
+
+    Example:
+        >>> import numpy as np
+        >>> from unhinged_jax.labels import balanced
+        >>> model = ntk_invariant(balanced(classes=2, per_class=2), dim=3, kernel=np.eye(4))
+        >>> model.kernel.kind
+        'samples'
+    """
+    decay_H, decay_W = pair(decay)
+    return _build(labels, dim, gamma, loss, bias=bias, kernel=kernel, decay_H=decay_H, decay_W=decay_W)

@@ -1,0 +1,49 @@
+"""A state of the model, and its norm kept within the floating-point range."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Features H (n, p), prototypes W (C, p) and biases b (C,).
+
+    Attributes:
+        H, W, b: The three parts, NumPy or JAX arrays.
+        log_scale: The features and prototypes meant are e^log_scale H and e^log_scale W: a way to hold norms beyond the
+            floating-point range. b is never scaled. 0 (default) wherever the norms fit.
+
+    Draw one with `LayerPeeled.init`.
+
+    Source: Zhou et al. 2023, Section 2; `log_scale` is beyond the paper.
+
+    Example:
+        >>> state = State(H=np.ones((6, 4)), W=np.ones((3, 4)), b=np.zeros(3))
+        >>> state.replace(b=np.ones(3)).b.tolist()
+        [1.0, 1.0, 1.0]
+    """
+
+    H: Any
+    W: Any
+    b: Any
+    log_scale: Any = 0.0
+
+    def replace(self, **changes: Any) -> State:
+        """A copy with the named fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def settled(state: State) -> State:
+    """The state with its scale multiplied in where that is safe; else at norm 1 with the logarithm beside it."""
+    dtype = state.W.dtype
+    log_max = float(np.log(np.finfo(dtype).max)) / 2
+    safe = jnp.abs(state.log_scale) < log_max - 40
+    inside = jnp.exp(jnp.where(safe, state.log_scale, 0.0))
+    return State(state.H * inside, state.W * inside, state.b, jnp.where(safe, 0.0, state.log_scale))

@@ -1,0 +1,29 @@
+"""What is measured on the way: loss, accuracy, norms, energies, distance to the limit, neural collapse."""
+
+from unhinged_jax.observables.plan import Observe, Plan, evaluate, observe_state, resolve, wants_split, why_not
+from unhinged_jax.observables.table import (
+    OBSERVABLES,
+    Observable,
+    ObservableSet,
+    all_observables,
+    collapse_observables,
+    paper_observables,
+)
+from unhinged_jax.observables.view import View
+
+__all__ = [
+    "OBSERVABLES",
+    "Observable",
+    "ObservableSet",
+    "Observe",
+    "Plan",
+    "View",
+    "all_observables",
+    "collapse_observables",
+    "evaluate",
+    "observe_state",
+    "paper_observables",
+    "resolve",
+    "wants_split",
+    "why_not",
+]

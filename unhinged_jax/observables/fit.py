@@ -1,0 +1,97 @@
+"""How well the labels are fitted: loss, objective, accuracy, margins; on a log scale where it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.features import Features, map_samples
+from unhinged_jax.losses import AdjustedMargin
+from unhinged_jax.observables.view import View
+from unhinged_jax.special import first_largest, safe_log
+
+
+def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(c, factor, bias): logits are e^c (factor H W^T + bias), and neither term over- or underflows for both small."""
+    size = jnp.max(jnp.abs(view.b))
+    tiny = jnp.finfo(size.dtype).tiny
+    log_bias = jnp.where(size > 0, safe_log(jnp.maximum(size, tiny)), -jnp.inf)
+    common = jnp.maximum(view.logit_scale(), jnp.minimum(log_bias, 0.0))
+    factor = jnp.exp(view.logit_scale() - common)
+    return common, factor, view.b * jnp.exp(-jnp.where(size > 0, common, 0.0))
+
+
+def _linear_loss(view: View) -> tuple[jax.Array, jax.Array]:
+    """(mantissa, logarithm of scale) of the data term of a loss linear in the logits."""
+    common, factor, bias = view.once(in_common_units)
+    inner = jnp.sum(view.signal_features() * view.W)
+    return -(inner * factor + jnp.sum(bias * view.model.signal().column_sums(view.W.dtype))), common
+
+
+def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
+    if view.model.loss.linear:
+        return _linear_loss(view)
+    model, scale = view.model, jnp.exp(view.log_scale)
+    if isinstance(model.loss, AdjustedMargin):
+        value = model.data_loss(scale * view.features.dense(), scale * view.W, view.b)
+    else:
+        logits = jnp.exp(view.logit_scale()) * view.seen().scores(view.W).T + view.b
+        value = model.loss_of_logits(logits)
+    return value, jnp.zeros_like(value)
+
+
+def loss(view: View) -> jax.Array:
+    mantissa, log_scale = view.once(loss_parts)
+    return mantissa * jnp.exp(log_scale)
+
+
+def log_abs_loss(view: View) -> jax.Array:
+    mantissa, log_scale = view.once(loss_parts)
+    return safe_log(jnp.abs(mantissa)) + log_scale
+
+
+def objective(view: View) -> jax.Array:
+    model, scale = view.model, jnp.exp(2 * view.log_scale)
+    decay = model.decay_H * scale * view.features.norm() ** 2
+    decay = decay + model.decay_W * (scale * jnp.sum(view.W**2) + jnp.sum(view.b**2))
+    return loss(view) + decay / 2
+
+
+def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Margin s_y - max_{j != y} s_j of every sample (in units of e^common), whether it is classified right, common."""
+    common, product, bias = view.once(in_common_units)
+
+    def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = product * features.scores(view.W) + bias[:, None]
+        own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
+        is_own = jnp.arange(logits.shape[0])[:, None] == truth
+        best_other = jnp.max(jnp.where(is_own, -jnp.inf, logits), axis=0)
+        return own - best_other, (first_largest(logits) == truth) & ~jnp.isnan(own)
+
+    truth = jnp.asarray(view.model.labels.truth)
+    margin, right = map_samples(block, view.seen(), view.model.classes, truth)
+    return margin, right, common
+
+
+def accuracy(view: View) -> jax.Array:
+    right = view.once(margins)[1]
+    # Behind a barrier, because XLA would multiply by a rounded 1/n: k/n must come out as k/n.
+    count = jax.lax.optimization_barrier(jnp.asarray(right.shape[0], view.W.dtype))
+    return jnp.sum(right).astype(view.W.dtype) / count
+
+
+def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View], jax.Array]:
+    def margin(view: View) -> jax.Array:
+        values, _, common = view.once(margins)
+        return reduce(values) * jnp.exp(common)
+
+    return margin
+
+
+def accuracy_margin(view: View) -> jax.Array:
+    values, _, common = view.once(margins)
+    lengths = view.seen().row_norms() * jnp.max(jnp.linalg.norm(view.W, axis=1))
+    unit_scale = jnp.exp(view.logit_scale() - common)
+    return jnp.min(values / jnp.where(lengths > 0, lengths * unit_scale, 1.0))

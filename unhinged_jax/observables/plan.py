@@ -1,0 +1,117 @@
+"""From what a user asks for to what is evaluated at every moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.features import DenseFeatures
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_observables
+from unhinged_jax.observables.view import View
+
+Observe = str | Iterable[str] | Mapping[str, Callable[[LayerPeeled, State], Any]] | None
+Plan = tuple[tuple[str, Callable[[LayerPeeled, State], Any] | None], ...]
+
+
+def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
+    """Why an observable has no meaning for a model, or None."""
+    needs = OBSERVABLES[name].needs
+    if needs == "balanced" and not (model.labels.balanced and model.linear and model.kernel is None):
+        return "the subspaces belong to balanced one-hot labels, a linear loss and no kernel"
+    if "split" in needs:
+        if not model.loss.linear:
+            return "the limit direction is known for a loss linear in the logits only"
+        if not splittable:
+            return "the limit direction is known for proportional rates and plain or momentum descent only"
+        if model.kernel is not None and model.kernel.kind == "coordinates":
+            return "the limit direction is not offered for a kernel between feature coordinates"
+        if model.spherical and model.prototypes_move:
+            return "spherical features with free prototypes have no known limit"
+        if "free" in needs and (model.spherical or not (model.features_move and model.prototypes_move)):
+            return "both features and prototypes must move"
+    if name.endswith("_H") and "split" in needs and not model.features_move:
+        return "the features do not move"
+    return None
+
+
+def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
+    """What to observe as a hashable plan of (name, function or None for a built-in one).
+
+    Raises:
+        ValueError: for an unknown name, or an observable that this model has no meaning for.
+    """
+    if observe is None:
+        observe = paper_observables
+    if isinstance(observe, str):
+        observe = (observe,)
+    if isinstance(observe, Mapping):
+        custom = {name: function for name, function in observe.items() if function is not None}
+        named = tuple(name for name, function in observe.items() if function is None)
+    else:
+        custom, named = {}, tuple(observe)
+    for name, function in custom.items():
+        if not callable(function):
+            raise ValueError(f"observable {name!r} must be a function (model, state) -> array, but got {function!r}.")
+    for name in named:
+        if name not in OBSERVABLES:
+            raise ValueError(f"unknown observable {name!r}; there are {', '.join(OBSERVABLES)}.")
+    reasons = {name: why_not(name, model, splittable) for name in named}
+    if not isinstance(observe, ObservableSet):
+        for name, reason in reasons.items():
+            if reason:
+                raise ValueError(f"observable {name!r} has no meaning here: {reason}; leave it out.")
+    kept = [(name, None) for name in named if reasons[name] is None]
+    return (*kept, *custom.items())
+
+
+def wants_split(plan: Plan) -> bool:
+    """Whether any observable of the plan needs the state split along its limit."""
+    return any(function is None and "split" in OBSERVABLES[name].needs for name, function in plan)
+
+
+def evaluate(plan: Plan, view: View) -> dict[str, jax.Array]:
+    """Values of the planned observables at one moment."""
+    values = {}
+    for name, function in plan:
+        if function is None:
+            values[name] = OBSERVABLES[name].compute(view)
+        else:
+            values[name] = jax.tree.map(jnp.asarray, function(view.model, view.state()))
+    return values
+
+
+def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> dict[str, jax.Array]:
+    """Observables of one given state.
+
+    Args:
+        model, state: The model and a state of it.
+        observe: Names, or a mapping from names to functions (model, state) -> array; default: all that need no limit.
+
+    Returns:
+        Name -> value. Distances to the limit need the run: ask `simulate` or `exact` for them.
+
+    Raises:
+        ValueError: for an unknown name, one that has no meaning for this model or needs a run, or a state of another
+            shape.
+
+    Source: Zhou et al. 2023, Section 3 and Appendix C; collapse metrics as cited in `unhinged_jax.collapse`.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
+        >>> state = uj.State(H=jnp.eye(2), W=jnp.eye(2), b=jnp.zeros(2))
+        >>> uj.observe_state(model, state, "accuracy")
+        {'accuracy': Array(1., dtype=float32)}
+    """
+    if observe is None:
+        observe = ObservableSet(name for name, spec in OBSERVABLES.items() if "split" not in spec.needs)
+    model.check_state(state)
+    plan = resolve(observe, model, splittable=True)
+    if wants_split(plan):
+        raise ValueError("distances to the limit belong to a run; ask `simulate` or `exact` for them.")
+    H, W, b = (jnp.asarray(part) for part in (state.H, state.W, state.b))
+    return evaluate(plan, View(model, DenseFeatures(H), W, b, jnp.asarray(state.log_scale, H.dtype)))

@@ -1,0 +1,117 @@
+"""Where the state is and what it looks like: norms, distance to the limit, energies, neural collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax import collapse
+from unhinged_jax.features import ClassFeatures, PlaneFeatures, plane_features
+from unhinged_jax.leading import Split, log_distance, split_part
+from unhinged_jax.observables.fit import in_common_units
+from unhinged_jax.observables.view import View
+from unhinged_jax.special import safe_log, safe_norm
+
+
+def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
+    return (
+        safe_log(view.features.norm()) + view.log_scale,
+        safe_log(safe_norm(view.W)) + view.log_scale,
+    )
+
+
+def log_norm(view: View) -> jax.Array:
+    return safe_log(jnp.hypot(view.features.norm(), safe_norm(view.W))) + view.log_scale
+
+
+def _split(view: View) -> Split:
+    assert view.split is not None
+    return view.split
+
+
+def log_to_limit(which: slice) -> Callable[[View], jax.Array]:
+    def value(view: View) -> jax.Array:
+        if view.model.spherical:
+            return _log_spherical_error(_in_plane(view))
+        return log_distance(split_part(_split(view), which))
+
+    return value
+
+
+def _in_plane(view: View) -> PlaneFeatures:
+    """Features in the planes of their targets; from a dense H only to rounding."""
+    if isinstance(view.features, PlaneFeatures):
+        return view.features
+    return plane_features(view.features.dense(), view.model.signal().times(view.W))
+
+
+def _log_spherical_error(features: PlaneFeatures) -> jax.Array:
+    """log of the Frobenius distance between unit features and unit targets, from the angles; g_i = 0 counts 0."""
+    angle = jnp.arctan2(jnp.abs(features.across), features.along)
+    moves = jnp.any(features.target != 0, axis=1)
+    return safe_log(safe_norm(jnp.where(moves, 2 * jnp.sin(angle / 2), 0.0)))
+
+
+def gap(which: slice) -> Callable[[View], jax.Array]:
+    def value(view: View) -> jax.Array:
+        split = _split(view)
+        assert view.log_start is not None
+        moved = split.sign * jnp.exp(split.log_amplitude) - jnp.exp(view.log_start)
+        steady = jnp.exp(view.log_start) * jnp.expm1(split.log_amplitude - view.log_start)
+        lead = jnp.where(split.sign > 0, steady, moved)
+        parts = zip(split.direction[which], split.rest[which], strict=True)
+        return safe_norm(*(lead * d + jnp.exp(split.log_rest) * x for d, x in parts))
+
+    return value
+
+
+def _energies(view: View) -> dict[str, jax.Array]:
+    """Shares of ||Z||^2 in the paper's subspaces E_1^+-, E_2^+- and E_3 (balanced classes).
+
+    Source: Zhou et al. 2023, Lemmas 14-17.
+    """
+    labels = view.model.labels
+    index, classes, count = jnp.asarray(labels.index), labels.classes, labels.samples
+    per_class = count // classes
+    if isinstance(view.features, ClassFeatures):
+        means = view.features.sums * classes  # q_i = 1/n, so S_c = (N/n) mean = mean / C
+        within = (view.features.residual_scale * safe_norm(view.features.residual)) ** 2
+    else:
+        H = view.features.dense()
+        means = jax.ops.segment_sum(H, index, classes) / per_class
+        within = jnp.sum((H - means[index]) ** 2)
+    F = means * jnp.sqrt(jnp.asarray(per_class, means.dtype))
+    F_mean, W_mean = jnp.mean(F, axis=0), jnp.mean(view.W, axis=0)
+    F_rest, W_rest = F - F_mean, view.W - W_mean
+    parts = {
+        "energy_1_plus": jnp.sum((F_rest + W_rest) ** 2) / 2,
+        "energy_1_minus": jnp.sum((F_rest - W_rest) ** 2) / 2,
+        "energy_2_plus": classes * jnp.sum((F_mean + W_mean) ** 2) / 2,
+        "energy_2_minus": classes * jnp.sum((F_mean - W_mean) ** 2) / 2,
+        "energy_3": within,
+    }
+    total = sum(parts.values())
+    return {name: value / total for name, value in parts.items()}
+
+
+def energy(name: str) -> Callable[[View], jax.Array]:
+    return lambda view: view.once(_energies)[name]
+
+
+def bias_ratio(view: View) -> jax.Array:
+    least = jnp.min(view.b)
+    return jnp.where(least == 0, jnp.inf, jnp.max(view.b) / jnp.where(least == 0, 1.0, least))
+
+
+def collapse_metric(name: str) -> Callable[[View], jax.Array]:
+    return lambda view: view.once(_collapse_metrics)[name]
+
+
+def _collapse_metrics(view: View) -> dict[str, jax.Array]:
+    labels, seen = view.model.labels, view.seen()
+    _, product, bias = view.once(in_common_units)
+    logits = (product * seen.scores(view.W) + bias[:, None]).T
+    stats = seen.statistics(jnp.asarray(labels.index), labels.classes)
+    return collapse.collapse_metrics(stats, view.W, logits)

@@ -1,0 +1,98 @@
+"""The built-in observables by name, what each needs, and the ready-made sets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax import collapse
+from unhinged_jax.observables.fit import (
+    accuracy,
+    accuracy_margin,
+    log_abs_loss,
+    loss,
+    loss_parts,
+    objective,
+    reduced_margin,
+)
+from unhinged_jax.observables.shape import bias_ratio, collapse_metric, energy, gap, log_norm, log_norms, log_to_limit
+from unhinged_jax.observables.view import View
+from unhinged_jax.special import safe_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Observable:
+    """A named observable: how it is computed, what it is, and what it needs ("", "linear", "split" or "balanced")."""
+
+    compute: Callable[[View], jax.Array]
+    meaning: str
+    needs: str = ""
+
+
+_BOTH, _H, _W = slice(None), slice(0, -1), slice(-1, None)
+
+
+def _with_exponential(name: str, log_value: Callable[[View], jax.Array], meaning: str, needs: str = "") -> dict:
+    return {
+        name: Observable(lambda view: jnp.exp(log_value(view)), meaning, needs),
+        f"log_{name}": Observable(log_value, f"logarithm of the {meaning}", needs),
+    }
+
+
+OBSERVABLES: dict[str, Observable] = {
+    "loss": Observable(loss, "data term of the loss"),
+    "loss_sign": Observable(lambda view: jnp.sign(view.once(loss_parts)[0]), "sign of the loss"),
+    "log_abs_loss": Observable(log_abs_loss, "logarithm of the absolute loss"),
+    "objective": Observable(objective, "loss plus decay terms"),
+    "accuracy": Observable(accuracy, "share of samples classified right"),
+    "accuracy_margin": Observable(
+        accuracy_margin, "least margin over ||h_i|| max ||w_c||; positive iff accuracy is 1"
+    ),
+    "margin_min": Observable(reduced_margin(jnp.min), "least margin s_y - max s_j"),
+    "margin_mean": Observable(reduced_margin(jnp.mean), "mean margin s_y - max s_j"),
+    **_with_exponential("norm", log_norm, "norm of (H, W)"),
+    **_with_exponential("norm_H", lambda view: view.once(log_norms)[0], "norm of H"),
+    **_with_exponential("norm_W", lambda view: view.once(log_norms)[1], "norm of W"),
+    "norm_b": Observable(lambda view: safe_norm(view.b), "norm of b"),
+    "bias_ratio": Observable(bias_ratio, "largest bias over smallest"),
+    **_with_exponential(
+        "distance", log_to_limit(_BOTH), "distance of the direction of (H, W) from its limit", "split"
+    ),
+    **_with_exponential("distance_H", log_to_limit(_H), "distance of the direction of H from its limit", "split"),
+    **_with_exponential("distance_W", log_to_limit(_W), "distance of the direction of W from its limit", "free split"),
+    "gap_H": Observable(gap(_H), "norm of H minus the leading part of its start", "free split"),
+    "gap_W": Observable(gap(_W), "norm of W minus the leading part of its start", "free split"),
+    **{
+        name: Observable(energy(name), f"share of the squared norm in subspace E_{name[7:]}", "balanced")
+        for name in ("energy_1_plus", "energy_1_minus", "energy_2_plus", "energy_2_minus", "energy_3")
+    },
+}
+_COLLAPSE_ONLY = [name for name in collapse.METRICS if name not in OBSERVABLES]
+OBSERVABLES.update(
+    {name: Observable(collapse_metric(name), f"neural-collapse metric {name}") for name in _COLLAPSE_ONLY}
+)
+
+
+class ObservableSet(tuple):
+    """A ready-made set of names; names that a model has no meaning for are left out instead of refused."""
+
+    __slots__ = ()
+
+
+paper_observables = ObservableSet(
+    [
+        "loss", "accuracy", "accuracy_margin",
+        "norm", "norm_H", "norm_W", "log_norm",
+        "distance", "distance_H", "distance_W",
+    ]
+)
+"""What the paper's figures show, and the margin that decides the accuracy."""
+
+collapse_observables = ObservableSet(_COLLAPSE_ONLY)
+"""Every metric of neural collapse."""
+
+all_observables = ObservableSet(OBSERVABLES)
+"""Every observable there is."""

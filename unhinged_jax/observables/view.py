@@ -1,0 +1,57 @@
+"""What an observable is given: one moment of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from unhinged_jax.features import ClassFeatures, Features, unit
+from unhinged_jax.leading import Split
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.signal import ClassSignal
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One moment of a run, as observables see it: e^log_scale (features, W), b, and its split along the limit.
+
+    `log_start` is the logarithm of the norm of the leading part at the start.
+    """
+
+    model: LayerPeeled
+    features: Features
+    W: jax.Array
+    b: jax.Array
+    log_scale: jax.Array
+    split: Split | None = None
+    log_start: jax.Array | None = None
+
+    def once(self, compute: Callable[[View], Any]) -> Any:
+        """compute(view), evaluated once however many observables ask: XLA does not merge factorisations by itself."""
+        memo = self.__dict__.setdefault("_memo", {})
+        if compute not in memo:
+            memo[compute] = compute(self)
+        return memo[compute]
+
+    def state(self) -> State:
+        """The state, dense."""
+        return State(self.features.dense(), self.W, self.b, self.log_scale)
+
+    def seen(self) -> Features:
+        """Features as the prototypes see them: normalised if spherical."""
+        return unit(self.features) if self.model.spherical else self.features
+
+    def signal_features(self) -> jax.Array:
+        """M^T H of the features seen, shape (C, p)."""
+        signal, seen = self.model.signal(), self.seen()
+        if isinstance(seen, ClassFeatures) and isinstance(signal, ClassSignal):
+            return signal.gather(seen.sums)
+        return signal.transpose_times(seen.dense())
+
+    def logit_scale(self) -> jax.Array:
+        """Logarithm of the scale of H W^T: 2 log_scale, or log_scale for spherical features."""
+        return self.log_scale * (1 if self.model.spherical else 2)

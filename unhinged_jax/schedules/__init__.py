@@ -1,0 +1,43 @@
+"""Learning-rate schedules eta(t) with their exact integral zeta(t) = int_0^t eta(s) ds.
+
+Gradient flow depends on time only through zeta, so every schedule carries its integral beside
+its value. Both act elementwise on arrays of times and are differentiable in the time and in the
+schedule's parameters, which are the leaves of a frozen pytree: sweeping one never recompiles.
+
+A schedule is also an optax schedule: called with an integer step count it gives the rate of that
+step. Use the lower-case constructors; they check what the classes take as given.
+"""
+
+from unhinged_jax.schedules.constructors import (
+    as_schedule,
+    constant,
+    cosine,
+    exponential,
+    numeric,
+    piecewise,
+    polynomial,
+    warmup,
+)
+from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
+from unhinged_jax.schedules.schedule import Schedule
+from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Exponential",
+    "Numeric",
+    "Piecewise",
+    "Polynomial",
+    "QuadratureWarning",
+    "Schedule",
+    "Warmup",
+    "as_schedule",
+    "constant",
+    "cosine",
+    "exponential",
+    "numeric",
+    "piecewise",
+    "polynomial",
+    "warmup",
+]

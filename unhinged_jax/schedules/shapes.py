@@ -1,0 +1,171 @@
+"""Schedules whose integral is a formula."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from unhinged_jax._quadrature import Number
+from unhinged_jax.schedules.schedule import Schedule
+from unhinged_jax.special import phi1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Constant(Schedule):
+    """eta(t) = value; see `constant`."""
+
+    value: Number
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return ()
+
+    def _rate(self, t: Array) -> Array:
+        return self.value * jnp.ones_like(t)
+
+    def _integral(self, t: Array) -> Array:
+        return self.value * t
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine from `peak` down to `floor`; see `cosine`."""
+
+    peak: Number
+    horizon: Number
+    floor: Number = 0.0
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return (self.horizon,)
+
+    def _rate(self, t: Array) -> Array:
+        # (1 + cos(pi u/T))/2 as a square: it loses no digits where the rate vanishes.
+        left = self.horizon - jnp.minimum(t, self.horizon)
+        fraction = jnp.sin(jnp.pi / 2 * left / self.horizon) ** 2
+        return self.floor + (self.peak - self.floor) * fraction
+
+    def _integral(self, t: Array) -> Array:
+        u = jnp.minimum(t, self.horizon)
+        wave = self.horizon / jnp.pi * jnp.sin(jnp.pi * u / self.horizon)
+        return self.floor * t + (self.peak - self.floor) / 2 * (u + wave)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Exponential(Schedule):
+    """eta(t) = initial exp(-rate t); see `exponential`."""
+
+    initial: Number
+    rate: Number
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return ()
+
+    def _rate(self, t: Array) -> Array:
+        return self.initial * jnp.exp(-self.rate * t)
+
+    def _integral(self, t: Array) -> Array:
+        return self.initial * t * phi1(self.rate * t)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Polynomial(Schedule):
+    """Power-law decay from `initial` to `final`, held there; see `polynomial`."""
+
+    initial: Number
+    horizon: Number
+    power: Number = 1.0
+    final: Number = 0.0
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return (self.horizon,)
+
+    def _rate(self, t: Array) -> Array:
+        inside = t < self.horizon
+        left = jnp.where(inside, (self.horizon - t) / self.horizon, 1.0)
+        decay = jnp.where(inside, left**self.power, 0.0)
+        return self.final + (self.initial - self.final) * decay
+
+    def _integral(self, t: Array) -> Array:
+        order = self.power + 1.0
+        inside = t < self.horizon
+        # 1 - (1 - u/T)^order without the cancellation at small u.
+        u = jnp.where(inside, t / self.horizon, 0.0)
+        done = jnp.where(inside, -jnp.expm1(order * jnp.log1p(-u)), 1.0)
+        return self.final * t + (self.initial - self.final) * self.horizon / order * done
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Piecewise(Schedule):
+    """Constant between boundaries; see `piecewise`."""
+
+    values: Sequence[Any] | Array
+    boundaries: Sequence[Any] | Array
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return tuple(self.boundaries)
+
+    def _pieces(self, t: Array) -> tuple[Array, Array, Array]:
+        dtype = jnp.result_type(t, *jax.tree_util.tree_leaves((self.values, self.boundaries)))
+        values = jnp.asarray(self.values, dtype)
+        starts = jnp.append(jnp.zeros(1, dtype), jnp.asarray(self.boundaries, dtype))
+        index = jnp.searchsorted(starts[1:], t.astype(dtype), side="right")
+        return values, starts, index
+
+    def _rate(self, t: Array) -> Array:
+        values, _, index = self._pieces(t)
+        return values[index]
+
+    def _integral(self, t: Array) -> Array:
+        values, starts, index = self._pieces(t)
+        before = jnp.concatenate([starts[:1], jnp.cumsum(values[:-1] * jnp.diff(starts))])
+        return before[index] + values[index] * (t - starts[index])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Warmup(Schedule):
+    """A linear rise, then another schedule with its own clock; see `warmup`."""
+
+    length: Number
+    schedule: Schedule
+    start: Number = 0.0
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return (self.length, *(self.length + b for b in self.schedule.breaks))
+
+    def _phases(self, t: Array) -> tuple[Array, Array, Array]:
+        """Whether t is in the rise, the fraction of the rise done, and the time since its end."""
+        rising = t < self.length
+        length = jnp.where(jnp.equal(self.length, 0), 1.0, self.length)
+        return (
+            rising,
+            jnp.where(rising, t / length, 1.0),
+            jnp.where(rising, 0.0, t - self.length),
+        )
+
+    def _climb(self, t: Array) -> Array:
+        return self.schedule(jnp.zeros((), t.dtype)) - self.start
+
+    def _rate(self, t: Array) -> Array:
+        rising, done, rest = self._phases(t)
+        return jnp.where(rising, self.start + self._climb(t) * done, self.schedule(rest))
+
+    def _integral(self, t: Array) -> Array:
+        rising, done, rest = self._phases(t)
+        risen = jnp.where(rising, t, self.length)
+        return risen * (self.start + self._climb(t) * done / 2) + self.schedule.integral(rest)

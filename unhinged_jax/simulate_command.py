@@ -1,0 +1,119 @@
+"""`unhinged simulate`: what a file describes, run or resumed, and written into a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unhinged_jax import output
+from unhinged_jax._spinner import spinner
+from unhinged_jax.config import Config, Problem, build, read_config
+from unhinged_jax.exact import exact as solve_exactly
+from unhinged_jax.simulate import simulate
+from unhinged_jax.trajectory import Result, Trajectory
+
+STOPPED_EARLY = 3
+
+# What a resumed run may change: when to look, and how long to try.
+_MAY_CHANGE = {"run": ("until", "points", "spacing", "first", "times", "precision"), "dynamics": ("max_steps",)}
+
+
+def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | None, exact: bool) -> int:
+    """Run a file into a folder; see `unhinged simulate --help`."""
+    with spinner("Loading"):
+        read = read_config(config)
+        problem = build(read, precision)
+        identity = _identity(read, problem, exact)
+    started = time.perf_counter()
+    with output.workspace(out, force=force, resume=resume) as place:
+        before = None
+        if resume:
+            stored = output.read_run(out, problem.dynamics)
+            _check_same(stored.identity, identity, out)
+            before = stored.trajectory
+        with spinner("Solving" if exact else "Simulating"), _named(config):
+            trajectory = _run(problem, exact, before)
+        facts = {
+            "run": read.as_dict()["run"],
+            "continued_from": None if before is None else before.elapsed,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        with spinner("Writing"):
+            output.write_run(out, place, trajectory, identity, facts)
+    print(trajectory)
+    return _status(trajectory)
+
+
+@contextmanager
+def _named(config: Path) -> Iterator[None]:
+    """Name the file in what the library says about its values."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
+
+
+def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory:
+    times = problem.times
+    start: Any = problem.state
+    if before is not None:
+        times, start = times[times > before.elapsed], before
+        if not times.size:
+            raise ValueError(f"the run has reached {before.elapsed:g} already; raise `until` in [run] to go on.")
+        _refuse_gaps(before.observables)
+    solve = solve_exactly if exact else simulate
+    after = solve(
+        problem.model, problem.dynamics, start, times, problem.observe,
+        states=problem.states, target=problem.target, precision=problem.precision,
+    )  # fmt: skip
+    after = jax.tree.map(np.asarray, after)
+    # JAX sorts the keys of a dictionary; people read them in the order they asked for.
+    order = [name for name in problem.observe if name in after.observables]
+    after = dataclasses.replace(after, observables={name: after[name] for name in order})
+    return after if before is None else output.joined(before, after)
+
+
+def _refuse_gaps(observed: Collection[str]) -> None:
+    for name in ("gap_H", "gap_W"):
+        if name in observed:
+            raise ValueError(f"{name} is measured from the start of a run and cannot be resumed; do not observe it.")
+
+
+def _identity(config: Config, problem: Problem, exact: bool) -> dict[str, Any]:
+    """What two commands must share to be parts of one run."""
+    sections = config.as_dict()
+    for section, keys in _MAY_CHANGE.items():
+        sections[section] = {k: v for k, v in sections[section].items() if k not in keys}
+    return {"config": sections, "inputs": problem.inputs, "precision": problem.precision, "exact": exact}
+
+
+def _check_same(stored: dict[str, Any], asked: dict[str, Any], out: Path) -> None:
+    before, now = _flat(stored), _flat(asked)
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise ValueError(
+                f"{out} holds a run with {key} = {before.get(key)}, but now it is {now.get(key)}; --resume goes on "
+                "with the same settings, start again with --force."
+            )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    parts = [_flat(value, f"{prefix}.{name}".lstrip(".")) for name, value in tree.items()]
+    return {key: leaf for part in parts for key, leaf in part.items()}
+
+
+def _status(trajectory: Trajectory) -> int:
+    if trajectory.result in (Result.COMPLETED, Result.STEADY):
+        return 0
+    print(f"unhinged: stopped early: {trajectory.result.message}", file=sys.stderr)
+    return STOPPED_EARLY
