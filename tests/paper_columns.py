@@ -1,6 +1,6 @@
 """The paper's own convention, in plain NumPy: H is p x CN with class blocks of N columns, W is p x C.
 
-Kept apart from the package, which stacks rows: what the ledger's tests take for the truth is the matrix exponential here.
+Kept apart from the package, which stacks rows: the ledger's tests take the matrix exponential here for the truth.
 """
 
 import numpy as np
@@ -75,8 +75,8 @@ def relative(got, want):
 class Modes:
     """Z(zeta) = sum over k of e^(value_k zeta) part_k, from the eigenvectors of the whole matrix of Eq. 12.
 
-    zeta is the integral of eta_2, and eta_1 = s eta_2. The parts are kept apart, so that a distance to the limit of 1e-200
-    is as exact as one of 1e-2.
+    zeta is the integral of eta_2, and eta_1 = s eta_2. The parts are kept apart, so that a distance to the limit of
+    1e-80 is as exact as one of 1e-2.
     """
 
     def __init__(self, M, H, W, s=1.0, decay1=0.0, decay2=0.0):

@@ -29,7 +29,7 @@ def test_any_signal_matrix():
 
 
 def test_gradient_descent():
-    """Powers of one 2 x 2 matrix for each mode, against the plain loop; with lambda = 0 any step has the flow's limit."""
+    """Powers of one 2 x 2 matrix for each mode, against the plain loop; without decay any step has the flow's limit."""
     C, N, gamma, eta, l1, l2, s = 4, 2, 0.2, 0.3, 0.1, 0.2, 0.6
     H, W = columns.start(3, C, N, 0)
     M, (K, J) = columns.signal(C, N, gamma), columns.contrasts(C)

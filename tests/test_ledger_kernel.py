@@ -1,4 +1,4 @@
-"""Ledger, Section 3.5, and Appendices D.1 and D.2: the invariant kernel, the MSE flow, initial prototypes, decisions."""
+"""Ledger, Section 3.5, Appendices D.1 and D.2: the invariant kernel, the MSE flow, initial prototypes, decisions."""
 
 import numpy as np
 import paper_columns as columns

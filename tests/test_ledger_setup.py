@@ -173,7 +173,7 @@ def threshold(C):
 
 
 def test_appendix_a_criterion():
-    """Unit features, prototypes a simplex ETF: a loss below the threshold means a right answer, and no better one does."""
+    """Unit features, prototypes a simplex ETF: a loss below the threshold means a right answer; it is the best one."""
     violation, gap = -np.inf, -np.inf
     for C, gamma in ((3, 0.5), (4, 1 / 3), (6, 1.0)):
         W = np.asarray(initial.simplex_etf(C, C - 1)).astype(float)

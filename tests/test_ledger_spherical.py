@@ -75,8 +75,8 @@ def test_eq_84():
     H, W = columns.start(4, C, N, 0)
     W = W - W.mean(axis=1, keepdims=True)
     run = uj.exact(
-        uj.spherical(uj.balanced(C, N), 4, gamma=gamma), uj.Descent(eta), uj.State(H.T, W.T, np.zeros(C)), [7], "norm_H",
-        precision="float64",
+        uj.spherical(uj.balanced(C, N), 4, gamma=gamma), uj.Descent(eta),
+        uj.State(H.T, W.T, np.zeros(C)), [7], "norm_H", precision="float64",
     )
     for i in range(C * N):
         h = H[:, i]
@@ -96,7 +96,7 @@ def largest_drop(rate_of, count=400):
 
 
 def test_lemma_10_step():
-    """"beta_t is monotonically increasing" if k/|h| <= 1/|w|: at |w| = 1, |h| = 0.1, k = 0.09 it falls from 0.9 to 0.645."""
+    """The cosine "is monotonically increasing" if k/|h| <= 1/|w|: here it falls from 0.9 to 0.645."""
     h, w = at_cosine(0.9, 0.1)
     assert 0.09 / np.linalg.norm(h) < 1 / np.linalg.norm(w)
     after = cosine(update(h, w, 0.09), w)
@@ -144,12 +144,19 @@ def test_theorem_7():
         for k in (0.9 * length / size, 0.9 * length**2 / size):  # as printed; with the square
             error, _ = final(h, w, itertools.repeat(k, 3000))
             worst = max(worst, error)
-    # Less will do: with alpha <= 1 it converges if and only if the rates have an infinite sum, and |h| <= 4 |h_0| by itself.
+    # Less will do: with alpha <= 1 it converges if and only if the rates have an infinite sum, and |h| <= 4 |h_0|.
     h, w = at_cosine(-0.9, 1.0)
     for power, converges in ((0.5, True), (1.0, True), (1.5, False)):
         rates = (np.arange(20_000) + 1.0) ** -power
         error, length = final(h, w, rates)
         assert (error < 0.02) == converges and length <= 4
+    # A constant rate may be as large as it likes: alpha never increases, and it falls to 2 and below.
+    draws = np.random.default_rng(4)
+    alpha, beta = 10 ** draws.uniform(0, 5, 2_000), draws.uniform(-0.99, 0.99, 2_000)
+    for _ in range(5_000):
+        root = 1 + alpha**2 * (1 - beta**2)
+        alpha, beta = alpha / root, (beta + alpha * (1 - beta**2)) / root**0.5
+    assert np.max(alpha) <= 2
     holds("theorem-7", worst, within=1e-9)
 
 
@@ -178,8 +185,8 @@ def test_theorem_7_opposite():
 
 
 def test_rescaled_rate():
-    """Section 4.3: (1+gamma) eta/(CN) <= 1/|w| keeps the guarantee for rates eta |h|^2, not for the eta |h| of the text,
-    of footnote 15 and of Figure 9."""
+    """Section 4.3: (1+gamma) eta/(CN) <= 1/|w| keeps the guarantee for rates eta |h|^2, not for the eta |h| of the
+    text, of footnote 15 and of Figure 9."""
     h, w = at_cosine(0.9, 0.1)
     drop = 0.9 - cosine(update(h, w, 0.9 * 0.1), w)
     right = max(
@@ -207,15 +214,19 @@ def test_appendix_d3():
     printed, right = [], []
     h, w = np.array([-0.8, 0.6]), np.array([1.0, 0.0])
     assert cosine(w + adjustment(w, h, 0.5, 1), h) == pytest.approx(-0.902, abs=5e-4)
-    for h, w in [(h, w), *starts(40, seed=5)]:
-        h, epsilon = h / np.linalg.norm(h), 0.3
-        if not -0.999 < cosine(h, w) < -1 + epsilon:
+    for start, prototype in [(h, w), *starts(40, seed=5)]:
+        feature, epsilon = start / np.linalg.norm(start), 0.3
+        if not -0.999 < cosine(feature, prototype) < -1 + epsilon:
             continue
         for errors, sign in ((printed, 1), (right, -1)):
-            errors.append(abs(cosine(w + adjustment(w, h, epsilon, sign), h) - (-1 + epsilon)))
+            adjusted = prototype + adjustment(prototype, feature, epsilon, sign)
+            errors.append(abs(cosine(adjusted, feature) - (-1 + epsilon)))
     assert len(printed) >= 3
-    h, w = np.array([-0.8, 0.6]), np.array([1.0, 0.0])
-    pull = jax.grad(lambda x: losses.adjusted_margin(x[None], jnp.stack([w, -w]), jnp.array([0]), 0.0, 0.5)[0])(jnp.array(h))
+
+    def loss(x):
+        return losses.adjusted_margin(x[None], jnp.stack([w, -w]), jnp.array([0]), 0.0, 0.5)[0]
+
+    pull = jax.grad(loss)(jnp.array(h))
     expected = 0.8 * (1 - 0.25) ** 0.5 / 0.5  # |w| |beta| sqrt(1-(1-eps)^2)/(1-eps), all of it across h
     assert float(jnp.linalg.norm(pull)) == pytest.approx(expected, rel=1e-5)
     corrected("appendix-d3", printed=min(printed), off=0.05, right=max(right), within=1e-12)

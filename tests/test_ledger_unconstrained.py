@@ -175,7 +175,7 @@ def test_theorem_2_bias():
 
 
 def test_theorem_2_scalars():
-    """They depend on the integrals of the rates, not on eta(0) alone: a constant and a decaying rate that start alike."""
+    """They depend on the integrals of the rates, not on eta(0): a constant and a decaying rate that start alike."""
     C, N, gamma, t = 4, 2, 0.2, 5.0
     sigma = columns.sigmas(C, N, gamma)[0]
     integrals = {"constant": t, "decaying": 1 - np.exp(-t)}  # eta = 1 and eta = e^-t, both 1 at t = 0
@@ -259,15 +259,16 @@ def test_corollary_3_bias():
 
 
 def test_every_case_exponential():
-    """An exponential would make error(2 zeta)/error(zeta) vanish. For biases and for anchored features without decay it is
-    1/2: the error falls like 1/zeta."""
+    """An exponential would make error(2 zeta)/error(zeta) vanish. For biases and for anchored features without decay it
+    is 1/2: the error falls like 1/zeta."""
     C, N, gamma = 4, 2, 0.1
     b, drift = np.array([0.3, -0.5, 1.0, 0.2]), (1 + gamma - gamma * C) / C
     ratio = (bias_ratio(b, drift, 2e6) - 1) / (bias_ratio(b, drift, 1e6) - 1)
     model = uj.anchored(uj.balanced(C, N), 3, gamma=gamma)
     draws = np.random.default_rng(0)
     state = uj.State(draws.normal(size=(C * N, 3)), draws.normal(size=(C, 3)), np.zeros(C))
-    logs = np.asarray(uj.exact(model, uj.Flow(), state, [1e6, 2e6], "log_distance_H", precision="float64")["log_distance_H"])
+    run = uj.exact(model, uj.Flow(), state, [1e6, 2e6], "log_distance_H", precision="float64")
+    logs = np.asarray(run["log_distance_H"])
     halves = [ratio, np.exp(logs[1] - logs[0])]
     false_as_printed(
         "every-case-exponential", printed=min(halves), off=0.49, right=max(abs(2 * r - 1) for r in halves), within=1e-4
