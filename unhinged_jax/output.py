@@ -89,10 +89,7 @@ def write_run(
     dataset = _dataset(trajectory).assign_attrs(identity=text)
     dataset.to_netcdf(place / "observables.nc", engine="scipy")
     trajectory.to_csv(place / "observables.csv")
-    figure = plots.curves(trajectory)
-    with plots.style():
-        figure.savefig(place / "curves.png", metadata={"Software": None})
-        figure.savefig(place / "curves.svg", metadata={"Date": None})
+    plots.save(plots.curves(trajectory), place / "curves")
     result = trajectory.result
     outcome = {"code": int(result), "name": result.name.lower(), "message": result.message}
     record = {

@@ -1,10 +1,11 @@
-"""The look of every figure, and the curves of one run."""
+"""The look of every figure, how it is written, and the curves of one run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
 
     from unhinged_jax.trajectory import Trajectory
 
-__all__ = ["PALETTE", "curves", "style"]
+__all__ = ["EXACT", "PALETTE", "SIMULATED", "curves", "save", "style"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's colours, told apart with any common colour vision; yellow left out for its contrast."""
 
+EXACT: dict[str, Any] = {"lw": 3.5, "alpha": 0.45, "solid_capstyle": "butt"}
+"""Closed forms are pale bands ..."""
+
+SIMULATED: dict[str, Any] = {"lw": 1.0, "ls": (0, (4, 3))}
+"""... and what was simulated lies on them in thin dashes, so that both are seen where they agree."""
+
+_METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 _DECADES = 2  # a positive curve that spans more than this is drawn on a logarithmic axis
 
 
@@ -65,6 +73,39 @@ def style() -> Iterator[None]:
         yield
 
 
+def save(figure: Figure, stem: str | Path, kinds: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+    """Write a figure in the house style, as a picture of points and as a drawing.
+
+    Args:
+        figure: A `matplotlib.figure.Figure`.
+        stem: Where to, without the ending.
+        kinds: Endings; "png" and "svg" (default) name neither date nor program, so that the same figure gives the
+            same file.
+
+    Returns:
+        The files written, each in one go: one that was there is whole, old or new, at any moment.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save(Figure(figsize=(1, 1)), f"{folder}/picture")]
+        ['picture.png', 'picture.svg']
+    """
+    stem = Path(stem)
+    written = []
+    with style():
+        for kind in kinds:
+            path = stem.with_name(f"{stem.name}.{kind}")
+            unfinished = stem.with_name(f".{path.name}.part")
+            figure.savefig(unfinished, format=kind, metadata=_METADATA.get(kind))
+            unfinished.replace(path)
+            written.append(path)
+    return written
+
+
 def curves(trajectory: Trajectory) -> Figure:
     """One panel for each scalar observable of a run, over the times that were reached.
 
@@ -72,7 +113,7 @@ def curves(trajectory: Trajectory) -> Figure:
         trajectory: An unbatched run with concrete values.
 
     Returns:
-        A `matplotlib.figure.Figure`, apart from pyplot; save it inside `style()`. Positive values that span
+        A `matplotlib.figure.Figure`, apart from pyplot; write it with `save`. Positive values that span
         more than two decades, and times spaced geometrically, are drawn on logarithmic axes.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.design.optimise import WITHIN, Outcome
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import PALETTE, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ _MOST = 7  # curves in a panel, as many as there are colours
 
 
 def picture(outcome: Outcome, title: str = "") -> Figure:
-    """Objective and free parameters over the outer steps, the reference beside them; save it inside `style()`."""
+    """Objective and free parameters over the outer steps, the reference beside them; write it with `save`."""
     from matplotlib.figure import Figure
 
     panels = 1 + len(outcome.path)
@@ -72,9 +72,4 @@ def _values(axes: Axes, outcome: Outcome, key: str) -> None:
 
 def draw(outcome: Outcome, folder: Path, title: str) -> list[Path]:
     """Write path.png and path.svg."""
-    with style():
-        figure = picture(outcome, title)
-        paths = [folder / f"path.{kind}" for kind in ("png", "svg")]
-        for path in paths:
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+    return save(picture(outcome, title), folder / "path")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax.plots import style
+from unhinged_jax.plots import save
 from unhinged_jax.sweep.bands import band_figure
 from unhinged_jax.sweep.maps import map_figure
 from unhinged_jax.sweep.plan import Plan
@@ -61,13 +60,7 @@ def draw(
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in _figures(plan, data, names, moment):
-        with style():
-            for ending, settings in (("png", {"Software": None}), ("svg", {"Date": None})):
-                path = out / f"{name}.{ending}"
-                unfinished = out / f".{name}.{ending}"
-                figure.savefig(unfinished, format=ending, metadata=settings)
-                os.replace(unfinished, path)
-                written.append(path)
+        written += save(figure, out / name)
     path = out / "report.html"
     path.write_text(report(plan, data, names), encoding="utf-8")
     return [*written, path]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
 
+from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.theories import central_path
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
@@ -95,8 +96,8 @@ def _loss_gap(path: central_path.Path, index: np.ndarray) -> float:
 def _draw(curves: Curves, figure: Any) -> None:
     left, right = pair(figure)
     for j in range(curves["exact"].shape[1]):
-        left.plot(curves["far"], curves["exact"][:, j], lw=3.5, alpha=0.45, color=f"C{j}", label=f"ω{j + 1}")
-        left.plot(curves["time"], curves["flow"][:, j], lw=1.0, ls=(0, (4, 3)), color="0.1")
+        left.plot(curves["far"], curves["exact"][:, j], **EXACT, color=f"C{j}", label=f"ω{j + 1}")
+        left.plot(curves["time"], curves["flow"][:, j], **SIMULATED, color="0.1")
     left.plot(curves["far"], (4 * curves["far"] / PER_CLASS) ** 0.25, color="0.4", lw=0.8, ls=":", label="(4t/N)¼")
     logarithmic(left, "time", "SNR singular values (dashes: simulated)", both=True)
     left.legend(ncols=2)

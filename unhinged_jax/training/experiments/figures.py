@@ -22,11 +22,7 @@ _LINES = ("-", "--", ":", "-.")
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write NAME.png and NAME.svg."""
-    paths = [out / f"{name}.png", out / f"{name}.svg"]
-    with plots.style():
-        figure.savefig(paths[0], metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
+    return plots.save(figure, out / name)
 
 
 def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, Any]:
