@@ -72,14 +72,16 @@ def motion(per_class: int = 9, frames: int = 101, seed: int = 3) -> Motion:
     for q in RESCALINGS:
         model = uj.spherical(labels, dim=3, rescale=q)
         state = model.init(key_order, features=lengths[:, None] * directions, prototypes="etf", precision="float64")
-        pull = np.linalg.norm(np.asarray(model.signal().times(state.W))[0])  # kappa, the same for every sample
+        # kappa is ||(M W)_i|| = (1/n) ||(1 + gamma) w_y - gamma sum_c w_c||, and the prototypes of an ETF sum to 0.
+        pull = CLASSES / (CLASSES - 1) * np.linalg.norm(state.W[0]) / count
         # A cosine rate falls to 0 along half a wave, so its integral is half of peak times horizon.
-        flow = uj.Flow(uj.cosine(2 * EFOLDS / (pull * HORIZON), horizon=HORIZON), rtol=1e-10, atol=1e-12)
+        peak = 2 * EFOLDS / (pull * HORIZON)
+        flow = uj.Flow(uj.cosine(peak, horizon=HORIZON), rtol=1e-10, atol=1e-12)
         for solve, kept in ((uj.simulate, simulated), (uj.exact, exact)):
             run = solve(model, flow, state, times, "accuracy", states=True)
             assert run.states is not None
             kept.append(unit(np.asarray(run.states.H, float)))
-    pace = pull * np.asarray(flow.schedule.integral(times), float)
+    pace = pull * peak * (times / 2 + HORIZON / (2 * np.pi) * np.sin(np.pi * times / HORIZON))
     return Motion(
         times, np.asarray(labels.index), lengths, unit(np.asarray(state.W, float)), np.stack(simulated),
         np.stack(exact), pace,

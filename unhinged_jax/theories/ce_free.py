@@ -105,7 +105,7 @@ def _draw(curves: Curves, figure: Any) -> None:
         left.plot(t, curves[name], label=label)
     logarithmic(left, "time", "distance from collapse, generic start", both=True)
     left.legend()
-    right.plot(t, curves["predicted"], **EXACT, label=r"$\dot x = 2x\,/\,\sqrt{N}(e^x + C - 1)$")
+    right.plot(t, curves["predicted"], **EXACT, label=r"$\dot x = 2x\,/\,(\sqrt{N}\,(e^x + C - 1))$")
     right.plot(t, curves["gap"], **SIMULATED, color="0.1", label="simulated")
     logarithmic(right, "time", "logit gap, start on an ETF")
     right.legend()
