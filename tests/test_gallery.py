@@ -58,15 +58,34 @@ def test_every_command_is_one_that_is_shipped(make):
             app.parse_args(arguments, exit_on_error=False, print_error=False)  # raises for what it does not know
 
 
-def test_a_picture_is_made_by_its_command(make, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 255, (900, 1600, 3), dtype=np.uint8)
+def test_thumbnails_shrink_until_they_are_small(make, tmp_path):
     from PIL import Image
 
+    pixels = np.random.default_rng(0).integers(0, 255, (900, 1600, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "full.png")  # noise, which no format makes small
     make.shrink(tmp_path / "full.png", tmp_path / "small.png")
     assert (tmp_path / "small.png").stat().st_size < make.MOST_BYTES
     with Image.open(tmp_path / "small.png") as image:
         assert abs(image.width / image.height - 16 / 9) < 0.02
+
+
+def test_thin_curves_keep_their_colours(make, tmp_path):
+    from PIL import Image, ImageColor
+
+    from unhinged_jax.plots import PALETTE
+
+    full = Image.new("RGB", (make.WIDE, 500), "white")
+    full.paste(Image.linear_gradient("L").resize((make.WIDE, 380)), (0, 120))  # much of many other colours
+    for row, colour in enumerate(PALETTE):
+        full.paste(colour, (100, 10 + 15 * row, 400, 12 + 15 * row))
+    full.save(tmp_path / "full.png")
+    make.shrink(tmp_path / "full.png", tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as image:
+        small = image.convert("RGB")
+    assert small.size == full.size and small.getpixel((5, 5)) == (255, 255, 255)
+    for row, colour in enumerate(PALETTE):
+        seen = np.asarray(small.getpixel((200, 10 + 15 * row)), int)
+        assert np.abs(seen - ImageColor.getrgb(colour)).max() < 24
 
 
 def test_features_follow_the_tangent_law(animation, moving):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-WIDE, COLOURS, MOST_BYTES = 720, 128, 100_000
+WIDE, MOST_BYTES = 800, 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +77,10 @@ CHAPTERS: dict[str, tuple[Picture, ...]] = {
             "figure-1.png",
         ),
         _figure(
-            5, "Weight decay",
-            "Norm and direction under decay below, at and beyond its threshold; the direction converges in all cases.",
+            5, "Critical decay",
+            "The decay at which growth stops, for five trade-offs γ: accuracy, directions and norms.",
         ),
-        _figure(9, "Spherical features", "Features normalised, rates rescaled by their norm."),
+        _figure(9, "Spherical features", "Features normalised: with the plain rate, and with the rate times ‖h‖."),
     ),
     "One run": (
         Picture(
@@ -185,7 +185,7 @@ def run(picture: Picture, folder: Path) -> Path:
 
 
 def shrink(source: Path, target: Path) -> None:
-    """A thumbnail: as wide as a column of text, few colours, below 100 kB."""
+    """A thumbnail: as wide as a column of text, or less where that would take 100 kB."""
     from PIL import Image
 
     with Image.open(source) as image:
@@ -193,7 +193,9 @@ def shrink(source: Path, target: Path) -> None:
     width = min(WIDE, full.width)
     while True:
         size = (width, round(full.height * width / full.width))
-        small = full.resize(size, Image.Resampling.LANCZOS).quantize(COLOURS, dither=Image.Dither.NONE)
+        small = full.resize(size, Image.Resampling.LANCZOS)
+        # By coverage of the colours: by their frequency, as is usual, thin curves would take the colour of others.
+        small = small.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
         small.save(target, optimize=True)
         if target.stat().st_size < MOST_BYTES:
             return
