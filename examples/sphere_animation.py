@@ -20,7 +20,7 @@ import numpy as np
 import unhinged_jax as uj
 from unhinged_jax.plots import PALETTE
 
-CLASSES, HORIZON = 4, 10.0
+CLASSES, RISE, HORIZON = 4, 4.0, 10.0
 RESCALINGS = (0, 1, 2)
 EFOLDS = 5.0  # by which the tangent of half the angle of a feature of length 1 has shrunk at the end
 PAGE = Path(__file__).with_suffix(".html")
@@ -60,7 +60,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def motion(per_class: int = 9, frames: int = 101, seed: int = 3) -> Motion:
-    """Run it: an integrated flow and the closed form of the same start, under a cosine rate."""
+    """Run it: an integrated flow and the closed form of the same start, under a rate that rises, then falls."""
     labels = uj.balanced(CLASSES, per_class)
     key_direction, key_length, key_order = jax.random.split(jax.random.key(seed), 3)
     count = CLASSES * per_class
@@ -74,14 +74,16 @@ def motion(per_class: int = 9, frames: int = 101, seed: int = 3) -> Motion:
         state = model.init(key_order, features=lengths[:, None] * directions, prototypes="etf", precision="float64")
         # kappa is ||(M W)_i|| = (1/n) ||(1 + gamma) w_y - gamma sum_c w_c||, and the prototypes of an ETF sum to 0.
         pull = CLASSES / (CLASSES - 1) * np.linalg.norm(state.W[0]) / count
-        # A cosine rate falls to 0 along half a wave, so its integral is half of peak times horizon.
+        # A linear rise and half a wave down: the integral of each is half of peak times its length.
         peak = 2 * EFOLDS / (pull * HORIZON)
-        flow = uj.Flow(uj.cosine(peak, horizon=HORIZON), rtol=1e-10, atol=1e-12)
+        schedule = uj.warmup(RISE, uj.cosine(peak, horizon=HORIZON - RISE))
+        flow = uj.Flow(schedule, rtol=1e-10, atol=1e-12)
         for solve, kept in ((uj.simulate, simulated), (uj.exact, exact)):
             run = solve(model, flow, state, times, "accuracy", states=True)
             assert run.states is not None
             kept.append(unit(np.asarray(run.states.H, float)))
-    pace = pull * peak * (times / 2 + HORIZON / (2 * np.pi) * np.sin(np.pi * times / HORIZON))
+    rising, falling = np.minimum(times, RISE), np.maximum(times - RISE, 0) / (HORIZON - RISE)
+    pace = pull * peak * (rising**2 / (2 * RISE) + (HORIZON - RISE) * (falling + np.sin(np.pi * falling) / np.pi) / 2)
     return Motion(
         times, np.asarray(labels.index), lengths, unit(np.asarray(state.W, float)), np.stack(simulated),
         np.stack(exact), pace,
@@ -121,7 +123,7 @@ def seen_from(points: np.ndarray, yaw: float = 0.5, pitch: float = 0.35) -> np.n
     return np.stack([side, k * z + m * depth, k * depth - m * z], axis=-1)
 
 
-def drawing(moving: Motion, q: int = 1, size: int = 420, stops: int = 20, seconds: float = 8.0) -> str:
+def drawing(moving: Motion, q: int = 1, size: int = 420, stops: int = 24, seconds: float = 8.0) -> str:
     """An animated SVG of one run; it stands still at the end for a viewer who asked for less motion."""
     half, radius = size / 2, 0.44 * size
     at = np.unique(np.round(np.linspace(0, len(moving.times) - 1, stops + 1)).astype(int))
