@@ -57,7 +57,7 @@ def _whole_decades(axes: Any) -> None:
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return save(figure, path.with_suffix(""), (path.suffix[1:],))[0]
+    return save(figure, path.parent, path.stem, kinds=(path.suffix[1:],))[0]
 
 
 def _legend(figure: Any, names: list[str], extra: list[Any]) -> None:

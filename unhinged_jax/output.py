@@ -89,7 +89,9 @@ def write_run(
     dataset = _dataset(trajectory).assign_attrs(identity=text)
     dataset.to_netcdf(place / "observables.nc", engine="scipy")
     trajectory.to_csv(place / "observables.csv")
-    plots.save(plots.curves(trajectory), place / "curves")
+    figure = plots.curves(trajectory)
+    with plots.style():
+        plots.save(figure, place, "curves")
     result = trajectory.result
     outcome = {"code": int(result), "name": result.name.lower(), "message": result.message}
     record = {

@@ -73,17 +73,17 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, stem: str | Path, kinds: tuple[str, ...] = ("png", "svg")) -> list[Path]:
-    """Write a figure in the house style, as a picture of points and as a drawing.
+def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+    """Write NAME.png and NAME.svg in the house style, each whole or not at all; equal figures give equal files.
 
     Args:
         figure: A `matplotlib.figure.Figure`.
-        stem: Where to, without the ending.
-        kinds: Endings; "png" and "svg" (default) name neither date nor program, so that the same figure gives the
-            same file.
+        folder: Where the files go; it must be there.
+        name: Without an ending.
+        kinds: Endings; "png" and "svg" (default) name neither date nor program.
 
     Returns:
-        The files written, each in one go: one that was there is whole, old or new, at any moment.
+        The paths, one for each kind.
 
     Source: beyond the paper.
 
@@ -91,19 +91,16 @@ def save(figure: Figure, stem: str | Path, kinds: tuple[str, ...] = ("png", "svg
         >>> import tempfile
         >>> from matplotlib.figure import Figure
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     [path.name for path in save(Figure(figsize=(1, 1)), f"{folder}/picture")]
+        ...     [path.name for path in save(Figure(figsize=(1, 1)), Path(folder), "picture")]
         ['picture.png', 'picture.svg']
     """
-    stem = Path(stem)
-    written = []
+    paths = [folder / f"{name}.{kind}" for kind in kinds]
     with style():
-        for kind in kinds:
-            path = stem.with_name(f"{stem.name}.{kind}")
-            unfinished = stem.with_name(f".{path.name}.part")
+        for path, kind in zip(paths, kinds, strict=True):
+            unfinished = path.with_name(f".{path.name}.part")
             figure.savefig(unfinished, format=kind, metadata=_METADATA.get(kind))
             unfinished.replace(path)
-            written.append(path)
-    return written
+    return paths
 
 
 def curves(trajectory: Trajectory) -> Figure:

@@ -72,4 +72,5 @@ def _values(axes: Axes, outcome: Outcome, key: str) -> None:
 
 def draw(outcome: Outcome, folder: Path, title: str) -> list[Path]:
     """Write path.png and path.svg."""
-    return save(picture(outcome, title), folder / "path")
+    with style():
+        return save(picture(outcome, title), folder, "path")

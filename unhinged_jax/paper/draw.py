@@ -20,7 +20,7 @@ def draw(outcome: Outcome, out: Path, with_published: bool) -> None:
     """Write figN.png and figN.svg."""
     with style():
         picture = figure_of(outcome, with_published)
-    save(picture, out / f"fig{outcome.figure.number}")
+        save(picture, out, f"fig{outcome.figure.number}")
 
 
 def figure_of(outcome: Outcome, with_published: bool) -> Any:

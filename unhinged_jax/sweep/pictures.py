@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax.plots import save
+from unhinged_jax.plots import save, style
 from unhinged_jax.sweep.bands import band_figure
 from unhinged_jax.sweep.maps import map_figure
 from unhinged_jax.sweep.plan import Plan
@@ -60,7 +60,8 @@ def draw(
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in _figures(plan, data, names, moment):
-        written += save(figure, out / name)
+        with style():
+            written += save(figure, out, name)
     path = out / "report.html"
     path.write_text(report(plan, data, names), encoding="utf-8")
     return [*written, path]

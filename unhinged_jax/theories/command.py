@@ -63,7 +63,7 @@ def draw(theory: Theory, finding: Finding, folder: Path) -> None:
     with style():
         figure = Figure(figsize=theory.size, layout="constrained")
         theory.draw(finding.curves, figure)
-    save(figure, folder / theory.name)
+        save(figure, folder, theory.name)
 
 
 def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:

@@ -22,7 +22,8 @@ _LINES = ("-", "--", ":", "-.")
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write NAME.png and NAME.svg."""
-    return plots.save(figure, out / name)
+    with plots.style():
+        return plots.save(figure, out, name)
 
 
 def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, Any]:
