@@ -39,7 +39,7 @@ def test_the_readme_runs_as_printed():
     printed, names = run(code)
     difference = float(re.search(r"worst relative difference (\S+);", printed)[1])
     assert difference < 1e-3  # float32, and a solver
-    assert names["run"].kind == "simulate" and names["truth"].kind == "exact"
+    assert names["run"].kind == "simulated" and names["truth"].kind == "exact"
     # Decay acts on every mode alike: the logarithm of the norm falls by it times the integral of the rate, which for a
     # cosine is half of peak times horizon.
     slope = float(printed.strip().splitlines()[-1])
