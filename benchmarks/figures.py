@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.acceptance import worst
 from benchmarks.record import Report, Result, Series
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import PALETTE, save, style
 
 _BLUE, _RED, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK = PALETTE
 # Colour and marker of everybody, the same in every figure.
@@ -57,8 +57,7 @@ def _whole_decades(axes: Any) -> None:
 
 def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})  # the same record gives the same file
-    return path
+    return save(figure, path.parent, path.stem, kinds=(path.suffix[1:],))[0]
 
 
 def _legend(figure: Any, names: list[str], extra: list[Any]) -> None:

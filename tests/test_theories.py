@@ -49,10 +49,11 @@ def test_the_command_writes_page_figures_and_record(tmp_path, monkeypatch, capsy
     out = tmp_path / "page.md"
     assert command.main(out=out) == status
     text = out.read_text()
-    assert "a \\| b" in text and "(#a-toy-of-course)" in text and "page/toy.png" in text
+    assert "a \\| b" in text and "(#a-toy-of-course)" in text and "page/toy.svg" in text
     assert "Philip M. Long" in text and "Neural Computation 34(6):1488–1499, 2022" in text
     assert ("**missed**" in text) == (status == 1)
     assert (tmp_path / "page" / "toy.png").stat().st_size > 1000
+    assert b"</svg>" in (tmp_path / "page" / "toy.svg").read_bytes()
     (row,) = json.loads((tmp_path / "page" / "checks.json").read_text())
     assert row["passed"] == (status == 0) and len(row["checks"]) == 2
     assert "kept" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The look of every figure, and the curves of one run."""
+"""The look of every figure, how it is written, and the curves of one run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 
     from unhinged_jax.trajectory import Trajectory
 
-__all__ = ["PALETTE", "curves", "save", "style"]
+__all__ = ["EXACT", "PALETTE", "SIMULATED", "curves", "save", "style"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's colours, told apart with any common colour vision; yellow left out for its contrast."""
 
+EXACT: dict[str, Any] = {"lw": 3.5, "alpha": 0.45, "solid_capstyle": "butt"}
+"""Closed forms are pale bands ..."""
+
+SIMULATED: dict[str, Any] = {"lw": 1.0, "ls": (0, (4, 3))}
+"""... and what was simulated lies on them in thin dashes, so that both are seen where they agree."""
+
+_METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 _DECADES = 2  # a positive curve that spans more than this is drawn on a logarithmic axis
 
 
@@ -68,23 +75,32 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.png and NAME.svg, each whole or not at all. Call it inside `style()`: equal figures give equal files.
+def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+    """Write NAME.png and NAME.svg in the house style, each whole or not at all; equal figures give equal files.
 
     Args:
         figure: A `matplotlib.figure.Figure`.
         folder: Where the files go; it must be there.
         name: Without an ending.
+        kinds: Endings; "png" and "svg" (default) name neither date nor program.
 
     Returns:
-        The two paths.
+        The paths, one for each kind.
 
     Source: beyond the paper.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save(Figure(figsize=(1, 1)), Path(folder), "picture")]
+        ['picture.png', 'picture.svg']
     """
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    for path, left_out in zip(paths, ("Software", "Date"), strict=True):
-        with whole(path) as part:
-            figure.savefig(part, format=path.suffix[1:], metadata={left_out: None})
+    paths = [folder / f"{name}.{kind}" for kind in kinds]
+    with style():
+        for path, kind in zip(paths, kinds, strict=True):
+            with whole(path) as part:
+                figure.savefig(part, format=kind, metadata=_METADATA.get(kind))
     return paths
 
 
@@ -95,7 +111,7 @@ def curves(trajectory: Trajectory) -> Figure:
         trajectory: An unbatched run with concrete values.
 
     Returns:
-        A `matplotlib.figure.Figure`, apart from pyplot; save it inside `style()`. Positive values that span
+        A `matplotlib.figure.Figure`, apart from pyplot; write it with `save`. Positive values that span
         more than two decades, and times spaced geometrically, are drawn on logarithmic axes.
 
     Raises:

@@ -18,7 +18,7 @@ _MOST = 7  # curves in a panel, as many as there are colours
 
 
 def picture(outcome: Outcome, title: str = "") -> Figure:
-    """Objective and free parameters over the outer steps, the reference beside them; save it inside `style()`."""
+    """Objective and free parameters over the outer steps, the reference beside them; write it with `save`."""
     from matplotlib.figure import Figure
 
     panels = 1 + len(outcome.path)

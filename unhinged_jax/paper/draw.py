@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.paper import published
-from unhinged_jax.plots import PALETTE, save, style
+from unhinged_jax.plots import EXACT, PALETTE, SIMULATED, save, style
 
 if TYPE_CHECKING:
     from unhinged_jax.paper.reproduce import Outcome
@@ -42,7 +42,7 @@ def figure_of(outcome: Outcome, with_published: bool) -> Any:
         ax.set_axis_off()
     handles = [Line2D([], [], color=colours[label], lw=2.5) for label in labels]
     names = [pretty(label) for label in labels]
-    handles += [Line2D([], [], color="0.35", lw=3.5, alpha=0.45), Line2D([], [], color="0.1", lw=1.0, ls=(0, (4, 3)))]
+    handles += [Line2D([], [], color="0.35", **EXACT), Line2D([], [], color="0.1", **SIMULATED)]
     names += ["exact", "simulated"]
     if with_published and published.vertices(figure.number + figure.panels[0].letter):
         handles.append(Line2D([], [], color="0.2", marker="o", ms=3.5, mfc="white", lw=0))
@@ -57,8 +57,8 @@ def _panel(ax: Any, outcome: Outcome, panel: Any, colours: dict[str, str], with_
     name = outcome.figure.number + panel.letter
     for label, (t, values) in outcome.exact[panel.letter].items():
         colour = colours[label]
-        ax.plot(t, values, color=colour, lw=3.5, alpha=0.45, solid_capstyle="butt")
-        ax.plot(*outcome.simulated[panel.letter][label], color=colour, lw=1.0, ls=(0, (4, 3)))
+        ax.plot(t, values, color=colour, **EXACT)
+        ax.plot(*outcome.simulated[panel.letter][label], color=colour, **SIMULATED)
         positive = values[values > 0]
         smallest, largest = min(smallest, positive.min(initial=np.inf)), max(largest, positive.max(initial=0.0))
         if with_published and label in published.vertices(name):
@@ -82,7 +82,7 @@ def _panel(ax: Any, outcome: Outcome, panel: Any, colours: dict[str, str], with_
 
 def pretty(label: str) -> str:
     """A curve label with Greek letters and readable fractions."""
-    replacements = {"gamma": "γ", "lambda": "λ", "eta": "η", "*sqrt(N)": "√N", "λ*": "λ*", "=": " = "}
+    replacements = {"gamma": "γ", "lambda": "λ", "eta": "η", "*sqrt(N)": "√N", "-": "−", "=": " = "}
     for plain, nice in replacements.items():
         label = label.replace(plain, nice)
     return label

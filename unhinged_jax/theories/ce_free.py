@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from unhinged_jax import initial
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import unconstrained
+from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import logarithmic, pair
@@ -91,7 +92,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 
 _COLLAPSE = {
-    "nc1_trace_ratio": "NC1: tr Σ_W / tr Σ_B",
+    "nc1_trace_ratio": r"NC1: $\mathrm{tr}\,\Sigma_W\,/\,\mathrm{tr}\,\Sigma_B$",
     "etf_distance_prototypes": "NC2: distance from ETF",
     "nc3_self_duality": "NC3: misalignment",
 }
@@ -104,8 +105,8 @@ def _draw(curves: Curves, figure: Any) -> None:
         left.plot(t, curves[name], label=label)
     logarithmic(left, "time", "distance from collapse, generic start", both=True)
     left.legend()
-    right.plot(t, curves["gap"], lw=3.5, alpha=0.45, label="simulated")
-    right.plot(t, curves["predicted"], lw=1.2, ls="--", color="0.1", label="scalar equation")
+    right.plot(t, curves["predicted"], **EXACT, label=r"$\dot x = 2x\,/\,(\sqrt{N}\,(e^x + C - 1))$")
+    right.plot(t, curves["gap"], **SIMULATED, color="0.1", label="simulated")
     logarithmic(right, "time", "logit gap, start on an ETF")
     right.legend()
 

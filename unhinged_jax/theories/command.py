@@ -12,8 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from unhinged_jax._whole import whole
-from unhinged_jax.plots import style
+from unhinged_jax.plots import save, style
 from unhinged_jax.theories import page
 from unhinged_jax.theories.registry import THEORIES, chosen
 from unhinged_jax.theories.theory import Check, Finding, Theory
@@ -57,15 +56,14 @@ def _attempt_named(name: str) -> Finding:
     return _attempt(THEORIES[name])
 
 
-def draw(theory: Theory, finding: Finding, path: Path) -> None:
-    """Write the figure of a theory as a PNG file."""
+def draw(theory: Theory, finding: Finding, folder: Path) -> None:
+    """Write the figure of a theory, NAME.png and NAME.svg."""
     from matplotlib.figure import Figure
 
     with style():
         figure = Figure(figsize=theory.size, layout="constrained")
         theory.draw(finding.curves, figure)
-        with whole(path) as part:
-            figure.savefig(part, format="png", dpi=130)
+        save(figure, folder, theory.name)
 
 
 def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:
@@ -90,7 +88,7 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:
         found = findings(theories, lambda finding: progress.update(bar, advance=1, description=finding.theory))
     for theory, finding in zip(theories, found, strict=True):
         if finding.curves:
-            draw(theory, finding, folder / f"{theory.name}.png")
+            draw(theory, finding, folder)
     page.write(out, theories, found)
     _record(folder / "checks.json", found)
     Console(width=160).print(_table(theories, found))

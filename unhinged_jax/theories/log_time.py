@@ -12,6 +12,7 @@ import scipy.optimize
 
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import frozen
+from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import logarithmic, pair
@@ -170,9 +171,9 @@ def _distance(path: np.ndarray, limit: np.ndarray) -> np.ndarray:
 def _draw(curves: Curves, figure: Any) -> None:
     left, right = pair(figure)
     t = curves["time"]
-    left.plot(t, curves["simulated"], lw=3.5, alpha=0.45, color="C0", label="simulated")
     late = t > 30
-    left.plot(t[late], curves["predicted"][late], lw=1.2, ls="--", color="0.1", label="Ŵ log t + W̃, nothing fitted")
+    left.plot(t[late], curves["predicted"][late], **EXACT, label="Ŵ log t + W̃, nothing fitted")
+    left.plot(t, curves["simulated"], **SIMULATED, color="0.1", label="simulated")
     logarithmic(left, "time", "distance to the max-margin direction", both=True)
     left.legend()
     right.plot(t, curves["residual"])

@@ -166,7 +166,7 @@ def _draw(curves: Curves, figure: Any) -> None:
     left.plot(curves["fine"], curves["spread"], label="minimiser by scipy")
     left.plot(curves["ratios"], curves["measured"], "o", color="0.1", ms=4.5, label="descent")
     left.axvline(curves["threshold"], color="0.3", lw=0.8, ls=":", label="predicted threshold")
-    left.set(xlabel="imbalance n_A / n_B", ylabel="minority / majority contrast", title="cross-entropy with decay")
+    left.set(xlabel="imbalance $n_A / n_B$", ylabel="minority / majority contrast", title="cross-entropy with decay")
     left.legend()
     for ratio in (1, 2, 5, 10):
         right.plot(curves["time"], curves[f"unhinged_{ratio}"], label=f"imbalance {ratio}")

@@ -107,7 +107,7 @@ def _draw(curves: Curves, figure: Any) -> None:
     left.set(yscale="log", xlabel="time", ylabel="loss", ylim=(1e-19, 20))
     left.legend()
     for j in range(curves["snr"].shape[1]):
-        right.plot(curves["time"], curves["snr"][:, j], label=f"ω{j + 1}")
+        right.plot(curves["time"], curves["snr"][:, j], label=f"$\\omega_{j + 1}$")
     right.set(yscale="log", xlabel="time", ylabel="SNR singular values")
     right.legend()
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
 
+from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.theories import central_path
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
@@ -95,11 +96,11 @@ def _loss_gap(path: central_path.Path, index: np.ndarray) -> float:
 def _draw(curves: Curves, figure: Any) -> None:
     left, right = pair(figure)
     for j in range(curves["exact"].shape[1]):
-        left.plot(curves["far"], curves["exact"][:, j], lw=3.5, alpha=0.45, color=f"C{j}", label=f"ω{j + 1}")
-        left.plot(curves["time"], curves["flow"][:, j], lw=1.0, ls=(0, (4, 3)), color="0.1")
+        left.plot(curves["far"], curves["exact"][:, j], **EXACT, color=f"C{j}", label=f"$\\omega_{j + 1}$")
+        left.plot(curves["time"], curves["flow"][:, j], **SIMULATED, color="0.1")
     left.plot(curves["far"], (4 * curves["far"] / PER_CLASS) ** 0.25, color="0.4", lw=0.8, ls=":", label="(4t/N)¼")
     logarithmic(left, "time", "SNR singular values (dashes: simulated)", both=True)
-    left.legend(ncols=2)
+    left.legend(ncols=2, title=r"$N(C^2\ln\omega + C\omega^2 + \omega^4/4) = a + t$", alignment="left")
     omega = curves["exact"]
     right.plot(curves["far"], omega[:, 0] / omega[:, -1] - 1, label="largest over smallest ω, less 1 (NC2)")
     right.plot(curves["far"], np.mean(1 / omega**2, axis=1), label="mean of 1/ω² (NC1)", color="C1")

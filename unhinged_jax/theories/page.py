@@ -61,7 +61,7 @@ def _section(theory: Theory, finding: Finding, folder: str) -> str:
             "",
             f"{theory.account} ({sources})",
             "",
-            f"![{theory.title}]({folder}/{theory.name}.png)",
+            f"![{theory.title}]({folder}/{theory.name}.svg)",
             "",
             f"*{theory.caption}*",
             "",

@@ -12,6 +12,7 @@ from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced
 from unhinged_jax.limit import limit
 from unhinged_jax.model import LayerPeeled, regularized, spherical, unconstrained
+from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.schedules import cosine
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
@@ -58,8 +59,8 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 def _draw(curves: Curves, figure: Any) -> None:
     axes = figure.subplots(1, 3)
     for ax, name in zip(axes, problems(), strict=True):
-        ax.plot(curves["time"], curves[name] / np.log(10), lw=3.5, alpha=0.45, label="exact")
-        ax.plot(curves["time"], curves[f"{name} simulated"] / np.log(10), lw=1, ls="--", color="0.1", label="simulated")
+        ax.plot(curves["time"], curves[name] / np.log(10), **EXACT, label="exact")
+        ax.plot(curves["time"], curves[f"{name} simulated"] / np.log(10), **SIMULATED, color="0.1", label="simulated")
         ax.set(title=name, xlabel="update", ylabel="log₁₀ distance to the limit")
     axes[0].legend()
 

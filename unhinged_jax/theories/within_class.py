@@ -170,7 +170,7 @@ def _draw(curves: Curves, figure: Any) -> None:
     left.set(yscale="log", xlabel="time", ylabel="within-class residuals", title="features with decay")
     left.legend()
     right.plot(curves["held_time"], curves["held_nc1"] / curves["held_nc1"][0], label="NC1")
-    right.plot(curves["held_time"], curves["held_total"] / curves["held_total"][0], label="tr Σ_W")
+    right.plot(curves["held_time"], curves["held_total"] / curves["held_total"][0], label=r"$\mathrm{tr}\,\Sigma_W$")
     right.set(xlabel="time", ylabel="over its start", ylim=(0, 1.05), title="features tethered to their start")
     right.legend()
 

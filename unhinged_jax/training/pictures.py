@@ -23,7 +23,7 @@ def history(run: Trained) -> Figure:
         run: From `train`.
 
     Returns:
-        A `matplotlib.figure.Figure`; save it inside `plots.style()`.
+        A `matplotlib.figure.Figure`; write it with `plots.save`.
 
     Source: beyond the paper.
     """
