@@ -70,6 +70,15 @@ def run_block(block: Block, folder: Path, names: dict) -> None:
         exec(compile(block.code, block.place, "exec"), names)
 
 
+def cell_of(block: Block) -> Block:
+    """A {code-cell} as a block; one that is to raise does so, and then goes on."""
+    lines = [line for line in block.text.splitlines() if not line.startswith((":", "%"))]
+    if "raises-exception" in block.text:
+        caught = [f"    {line}" for line in lines]
+        lines = ["import pytest", "with pytest.raises(Exception) as _told:", *caught, "print(_told.value)"]
+    return Block(block.page, block.line, "python", "\n".join(lines))
+
+
 def run_page(page: Path, cells: bool) -> int:
     """Run a page; the number of blocks that failed."""
     failed, names = 0, {"__name__": "__main__"}
@@ -79,8 +88,7 @@ def run_page(page: Path, cells: bool) -> int:
         sys.path.insert(0, folder)
         for block in doc_blocks.blocks(page):
             if block.language == "{code-cell}" and cells:
-                lines = [line for line in block.text.splitlines() if not line.startswith((":", "%"))]
-                block = doc_blocks.Block(block.page, block.line, "python", "\n".join(lines))
+                block = cell_of(block)
             if block.language not in doc_blocks.RUN:
                 continue
             if block.skipped:
