@@ -15,16 +15,18 @@
 # %% [markdown]
 # # The paper's figures
 #
-# The numerical figures of the paper – 1, 4 to 9 and 15 – are data in this library: what was run, what is drawn, and for
-# three of them the vertices of the published curves. You will see Figure 1 at full size, simulated and exact, with the
-# published vertices on top; and one panel of each other figure from the closed form, 50,000 updates deep.
+# The numerical figures of the paper – 1, 4 to 9 and 15 – are data in this library: what was run, what is drawn, and
+# for three of them the vertices of the published curves. You will see Figure 1 at full size, simulated and exact,
+# with the published vertices on top; and one panel of each other figure from the closed form, 50,000 updates deep.
 # `unhinged reproduce` makes all panels of all figures, simulated and exact, in about four minutes on two cores.
 
 # %%
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import display
+from IPython.display import Image, display
 
 import unhinged_jax as uj
 from unhinged_jax.paper import draw, published, reproduce
@@ -34,9 +36,9 @@ from unhinged_jax.plots import PALETTE, style
 # %% [markdown]
 # ## The mathematics
 #
-# Nearly every figure is plain gradient descent on a linear problem with $p = 512$, $C = 100$, $N = 10$. A step with rate
-# $\eta$ is a polynomial in the $2\times2$ matrix $K$ of each mode, so $T = 50{,}000$ of them are a power, with any decay
-# (written here for $r_1 = r_2 = 1$ and $\lambda_1 = \lambda_2 = \lambda$):
+# Nearly every figure is plain gradient descent on a linear problem with $p = 512$, $C = 100$, $N = 10$. A step with
+# rate $\eta$ is a polynomial in the $2\times2$ matrix $K$ of each mode, so $T = 50{,}000$ of them are a power, with
+# any decay (written here for $r_1 = r_2 = 1$ and $\lambda_1 = \lambda_2 = \lambda$):
 #
 # $$Z_T = \Big[\tfrac{p(\mu_+) + p(\mu_-)}2\, I + \tfrac{p(\mu_+) - p(\mu_-)}{2\sigma}\,(K + \lambda I)\Big] Z_0,
 #   \qquad p(\mu) = (1 + \eta\mu)^T, \quad \mu_\pm = -\lambda \pm \sigma .$$
@@ -51,7 +53,8 @@ from unhinged_jax.plots import PALETTE, style
 # %%
 figures = {number: make() for number, make in FIGURES.items()}
 for number, figure in figures.items():
-    print(f"Figure {number}: {figure.title}, {len(figure.runs())} runs" + (f"\n   {figure.notes}" if figure.notes else ""))
+    notes = f"\n   {figure.notes}" if figure.notes else ""
+    print(f"Figure {number}: {figure.title}, {len(figure.runs())} runs{notes}")
 
 # %% [markdown]
 # ## Figure 1, simulated and exact, beside what was published
@@ -61,9 +64,9 @@ for number, figure in figures.items():
 # %%
 outcome, = reproduce.run_figures([figures["1"]], extra={}, seed=None)
 with style():
-    picture = draw.figure_of(outcome, with_published=True)
-    picture.set_dpi(75)
-display(picture)
+    picture, file = draw.figure_of(outcome, with_published=True), io.BytesIO()
+    picture.savefig(file, format="png", dpi=80)
+display(Image(file.getvalue()))
 
 # %% [markdown]
 # The scatter late in (b) is rounding in the original: for γ = 0.05 all logits are equal there.
@@ -87,8 +90,8 @@ display(table)
 # %% [markdown]
 # ## One panel of every other figure
 #
-# Exact, at 60 updates; dots are published vertices, where there are any. Distances below $10^{-18}$ are not drawn, though
-# the closed form has them: it makes them from the parts that they are made of.
+# Exact, at 60 updates; dots are published vertices, where there are any. Distances below $10^{-18}$ are not drawn,
+# though the closed form has them: it makes them from the parts that they are made of.
 
 # %%
 needs = {
@@ -127,6 +130,7 @@ with style():
             axes.set_ylim(bottom=max(1e-18, min(np.min(v[v > 0]) for _, v in mine.values()) / 2))
         axes.legend(fontsize=7)
     grid.flat[-1].set_axis_off()
+    plt.show()
 
 # %% [markdown]
 # ## Check
@@ -141,7 +145,7 @@ for panel, found in summary["panels"].items():
         assert row["published_simulated"]["worst"] <= 1 and row["published_exact"]["worst"] <= 1, (panel, curve, row)
 for number in ("5", "9"):
     name, points = number + letters[number], 0
-    for label, (t, _) in published.vertices(name).items():
+    for label in published.vertices(name):
         deviation = published.deviation(name, label, *curves[number, label])
         assert deviation["worst"] <= 1, (name, label, deviation)
         points += deviation["points"]

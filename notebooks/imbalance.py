@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Imbalanced classes, and the weights $n_c^{-1/2}$
 #
-# The same linear theory covers classes of any sizes: they only change the signal matrix. You will see all prototypes fall
-# onto one line when sizes differ, the rate at which they do, class weights that prevent it, and a gradient descent on
-# those weights that finds them without being told.
+# The same linear theory covers classes of any sizes: they only change the signal matrix. You will see all prototypes
+# fall onto one line when sizes differ, the rate at which they do, class weights that prevent it, and a gradient
+# descent on those weights that finds them without being told.
 
 # %%
 import jax
@@ -41,8 +41,8 @@ from unhinged_jax.plots import PALETTE, style
 # - Equal weights give $D_{cc} = n_c/n^2$. When sizes differ, the largest singular value is simple as a rule. The mode
 #   that has it outgrows all others, so that $W/\lVert W\rVert$ tends to a matrix of **rank one**, at the rate
 #   $\hat\sigma - \sigma'$ (largest minus second largest; $r_1 = r_2$, $\lambda_1 = \lambda_2$).
-# - Weights $q_i \propto n_c^{-1/2}$ make $D$ a multiple of the identity: all $C-1$ contrasts grow at one rate, as in the
-#   balanced case. The customary $n_c^{-1}$ overshoots: then small classes outgrow the others.
+# - Weights $q_i \propto n_c^{-1/2}$ make $D$ a multiple of the identity: all $C-1$ contrasts grow at one rate, as in
+#   the balanced case. The customary $n_c^{-1}$ overshoots: then small classes outgrow the others.
 
 # %%
 C, p = 6, 16
@@ -99,6 +99,7 @@ with style():
     two.legend(title="band exact, dashes simulated", title_fontsize=8, loc="lower left")
     three.set(title="The two rarest classes: cosine of prototypes", xlabel="time", ylabel="cosine", ylim=(-1.05, 1.05))
     four.set(title="Accuracy", xlabel="time", ylabel="share of samples", ylim=(0, 1.03))
+    plt.show()
 
 # %% [markdown]
 # With equal weights the rarest classes end with one and the same prototype: minority collapse, here in closed form and
@@ -106,8 +107,8 @@ with style():
 #
 # ## Weights found by gradient
 #
-# The shipped design `weights` minimises the spread of the contrast modes over class weights, for sizes 50, 20, 8 and 3.
-# It is not told of $n_c^{-1/2}$; that is what its result is held against.
+# The shipped design `weights` minimises the spread of the contrast modes over class weights, for sizes 50, 20, 8 and
+# 3. It is not told of $n_c^{-1/2}$; that is what its result is held against.
 
 # %%
 outcome = uj.design(uj.DesignPlan.read("weights"))
@@ -116,17 +117,18 @@ print(outcome)
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact; the rate at which rank is lost against $\hat\sigma - \sigma'$ of a dense SVD; equal modes and
-# full rank at exponent ½; the design within 2 % of its reference.
+# Simulated against exact; the rate at which rank is lost against $\hat\sigma - \sigma'$ of a dense SVD; equal modes
+# and full rank at exponent ½; the design within 2 % of its reference.
 
 # %%
 for e, name in exponents.items():
     apart = max(np.max(np.abs(runs[e][what] - truths[e][what])) for what in ("spectrum", "rarest", "log_norm"))
     values, second = singular_values(e), truths[e]["spectrum"][:, 1]
     rate = -np.polyfit(times[-20:], np.log(second[-20:]), 1)[0]
-    print(f"{name:>13}: simulated − exact {apart:.1e}; rank lost at rate {rate:.5f}, σ̂ − σ′ = {values[0] - values[1]:.5f}")
+    gap = values[0] - values[1]
+    print(f"{name:>13}: simulated − exact {apart:.1e}; rank lost at rate {rate:.5f}, σ̂ − σ′ = {gap:.5f}")
     assert apart < 1e-6
-    assert abs(rate - (values[0] - values[1])) < 0.02 * values[0]
+    assert abs(rate - gap) < 0.02 * values[0]
 even = singular_values(0.5)
 assert np.ptp(even[: C - 1]) < 1e-12 * even[0] and np.sum(truths[0.5]["spectrum"][-1] > 0.05) == C - 1
 assert truths[0.0]["rarest"][-1] > 0.99 > truths[0.5]["rarest"][-1]

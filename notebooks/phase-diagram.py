@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Phase diagram: trade-off and weight decay
 #
-# Two numbers decide what becomes of a run: the trade-off $\gamma$ and the weight decay $\lambda$. You will see a sweep over
-# 41 × 41 values of them, three seeds each – some five thousand runs, all exact – and on it two boundaries that come from
-# theory and are not fitted.
+# Two numbers decide what becomes of a run: the trade-off $\gamma$ and the weight decay $\lambda$. You will see a
+# sweep over 41 × 41 values of them, three seeds each – some five thousand runs, all exact – and on it two boundaries
+# that come from theory and are not fitted.
 
 # %%
 import tempfile
@@ -37,16 +37,16 @@ from unhinged_jax.plots import PALETTE, style
 # $$\sigma_1 = \frac{1+\gamma}{C\sqrt N} \text{ (class contrasts)}, \qquad
 #   |\sigma_2| = \frac{|1+\gamma-\gamma C|}{C\sqrt N} \text{ (common mean)} .$$
 #
-# - Norms **grow** iff $\lambda_1\lambda_2 < \max(\sigma_1^2, \sigma_2^2)$; with one decay $\lambda$ for both parts, iff
-#   $\lambda < \max(\sigma_1, |\sigma_2|)$. In that case $\frac1\tau\log\lVert Z\rVert \to \max(\sigma_1, |\sigma_2|) -
-#   \lambda$.
+# - Norms **grow** iff $\lambda_1\lambda_2 < \max(\sigma_1^2, \sigma_2^2)$; with one decay $\lambda$ for both parts,
+#   iff $\lambda < \max(\sigma_1, |\sigma_2|)$. In that case $\frac1\tau\log\lVert Z\rVert \to \max(\sigma_1,
+#   |\sigma_2|) - \lambda$.
 # - **Contrasts win** iff $|\sigma_2| < \sigma_1$, that is $0 < \gamma < \frac{2}{C-2}$. Beyond, all classes take one
 #   direction and accuracy falls to chance.
 #
 # ## The sweep
 #
-# A plan is a configuration of one run and the axes that vary; what is finished is in a store on disk, and a second call
-# goes on with it. This one is thrown away with its folder.
+# A plan is a configuration of one run and the axes that vary; what is finished is in a store on disk, and a second
+# call goes on with it. This one is thrown away with its folder.
 
 # %%
 C, N, p, count = 10, 5, 32, 41
@@ -93,12 +93,13 @@ with style():
             axes.axvline(2 / (C - 2), color=colour, lw=width, ls="--", label="γ = 2/(C−2)" if width < 3 else None)
         axes.set(xlabel="trade-off γ", ylabel="weight decay λ", yscale="log", ylim=(decay[0], decay[-1]), xlim=(0, 0.5))
     left.legend(loc="upper left", framealpha=0.85, frameon=True, fontsize=8)
+    plt.show()
 
 # %% [markdown]
 # ## Check
 #
-# Every point of the map against theory: the side of either boundary on which it lies, and the growth itself. Then a few
-# points once more, simulated.
+# Every point of the map against theory: the side of either boundary on which it lies, and the growth itself. Then a
+# few points once more, simulated.
 
 # %%
 sigma_1, sigma_2 = (1 + gamma) / (C * np.sqrt(N)), np.abs(1 + gamma - gamma * C) / (C * np.sqrt(N))

@@ -16,8 +16,8 @@
 # # Theorem 2 and Corollary 3: free features, free prototypes
 #
 # Features $H$ and prototypes $W$ are free variables, the loss is linear in the logits, and nothing decays. Then the
-# whole training run has a closed form. You will see simulation and closed form on top of each other, the direction that
-# training takes, how fast it gets there, and what the bias does meanwhile.
+# whole training run has a closed form. You will see simulation and closed form on top of each other, the direction
+# that training takes, how fast it gets there, and what the bias does meanwhile.
 
 # %%
 import jax
@@ -30,8 +30,8 @@ from unhinged_jax.plots import PALETTE, style
 # %% [markdown]
 # ## The mathematics
 #
-# With rows as samples and classes, logits $S = HW^\top$ and $n = CN$ samples in $C$ balanced classes, the unhinged loss
-# is $-\langle M, S\rangle$ with a constant signal matrix
+# With rows as samples and classes, logits $S = HW^\top$ and $n = CN$ samples in $C$ balanced classes, the unhinged
+# loss is $-\langle M, S\rangle$ with a constant signal matrix
 #
 # $$M_{ic} = \tfrac1n\big((1+\gamma)\,Y_{ic} - \gamma\big), \qquad H' = \eta\,MW, \quad W' = \eta\,M^\top H .$$
 #
@@ -40,8 +40,8 @@ from unhinged_jax.plots import PALETTE, style
 # $$\sigma_1 = \frac{1+\gamma}{C\sqrt N} \;\text{ (class contrasts, } C-1 \text{ times)}, \qquad
 #   \sigma_2 = \frac{1+\gamma-\gamma C}{C\sqrt N} \;\text{ (common mean, once)} .$$
 #
-# Let $\tau = \int_0^t \eta$, let $G$ hold $\sqrt N$ times the class means of the features, and let $P_1$, $P_2$ project
-# classes on contrasts and on the common mean. **Theorem 2**:
+# Let $\tau = \int_0^t \eta$, let $G$ hold $\sqrt N$ times the class means of the features, and let $P_1$, $P_2$
+# project classes on contrasts and on the common mean. **Theorem 2**:
 #
 # $$W(\tau) = \sum_j P_j\,[\cosh(\sigma_j\tau)\,W_0 + \sinh(\sigma_j\tau)\,G_0], \qquad
 #   G(\tau) = \sum_j P_j\,[\cosh(\sigma_j\tau)\,G_0 + \sinh(\sigma_j\tau)\,W_0],$$
@@ -65,8 +65,8 @@ print(runs["1/(C−1)"])
 # %% [markdown]
 # ## Theorem 2, written out
 #
-# The library evaluates the closed form on the singular modes of any signal matrix. Here it is once more in plain NumPy,
-# for balanced classes; `exact` must agree with it to rounding.
+# The library evaluates the closed form on the singular modes of any signal matrix. Here it is once more in plain
+# NumPy, for balanced classes; `exact` must agree with it to rounding.
 
 
 # %%
@@ -75,7 +75,8 @@ def theorem_2(H0, W0, gamma, tau):
     mean = lambda X: np.broadcast_to(X.mean(axis=0), X.shape)  # noqa: E731
     means = np.sqrt(N) * H0.reshape(C, N, p).mean(axis=1)
     within = H0 - np.repeat(means, N, axis=0) / np.sqrt(N)
-    parts = [((1 + gamma) / (C * np.sqrt(N)), lambda X: X - mean(X)), ((1 + gamma - gamma * C) / (C * np.sqrt(N)), mean)]
+    sigma = np.array([1 + gamma, 1 + gamma - gamma * C]) / (C * np.sqrt(N))
+    parts = list(zip(sigma, (lambda X: X - mean(X), mean), strict=True))
     W = sum(P(np.cosh(s * tau) * W0 + np.sinh(s * tau) * means) for s, P in parts)
     G = sum(P(np.cosh(s * tau) * means + np.sinh(s * tau) * W0) for s, P in parts)
     return within + np.repeat(G, N, axis=0) / np.sqrt(N), W
@@ -95,14 +96,14 @@ assert worst < 1e-12
 # %% [markdown]
 # ## Corollary 3: where it goes, and how fast
 #
-# For $0 < \gamma < 2/(C-2)$ contrasts win. The direction $Z/\lVert Z\rVert$ of $Z = (H, W)$ tends to that of $\Pi_1^+Z_0$
-# – the part of the start in which contrasts of prototypes and of class means agree – and its error decays like
-# $e^{-\omega\tau}$ with
+# For $0 < \gamma < 2/(C-2)$ contrasts win. The direction $Z/\lVert Z\rVert$ of $Z = (H, W)$ tends to that of
+# $\Pi_1^+Z_0$ – the part of the start in which contrasts of prototypes and of class means agree – and its error
+# decays like $e^{-\omega\tau}$ with
 #
 # $$\omega = \frac{\min(\gamma C,\; 2 + 2\gamma - \gamma C)}{C\sqrt N},$$
 #
-# largest at $\gamma = 1/(C-1)$, with a kink there. For $\gamma > 2/(C-2)$ the common mean wins: all prototypes align with
-# one another and accuracy falls to chance. The distance below is to the direction that wins.
+# largest at $\gamma = 1/(C-1)$, with a kink there. For $\gamma > 2/(C-2)$ the common mean wins: all prototypes align
+# with one another and accuracy falls to chance. The distance below is to the direction that wins.
 
 # %%
 grid = np.linspace(0.02, 0.4, 20)
@@ -135,6 +136,7 @@ with style():
     right.annotate("1/(C−1)", (1 / (C - 1), 0.001), rotation=90, ha="right", va="bottom", fontsize=8)
     right.set(title="Rate ω of convergence", xlabel="trade-off γ", ylabel="per unit of time", ylim=(0, 0.085))
     right.legend(loc="upper left")
+    plt.show()
 
 # %% [markdown]
 # ## The bias
@@ -170,6 +172,7 @@ with style():
     right.loglog(moments[1:], ratio[1:] - 1, ".", color=PALETTE[1], ms=4, label="formula")
     right.set(title="max b / min b − 1: a power of time", xlabel="time", ylabel="ratio − 1")
     right.legend()
+    plt.show()
 
 # %% [markdown]
 # ## Check

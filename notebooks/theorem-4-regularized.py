@@ -15,10 +15,10 @@
 # %% [markdown]
 # # Theorem 4 and Corollary 5: weight decay
 #
-# With weight decay on features and prototypes the flow is still linear. You will see that decay decides about the size –
-# there is one critical decay, below which norms grow for ever and above which they die – but, when both parts decay
-# alike, neither about the direction nor about the pace at which it is taken. And you will see where the flow comes to
-# rest at the critical decay, which depends on the ratio of the two learning rates.
+# With weight decay on features and prototypes the flow is still linear. You will see that decay decides about the
+# size – there is one critical decay, below which norms grow for ever and above which they die – but, when both parts
+# decay alike, neither about the direction nor about the pace at which it is taken. And you will see where the flow
+# comes to rest at the critical decay, which depends on the ratio of the two learning rates.
 
 # %%
 import jax
@@ -77,6 +77,7 @@ with style():
     left.set(title="Size: the decay decides", xlabel="time", ylabel="log₁₀ ‖(H, W)‖")
     right.set(title="Direction: the same for every λ₁ = λ₂", xlabel="time", ylabel="log₁₀ distance to the limit")
     left.legend(title="band exact, dashes simulated", title_fontsize=8, fontsize=8)
+    plt.show()
 
 # %% [markdown]
 # The five curves on the right are one: for $r_1 = r_2$ and $\lambda_1 = \lambda_2$ every mode is damped by the same
@@ -97,8 +98,8 @@ for first, second in pairs:
 # %% [markdown]
 # ## At rest
 #
-# At $\lambda_1 = \lambda_2 = \lambda^*$ the flow comes to rest. With $s = r_1/r_2$ and the parts $H_1^\pm$, $W_1^\pm$ of
-# the start in which contrasts of class means and prototypes agree (+) or are opposed (−),
+# At $\lambda_1 = \lambda_2 = \lambda^*$ the flow comes to rest. With $s = r_1/r_2$ and the parts $H_1^\pm$, $W_1^\pm$
+# of the start in which contrasts of class means and prototypes agree (+) or are opposed (−),
 #
 # $$H \to H_1^+ + \frac{1-s}{1+s} H_1^-, \qquad W \to W_1^+ - \frac{1-s}{1+s} W_1^- .$$
 #
@@ -127,8 +128,9 @@ with style():
     figure, axes = plt.subplots(figsize=(5.2, 3.6))
     axes.semilogx(ratios, ended[:, 0], color=PALETTE[0], marker="o", ms=4, label="W from where its contrasts started")
     axes.semilogx(ratios, ended[:, 1], color=PALETTE[1], marker="s", ms=4, label="class means from where theirs did")
-    axes.set(title="Where the flow rests at λ = λ*", xlabel="s = r₁/r₂", ylabel="relative distance moved", ylim=(0, 2.1))
+    axes.set(title="Where the flow rests at λ = λ*", xlabel="s = r₁/r₂", ylabel="relative distance", ylim=(0, 2.1))
     axes.legend(loc="upper center")
+    plt.show()
 
 # %% [markdown]
 # The formula for $W$ and that for the class means give the same matrix: at rest they are aligned. This self-duality of
@@ -136,9 +138,9 @@ with style():
 #
 # ## Check
 #
-# Simulated against exact; exact against `scipy.linalg.expm` of the whole, unreduced system
-# $Z' = \begin{pmatrix} -\lambda_1 r_1 I & r_1M\\ r_2M^\top & -\lambda_2 r_2I\end{pmatrix} Z$, with unequal decays, rates
-# and a cosine schedule.
+# Simulated against exact; exact against `scipy.linalg.expm` of the whole, unreduced system $Z' = \begin{pmatrix}
+# -\lambda_1 r_1 I & r_1M\\ r_2M^\top & -\lambda_2 r_2I\end{pmatrix} Z$, with unequal decays, rates and a cosine
+# schedule.
 
 # %%
 for f in factors:

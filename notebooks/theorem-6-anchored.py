@@ -36,8 +36,8 @@ from unhinged_jax.plots import PALETTE, style
 # $$H(\tau) = e^{-\lambda\tau} H_0 + \frac{1 - e^{-\lambda\tau}}{\lambda}\, MW, \qquad
 #   \Big\lVert H - \frac{MW}{\lambda}\Big\rVert = e^{-\lambda\tau}\Big\lVert H_0 - \frac{MW}{\lambda}\Big\rVert .$$
 #
-# Without decay $H = H_0 + \tau MW$, and only the direction converges, like $1/\tau$. The target of class $c$ is
-# $v_c = \big((1+\gamma)w_c - \gamma\sum_j w_j\big)/n$, a multiple of $w_c$ if the prototypes sum to zero, as those of a
+# Without decay $H = H_0 + \tau MW$, and only the direction converges, like $1/\tau$. The target of class $c$ is $v_c
+# = \big((1+\gamma)w_c - \gamma\sum_j w_j\big)/n$, a multiple of $w_c$ if the prototypes sum to zero, as those of a
 # simplex ETF do.
 #
 # The distance to $MW/\lambda$ is no observable of the library, so here it is as a function of model and state.
@@ -46,8 +46,9 @@ from unhinged_jax.plots import PALETTE, style
 # %%
 def gap(model, state):
     """log10 of the distance between H and MW/λ."""
-    target = model.signal().times(state.W) / model.decay_H
-    return jnp.log10(jnp.linalg.norm(state.H - target))
+    scale = jnp.exp(state.log_scale)  # a state may hold its size as a logarithm beside it
+    target = model.signal().times(scale * state.W) / model.decay_H
+    return jnp.log10(jnp.linalg.norm(scale * state.H - target))
 
 
 C, N, p = 6, 8, 10
@@ -86,12 +87,14 @@ with style():
                  label="∝ 1/τ")  # fmt: skip
     right.set(title="Without decay: direction, a power", xlabel="time", ylabel="distance of Ĥ from its limit")
     right.legend()
+    plt.show()
 
 # %% [markdown]
 # ## A cosine schedule stops short
 #
-# Only $\tau = \int\eta$ matters. A cosine schedule over $[0, T]$ has $\tau(T) = \eta_0T/2$, a finite amount, so the limit
-# is not reached: a share $e^{-\lambda\eta_0T/2}$ of the first distance is left, however finely the steps are taken.
+# Only $\tau = \int\eta$ matters. A cosine schedule over $[0, T]$ has $\tau(T) = \eta_0T/2$, a finite amount, so the
+# limit is not reached: a share $e^{-\lambda\eta_0T/2}$ of the first distance is left, however finely the steps are
+# taken.
 
 # %%
 T, peak, decay = 400, 0.2, 0.05
@@ -114,12 +117,13 @@ with style():
         axes.semilogy(times, runs[decay_]["nc1"], color=colour, lw=1.2, ls="--", label=f"λ = {decay_}")
     axes.set(title="Within-class variability NC1", xlabel="time", ylabel="NC1")
     axes.legend(title="band exact, dashes simulated", title_fontsize=8)
+    plt.show()
 
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact; exact against the one line of Theorem 6 in NumPy; the share left by the schedule; the power of
-# the undecayed direction; and descent, for which $e^{-\lambda\tau}$ becomes $\prod_k(1-\eta_k\lambda)$.
+# Simulated against exact; exact against the one line of Theorem 6 in NumPy; the share left by the schedule; the power
+# of the undecayed direction; and descent, for which $e^{-\lambda\tau}$ becomes $\prod_k(1-\eta_k\lambda)$.
 
 # %%
 for decay_ in decays:

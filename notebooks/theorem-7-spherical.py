@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Theorem 7: features on the sphere
 #
-# When features enter the logits normalised, each of them moves on the great circle through its start and its target. You
-# will see it happen in three dimensions, the law of the angle, what happens to lengths, what rescaling the rate by the
-# feature norm buys, and a step that is too large although it keeps the condition as it is printed.
+# When features enter the logits normalised, each of them moves on the great circle through its start and its target.
+# You will see it happen in three dimensions, the law of the angle, what happens to lengths, what rescaling the rate
+# by the feature norm buys, and a step that is too large although it keeps the condition as it is printed.
 
 # %%
 import jax
@@ -31,10 +31,10 @@ from unhinged_jax.plots import PALETTE, style
 # %% [markdown]
 # ## The mathematics
 #
-# With $\hat h = h/\lVert h\rVert$ in place of $h$ and fixed prototypes, sample $i$ is pulled by $g_i = (MW)_i$, of length
-# $\kappa_i$. Let $\theta$ be the angle between $h$ and $g$, and $\rho = \lVert h\rVert$. Rescaling multiplies the
-# gradient of a sample by $\rho^q$; $q = 0$ is the plain rate, $q = 1$ the rule of Section 4.3 as described and run in the
-# paper. Without decay the **flow** keeps $\rho$, and
+# With $\hat h = h/\lVert h\rVert$ in place of $h$ and fixed prototypes, sample $i$ is pulled by $g_i = (MW)_i$, of
+# length $\kappa_i$. Let $\theta$ be the angle between $h$ and $g$, and $\rho = \lVert h\rVert$. Rescaling multiplies
+# the gradient of a sample by $\rho^q$; $q = 0$ is the plain rate, $q = 1$ the rule of Section 4.3 as described and
+# run in the paper. Without decay the **flow** keeps $\rho$, and
 #
 # $$\tan\tfrac{\theta(\tau)}2 = \tan\tfrac{\theta_0}2\; e^{-\kappa\rho_0^{\,q-2}\tau} .$$
 #
@@ -78,6 +78,7 @@ with style():
     axes.set_axis_off()
     axes.view_init(elev=18, azim=35)
     axes.set_title("Every feature (dot) takes a great circle to its prototype (star)")
+    plt.show()
 
 # %% [markdown]
 # The law of the angle, for every sample: $\log\tan(\theta/2)$ falls along a straight line, whose slope depends on the
@@ -123,15 +124,16 @@ with style():
     middle.set(title="Descent: distance to the targets", xlabel="update", ylabel="log₁₀ distance")
     right.set(title="Descent: ‖H‖ never decreases", xlabel="update", ylabel="‖H‖")
     middle.legend(title="rate × ‖h‖^q", title_fontsize=8)
+    plt.show()
 
 # %% [markdown]
 # ## The condition on the step
 #
 # The paper asks for $k_0/\lVert h_0\rVert \le 1/\lVert w\rVert$, with $k = \eta(1+\gamma)/(CN)$. The length has to be
 # squared: $\alpha_0 = k_0\lVert w\rVert/\lVert h_0\rVert^2 \le 1$. The smallest example has $\lVert w\rVert = 1$,
-# $\lVert h_0\rVert = 0.1$ and $k = 0.09$, which keeps the printed condition; the cosine of the angle goes from 0.9 down to
-# 0.645. (With rescaling by $q = 2$ the condition $k\lVert w\rVert \le 1$ is exact, whatever the lengths.) Afterwards
-# lengths have grown, $\alpha$ has fallen, and the run converges all the same.
+# $\lVert h_0\rVert = 0.1$ and $k = 0.09$, which keeps the printed condition; the cosine of the angle goes from 0.9
+# down to 0.645. (With rescaling by $q = 2$ the condition $k\lVert w\rVert \le 1$ is exact, whatever the lengths.)
+# Afterwards lengths have grown, $\alpha$ has fallen, and the run converges all the same.
 
 # %%
 pair = uj.spherical(uj.balanced(classes=2, per_class=1), dim=2, gamma=0.0)

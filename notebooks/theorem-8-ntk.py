@@ -16,8 +16,8 @@
 # # Theorem 8: features of a network whose tangent kernel stays
 #
 # Features that come from a network cannot move freely: a step on one sample moves the others, by the neural tangent
-# kernel $\Theta$. As long as the kernel does not change, training has a closed form. You will see it predict the training
-# of real networks: exactly where the kernel is constant, and ever better with width where it is not.
+# kernel $\Theta$. As long as the kernel does not change, training has a closed form. You will see it predict the
+# training of real networks: exactly where the kernel is constant, and ever better with width where it is not.
 
 # %%
 import jax
@@ -90,8 +90,8 @@ accuracy_network = np.mean(
 # %% [markdown]
 # ## Networks whose kernel moves
 #
-# One hidden layer, *both* layers trained, in NTK parametrisation. The kernel at the start, between feature coordinates,
-# predicts training up to an error that falls with width $m$, like $m^{-1/2}$.
+# One hidden layer, *both* layers trained, in NTK parametrisation. The kernel at the start, between feature
+# coordinates, predicts training up to an error that falls with width $m$, like $m^{-1/2}$.
 
 
 # %%
@@ -138,17 +138,19 @@ with style():
     middle.legend()
     right.loglog(widths, errors, color=PALETTE[1], marker="o", label="error of the prediction")
     right.loglog(widths, moved, color=PALETTE[2], marker="s", label="how far features moved")
-    right.loglog(widths, errors[-1] * np.sqrt(widths[-1] / np.array(widths)), color="0.3", ls=":", lw=1, label="∝ m^(−1/2)")
+    root = errors[-1] * np.sqrt(widths[-1] / np.array(widths))
+    right.loglog(widths, root, color="0.3", ls=":", lw=1, label="∝ m^(−1/2)")
     right.set(title="Moving kernel: error over width", xlabel="width m", ylabel="relative to ‖H‖", ylim=(None, 6))
     right.legend(fontsize=8)
+    plt.show()
 
 # %% [markdown]
 # Features of every width move by about as much; only the part that the kernel of the start does not explain shrinks.
 #
 # ## Check
 #
-# The network itself against `exact`, simulated against exact, and the flow against the formula above, with $\sqrt G$ from
-# `numpy.linalg.eigh`.
+# The network itself against `exact`, simulated against exact, and the flow against the formula above, with $\sqrt G$
+# from `numpy.linalg.eigh`.
 
 # %%
 scale = np.exp(predicted.states.log_scale)[:, None, None]
