@@ -40,8 +40,8 @@ from unhinged_jax.plots import PALETTE, style
 #
 # $$\rho < \rho^* = \frac{C-1}{C}\Big(1 - \frac{|1+\gamma-\gamma C|}{1+\gamma}\Big) .$$
 #
-# Only at $\gamma = 1/(C-1)$ is that $(C-1)/C$, where labels say nothing any more, and beyond it contrasts turn round. At
-# any other $\gamma$ all classes align with their common mean beyond $\rho^*$.
+# Only at $\gamma = 1/(C-1)$ is that $(C-1)/C$, where labels say nothing any more, and beyond it contrasts turn round.
+# At any other $\gamma$ all classes align with their common mean beyond $\rho^*$.
 
 # %%
 C, N, p = 8, 40, 16
