@@ -1,0 +1,230 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Gradients of the dynamics
+#
+# How does the outcome of training depend on what was chosen? `simulate` is differentiable in every number that goes
+# into it, and so is `exact`, which shares no formula with it. You will see derivatives of a whole run side by side,
+# how wrong each way of differentiating a solver is, what it costs in time and memory, the gradient of an event time,
+# a limit whose rate has a kink, and step sizes chosen by gradient.
+#
+# Times and memory below were measured where this notebook was last run, on two shared cores; run it yourself for
+# yours.
+
+# %%
+import time
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+import unhinged_jax as uj
+from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.sensitivity import disagreement
+
+# %% [markdown]
+# ## Sensitivities, simulated beside exact
+#
+# For an observable $y(t)$ and a parameter $\theta$, $\partial y/\partial\theta$ by differentiating the solver (forward
+# mode here) and by differentiating the closed form,
+#
+# $$Z(\tau) = \sum_j P_j\, e^{K_j(\theta)\,\tau(\theta)} Z_0 .$$
+#
+# `s` is the ratio of rates $r_1/r_2$; `noise` is the rate of symmetric label noise, differentiated at 0. The dynamics
+# here is gradient descent under a cosine schedule.
+
+# %%
+labels = uj.balanced(classes=5, per_class=6)
+model = uj.regularized(labels, dim=12, decay=2e-2)
+state = model.init(jax.random.key(0), precision="float64")
+descent = uj.Descent(uj.cosine(0.5, horizon=400))
+names = ["gamma", "decay", "s", "schedule.peak", "noise"]
+table = uj.sensitivity(model, descent, state, [50, 200], ["log_norm", "log_distance"], names)
+rows = table["first"].stack(row=("observable", "time", "source")).T.to_pandas()
+print(rows.round(6).to_string())
+print("largest disagreement:", f"{disagreement(table)['first']:.1e}")
+
+# %% [markdown]
+# ## How wrong each adjoint is
+#
+# For a flow, diffrax offers four ways. *Forward* carries tangents along. *Checkpointed* and *direct* differentiate
+# the steps that the solver took, in reverse. *Backsolve* integrates a second equation backwards, with an error of its
+# own. All of them differentiate a solution that is itself only as good as the tolerance. The error below is that of
+# the gradient of $\log\lVert Z(100)\rVert$ in $\gamma$, $\lambda$ and the peak rate, against the gradient of the
+# closed form.
+
+# %%
+ADJOINTS = {
+    "forward": diffrax.ForwardMode(),
+    "checkpointed": diffrax.RecursiveCheckpointAdjoint(),
+    "direct": diffrax.DirectAdjoint(),
+    "backsolve": diffrax.BacksolveAdjoint(),
+}
+rtol = 1e-6
+
+
+def outcome(x, run=uj.simulate, **more):
+    """log ‖Z‖ at time 100 from (gamma, decay, peak rate)."""
+    model = uj.regularized(labels, dim=12, gamma=x[0], decay=x[1])
+    flow = uj.Flow(uj.cosine(x[2], horizon=200), solver=diffrax.Tsit5(), rtol=rtol, max_steps=64)
+    return run(model, flow, state, [100.0], "log_norm", **more)["log_norm"][0]
+
+
+def measured(function, x):
+    """Value, milliseconds of the quickest of five warm calls, and KiB of temporary memory."""
+    program = jax.jit(function).lower(x).compile()
+    value = jax.block_until_ready(program(x))
+    spans = []
+    for _ in range(5):
+        began = time.perf_counter()
+        jax.block_until_ready(program(x))
+        spans.append(time.perf_counter() - began)
+    return np.asarray(value), 1e3 * min(spans), program.memory_analysis().temp_size_in_bytes / 2**10
+
+
+errors, costs = {}, []
+with jax.enable_x64(True):
+    x = jnp.asarray([0.2, 0.02, 0.5])
+    truth = np.asarray(jax.jit(jax.grad(lambda x: outcome(x, run=uj.exact)))(x))
+    for name, adjoint in ADJOINTS.items():
+        value = lambda x, adjoint=adjoint: outcome(x, adjoint=adjoint)  # noqa: E731
+        slope, took, memory = measured(jax.jacfwd(value) if name == "forward" else jax.grad(value), x)
+        errors[name] = np.max(np.abs(slope - truth) / np.abs(truth))
+        costs.append({"mode": name, "error": errors[name], "ms": took, "KiB": memory})
+    _, took, memory = measured(outcome, x)
+costs.append({"mode": "value alone", "error": np.nan, "ms": took, "KiB": memory})
+print(pd.DataFrame(costs).set_index("mode").to_string(na_rep="–", formatters={
+    "error": "{:.0e}".format, "ms": "{:.2f}".format, "KiB": "{:.1f}".format}))  # fmt: skip
+
+# %% [markdown]
+# ## Which mode when
+#
+# | mode | derivative of | memory |
+# |---|---|---|
+# | forward | everything in few numbers | that of the run |
+# | checkpointed | few values in many numbers (arrays) | grows like the root of the steps |
+# | direct | the same, flows only | every step that `max_steps` allows is kept |
+# | backsolve | the same, flows only | that of the run; approximate |
+#
+# A descent needs no adjoint: forward mode keeps nothing, reverse mode keeps checkpoints. Here is what a gradient in
+# all 360 numbers of the initial features needs in reverse, for a run and for one that is 64 times as long.
+
+# %%
+lengths, sizes = [100, 6400], []
+with jax.enable_x64(True):
+    H = jnp.asarray(state.H)
+    for length in lengths:
+
+        def last(H, run=uj.simulate, length=length):
+            return run(model, uj.Descent(0.1), state.replace(H=H), [length], "log_norm")["log_norm"][0]
+
+        program = jax.jit(jax.grad(last)).lower(H).compile()
+        sizes.append(program.memory_analysis().temp_size_in_bytes / 2**10)
+        slope_H = np.asarray(program(H))
+    exact_H = np.asarray(jax.jit(jax.grad(lambda H: last(H, run=uj.exact)))(H))
+for length, size in zip(lengths, sizes, strict=True):
+    print(f"{length:>5} updates: {size:8.1f} KiB")
+print(f"64 times as long, {sizes[1] / sizes[0]:.1f} times the memory")
+
+# %% [markdown]
+# ## Event times
+#
+# When is everything classified right? The time $t^*$ solves $y(t^*; \theta) = 0$ for the least margin $y$, and by the
+# implicit function theorem $\frac{dt^*}{d\theta} = -\frac{\partial y/\partial\theta}{\partial y/\partial t}$.
+
+# %%
+def first_right(gamma):
+    """Time at which the last sample is classified right."""
+    searched = uj.logspaced(1.0, 400.0, 60)
+    return uj.event_time(model.replace(gamma=gamma), uj.Flow(), state, "accuracy is 1", times=searched).time
+
+
+gammas, h = np.linspace(0.1, 0.6, 9), 1e-5
+with jax.enable_x64(True):
+    timed = jax.jit(jax.value_and_grad(first_right))
+    asked = [*gammas, gammas[4] - h, gammas[4] + h]  # the last two for a central difference
+    when, slopes = np.array([timed(gamma) for gamma in asked]).T
+central = (when[-1] - when[-2]) / (2 * h)
+when, slopes = when[:-2], slopes[:-2]
+
+# %% [markdown]
+# ## A limit with a kink
+#
+# The rate at which the direction is approached, $\min(\gamma C,\, 2+2\gamma-\gamma C)/(C\sqrt N)$ without decay, is a
+# minimum over modes: it has no derivative at $\gamma = 1/(C-1)$, and two one-sided ones.
+
+# %%
+free = uj.unconstrained(labels, dim=12)
+kink = uj.limit_sensitivity(free, uj.Flow(), state, ["gamma"]).sel(quantity="rate", parameter="gamma")
+sides = float(kink["left"]), float(kink["right"])
+C, root_N = 5, np.sqrt(6)
+print(f"left  {sides[0]:+.8f}, 1/√N          = {1 / root_N:+.8f}")
+print(f"right {sides[1]:+.8f}, (2 − C)/(C√N) = {(2 - C) / (C * root_N):+.8f}")
+
+# %% [markdown]
+# ## Design by gradient
+#
+# Six step sizes of given sum that end closest to the limit direction. Without decay equal steps are best, since
+# $\sum_k \log(1 + \eta_k\mu)$ is concave. The shipped design `steps` starts from unequal ones and is not told.
+
+# %%
+found = uj.design(uj.DesignPlan.read("steps"))
+print(found)
+with style():
+    figure, (bars, left, right) = plt.subplots(1, 3, figsize=(12, 3.6))
+    drawn = bars.bar(range(len(errors)), list(errors.values()), color=PALETTE[: len(errors)], width=0.6)
+    bars.bar_label(drawn, [f"{error:.0e}" for error in errors.values()], fontsize=8, padding=2)
+    bars.set(title="How wrong each adjoint is", ylabel=f"relative error at rtol = {rtol:.0e}", yscale="log",
+             ylim=(min(errors.values()) / 10, 10 * max(errors.values())))  # fmt: skip
+    bars.set_xticks(range(len(errors)), list(errors), fontsize=8)
+    bars.grid(axis="x", visible=False)
+    left.plot(gammas, when, color=PALETTE[0], marker="o", ms=4)
+    for gamma, t, slope in zip(gammas, when, slopes, strict=True):
+        left.plot(gamma + np.array([-0.02, 0.02]), t + slope * np.array([-0.02, 0.02]), color=PALETTE[1], lw=2.5)
+    left.plot([], [], color=PALETTE[1], lw=2.5, label="slope by the implicit function theorem")
+    left.set(title="When accuracy becomes 1", xlabel="trade-off γ", ylabel="time")
+    left.legend(fontsize=8)
+    path = found.path["dynamics.schedule.values"]
+    for k in range(path.shape[1]):
+        right.plot(path[:, k], color=PALETTE[k], label=f"step {k + 1}")
+    right.axhline(path[0].sum() / 6, color="0.3", ls="--", lw=1, label="equal")
+    right.set(title="Step sizes over the outer optimisation", xlabel="outer step", ylabel="η_k", xlim=(0, 150))
+    right.legend(ncols=2, fontsize=8)
+    plt.show()
+
+# %% [markdown]
+# ## Check
+#
+# Derivatives of the simulation against those of the closed form, and both against central differences of the closed
+# form; the errors of the adjoints beside the tolerance; the gradient in the initial features; the event's slope; the
+# kink; the design.
+
+# %%
+assert disagreement(table)["first"] < 1e-6
+with jax.enable_x64(True):
+    for i, h in enumerate([1e-5, 1e-6, 1e-5]):
+        step = h * jnp.eye(3)[i]
+        slope = (outcome(x + step, run=uj.exact) - outcome(x - step, run=uj.exact)) / (2 * h)
+        assert abs(float(slope) / truth[i] - 1) < 1e-5
+assert all(error < 100 * rtol for error in errors.values()), errors
+assert sizes[1] < sizes[0] * lengths[1] / lengths[0] / 3  # far from proportional
+assert np.linalg.norm(slope_H - exact_H) < 1e-8 * np.linalg.norm(exact_H)
+assert abs(slopes[4] / central - 1) < 1e-5
+assert np.allclose(sides, [1 / root_N, (2 - C) / (C * root_N)], rtol=1e-6) and bool(kink["kink"])
+assert found.met
+print("all checks passed")
