@@ -64,15 +64,15 @@ def safe_log(x: jax.Array) -> jax.Array:
 
 def safe_norm(*parts: jax.Array) -> jax.Array:
     """Frobenius norm of arrays of any scale, together: no overflow or underflow of squares, gradient 0 at 0."""
-    info = jnp.finfo(parts[0].dtype)
-    square = sum(jnp.sum(part * part) for part in parts)
+    info, nothing = jnp.finfo(parts[0].dtype), jnp.zeros((), parts[0].dtype)
+    square = sum((jnp.sum(part * part) for part in parts), nothing)
 
     def scaled() -> jax.Array:
         # The largest entry is looked for only where it is needed: a maximum costs several times a sum.
         largest = [jnp.max(jnp.abs(part), initial=0.0) for part in parts]
         size = jax.lax.stop_gradient(jnp.max(jnp.stack(largest)))
         size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
-        return size * safe_sqrt(sum(jnp.sum((part / size) ** 2) for part in parts))
+        return size * safe_sqrt(sum((jnp.sum((part / size) ** 2) for part in parts), nothing))
 
     fits = (square > float(info.tiny) ** 0.5) & (square < float(info.max) ** 0.5)
     return jax.lax.cond(fits, lambda: safe_sqrt(square), scaled)

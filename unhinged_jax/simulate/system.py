@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from unhinged_jax.compression import observed
 from unhinged_jax.model import settled

@@ -35,19 +35,20 @@ def _combined(weights: Sequence[Any], stages: Sequence[Tree], start: Tree | None
 class _Interpolation(diffrax.AbstractLocalInterpolation):
     """The solver's own interpolation, which is linear in the stages: its weights are those of unit stages."""
 
-    t0: Any
-    t1: Any
+    t0: Any  # type: ignore[misc]
+    t1: Any  # type: ignore[misc]
     y0: Tree
     stages: tuple[Tree, ...]
     own: Callable[..., Any] = eqx.field(static=True)
+    end: tuple[float, ...] = eqx.field(static=True)
 
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True) -> Tree:
         if t1 is not None:
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
         count = len(self.stages)
         dtype = jnp.result_type(jax.tree.leaves(self.y0)[0])
-        nothing = jnp.zeros(count, dtype)
-        units = self.own(t0=self.t0, t1=self.t1, y0=nothing, y1=nothing, k=jnp.eye(count, dtype=dtype))
+        start, end = jnp.zeros(count, dtype), jnp.asarray(self.end, dtype)
+        units = self.own(t0=self.t0, t1=self.t1, y0=start, y1=end, k=jnp.eye(count, dtype=dtype))
         weights = units.evaluate(t0)
         return _combined([weights[i] for i in range(count)], self.stages, self.y0)
 
@@ -59,16 +60,21 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
     term_structure: ClassVar[Any] = diffrax.AbstractTerm
 
     def __check_init__(self) -> None:
-        tableau = self.solver.tableau
-        if not (isinstance(tableau, diffrax.ButcherTableau) and tableau.fsal and tableau.ssal):
+        if not (self._tableau.fsal and self._tableau.ssal):
             raise TypeError(f"{type(self.solver).__name__} does not end a step with the first stage of the next")
 
     @property
+    def _tableau(self) -> diffrax.ButcherTableau:
+        tableau = self.solver.tableau
+        assert isinstance(tableau, diffrax.ButcherTableau)  # that of a solver of one equation
+        return tableau
+
+    @property
     def interpolation_cls(self) -> Callable[..., diffrax.AbstractLocalInterpolation]:  # type: ignore[override]
-        own = self.solver.interpolation_cls
+        own, end = self.solver.interpolation_cls, tuple(float(weight) for weight in self._tableau.b_sol)
 
         def interpolation(*, t0: Any, t1: Any, y0: Tree, y1: Tree, stages: tuple[Tree, ...]) -> _Interpolation:
-            return _Interpolation(t0, t1, y0, stages, own)
+            return _Interpolation(t0, t1, y0, stages, own, end)
 
         return interpolation
 
@@ -83,8 +89,8 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Tree, args: Any, solver_state: Tree, made_jump: Any
-    ) -> tuple[Tree, Tree, dict[str, Any], Tree, diffrax.RESULTS]:
-        tableau, control = self.solver.tableau, terms.contr(t0, t1)
+    ) -> tuple[Tree, Tree, dict[str, Any], Tree, Any]:
+        tableau, control = self._tableau, terms.contr(t0, t1)
         force = jax.lax.cond(made_jump, lambda: terms.vf(t0, y0, args), lambda: solver_state)
         stages, y = [terms.prod(force, control)], y0
         for row, node in zip(tableau.a_lower, tableau.c, strict=True):
