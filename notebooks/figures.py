@@ -107,7 +107,7 @@ for number, letter in letters.items():
     panels[number] = next(panel for panel in figure.panels if panel.letter == letter)
     seen = [t + panels[number].after for t, _ in published.vertices(number + letter).values()]
     updates = np.unique(np.concatenate([axis, *seen]))
-    for curve in figure.curves[:2] if number == "9" else figure.curves:  # angles are stepped, which takes a while
+    for curve in figure.curves[::4] if number == "9" else figure.curves:  # angles are stepped, which takes a while
         run = uj.exact(curve.model, curve.descent, state, updates, needs[number], target=figure.target,
                        precision="float64")  # fmt: skip
         values = panels[number].value(*(np.asarray(run[name]) for name in panels[number].needs))
@@ -125,10 +125,11 @@ with style():
                 fine = y >= published.FLOOR if number + letter in published.DISTANCES else y == y
                 axes.plot(x[fine] + 1, y[fine], "o", ms=3, mfc="white", mec=colour)
         axes.set(title=f"{number}{letter}: {panels[number].title}", xlabel="update", xscale="log")
-        axes.title.set_fontsize(8.5)
+        axes.title.set_fontsize(8)
         if panels[number].scale == "log":
             axes.set_yscale("log")
-            axes.set_ylim(bottom=max(1e-18, min(np.min(v[v > 0]) for _, v in mine.values()) / 2))
+            low, high = (pick([pick(v[v > 0]) for _, v in mine.values()]) for pick in (min, max))
+            axes.set_ylim(max(1e-18, low / 2), 3 * high)
         axes.legend(fontsize=7)
     grid.flat[-1].set_axis_off()
     plt.show()
