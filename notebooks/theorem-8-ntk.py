@@ -90,8 +90,8 @@ accuracy_network = np.mean(
 # %% [markdown]
 # ## Networks whose kernel moves
 #
-# One hidden layer, *both* layers trained, in NTK parametrisation. The kernel at the start, between feature
-# coordinates, predicts training up to an error that falls with width $m$, like $m^{-1/2}$.
+# One hidden layer, *both* layers trained, in NTK parametrisation. The kernel at the start, between feature coordinates,
+# predicts training up to an error that falls with the width $m$, here faster than $m^{-1/2}$.
 
 
 # %%
@@ -145,6 +145,7 @@ with style():
     plt.show()
 
 # %% [markdown]
+# A kernel like this has one largest mode: in the long run everything follows it, and accuracy, after a peak, falls.
 # Features of every width move by about as much; only the part that the kernel of the start does not explain shrinks.
 #
 # ## Check
