@@ -122,6 +122,19 @@ def test_the_threshold_decides_whether_a_run_grows(factor, side):
     assert change > 1 if side == "grows" else change < -1 if side == "shrinks" else abs(change) < 1e-10
 
 
+@pytest.mark.parametrize("dynamics", [uj.Flow(), uj.Descent(0.1)], ids=["flow", "descent"])
+def test_without_a_signal_nothing_leads_and_parts_only_fade(dynamics):
+    # Symmetric noise at (C-1)/C and gamma = 1/(C-1): labels say nothing, M is rounding.
+    labels = EVEN.symmetric_noise((C - 1) / C)
+    model = uj.regularized(labels, P, decay=(0.3, 0.2), gamma=1 / (C - 1))
+    found = uj.limit(model, dynamics, start())
+    slow = -0.2 if isinstance(dynamics, uj.Flow) else np.log1p(-0.1 * 0.2)
+    assert float(found.exponent) == pytest.approx(slow, rel=1e-12)
+    assert float(found.threshold) == 0 and float(found.rate) == 0 and found.side == "shrinks"
+    run = uj.exact(model, dynamics, start(), [300, 400], "log_norm")
+    assert np.diff(run["log_norm"])[0] / 100 == pytest.approx(slow, rel=1e-3)
+
+
 def test_the_rate_of_corollary_3_peaks_at_the_natural_trade_off():
     """min(gamma C, 2 + 2 gamma - gamma C)/(C sqrt(N)) for 0 < gamma < 2/(C - 2)."""
     gamma = np.array([0.05, 0.2, 0.45, 0.5, 0.55, 0.9, 1.5])

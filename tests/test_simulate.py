@@ -556,3 +556,16 @@ def test_a_flow_that_carries_its_logits_may_start_at_zero_features():
     plain = uj.simulate(model, uj.Flow(rtol=1e-9), state, times, ["norm_H", "loss"], reduce=False)
     np.testing.assert_allclose(run["norm_H"], plain["norm_H"], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(run["loss"], plain["loss"], rtol=1e-7)
+
+
+@pytest.mark.parametrize("dynamics", [uj.Flow(), uj.Descent(0.5)], ids=["flow", "descent"])
+def test_functions_observe_states_whose_scale_is_multiplied_in(dynamics):
+    model = uj.unconstrained(uj.balanced(3, 2), 4)
+    state = model.init(jax.random.key(0), precision="float64")
+
+    def size(model, state):
+        return jnp.sqrt(jnp.sum(state.H**2) + jnp.sum(state.W**2))
+
+    for run in (uj.simulate, uj.exact):
+        seen = run(model, dynamics, state, [0, 20, 60], {"size": size, "norm": None})
+        np.testing.assert_allclose(seen["size"], seen["norm"], rtol=1e-12)

@@ -180,7 +180,10 @@ def _coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) 
     size = safe_norm(H, W)
     size = jnp.where(size > 0, size, 1.0)
     direction = State(H / size, W / size, _bias_limit(model, state))
-    threshold = part.square
+    # Where the signal vanishes nothing leads: both parts only fade, and no direction is approached.
+    led = jnp.sum(part.mask) > 0
+    winner = jnp.where(led, winner, _step_growth(dynamics, -jnp.minimum(rates.a, rates.c)))
+    rate_H, rate_W, threshold = (jnp.where(led, value, 0.0) for value in (rate_H, rate_W, part.square))
     excess = threshold - model.decay_H * model.decay_W
     return Limit(direction, jnp.minimum(rate_H, rate_W), rate_H, rate_W, winner, threshold, excess)
 

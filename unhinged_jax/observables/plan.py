@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.features import DenseFeatures
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_observables
 from unhinged_jax.observables.view import View
 
@@ -80,7 +80,7 @@ def evaluate(plan: Plan, view: View) -> dict[str, jax.Array]:
         if function is None:
             values[name] = OBSERVABLES[name].compute(view)
         else:
-            values[name] = jax.tree.map(jnp.asarray, function(view.model, view.state()))
+            values[name] = jax.tree.map(jnp.asarray, function(view.model, settled(view.state())))
     return values
 
 
