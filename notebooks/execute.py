@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 
 def scripts() -> list[Path]:
     """Every script that is paired with a notebook."""
-    return sorted(path for path in HERE.glob("*.py") if "\n#     formats: ipynb,py:percent" in path.read_text(encoding="utf-8"))
+    paired = "\n#     formats: ipynb,py:percent"
+    return sorted(path for path in HERE.glob("*.py") if paired in path.read_text(encoding="utf-8"))
 
 
 def executed(script: Path) -> nbformat.NotebookNode:

@@ -40,7 +40,8 @@ def shown(cell: dict) -> str:
 
 
 def test_every_notebook_is_there_with_its_script() -> None:
-    paired = {path.stem for path in FOLDER.glob("*.py") if "\n#     formats: ipynb,py:percent" in path.read_text("utf-8")}
+    scripts = [path for path in FOLDER.glob("*.py") if "\n#     formats: ipynb,py:percent" in path.read_text("utf-8")]
+    paired = {path.stem for path in scripts}
     assert {path.stem for path in NOTEBOOKS} == EXPECTED == paired
 
 
