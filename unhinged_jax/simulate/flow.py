@@ -49,6 +49,9 @@ def run(
 
     look = reader(system, plan, keep_states)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
+    # With a single time the direct adjoint reads in every step, far outside of it, where the derivative is not finite.
+    lone = isinstance(adjoint, diffrax.DirectAdjoint) and times.shape[0] == 1
+    asked = jnp.repeat(times, 2) if lone else times
 
     def read(time: jax.Array, y: dict, args: Any) -> dict:
         return look(system.clean(y["body"]), y["logs"])
@@ -65,7 +68,7 @@ def run(
         args=leaves,
         saveat=diffrax.SaveAt(ts=times)
         if backsolve
-        else diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=times, fn=read), diffrax.SubSaveAt(t1=True)]),
+        else diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=asked, fn=read), diffrax.SubSaveAt(t1=True)]),
         stepsize_controller=_controller(flow, rtol, atol, dtype),
         max_steps=flow.max_steps,
         throw=False,
@@ -78,7 +81,8 @@ def run(
         final, times_reached, elapsed = _last(solution.ys), solution.ts, times[-1]
     else:
         saved, last = solution.ys
-        final, times_reached, elapsed = _last(last), solution.ts[0], solution.ts[1][0]
+        saved = jax.tree.map(lambda leaf: leaf[: times.shape[0]], saved)
+        final, times_reached, elapsed = _last(last), solution.ts[0][: times.shape[0]], solution.ts[1][0]
     reached = jnp.isfinite(times_reached)
     blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
     return {
