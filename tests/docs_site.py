@@ -62,8 +62,8 @@ def wrong_search(folder: Path) -> list[str]:
     index = json.loads(text.removeprefix("Search.setIndex(").rstrip().removesuffix(")"))
     found = []
     for stem, page in TERMS.items():
-        places = index["terms"].get(stem, [])
-        names = [index["docnames"][k] for k in ([places] if isinstance(places, int) else places)]
+        places = [index[kind].get(stem, []) for kind in ("terms", "titleterms")]
+        names = [index["docnames"][k] for one in places for k in ([one] if isinstance(one, int) else one)]
         if page not in names:
             found.append(f"a search for {stem!r} finds {names or 'nothing'}, not {page}")
     return found

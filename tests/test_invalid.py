@@ -126,3 +126,12 @@ def test_a_run_with_momentum_is_not_continued_exactly():
 def test_traced_numbers_of_updates_are_refused_in_words():
     with pytest.raises(ValueError, match="must be known when it is compiled"):
         jax.jit(lambda times: uj.simulate(MODEL, uj.Descent(0.1), STATE, times, "norm")["norm"])(np.array([0, 1]))
+
+
+def test_the_dense_update_keeps_no_limit_apart():
+    model = uj.unconstrained(uj.balanced(3, 2), 4)
+    state = model.init(jax.random.key(0))
+    seen = uj.simulate(model, uj.Descent(0.1), state, [0, 2], reduce=False)  # a set leaves out what has no meaning
+    assert "norm" in seen.observables and "distance" not in seen.observables
+    with pytest.raises(ValueError, match="reduce=True"):
+        uj.simulate(model, uj.Descent(0.1), state, [0, 2], "distance", reduce=False)

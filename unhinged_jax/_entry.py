@@ -55,8 +55,9 @@ def prepare(
     target: str,
     precision: str | None,
     caller: str,
+    reduce: bool = True,
 ) -> Task:
-    """Check a request; raise one clear ValueError if it cannot be."""
+    """Check a request; raise one clear ValueError if it cannot be. `reduce`: as in `simulate`."""
     if not isinstance(model, LayerPeeled):
         raise ValueError(
             f"model must be a LayerPeeled, but got {type(model).__name__}; build one with `regularized`, ..."
@@ -79,7 +80,8 @@ def prepare(
         _check_tolerance(dynamics, name)
     times, first = _times(times, dynamics, first)
     optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
-    plan = resolve(observe, model, dynamics.proportional and not optimizer)
+    apart = reduce or model.spherical  # a dense state does not carry its leading part apart
+    plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)
     outside = "float64" if jnp.result_type(float) == np.float64 else "float32"
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)

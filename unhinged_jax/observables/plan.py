@@ -26,7 +26,10 @@ def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
         if not model.loss.linear:
             return "the limit direction is known for a loss linear in the logits only"
         if not splittable:
-            return "the limit direction is known for proportional rates and plain or momentum descent only"
+            return (
+                "the limit direction is known for proportional rates and plain or momentum descent only, and "
+                "`simulate` keeps it apart with reduce=True only"
+            )
         if model.kernel is not None and model.kernel.kind == "coordinates":
             return "the limit direction is not offered for a kernel between feature coordinates"
         if model.spherical and model.prototypes_move:

@@ -50,7 +50,8 @@ def simulate(
         target: Limit that distances refer to: "top" (default), the modes that win; "contrast" or "mean", for balanced
             labels, that subspace whether it wins or not.
         precision: "float32" or "float64"; default: the precision of the state.
-        reduce: Use class sums, planes and rescaling where they apply (default). False runs the plain dense update.
+        reduce: Use class sums, planes and rescaling where they apply (default). False runs the plain dense update,
+            which measures no distance to the limit except on the sphere.
         adjoint: How a `Flow` is differentiated: a diffrax adjoint. Default `diffrax.RecursiveCheckpointAdjoint()`, for
             reverse mode; `diffrax.ForwardMode()` for forward mode; `diffrax.DirectAdjoint()` for both, in memory that
             grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate, and ignores `steady`. A `Descent` has
@@ -72,7 +73,7 @@ def simulate(
         >>> bool(run["norm"][2] > run["norm"][0])
         True
     """
-    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "simulate")
+    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "simulate", reduce)
     _check_adjoint(adjoint, dynamics)
     with task.context():
         model, dynamics = _entry.traceable((model, dynamics))
