@@ -49,9 +49,6 @@ def run(
 
     look = reader(system, plan, keep_states)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
-    # With a single time the direct adjoint reads in every step, far outside of it, where the derivative is not finite.
-    lone = isinstance(adjoint, diffrax.DirectAdjoint) and times.shape[0] == 1
-    asked = jnp.repeat(times, 2) if lone else times
 
     def read(time: jax.Array, y: dict, args: Any) -> dict:
         return look(system.clean(y["body"]), y["logs"])
@@ -66,9 +63,7 @@ def run(
         dt0=None,
         y0=begin,
         args=leaves,
-        saveat=diffrax.SaveAt(ts=times)
-        if backsolve
-        else diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=asked, fn=read), diffrax.SubSaveAt(t1=True)]),
+        saveat=diffrax.SaveAt(ts=times) if backsolve else _saved_at(times, read, adjoint),
         stepsize_controller=_controller(flow, rtol, atol, dtype),
         max_steps=flow.max_steps,
         throw=False,
@@ -93,6 +88,16 @@ def run(
         "elapsed": elapsed,
         "code": _code(solution, flow),
     }
+
+
+def _saved_at(times: jax.Array, read: Any, adjoint: Any) -> diffrax.SaveAt:
+    """What is read at the times (and once more, where there is one for the direct adjoint), and the last state.
+
+    With a single time the direct adjoint reads in every step, far outside of it, where the derivative is not finite.
+    """
+    lone = isinstance(adjoint, diffrax.DirectAdjoint) and times.shape[0] == 1
+    asked = jnp.repeat(times, 2) if lone else times
+    return diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=asked, fn=read), diffrax.SubSaveAt(t1=True)])
 
 
 def _last(saved: Any) -> Any:
