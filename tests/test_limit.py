@@ -131,8 +131,8 @@ def test_without_a_signal_nothing_leads_and_parts_only_fade(dynamics):
     slow = -0.2 if isinstance(dynamics, uj.Flow) else np.log1p(-0.1 * 0.2)
     assert float(found.exponent) == pytest.approx(slow, rel=1e-12)
     assert float(found.threshold) == 0 and float(found.rate) == 0 and found.side == "shrinks"
-    run = uj.exact(model, dynamics, start(), [300, 400], "log_norm")
-    assert np.diff(run["log_norm"])[0] / 100 == pytest.approx(slow, rel=1e-3)
+    run = uj.exact(model, dynamics, start(), [3000, 4000], "log_norm")
+    assert np.diff(run["log_norm"])[0] / 1000 == pytest.approx(slow, rel=1e-3)
 
 
 def test_the_rate_of_corollary_3_peaks_at_the_natural_trade_off():
