@@ -19,8 +19,9 @@ import sweep_kills
 import xarray
 
 import unhinged_jax as uj
+from unhinged_jax import config
 from unhinged_jax.cli import main
-from unhinged_jax.config import problem
+from unhinged_jax.config import problem as named_sets
 from unhinged_jax.observables import ObservableSet
 from unhinged_jax.sweep import engine, program, work
 from unhinged_jax.sweep.export import export
@@ -144,7 +145,7 @@ def test_eight_devices_give_the_numbers_of_one(whole, tmp_path):
 
 def test_structure_of_several_kinds_in_one_store(tmp_path, monkeypatch):
     """Two shapes, two losses: a program each; an observable without meaning in one of them stays empty there."""
-    monkeypatch.setitem(problem._OBSERVED, "few", ObservableSet(["norm", "energy_3"]))
+    monkeypatch.setitem(named_sets._OBSERVED, "few", ObservableSet(["norm", "energy_3"]))
     given = tables(
         model={"gamma": None},
         run={"observe": "few"},
