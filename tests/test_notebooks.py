@@ -87,7 +87,10 @@ def test_a_reader_is_told_what_comes_and_everything_is_checked(path: Path) -> No
     assert not [line for line in asserted if re.search(r"perf_counter|\bwarm\b|\btook\b|\bms\b", line)]
 
 
-@pytest.mark.parametrize("text", [f"/{'home'}/me/x.py", f"File /{'root'}/a", "<object at 0x7f12ab34>", "x.py:12: UserWarning"])
+SEEN = [f"/{'home'}/me/x.py", f"File /{'root'}/a", "<object at 0x7f12ab34>", "x.py:12: UserWarning"]
+
+
+@pytest.mark.parametrize("text", SEEN)
 def test_paths_of_machines_are_recognised(text: str) -> None:
     assert PRIVATE.search(text)
     assert not PRIVATE.search("1/(C-1), https://example.org/home/x, a/tmp/b")
