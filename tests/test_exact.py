@@ -338,6 +338,28 @@ def test_spherical_descent_equals_a_loop(q, decay):
     np.testing.assert_allclose(found, np.stack(want), rtol=1e-11, atol=1e-12)
 
 
+def test_fifty_thousand_spherical_updates_keep_their_digits():
+    """Lengths that grow by rounding's size a step still decide how fast angles shrink; against extended precision."""
+    classes, p, steps, eta = 4, 6, 50_000, 0.03
+    rng = np.random.default_rng(5)
+    H, W = rng.normal(size=(classes, p)), rng.normal(size=(classes, p))
+    model = uj.spherical(uj.balanced(classes, 1), p, gamma=0.0)
+    times = [1_000, 20_000, steps]
+    run = uj.exact(model, uj.Descent(eta), uj.State(H, W, np.zeros(classes)), times, "log_distance")
+
+    g = W.astype(np.longdouble) / classes
+    kappa = np.sqrt(np.sum(g**2, axis=1))
+    u = np.sum(H * g, axis=1) / kappa
+    v = np.sqrt(np.sum((H - u[:, None] * g / kappa[:, None]) ** 2, axis=1))
+    found = {}
+    for k in range(1, steps + 1):
+        turn = eta * kappa / (u * u + v * v) ** np.longdouble(1.5)
+        u, v = u + turn * v * v, v - turn * u * v
+        if k in times:
+            found[k] = np.log(2 * np.sqrt(np.sum(np.sin(np.arctan2(np.abs(v), u) / 2) ** 2)))
+    np.testing.assert_allclose(run["log_distance"], [float(found[k]) for k in times], rtol=0, atol=1e-13)
+
+
 def test_spherical_error_of_1e_200_is_exact():
     """tan(theta/2) falls by e^-kappa tau: the distance of one sample at half its start angle times that."""
     W = np.array([[1.0, 0.0], [-1.0, 0.0]])

@@ -20,6 +20,7 @@ from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import Plan, View
 from unhinged_jax.simulate.dense import DenseSystem
 from unhinged_jax.simulate.system import Body, rated
+from unhinged_jax.special import safe_norm
 
 _MANY = 100  # times; for fewer the plain system is as fast
 _READABLE = frozenset(
@@ -85,4 +86,4 @@ class LogitSystem(DenseSystem):
 def _growth(rate: jax.Array, along: jax.Array, decay: Any, length: jax.Array, moved: jax.Array) -> jax.Array:
     """||H||' = rate (<H, force> / ||H|| - decay ||H||) from `along` = <H, force>; ||H'|| at H = 0."""
     steady = rate * (along / jnp.where(length > 0, length, 1.0) - decay * length)
-    return jax.lax.cond(length > 0, lambda: steady, lambda: jnp.linalg.norm(moved))
+    return jax.lax.cond(length > 0, lambda: steady, lambda: safe_norm(moved))

@@ -1,9 +1,9 @@
 """A Runge-Kutta step of diffrax written out stage by stage, for states that outgrow the caches.
 
 diffrax keeps all stages of a step in one buffer and combines the whole buffer at every stage, which compiles fast
-and costs little while it fits into a cache. Where it does not, the passes over it cost several times the products of
-the force. Written out, a stage reads the stages before it and nothing else. Method, error estimate and interpolation
-are those of the diffrax solver that is given.
+and costs little while it fits into a cache. Where it does not, the passes over it take as long as half of the force's
+products. Written out, a stage reads the stages before it and nothing else. Method, error estimate and interpolation are
+those of the diffrax solver that is given.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
         return self.solver.order(terms)
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Tree, args: Any) -> Tree:
-        return terms.vf(t0, y0, args)
+        return self.func(terms, t0, y0, args)
 
     def func(self, terms: Any, t0: Any, y0: Tree, args: Any) -> Tree:
         return terms.vf(t0, y0, args)
