@@ -26,6 +26,7 @@ def run(
     workload: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     size: Annotated[tuple[Literal["small", "paper", "large"], ...], Parameter(consume_multiple=True)] = (),
     precision: Annotated[tuple[Literal["float32", "float64"], ...], Parameter(consume_multiple=True)] = (),
+    seconds: float | None = None,
     out: Path = Path("benchmarks/results"),
     trace: Path | None = None,
     full: bool = False,
@@ -45,6 +46,8 @@ def run(
         Sizes; all that a workload has if none is given.
     precision
         Precisions; all that the device has if none is given.
+    seconds
+        Seconds after which a cell begins no new round, once three are kept; 8 for small problems and 25 for others.
     out
         Folder for the results.
     trace
@@ -64,8 +67,8 @@ def run(
         return session.trace(workload, trace, quick)
     return session.measure(
         session.Options(
-            quick=quick, workloads=workload, sizes=size, precisions=precision, full=full, wait=not no_wait,
-            memory=not (no_memory or quick), scaling=not no_scaling,
+            quick=quick, workloads=workload, sizes=size, precisions=precision, seconds=seconds, full=full,
+            wait=not no_wait, memory=not (no_memory or quick), scaling=not no_scaling,
         ),
         out,
     )  # fmt: skip

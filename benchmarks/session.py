@@ -35,6 +35,7 @@ class Options:
     workloads: tuple[str, ...] = ()
     sizes: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    seconds: float | None = None
     full: bool = False
     wait: bool = True
     memory: bool = True
@@ -93,11 +94,11 @@ def _quick_precision(workload: Workload) -> str | None:
     return next((name for name in workload.precisions if found[name] is None), None)
 
 
-def limits_for(size: str, quick: bool) -> Limits:
+def limits_for(size: str, quick: bool, seconds: float | None = None) -> Limits:
     """How long to repeat."""
     if quick:
         return Limits(least=1, most=2, seconds=1.0, sample=0.03, settle=0.005)
-    return Limits(seconds=_SECONDS[size])
+    return Limits(seconds=_SECONDS[size] if seconds is None else seconds)
 
 
 def measure(options: Options, out: Path) -> int:
@@ -123,7 +124,7 @@ def measure(options: Options, out: Path) -> int:
         for number, (workload, size, precision) in enumerate(cells, start=1):
             label = f"[{number}/{len(cells)}] {workload.name}, {size}, {precision}"
             cell, left_out = runner.run_cell(
-                workload, size, precision, limits_for(size, options.quick), found.peaks,
+                workload, size, precision, limits_for(size, options.quick, options.seconds), found.peaks,
                 partial(_say_in, say, label), options.full, options.quick,
             )  # fmt: skip
             found.skipped.extend(left_out)

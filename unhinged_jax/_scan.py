@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,45 +13,72 @@ import numpy as np
 Tree = Any
 
 _KEPT = 2**28  # bytes of what reads need that may be kept until after the loop
+_OFTEN = 8  # updates; reads closer than that are looked up one by one
 
 
-def slots_of(times: np.ndarray, start: int) -> np.ndarray:
-    """For every number of updates since `start`, the position in `times` to save at, or len(times)."""
-    slots = np.full(int(times[-1]) - start + 1, len(times), dtype=np.int32)
-    slots[np.asarray(times, dtype=int) - start] = np.arange(len(times))
-    return slots
+class Reads(NamedTuple):
+    """When to read: as often as `every` updates, or where `slots` says so.
+
+    A loop that is cut where it is read needs no question in between. On a GPU each question waits for the host.
+
+    Attributes:
+        updates: Length of the loop.
+        total: Number of reads.
+        every: Updates between two reads, the last of them after all updates; 0 if they are not equally far apart.
+        slots: For every number of updates the read it belongs to, or `total`; None if `every` tells.
+    """
+
+    updates: int
+    total: int
+    every: int
+    slots: jax.Array | None
+
+
+def reads_at(times: np.ndarray, start: int) -> Reads:
+    """Reads after times - start updates, for ascending whole numbers."""
+    after = np.asarray(times, dtype=int) - start
+    updates, count = int(after[-1]), len(after)
+    gaps = set(np.diff(after).tolist()) or {updates}
+    if len(gaps) == 1 and (every := gaps.pop()) >= _OFTEN and after[0] in (0, every):
+        block, root = _divisor(every, math.isqrt(updates)), math.isqrt(updates)
+        if block == every <= 4 * root or root <= 4 * block <= 16 * root:
+            return Reads(updates, count, every, None)
+    slots = np.full(updates + 1, count, dtype=np.int32)
+    slots[after] = np.arange(count)
+    return Reads(updates, count, 0, jnp.asarray(slots))
 
 
 def run(
     step: Callable[[Tree, jax.Array], Tree],
     carry: Tree,
-    slots: jax.Array,
-    count: int,
+    reads: Reads,
     read: Callable[[Tree], Tree],
     settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None = None,
     needs: Callable[[Tree], Tree] = lambda carry: carry,
+    tidy: tuple[int, Callable[[Tree], Tree]] | None = None,
 ) -> tuple[Tree, Tree, jax.Array]:
-    """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry wherever `slots` says so.
+    """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry on the way.
 
     Args:
         step: One update; k counts from 0.
         carry: Start.
-        slots: Slot to save in after k updates, shape (updates + 1,); `count` or more means none.
-        count: Number of slots.
+        reads: When to read.
         read: needs(carry) -> values to save.
         settle: After each block of steps, (carry before, carry after) -> (carry to go on with, whether to go on). A
             block after which it says no is undone, and the loop ends there.
         needs: carry -> the part of it that `read` uses; default all.
+        tidy: (m, carry -> carry), to be applied at least every m steps.
 
     Returns:
-        The last carry, the saved values with a leading axis of slots, and which slots were filled.
+        The last carry, the saved values with a leading axis of reads, and which of them were reached.
     """
     start = needs(carry)
     # Kept and read after the loop, where they are few: the derivative of a read inside the loop would be carried, with
     # everything the read refers to, through every step.
-    late = count * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start)) <= _KEPT
-    keep = (lambda needed: needed) if late else read
-    carry, values, filled = _loop(step, carry, slots, count, lambda carry: keep(needs(carry)), settle)
+    late = reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start)) <= _KEPT
+    keep = (lambda carry: needs(carry)) if late else (lambda carry: read(needs(carry)))
+    loop = _regular if reads.slots is None else _looked_up
+    carry, values, filled = loop(step, carry, reads, keep, settle, tidy)
     if late:
         # An unfilled slot is read at the start, where every value and derivative is finite.
         sound = jax.tree.map(lambda kept, begin: jnp.where(_along(filled, kept), kept, begin), values, start)
@@ -60,18 +87,59 @@ def run(
     return carry, jax.tree.map(lambda v, none: jnp.where(_along(filled, v), v, none), values, blank), filled
 
 
-def _loop(
+def _regular(
     step: Callable[[Tree, jax.Array], Tree],
     carry: Tree,
-    slots: jax.Array,
-    count: int,
+    reads: Reads,
     keep: Callable[[Tree], Tree],
     settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None,
+    tidy: tuple[int, Callable[[Tree], Tree]] | None,
 ) -> tuple[Tree, Tree, jax.Array]:
-    """The loop, in blocks that a derivative recomputes; what an undone block kept is not marked as filled."""
-    updates = slots.shape[0] - 1
-    block = _block(updates)
-    whole, rest = divmod(updates, block)
+    """Loops within loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
+    block = _divisor(reads.every, math.isqrt(reads.updates))
+    stretch = block
+    if tidy is not None:
+        stretch = _divisor(block, tidy[0], most=tidy[0])
+        step = step if stretch > 1 else _now_and_then(step, *tidy)
+
+    def stretched(carry: Tree, ks: jax.Array) -> Tree:
+        carry = _over(step, carry, ks)
+        return tidy[1](carry) if tidy is not None and stretch > 1 else carry
+
+    @jax.checkpoint
+    def many(carry: Tree, ks: jax.Array) -> Tree:
+        return _over(stretched, carry, ks.reshape(-1, stretch)) if stretch > 1 else _over(step, carry, ks)
+
+    def guarded(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, jax.Array]:
+        return _guarded(settle, many, state, ks)
+
+    def until_read(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, tuple[Tree, jax.Array]]:
+        state = _over(guarded, state, ks.reshape(-1, block))
+        return state, (keep(state[0]), state[1])
+
+    ks = jnp.arange(reads.updates).reshape(-1, reads.every)
+    first = keep(carry)
+    (carry, _), (values, filled) = jax.lax.scan(until_read, (carry, jnp.asarray(True)), ks)
+    if reads.total > ks.shape[0]:
+        values = jax.tree.map(lambda begin, rest: jnp.concatenate([begin[None], rest]), first, values)
+        filled = jnp.concatenate([jnp.ones_like(filled[:1]), filled])
+    return carry, values, filled
+
+
+def _looked_up(
+    step: Callable[[Tree, jax.Array], Tree],
+    carry: Tree,
+    reads: Reads,
+    keep: Callable[[Tree], Tree],
+    settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None,
+    tidy: tuple[int, Callable[[Tree], Tree]] | None,
+) -> tuple[Tree, Tree, jax.Array]:
+    """The loop in blocks that a derivative recomputes, asking after every step whether it is read."""
+    slots, count = reads.slots, reads.total
+    assert slots is not None
+    step = step if tidy is None else _now_and_then(step, *tidy)
+    block = _block(reads.updates)
+    whole, rest = divmod(reads.updates, block)
     empty = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), jax.eval_shape(keep, carry))
 
     def save(carry: Tree, saved: Tree, slot: jax.Array) -> Tree:
@@ -82,34 +150,67 @@ def _loop(
 
         return jax.lax.cond(slot < count, write, lambda: saved)
 
-    def one(both: Tree, k: jax.Array) -> tuple[Tree, None]:
+    def one(both: Tree, k: jax.Array) -> Tree:
         carry, saved = both
         carry = step(carry, k)
-        return (carry, save(carry, saved, slots[k + 1])), None
+        return carry, save(carry, saved, slots[k + 1])
 
     @jax.checkpoint
     def many(both: Tree, ks: jax.Array) -> Tree:
-        return jax.lax.scan(one, both, ks)[0]
+        return _over(one, both, ks)
 
-    def guarded(state: Tree, ks: jax.Array) -> tuple[Tree, None]:
-        both, going = state
-        after, (values, filled) = many(both, ks)
-        if settle is None:
-            return ((after, (values, filled)), going), None
-        settled, fine = settle(both[0], after)
-        # A choice, not a branch: vmapped, a branch would batch k and with it every branch inside the step.
-        going = going & fine
-        carry = jax.tree.map(lambda new, old: jnp.where(going, new, old), settled, both[0])
-        return ((carry, (values, jnp.where(going, filled, both[1][1]))), going), None
+    def guarded(state: Tree, ks: jax.Array) -> Tree:
+        (before, (_, filled)), going = state
+        after, (values, marked) = many(state[0], ks)
+        (carry, going) = _guarded(settle, lambda *_: after, (before, going), ks)
+        # What an undone block kept is not marked as filled.
+        marked = marked if settle is None else jnp.where(going, marked, filled)
+        return (carry, (values, marked)), going
 
     state = ((carry, save(carry, (empty, jnp.zeros(count, bool)), slots[0])), jnp.asarray(True))
-    ks = jnp.arange(updates)
+    ks = jnp.arange(reads.updates)
     if whole:
-        state = jax.lax.scan(guarded, state, ks[: whole * block].reshape(whole, block))[0]
+        state = _over(guarded, state, ks[: whole * block].reshape(whole, block))
     if rest:
-        state = guarded(state, ks[whole * block :])[0]
+        state = guarded(state, ks[whole * block :])
     (carry, (values, filled)), _ = state
     return carry, values, filled
+
+
+def _guarded(
+    settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None,
+    many: Callable[[Tree, jax.Array], Tree],
+    state: tuple[Tree, jax.Array],
+    ks: jax.Array,
+) -> tuple[Tree, jax.Array]:
+    """A block of steps, undone if it does not settle or an earlier one did not."""
+    before, going = state
+    after = many(before, ks)
+    if settle is None:
+        return after, going
+    settled, fine = settle(before, after)
+    # A choice, not a branch: vmapped, a branch would batch k and with it every branch inside the step.
+    going = going & fine
+    return jax.tree.map(lambda new, old: jnp.where(going, new, old), settled, before), going
+
+
+def _over(step: Callable[[Tree, Any], Tree], carry: Tree, ks: jax.Array) -> Tree:
+    """carry = step(carry, k) for every k."""
+    if ks.shape[0] == 1:
+        return step(carry, ks[0])
+    return jax.lax.scan(lambda carry, k: (step(carry, k), None), carry, ks)[0]
+
+
+def _now_and_then(
+    step: Callable[[Tree, jax.Array], Tree], every: int, tidy: Callable[[Tree], Tree]
+) -> Callable[[Tree, jax.Array], Tree]:
+    """The step, and after each of so many a tidying."""
+
+    def tidied(carry: Tree, k: jax.Array) -> Tree:
+        carry = step(carry, k)
+        return jax.lax.cond(k % every == every - 1, lambda: tidy(carry), lambda: carry)
+
+    return tidied
 
 
 def _block(updates: int) -> int:
@@ -117,6 +218,13 @@ def _block(updates: int) -> int:
     root = max(1, math.isqrt(updates))
     divisors = [size for size in range(-(-root // 2), 2 * root + 1) if updates % size == 0]
     return min(divisors, key=lambda size: abs(size - root), default=root)
+
+
+def _divisor(number: int, near: int, most: int | None = None) -> int:
+    """The divisor of a number that lies nearest to another, by ratio; of those up to `most`."""
+    low = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    divisors = [size for size in (*low, *(number // size for size in low)) if size <= (most or number)]
+    return min(divisors, key=lambda size: abs(math.log(size / max(1, near))))
 
 
 def _put(slot: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -14,7 +14,7 @@ from benchmarks.contender import Run
 from benchmarks.peers.by_numpy import limit_direction
 
 
-def _device() -> Any:
+def torch_device() -> Any:
     """The accelerator JAX uses, if PyTorch can use it too; else the same cores."""
     import torch
 
@@ -27,7 +27,7 @@ def refuses(case: Case) -> str | None:
     return "PyTorch has no TPU here" if jax.default_backend() == "tpu" else None
 
 
-def _synchronise(device: Any) -> None:
+def synchronise(device: Any) -> None:
     import torch
 
     if device.type == "cuda":
@@ -90,7 +90,7 @@ def descent(case: Case, seed: int = 0) -> Run:
     """Autograd and `torch.optim.SGD`."""
     import torch
 
-    device = _device()
+    device = torch_device()
     H0, W0 = case.start(seed)
     loss, observe, gamma = _loss_of(case, device), _observer(case, device, H0, W0), case.gammas[0]
 
@@ -105,7 +105,7 @@ def descent(case: Case, seed: int = 0) -> Run:
             optimizer.step()
             if k % case.every == 0:
                 saved.append(observe(H, W))
-        _synchronise(device)
+        synchronise(device)
         return _named(saved)
 
     return run
@@ -116,7 +116,7 @@ def descent_compiled(case: Case) -> Run:
     import torch
 
     torch.compiler.reset()  # forget programs of other shapes
-    device = _device()
+    device = torch_device()
     H0, W0 = case.start()
     loss, observe, gamma = _loss_of(case, device), _observer(case, device, H0, W0), case.gammas[0]
 
@@ -133,7 +133,7 @@ def descent_compiled(case: Case) -> Run:
                 H, W = step(H, W)
                 if k % case.every == 0:
                     saved.append(observe(H, W))
-        _synchronise(device)
+        synchronise(device)
         return _named(saved)
 
     return run
@@ -157,7 +157,8 @@ def sweep_by_vmap(case: Case) -> Run:
     import torch
     from torch.func import grad, vmap
 
-    device, loss = _device(), _loss_of(case, _device())
+    device = torch_device()
+    loss = _loss_of(case, device)
     index = torch.as_tensor(case.index, device=device)
     limits = [limit_direction(case, *case.start(seed)) for seed in range(case.seeds)]
     count = len(case.gammas)
@@ -185,7 +186,7 @@ def sweep_by_vmap(case: Case) -> Run:
                 W.sub_(move_W, alpha=case.rate)
                 if k % case.every == 0:
                     saved.append(observe(H, W))
-        _synchronise(device)
+        synchronise(device)
         shape = (case.seeds, count, len(saved))
         stacked = [torch.stack(column, dim=1).cpu().numpy().reshape(shape) for column in zip(*saved, strict=True)]
         return dict(zip(("loss", "accuracy", "norm", "distance"), stacked, strict=True))
@@ -198,7 +199,7 @@ def flow(case: Case) -> Run:
     import torch
     from torchdiffeq import odeint
 
-    device = _device()
+    device = torch_device()
     H0, W0 = case.start()
     loss, observe, gamma = _loss_of(case, device), _observer(case, device, H0, W0), case.gammas[0]
     times = torch.as_tensor(case.times, dtype=torch.as_tensor(H0).dtype, device=device)
@@ -218,7 +219,7 @@ def flow(case: Case) -> Run:
         with torch.no_grad():
             solution = odeint(field, start, times, rtol=case.rtol, atol=case.rtol)
             saved = [observe(*state) for state in zip(*solution, strict=True)]
-        _synchronise(device)
+        synchronise(device)
         return {**_named(saved), "evaluations": evaluations}
 
     return run

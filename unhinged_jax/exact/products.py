@@ -43,10 +43,10 @@ _RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "kee
 
 
 def products(
-    model: LayerPeeled, descent: Descent, slots: jax.Array, count: int, first: jax.Array, g: jax.Array, mask: jax.Array,
+    model: LayerPeeled, descent: Descent, reads: _scan.Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
     nodes: jax.Array,
 ) -> dict[str, Any]:
-    """Run all coefficients through the updates; every value gets a leading axis of slots.
+    """Run all coefficients through the updates; every value gets a leading axis of reads.
 
     `nodes` are the winning mu+ and mu-, -r1 l1 and -r2 l2 (of proportional rates); p is recorded at each of them.
     """
@@ -101,7 +101,7 @@ def products(
         return _rescale({"x": x, "v": v, "nodes": at_nodes, "node_v": node_v, "power": carry["power"]})
 
     _, saved, _ = _scan.run(
-        step, carry, slots, count, lambda c: {"x": c["x"], "nodes": c["nodes"], "power": c["power"]}
+        step, carry, reads, lambda c: {"x": c["x"], "nodes": c["nodes"], "power": c["power"]}
     )
     return saved
 

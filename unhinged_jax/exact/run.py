@@ -75,12 +75,12 @@ def exact(
     with task.context():
         model, dynamics = _entry.traceable((model, dynamics))
         first = jnp.asarray(task.first)
-        slots = None
+        reads = None
         if isinstance(dynamics, Descent) and (model.spherical or not closed(dynamics)):
-            slots = jnp.asarray(_scan.slots_of(task.times, task.first))
+            reads = _scan.reads_at(task.times, task.first)
         solve = _spherical if model.spherical else _linear
         return task.finish(
-            solve(model, dynamics, task.state, jnp.asarray(task.times), slots, first, task.plan, states, target)
+            solve(model, dynamics, task.state, jnp.asarray(task.times), reads, first, task.plan, states, target)
         )
 
 
@@ -109,7 +109,7 @@ def _linear(
     dynamics: Dynamics,
     state: State,
     times: jax.Array,
-    slots: jax.Array | None,
+    reads: _scan.Reads | None,
     first: jax.Array,
     plan: Plan,
     states: bool,
@@ -127,7 +127,7 @@ def _linear(
     clock = times.astype(dtype) if isinstance(dynamics, Flow) else times
 
     def record_of(g: jax.Array) -> Record:
-        return timeline(model, dynamics, clock, slots, first, g, mask)
+        return timeline(model, dynamics, clock, reads, first, g, mask)
 
     moments = _with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part)
@@ -163,7 +163,7 @@ def _spherical(
     dynamics: Dynamics,
     state: State,
     times: jax.Array,
-    slots: jax.Array | None,
+    reads: _scan.Reads | None,
     first: jax.Array,
     plan: Plan,
     states: bool,
@@ -178,14 +178,14 @@ def _spherical(
         return _evaluate(
             lambda tau: _sphere.flow_at(sphere, dynamics, tau), taus.astype(dtype), times, plan, states
         )
-    assert slots is not None
+    assert reads is not None
 
     def read(carry: tuple[jax.Array, ...]) -> dict:
         view = sphere.view(*carry)
         saved = {"values": evaluate(plan, view)}
         return {**saved, "states": settled(view.state())} if states else saved
 
-    last, saved, reached = _sphere.descent_values(sphere, dynamics, slots, times.shape[0], first, read)
+    last, saved, reached = _sphere.descent_values(sphere, dynamics, reads, first, read)
     return _trajectory(saved, sphere.view(*last[:4]), times, reached)
 
 

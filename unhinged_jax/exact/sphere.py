@@ -93,7 +93,7 @@ def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
 
 
 def descent_values(
-    sphere: Sphere, descent: Descent, slots: jax.Array, count: int, first: jax.Array, read: Any
+    sphere: Sphere, descent: Descent, reads: _scan.Reads, first: jax.Array, read: Any
 ) -> tuple[Any, Any, jax.Array]:
     """theta <- theta - arctan(alpha sin theta), rho <- rho (1 - r1 eta l1) sqrt(1 + alpha^2 sin^2 theta).
 
@@ -121,7 +121,7 @@ def descent_values(
 
     nothing = jnp.zeros_like(sphere.angle)
     start = (sphere.angle, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing))
-    return _scan.run(step, start, slots, count, read, needs=lambda carry: carry[:4])
+    return _scan.run(step, start, reads, read, needs=lambda carry: carry[:4])
 
 
 def _added(value: jax.Array, change: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:

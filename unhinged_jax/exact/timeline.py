@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax._scan import Reads
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.modes import (
     Coefficients,
@@ -58,17 +59,18 @@ def closed(dynamics: Dynamics) -> bool:
 
 
 def timeline(
-    model: LayerPeeled, dynamics: Dynamics, times: Any, slots: Any, first: Any, g: jax.Array, mask: jax.Array
+    model: LayerPeeled, dynamics: Dynamics, times: Any, reads: Reads | None, first: Any, g: jax.Array, mask: jax.Array
 ) -> Record:
     """The record of a run for squared singular values g, shape (k,), with `mask` on the winning ones.
 
-    `slots` says after which update to save, for descents without a closed form.
+    `reads` says after which updates to save, for descents without a closed form.
     """
     if isinstance(dynamics, Flow):
         return _flow_timeline(model, dynamics, times, first, g, mask)
     if closed(dynamics):
         return _equal_steps_timeline(model, dynamics, times, first, g, mask)
-    return _product_timeline(model, dynamics, slots, first, g, mask, times.shape[0])
+    assert reads is not None
+    return _product_timeline(model, dynamics, reads, first, g, mask)
 
 
 def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: Any) -> Rates:
@@ -151,7 +153,7 @@ def _equal_steps_timeline(
 
 
 def _product_timeline(
-    model: LayerPeeled, descent: Descent, slots: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array, count: int
+    model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, g: jax.Array, mask: jax.Array
 ) -> Record:
     """Ordered products of the one-step matrices: any schedule, rates that are not proportional, momentum.
 
@@ -161,7 +163,7 @@ def _product_timeline(
         nodes = _winning_nodes(g, mask, unit_rates(model, descent, g.dtype))
     else:
         nodes = jnp.zeros(4, g.dtype)
-    saved = products(model, descent, slots, count, first, g, mask, nodes)
+    saved = products(model, descent, reads, first, g, mask, nodes)
     x, log_two = saved["x"], jnp.log(jnp.asarray(2.0, g.dtype))
     logs = {name: power.astype(g.dtype) * log_two for name, power in saved["power"].items()}
 

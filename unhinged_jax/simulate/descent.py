@@ -23,14 +23,13 @@ _TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding
 def run(
     system: System,
     descent: Descent,
-    slots: jax.Array,
-    count: int,
+    reads: _scan.Reads,
     first: jax.Array,
     plan: Plan,
     keep_states: bool,
     memory: Any = None,
 ) -> dict[str, Any]:
-    """Run the descent and read the observables at the slots.
+    """Run the descent and read the observables.
 
     Returns:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `memory`, `updates`, `code`.
@@ -53,10 +52,7 @@ def run(
         downhill = jax.tree.map(jnp.negative, system.velocity(carry["body"]))
         change, memory = transform.update(downhill, carry["memory"], carry["body"])
         moved, lost = _applied(carry["body"], rated(change, rate_H, rate_W), carry["lost"])
-        carry = {**carry, "body": moved, "lost": lost, "memory": memory, "updates": carry["updates"] + 1}
-        if not system.groups:
-            return carry
-        return jax.lax.cond(k % _TIDY_EVERY == _TIDY_EVERY - 1, lambda: _rescaled(system, carry), lambda: carry)
+        return {**carry, "body": moved, "lost": lost, "memory": memory, "updates": carry["updates"] + 1}
 
     look = reader(system, plan, keep_states)
 
@@ -68,9 +64,10 @@ def run(
         return tidy, _in_range(tidy["body"], dtype)
 
     carry, saved, reached = _scan.run(
-        step, carry, slots, count, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers")}
-    )
-    complete = carry["updates"] == slots.shape[0] - 1
+        step, carry, reads, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers")},
+        (_TIDY_EVERY, lambda carry: _rescaled(system, carry)) if system.groups else None,
+    )  # fmt: skip
+    complete = carry["updates"] == reads.updates
     return {
         **saved,
         "reached": reached,

@@ -78,10 +78,10 @@ def simulate(
     with task.context():
         model, dynamics = _entry.traceable((model, dynamics))
         if isinstance(dynamics, Descent):
-            slots = _scan.slots_of(task.times, task.first)
+            reads = _scan.reads_at(task.times, task.first)
             return task.finish(
                 _descend(
-                    model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(slots), jnp.asarray(task.first),
+                    model, dynamics, task.state, jnp.asarray(task.times), reads, jnp.asarray(task.first),
                     task.memory, task.plan, states, target, reduce,
                 )
             )
@@ -108,7 +108,7 @@ def _descend(
     dynamics: Descent,
     state: State,
     times: jax.Array,
-    slots: jax.Array,
+    reads: _scan.Reads,
     first: Any,
     memory: Any,
     plan: Plan,
@@ -117,7 +117,7 @@ def _descend(
     reduce: bool,
 ) -> Trajectory:
     system = _system(model, dynamics, state, plan, target, reduce, memory is None)
-    out = _descent.run(system, dynamics, slots, times.shape[0], first, plan, states, memory)
+    out = _descent.run(system, dynamics, reads, first, plan, states, memory)
     return Trajectory(
         times=times,
         observables=out["values"],
