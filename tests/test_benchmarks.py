@@ -451,6 +451,7 @@ def test_scaling_and_startup_bounds():
 # --- from end to end -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_quick_run_writes_a_record_and_a_page_that_name_nobody(tmp_path, capsys):
     out = tmp_path / "results"
     arguments = ["--quick", "--no-wait", "--no-scaling", "--workload", "spherical", "training", "--out", str(out)]

@@ -25,6 +25,7 @@ def problem(dim, **settings):
     return model, uj.State(H, W, rng.normal(size=C))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solve", [uj.exact, uj.simulate])
 @pytest.mark.parametrize("dim", [3, 30], ids=["narrow", "wide"])
 def test_every_observable_is_that_of_the_states(solve, dim):
@@ -42,6 +43,7 @@ def test_every_observable_is_that_of_the_states(solve, dim):
             np.testing.assert_allclose(seen[name][k], value, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solve", [uj.exact, uj.simulate])
 def test_derivatives_leave_the_span_of_the_start(solve):
     """Moved out of that span, a state changes its observables to second order, which the smaller problem cannot see."""

@@ -62,6 +62,7 @@ def test_time_slope_and_gradient_equal_those_of_a_scalar_root():
         assert float(slope[i]) == pytest.approx((root(*(X + e)) - root(*(X - e))) / (2 * H), rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_simulated_time_has_the_same_gradient_in_reverse_mode():
     def time(decay):
         return when([decay, 5.5], uj.Flow(rtol=1e-11), method="simulate").time

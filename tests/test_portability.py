@@ -10,6 +10,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 EXPORT = """
     import json, sys
     import jax, jax.numpy as jnp, optax
@@ -135,6 +137,7 @@ def dynamic(text: str) -> bool:
     return re.search(r"tensor<(\d+x)*\?", text) is not None
 
 
+@pytest.mark.long
 def test_every_kind_of_run_lowers_for_gpu_and_tpu_in_float32_without_the_host():
     texts = json.loads(run_in_process(EXPORT, EQX_ON_ERROR="nan"))
     leaky = texts.pop("leaky")
@@ -145,6 +148,7 @@ def test_every_kind_of_run_lowers_for_gpu_and_tpu_in_float32_without_the_host():
     assert {name: callbacks(text) for name, text in texts.items() if callbacks(text)} == {}
 
 
+@pytest.mark.long
 def test_a_batch_over_eight_devices_is_the_batch_on_one():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     assert run_in_process(SHARD, XLA_FLAGS=flags).strip() == "same"

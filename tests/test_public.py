@@ -158,6 +158,7 @@ def checked(folder, *files):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_a_typed_user_is_served(tmp_path):
     """The second run, quick because of the first one's cache, shows that the first one looked."""
     user = ROOT / "tests" / "typed_user.py"

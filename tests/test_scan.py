@@ -108,8 +108,9 @@ def equations(jaxpr):
     """Every equation, those inside others too."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(inner, "eqns"):  # a Jaxpr, closed or not
+                yield from equations(inner)
 
 
 def branches_in_loops(jaxpr):

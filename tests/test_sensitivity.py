@@ -167,6 +167,7 @@ def test_a_sample_without_an_angle_has_right_slopes(side):
     np.testing.assert_allclose(ours, want, rtol=1e-10)
 
 
+@pytest.mark.long
 def test_the_direct_adjoint_of_a_single_time_is_finite_and_right():
     """diffrax evaluates what is saved in every step then, hundreds of steps' lengths away from it."""
     labels = uj.balanced(5, 6)

@@ -496,6 +496,7 @@ def test_a_steady_state_stops_the_flow():
     assert list(run.reached) == [True, False]
 
 
+@pytest.mark.long
 def test_float32_distances_of_1e_7_are_right():
     model, state, _ = imbalanced()
     small = jax.tree.map(np.float32, state)
@@ -526,6 +527,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.long
 def test_two_hundred_thousand_samples_fit_in_4_gb():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

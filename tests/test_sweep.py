@@ -121,6 +121,7 @@ def test_order_blocks_and_parts_do_not_change_a_number(whole, tmp_path):
     np.testing.assert_allclose(other["norm"], whole[1]["norm"], rtol=1e-13)
 
 
+@pytest.mark.long
 def test_eight_devices_give_the_numbers_of_one(whole, tmp_path):
     code = f"""
         import json, jax, unhinged_jax as uj
@@ -322,6 +323,7 @@ def test_a_full_disk_stops_the_sweep_and_space_lets_it_go_on(tmp_path):
     assert np.all(np.isfinite(run(tmp_path, given=long)["norm"]))
 
 
+@pytest.mark.long
 def test_kills_change_nothing(tmp_path):
     """SIGKILL at random moments, to all of it or to one worker; twenty of them by `python tests/sweep_kills.py`."""
     struck, there = sweep_kills.check(tmp_path, kills=2, blocks=12, seed=1)
@@ -382,6 +384,7 @@ def test_a_block_that_raises_is_reported_and_the_others_are_kept(copied, monkeyp
     assert status_of(Store(copied / "run.zarr")).missing == (0,)
 
 
+@pytest.mark.long
 def test_a_dask_cluster_survives_the_death_of_a_worker(whole, copied):
     distributed = pytest.importorskip("distributed")
     store = Store(copied / "run.zarr")

@@ -43,6 +43,7 @@ def scalar(labels, run, dynamics_of, times, state, shift, x):
     return sum(jnp.sum(found[name]) for name in found.observables)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("layout", "run"),
     [

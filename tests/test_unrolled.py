@@ -27,6 +27,7 @@ def pair(request):
     return request.param, Unrolled(request.param)
 
 
+@pytest.mark.long
 def test_path_steps_and_derivatives_are_the_same(pair):
     with jax.enable_x64(True):
         theirs, ours = (path(solver, 0.5) for solver in pair)
