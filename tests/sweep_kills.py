@@ -90,10 +90,12 @@ def run(folder, kills, blocks, rng):
 
 def wait(process, store, rng, blocks, left):
     """Wait for a random moment: mostly after some more blocks, now and then while everything still starts."""
-    if rng.random() < 0.2:
-        time.sleep(rng.uniform(0.0, 8.0))
-        return process.poll() is None
     begun = len(committed(store))
+    if rng.random() < 0.2:
+        end = time.monotonic() + rng.uniform(0.0, 8.0)
+        while process.poll() is None and time.monotonic() < end and len(committed(store)) == begun:
+            time.sleep(0.01)
+        return process.poll() is None
     goal = begun + rng.uniform(0.2, 0.7) * (blocks - begun) / (left + 1)
     while process.poll() is None and len(committed(store)) < goal:
         time.sleep(rng.uniform(0.0, 0.02))
@@ -127,7 +129,7 @@ def check(folder, kills, blocks, seed=0):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--blocks", type=int, default=600)
+    parser.add_argument("--blocks", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
