@@ -187,17 +187,23 @@ def _startup(report: Report, what: str, command: str, base: str | None, most: fl
     return Verdict(what, bound, f"{seconds:.2f} s", seconds < most)
 
 
-def rounding(precision: str) -> float:
-    """Errors below this count as rounding, and are not compared: sixteen units in the last place."""
-    return 16 * float(np.finfo(precision).eps)
+def rounding(cell: Cell) -> float:
+    """Errors below this count as rounding, and are not compared.
+
+    Sixteen units in the last place, and one for every time that a relative change of the rate comes back in the
+    curves: the rate alone, a product of a few rounded numbers, is not known better.
+    """
+    return (16 + cell.condition) * float(np.finfo(cell.precision).eps)
 
 
 def worse_than_peers(report: Report) -> list[str]:
     """Where an error of ours is above that of a peer on the same part of the work, and above rounding."""
     found = []
     for cell in report.cells:
-        floor = rounding(cell.precision)
+        floor = rounding(cell)
         for peer in (result for result in cell.results if not result.ours):
+            if not any(peer.error.values()):
+                continue  # it is what errors are measured against
             for who, errors in peer.ours_error.items():
                 for curve, mine in errors.items():
                     theirs = peer.error.get(curve, math.inf)
@@ -212,7 +218,7 @@ def worse_than_peers(report: Report) -> list[str]:
 
 def _accuracy(report: Report) -> Verdict:
     what = "error of everything timed against the peer's, on the same part of the work"
-    bound = "not above it, beyond rounding (16 units in the last place)"
+    bound = "not above it, beyond rounding (16 units in the last place, and the conditioning of the curves)"
     if not report.cells:
         return _missing(what, bound)
     found = worse_than_peers(report)

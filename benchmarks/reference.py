@@ -176,9 +176,9 @@ def entropy_curves(case: Case, H: np.ndarray, W: np.ndarray) -> tuple[float, flo
     return float(loss), float(accuracy), float(np.sqrt(np.sum(H**2) + np.sum(W**2)))
 
 
-def entropy_descent(case: Case) -> Curves:
-    """Cross-entropy descent in NumPy and float64. There is no closed form, so errors are differences to this."""
-    H, W = (part.astype(float) for part in case.start())
+def entropy_descent(case: Case, dtype: Any = float) -> Curves:
+    """Cross-entropy descent in NumPy. There is no closed form, so errors are differences to this."""
+    H, W = (part.astype(dtype) for part in case.start())
     downhill, saved = entropy_gradient(case), []
     for k in range(case.steps + 1):
         if k % case.every == 0:
@@ -211,6 +211,20 @@ def entropy_flow(case: Case) -> Curves:
             y = dense(time)
             saved.append(entropy_curves(case, y[:split].reshape(H.shape), y[split:].reshape(W.shape)))
     return dict(zip(("loss", "accuracy", "norm"), np.array(saved).T, strict=True))
+
+
+def condition(truth: Mapping[str, np.ndarray]) -> float:
+    """How many times a relative change of the rate comes back in the curves: the logarithm of how far they go.
+
+    Norms grow and distances shrink like exp(rate x time), and the unhinged loss goes with the square of the norm.
+    """
+    found = 0.0
+    for name, times in (("norm", 2), ("distance", 1)):
+        curve = np.atleast_1d(np.abs(np.asarray(truth.get(name, 1.0), float)))
+        ends = curve[..., 0], curve[..., -1]
+        if all(np.all(end > 0) for end in ends):
+            found = max(found, times * float(np.max(np.abs(np.log(ends[1] / ends[0])))))
+    return found
 
 
 def errors(curves: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:

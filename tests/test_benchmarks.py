@@ -434,7 +434,18 @@ def test_errors_of_ours_are_held_against_the_peers_on_the_same_part():
     assert verdict(report(peer), "error of everything").met is False
     rounding = result("PyTorch", 1.0, error=1e-17, ours_error={mine: {"norm": 1e-15}})
     assert acceptance.worse_than_peers(report(rounding)) == []
+    itself = result("NumPy by hand", 1.0, error=0.0, ours_error={mine: {"norm": 1e-11}})
+    assert acceptance.worse_than_peers(report(itself)) == []  # a difference to itself is no error
     assert acceptance.worst({"norm": math.nan, "accuracy": 0.0}) == math.inf
+
+
+def test_rounding_grows_with_the_conditioning_of_the_curves():
+    times = np.linspace(0.0, 1.0, 11)
+    truth = {"norm": np.exp(16 * times), "distance": np.exp(-20 * times), "loss": -np.exp(32 * times)}
+    assert reference.condition(truth) == pytest.approx(32)
+    assert reference.condition({"loss": times}) == 0
+    cell = report(result("PyTorch", 1.0)).cells[0]
+    assert acceptance.rounding(dataclasses.replace(cell, condition=32.0)) == pytest.approx(3 * acceptance.rounding(cell))
 
 
 def test_scaling_and_startup_bounds():
@@ -457,7 +468,9 @@ def test_a_quick_run_writes_a_record_and_a_page_that_name_nobody(tmp_path, capsy
     arguments = ["--quick", "--no-wait", "--no-scaling", "--workload", "spherical", "training", "--out", str(out)]
     assert cli.main(arguments) == 0
     found = record.read(out / "results.json")
-    (cell,) = found.cells
+    cell, training = found.cells
+    assert training.workload == "training" and len(training.results) >= 3
+    assert all(max(one.error.values()) < 1e-12 for one in training.results)
     assert (cell.workload, cell.size, cell.precision) == ("spherical", "small", "float64")
     assert {"unhinged_jax simulate", "unhinged_jax exact", "NumPy by hand", "naive JAX"} <= {
         one.contender for one in cell.results
