@@ -190,10 +190,10 @@ def _startup(report: Report, what: str, command: str, base: str | None, most: fl
 def rounding(cell: Cell) -> float:
     """Errors below this count as rounding, and are not compared.
 
-    Sixteen units in the last place, and one for every time that a relative change of the rate comes back in the
-    curves: the rate alone, a product of a few rounded numbers, is not known better.
+    Sixteen units in the last place, and two for every time that a relative change of the rate comes back in the
+    curves: it is a product of learning rate, trade-off and weights, and each of them is rounded by half a unit.
     """
-    return (16 + cell.condition) * float(np.finfo(cell.precision).eps)
+    return (16 + 2 * cell.condition) * float(np.finfo(cell.precision).eps)
 
 
 def worse_than_peers(report: Report) -> list[str]:
