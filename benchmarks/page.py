@@ -64,7 +64,7 @@ def main(record: Path, out: Path) -> int:
 def text(record: Report, links: dict[str, str]) -> str:
     """The page."""
     parts = [
-        "# How fast, on what, against what",
+        f"# How fast, on what, against what: {_device(record)}",
         "Written by `python -m benchmarks page` from a record of `python -m benchmarks`; every number is measured.",
         report.machine_table(record),
         "Peaks of this machine, measured in the same process:",
@@ -99,6 +99,15 @@ def text(record: Report, links: dict[str, str]) -> str:
         parts += ["## Start-up", report.startup_table(record)]
     parts += ["## Left out, and why", report.skipped_list(record)]
     return "\n\n".join(parts) + "\n"
+
+
+def _device(record: Report) -> str:
+    """The accelerator, or how many cores of what."""
+    machine = record.machine
+    if machine.get("backend") == "cpu":
+        return f"{machine.get('cores')} cores ({machine.get('cpu')})"
+    count = machine.get("devices", 1)
+    return f"{machine.get('device')}" + (f", {count}" if count > 1 else "")
 
 
 def _ordered(record: Report) -> list[Cell]:

@@ -108,9 +108,14 @@ def peaks_table(report: Report) -> str:
 
 
 def verdict_table(verdicts: list[Verdict]) -> str:
-    """Bounds, met or not."""
-    words = {True: "met", False: "**not met**", None: "–"}
-    return table(["what", "bound", "measured", ""], [[v.what, v.bound, v.measured, words[v.met]] for v in verdicts])
+    """Bounds, met or not; those that the record does not tell of, in a sentence."""
+    words = {True: "met", False: "**not met**"}
+    told = [[v.what, v.bound, v.measured, words[v.met]] for v in verdicts if v.met is not None]
+    parts = [table(["what", "bound", "measured", ""], told)] if told else []
+    untold = [v.what for v in verdicts if v.met is None]
+    if untold:
+        parts.append(f"Not measured in this record: {'; '.join(untold)}.")
+    return "\n\n".join(parts)
 
 
 def tolerance_table(cell: Cell) -> str:

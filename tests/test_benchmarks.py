@@ -445,7 +445,8 @@ def test_rounding_grows_with_the_conditioning_of_the_curves():
     assert reference.condition(truth) == pytest.approx(32)
     assert reference.condition({"loss": times}) == 0
     cell = report(result("PyTorch", 1.0)).cells[0]
-    assert acceptance.rounding(dataclasses.replace(cell, condition=32.0)) == pytest.approx(5 * acceptance.rounding(cell))
+    stiff = dataclasses.replace(cell, condition=32.0)
+    assert acceptance.rounding(stiff) == pytest.approx(5 * acceptance.rounding(cell))
 
 
 def test_scaling_and_startup_bounds():

@@ -75,8 +75,13 @@ def dtype_of(value: float, dtype: Any) -> Any:
     return np.dtype(dtype).type(value)
 
 
-def in_jax(logits_of: Logits, loss_of: Callable[[Any, Any], Any]) -> Callable[[Case], Run]:
-    """A scan of `jax.grad` and `optax.sgd`; logits of (features, prototypes), losses of (logits, labels)."""
+def in_jax(
+    logits_of: Logits, loss_of: Callable[[Any, Any], Any], precision: str | None = None
+) -> Callable[[Case], Run]:
+    """A scan of `jax.grad` and `optax.sgd`; logits of (features, prototypes), losses of (logits, labels).
+
+    `precision` is that of products, JAX's default unless given.
+    """
 
     def build(case: Case) -> Run:
         with in_precision(case):
@@ -112,7 +117,7 @@ def in_jax(logits_of: Logits, loss_of: Callable[[Any, Any], Any]) -> Callable[[C
             return jax.tree.map(lambda start, rest: jnp.concatenate([start[None], rest]), first, saved)
 
         def run() -> dict[str, Any]:
-            with in_precision(case):
+            with in_precision(case), jax.default_matmul_precision(precision):
                 return train(start, inputs, W)
 
         return run

@@ -39,7 +39,7 @@ def _ours(case: Case) -> Run:
     def losses(logits: Any, labels: Any) -> Any:
         return unhinged(logits, labels, case.gammas[0])
 
-    return by_perceptron.in_jax(fnpal_logits, losses)(case)
+    return by_perceptron.in_jax(fnpal_logits, losses, "highest")(case)
 
 
 def _plain(case: Case) -> Run:
