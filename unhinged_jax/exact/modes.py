@@ -72,9 +72,11 @@ def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
     smaller = k.coupling / larger
     up = jnp.where(k.delta >= 0, larger, smaller)
     down = jnp.where(k.delta >= 0, smaller, larger)
-    # mu+ = d + mean without cancellation near the threshold lambda_1 lambda_2 = sigma^2
-    plus = (k.coupling + k.delta**2 - k.mean**2) / (d - k.mean)
-    return d, up, down, plus, k.mean - d
+    # mu+ = d + mean without cancellation near the threshold lambda_1 lambda_2 = sigma^2. The mean is above 0 for
+    # negative decays only, of no use but for differences taken around 0.
+    falls = k.mean <= 0
+    steady = (k.coupling + k.delta**2 - k.mean**2) / jnp.where(falls, d - k.mean, 1.0)
+    return d, up, down, jnp.where(falls, steady, d + k.mean), k.mean - d
 
 
 def exponents(g: jax.Array, rates: Rates, log_power: Any) -> jax.Array:
