@@ -88,24 +88,25 @@ def flow_rows(rtols, dim=32, classes=5, per_class=8, until=100.0):
     return rows
 
 
-def descent_rows(lengths, dim=32, classes=5, per_class=8):
-    """Time and memory of a descent's derivatives, by mode and length."""
-    labels, x = uj.balanced(classes, per_class), jnp.asarray([0.2, 0.02, 0.1])
+def descent_rows(lengths, dim, classes, per_class, x, observe):
+    """Time and memory of a descent's derivatives in (gamma, decay, rate), by mode and length."""
+    labels, x = uj.balanced(classes, per_class), jnp.asarray(x)
     state = uj.unconstrained(labels, dim).init(jax.random.key(0))
+    problem = f"C = {classes}, N = {per_class}, p = {dim}"
     rows = []
     for length in lengths:
 
         def value(x, run=uj.simulate, length=length):
             model = uj.regularized(labels, dim, gamma=x[0], decay=x[1])
-            return run(model, uj.Descent(x[2]), state, [length], "log_distance")["log_distance"][0]
+            return run(model, uj.Descent(x[2]), state, [length], observe)[observe][0]
 
         truth = np.asarray(jax.jit(jax.grad(lambda x, value=value: value(x, run=uj.exact)))(x))
         kinds = {"value alone": value, "forward, one parameter": lambda x, v=value: jax.jvp(v, (x,), (jnp.ones(3),))[1],
                  "forward, three": jax.jacfwd(value), "checkpointed": jax.grad(value)}  # fmt: skip
         for name, function in kinds.items():
             program, took, memory = compiled(function, x)
-            row = {"what": "descent", "mode": name, "updates": length, "seconds": best_of(program, x),
-                   "compile": took, "MiB": memory}  # fmt: skip
+            row = {"what": "descent", "mode": name, "problem": problem, "updates": length,
+                   "seconds": best_of(program, x), "compile": took, "MiB": memory}  # fmt: skip
             if name in ("forward, three", "checkpointed"):
                 row["error"] = float(np.max(np.abs(np.asarray(program(x)) - truth) / np.abs(truth)))
             rows.append(row)
@@ -121,11 +122,11 @@ def markdown(rows):
     flow = [row for row in rows if row["what"] == "flow" and row["rtol"] == tight]
     alone = next(row for row in flow if row["mode"] == "value alone")
     lines += [_line(row, alone) for row in flow]
-    for length in sorted({row["updates"] for row in rows if row["what"] == "descent"}):
-        part = [row for row in rows if row["what"] == "descent" and row["updates"] == length]
+    for problem, length in sorted({(row["problem"], row["updates"]) for row in rows if row["what"] == "descent"}):
+        part = [row for row in rows if row.get("problem") == problem and row["updates"] == length]
         alone = next(row for row in part if row["mode"] == "value alone")
         head = "error of the gradient | time | of the value's | temporary memory |"
-        lines += ["", f"| descent, {length:,} updates | {head}", "|---|---|---|---|---|"]
+        lines += ["", f"| descent, {length:,} updates, {problem} | {head}", "|---|---|---|---|---|"]
         lines += [_line(row, alone) for row in part]
     return "\n".join(lines) + "\n"
 
@@ -160,7 +161,9 @@ def main():
     quick = reader.parse_args().quick
     with jax.enable_x64(True):
         rows = flow_rows([1e-5, 1e-9] if quick else [1e-4, 1e-6, 1e-8, 1e-10])
-        rows += descent_rows([500] if quick else [1_000, 50_000])
+        rows += descent_rows([500] if quick else [1_000, 50_000], 32, 5, 8, [0.2, 0.02, 0.1], "log_distance")
+        if not quick:  # the paper's Figure 1
+            rows += descent_rows([50_000], 512, 100, 10, [1 / 99, 1e-6, 0.1], "log_norm")
     device = jax.local_devices()[0]
     record = {"rows": rows, "jax": jax.__version__, "device": f"{device.platform}: {device.device_kind}",
               "when": time.strftime("%Y-%m-%d")}  # fmt: skip
