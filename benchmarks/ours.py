@@ -47,7 +47,7 @@ def _solve(solve: Any, case: Case, model: Any, dynamics: Any, times: np.ndarray,
     return solve(model, dynamics, state, times, case.observed, precision=case.precision)
 
 
-def one(solve: Callable[..., uj.Trajectory], stages: int = 0) -> Callable[[Case], Run]:
+def one(solve: Callable[..., uj.Trajectory], stages: Callable[[Case], int] = lambda case: 0) -> Callable[[Case], Run]:
     """A contender that solves one problem by `uj.simulate` or `uj.exact`; `stages` of the solver of a flow."""
 
     def build(case: Case) -> Run:
@@ -56,7 +56,7 @@ def one(solve: Callable[..., uj.Trajectory], stages: int = 0) -> Callable[[Case]
 
         def run() -> dict[str, Any]:
             trajectory = call(state)
-            return {**trajectory.observables, "evaluations": stages * trajectory.steps}
+            return {**trajectory.observables, "evaluations": stages(case) * trajectory.steps}
 
         return run
 

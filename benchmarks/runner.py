@@ -19,6 +19,8 @@ from benchmarks.timing import Limits, Rounds, alternate, quartiles, timed
 
 Say = Callable[[str], None]
 
+_LONG = 30.0  # seconds of a first call, beyond which a solver is shown at one tolerance only
+
 
 @dataclasses.dataclass
 class Entry:
@@ -195,7 +197,7 @@ def _other_tolerances(
     truth: Mapping[str, np.ndarray],
     say: Say,
 ) -> list[Result]:
-    """Solvers at other tolerances, everybody in alternating rounds again."""
+    """Solvers at other tolerances, everybody who is not too slow in alternating rounds again."""
     found = []
     few = dataclasses.replace(limits, most=limits.least, seconds=limits.seconds / 2)
     for rtol in workload.tolerances.get(case.precision, ()):
@@ -203,7 +205,7 @@ def _other_tolerances(
         again = [
             built
             for entry in entries
-            if "evaluations" in entry.outputs and entry.outputs["evaluations"] > 0
+            if "evaluations" in entry.outputs and entry.outputs["evaluations"] > 0 and entry.first < _LONG
             if isinstance(built := _built(entry.contender, case.replace(rtol=rtol), full=True), Entry)
         ]
         if not again:
