@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import unhinged_jax as uj
 
-TERMS = {"lockstep": "batching", "resum": "tutorials/sweep", "heavi": "api/dynamics", "svd": "exact-solutions"}
+TERMS = {"lockstep": "batching", "resum": "tutorials/sweep", "heavi": "api/dynamics", "cosh": "exact-solutions"}
 """Stems and a page that a search for them must find."""
 
 
