@@ -135,3 +135,15 @@ def test_the_dense_update_keeps_no_limit_apart():
     assert "norm" in seen.observables and "distance" not in seen.observables
     with pytest.raises(ValueError, match="reduce=True"):
         uj.simulate(model, uj.Descent(0.1), state, [0, 2], "distance", reduce=False)
+
+
+@pytest.mark.parametrize("run", [uj.exact, uj.simulate])
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+def test_derivatives_of_float64_runs_ask_for_float64_around_them(run, derivative):
+    def last(decay):
+        return run(MODEL.replace(decay=decay), uj.Descent(0.1), STATE, [10], "norm", precision="float64").last("norm")
+
+    with pytest.raises(ValueError, match=r"jax.enable_x64\(True\)"):
+        derivative(last)(0.1)
+    with jax.enable_x64(True):
+        assert np.isfinite(derivative(last)(0.1))

@@ -83,9 +83,19 @@ def prepare(
     apart = reduce or model.spherical  # a dense state does not carry its leading part apart
     plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)
     outside = "float64" if jnp.result_type(float) == np.float64 else "float32"
+    if name == "float64" and outside == "float32" and _differentiated((model, dynamics, state)):
+        raise ValueError(
+            "a float64 run can be differentiated only where JAX itself is in float64: write "
+            "`with jax.enable_x64(True):` around jax.grad, jax.jvp and their kin."
+        )
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
     return Task(start, times, first, memory, plan, name, outside)
+
+
+def _differentiated(tree: Any) -> bool:
+    """Whether a leaf is being differentiated. JAX would go on with the derivative after our context has ended."""
+    return any(type(leaf).__name__ in ("JVPTracer", "LinearizeTracer") for leaf in jax.tree.leaves(tree))
 
 
 def traceable(tree: Any) -> Any:
