@@ -1,11 +1,16 @@
 """Bad input: one clear message each, raised before anything is compiled."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.losses import Loss
+from unhinged_jax.signal import DenseSignal
 
 LABELS = uj.balanced(3, 2)
 MODEL = uj.unconstrained(LABELS, dim=4)
@@ -147,3 +152,54 @@ def test_derivatives_of_float64_runs_ask_for_float64_around_them(run, derivative
         derivative(last)(0.1)
     with jax.enable_x64(True):
         assert np.isfinite(derivative(last)(0.1))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pull(Loss):
+    """Minus the logit of the class, with a signal that is `factor` times too large."""
+
+    factor: float = 1.0
+    linear = True
+
+    def __call__(self, logits, targets):
+        return -jnp.sum(targets * logits, axis=-1)
+
+    def signal(self, labels):
+        return DenseSignal(self.factor * jnp.asarray(labels.weights)[:, None] * labels.probabilities())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unsaid(Loss):
+    linear = True
+
+    def __call__(self, logits, targets):
+        return -jnp.sum(targets * logits, axis=-1)
+
+
+@pytest.mark.parametrize("run", [uj.exact, uj.simulate])
+def test_a_wrong_signal_is_refused_and_does_not_agree_with_itself(run):
+    with pytest.raises(ValueError, match=r"Pull.signal is not minus the gradient .* differ by up to 0.17"):
+        run(uj.unconstrained(LABELS, dim=4, loss=Pull(2.0)), uj.Descent(0.1), STATE, [10], "norm")
+    with pytest.raises(ValueError, match="Pull"):
+        model = uj.unconstrained(LABELS, dim=4, loss=Pull(2.0))
+        jax.jit(lambda state: run(model, uj.Descent(0.1), state, [10], "norm")["norm"])(STATE)
+    found = run(uj.unconstrained(LABELS, dim=4, loss=Pull()), uj.Descent(0.1), STATE, [10], "norm")
+    assert np.isfinite(found["norm"][0])
+    with pytest.raises(ValueError, match="Unsaid says that it is linear but has no `signal"):
+        run(uj.unconstrained(LABELS, dim=4, loss=Unsaid()), uj.Descent(0.1), STATE, [10], "norm")
+
+
+def test_messages_name_what_may_have_been_meant():
+    with pytest.raises(ValueError, match=r"unknown observable 'log_nrom'; did you mean 'log_norm'\?"):
+        uj.simulate(MODEL, uj.Flow(), STATE, [1.0], "log_nrom")
+    with pytest.raises(ValueError, match=r"key must be a JAX key, such as jax.random.key\(0\), but got 0"):
+        MODEL.init(0)
+
+
+def test_a_model_is_shown_in_a_line():
+    shown = repr(uj.regularized(LABELS, dim=4, decay=0.1, gamma=0.5))
+    assert shown == "LayerPeeled(n=6, C=3, p=4, Unhinged(gamma=0.5), decay=0.1)"
+    assert "prototypes anchored" in repr(uj.anchored(LABELS, dim=4))
+    assert "spherical" in repr(uj.spherical(LABELS, dim=4))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -52,6 +54,12 @@ def shape(name: str, value: Any, expected: tuple[int, ...], meaning: str) -> Non
     got = tuple(np.shape(value))
     if got != expected:
         raise ValueError(f"{name} must have shape {expected} ({meaning}), but got {got}.")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """What to add to a message about a name that is not there: the one that may have been meant, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

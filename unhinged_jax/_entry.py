@@ -65,6 +65,7 @@ def prepare(
     if not isinstance(dynamics, (Flow, Descent)):
         raise ValueError(f"dynamics must be a Flow or a Descent, but got {type(dynamics).__name__}.")
     checked(model)
+    _check_signal(model)
     _check.choice("target", target, ("top", "contrast", "mean"))
     first, memory = 0, None
     if isinstance(state, Trajectory):
@@ -91,6 +92,34 @@ def prepare(
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
     return Task(start, times, first, memory, plan, name, outside)
+
+
+_agreed: set[tuple[Any, ...]] = set()
+
+
+def _check_signal(model: LayerPeeled) -> None:
+    """Raise unless the signal of a loss written elsewhere is minus its gradient. Looked at once a kind of problem.
+
+    Everything reduced, and every closed form, sees the signal alone: a wrong one would agree with itself.
+    """
+    ours = type(model.loss).__module__.startswith("unhinged_jax.")
+    if ours or not model.loss.linear or not _check.concrete(model):
+        return
+    numbers = tuple(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(model.loss))
+    kind = (type(model.loss), numbers, model.labels.kind, model.samples, model.classes)
+    if kind in _agreed:
+        return
+    with _precision.scope("float64"), jax.ensure_compile_time_eval():  # numbers, inside of a jit too
+        logits = jnp.asarray(np.random.default_rng(0).normal(size=(model.samples, model.classes)))
+        slope = np.asarray(jax.grad(model.loss_of_logits)(logits), float)
+        apart = float(np.max(np.abs(np.asarray(model.signal().dense("float64")) + slope)))
+    size = float(np.max(np.abs(slope)))
+    if not apart <= 1e-5 * size:
+        raise ValueError(
+            f"{type(model.loss).__name__}.signal is not minus the gradient of the loss in the logits: they differ by "
+            f"up to {apart:.2g}, where the gradient has entries up to {size:.2g}; look at its weights and its sign."
+        )
+    _agreed.add(kind)
 
 
 def _differentiated(tree: Any) -> bool:

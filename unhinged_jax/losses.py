@@ -203,6 +203,11 @@ class Loss:
         Raises:
             NotLinear: for every other loss.
         """
+        if self.linear:
+            raise NotLinear(
+                f"{type(self).__name__} says that it is linear but has no `signal(labels)`, minus its gradient in the "
+                "logits; add one, or leave `linear` out."
+            )
         raise NotLinear(
             f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no "
             "constant signal matrix; use the unhinged loss, or `simulate` instead of `exact`."

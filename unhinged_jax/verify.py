@@ -46,8 +46,8 @@ class Comparison:
     Attributes:
         errors: Name -> largest relative difference over time; for H, W and b the Frobenius norm of the difference over
             that of the second run (b over max(||b_0||, ||b||)).
-        rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`); NaN if it
-            was not observed.
+        rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`) in t (not in
+            zeta, as those of `limit` are); NaN if it was not observed at two times or more there.
 
     Source: beyond the paper.
 
@@ -68,8 +68,9 @@ class Comparison:
 
     def __repr__(self) -> str:
         rows = [f"  {name:<20} {error:9.2e}" for name, error in self.errors.items()]
-        rates = f"fitted rate {self.rate:.6g}, of the truth {self.rate_of_truth:.6g}"
-        return "\n".join([f"Comparison: worst relative difference {self.worst:.2e}; {rates}", *rows])
+        rates = f"; late rate a unit of t, fitted: {self.rate:.6g}, of the truth {self.rate_of_truth:.6g}"
+        known = "" if math.isnan(self.rate) and math.isnan(self.rate_of_truth) else rates
+        return "\n".join([f"Comparison: worst relative difference {self.worst:.2e}{known}", *rows])
 
 
 def verify(run: Trajectory, truth: Trajectory) -> Comparison:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from unhinged_jax._spinner import spinner
 from unhinged_jax.cli.application import app
@@ -52,8 +54,8 @@ def sensitivity(
     config: Path,
     /,
     *,
-    parameter: tuple[str, ...] = (),
-    observe: tuple[str, ...] = (),
+    parameter: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    observe: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     mode: Literal["auto", "forward", "checkpointed", "direct", "backsolve"] = "auto",
     order: Literal[1, 2] = 1,
     out: Path | None = None,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from unhinged_jax.cli.application import app
 
@@ -60,7 +63,7 @@ def plot(
     /,
     *,
     out: Path | None = None,
-    observe: tuple[str, ...] = (),
+    observe: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     x: str | None = None,
     y: str | None = None,
     time: float | None = None,

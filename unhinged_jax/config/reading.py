@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.resources
 import tomllib
 import types
@@ -15,6 +14,7 @@ from typing import Any
 
 import jax
 
+from unhinged_jax import _check
 from unhinged_jax.config.sections import Config
 
 
@@ -111,10 +111,8 @@ def placed(place: str) -> Iterator[None]:
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
     """What to say of a name that is not there: the nearest one, and all of them if they are few."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    guess = f"; did you mean {near[0]!r}?" if near else "."
     listed = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
-    return f"unknown {what} {name!r}{guess}{listed}"
+    return f"unknown {what} {name!r}{_check.nearest(name, known) or '.'}{listed}"
 
 
 def read_section(kind: type, table: Any, place: str) -> Any:

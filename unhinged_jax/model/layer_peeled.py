@@ -20,7 +20,7 @@ from unhinged_jax.signal import Signal
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class LayerPeeled:
     """Minimise sum_i q_i loss(W h_i + b, y_i) + (decay_H/2)||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
 
@@ -61,6 +61,19 @@ class LayerPeeled:
     spherical: bool = dataclasses.field(default=False, metadata={"static": True})
     rescale: int = dataclasses.field(default=0, metadata={"static": True})
     exponent: Any = None
+
+    def __repr__(self) -> str:
+        decay = f"{self.decay_H}" if self.decay_H is self.decay_W else f"({self.decay_H}, {self.decay_W})"
+        parts = [f"n={self.samples}, C={self.classes}, p={self.dim}, {self.loss!r}, decay={decay}"]
+        said = {
+            "bias": self.bias,
+            "spherical": self.spherical,
+            f"rescale={self.rescaling}": bool(self.rescale) or self.exponent is not None,
+            "kernel": self.kernel is not None,
+            "features frozen": not self.features_move,
+            "prototypes anchored": not self.prototypes_move,
+        }
+        return f"LayerPeeled({', '.join([*parts, *(name for name, holds in said.items() if holds)])})"
 
     @property
     def classes(self) -> int:
@@ -130,7 +143,7 @@ class LayerPeeled:
             precision: "float32" or "float64"; default: JAX's current default.
 
         Raises:
-            ValueError: for an unknown name, an array of a wrong shape or with NaN, or an ETF with p < C-1.
+            ValueError: for an unknown name, an array of a wrong shape or with NaN, an ETF with p < C-1, or no key.
 
         Source: Zhou et al. 2023, Appendices C and D.1.
 
@@ -141,6 +154,8 @@ class LayerPeeled:
             >>> model.init(jax.random.key(0)).H.shape
             (6, 4)
         """
+        if not hasattr(key, "dtype"):
+            raise ValueError(f"key must be a JAX key, such as jax.random.key(0), but got {key!r}.")
         key_H, key_W = jax.random.split(key)
         if prototypes is None:
             prototypes = "normal" if self.prototypes_move or self.dim < self.classes - 1 else "etf"

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax import _check
 from unhinged_jax.features import DenseFeatures
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_observables
@@ -61,7 +62,11 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
             raise ValueError(f"observable {name!r} must be a function (model, state) -> array, but got {function!r}.")
     for name in named:
         if name not in OBSERVABLES:
-            raise ValueError(f"unknown observable {name!r}; there are {', '.join(OBSERVABLES)}.")
+            guess = _check.nearest(name, OBSERVABLES)
+            raise ValueError(
+                f"unknown observable {name!r}{guess or ';'} there are {', '.join(OBSERVABLES)}; or give a mapping "
+                "name -> function (model, state) for one of your own."
+            )
     reasons = {name: why_not(name, model, splittable) for name in named}
     if not isinstance(observe, ObservableSet):
         for name, reason in reasons.items():

@@ -66,6 +66,9 @@ def _panel(ax: Any, outcome: Outcome, panel: Any, colours: dict[str, str], with_
             if panel.scale == "log":  # what the original runs could not resolve is no data
                 shown = y >= (published.FLOOR if name in published.DISTANCES else 0)
                 x, y = x[shown], y[shown]
+            elif panel.scale == "symlog":  # their axis was linear: what is smaller than it resolves reads 0
+                shown = np.abs(y) > published.resolution(name)
+                x, y = x[shown], y[shown]
             thin = slice(None, None, max(1, x.size // 14))
             ax.plot(x[thin], y[thin], "o", ms=3.5, mfc="white", mec=colour, mew=0.9)
     if panel.scale == "symlog":

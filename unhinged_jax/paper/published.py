@@ -31,6 +31,11 @@ def vertices(panel: str) -> Vertices:
     }
 
 
+def resolution(panel: str) -> float:
+    """The smallest difference that the published plot of a panel shows; 0 where it shows every digit that was read."""
+    return _RESOLUTION.get(panel, 0.0)
+
+
 def deviation(panel: str, curve: str, indices: np.ndarray, values: np.ndarray) -> dict[str, float] | None:
     """How far a curve is from its published vertices.
 
@@ -53,7 +58,7 @@ def deviation(panel: str, curve: str, indices: np.ndarray, values: np.ndarray) -
         keep &= value >= FLOOR
     t, value = t[keep], value[keep]
     ours = values[np.searchsorted(indices, t)]
-    allowed = 1e-6 * np.abs(value) + _RESOLUTION.get(panel, 0.0)
+    allowed = 1e-6 * np.abs(value) + resolution(panel)
     difference = np.abs(ours - value)
     missed = np.where(difference > 0, np.inf, 0.0)
     worst = np.max(np.divide(difference, allowed, out=missed, where=allowed > 0), initial=0.0)

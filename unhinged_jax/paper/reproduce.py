@@ -173,7 +173,9 @@ def summarise(outcome: Outcome, from_paper: bool) -> dict[str, Any]:
         name, rows = figure.number + panel.letter, dict[str, dict[str, Any]]()
         for label, (t, simulated) in outcome.simulated[panel.letter].items():
             closed = outcome.exact[panel.letter][label][1]
-            size = np.maximum(np.abs(closed), np.finfo(float).tiny)
+            # An accuracy near 0 is a few samples, or rounding where all logits are equal: it is compared as it is.
+            shares = np.all((closed >= 0) & (closed <= 1)) and "accuracy" in panel.title.lower()
+            size = 1.0 if shares else np.maximum(np.abs(closed), np.finfo(float).tiny)
             rows[label] = {
                 "points": int(t.size),
                 "simulated_minus_exact": float(np.max(np.abs(simulated - closed) / size)),
@@ -243,7 +245,7 @@ def report(summary: dict[str, Any], out: Path) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("panel", "what", "simulated − exact", "published: vertices", "worst / allowed")
+    table = Table("panel", "what", "simulated − exact", "published vertices", "worst deviation / allowed")
     missed = False
     for figure in summary["figures"].values():
         for name, panel in figure["panels"].items():
@@ -260,5 +262,7 @@ def report(summary: dict[str, Any], out: Path) -> int:
             )
     console = Console()
     console.print(table)
-    console.print(f"{len(summary['figures'])} figures in {out}, {summary['seconds']} s")
+    count = len(summary["figures"])
+    verdict = "a published vertex is missed" if missed else "no published vertex is missed"
+    console.print(f"{count} figure{'s' * (count != 1)} in {out}: {verdict}; {summary['seconds']} s")
     return int(missed)

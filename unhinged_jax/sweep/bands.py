@@ -66,7 +66,7 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
         for name, place in middle.items():
             values, label = coordinate_of(plan, str(name))
             about.append(f"{label} {shown(values[place])}")
-        figure.suptitle(f"{plan.sweep.title or 'Sweep'}\n{', '.join(about)}", fontsize=11)
+        figure.suptitle(f"{plan.title}\n{', '.join(about)}", fontsize=11)
     return figure
 
 

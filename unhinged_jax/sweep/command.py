@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unhinged_jax.sweep.engine import StoreFull
 
-INCOMPLETE, BAD_INPUT = 3, 1
+if TYPE_CHECKING:
+    from unhinged_jax.sweep.store import Store
+
+INCOMPLETE, BAD_INPUT, INTERRUPTED = 3, 1, 130
 
 
 def sweep(
@@ -33,10 +37,7 @@ def sweep(
         if plan is not None:
             prepare.refuse_other(opened, Plan.read(plan), change=False)
         if export is not None:
-            from unhinged_jax.sweep.export import export as write
-
-            write(store, export)
-            print(f"wrote {export}")
+            _export(opened, export)
         if status:
             print(describe(opened, status_of(opened, verify=True)))
         return 0
@@ -49,6 +50,14 @@ def sweep(
         found = run.run_store(
             opened, workers=workers, scheduler=scheduler, part=_part(part), retry_failed=retry_failed
         )
+    except KeyboardInterrupt:
+        there = status_of(opened)
+        print(
+            f"unhinged: interrupted: {there.done:,} of {there.points:,} points are kept in {store}; the same command "
+            "goes on.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
     except StoreFull as error:
         there = status_of(opened)
         print(
@@ -64,6 +73,16 @@ def sweep(
     if found.failed:
         print("unhinged: some points failed; see `result` in the store, or --retry-failed.", file=sys.stderr)
     return INCOMPLETE if found.failed else 0
+
+
+def _export(opened: Store, file: Path) -> None:
+    from unhinged_jax.sweep.export import export
+    from unhinged_jax.sweep.status import status_of
+
+    export(opened.path, file)
+    there = status_of(opened)
+    share = "" if there.done == there.points else f" ({there.done:,} of {there.points:,} points are done)"
+    print(f"wrote {file}{share}")
 
 
 def plot(

@@ -64,7 +64,8 @@ def tables(data: xarray.Dataset) -> Iterator[pandas.DataFrame]:
         reasons = np.vectorize(names.get, otypes=[object])(part["result"].values)
         spread = part["result"].astype(object).copy(data=reasons).to_series().rename("result")
         frame = frame.join(spread)
-        yield frame.reset_index()
+        ends = [name for name in ("result", "steps", "elapsed") if name in frame]  # a store lists them in any order
+        yield frame[[*sorted(str(name) for name in frame if name not in ends), *ends]].reset_index()
 
 
 def _csv(data: xarray.Dataset, file: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
             spare.set_visible(False)
         if lines:
             figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
-        figure.suptitle(f"{plan.sweep.title or 'Sweep'}\nmedian over {data.sizes['seed']} seeds at {when}", fontsize=11)
+        figure.suptitle(f"{plan.title}\nmedian over {data.sizes['seed']} seeds at {when}", fontsize=11)
     return figure
 
 
@@ -103,6 +104,7 @@ def _panel(
     panel.set_xlabel(label)
     panel.grid(False)
     if len(names) == 1:
+        panel.set_ylabel("\n".join(textwrap.wrap(str(one[name].attrs.get("long_name", "")), 30)[:2]), fontsize=8)
         _line(panel, plan, x, values, names[0])
         return None
     y, label = coordinate_of(plan, names[1])

@@ -117,6 +117,11 @@ class Plan:
         return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.sweep", "plans"))
 
     @property
+    def title(self) -> str:
+        """Of pictures and reports: the one given, or the name of the file."""
+        return self.sweep.title or Path(self.config.path).stem or "Sweep"
+
+    @property
     def shape(self) -> dict[str, int]:
         """Dimension -> number of points along it."""
         return {dim.name: dim.size for dim in self.dims}

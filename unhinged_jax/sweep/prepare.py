@@ -116,7 +116,7 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None) -> St
         coordinates=coordinates,
         identity=_identity(plan, _inputs(grouping)),
         facts=facts,
-        attrs={"title": plan.sweep.title or plan.config.path.stem, "method": plan.sweep.method, **provenance()},
+        attrs={"title": plan.title, "method": plan.sweep.method, **provenance()},
     )
 
 

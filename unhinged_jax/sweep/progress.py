@@ -33,14 +33,14 @@ class Progress:
         """Begin with what is done already."""
         self._failed = sum(status.failed.values())
         if self._display is not None:
-            self._display.reset(self._bar, completed=status.done, description="Sweeping")
+            self._display.reset(self._bar, completed=status.done, description="Compiling")
             self._show()
 
     def told(self, outcome: Outcome) -> None:
         """Count a block."""
         self._failed += sum(outcome.failed.values())
         if self._display is not None:
-            self._display.advance(self._bar, outcome.points)
+            self._display.update(self._bar, advance=outcome.points, description="Sweeping")
             self._show()
 
     def refresh(self) -> None:

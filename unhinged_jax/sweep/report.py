@@ -41,7 +41,7 @@ def report(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
     template = (importlib.resources.files("unhinged_jax.sweep") / "report.html").read_text(encoding="utf-8")
     # "<" escaped: no text of a plan can end the script that holds it.
     content = json.dumps(_content(plan, data, names), allow_nan=False).replace("<", "\\u003c")
-    title = html.escape(plan.sweep.title or "Sweep")
+    title = html.escape(plan.title)
     return template.replace("@TITLE@", title).replace('"@CONTENT@"', content)
 
 
