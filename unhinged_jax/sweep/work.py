@@ -210,6 +210,8 @@ def initialize(single_threaded: bool) -> None:
     if single_threaded:
         flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        # The flags leave XLA its pool of a thread a core, in which parts of a program run side by side.
+        os.environ["NPROC"] = os.environ["PJRT_NPROC"] = "1"
     parent = multiprocessing.parent_process()
     if parent is not None:
 
