@@ -187,20 +187,16 @@ def _startup(report: Report, what: str, command: str, base: str | None, most: fl
     return Verdict(what, bound, f"{seconds:.2f} s", seconds < most)
 
 
-def rounding(cell: Cell) -> float:
-    """Errors below this count as rounding, and are not compared.
-
-    Sixteen units in the last place, and two for every time that a relative change of the rate comes back in the
-    curves: it is a product of learning rate, trade-off and weights, and each of them is rounded by half a unit.
-    """
-    return (16 + 2 * cell.condition) * float(np.finfo(cell.precision).eps)
+def rounding(precision: str) -> float:
+    """Errors below this count as rounding, and are not compared: sixteen units in the last place."""
+    return 16 * float(np.finfo(precision).eps)
 
 
 def worse_than_peers(report: Report) -> list[str]:
     """Where an error of ours is above that of a peer on the same part of the work, and above rounding."""
     found = []
     for cell in report.cells:
-        floor = rounding(cell)
+        floor = rounding(cell.precision)
         for peer in (result for result in cell.results if not result.ours):
             if not any(peer.error.values()):
                 continue  # it is what errors are measured against
@@ -218,7 +214,7 @@ def worse_than_peers(report: Report) -> list[str]:
 
 def _accuracy(report: Report) -> Verdict:
     what = "error of everything timed against the peer's, on the same part of the work"
-    bound = "not above it, beyond rounding (16 units in the last place, and the conditioning of the curves)"
+    bound = "not above it, beyond rounding (16 units in the last place)"
     if not report.cells:
         return _missing(what, bound)
     found = worse_than_peers(report)

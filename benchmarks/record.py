@@ -67,7 +67,6 @@ class Cell:
         rounds, dropped: Kept, and dropped for load by others.
         quiet: False if too few rounds were quiet and noisy ones had to be used; None if load is unknown.
         foreign: Largest load by others during a kept round, in cores.
-        condition: Relative change of a curve for a relative change of the rate (`reference.condition`).
         other_tolerances: The solvers once more at other tolerances, for the work-precision diagram.
     """
 
@@ -83,7 +82,6 @@ class Cell:
     foreign: float | None
     results: list[Result]
     other_tolerances: list[Result] = dataclasses.field(default_factory=list)
-    condition: float = 0.0
 
     def find(self, contender: str) -> Result | None:
         """One contender's result, if it took part."""

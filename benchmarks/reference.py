@@ -213,20 +213,6 @@ def entropy_flow(case: Case) -> Curves:
     return dict(zip(("loss", "accuracy", "norm"), np.array(saved).T, strict=True))
 
 
-def condition(truth: Mapping[str, np.ndarray]) -> float:
-    """How many times a relative change of the rate comes back in the curves: the logarithm of how far they go.
-
-    Norms grow and distances shrink like exp(rate x time), and the unhinged loss goes with the square of the norm.
-    """
-    found = 0.0
-    for name, times in (("norm", 2), ("distance", 1)):
-        curve = np.atleast_1d(np.abs(np.asarray(truth.get(name, 1.0), float)))
-        ends = curve[..., 0], curve[..., -1]
-        if all(np.all(end > 0) for end in ends):
-            found = max(found, times * float(np.max(np.abs(np.log(ends[1] / ends[0])))))
-    return found
-
-
 def errors(curves: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Largest error of each curve over the points it has; the last axis is time.
 

@@ -97,7 +97,6 @@ def run_cell(
         dropped=rounds.dropped,
         quiet=rounds.quiet,
         foreign=rounds.foreign,
-        condition=reference.condition(truth),
         results=results,
         other_tolerances=[] if quick else _other_tolerances(workload, case, entries, limits, peaks, truth, say),
     )

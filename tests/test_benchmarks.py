@@ -439,16 +439,6 @@ def test_errors_of_ours_are_held_against_the_peers_on_the_same_part():
     assert acceptance.worst({"norm": math.nan, "accuracy": 0.0}) == math.inf
 
 
-def test_rounding_grows_with_the_conditioning_of_the_curves():
-    times = np.linspace(0.0, 1.0, 11)
-    truth = {"norm": np.exp(16 * times), "distance": np.exp(-20 * times), "loss": -np.exp(32 * times)}
-    assert reference.condition(truth) == pytest.approx(32)
-    assert reference.condition({"loss": times}) == 0
-    cell = report(result("PyTorch", 1.0)).cells[0]
-    stiff = dataclasses.replace(cell, condition=32.0)
-    assert acceptance.rounding(stiff) == pytest.approx(5 * acceptance.rounding(cell))
-
-
 def test_scaling_and_startup_bounds():
     name = "unhinged_jax simulate"
     batch = record.Series("batch", name, "seconds a run", [1, 4, 16], [1.0, 0.5, 0.6], [0.0] * 3, [1.0] * 3, -0.2)

@@ -626,3 +626,30 @@ def test_a_class_without_weight_only_decays():
     final = uj.exact(model, uj.Flow(), uj.State(H, W, np.zeros(C)), [2.0], "norm").final
     assert oracles.relative(final.H, want[0]) < 1e-12
     assert oracles.relative(final.W, want[1]) < 1e-12
+
+
+@pytest.mark.parametrize("decay", [(-0.05, 0.0), (0.0, -0.05), (-0.05, -0.02)])
+def test_differences_around_zero_decay_can_be_taken(decay):
+    """Below 0 no model is built, but a number that is traced may lie there."""
+    rng, labels = np.random.default_rng(3), uj.balanced(classes=3, per_class=2)
+    model = uj.unconstrained(labels, dim=4)
+    state = uj.State(rng.normal(size=(6, 4)), rng.normal(size=(3, 4)), np.zeros(3))
+    times = np.array([1.0, 5.0])
+
+    @jax.jit
+    def solve(a, c):
+        run = uj.exact(model.replace(decay=(a, c)), uj.Flow(), state, times, "distance", states=True)
+        return run["distance"], run.states.H, run.states.W, run.states.log_scale
+
+    distance, H, W, log_scale = (np.asarray(part) for part in solve(*decay))
+    M = np.asarray(model.signal().dense("float64"))
+    A = oracles.generator(M, None, decay)
+    gap = np.diff(np.unique(np.linalg.eigvals(A).real.round(10)))[-1]
+    shifted = A - np.linalg.eigvals(A).real.max() * np.eye(9)
+    limit = np.concatenate(oracles.flow_state(shifted, state.H, state.W, 45 / gap))
+    limit /= np.linalg.norm(limit)
+    for i, time in enumerate(times):
+        want = np.concatenate(oracles.flow_state(A, state.H, state.W, time))
+        got = np.exp(log_scale[i]) * np.concatenate([H[i], W[i]])
+        assert oracles.relative(got, want) < 1e-12
+        assert distance[i] == pytest.approx(np.linalg.norm(want / np.linalg.norm(want) - limit), rel=1e-10)

@@ -11,6 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 Tree = Any
+Step = Callable[[Tree, jax.Array], Tree]
+Settle = Callable[[Tree, Tree], tuple[Tree, jax.Array]]
+Tidy = tuple[int, Callable[[Tree], Tree]]
+Loop = tuple[Tree, Tree, jax.Array]
 
 _KEPT = 2**28  # bytes of what reads need that may be kept until after the loop
 _OFTEN = 8  # updates; reads closer than that are looked up one by one
@@ -49,14 +53,14 @@ def reads_at(times: np.ndarray, start: int) -> Reads:
 
 
 def run(
-    step: Callable[[Tree, jax.Array], Tree],
+    step: Step,
     carry: Tree,
     reads: Reads,
     read: Callable[[Tree], Tree],
-    settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None = None,
+    settle: Settle | None = None,
     needs: Callable[[Tree], Tree] = lambda carry: carry,
-    tidy: tuple[int, Callable[[Tree], Tree]] | None = None,
-) -> tuple[Tree, Tree, jax.Array]:
+    tidy: Tidy | None = None,
+) -> Loop:
     """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry on the way.
 
     Args:
@@ -76,7 +80,7 @@ def run(
     # Kept and read after the loop, where they are few: the derivative of a read inside the loop would be carried, with
     # everything the read refers to, through every step.
     late = reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start)) <= _KEPT
-    keep = (lambda carry: needs(carry)) if late else (lambda carry: read(needs(carry)))
+    keep = needs if late else lambda carry: read(needs(carry))
     loop = _regular if reads.slots is None else _looked_up
     carry, values, filled = loop(step, carry, reads, keep, settle, tidy)
     if late:
@@ -88,13 +92,8 @@ def run(
 
 
 def _regular(
-    step: Callable[[Tree, jax.Array], Tree],
-    carry: Tree,
-    reads: Reads,
-    keep: Callable[[Tree], Tree],
-    settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None,
-    tidy: tuple[int, Callable[[Tree], Tree]] | None,
-) -> tuple[Tree, Tree, jax.Array]:
+    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], settle: Settle | None, tidy: Tidy | None
+) -> Loop:
     """Loops within loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
     block = _divisor(reads.every, math.isqrt(reads.updates))
     stretch = block
@@ -118,22 +117,17 @@ def _regular(
         return state, (keep(state[0]), state[1])
 
     ks = jnp.arange(reads.updates).reshape(-1, reads.every)
-    first = keep(carry)
-    (carry, _), (values, filled) = jax.lax.scan(until_read, (carry, jnp.asarray(True)), ks)
-    if reads.total > ks.shape[0]:
-        values = jax.tree.map(lambda begin, rest: jnp.concatenate([begin[None], rest]), first, values)
+    start = carry
+    (carry, _), (values, filled) = jax.lax.scan(until_read, (start, jnp.asarray(True)), ks)
+    if reads.total > ks.shape[0]:  # the start is read, too
+        values = jax.tree.map(lambda begin, rest: jnp.concatenate([begin[None], rest]), keep(start), values)
         filled = jnp.concatenate([jnp.ones_like(filled[:1]), filled])
     return carry, values, filled
 
 
 def _looked_up(
-    step: Callable[[Tree, jax.Array], Tree],
-    carry: Tree,
-    reads: Reads,
-    keep: Callable[[Tree], Tree],
-    settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None,
-    tidy: tuple[int, Callable[[Tree], Tree]] | None,
-) -> tuple[Tree, Tree, jax.Array]:
+    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], settle: Settle | None, tidy: Tidy | None
+) -> Loop:
     """The loop in blocks that a derivative recomputes, asking after every step whether it is read."""
     slots, count = reads.slots, reads.total
     assert slots is not None
@@ -178,10 +172,7 @@ def _looked_up(
 
 
 def _guarded(
-    settle: Callable[[Tree, Tree], tuple[Tree, jax.Array]] | None,
-    many: Callable[[Tree, jax.Array], Tree],
-    state: tuple[Tree, jax.Array],
-    ks: jax.Array,
+    settle: Settle | None, many: Step, state: tuple[Tree, jax.Array], ks: jax.Array
 ) -> tuple[Tree, jax.Array]:
     """A block of steps, undone if it does not settle or an earlier one did not."""
     before, going = state
@@ -201,9 +192,7 @@ def _over(step: Callable[[Tree, Any], Tree], carry: Tree, ks: jax.Array) -> Tree
     return jax.lax.scan(lambda carry, k: (step(carry, k), None), carry, ks)[0]
 
 
-def _now_and_then(
-    step: Callable[[Tree, jax.Array], Tree], every: int, tidy: Callable[[Tree], Tree]
-) -> Callable[[Tree, jax.Array], Tree]:
+def _now_and_then(step: Step, every: int, tidy: Callable[[Tree], Tree]) -> Step:
     """The step, and after each of so many a tidying."""
 
     def tidied(carry: Tree, k: jax.Array) -> Tree:
@@ -216,8 +205,8 @@ def _now_and_then(
 def _block(updates: int) -> int:
     """Steps in a block: about the root of their number; a divisor if there is one, so that one loop is compiled."""
     root = max(1, math.isqrt(updates))
-    divisors = [size for size in range(-(-root // 2), 2 * root + 1) if updates % size == 0]
-    return min(divisors, key=lambda size: abs(size - root), default=root)
+    size = _divisor(updates, root) if updates else root
+    return size if root <= 2 * size <= 4 * root else root
 
 
 def _divisor(number: int, near: int, most: int | None = None) -> int:
