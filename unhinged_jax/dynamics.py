@@ -23,7 +23,7 @@ class Flow:
         rate_H, rate_W: r_1 and r_2 (default 1): numbers; or schedules, for rates that are not proportional, which have
             no closed form.
         solver: A diffrax solver; default `diffrax.Dopri8()`, and `Tsit5()` for states of more than 100,000 numbers at
-            tolerances above 1e-7.
+            tolerances above 1e-11.
         rtol, atol: Tolerances of the step controller; defaults 1e-8 in float64 and 1e-5 in float32, and atol = rtol
             in units of the root-mean-square entry of the state.
         max_steps: Most steps of the solver.

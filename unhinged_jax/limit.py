@@ -61,7 +61,7 @@ class Limit:
 
     @property
     def side(self) -> str:
-        """"grows", "stays" or "shrinks" (of a concrete limit); a part that is driven by one that stays "converges"."""
+        """ "grows", "stays" or "shrinks" (of a concrete limit); a part that is driven by one that stays "converges"."""
         if not np.isfinite(float(self.threshold)):
             return "converges"
         slack = 1e-12 if np.asarray(self.excess).dtype == np.float64 else 1e-6
@@ -72,10 +72,14 @@ class Limit:
     def __repr__(self) -> str:
         if not _check.concrete(self):
             return "Limit(traced)"
+        threshold, excess = float(self.threshold), float(self.excess)
+        where = "above" if excess < 0 else "below"
+        decays = f"lambda_1 lambda_2 is {abs(excess):.4g} {where} the threshold {threshold:.4g} of growth"
         return (
-            f"Limit: {self.side}, exponent {float(self.exponent):.6g}, rate {float(self.rate):.6g} "
-            f"(H {float(self.rate_H):.6g}, W {float(self.rate_W):.6g})\n"
-            f"  threshold lambda_1 lambda_2 = {float(self.threshold):.6g}, excess {float(self.excess):.6g}"
+            f"Limit: the norm {self.side}, exponent {float(self.exponent):.6g}; the direction error falls, "
+            f"rate {float(self.rate):.6g} (H {float(self.rate_H):.6g}, W {float(self.rate_W):.6g})\n"
+            "  (both per unit of zeta in a flow, per update in a descent)"
+            + (f"\n  {decays}" if np.isfinite(threshold) else "")
         )
 
 
@@ -146,9 +150,7 @@ def _step_growth(dynamics: Dynamics, node: jax.Array) -> jax.Array:
 def _coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     dtype = state.W.dtype
     space = row_space(model, dtype)
-    part = leading(
-        model, space.signal, model.kernel, dynamics.rate_H, dynamics.rate_W, state.H, state.W, target
-    )
+    part = leading(model, space.signal, model.kernel, dynamics.rate_H, dynamics.rate_W, state.H, state.W, target)
     top, rates = part.growth, unit_rates(model, dynamics, dtype)
     assert top is not None and part.spectrum is not None and part.mask is not None and part.square is not None
     values = part.spectrum.eigenvalues()

@@ -136,6 +136,14 @@ _NAMES = {float: "a number", int: "a whole number", str: "a string", list: "an a
           dict: "a table", bool: "true or false"}  # fmt: skip
 
 
+def _bare(text: str) -> bool:
+    """Whether a string is a TOML number or truth value in quotes."""
+    try:
+        return not isinstance(tomllib.loads(f"value = {text}")["value"], str)
+    except ValueError:
+        return False
+
+
 def checked_value(hint: Any, value: Any, place: str) -> Any:
     """A value checked against a type; a whole number passes as a number, true and false as neither."""
     union = isinstance(hint, types.UnionType)
@@ -148,4 +156,6 @@ def checked_value(hint: Any, value: Any, place: str) -> Any:
         if option is float and isinstance(value, jax.core.Tracer):
             return value  # of a sweep, which builds a configuration with a number that varies
     expected = " or ".join(_NAMES[option] for option in options)
-    raise ConfigError(f"{place} must be {expected}, but is {value!r}.")
+    quoted = isinstance(value, str) and not {float, int, bool}.isdisjoint(options)
+    advice = f" Write it without quotes: {value}." if quoted and _bare(value) else ""
+    raise ConfigError(f"{place} must be {expected}, but is {value!r}.{advice}")

@@ -119,6 +119,13 @@ class LayerPeeled:
                 raise ValueError(f"{type(self.loss).__name__} has no gamma; choose the unhinged loss to set one.")
             _check.non_negative("gamma", gamma)
             changes["loss"] = dataclasses.replace(self.loss, gamma=gamma)  # type: ignore[call-arg]
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                near = _check.nearest(name, [*known, "decay", "gamma"]) or "."
+                raise ValueError(
+                    f"a model has no field {name!r}{near} It has {', '.join(known)}; decay and gamma may be set, too."
+                )
         return checked(dataclasses.replace(self, **changes))
 
     def init(
@@ -208,6 +215,11 @@ class LayerPeeled:
         """The loss term sum_i q_i loss_i of logits (n, C), for a loss that sees nothing else: a scalar."""
         q = jnp.asarray(self.labels.weights, logits.dtype)
         return jnp.sum(q * self.loss(logits, self.labels.probabilities().astype(logits.dtype)))
+
+    def loss_of_columns(self, logits: jax.Array) -> jax.Array:
+        """The same of logits with one sample a column, (C, n)."""
+        q = jnp.asarray(self.labels.weights, logits.dtype)
+        return jnp.sum(q * self.loss.of_columns(logits, self.labels.probabilities().T.astype(logits.dtype)))
 
     def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(H', W', b') at unit rates: minus the gradients, kernel, rescaling and decay included, unreduced.

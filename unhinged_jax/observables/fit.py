@@ -37,8 +37,8 @@ def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
     if isinstance(model.loss, AdjustedMargin):
         value = model.data_loss(scale * view.features.dense(), scale * view.W, view.b)
     else:
-        logits = jnp.exp(view.logit_scale()) * view.seen().scores(view.W).T + view.b
-        value = model.loss_of_logits(logits)
+        logits = jnp.exp(view.logit_scale()) * view.seen().scores(view.W) + view.b[:, None]
+        value = model.loss_of_columns(logits)
     return value, jnp.zeros_like(value)
 
 

@@ -105,13 +105,12 @@ def _last(saved: Any) -> Any:
 
 
 def _default_solver(body: Body, rtol: float) -> diffrax.AbstractSolver:
-    """Dopri8; Tsit5 for large states at loose tolerances.
+    """Dopri8; Tsit5 for large states, but for the tightest tolerances.
 
-    What is read between two steps is put together from every stage of the step. Where states outgrow the caches that
-    costs more than the steps, and seven stages cost half of fourteen.
+    Where states outgrow the caches the passes over a step's stages count, and seven stages cost half of fourteen.
     """
     large = sum(array.size for array in body.values()) > _LARGE
-    return Unrolled(diffrax.Tsit5()) if large and rtol > 1e-7 else diffrax.Dopri8()
+    return Unrolled(diffrax.Tsit5()) if large and rtol > 1e-11 else diffrax.Dopri8()
 
 
 def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:

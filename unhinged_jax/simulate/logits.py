@@ -1,7 +1,7 @@
 """A dense flow that carries its logits, for losses and accuracies at many times.
 
 Between two steps a solver puts every array that is asked for together from all of its stages. Logits (C, n) are fewer
-than features (n, p) where C < p, and what is asked of them needs no product: so they and the norm of H obey equations
+than features (p, n) where C < p, and what is asked of them needs no product: so they and the norm of H obey equations
 of their own beside those of H and W. The force is that of the logits carried, so that a stage costs three products, as
 without them.
 """
@@ -15,10 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.features import ScoredFeatures
-from unhinged_jax.losses import AdjustedMargin
-from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import Plan, View
-from unhinged_jax.simulate.dense import DenseSystem
+from unhinged_jax.simulate.columns import ColumnSystem
 from unhinged_jax.simulate.system import Body, rated
 from unhinged_jax.special import safe_norm
 
@@ -31,56 +29,43 @@ _READABLE = frozenset(
 )
 
 
-def worthwhile(model: LayerPeeled, plan: Plan, times: int) -> bool:
+def worthwhile(system: ColumnSystem, plan: Plan, times: int) -> bool:
     """Whether logits and norms alone are asked for, so often that it pays to carry them."""
     asked = all(function is None and name in _READABLE for name, function in plan)
-    special = model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin)
-    return asked and not special and times >= _MANY and 2 * model.classes <= model.dim
+    return asked and times >= _MANY and 2 * system.model.classes <= system.model.dim
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LogitSystem(DenseSystem):
-    """Arrays "H" (n, p), "W" (C, p) and "b" (C,), with "scores" W H^T (C, n) and "norm_H"."""
+class LogitSystem(ColumnSystem):
+    """Arrays "H" (p, n), "W" (p, C) and "b" (C,), with "scores" W^T H (C, n) and "norm_H"."""
 
     def body(self) -> Body:
-        norm = jnp.linalg.norm(jnp.linalg.norm(self.H, axis=1))
-        return {**super().body(), "scores": self.W @ self.H.T, "norm_H": norm}
+        norm = jnp.linalg.norm(jnp.linalg.norm(self.H, axis=0))
+        return {**super().body(), "scores": self.W.T @ self.H, "norm_H": norm}
 
     def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
         model, H, W, scores = self.model, body["H"], body["W"], body["scores"]
-        pull = -jax.grad(lambda scores: model.loss_of_logits(scores.T + body["b"]))(scores)  # (C, n)
-        # Behind a barrier, because XLA would work the softmax out again for every product that it enters.
-        pull = jax.lax.optimization_barrier(pull)
-        force = {"H": pull.T @ W, "W": pull @ H, "b": jnp.sum(pull, axis=1)}
+        pull = self.pull(body, scores)
+        force = self.forces(body, pull)
         move_scores = jnp.zeros_like(scores)
         if model.features_move:
-            # W (pull^T W)^T by way of W W^T, which is small.
-            move_scores += rate_H * ((W @ W.T) @ pull - model.decay_H * scores)
+            # W^T (W pull) by way of W^T W, which is small.
+            move_scores += rate_H * ((W.T @ W) @ pull - model.decay_H * scores)
         if model.prototypes_move:
-            move_scores += rate_W * (force["W"] @ H.T - model.decay_W * scores)
-        moved = rated(self._moving(force, body), rate_H, rate_W)
+            move_scores += rate_W * (jax.lax.optimization_barrier(force["W"].T) @ H - model.decay_W * scores)
+        moved = rated(self.moving(force, body), rate_H, rate_W)
         growth = jnp.zeros_like(body["norm_H"])
         if model.features_move:
-            # <H, pull^T W> = <scores, pull>: no pass over H.
+            # <H, W pull> = <scores, pull>: no pass over H.
             growth = _growth(rate_H, jnp.sum(scores * pull), model.decay_H, body["norm_H"], moved["H"])
         return {**moved, "scores": move_scores, "norm_H": growth}
 
-    def _moving(self, force: Body, body: Body) -> Body:
-        """Forces less decay; 0 for what stays."""
-        model = self.model
-        moves = {
-            "H": model.features_move, "W": model.prototypes_move, "b": model.prototypes_move and model.bias,
-        }  # fmt: skip
-        decays = {"H": model.decay_H, "W": model.decay_W, "b": model.decay_W}
-        return {
-            name: force[name] - decays[name] * body[name] if moves[name] else jnp.zeros_like(body[name])
-            for name in force
-        }
-
     def view(self, body: Body, logs: list[jax.Array]) -> View:
-        features = ScoredFeatures(body["H"], body["scores"], body["norm_H"])
-        return View(self.model, features, body["W"], body["b"], jnp.zeros((), body["W"].dtype))
+        # Behind a barrier, because XLA would interpolate anew for every pass over them.
+        scores = jax.lax.optimization_barrier(body["scores"])
+        features = ScoredFeatures(body["H"].T, scores, body["norm_H"])
+        return View(self.model, features, body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
 
 
 def _growth(rate: jax.Array, along: jax.Array, decay: Any, length: jax.Array, moved: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables import Observe, Plan, wants_split
 from unhinged_jax.simulate import descent as _descent
 from unhinged_jax.simulate import flow as _flow
+from unhinged_jax.simulate.columns import ColumnSystem, column_system, suits
 from unhinged_jax.simulate.dense import DenseSystem
 from unhinged_jax.simulate.linear import linear_system
 from unhinged_jax.simulate.logits import LogitSystem, worthwhile
@@ -145,8 +146,8 @@ def _integrate(
     adjoint: Any,
 ) -> Trajectory:
     system = _system(model, dynamics, state, plan, target, reduce)
-    if reduce and not states and type(system) is DenseSystem and worthwhile(model, plan, times.shape[0]):
-        system = LogitSystem(model, system.H, system.W, system.b)
+    if not states and isinstance(system, ColumnSystem) and worthwhile(system, plan, times.shape[0]):
+        system = LogitSystem(model, system.H, system.W, system.b, system.targets)
     times = jnp.asarray(times, state.W.dtype)
     out = _flow.run(system, dynamics, times, jnp.asarray(first, state.W.dtype), plan, states, adjoint)
     return Trajectory(
@@ -178,6 +179,9 @@ def _system(
     H, W = grown * state.H, grown * state.W
     if reduce and model.spherical and model.loss.linear and not model.prototypes_move and not elementwise:
         return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
+    # What an optimiser keeps has the shapes of the state's arrays, and some look at rows and columns apart.
+    if reduce and suits(model) and not elementwise:
+        return column_system(model, H, W, state.b)
     return DenseSystem(model, H, W, state.b)
 
 
