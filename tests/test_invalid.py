@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.config.reading import config_of
 from unhinged_jax.losses import Loss
 from unhinged_jax.signal import DenseSignal
 
@@ -196,6 +197,21 @@ def test_messages_name_what_may_have_been_meant():
         uj.simulate(MODEL, uj.Flow(), STATE, [1.0], "log_nrom")
     with pytest.raises(ValueError, match=r"key must be a JAX key, such as jax.random.key\(0\), but got 0"):
         MODEL.init(0)
+    with pytest.raises(ValueError, match=r"no field 'decai'; did you mean 'decay'\?"):
+        MODEL.replace(decai=0.1)
+    with pytest.raises(ValueError, match=r"unknown parameter 'eta': the schedule is not constant.*'schedule.peak'"):
+        uj.sensitivity(MODEL, uj.Flow(uj.cosine(0.5, horizon=9)), STATE, [1.0], "loss", ["eta"])
+    with pytest.raises(ValueError, match=r"unknown parameter 'schedule.peak': .* its rate is 'eta'"):
+        uj.sensitivity(MODEL, uj.Flow(), STATE, [1.0], "loss", ["schedule.peak"])
+
+
+@pytest.mark.parametrize(("given", "advice"), [("0.1", " Write it without quotes: 0.1."), ("much", "")])
+def test_a_number_in_quotes_is_named_as_such(given, advice):
+    tables = {"model": {"case": "regularized", "dim": 4, "decay": given}}
+    with pytest.raises(ValueError) as error:
+        config_of(tables, "run.toml")
+    message = str(error.value)
+    assert "[model] decay must be a number or an array" in message and message.endswith(f"but is {given!r}.{advice}")
 
 
 def test_a_model_is_shown_in_a_line():

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.losses import Unhinged
 from unhinged_jax.model import LayerPeeled, State
@@ -191,6 +192,16 @@ def _put(thing: Any, value: Any, way: tuple[str, ...]) -> Any:
     return dataclasses.replace(thing, **{head: new})
 
 
+def _instead(name: str, known: Mapping[str, Any]) -> str:
+    """What may have been meant by a name that is not there."""
+    fields = [repr(other) for other in known if other.startswith("schedule.")]
+    if name == "eta" and fields:
+        return f": the schedule is not constant, and its numbers are {', '.join(fields)}."
+    if name.startswith("schedule.") and "eta" in known:
+        return ": the schedule is constant, and its rate is 'eta'."
+    return _check.nearest(name, known) or "."
+
+
 Choice = str | Parameter
 """A name among `available`, or a `Parameter` of one's own."""
 
@@ -209,7 +220,8 @@ def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, pro
     found = []
     for entry in parameters:
         if isinstance(entry, str) and entry not in known:
-            raise ValueError(f"unknown parameter {entry!r}; this problem has {', '.join(known)}.")
+            meant = _instead(entry, known)
+            raise ValueError(f"unknown parameter {entry!r}{meant} This problem has {', '.join(known)}.")
         found.append(known[entry] if isinstance(entry, str) else entry)
     if not found:
         raise ValueError("there is no parameter to differentiate in; name at least one.")
