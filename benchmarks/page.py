@@ -37,6 +37,12 @@ _HOW = """\
   is what float32 resolves.
 """
 
+_WHY_WORSE = """\
+Solvers that are asked for one tolerance make different errors; the bounds at equal error, above, compare them at one
+error. In float32 a growth by e^16 has a rounded exponent, 1e-6 by itself: NumPy and C by hand take their few scalars in
+float64 on the host, which a program that is traced, mapped and differentiated in them cannot.
+"""
+
 
 def main(record: Path, out: Path) -> int:
     """Write the page and its figures, and print the bounds.
@@ -74,7 +80,7 @@ def text(record: Report, links: dict[str, str]) -> str:
     ]
     worse = worse_than_peers(record)
     if worse:
-        parts += ["Errors above a peer's:", "\n".join(f"- {line}" for line in worse)]
+        parts += ["Errors above a peer's:", "\n".join(f"- {line}" for line in worse), _WHY_WORSE]
     if "work" in links:
         parts += [
             "## Work against precision", f"![Seconds against largest error, by workload]({links['work']})",
