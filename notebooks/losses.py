@@ -122,7 +122,7 @@ with style():
         axes.set(title=title, xlabel="time", xscale="log", ylabel="log₁₀ ‖(H, W)‖" if metric == "log_norm" else "value")
         if metric != "log_norm":
             axes.set_yscale("log")
-            axes.set_ylim(bottom=1e-11)
+            axes.set_ylim(1e-11, 10)
     grid[1, 2].set_ylim(0, 6)
     plt.show()
 
