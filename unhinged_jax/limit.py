@@ -61,7 +61,7 @@ class Limit:
 
     @property
     def side(self) -> str:
-        """ "grows", "stays" or "shrinks" (of a concrete limit); a part that is driven by one that stays "converges"."""
+        """Whether the norm "grows", "stays" or "shrinks"; a part driven by one that stays "converges"."""
         if not np.isfinite(float(self.threshold)):
             return "converges"
         slack = 1e-12 if np.asarray(self.excess).dtype == np.float64 else 1e-6
