@@ -98,7 +98,9 @@ def text(record: Report, links: dict[str, str]) -> str:
     if "roofline" in links:
         parts += [
             "## Roofline", f"![Operations a second against operations a byte]({links['roofline']})",
-            "Operations and bytes are the model's. XLA's own count of the JAX programs takes each loop body once:",
+            "Operations and bytes are the model's: a point above the roof did less, because XLA takes a product that "
+            "does not change, as with fixed prototypes on the sphere, out of the loop. XLA's own count of the JAX "
+            "programs takes each loop body once:",
             report.xla_table(record, "paper" if any(cell.size == "paper" for cell in record.cells) else "small"),
         ]  # fmt: skip
     if record.startup:

@@ -40,7 +40,9 @@ def test_pull_and_value_are_those_of_rows(loss, labels):
     draw = np.random.default_rng(1)
     with jax.enable_x64(True):
         logits = jnp.asarray(draw.normal(size=(labels.samples, 3)))
-        targets, weights = labels.probabilities().astype(float), jnp.asarray(labels.weights, float)
+        weights = jnp.asarray(labels.weights, float)
+        # Off the simplex, too, where derivatives in targets look.
+        targets = labels.probabilities() * jnp.asarray(draw.uniform(0.5, 2, (labels.samples, 1)))
         want = -jax.grad(lambda s: jnp.sum(weights * loss(s, targets)))(logits)
         np.testing.assert_allclose(loss.pull(logits.T, targets.T, weights).T, want, rtol=1e-13, atol=1e-15)
         np.testing.assert_allclose(loss.of_columns(logits.T, targets.T), loss(logits, targets), rtol=1e-13)
@@ -65,11 +67,25 @@ def test_descent_is_the_plain_update(loss, momentum):
 @pytest.mark.parametrize("anchored", [False, True], ids=["both", "anchored"])
 def test_flow_is_the_plain_one(labels, anchored):
     of = uj.anchored if anchored else uj.unconstrained
-    model = of(labels, dim=5, loss="cross_entropy")
+    model = of(labels, dim=5, loss="cross_entropy", **({"decay": 0.1} if anchored else {}))
     state = model.init(jax.random.key(2), precision="float64")
     runs = [uj.simulate(model, uj.Flow(rtol=1e-10), state, [1.0, 20.0], reduce=reduce) for reduce in (True, False)]
-    np.testing.assert_allclose(runs[0].final.H, runs[1].final.H, rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(runs[0].final.W, runs[1].final.W, rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(runs[0].final.H, runs[1].final.H, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(runs[0].final.W, runs[1].final.W, rtol=1e-11, atol=1e-13)
+
+
+def test_kernels_and_spheres_keep_their_own_form():
+    labels, key = LABELS["balanced"], jax.random.key(4)
+    factor = np.random.default_rng(3).normal(size=(labels.samples, labels.samples))
+    models = [
+        uj.ntk_invariant(labels, 5, factor @ factor.T / labels.samples, loss="cross_entropy"),
+        uj.spherical(labels, 5, rescale=1, free_prototypes=True, loss="cross_entropy"),
+    ]
+    for model in models:
+        state = model.init(key, precision="float64")
+        ours, plain = (uj.simulate(model, uj.Descent(0.1), state, [9], reduce=reduce).final for reduce in (True, False))
+        np.testing.assert_allclose(ours.H, plain.H, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(ours.W, plain.W, rtol=1e-12, atol=1e-14)
 
 
 def test_momentum_passes_between_the_two_forms():

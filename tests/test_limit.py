@@ -186,3 +186,10 @@ def test_a_traced_limit_says_so():
 
     jax.eval_shape(rate, jnp.asarray(0.3))
     assert seen == ["Limit(traced)"]
+
+
+def test_a_limit_says_on_which_side_of_the_threshold_the_decay_lies():
+    model = uj.regularized(uj.balanced(4, 4), dim=8, decay=0.2)
+    state = model.init(jax.random.key(0))
+    assert "0.01222 above the threshold 0.02778" in repr(uj.limit(model, uj.Flow(), state))
+    assert "0.02768 below the threshold 0.02778" in repr(uj.limit(model.replace(decay=0.01), uj.Flow(), state))

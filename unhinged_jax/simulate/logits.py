@@ -62,9 +62,7 @@ class LogitSystem(ColumnSystem):
         return {**moved, "scores": move_scores, "norm_H": growth}
 
     def view(self, body: Body, logs: list[jax.Array]) -> View:
-        # Behind a barrier, because XLA would interpolate anew for every pass over them.
-        scores = jax.lax.optimization_barrier(body["scores"])
-        features = ScoredFeatures(body["H"].T, scores, body["norm_H"])
+        features = ScoredFeatures(body["H"].T, body["scores"], body["norm_H"])
         return View(self.model, features, body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
 
 
