@@ -1,12 +1,15 @@
 """Steps written out stage by stage are those of the diffrax solver they belong to."""
 
+import dataclasses
+
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unhinged_jax.simulate.unrolled import Unrolled
+import unhinged_jax as uj
+from unhinged_jax.simulate.unrolled import DecayingTerm, Force, Unrolled
 
 TIMES = np.linspace(0.0, 2.0, 11)
 
@@ -46,3 +49,51 @@ def test_lanes_are_single_runs(pair):
 def test_a_solver_without_a_shared_stage_is_refused():
     with pytest.raises(TypeError, match="Heun"):
         Unrolled(diffrax.Heun())
+
+
+def decaying(solver, decay, as_term):
+    """y' = (1 + cos t) tanh A y - d (1 + cos t) y beside a z that does not decay, in 50 equal steps, at 11 points."""
+    A = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)))
+
+    def force(t, y, args):
+        rate = 1 + jnp.cos(t)
+        push = {"y": rate * jnp.tanh(A @ y["y"]), "z": y["y"] - jnp.sin(y["z"])}
+        return Force(push, {"y": rate * decay, "z": jnp.zeros(())}, y)
+
+    term = DecayingTerm(force) if as_term else diffrax.ODETerm(lambda t, y, args: force(t, y, args).velocity())
+    start = {"y": jnp.ones(4), "z": jnp.zeros(4)}
+    return diffrax.diffeqsolve(term, solver, 0.0, 5.0, 0.1, start, saveat=diffrax.SaveAt(ts=jnp.linspace(0, 5, 11))).ys
+
+
+def test_decay_in_the_weights_is_decay_in_the_velocity(pair):
+    with jax.enable_x64(True):
+        want = decaying(pair[0], 0.3, as_term=False)
+        slope = jax.grad(lambda decay: jnp.sum(decaying(pair[0], decay, as_term=False)["z"]))(0.3)
+        for solver in pair:
+            got = decaying(solver, 0.3, as_term=True)
+            for name in ("y", "z"):
+                np.testing.assert_allclose(got[name], want[name], rtol=1e-13, atol=1e-14)
+        ours = jax.grad(lambda decay: jnp.sum(decaying(pair[1], decay, as_term=True)["z"]))(0.3)
+        np.testing.assert_allclose(ours, slope, rtol=1e-12)
+
+
+LABELS = uj.from_counts([4, 2, 3])
+CASES = {
+    "both move": uj.regularized(LABELS, dim=8, decay=(0.02, 0.05), bias=True, loss="cross_entropy"),
+    "features stay": uj.frozen(LABELS, dim=8, decay=0.05, bias=True, loss="cross_entropy"),
+    "prototypes stay": uj.anchored(LABELS, dim=8, decay=0.02, loss="cross_entropy"),
+}
+
+
+@pytest.mark.parametrize("points", [3, 101], ids=["few points", "logits carried"])
+@pytest.mark.parametrize("model", CASES.values(), ids=CASES.keys())
+def test_flows_of_large_states_are_those_of_small_ones(model, points):
+    state = model.init(jax.random.key(3), precision="float64")
+    observe, times = ["loss", "objective", "accuracy", "norm_H", "norm_W"], np.linspace(0, 25, points)
+    flow = uj.Flow(uj.cosine(1.0, horizon=30), rate_H=1.5, rate_W=0.7, rtol=1e-9, solver=Unrolled(diffrax.Tsit5()))
+    large = uj.simulate(model, flow, state, times, observe)
+    small = uj.simulate(model, dataclasses.replace(flow, solver=None), state, times, observe, reduce=False)
+    for name in observe:
+        np.testing.assert_allclose(large[name], small[name], rtol=1e-6, err_msg=name)
+    np.testing.assert_allclose(large.final.H, small.final.H, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(large.final.W, small.final.W, rtol=1e-6, atol=1e-8)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from unhinged_jax.features import Features, map_samples
 from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.observables.view import View
-from unhinged_jax.special import first_largest, safe_log
+from unhinged_jax.special import safe_log
 
 
 def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -66,9 +66,10 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = product * features.scores(view.W) + bias[:, None]
         own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
-        is_own = jnp.arange(logits.shape[0])[:, None] == truth
-        best_other = jnp.max(jnp.where(is_own, -jnp.inf, logits), axis=0)
-        return own - best_other, (first_largest(logits) == truth) & ~jnp.isnan(own)
+        row = jnp.arange(logits.shape[0])[:, None]
+        before, after = (jnp.max(jnp.where(side, logits, -jnp.inf), axis=0) for side in (row < truth, row > truth))
+        # The first of equal logits wins. A NaN among them is larger than none: it is wrong.
+        return own - jnp.maximum(before, after), (own > before) & (own >= after)
 
     truth = jnp.asarray(view.model.labels.truth)
     margin, right = map_samples(block, view.seen(), view.model.classes, truth)

@@ -8,6 +8,7 @@ samples are rows, they lose a fifth of it in float64.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,17 @@ class ColumnSystem(System):
         return {"H": self.H, "W": self.W, "b": self.b}
 
     def velocity(self, body: Body) -> Body:
+        return self.driven(body, 1.0, 1.0)
+
+    def driven(self, body: Body, rate_H: Any, rate_W: Any) -> Body:
+        push, decay = self.split(body, rate_H, rate_W)
+        return {name: push[name] - decay[name] * body[name] for name in body}
+
+    def split(self, body: Body, rate_H: Any, rate_W: Any) -> tuple[Body, Body]:
+        """(push, decay), a number an array: the velocity at given rates is push - decay * body."""
         # Behind a barrier, because the product would otherwise read W across memory.
         scores = jax.lax.optimization_barrier(body["W"].T) @ body["H"]
-        return self.moving(self.forces(body, self.pull(body, scores)), body)
+        return self.pushed(body, self.pull(body, scores), rate_H, rate_W), self.decays(rate_H, rate_W)
 
     def pull(self, body: Body, scores: jax.Array) -> jax.Array:
         """Minus the gradient of the loss in the scores W^T H; both (C, n)."""
@@ -50,21 +59,27 @@ class ColumnSystem(System):
         # Behind a barrier, because XLA would work the softmax out again for every product that it enters.
         return jax.lax.optimization_barrier(pull)
 
-    def forces(self, body: Body, pull: jax.Array) -> Body:
-        """Minus the gradients of the loss in H, W and b."""
-        return {"H": body["W"] @ pull, "W": body["H"] @ pull.T, "b": jnp.sum(pull, axis=1)}
-
-    def moving(self, force: Body, body: Body) -> Body:
-        """Forces less decay; 0 for what stays."""
-        model = self.model
-        moves = {
-            "H": model.features_move, "W": model.prototypes_move, "b": model.prototypes_move and model.bias,
-        }  # fmt: skip
-        decays = {"H": model.decay_H, "W": model.decay_W, "b": model.decay_W}
+    def pushed(self, body: Body, pull: jax.Array, rate_H: Any, rate_W: Any) -> Body:
+        """Minus the gradients of the loss in H, W and b, at given rates; 0 for what stays."""
+        moves_H, moves_W, moves_b = self.moves()
+        # The rate of H enters with the smaller factor, not in a pass over H.
         return {
-            name: force[name] - decays[name] * body[name] if moves[name] else jnp.zeros_like(body[name])
-            for name in force
+            "H": body["W"] @ (rate_H * pull) if moves_H else jnp.zeros_like(body["H"]),
+            "W": rate_W * (body["H"] @ pull.T) if moves_W else jnp.zeros_like(body["W"]),
+            "b": rate_W * jnp.sum(pull, axis=1) if moves_b else jnp.zeros_like(body["b"]),
         }
+
+    def decays(self, rate_H: Any, rate_W: Any) -> Body:
+        """Decay of every array at given rates; 0 for what stays."""
+        moves_H, moves_W, moves_b = self.moves()
+        decay_H, decay_W = rate_H * self.model.decay_H, rate_W * self.model.decay_W
+        rates = {"H": decay_H if moves_H else 0.0, "W": decay_W if moves_W else 0.0, "b": decay_W if moves_b else 0.0}
+        return {name: jnp.asarray(rate, self.W.dtype) for name, rate in rates.items()}
+
+    def moves(self) -> tuple[bool, bool, bool]:
+        """Whether H, W and b move."""
+        model = self.model
+        return model.features_move, model.prototypes_move, model.prototypes_move and model.bias
 
     def pack(self, velocity: Body) -> Body:
         return _turned(velocity)

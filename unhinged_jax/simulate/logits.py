@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from unhinged_jax.features import ScoredFeatures
 from unhinged_jax.observables import Plan, View
 from unhinged_jax.simulate.columns import ColumnSystem
-from unhinged_jax.simulate.system import Body, rated
+from unhinged_jax.simulate.system import Body
 from unhinged_jax.special import safe_norm
 
 _MANY = 100  # times; for fewer the plain system is as fast
@@ -38,35 +38,38 @@ def worthwhile(system: ColumnSystem, plan: Plan, times: int) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogitSystem(ColumnSystem):
-    """Arrays "H" (p, n), "W" (p, C) and "b" (C,), with "scores" W^T H (C, n) and "norm_H"."""
+    """Arrays "H" (p, n), "W" (p, C) and "b" (C,), with "scores" W^T H (C, n), "norm_H" and "norm_W"."""
 
     def body(self) -> Body:
-        norm = jnp.linalg.norm(jnp.linalg.norm(self.H, axis=0))
-        return {**super().body(), "scores": self.W.T @ self.H, "norm_H": norm}
+        norms = {"norm_H": safe_norm(self.H), "norm_W": safe_norm(self.W)}
+        return {**super().body(), "scores": self.W.T @ self.H, **norms}
 
-    def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
-        model, H, W, scores = self.model, body["H"], body["W"], body["scores"]
+    def split(self, body: Body, rate_H: Any, rate_W: Any) -> tuple[Body, Body]:
+        H, W, scores = body["H"], body["W"], body["scores"]
         pull = self.pull(body, scores)
-        force = self.forces(body, pull)
-        move_scores = jnp.zeros_like(scores)
-        if model.features_move:
+        push, decay = self.pushed(body, pull, rate_H, rate_W), self.decays(rate_H, rate_W)
+        moves_H, moves_W, _ = self.moves()
+        move_scores, growth_H, growth_W = (jnp.zeros_like(body[name]) for name in ("scores", "norm_H", "norm_W"))
+        # <H, W pull> = <scores, pull> = <W, H pull^T>: the growth of norms takes no pass over either.
+        along = jnp.sum(scores * pull)
+        if moves_H:
             # W^T (W pull) by way of W^T W, which is small.
-            move_scores += rate_H * ((W.T @ W) @ pull - model.decay_H * scores)
-        if model.prototypes_move:
-            move_scores += rate_W * (jax.lax.optimization_barrier(force["W"].T) @ H - model.decay_W * scores)
-        moved = rated(self.moving(force, body), rate_H, rate_W)
-        growth = jnp.zeros_like(body["norm_H"])
-        if model.features_move:
-            # <H, W pull> = <scores, pull>: no pass over H.
-            growth = _growth(rate_H, jnp.sum(scores * pull), model.decay_H, body["norm_H"], moved["H"])
-        return {**moved, "scores": move_scores, "norm_H": growth}
+            move_scores += (W.T @ W) @ (rate_H * pull)
+            growth_H = _growth(rate_H * along, body["norm_H"], push["H"])
+        if moves_W:
+            move_scores += jax.lax.optimization_barrier(push["W"].T) @ H
+            growth_W = _growth(rate_W * along, body["norm_W"], push["W"])
+        push |= {"scores": move_scores, "norm_H": growth_H, "norm_W": growth_W}
+        # Products decay with both of their factors.
+        return push, decay | {"scores": decay["H"] + decay["W"], "norm_H": decay["H"], "norm_W": decay["W"]}
 
     def view(self, body: Body, logs: list[jax.Array]) -> View:
         features = ScoredFeatures(body["H"].T, body["scores"], body["norm_H"])
-        return View(self.model, features, body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
+        scale = jnp.zeros((), body["W"].dtype)
+        return View(self.model, features, body["W"].T, body["b"], scale, known_norm_W=body["norm_W"])
 
 
-def _growth(rate: jax.Array, along: jax.Array, decay: Any, length: jax.Array, moved: jax.Array) -> jax.Array:
-    """||H||' = rate (<H, force> / ||H|| - decay ||H||) from `along` = <H, force>; ||H'|| at H = 0."""
-    steady = rate * (along / jnp.where(length > 0, length, 1.0) - decay * length)
-    return jax.lax.cond(length > 0, lambda: steady, lambda: safe_norm(moved))
+def _growth(along: jax.Array, length: jax.Array, push: jax.Array) -> jax.Array:
+    """||H||' but for decay: <H, push> / ||H||, with `along` = <H, push>; ||push|| at H = 0."""
+    steady = along / jnp.where(length > 0, length, 1.0)
+    return jax.lax.cond(length > 0, lambda: steady, lambda: safe_norm(push))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from unhinged_jax.compression import observed
 from unhinged_jax.model import settled
@@ -41,6 +42,10 @@ class System:
     def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
         """The velocity at given rates."""
         return rated(self.velocity(body), rate_H, rate_W)
+
+    def split(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> tuple[Body, Body]:
+        """(push, decay) with `driven` = push - decay * body, where decay holds one number an array."""
+        return self.driven(body, rate_H, rate_W), {name: jnp.zeros((), array.dtype) for name, array in body.items()}
 
     def clean(self, body: Body) -> Body:
         """The body without what only rounding can have put there."""

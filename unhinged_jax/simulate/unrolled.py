@@ -4,6 +4,9 @@ diffrax keeps all stages of a step in one buffer and combines the whole buffer a
 and costs little while it fits into a cache. Where it does not, the passes over it take as long as half of the force's
 products. Written out, a stage reads the stages before it and nothing else. Method, error estimate and interpolation are
 those of the diffrax solver that is given.
+
+Decay takes no pass at all. With y' = push - decay y, everything that a step puts together is a sum of the start and the
+pushes of its stages, and the decays, one number an array, enter the weights of that sum alone.
 """
 
 from __future__ import annotations
@@ -19,38 +22,82 @@ import jax.numpy as jnp
 Tree = Any
 
 
-def _combined(weights: Sequence[Any], stages: Sequence[Tree], start: Tree | None = None) -> Tree:
-    """start + sum_i weights_i stages_i, in one pass; weights that are the number 0 are left out."""
-    used = [i for i, weight in enumerate(weights) if not (isinstance(weight, float) and weight == 0)]
+class Force(eqx.Module):
+    """A velocity push - decay * at, with one number of decay an array."""
 
-    def leaf(*parts: jax.Array) -> jax.Array:
-        total = weights[used[0]] * parts[0]
-        for i, part in zip(used[1:], parts[1:], strict=False):
-            total = total + weights[i] * part
-        return total if start is None else parts[-1] + total
+    push: Tree
+    decay: Tree
+    at: Tree
 
-    return jax.tree.map(leaf, *[stages[i] for i in used], *([] if start is None else [start]))
+    def velocity(self) -> Tree:
+        return jax.tree.map(lambda push, decay, at: push - decay * at, self.push, self.decay, self.at)
+
+
+class DecayingTerm(diffrax.AbstractTerm):
+    """y' = push - decay * y, kept apart for `Unrolled`; any other solver takes it as it takes an `ODETerm`."""
+
+    force: Callable[[Any, Tree, Any], Force]
+
+    def vf(self, t: Any, y: Tree, args: Any) -> Force:
+        return self.force(t, y, args)
+
+    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
+        return t1 - t0
+
+    def prod(self, vf: Force, control: Any) -> Tree:
+        return jax.tree.map(lambda velocity: control * velocity, vf.velocity())
+
+
+def _pushes(terms: Any, t: Any, y: Tree, args: Any) -> tuple[Tree, jax.Array]:
+    """The push at y and the decays of the leaves of y, shape (leaves,)."""
+    force = terms.vf(t, y, args)
+    if not isinstance(force, Force):
+        return force, jnp.zeros(len(jax.tree.leaves(y)), jnp.result_type(*jax.tree.leaves(y)))
+    return force.push, jnp.stack(jax.tree.leaves(force.decay))
+
+
+def _moved(start: Tree, weights: jax.Array, pushes: Sequence[Tree], *, whole: bool = True) -> Tree:
+    """The sum of the start and the pushes, in one pass, with weights of shape (leaves, 1 + stages); with the start
+    itself once more if `whole`."""
+
+    def leaf(weight: jax.Array, start: jax.Array, *parts: jax.Array) -> jax.Array:
+        total = weight[0] * start
+        for i, part in enumerate(parts):
+            total = total + weight[1 + i] * part
+        return start + total if whole else total
+
+    leaves, structure = jax.tree.flatten(start)
+    columns = zip(*(jax.tree.leaves(push) for push in pushes), strict=True)
+    sums = [leaf(weight, own, *parts) for weight, own, parts in zip(weights, leaves, columns, strict=True)]
+    return jax.tree.unflatten(structure, sums)
 
 
 class _Interpolation(diffrax.AbstractLocalInterpolation):
-    """The solver's own interpolation, which is linear in the stages: its weights are those of unit stages."""
+    """The solver's own interpolation, which is linear in the stages: its weights are those of unit stages.
+
+    `moves` (stages, leaves, 1 + stages) are the weights of the start and the pushes in what a stage moves y by.
+    """
 
     t0: Any  # type: ignore[misc]
     t1: Any  # type: ignore[misc]
     y0: Tree
-    stages: tuple[Tree, ...]
+    pushes: tuple[Tree, ...]
+    moves: jax.Array
     own: Callable[..., Any] = eqx.field(static=True)
     end: tuple[float, ...] = eqx.field(static=True)
 
     def evaluate(self, t0: Any, t1: Any = None, left: bool = True) -> Tree:
         if t1 is not None:
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
-        count = len(self.stages)
-        dtype = jnp.result_type(jax.tree.leaves(self.y0)[0])
+        count, dtype = len(self.pushes), self.moves.dtype
         start, end = jnp.zeros(count, dtype), jnp.asarray(self.end, dtype)
         units = self.own(t0=self.t0, t1=self.t1, y0=start, y1=end, k=jnp.eye(count, dtype=dtype))
-        weights = units.evaluate(t0)
-        return _combined([weights[i] for i in range(count)], self.stages, self.y0)
+        return _moved(self.y0, _weighted(units.evaluate(t0), self.moves), self.pushes)
+
+
+def _weighted(weights: Any, moves: Any) -> jax.Array:
+    """sum_i weights_i moves_i over the stages there are, written out: a product would round float32 on accelerators."""
+    return sum((weight * move for weight, move in zip(weights, moves, strict=False)), jnp.zeros_like(moves[0]))
 
 
 class Unrolled(diffrax.AbstractAdaptiveSolver):
@@ -73,8 +120,10 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
     def interpolation_cls(self) -> Callable[..., diffrax.AbstractLocalInterpolation]:  # type: ignore[override]
         own, end = self.solver.interpolation_cls, tuple(float(weight) for weight in self._tableau.b_sol)
 
-        def interpolation(*, t0: Any, t1: Any, y0: Tree, y1: Tree, stages: tuple[Tree, ...]) -> _Interpolation:
-            return _Interpolation(t0, t1, y0, stages, own, end)
+        def interpolation(
+            *, t0: Any, t1: Any, y0: Tree, y1: Tree, pushes: tuple[Tree, ...], moves: jax.Array
+        ) -> _Interpolation:
+            return _Interpolation(t0, t1, y0, pushes, moves, own, end)
 
         return interpolation
 
@@ -82,21 +131,34 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
         return self.solver.order(terms)
 
     def init(self, terms: Any, t0: Any, t1: Any, y0: Tree, args: Any) -> Tree:
-        return self.func(terms, t0, y0, args)
+        return _pushes(terms, t0, y0, args)
 
     def func(self, terms: Any, t0: Any, y0: Tree, args: Any) -> Tree:
-        return terms.vf(t0, y0, args)
+        force = terms.vf(t0, y0, args)
+        return force.velocity() if isinstance(force, Force) else force
 
     def step(
         self, terms: Any, t0: Any, t1: Any, y0: Tree, args: Any, solver_state: Tree, made_jump: Any
     ) -> tuple[Tree, Tree, dict[str, Any], Tree, Any]:
         tableau, control = self._tableau, terms.contr(t0, t1)
-        force = jax.lax.cond(made_jump, lambda: terms.vf(t0, y0, args), lambda: solver_state)
-        stages, y = [terms.prod(force, control)], y0
-        for row, node in zip(tableau.a_lower, tableau.c, strict=True):
-            y = _combined([float(weight) for weight in row], stages, y0)
+        push, decay = jax.lax.cond(made_jump, lambda: _pushes(terms, t0, y0, args), lambda: solver_state)
+        width = 2 + len(tableau.c)
+        units = jnp.eye(width, dtype=decay.dtype)
+
+        def move(stage: int, weights: jax.Array, decay: jax.Array) -> jax.Array:
+            """What the stage at start + weights (start, pushes) moves y by, in the same terms."""
+            return control * (units[1 + stage] - decay[:, None] * (units[0] + weights))
+
+        pushes, moves = [push], [move(0, jnp.zeros((len(decay), width), decay.dtype), decay)]
+        y = y0
+        for stage, (row, node) in enumerate(zip(tableau.a_lower, tableau.c, strict=True), start=1):
+            weights = _weighted([float(weight) for weight in row], moves)
+            y = _moved(y0, weights, pushes)
+            time = t1 if node == 1 else t0 + float(node) * (t1 - t0)
             # Behind a barrier, because XLA would work a stage out again in everything that reads it.
-            force = jax.lax.optimization_barrier(terms.vf(t1 if node == 1 else t0 + float(node) * (t1 - t0), y, args))
-            stages.append(terms.prod(force, control))
-        error = _combined([float(weight) for weight in tableau.b_error], stages)
-        return y, error, {"y0": y0, "y1": y, "stages": tuple(stages)}, force, diffrax.RESULTS.successful
+            push, decay = jax.lax.optimization_barrier(_pushes(terms, time, y, args))
+            pushes.append(push)
+            moves.append(move(stage, weights, decay))
+        error = _moved(y0, _weighted([float(weight) for weight in tableau.b_error], moves), pushes, whole=False)
+        dense = {"y0": y0, "y1": y, "pushes": tuple(pushes), "moves": jnp.stack(moves)}
+        return y, error, dense, (push, decay), diffrax.RESULTS.successful
