@@ -47,12 +47,12 @@ def verdicts(report: Report) -> list[Verdict]:
 
 # what, workload, precision, who, against whom (the fastest of them), at least
 _SPEEDUPS: tuple[tuple[str, str, str, str, tuple[str, ...], float], ...] = (
-    ("Figure-1 curve, exact, against the PyTorch loop", "descent", "float64", EXACT, ("PyTorch",), 300),
-    ("the same in float32", "descent", "float32", EXACT, ("PyTorch",), 300),
-    ("Figure-1 curve, simulated, against the PyTorch loop", "descent", "float64", SIMULATE, ("PyTorch",), 60),
-    ("the same in float32", "descent", "float32", SIMULATE, ("PyTorch",), 60),
-    ("spherical, simulated, against the PyTorch loop", "spherical", "float64", SIMULATE, ("PyTorch",), 100),
-    ("the same in float32", "spherical", "float32", SIMULATE, ("PyTorch",), 100),
+    ("Figure-1 curve, exact, against the PyTorch loop, float64", "descent", "float64", EXACT, ("PyTorch",), 300),
+    ("Figure-1 curve, exact, against the PyTorch loop, float32", "descent", "float32", EXACT, ("PyTorch",), 300),
+    ("Figure-1 curve, simulated, against the PyTorch loop, float64", "descent", "float64", SIMULATE, ("PyTorch",), 60),
+    ("Figure-1 curve, simulated, against the PyTorch loop, float32", "descent", "float32", SIMULATE, ("PyTorch",), 60),
+    ("spherical, simulated, against the PyTorch loop, float64", "spherical", "float64", SIMULATE, ("PyTorch",), 100),
+    ("spherical, simulated, against the PyTorch loop, float32", "spherical", "float32", SIMULATE, ("PyTorch",), 100),
     ("sweep, exact, against the PyTorch loop", "sweep", "float32", EXACT, ("PyTorch",), 300),
     ("sweep, exact, against the best plain JAX", "sweep", "float32", EXACT,
      ("naive JAX, vmap", "naive JAX, loop of jit"), 10),

@@ -124,6 +124,25 @@ def page(record: Path = Path("benchmarks/results/results.json"), /, *, out: Path
     return module.main(record, out)
 
 
+@app.command
+def merge(*records: Path, out: Path) -> int:
+    """Write several records of one machine, of different workloads, as one; for machines that are lent by the minute.
+
+    Parameters
+    ----------
+    records
+        Two results.json or more, of one commit.
+    out
+        The file to write.
+    """
+    from benchmarks import record
+
+    if len(records) < 2:
+        raise ValueError(f"merge needs two records or more, but got {len(records)}.")
+    record.write(record.merged([record.read(path) for path in records]), out)
+    return 0
+
+
 @app.command(show=False)
 def probe(workload: str, size: str, precision: str, contender: str) -> int:
     """Run one contender in this process and print its memory as JSON; used by the measurement of memory."""

@@ -7,6 +7,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,45 @@ def read(path: Path) -> Report:
         return _build(Report, tree)
     except (KeyError, TypeError) as error:
         raise RecordError(f"{path}: not a whole record: {error}.") from error
+
+
+def merged(reports: Sequence[Report]) -> Report:
+    """Several runs on one machine as one record, for machines that are lent by the minute.
+
+    Everybody in a cell was timed in one run, so ratios within cells hold. Of each peak the highest is kept.
+
+    Raises:
+        RecordError: if machines, versions or commits differ, or a cell was measured twice.
+    """
+    first = reports[0]
+    for other in reports[1:]:
+        for key in ("device", "devices", "cpu", "cores", "system", "versions", "commit"):
+            if other.machine.get(key) != first.machine.get(key):
+                raise RecordError(
+                    f"the records must be of one machine and one commit, but {key} is {first.machine.get(key)!r} in the "
+                    f"first and {other.machine.get(key)!r} in another; merge them apart."
+                )
+    cells = [cell for report in reports for cell in report.cells]
+    names = [(cell.workload, cell.size, cell.precision) for cell in cells]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RecordError(f"{', '.join(twice)} was measured in two of the records; leave one of them out.")
+    known = [skip for report in reports for skip in report.skipped]
+    return dataclasses.replace(
+        first,
+        options={**first.options, "workloads": [name for report in reports for name in report.options["workloads"]]},
+        peaks=_highest([report.peaks for report in reports]),
+        cells=cells,
+        skipped=[skip for number, skip in enumerate(known) if skip not in known[:number]],
+        scaling=[series for report in reports for series in report.scaling],
+        startup={name: times for report in reports for name, times in report.startup.items()},
+        seconds=sum(report.seconds for report in reports),
+    )
+
+
+def _highest(peaks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = dict.fromkeys(name for found in peaks for name in found)
+    return {name: max((f[name] for f in peaks if name in f), key=lambda peak: peak["rate"]) for name in names}
 
 
 def _finite(tree: Any) -> Any:

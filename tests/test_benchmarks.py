@@ -450,6 +450,24 @@ def test_scaling_and_startup_bounds():
     assert verdict(given, "`import unhinged_jax`").met is True
 
 
+def test_records_of_one_machine_become_one():
+    machine = {**report().machine, "device": "a", "commit": "b"}
+
+    def one(workload, rate, **more):
+        peaks = {"gemm_float64": {"rate": rate, "by": "jax", "ways": {"jax": rate}}}
+        given = dataclasses.replace(report(result("NumPy by hand", rate), workload=workload), machine=machine)
+        return dataclasses.replace(given, peaks=peaks, options={"workloads": [workload]}, seconds=rate, **more)
+
+    whole = record.merged([one("descent", 2.0), one("flow", 3.0), one("exact", 1.0)])
+    assert [cell.workload for cell in whole.cells] == ["descent", "flow", "exact"] == whole.options["workloads"]
+    assert whole.peaks["gemm_float64"]["rate"] == 3.0 and whole.seconds == 6.0
+    with pytest.raises(record.RecordError, match="flow, paper, float64 was measured in two"):
+        record.merged([one("flow", 2.0), one("flow", 3.0)])
+    other = dataclasses.replace(one("flow", 3.0), machine={**machine, "commit": "c"})
+    with pytest.raises(record.RecordError, match="commit is 'b' in the first and 'c' in another"):
+        record.merged([one("descent", 2.0), other])
+
+
 # --- from end to end -----------------------------------------------------------------------------------------------
 
 
@@ -487,7 +505,7 @@ def test_a_trace_is_written(tmp_path, capsys):
     assert list(tmp_path.rglob("*.xplane.pb"))
 
 
-@pytest.mark.parametrize("arguments", [["--workload", "nothing"], ["--size", "huge"], ["page", "none.json"]])
+@pytest.mark.parametrize("arguments", [["--workload", "nothing"], ["--size", "huge"], ["page", "none.json"], ["merge"]])
 def test_bad_input_is_one_line(arguments, tmp_path, capsys):
     assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == cli.BAD_INPUT
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
