@@ -184,10 +184,11 @@ def merged(reports: Sequence[Report]) -> Report:
     first = reports[0]
     for other in reports[1:]:
         for key in ("device", "devices", "cpu", "cores", "system", "versions", "commit"):
-            if other.machine.get(key) != first.machine.get(key):
+            ours, theirs = first.machine.get(key), other.machine.get(key)
+            if theirs != ours:
                 raise RecordError(
-                    f"the records must be of one machine and one commit, but {key} is {first.machine.get(key)!r} in the "
-                    f"first and {other.machine.get(key)!r} in another; merge them apart."
+                    f"the records must be of one machine and one commit, but {key} is {ours!r} in the first and "
+                    f"{theirs!r} in another; merge them apart."
                 )
     cells = [cell for report in reports for cell in report.cells]
     names = [(cell.workload, cell.size, cell.precision) for cell in cells]
