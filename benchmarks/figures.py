@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.acceptance import worst
 from benchmarks.record import Report, Result, Series
+from benchmarks.report import engineering
 from unhinged_jax.plots import PALETTE, save, style
 
 _BLUE, _RED, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK = PALETTE
@@ -140,12 +141,13 @@ def roofline(report: Report, path: Path) -> Path | None:
     """Operations a second against operations a byte, both by the model, under the measured peaks."""
     from matplotlib.figure import Figure
 
-    if not report.peaks:
+    measured = {cell.precision for cell in report.cells}
+    precisions = [p for p in ("float64", "float32") if p in measured and f"gemm_{p}" in report.peaks]
+    if not precisions:
         return None
     with style():
         figure = Figure(figsize=(11.5, 5.6))
         names: dict[str, None] = {}
-        precisions = [p for p in ("float64", "float32") if f"gemm_{p}" in report.peaks]
         for place, precision in enumerate(precisions, start=1):
             axes = figure.add_subplot(1, len(precisions), place)
             axes.set(xscale="log", yscale="log")
@@ -176,11 +178,11 @@ def _draw_roofs(axes: Any, report: Report, precision: str) -> list[str]:
             [left, knee, max(right, knee)], [min(left * rate, top), top, top], dashes, color="#444444", linewidth=1.2
         )
         axes.annotate(
-            f"{name} {rate / 1e9:.0f} GB/s", (left, min(left * rate, top)), xytext=(14, -2), textcoords="offset points",
-            fontsize=8, color="#444444",
+            f"{name} {engineering(rate, 'B/s')}", (left, min(left * rate, top)), xytext=(14, -2),
+            textcoords="offset points", fontsize=8, color="#444444",
         )  # fmt: skip
     axes.annotate(
-        f"GEMM {top / 1e9:.0f} GFLOP/s", (right, top), xytext=(-4, 4), textcoords="offset points", ha="right",
+        f"GEMM {engineering(top, 'FLOP/s')}", (right, top), xytext=(-4, 4), textcoords="offset points", ha="right",
         fontsize=8, color="#444444",
     )  # fmt: skip
     for x, y, name in points:
