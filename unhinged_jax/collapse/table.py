@@ -27,6 +27,7 @@ class MetricInfo:
         takes: its positional arguments, of "stats", "W" and "logits".
         reference: the paper that introduced it.
         ideal: value at exact collapse, as a function of the number of classes C.
+        meaning: in a few words, as on an axis.
 
     Source: beyond the paper.
 
@@ -40,6 +41,7 @@ class MetricInfo:
     takes: tuple[str, ...]
     reference: str
     ideal: Callable[[int], float]
+    meaning: str
 
 
 def _zero(classes: int) -> float:
@@ -59,26 +61,27 @@ def _simplex_angle(classes: int) -> float:
 
 
 _PAPYAN = "Papyan, Han & Donoho, PNAS 2020"
-_ROWS: tuple[tuple[str, Callable[..., jax.Array], tuple[str, ...], str, Any], ...] = (
-    ("nc1", nc1, ("stats",), _PAPYAN, _zero),
-    ("nc1_trace_ratio", nc1_trace_ratio, ("stats",), "Tirer et al., ICML 2023", _zero),
-    ("cdnv", cdnv, ("stats",), "Galanti, György & Hutter, ICLR 2022", _zero),
-    ("nc2_equinorm_means", nc2_equinorm, ("stats",), _PAPYAN, _zero),
-    ("nc2_equinorm_prototypes", nc2_equinorm, ("W",), _PAPYAN, _zero),
-    ("nc2_equiangularity_means", nc2_equiangularity, ("stats",), _PAPYAN, _zero),
-    ("nc2_equiangularity_prototypes", nc2_equiangularity, ("W",), _PAPYAN, _zero),
-    ("etf_distance_means", etf_distance, ("stats",), "Zhu et al., NeurIPS 2021", _zero),
-    ("etf_distance_prototypes", etf_distance, ("W",), "Zhu et al., NeurIPS 2021", _zero),
-    ("gnc2", gnc2, ("stats",), "Liu et al., ICLR 2023", _zero),
-    ("nc3_self_duality", nc3_self_duality, ("stats", "W"), _PAPYAN, _zero),
-    ("unc3", unc3, ("stats", "W"), "Wu & Papyan, NeurIPS 2024", _zero),
-    ("nc4", nc4, ("stats", "logits"), _PAPYAN, _one),
-    ("minimal_angle_means", minimal_angle, ("stats",), "Mettes et al., NeurIPS 2019",
-     _simplex_angle),
-    ("minimal_angle_prototypes", minimal_angle, ("W",), "Mettes et al., NeurIPS 2019",
-     _simplex_angle),
-    ("margin_min", margin_min, ("stats", "logits"), "Zhou et al., JMLR 2023", _unbounded),
-    ("margin_mean", margin_mean, ("stats", "logits"), "Zhou et al., JMLR 2023", _unbounded),
+_TIRER, _GALANTI = "Tirer et al., ICML 2023", "Galanti, György & Hutter, ICLR 2022"
+_ZHU, _LIU, _WU = "Zhu et al., NeurIPS 2021", "Liu et al., ICLR 2023", "Wu & Papyan, NeurIPS 2024"
+_METTES, _ZHOU = "Mettes et al., NeurIPS 2019", "Zhou et al., JMLR 2023"
+_ROWS: tuple[tuple[str, Callable[..., jax.Array], tuple[str, ...], str, Any, str], ...] = (
+    ("nc1", nc1, ("stats",), _PAPYAN, _zero, "within-class variability"),
+    ("nc1_trace_ratio", nc1_trace_ratio, ("stats",), _TIRER, _zero, "within-class over between-class variance"),
+    ("cdnv", cdnv, ("stats",), _GALANTI, _zero, "class-distance normalised variance"),
+    ("nc2_equinorm_means", nc2_equinorm, ("stats",), _PAPYAN, _zero, "relative spread of norms of class means"),
+    ("nc2_equinorm_prototypes", nc2_equinorm, ("W",), _PAPYAN, _zero, "relative spread of norms of prototypes"),
+    ("nc2_equiangularity_means", nc2_equiangularity, ("stats",), _PAPYAN, _zero, "|cos + 1/(C−1)| of class means"),
+    ("nc2_equiangularity_prototypes", nc2_equiangularity, ("W",), _PAPYAN, _zero, "|cos + 1/(C−1)| of prototypes"),
+    ("etf_distance_means", etf_distance, ("stats",), _ZHU, _zero, "distance of class means from a simplex ETF"),
+    ("etf_distance_prototypes", etf_distance, ("W",), _ZHU, _zero, "distance of prototypes from a simplex ETF"),
+    ("gnc2", gnc2, ("stats",), _LIU, _zero, "logarithmic energy of class means above an ETF"),
+    ("nc3_self_duality", nc3_self_duality, ("stats", "W"), _PAPYAN, _zero, "distance of prototypes from class means"),
+    ("unc3", unc3, ("stats", "W"), _WU, _zero, "variation of cos(prototype, class mean)"),
+    ("nc4", nc4, ("stats", "logits"), _PAPYAN, _one, "agreement with the nearest class mean"),
+    ("minimal_angle_means", minimal_angle, ("stats",), _METTES, _simplex_angle, "least angle between class means"),
+    ("minimal_angle_prototypes", minimal_angle, ("W",), _METTES, _simplex_angle, "least angle between prototypes"),
+    ("margin_min", margin_min, ("stats", "logits"), _ZHOU, _unbounded, "smallest margin"),
+    ("margin_mean", margin_mean, ("stats", "logits"), _ZHOU, _unbounded, "mean margin"),
 )
 METRICS: dict[str, MetricInfo] = {row[0]: MetricInfo(*row) for row in _ROWS}
 

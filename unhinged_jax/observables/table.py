@@ -48,9 +48,7 @@ OBSERVABLES: dict[str, Observable] = {
     "log_abs_loss": Observable(log_abs_loss, "logarithm of the absolute loss"),
     "objective": Observable(objective, "loss plus decay terms"),
     "accuracy": Observable(accuracy, "share of samples classified right"),
-    "accuracy_margin": Observable(
-        accuracy_margin, "least margin over ||h_i|| max ||w_c||; positive iff accuracy is 1"
-    ),
+    "accuracy_margin": Observable(accuracy_margin, "least margin over ‖h_i‖ max ‖w_c‖; above 0 iff accuracy is 1"),
     "margin_min": Observable(reduced_margin(jnp.min), "least margin s_y - max s_j"),
     "margin_mean": Observable(reduced_margin(jnp.mean), "mean margin s_y - max s_j"),
     **_with_exponential("norm", log_norm, "norm of (H, W)"),
@@ -72,7 +70,7 @@ OBSERVABLES: dict[str, Observable] = {
 }
 _COLLAPSE_ONLY = [name for name in collapse.METRICS if name not in OBSERVABLES]
 OBSERVABLES.update(
-    {name: Observable(collapse_metric(name), f"neural-collapse metric {name}") for name in _COLLAPSE_ONLY}
+    {name: Observable(collapse_metric(name), collapse.METRICS[name].meaning) for name in _COLLAPSE_ONLY}
 )
 
 

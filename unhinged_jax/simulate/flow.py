@@ -37,23 +37,7 @@ def run(
         "logs": [jnp.log(unit) + base for unit in units],
     }
 
-    # Everything that may be differentiated comes in as `args`: the backsolve adjoint sees nothing else. As leaves,
-    # because diffrax puts zeros into it, which a Flow refuses.
-    leaves, structure = jax.tree.flatten((system, flow))
-
-    def rates(flow: Flow, time: Any) -> tuple[jax.Array, ...]:
-        eta = jnp.asarray(flow.schedule(time), dtype)
-        return tuple(eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
-
-    def field(time: Any, y: dict, args: list[Any]) -> dict:
-        system, flow = jax.tree.unflatten(structure, args)
-        return _at_unit_norm(system, y["body"], system.driven(y["body"], *rates(flow, time)))
-
-    def force(time: Any, y: dict, args: list[Any]) -> Force:
-        system, flow = jax.tree.unflatten(structure, args)
-        push, decay = system.split(y["body"], *rates(flow, time))
-        return Force({"body": push, "logs": []}, {"body": decay, "logs": []}, y)
-
+    leaves, field, force = _velocities(system, flow, dtype)
     look = reader(system, plan, keep_states)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
 
@@ -97,6 +81,32 @@ def run(
         "elapsed": elapsed,
         "code": _code(solution, flow),
     }
+
+
+def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any, Any]:
+    """The arguments `args`, and (time, y, args) -> velocity whole, and with its decay apart.
+
+    Everything that may be differentiated comes in as `args`: the backsolve adjoint sees nothing else. As leaves,
+    because diffrax puts zeros into it, which a Flow refuses.
+    """
+    leaves, structure = jax.tree.flatten((system, flow))
+
+    def problem(time: Any, args: list[Any]) -> tuple[System, jax.Array, jax.Array]:
+        system, flow = jax.tree.unflatten(structure, args)
+        eta = jnp.asarray(flow.schedule(time), dtype)
+        rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
+        return system, rate_H, rate_W
+
+    def field(time: Any, y: dict, args: list[Any]) -> dict:
+        system, *rates = problem(time, args)
+        return _at_unit_norm(system, y["body"], system.driven(y["body"], *rates))
+
+    def force(time: Any, y: dict, args: list[Any]) -> Force:
+        system, *rates = problem(time, args)
+        push, decay = system.split(y["body"], *rates)
+        return Force({"body": push, "logs": []}, {"body": decay, "logs": []}, y)
+
+    return leaves, field, force
 
 
 def _saved_at(times: jax.Array, read: Any, adjoint: Any) -> diffrax.SaveAt:
