@@ -73,7 +73,7 @@ def text(record: Report, links: dict[str, str]) -> str:
         f"# How fast, on what, against what: {_device(record)}",
         "Written by `python -m benchmarks page` from a record of `python -m benchmarks`; every number is measured.",
         report.machine_table(record),
-        "Peaks of this machine, measured in the same process:",
+        "Peaks of this machine, measured beside the times:",
         report.peaks_table(record),
         "## What the library promises itself, and what it keeps",
         report.verdict_table(verdicts(record)),

@@ -173,34 +173,31 @@ def read(path: Path) -> Report:
         raise RecordError(f"{path}: not a whole record: {error}.") from error
 
 
+_SAME_MACHINE = (
+    "device", "devices", "cpu", "cores", "system", "python", "versions", "commit", "uncommitted_changes",
+    "matmul_precision",
+)  # fmt: skip
+_SAME_OPTIONS = ("quick", "sizes", "precisions", "full")
+
+
 def merged(reports: Sequence[Report]) -> Report:
     """Several runs on one machine as one record, for machines that are lent by the minute.
 
-    Everybody in a cell was timed in one run, so ratios within cells hold. Of each peak the highest is kept.
+    Everybody in a cell was timed in one run, so ratios within cells hold. Of each peak the highest is kept, and what is
+    a share of a peak is one of that.
 
     Raises:
-        RecordError: if machines, versions or commits differ, or a cell was measured twice.
+        RecordError: if machines, versions, commits or options differ, or anything was measured twice.
     """
-    first = reports[0]
-    for other in reports[1:]:
-        for key in ("device", "devices", "cpu", "cores", "system", "versions", "commit"):
-            ours, theirs = first.machine.get(key), other.machine.get(key)
-            if theirs != ours:
-                raise RecordError(
-                    f"the records must be of one machine and one commit, but {key} is {ours!r} in the first and "
-                    f"{theirs!r} in another; merge them apart."
-                )
-    cells = [cell for report in reports for cell in report.cells]
-    names = [(cell.workload, cell.size, cell.precision) for cell in cells]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RecordError(f"{', '.join(twice)} was measured in two of the records; leave one of them out.")
+    _agree(reports)
+    peaks = _highest([report.peaks for report in reports])
     known = [skip for report in reports for skip in report.skipped]
+    workloads = [name for report in reports for name in report.options.get("workloads", ())]
     return dataclasses.replace(
-        first,
-        options={**first.options, "workloads": [name for report in reports for name in report.options["workloads"]]},
-        peaks=_highest([report.peaks for report in reports]),
-        cells=cells,
+        reports[0],
+        options={**reports[0].options, "workloads": list(dict.fromkeys(workloads))},
+        peaks=peaks,
+        cells=[_under(peaks, report.peaks, cell) for report in reports for cell in report.cells],
         skipped=[skip for number, skip in enumerate(known) if skip not in known[:number]],
         scaling=[series for report in reports for series in report.scaling],
         startup={name: times for report in reports for name, times in report.startup.items()},
@@ -208,9 +205,54 @@ def merged(reports: Sequence[Report]) -> Report:
     )
 
 
-def _highest(peaks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    names = dict.fromkeys(name for found in peaks for name in found)
-    return {name: max((f[name] for f in peaks if name in f), key=lambda peak: peak["rate"]) for name in names}
+def _agree(reports: Sequence[Report]) -> None:
+    """Raise unless reports are of one machine, commit and set of options, and nothing is in two of them."""
+    first = reports[0]
+    for other in reports[1:]:
+        pairs = [(key, first.machine.get(key), other.machine.get(key)) for key in _SAME_MACHINE]
+        pairs += [(key, first.options.get(key), other.options.get(key)) for key in _SAME_OPTIONS]
+        for key, mine, theirs in pairs:
+            if mine != theirs:
+                raise RecordError(
+                    f"the records must be of one machine, commit and set of options, but {key} is {mine!r} in the "
+                    f"first and {theirs!r} in another; merge those of each apart."
+                )
+    names: list[str] = []
+    for report in reports:
+        names += [f"{cell.workload}, {cell.size}, {cell.precision}" for cell in report.cells]
+        names += [f"{series.axis}, {series.what}" for series in report.scaling]
+        names += report.startup
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RecordError(f"{twice} was measured in two of the records; leave one of them out.")
+
+
+def _highest(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of each peak and each way to it the highest."""
+    peaks = {}
+    for name in dict.fromkeys(name for peaks in found for name in peaks):
+        ways: dict[str, float] = {}
+        for each in (one[name]["ways"] for one in found if name in one):
+            ways |= {way: max(rate, ways.get(way, 0.0)) for way, rate in each.items()}
+        by = max(ways, key=ways.__getitem__)
+        peaks[name] = {"rate": ways[by], "by": by, "ways": ways}
+    return peaks
+
+
+def _under(peaks: dict[str, Any], own: dict[str, Any], cell: Cell) -> Cell:
+    """A cell whose shares of its run's own peaks become shares of others."""
+
+    def share(value: float | None, peak: str) -> float | None:
+        return None if value is None else value * own[peak]["rate"] / peaks[peak]["rate"]
+
+    def result(one: Result) -> Result:
+        return dataclasses.replace(
+            one, bandwidth=share(one.bandwidth, "memory"), gemm=share(one.gemm, f"gemm_{cell.precision}")
+        )
+
+    return dataclasses.replace(
+        cell, results=list(map(result, cell.results)), other_tolerances=list(map(result, cell.other_tolerances))
+    )
 
 
 def _finite(tree: Any) -> Any:

@@ -453,19 +453,29 @@ def test_scaling_and_startup_bounds():
 def test_records_of_one_machine_become_one():
     machine = {**report().machine, "device": "a", "commit": "b"}
 
-    def one(workload, rate, **more):
-        peaks = {"gemm_float64": {"rate": rate, "by": "jax", "ways": {"jax": rate}}}
-        given = dataclasses.replace(report(result("NumPy by hand", rate), workload=workload), machine=machine)
-        return dataclasses.replace(given, peaks=peaks, options={"workloads": [workload]}, seconds=rate, **more)
+    def one(workload, rates, **more):
+        ways = dict(zip(("jax", "torch"), rates, strict=True))
+        peaks = {"gemm_float64": {"rate": max(rates), "by": max(ways, key=ways.get), "ways": ways}}
+        mine = dataclasses.replace(result("NumPy by hand", 1.0), gemm=0.5)
+        given = dataclasses.replace(report(mine, workload=workload), machine=machine, peaks=peaks)
+        return dataclasses.replace(given, options={"workloads": [workload], "quick": False}, seconds=2.0, **more)
 
-    whole = record.merged([one("descent", 2.0), one("flow", 3.0), one("exact", 1.0)])
+    whole = record.merged([one("descent", (2.0, 1.0)), one("flow", (1.0, 4.0)), one("exact", (1.0, 1.0))])
     assert [cell.workload for cell in whole.cells] == ["descent", "flow", "exact"] == whole.options["workloads"]
-    assert whole.peaks["gemm_float64"]["rate"] == 3.0 and whole.seconds == 6.0
+    assert whole.peaks["gemm_float64"] == {"rate": 4.0, "by": "torch", "ways": {"jax": 2.0, "torch": 4.0}}
+    assert [cell.results[0].gemm for cell in whole.cells] == [0.25, 0.5, 0.125]  # shares of the highest peak
+    assert whole.seconds == 6.0
     with pytest.raises(record.RecordError, match="flow, paper, float64 was measured in two"):
-        record.merged([one("flow", 2.0), one("flow", 3.0)])
-    other = dataclasses.replace(one("flow", 3.0), machine={**machine, "commit": "c"})
+        record.merged([one("flow", (1.0, 1.0)), one("flow", (1.0, 1.0))])
+    startup = {"import": {"median": 1.0, "lower": 1.0, "upper": 1.0}}
+    with pytest.raises(record.RecordError, match="import was measured in two"):
+        record.merged([one(name, (1.0, 1.0), startup=startup) for name in ("flow", "exact")])
+    other = dataclasses.replace(one("flow", (1.0, 1.0)), machine={**machine, "commit": "c"})
     with pytest.raises(record.RecordError, match="commit is 'b' in the first and 'c' in another"):
-        record.merged([one("descent", 2.0), other])
+        record.merged([one("descent", (1.0, 1.0)), other])
+    other = dataclasses.replace(one("flow", (1.0, 1.0)), options={"workloads": ["flow"], "quick": True})
+    with pytest.raises(record.RecordError, match="quick is False in the first and True in another"):
+        record.merged([one("descent", (1.0, 1.0)), other])
 
 
 # --- from end to end -----------------------------------------------------------------------------------------------

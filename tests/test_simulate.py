@@ -519,9 +519,6 @@ import sys
 import jax
 import numpy as np
 import unhinged_jax as uj
-from unhinged_jax.features import ScoredFeatures
-from unhinged_jax.observables import View
-from unhinged_jax.observables.fit import accuracy
 model = uj.regularized(uj.balanced(classes=1000, per_class=200), dim=64, decay=1e-5)
 state = model.init(jax.random.key(0))
 for run, dynamics, times in ((uj.exact, uj.Flow(), [0.0, 50.0, 5000.0]), (uj.simulate, uj.Descent(1.0), [0, 20])):
@@ -579,16 +576,22 @@ def test_functions_observe_states_whose_scale_is_multiplied_in(dynamics):
         np.testing.assert_allclose(seen["size"], seen["norm"], rtol=1e-12)
 
 
-def test_accuracy_takes_the_first_of_equal_logits_and_no_logit_that_is_not_a_number():
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_accuracy_takes_the_first_of_equal_logits_and_no_logit_that_is_not_a_number(compiled):
     draw = np.random.default_rng(5)
     labels = uj.from_labels(draw.integers(0, 4, 200), classes=4)
-    logits = draw.integers(-1, 2, (200, 4)).astype(np.float32)  # ties everywhere
-    logits[::9, 1] = np.nan
-    # Prototypes that are unit vectors, scores that are the logits.
-    features = ScoredFeatures(logits, jnp.asarray(logits.T), jnp.asarray(1.0))
-    view = View(uj.unconstrained(labels, 4), features, jnp.eye(4), jnp.zeros(4), jnp.float32(0))
+    scores = draw.integers(-1, 2, (200, 4)) / 3.0  # ties everywhere
+    scores[::9, 1] = np.nan
+    bias, log_scale = np.array([0.1, 0.1, 0.1, 0.1]), 0.3
+
+    def share(scores):
+        features = ScoredFeatures(scores.T, scores, jnp.asarray(1.0))  # of prototypes that are unit vectors
+        view = View(uj.unconstrained(labels, 4), features, jnp.eye(4), jnp.asarray(bias), jnp.asarray(log_scale))
+        return accuracy(view)
+
+    found = (jax.jit(share) if compiled else share)(jnp.asarray(scores.T))
     right = [
         row[own] == max(row) and list(row).index(max(row)) == own and not np.isnan(row).any()
-        for row, own in zip(logits, np.asarray(labels.truth), strict=True)
+        for row, own in zip(scores, np.asarray(labels.truth), strict=True)
     ]
-    assert float(accuracy(view)) == pytest.approx(np.mean(right), rel=1e-7) and np.mean(right) > 0.1
+    assert float(found) == pytest.approx(np.mean(right), rel=1e-12) and np.mean(right) > 0.1

@@ -14,13 +14,18 @@ from unhinged_jax.simulate.unrolled import DecayingTerm, Force, Unrolled
 TIMES = np.linspace(0.0, 2.0, 11)
 
 
-def path(solver, speed):
-    """y' = speed A y + sin t, with a jump of the step size control on the way; 11 points between steps."""
+def path(solver, speed, as_term=False):
+    """y' = speed A y + sin t - d(t) y, where d jumps at 0.7 and the step size control with it; 11 points."""
     A = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)))
+
+    def force(t, y, args):
+        decay = jnp.where(t < 0.7, 0.1, 2.0) * speed
+        return Force({"y": speed * args @ y["y"] + jnp.sin(t)}, {"y": decay}, y)
+
     controller = diffrax.PIDController(rtol=1e-6, atol=1e-6)
     return diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: {"y": speed * args @ y["y"] + jnp.sin(t)}), solver, 0.0, 2.0, None,
-        {"y": jnp.ones(4)}, args=A, saveat=diffrax.SaveAt(ts=TIMES),
+        DecayingTerm(force) if as_term else diffrax.ODETerm(lambda *point: force(*point).velocity()), solver, 0.0, 2.0,
+        None, {"y": jnp.ones(4)}, args=A, saveat=diffrax.SaveAt(ts=TIMES),
         stepsize_controller=diffrax.ClipStepSizeController(controller, jump_ts=jnp.asarray([0.7])),
     )  # fmt: skip
 
@@ -31,19 +36,32 @@ def pair(request):
 
 
 @pytest.mark.long
-def test_path_steps_and_derivatives_are_the_same(pair):
+@pytest.mark.parametrize("as_term", [False, True], ids=["whole velocity", "decay apart"])
+def test_path_steps_and_derivatives_are_the_same(pair, as_term):
     with jax.enable_x64(True):
-        theirs, ours = (path(solver, 0.5) for solver in pair)
+        theirs, ours = (path(solver, 0.5, apart) for solver, apart in zip(pair, (False, as_term), strict=True))
         assert int(theirs.stats["num_steps"]) == int(ours.stats["num_steps"])
-        np.testing.assert_allclose(ours.ys["y"], theirs.ys["y"], rtol=1e-13)
-        slopes = [jax.grad(lambda speed, s=solver: jnp.sum(path(s, speed).ys["y"]))(0.5) for solver in pair]
-        np.testing.assert_allclose(slopes[1], slopes[0], rtol=1e-11)
+        np.testing.assert_allclose(ours.ys["y"], theirs.ys["y"], rtol=1e-12)
+        slopes = [
+            jax.grad(lambda speed, s=solver, apart=apart: jnp.sum(path(s, speed, apart).ys["y"]))(0.5)
+            for solver, apart in zip(pair, (False, as_term), strict=True)
+        ]
+        np.testing.assert_allclose(slopes[1], slopes[0], rtol=1e-10)
 
 
-def test_lanes_are_single_runs(pair):
+@pytest.mark.parametrize("as_term", [False, True], ids=["whole velocity", "decay apart"])
+def test_lanes_are_single_runs(pair, as_term):
     with jax.enable_x64(True):
-        lanes = jax.vmap(lambda speed: path(pair[1], speed).ys["y"])(jnp.asarray([0.5, -0.3]))
-        np.testing.assert_allclose(lanes[1], path(pair[1], -0.3).ys["y"], rtol=1e-12)
+        lanes = jax.vmap(lambda speed: path(pair[1], speed, as_term).ys["y"])(jnp.asarray([0.5, -0.3]))
+        np.testing.assert_allclose(lanes[1], path(pair[0], -0.3).ys["y"], rtol=1e-11)
+
+
+def test_float32_decays_to_its_last_digits():
+    want = decaying(diffrax.Tsit5(), 0.3, as_term=False)
+    got = decaying(Unrolled(diffrax.Tsit5()), 0.3, as_term=True)
+    for name in ("y", "z"):
+        assert got[name].dtype == jnp.float32
+        np.testing.assert_allclose(got[name], want[name], rtol=3e-6, atol=3e-6)
 
 
 def test_a_solver_without_a_shared_stage_is_refused():

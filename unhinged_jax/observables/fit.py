@@ -64,11 +64,12 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
     common, product, bias = view.once(in_common_units)
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = product * features.scores(view.W) + bias[:, None]
+        # Behind a barrier, because XLA may compute an entry twice and round it in two ways: ties must stay ties.
+        logits = jax.lax.optimization_barrier(product * features.scores(view.W) + bias[:, None])
         own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
         row = jnp.arange(logits.shape[0])[:, None]
         before, after = (jnp.max(jnp.where(side, logits, -jnp.inf), axis=0) for side in (row < truth, row > truth))
-        # The first of equal logits wins. A NaN among them is larger than none: it is wrong.
+        # The first of equal logits wins. Comparisons with NaN are false: such a sample counts as wrong.
         return own - jnp.maximum(before, after), (own > before) & (own >= after)
 
     truth = jnp.asarray(view.model.labels.truth)

@@ -18,12 +18,12 @@ from unhinged_jax.special import safe_log, safe_norm
 def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
     return (
         safe_log(view.features.norm()) + view.log_scale,
-        safe_log(view.norm_W()) + view.log_scale,
+        safe_log(safe_norm(view.W)) + view.log_scale,
     )
 
 
 def log_norm(view: View) -> jax.Array:
-    return safe_log(jnp.hypot(view.features.norm(), view.norm_W())) + view.log_scale
+    return safe_log(jnp.hypot(view.features.norm(), safe_norm(view.W))) + view.log_scale
 
 
 def _split(view: View) -> Split:

@@ -48,7 +48,7 @@ OBSERVABLES: dict[str, Observable] = {
     "log_abs_loss": Observable(log_abs_loss, "logarithm of the absolute loss"),
     "objective": Observable(objective, "loss plus decay terms"),
     "accuracy": Observable(accuracy, "share of samples classified right"),
-    "accuracy_margin": Observable(accuracy_margin, "least margin over ‖h_i‖ max ‖w_c‖; above 0 iff accuracy is 1"),
+    "accuracy_margin": Observable(accuracy_margin, "least margin over ‖h_i‖ max ‖w_c‖; above 0: all classified right"),
     "margin_min": Observable(reduced_margin(jnp.min), "least margin s_y - max s_j"),
     "margin_mean": Observable(reduced_margin(jnp.mean), "mean margin s_y - max s_j"),
     **_with_exponential("norm", log_norm, "norm of (H, W)"),

@@ -12,7 +12,6 @@ from unhinged_jax.features import ClassFeatures, Features, unit
 from unhinged_jax.leading import Split
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.signal import ClassSignal
-from unhinged_jax.special import safe_norm
 
 
 @jax.tree_util.register_dataclass
@@ -20,8 +19,7 @@ from unhinged_jax.special import safe_norm
 class View:
     """One moment of a run, as observables see it: e^log_scale (features, W), b, and its split along the limit.
 
-    `log_start` is the logarithm of the norm of the leading part at the start. `known_norm_W` is the norm of W where a
-    simulator carries it.
+    `log_start` is the logarithm of the norm of the leading part at the start.
     """
 
     model: LayerPeeled
@@ -31,7 +29,6 @@ class View:
     log_scale: jax.Array
     split: Split | None = None
     log_start: jax.Array | None = None
-    known_norm_W: jax.Array | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
         """compute(view), evaluated once however many observables ask: XLA does not merge factorisations by itself."""
@@ -43,10 +40,6 @@ class View:
     def state(self) -> State:
         """The state, dense."""
         return State(self.features.dense(), self.W, self.b, self.log_scale)
-
-    def norm_W(self) -> jax.Array:
-        """Frobenius norm of W, without its scale."""
-        return safe_norm(self.W) if self.known_norm_W is None else self.known_norm_W
 
     def seen(self) -> Features:
         """Features as the prototypes see them: normalised if spherical."""

@@ -172,7 +172,7 @@ def _events(flow: Flow, rtol: float, atol: float, homogeneous: bool) -> diffrax.
     if not homogeneous:
 
         def overflows(t: Any, y: dict, args: Any, **kwargs: Any) -> jax.Array:
-            # Squares, because a sum of them takes half of the time of a largest entry.
+            # A norm whose square overflows; a sum of squares takes half of the time of a largest entry.
             return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y["body"].values()]))
 
         conditions["overflow"] = overflows

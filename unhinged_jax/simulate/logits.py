@@ -38,35 +38,30 @@ def worthwhile(system: ColumnSystem, plan: Plan, times: int) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogitSystem(ColumnSystem):
-    """Arrays "H" (p, n), "W" (p, C) and "b" (C,), with "scores" W^T H (C, n), "norm_H" and "norm_W"."""
+    """Arrays "H" (p, n), "W" (p, C) and "b" (C,), with "scores" W^T H (C, n) and "norm_H"."""
 
     def body(self) -> Body:
-        norms = {"norm_H": safe_norm(self.H), "norm_W": safe_norm(self.W)}
-        return {**super().body(), "scores": self.W.T @ self.H, **norms}
+        return {**super().body(), "scores": self.W.T @ self.H, "norm_H": safe_norm(self.H)}
 
     def split(self, body: Body, rate_H: Any, rate_W: Any) -> tuple[Body, Body]:
         H, W, scores = body["H"], body["W"], body["scores"]
         pull = self.pull(body, scores)
         push, decay = self.pushed(body, pull, rate_H, rate_W), self.decays(rate_H, rate_W)
         moves_H, moves_W, _ = self.moves()
-        move_scores, growth_H, growth_W = (jnp.zeros_like(body[name]) for name in ("scores", "norm_H", "norm_W"))
-        # <H, W pull> = <scores, pull> = <W, H pull^T>: the growth of norms takes no pass over either.
-        along = jnp.sum(scores * pull)
+        move_scores, growth = jnp.zeros_like(scores), jnp.zeros_like(body["norm_H"])
         if moves_H:
-            # W^T (W pull) by way of W^T W, which is small.
+            # W^T (W pull) by way of W^T W, which is small; <H, W pull> = <scores, pull> without a pass over H.
             move_scores += (W.T @ W) @ (rate_H * pull)
-            growth_H = _growth(rate_H * along, body["norm_H"], push["H"])
+            growth = _growth(rate_H * jnp.sum(scores * pull), body["norm_H"], push["H"])
         if moves_W:
             move_scores += jax.lax.optimization_barrier(push["W"].T) @ H
-            growth_W = _growth(rate_W * along, body["norm_W"], push["W"])
-        push |= {"scores": move_scores, "norm_H": growth_H, "norm_W": growth_W}
+        push |= {"scores": move_scores, "norm_H": growth}
         # Products decay with both of their factors.
-        return push, decay | {"scores": decay["H"] + decay["W"], "norm_H": decay["H"], "norm_W": decay["W"]}
+        return push, decay | {"scores": decay["H"] + decay["W"], "norm_H": decay["H"]}
 
     def view(self, body: Body, logs: list[jax.Array]) -> View:
         features = ScoredFeatures(body["H"].T, body["scores"], body["norm_H"])
-        scale = jnp.zeros((), body["W"].dtype)
-        return View(self.model, features, body["W"].T, body["b"], scale, known_norm_W=body["norm_W"])
+        return View(self.model, features, body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
 
 
 def _growth(along: jax.Array, length: jax.Array, push: jax.Array) -> jax.Array:

@@ -101,7 +101,10 @@ def _weighted(weights: Any, moves: Any) -> jax.Array:
 
 
 class Unrolled(diffrax.AbstractAdaptiveSolver):
-    """An explicit diffrax solver whose last stage is the first of the next step, such as Tsit5, written out."""
+    """An explicit diffrax solver whose last stage is the first of the next step, such as Tsit5, written out.
+
+    For an `ODETerm` or a `DecayingTerm`, whose control is the length of the step, and arrays of one dtype.
+    """
 
     solver: diffrax.AbstractERK
     term_structure: ClassVar[Any] = diffrax.AbstractTerm
