@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,13 +124,14 @@ def run_store(
         shown.start(status)
         if not wanted:
             return status
-        make, devices, window = _executor(workers, executor, scheduler, len(wanted))
-        given_up = engine.drive(
-            make, str(store.path.resolve()), _tasks(store, wanted, devices, window),
-            window=window,
-            owned=executor is None, retry=retry_failed, told=shown.told,
-            waiting=shown.refresh,
-        )  # fmt: skip
+        if sum(option is not None for option in (workers, executor, scheduler)) > 1:
+            raise ValueError("give one of workers, executor and scheduler.")
+        with _dask(scheduler) if scheduler is not None else nullcontext(executor) as shared:
+            make, devices, window = _executor(workers, shared, len(wanted))
+            given_up = engine.drive(
+                make, str(store.path.resolve()), _tasks(store, wanted, devices, window),
+                window=window, owned=shared is None, retry=retry_failed, told=shown.told, waiting=shown.refresh,
+            )  # fmt: skip
     if given_up:
         reason = next(iter(given_up.values()))
         points = sum(store.layout.size(number) for task in given_up for number in task)
@@ -149,16 +151,9 @@ def _tasks(store: Store, numbers: tuple[int, ...], devices: int, window: int) ->
     return [tuple(group[i : i + each]) for group in groups.values() for i in range(0, len(group), each)]
 
 
-def _executor(
-    workers: int | None, executor: Executor | None, scheduler: str | None, blocks: int
-) -> tuple[Callable[[], Executor], int, int]:
+def _executor(workers: int | None, shared: Executor | None, blocks: int) -> tuple[Callable[[], Executor], int, int]:
     """How to make an executor, devices of one of its workers, and how many tasks to keep in flight."""
-    if sum(option is not None for option in (workers, executor, scheduler)) > 1:
-        raise ValueError("give one of workers, executor and scheduler.")
-    if scheduler is not None:
-        executor = _dask(scheduler)
-    if executor is not None:
-        shared = executor
+    if shared is not None:
         return (lambda: shared), shared.submit(count_devices).result(), _width(shared)
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), blocks) if jax.default_backend() == "cpu" else 0
@@ -168,13 +163,16 @@ def _executor(
     return engine.processes(workers, single_threaded=workers > 1), 1, workers + 1
 
 
-def _dask(address: str) -> Any:
+@contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    """The executor of a Dask cluster, while a client is connected to it."""
     try:
         distributed = importlib.import_module("distributed")
     except ImportError as error:
         raise ValueError("a Dask cluster needs distributed: pip install 'unhinged-jax[cluster]'.") from error
-    # pure: every call counts, although two look the same.
-    return distributed.Client(address).get_executor(retries=3, pure=False)
+    with distributed.Client(address) as client:
+        # pure: every call counts, although two look the same.
+        yield client.get_executor(retries=3, pure=False)
 
 
 def _width(executor: Any) -> int:
