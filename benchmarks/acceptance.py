@@ -114,8 +114,10 @@ def _least(cell: Cell | None, report: Report, by: str | None = None) -> float | 
     With `by`, at the lower peak that this library reaches; None if it reaches the peak, or was not measured.
     """
     peak = report.peaks.get(f"gemm_{cell.precision}") if cell else None
-    rate = peak and (peak["rate"] if by is None else peak["ways"].get(by) if by != peak["by"] else None)
-    if cell is None or not rate:
+    if cell is None or peak is None or by == peak["by"]:
+        return None
+    rate = peak["rate"] if by is None else peak["ways"].get(by)
+    if rate is None:
         return None
     shape = cell.shape
     return 3 * 2 * shape["n"] * shape["C"] * shape["p"] * shape["steps"] / rate

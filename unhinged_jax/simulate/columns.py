@@ -47,7 +47,6 @@ class ColumnSystem(System):
         return {name: push[name] - decay[name] * body[name] for name in body}
 
     def split(self, body: Body, rate_H: Any, rate_W: Any) -> tuple[Body, Body]:
-        """(push, decay), a number an array: the velocity at given rates is push - decay * body."""
         # Behind a barrier, because the product would otherwise read W across memory.
         scores = jax.lax.optimization_barrier(body["W"].T) @ body["H"]
         return self.pushed(body, self.pull(body, scores), rate_H, rate_W), self.decays(rate_H, rate_W)

@@ -113,6 +113,8 @@ def run_store(
         SweepIncomplete: if blocks could not be computed.
         StoreFull: if there is no space left.
     """
+    if sum(option is not None for option in (workers, executor, scheduler)) > 1:
+        raise ValueError("give one of workers, executor and scheduler.")
     index, count = part
     if not (_check.whole("part", count, 1) > _check.whole("part", index, 0)):
         raise ValueError(f"part must be (i, n) with 0 <= i < n, but got {part}.")
@@ -124,8 +126,6 @@ def run_store(
         shown.start(status)
         if not wanted:
             return status
-        if sum(option is not None for option in (workers, executor, scheduler)) > 1:
-            raise ValueError("give one of workers, executor and scheduler.")
         with _dask(scheduler) if scheduler is not None else nullcontext(executor) as shared:
             make, devices, window = _executor(workers, shared, len(wanted))
             given_up = engine.drive(
