@@ -12,6 +12,17 @@ from unhinged_jax.config import Config, build_stateless
 from unhinged_jax.sweep.plan import Plan
 
 
+GROWTH = "λ₁λ₂ = max σ²"
+CONTRASTS = "exponent ½: equal contrasts"
+TRADE_OFF = "γ = 2/(C−2)"
+MEAN = "σ of contrasts = σ of mean"
+NOISE = "ρ = (C−1)/C · (1 − |1+γ−γC|/(1+γ))"
+
+_DASHES: dict[str, tuple[float, ...]] = {
+    GROWTH: (), CONTRASTS: (5, 2), TRADE_OFF: (1.2, 1.8), MEAN: (6, 2, 1.2, 2), NOISE: (6, 2, 1.2, 2, 1.2, 2)
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Boundary:
     """A line: its meaning, and its points in the plane (x, y), within or beyond the axes."""
@@ -19,6 +30,11 @@ class Boundary:
     meaning: str
     x: np.ndarray
     y: np.ndarray
+
+    @property
+    def dashes(self) -> tuple[float, ...]:
+        """Lengths drawn and left out, in line widths; () for a solid line. One for each meaning, in every picture."""
+        return _DASHES[self.meaning]
 
 
 def contrast_share(rate: Any, classes: int) -> Any:
@@ -94,29 +110,35 @@ def _lines(plan: Plan, across: str, up: str, places: dict[str, int], keys: dict[
     values = {dim.name: np.asarray(dim.axes[0].values, float) for dim in plan.dims if dim.name in (across, up)}
     here = [plan.config_at({**places, across: i}) for i in range(len(values[across]))]
     lines = []
-    decay = _decay_for(keys[up], here[0])
+    decay = _decay_for(keys[up], here[0]) if _one_value(plan, up) else None
     if decay is not None and not keys[across] & {"model.decay", "model.decay.0", "model.decay.1"}:
         height = np.asarray([decay(top_singular_value(config), config) for config in here])
-        lines.append(Boundary("λ₁λ₂ = max σ²", values[across], height))
-    if not _balanced(here[0]):
+        lines.append(Boundary(GROWTH, values[across], height))
+    if not all(_balanced(config) for config in here):
         if keys[up] == {"labels.weight_exponent"}:
             half = np.full(len(here), 0.5)
-            lines.append(Boundary("exponent ½: equal contrasts", values[across], half))
+            lines.append(Boundary(CONTRASTS, values[across], half))
         return lines
+    noise, classes = [_noise(config) for config in here], [config.labels.classes or 2 for config in here]
     if keys[up] == {"model.gamma"} and "labels.noise.rate" not in keys[across]:
-        for limit in sorted(set(critical_gammas(_noise(here[0]), here[0].labels.classes or 2))):
-            if limit > 0:
-                lines.append(Boundary(_gamma_label(here[0]), values[across], np.full(len(here), limit)))
+        heights = np.asarray([critical_gammas(rate, count) for rate, count in zip(noise, classes, strict=True)]).T
+        meaning = MEAN if any(noise) else TRADE_OFF
+        one = np.array_equal(*heights)  # nothing is left of the contrasts
+        lines += [Boundary(meaning, values[across], height) for height in heights[: 1 if one else 2] if np.any(height)]
     if keys[up] == {"labels.noise.rate"} and _symmetric(here[0]):
         gammas = values[across] if keys[across] == {"model.gamma"} else np.asarray([_gamma(c) for c in here])
-        fine = np.linspace(values[across][0], values[across][-1], 400)
-        height = critical_noise(np.interp(fine, values[across], gammas), here[0].labels.classes or 2)
-        lines.append(Boundary("ρ = (C−1)/C · (1 − |1+γ−γC|/(1+γ))", fine, np.asarray(height)))
+        order = np.argsort(values[across])
+        ends = values[across][order]
+        fine = np.linspace(ends[0], ends[-1], 400)
+        gammas, counts = (np.interp(fine, ends, np.asarray(v, float)[order]) for v in (gammas, classes))
+        lines.append(Boundary(NOISE, fine, np.asarray(critical_noise(gammas, counts))))
     return lines
 
 
-def _gamma_label(config: Config) -> str:
-    return "γ = 2/(C−2)" if _noise(config) == 0 else "σ of contrasts = σ of mean"
+def _one_value(plan: Plan, name: str) -> bool:
+    """Whether the axes of a dimension that are joined have the same values, so that its coordinate is that of each."""
+    first, *others = next(dim for dim in plan.dims if dim.name == name).axes
+    return all(axis.values == first.values for axis in others)
 
 
 def _decay_for(keys: set[str], config: Config) -> Callable[[float, Config], float] | None:

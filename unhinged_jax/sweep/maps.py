@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FACETS = 6
-_DASHES = ("-", "--", ":", "-.")
 
 
 def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
@@ -163,21 +162,29 @@ def _scale(axis: Any, values: np.ndarray) -> None:
 
 
 def _overlay(panel: Any, plan: Plan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
-    """Draw the boundaries inside the map, each in its own dash; returns them by meaning."""
+    """Draw the boundaries inside the map, in the dashes of their meanings; returns those seen by meaning."""
     kinds = [next(dim for dim in plan.dims if dim.name == name) for name in names]
     if any(dim.kind == "random" or not dim.axes[0].numeric or dim.axes[0].labels for dim in kinds):
         return {}
     limits = panel.get_xlim(), panel.get_ylim()
     drawn = {}
-    for number, line in enumerate(boundaries(plan, names[0], names[1], places)):
-        dash = _DASHES[number % len(_DASHES)]
+    for line in boundaries(plan, names[0], names[1], places):
         x, y = line.x, line.y
         if np.ptp(y) == 0:  # straight lines go on to the border of the cells
             x, y = np.asarray(limits[0]), y[[0, 0]]
         elif np.ptp(x) == 0:
             x, y = x[[0, 0]], np.asarray(limits[1])
+        if not all(_meets(values, *span) for values, span in zip((x, y), limits, strict=True)):
+            continue
+        dashes = (0, line.dashes) if line.dashes else "-"
         panel.plot(x, y, color="white", linewidth=3.2, alpha=0.85)
-        drawn[line.meaning] = panel.plot(x, y, color="#D55E00", linewidth=1.8, linestyle=dash)[0]
+        drawn[line.meaning] = panel.plot(x, y, color="#D55E00", linewidth=1.8, linestyle=dashes)[0]
     panel.set_xlim(*limits[0])
     panel.set_ylim(*limits[1])
     return drawn
+
+
+def _meets(values: np.ndarray, low: float, high: float) -> bool:
+    """Whether a line through values gets between two limits."""
+    finite = values[np.isfinite(values)]
+    return bool(finite.size and finite.min() <= high and finite.max() >= low)

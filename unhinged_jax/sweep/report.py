@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _NUMBERS = 1_500_000
 """Most numbers in a report, 6 MB of them; times are left out where there would be more."""
+_PLACES = 12
+"""Most places along the other axes for each of which boundaries are computed."""
 
 
 def report(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
@@ -111,16 +113,25 @@ def _reasons(result: np.ndarray) -> dict[str, str]:
 
 
 def _boundaries(plan: Plan, order: list[str]) -> list[dict[str, Any]]:
-    """Lines for every pair of numeric axes, the others in the middle."""
+    """Lines for every pair of numeric axes, and for each place along the others if those are few, else their middle."""
     dims = [dim for dim in plan.dims if dim.name in order and dim.kind != "random" and dim.size > 1]
     numeric = [dim.name for dim in dims if dim.axes[0].numeric and dim.axes[0].labels is None]
     found = []
     for x, y in itertools.permutations(numeric, 2):
-        held = {dim.name: (dim.size - 1) // 2 for dim in plan.dims if dim.name not in (x, y, "seed")}
-        found += [
-            {"x": order.index(x), "y": order.index(y), "meaning": line.meaning, "points": _finite(line.x, line.y)}
-            for line in boundaries(plan, x, y, held)
-        ]
+        others = [dim for dim in plan.dims if dim.name not in (x, y, "seed")]
+        many = math.prod(dim.size for dim in others) > _PLACES
+        spans = [[(dim.size - 1) // 2] if many else range(dim.size) for dim in others]
+        for chosen in itertools.product(*spans):
+            held = {dim.name: place for dim, place in zip(others, chosen, strict=True)}
+            at = {str(order.index(name)): place for name, place in held.items()}
+            found += [
+                {
+                    "x": order.index(x), "y": order.index(y), "at": at, "meaning": line.meaning,
+                    "dashes": " ".join(f"{2 * length:g}" for length in line.dashes),
+                    "points": _finite(line.x, line.y),
+                }
+                for line in boundaries(plan, x, y, held)
+            ]  # fmt: skip
     return found
 
 
