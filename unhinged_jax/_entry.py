@@ -16,7 +16,8 @@ from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import Observe, Plan, resolve
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.schedules import Numeric
+from unhinged_jax.trajectory import Trajectory, batch_message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,8 @@ def prepare(
         )
     if not isinstance(dynamics, (Flow, Descent)):
         raise ValueError(f"dynamics must be a Flow or a Descent, but got {type(dynamics).__name__}.")
+    _check_numbers(model, dynamics)
+    _check_one_run(state, dynamics)
     checked(model)
     _check_signal(model)
     _check.choice("target", target, ("top", "contrast", "mean"))
@@ -92,6 +95,46 @@ def prepare(
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
     return Task(start, times, first, memory, plan, name, outside)
+
+
+def _check_one_run(state: Any, dynamics: Dynamics) -> None:
+    """Raise for a batch of trajectories, and for one that cannot be gone on from because its end is traced."""
+    if not isinstance(state, Trajectory):
+        return
+    if state.batch:
+        raise ValueError(
+            f"a run goes on from one trajectory, but {batch_message('trajectories', state.batch)}, or map over it with "
+            "jax.vmap: over the trajectory itself for a Flow, over the states in its `final` for a Descent, whose "
+            "updates then count from 0."
+        )
+    if isinstance(dynamics, Descent) and not _check.concrete(state.elapsed):
+        raise ValueError(
+            "a Descent cannot go on from a traced trajectory: how many updates it has made (`elapsed`) must be known "
+            "when the rest is compiled; go on from the state in its `final`, from where updates count from 0 and "
+            "momentum starts anew, or go on from each member of a batch outside of jax.vmap and jax.jit."
+        )
+
+
+def _check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
+    """Raise for an array in the place of a number: it would be taken for one number for each coordinate."""
+    given = {name: getattr(dynamics, name, None) for name in ("rate_H", "rate_W", "momentum")}
+    given = {name: value for name, value in given.items() if not callable(value)}
+    given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
+    given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
+    shapes = {name: np.shape(value) for name, value in given.items() if value is not None}
+    if not isinstance(dynamics.schedule, Numeric):  # that one looks itself
+        shapes["the rate of the schedule"] = jax.eval_shape(dynamics.schedule, 0.0).shape
+    for name, shape in shapes.items():
+        if shape:
+            raise ValueError(
+                f"{name} must be one number, but has shape {shape}; for a batch build model and dynamics inside the "
+                "function that jax.vmap maps over it."
+            )
+    if np.ndim(model.labels.index) != 1:
+        raise ValueError(
+            f"labels must be those of one problem, one a sample, but have shape {np.shape(model.labels.index)}; map "
+            "over a batch with jax.vmap."
+        )
 
 
 _agreed: set[tuple[type, int]] = set()
@@ -150,7 +193,7 @@ def _check_tolerance(flow: Flow, precision: str) -> None:
 
 
 def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
-    if not _check.concrete((times, first)):
+    if not _check.concrete(times):
         if isinstance(dynamics, Descent):
             raise ValueError(
                 "the numbers of updates at which a Descent is observed must be known when it is compiled; give `times` "
@@ -168,6 +211,8 @@ def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
             f"times must be strictly ascending, but {array[where]} is followed by {array[where + 1]}; sort them and "
             "drop repeats (np.unique does both)."
         )
+    if not _check.concrete(first):  # of a flow inside of jax.vmap or jax.jit
+        return array.astype(float), first
     start = np.asarray(first)
     if array[0] < start:
         raise ValueError(f"times must not lie before the start, {start}, but the first is {array[0]}.")

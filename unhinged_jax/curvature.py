@@ -50,6 +50,7 @@ def hessian_spectrum(
         raise ValueError(f"count must be less than {moving}, the numbers that move, but is {count}.")
     found = []
     for state in path:
+        model.check_state(state)
         with _precision.scope(_precision.of((state.H, state.W))):
             found.append(_extremes(model, state, count, moving, tolerance))
     return found[0] if isinstance(states, State) and np.ndim(states.b) == 1 else np.stack(found)
@@ -60,6 +61,11 @@ def _path_of(states: State | Sequence[State]) -> list[State]:
         return list(states)
     if np.ndim(states.b) == 1:
         return [states]
+    if np.ndim(states.b) != 2:
+        raise ValueError(
+            f"states must be one state or a path of them along one leading axis, but state.b has shape "
+            f"{np.shape(states.b)}; take a member of the batch first."
+        )
     scales = np.broadcast_to(np.asarray(states.log_scale), (len(states.b),))
     return [State(*parts) for parts in zip(states.H, states.W, states.b, scales, strict=True)]
 

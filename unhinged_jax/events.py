@@ -106,6 +106,7 @@ def event_time(
         event, level, direction = EVENTS[event]
     if level is None:
         raise ValueError(f"give the level that {event!r} is to cross.")
+    _check.shape("level", level, (), "one number; map over a batch of levels with jax.vmap")
     _check.choice("direction", direction, ("above", "below"))
     _check.choice("method", method, ("exact", "simulate"))
     task = _entry.prepare(model, dynamics, state, times, event, target, precision, "event_time")

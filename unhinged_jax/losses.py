@@ -199,7 +199,9 @@ class Loss:
 
     def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         """Loss of each sample, shape (n,), with one sample a column: logits and targets (C, n)."""
-        return self(logits.T, targets.T)
+        values = self(logits.T, targets.T)
+        _check.shape(f"what the loss {type(self).__name__} returns", values, logits.shape[1:], "one value a sample")
+        return values
 
     def pull(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
         """Minus the gradient of sum_i weights_i loss_i, with one sample a column: logits, targets and result (C, n)."""

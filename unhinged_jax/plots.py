@@ -115,7 +115,7 @@ def curves(trajectory: Trajectory) -> Figure:
         more than two decades, and times spaced geometrically, are drawn on logarithmic axes.
 
     Raises:
-        ValueError: if the run has no scalar observable.
+        ValueError: if the run has no scalar observable, or is a batch.
 
     Source: beyond the paper.
 
@@ -130,6 +130,7 @@ def curves(trajectory: Trajectory) -> Figure:
 
     from unhinged_jax.observables import OBSERVABLES
 
+    trajectory.check_single("a picture")
     reached = np.asarray(trajectory.reached)
     times = np.asarray(trajectory.times)
     scalars = {

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhinged_jax import _check
 from unhinged_jax.model import State
 from unhinged_jax.observables import OBSERVABLES
 
@@ -70,6 +71,10 @@ class Trajectory:
 
     A `Trajectory` can be given to `simulate` or `exact` in place of a state, to go on from where it ended.
 
+    What `jax.vmap` returns is a batch: every array has the axes of the batch first, those of `times` and of an
+    observable follow. `last` and indexing by name keep them; tables, pictures, `result` and going on are of one run,
+    and `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
+
     Source: beyond the paper.
 
     Example:
@@ -92,9 +97,26 @@ class Trajectory:
     kind: str = dataclasses.field(default="simulated", metadata={"static": True})
 
     @property
+    def batch(self) -> tuple[int, ...]:
+        """Shape of the axes that `jax.vmap` put before all others; () for a single run."""
+        return tuple(np.shape(self.code))
+
+    @property
     def result(self) -> Result:
-        """Why the run ended, as a `Result` (of an unbatched, concrete trajectory)."""
+        """Why the run ended, as a `Result`.
+
+        Raises:
+            ValueError: for a batch, whose members have one each, and where the run is being traced.
+        """
+        self.check_single("`result`")
         return Result(int(self.code))
+
+    def check_single(self, what: str) -> None:
+        """Raise ValueError unless this is a single run with values that can be looked at; `what` needs one."""
+        if self.batch:
+            raise ValueError(f"{what} belongs to one run, but {batch_message('trajectories', self.batch)}.")
+        if isinstance(self.code, jax.core.Tracer):
+            raise ValueError(f"{what} needs numbers, but the run is being traced; return it from the traced function.")
 
     def __getitem__(self, name: str) -> Any:
         """One observable over time."""
@@ -103,18 +125,35 @@ class Trajectory:
         return self.observables[name]
 
     def last(self, name: str) -> Any:
-        """An observable at the last time that was reached."""
-        values = self[name]
-        xp = np if isinstance(values, np.ndarray) else jnp
-        where = xp.max(xp.where(self.reached, xp.arange(values.shape[0]), 0))
-        return values[where]
+        """An observable at the last time that was reached; of a batch, at the last time that each member reached."""
+        axis = len(self.batch)
+        xp = np if _check.concrete(self) and not _of_jax(self[name]) else jnp
+        where = xp.max(xp.where(self.reached, xp.arange(np.shape(self.reached)[-1]), 0), axis=-1)
+
+        def at_last(values: Any) -> Any:
+            if not axis:
+                return values[where]
+            there = xp.reshape(where, (*self.batch, *[1] * (np.ndim(values) - axis)))
+            return xp.squeeze(xp.take_along_axis(values, there, axis=axis), axis=axis)
+
+        return jax.tree.map(at_last, self[name])
 
     def __repr__(self) -> str:
-        if isinstance(self.code, jax.core.Tracer) or np.ndim(self.code):
-            return f"Trajectory({self.kind}, observables: {', '.join(self.observables)})"
+        listed = ", ".join(self.observables)
+        if not _check.concrete(self):
+            return f"Trajectory({self.kind}, observables: {listed})"
+        if self.batch:
+            codes, counts = np.unique(np.asarray(self.code), return_counts=True)
+            ends = ", ".join(f"{n} {Result(int(c)).name.lower()}" for c, n in zip(codes, counts, strict=True))
+            return (
+                f"Trajectory ({self.kind}): a batch of shape {self.batch}, {np.shape(self.times)[-1]} times each\n"
+                f"  observables: {listed}\n"
+                f"  results: {ends}\n"
+                f"  one member: {_member(self.batch)}"
+            )
         H = np.shape(self.final.H)
-        scalars = {name: np.asarray(v) for name, v in self.observables.items() if np.ndim(v) == 1}
-        shown = ", ".join(f"{name} {float(self.last(name)):.6g}" for name in list(scalars)[:6])
+        scalars = [name for name, values in self.observables.items() if np.shape(values) == np.shape(self.times)]
+        shown = ", ".join(f"{name} {float(self.last(name)):.6g}" for name in scalars[:6])
         return (
             f"Trajectory ({self.kind}): {int(np.sum(self.reached))} of {np.size(self.times)} times, "
             f"last at {float(self.elapsed):g}\n"
@@ -124,22 +163,27 @@ class Trajectory:
             f"  result: {self.result.message}"
         )
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array of the observables by name; those in a tree that a function returned by "name.key"."""
+        found = {}
+        for name, values in self.observables.items():
+            for path, leaf in jax.tree_util.tree_flatten_with_path(values)[0]:
+                found[".".join([name, *(_key(part) for part in path)])] = np.asarray(leaf)
+        return found
+
     def to_xarray(self) -> xarray.Dataset:
         """Observables as an `xarray.Dataset` with dimension `time` and long names; needs xarray.
 
+        Further axes of an array-valued observable are named "name_1", "name_2", ...; the arrays in a tree "name.key".
+
         Raises:
-            ValueError: for a batched trajectory: take one member of the batch with `jax.tree.map` first.
+            ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
         """
         import xarray
 
-        if np.ndim(self.code):
-            raise ValueError(
-                "a batch of trajectories has no single time axis; take member i with "
-                "`jax.tree.map(lambda leaf: leaf[i], trajectory)`."
-            )
+        self.check_single("a Dataset")
         data = {}
-        for name, values in self.observables.items():
-            array = np.asarray(values)
+        for name, array in self.arrays().items():
             dims = ("time", *(f"{name}_{axis}" for axis in range(1, array.ndim)))
             known = OBSERVABLES.get(name)
             data[name] = (dims, array, {"long_name": known.meaning if known else name, "units": "1"})
@@ -154,12 +198,54 @@ class Trajectory:
         )
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Scalar observables as a `pandas.DataFrame` indexed by time; needs pandas."""
+        """Observables as a `pandas.DataFrame` indexed by time; needs pandas.
+
+        A column for each number: "name" for a scalar observable, "name[0]", "name[1]", ... for a vector, "name[0,0]",
+        "name[0,1]", ... for a matrix, and "name.key" for the arrays in a tree that a function returned.
+
+        Raises:
+            ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
+
+        Example:
+            >>> import unhinged_jax as uj
+            >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
+            >>> seen = {"norm": None, "row_norms": lambda model, state: jnp.linalg.norm(state.W, axis=1)}
+            >>> run = uj.exact(model, uj.Flow(), model.init(jax.random.key(0)), [0.0, 1.0], seen)
+            >>> run.to_dataframe().columns.tolist()
+            ['norm', 'row_norms[0]', 'row_norms[1]']
+        """
         import pandas
 
-        scalars = {name: np.asarray(v) for name, v in self.observables.items() if np.ndim(v) == 1}
-        return pandas.DataFrame(scalars, index=pandas.Index(np.asarray(self.times), name="time"))
+        self.check_single("a table")
+        columns = {}
+        for name, array in self.arrays().items():
+            for place in np.ndindex(array.shape[1:]):
+                label = f"{name}[{','.join(map(str, place))}]" if place else name
+                columns[label] = array[(slice(None), *place)]
+        return pandas.DataFrame(columns, index=pandas.Index(np.asarray(self.times), name="time"))
 
     def to_csv(self, path: str | Path) -> None:
-        """Scalar observables as a CSV file with a `time` column."""
+        """The table of `to_dataframe` as a CSV file, with a `time` column.
+
+        Raises:
+            ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
+        """
         self.to_dataframe().to_csv(path)
+
+
+def batch_message(what: str, shape: tuple[int, ...]) -> str:
+    """That something is a batch, and how a member of it is taken; the end of a sentence."""
+    return f"this is a batch of {what} of shape {shape}; take a member with `{_member(shape)}`"
+
+
+def _member(shape: tuple[int, ...]) -> str:
+    return f"jax.tree.map(lambda leaf: leaf[{', '.join('0' for _ in shape)}], trajectory)"
+
+
+def _of_jax(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+
+
+def _key(part: Any) -> str:
+    """A step of a path into a tree: a key, an index or the name of a field."""
+    return str(next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name)))

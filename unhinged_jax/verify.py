@@ -84,7 +84,8 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
         A `Comparison`; print it for a table.
 
     Raises:
-        ValueError: if the times differ or nothing is common to both.
+        ValueError: if the times differ, nothing is common to both, an observable has another shape in one than in the
+            other, or one is a batch of trajectories.
 
     Source: beyond the paper.
 
@@ -96,14 +97,22 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
         >>> uj.verify(*runs).worst < 1e-5
         True
     """
+    for one in (run, truth):
+        one.check_single("a comparison")
     if np.shape(run.times) != np.shape(truth.times) or not np.array_equal(run.times, truth.times):
         raise ValueError("the two runs must have the same times; run both with one list of times.")
     errors = {}
     if run.states is not None and truth.states is not None:
         errors.update(state_errors(run.states, truth.states))
-    for name in run.observables:
-        if name in truth.observables:
-            errors[name] = _relative(np.asarray(run[name]), np.asarray(truth[name]))
+    values, others = run.arrays(), truth.arrays()
+    for name in values:
+        if name in others:
+            if values[name].shape != others[name].shape:
+                raise ValueError(
+                    f"observable {name!r} has shape {values[name].shape} in one run and {others[name].shape} in the "
+                    "other; observe the same in both."
+                )
+            errors[name] = _relative(values[name], others[name])
     if not errors:
         raise ValueError("the two runs have no observable in common, and not both kept their states.")
     return Comparison(errors, fitted_rate(run), fitted_rate(truth))

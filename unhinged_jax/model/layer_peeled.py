@@ -190,10 +190,18 @@ class LayerPeeled:
             return jax.tree.map(np.asarray, state) if precision and _check.concrete(state) else state
 
     def check_state(self, state: State) -> None:
-        """Raise ValueError unless the state has this model's shapes and holds finite numbers."""
+        """Raise ValueError unless the state is one, with this model's shapes, and holds finite numbers."""
+        batch = np.shape(state.b)[:-1]
+        inner = ((self.samples, self.dim), (self.classes, self.dim), (self.classes,))
+        if batch and tuple(np.shape(part) for part in (state.H, state.W, state.b)) == tuple(batch + s for s in inner):
+            raise ValueError(
+                f"a single state is expected, but this is a batch of states of shape {batch}; map over it with "
+                "jax.vmap, or take a member of it."
+            )
         _check.shape("state.H", state.H, (self.samples, self.dim), "samples x dim")
         _check.shape("state.W", state.W, (self.classes, self.dim), "classes x dim")
         _check.shape("state.b", state.b, (self.classes,), "one a class")
+        _check.shape("state.log_scale", state.log_scale, (), "one number")
         for name in ("H", "W", "b", "log_scale"):
             _check.finite(f"state.{name}", getattr(state, name))
         if self.spherical and _check.concrete(state.H) and not np.all(np.any(np.asarray(state.H) != 0, axis=1)):
@@ -214,7 +222,9 @@ class LayerPeeled:
     def loss_of_logits(self, logits: jax.Array) -> jax.Array:
         """The loss term sum_i q_i loss_i of logits (n, C), for a loss that sees nothing else: a scalar."""
         q = jnp.asarray(self.labels.weights, logits.dtype)
-        return jnp.sum(q * self.loss(logits, self.labels.probabilities().astype(logits.dtype)))
+        values = self.loss(logits, self.labels.probabilities().astype(logits.dtype))
+        _check.shape(f"what the loss {type(self.loss).__name__} returns", values, q.shape, "one value a sample")
+        return jnp.sum(q * values)
 
     def loss_of_columns(self, logits: jax.Array) -> jax.Array:
         """The same of logits with one sample a column, (C, n)."""

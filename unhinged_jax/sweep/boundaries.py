@@ -11,7 +11,6 @@ import numpy as np
 from unhinged_jax.config import Config, build_stateless
 from unhinged_jax.sweep.plan import Plan
 
-
 GROWTH = "λ₁λ₂ = max σ²"
 CONTRASTS = "exponent ½: equal contrasts"
 TRADE_OFF = "γ = 2/(C−2)"
