@@ -74,3 +74,17 @@ def whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, but got {value!r}.")
     return int(value)
+
+
+def labels(name: str, value: Any, classes: int) -> None:
+    """Raise unless `value` holds integers in 0 ... C-1. Traced labels pass, if they are integers."""
+    kind = np.dtype(getattr(value, "dtype", None) or np.asarray(value).dtype)
+    if not np.issubdtype(kind, np.integer):
+        raise ValueError(f"{name} must hold integer labels, but got {kind}; give class numbers 0 ... {classes - 1}.")
+    if concrete(value) and np.size(value):
+        array = np.asarray(value)
+        if array.min() < 0 or array.max() >= classes:
+            raise ValueError(
+                f"{name} must hold labels in 0 ... {classes - 1} for {classes} classes, but they range from "
+                f"{array.min()} to {array.max()}; renumber them or raise the number of classes."
+            )

@@ -56,6 +56,7 @@ def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) ->
     cycle = labels.replace(
         index=jnp.tile(jnp.arange(classes), labels.samples // classes),
         clean=None if labels.clean is None else jnp.asarray(labels.clean)[order],
+        balanced=True,  # the same samples in another order
     )
 
     def turn(rows: jax.Array) -> jax.Array:

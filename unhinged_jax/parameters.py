@@ -132,7 +132,7 @@ def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
 
     named = {
         "class_weights": (np.ones(labels.classes), relabelled(lambda old, v: old.weighted(classes=v))),
-        "sample_weights": (labels.weights, relabelled(lambda old, v: old.replace(weights=v, balanced=False))),
+        "sample_weights": (labels.weights, relabelled(lambda old, v: old.replace(weights=v))),
     }
     rate = _noise_rate(labels)
     if rate is not None:

@@ -13,19 +13,34 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.labels import Labels
+from unhinged_jax.labels.balance import Known, known, register
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class ClassSignal:
-    """M = diag(q) Y R, R = (1 + gamma) T - gamma 11^T, with T the identity or a (C, C) table of targets."""
+    """M = diag(q) Y R, R = (1 + gamma) T - gamma 11^T, with T the identity or a (C, C) table of targets.
+
+    `balanced` is found from the fields; for traced ones the constructor takes it as the caller knows it.
+    """
 
     index: Any
     weights: Any
     gamma: Any
     table: Any = None
-    classes: int = dataclasses.field(default=2, metadata={"static": True})
-    balanced: bool = dataclasses.field(default=False, metadata={"static": True})
+    classes: int = 2
+
+    def __init__(
+        self, index: Any, weights: Any, gamma: Any, table: Any = None, classes: int = 2, balanced: bool = False
+    ) -> None:
+        fields = {"index": index, "weights": weights, "gamma": gamma, "table": table, "classes": classes}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_known", known(index, weights, classes, Known(balanced)))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether targets are known to be one-hot, counts equal and weights 1/n."""
+        return self.table is None and known(self.index, self.weights, self.classes, self._known).value
 
     def spread(self, W: jax.Array) -> jax.Array:
         """R W, shape (C, p)."""
@@ -69,6 +84,9 @@ class ClassSignal:
     def dense(self, dtype: Any) -> jax.Array:
         """M itself, shape (n, C): for tests and small problems."""
         return self.times(jnp.eye(self.classes, dtype=dtype))
+
+
+register(ClassSignal, ("index", "weights", "gamma", "table"), ("classes",))
 
 
 @jax.tree_util.register_dataclass

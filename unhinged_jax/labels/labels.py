@@ -12,10 +12,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
+from unhinged_jax.labels.balance import Known, known, register
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Labels:
     """Targets and weights of n samples in C classes.
 
@@ -27,12 +27,19 @@ class Labels:
             (label smoothing, expected label noise); or one row a sample, (n, C) (mixup, soft labels).
         clean: Labels against which accuracy is measured, shape (n,); None means `index`.
         classes: C.
-        kind: "hard", "table" or "soft": how `targets` is read.
-        balanced: True if counts and weights are known to be equal and targets one-hot; the closed form
-            then needs no eigendecomposition.
+        kind: "hard", "table" or "soft": how `targets` is read; default: as their shape says.
+        balanced: Whether targets are one-hot, counts equal and weights 1/n; the closed form then needs no
+            eigendecomposition. Not a field: it is found from index and weights. Inside of `jax.jit` it is what
+            was found on the arrays that entered, and False for arrays replaced there. The constructor and
+            `replace` take `balanced=True` as your word for traced arrays; elsewhere they check it.
 
     Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced` or `soft`,
     and refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`.
+
+    Raises:
+        ValueError: for labels that are not integers in 0 ... C-1, weights that are negative, not finite or all 0,
+            targets that are not finite, shapes or a kind that do not fit together, or balanced=True where it is
+            not so. Traced arrays pass unchecked, but for their shapes.
 
     Source: Zhou et al. 2023, Eq. 1 and 3 for balanced classes; the rest is beyond the paper.
 
@@ -46,9 +53,45 @@ class Labels:
     weights: Any
     targets: Any = None
     clean: Any = None
-    classes: int = dataclasses.field(default=2, metadata={"static": True})
-    kind: str = dataclasses.field(default="hard", metadata={"static": True})
-    balanced: bool = dataclasses.field(default=False, metadata={"static": True})
+    classes: int = 2
+    kind: str = "hard"
+
+    def __init__(
+        self,
+        index: Any,
+        weights: Any,
+        targets: Any = None,
+        clean: Any = None,
+        classes: int = 2,
+        kind: str | None = None,
+        balanced: bool | None = None,
+    ) -> None:
+        classes = _check.whole("classes", classes, 2)
+        index = _labels("index", index, classes)
+        weights, targets = _array(weights), _array(targets)
+        fields = {
+            "index": index,
+            "weights": weights,
+            "targets": targets,
+            "clean": None if clean is None else _labels("clean", clean, classes),
+            "classes": classes,
+            "kind": _kind(targets, np.shape(index)[-1], classes) if kind is None else kind,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        _check_fields(self)
+        claimed = bool(balanced) and self.kind == "hard"
+        object.__setattr__(self, "_known", known(index, weights, classes, Known(claimed)))
+        if balanced and not self.balanced and _check.concrete((index, weights)):
+            raise ValueError(
+                "balanced=True was given, but targets are not one-hot, counts not equal or weights not 1/n; leave "
+                "`balanced` out: it is found from them."
+            )
+
+    @property
+    def balanced(self) -> bool:
+        """Whether targets are known to be one-hot, counts equal and weights 1/n."""
+        return self.kind == "hard" and known(self.index, self.weights, self.classes, self._known).value
 
     @property
     def samples(self) -> int:
@@ -81,7 +124,16 @@ class Labels:
         return jax.nn.one_hot(index, self.classes, dtype=jnp.result_type(float))
 
     def replace(self, **changes: Any) -> Labels:
-        """A copy with the named fields changed."""
+        """A copy with the named fields changed, checked as by the constructor.
+
+        What follows from them follows: `balanced`; `kind`, where targets are given without it; and of soft labels
+        whose index is the largest target of each row, the index.
+        """
+        if "targets" in changes:
+            soft = self.kind == "soft" and changes.get("kind", "soft") == "soft"
+            if soft and "index" not in changes and np.shape(changes["targets"]) == np.shape(self.targets):
+                changes["index"] = _largest_again(self.index, self.targets, changes["targets"])
+            changes.setdefault("kind", "soft" if soft else None)
         return dataclasses.replace(self, **changes)
 
     def weighted(
@@ -102,7 +154,7 @@ class Labels:
             Labels with the new weights. Weights n_c^(-1/2) restore the (C-1)-fold top mode under imbalance.
 
         Raises:
-            ValueError: for a wrong shape or a negative weight.
+            ValueError: for a wrong shape, a negative weight, one that is not finite, or weights that are all 0.
 
         Source: beyond the paper.
 
@@ -123,8 +175,11 @@ class Labels:
             _check.non_negative("sample weights", samples)
             weights = weights * xp.asarray(samples)
         if normalise:
+            largest = xp.max(weights)
+            _check.positive("the largest of the resulting weights", largest, "leave some samples a weight")
+            weights = weights / largest  # first, so that their sum is in range
             weights = weights / xp.sum(weights)
-        return self.replace(weights=weights, balanced=False)
+        return self.replace(weights=weights)
 
     def symmetric_noise(self, rate: ArrayLike, key: jax.Array | None = None) -> Labels:
         """Symmetric label noise: with probability `rate` a label becomes any of the other C-1.
@@ -192,7 +247,71 @@ class Labels:
         if _check.concrete(table) and not np.allclose(np.sum(np.asarray(table), axis=1), 1.0, atol=1e-6):
             raise ValueError("every row of a transition table must sum to 1; a noise rate lies between 0 and 1.")
         if key is None:
-            return self.replace(targets=table, kind="table", balanced=False)
+            return self.replace(targets=table, kind="table")
         index = jnp.asarray(self.index)
         drawn = jax.random.categorical(key, jnp.log(jnp.asarray(table))[index])
-        return self.replace(index=drawn, clean=self.truth, balanced=False)
+        return self.replace(index=drawn, clean=self.truth)
+
+
+register(Labels, ("index", "weights", "targets", "clean"), ("classes", "kind"))
+
+
+def _array(value: Any) -> Any:
+    """Lists and numbers as NumPy arrays: as they are they would be trees of numbers."""
+    return np.asarray(value) if isinstance(value, (list, tuple, int, float)) else value
+
+
+def _labels(name: str, value: Any, classes: int) -> Any:
+    """Integer labels in 0 ... C-1, in a signed type that can count samples."""
+    value = _array(value)
+    _check.labels(name, value, classes)
+    if np.ndim(value) == 0:
+        raise ValueError(f"{name} must hold one label a sample, shape (n,), but is a single number.")
+    return value if value.dtype.kind == "i" and value.dtype.itemsize >= 4 else value.astype(np.int32)
+
+
+def _kind(targets: Any, samples: int, classes: int) -> str:
+    """How targets are read, from their shape."""
+    if targets is None:
+        return "hard"
+    if samples == classes:
+        raise ValueError(
+            f"targets of shape {np.shape(targets)} may be one row a class or one row a sample; say which with "
+            "kind='table' or kind='soft'."
+        )
+    return "table" if np.shape(targets)[-2:] == (classes, classes) else "soft"
+
+
+def _check_fields(labels: Labels) -> None:
+    """Raise unless shapes, kind and numbers fit together."""
+    samples, classes = labels.samples, labels.classes
+    for name in ("weights", "clean"):
+        value = getattr(labels, name)
+        if value is not None and np.shape(value)[-1:] != (samples,):
+            raise ValueError(
+                f"{name} must have shape {(samples,)} (one a sample), but got {np.shape(value)}; with another number "
+                "of samples build the labels anew."
+            )
+    _check.non_negative("weights", labels.weights)
+    if _check.concrete(labels.weights) and not np.any(np.asarray(labels.weights) != 0):
+        raise ValueError("all sample weights are 0, so there is nothing to learn; leave some samples a weight.")
+    _check.choice("kind", labels.kind, ("hard", "table", "soft"))
+    if (labels.targets is None) != (labels.kind == "hard"):
+        given = "no targets" if labels.targets is None else f"targets of shape {np.shape(labels.targets)}"
+        raise ValueError(
+            f"labels of kind {labels.kind!r} cannot have {given}; 'hard' goes without, 'table' and 'soft' with them."
+        )
+    if labels.targets is not None:
+        expected = (classes if labels.kind == "table" else samples, classes)
+        if np.shape(labels.targets)[-2:] != expected:
+            raise ValueError(
+                f"targets of kind {labels.kind!r} must have shape {expected}, but got {np.shape(labels.targets)}."
+            )
+        _check.finite("targets", labels.targets)
+
+
+def _largest_again(index: Any, targets: Any, changed: Any) -> Any:
+    """The largest of the changed targets of each row, if `index` was that of the targets before; else `index`."""
+    xp = np if _check.concrete((index, targets, changed)) else jnp
+    was = xp.all(xp.argmax(xp.asarray(targets), axis=-1) == xp.asarray(index))
+    return xp.where(was, xp.argmax(xp.asarray(changed), axis=-1), xp.asarray(index)).astype(xp.int32)

@@ -55,7 +55,6 @@ def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) ->
         index=array.astype(np.int32),
         weights=np.full(array.size, 1.0 / array.size),
         classes=classes,
-        balanced=bool(np.all(counts == counts[0])),
     )
 
 
@@ -184,7 +183,8 @@ def soft(
         `Labels` with one target a sample and equal weights.
 
     Raises:
-        ValueError: for a wrong shape, negative entries or rows that do not sum to 1.
+        ValueError: for a wrong shape, negative entries, rows that do not sum to 1, or a truth that is not an
+            integer in 0 ... C-1.
 
     Source: beyond the paper.
 
@@ -201,8 +201,12 @@ def soft(
     _check.non_negative("targets", targets)
     if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets), axis=1), 1.0, atol=1e-6):
         raise ValueError("every row of targets must sum to 1; divide each row by its sum.")
-    index = jnp.argmax(jnp.asarray(targets), axis=1) if truth is None else np.asarray(truth)
-    _check.shape("truth", index, (samples,), "one label a sample")
+    if truth is None:
+        index = (np if _check.concrete(targets) else jnp).argmax(targets, axis=1)
+    else:
+        index = truth if isinstance(truth, jax.Array) else np.asarray(truth)
+        _check.shape("truth", index, (samples,), "one label a sample")
+        _check.labels("truth", index, classes)
     return Labels(
         index=index,
         weights=np.full(samples, 1.0 / samples),

@@ -1,0 +1,111 @@
+"""Whether classes are balanced: found from labels and weights wherever these can be looked at, never believed.
+
+Compiled code cannot look, so the answer travels with the pytree as static data. It is found again whenever an object
+is built, replaced or taken apart with arrays in it; where an array is replaced by a traced one it is no longer known.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class Known:
+    """Whether classes are known to be balanced, and the traced leaves (index, weights) of which that is known."""
+
+    __slots__ = ("of", "value")
+
+    def __init__(self, value: bool, of: tuple[Any, ...] = ()) -> None:
+        self.value, self.of = value, of
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Known) and self.value == other.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return "balanced" if self.value else "not known to be balanced"
+
+
+def look(index: Any, weights: Any, classes: int) -> bool | None:
+    """Whether every class has as many samples and every weight is 1/n; None if these are not numbers now.
+
+    Leading axes are batches, all of which must be balanced.
+    """
+    if not (_is_array(index) and _is_array(weights)) or _traced(index) or _traced(weights):
+        return None
+    q, labels = np.asarray(weights), np.asarray(index)
+    samples = labels.shape[-1] if labels.ndim else 0
+    if not samples or samples % classes or q.shape[-1:] != (samples,) or q.dtype.kind != "f":
+        return False
+    tolerance = max(float(np.finfo(q.dtype).eps), 7e-15)
+    if not all(abs(float(end(q)) * samples - 1) <= tolerance for end in (np.min, np.max)):
+        return False
+    return all(_even(row, classes) for row in labels.reshape(-1, samples))
+
+
+def _even(labels: np.ndarray, classes: int) -> bool:
+    if labels.dtype.kind not in "iu" or int(labels.min()) < 0:
+        return False
+    counts = np.bincount(labels, minlength=classes)
+    return len(counts) == classes and bool(np.all(counts == labels.size // classes))
+
+
+def known(index: Any, weights: Any, classes: int, carried: Known) -> Known:
+    """What is known of these leaves, with `carried` from the object that they come from, by JAX or from its builder."""
+    seen = look(index, weights, classes)
+    if seen is not None:
+        return Known(seen)
+    leaves = (index, weights)
+    if not all(_is_array(leaf) for leaf in leaves):
+        return carried  # what JAX and equinox put into leaves while they rebuild trees
+    if not carried.value or not all(_traced(leaf) for leaf in leaves) or any(map(_differentiated, leaves)):
+        return Known(False)
+    # Both leaves are others where a traced function begins. Where only one is, it has been replaced.
+    same = [before() is leaf for before, leaf in zip(carried.of, leaves, strict=False)]
+    return Known(not same or all(same) or not any(same), tuple(weakref.ref(leaf) for leaf in leaves))
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (np.ndarray, jax.Array))
+
+
+def _traced(leaf: Any) -> bool:
+    return isinstance(leaf, jax.core.Tracer)
+
+
+def _differentiated(leaf: Any) -> bool:
+    return type(leaf).__name__ in ("JVPTracer", "LinearizeTracer")
+
+
+def register(cls: type, data: tuple[str, ...], meta: tuple[str, ...]) -> None:
+    """Make a pytree of a frozen dataclass with `index`, `weights`, `classes` and, not a field, `_known`."""
+
+    def static(thing: Any) -> tuple[Any, ...]:
+        found = known(thing.index, thing.weights, thing.classes, thing._known)
+        return (*(getattr(thing, name) for name in meta), found)
+
+    def flatten(thing: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(thing, name) for name in data), static(thing)
+
+    def flatten_with_keys(thing: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        keyed = tuple((jax.tree_util.GetAttrKey(name), getattr(thing, name)) for name in data)
+        return keyed, static(thing)
+
+    def unflatten(fixed: tuple[Any, ...], leaves: Any) -> Any:
+        thing = object.__new__(cls)
+        for name, value in (*zip(data, leaves, strict=True), *zip(meta, fixed[:-1], strict=True)):
+            object.__setattr__(thing, name, value)
+        found = known(thing.index, thing.weights, thing.classes, fixed[-1]) if _any_traced(thing) else fixed[-1]
+        object.__setattr__(thing, "_known", found)
+        return thing
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+
+
+def _any_traced(thing: Any) -> bool:
+    return _traced(thing.index) or _traced(thing.weights)
