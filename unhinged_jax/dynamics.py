@@ -19,7 +19,8 @@ class Flow:
     """Gradient flow H' = r_1 eta(t) (-dL/dH), W' = r_2 eta(t) (-dL/dW), and likewise b with r_2.
 
     Attributes:
-        schedule: eta(t): a number, a schedule of `unhinged_jax`, an optax schedule or a callable. Default 1.
+        schedule: eta(t): a number, a schedule of `unhinged_jax`, an optax schedule or a callable. Default 1. A function
+            keeps what it reads from a global or an attribute in its first run; see `numeric` for numbers that change.
         rate_H, rate_W: r_1 and r_2 (default 1): numbers; or schedules, for rates that are not proportional, which have
             no closed form.
         solver: A diffrax solver; default `diffrax.Dopri8()`, and `Tsit5()` for states of more than 100,000 numbers at
@@ -69,12 +70,14 @@ class Descent:
     """Gradient descent, simultaneous steps: H <- H + r_1 eta_k (-dL/dH), and likewise W and b with r_2.
 
     Attributes:
-        schedule: eta_k = schedule(k) for k = 0, 1, ...; a number, schedule, optax schedule or callable. Default 1.
+        schedule: eta_k = schedule(k) for k = 0, 1, ...; a number, schedule, optax schedule or callable, as for a
+            `Flow`. Default 1.
         rate_H, rate_W: r_1 and r_2, numbers or schedules (descent has an exact solution for both).
         momentum: beta of heavy-ball momentum, as in `optax.sgd(momentum=beta)`; None for plain descent.
         nesterov: Nesterov's form of it, as in optax.
         optimizer: Any optax optimiser instead (Adam, ...): applied to {"H", "W", "b"}; its updates are multiplied by
-            schedule and rates, which stay at 1 by default. Simulated only.
+            schedule and rates, which stay at 1 by default. Simulated only. Its functions, too, keep what they read from
+            elsewhere in their first run: build a new optimiser for new numbers.
 
     Raises:
         ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a

@@ -324,7 +324,11 @@ class AdjustedMargin(Loss):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Custom(Loss):
-    """Any function (logits, targets) -> one value a sample, with `targets` the (n, C) distributions."""
+    """Any function (logits, targets) -> one value a sample, with `targets` the (n, C) distributions.
+
+    A function is compiled once and found again by its identity: a number that it reads from a global or an attribute
+    keeps the value of the first run. Give a `CustomTree` in that case.
+    """
 
     function: Callable[[jax.Array, jax.Array], jax.Array] = dataclasses.field(metadata={"static": True})
 
@@ -337,6 +341,14 @@ class Custom(Loss):
                 f"{jnp.shape(value)}; leave the mean over samples to the model."
             )
         return value
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CustomTree(Custom):
+    """The same of a callable that is a pytree: its numbers are data, and other ones compile nothing again."""
+
+    function: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 NAMED: dict[str, Callable[[], Loss]] = {
@@ -352,6 +364,10 @@ NAMED: dict[str, Callable[[], Loss]] = {
 def as_loss(loss: Loss | str | Callable[..., jax.Array]) -> Loss:
     """A `Loss` from a loss, a name, or any callable (logits, targets) -> one value a sample.
 
+    A plain function keeps the numbers that it reads from a global or an attribute in its first run, because the
+    compiled program is found again by the function's identity. Numbers that change belong into the fields of a
+    dataclass with a `__call__`, registered with `jax.tree_util.register_dataclass`: those are data.
+
     Example:
         >>> as_loss("cross_entropy")
         CrossEntropy()
@@ -363,5 +379,5 @@ def as_loss(loss: Loss | str | Callable[..., jax.Array]) -> Loss:
             raise ValueError(f"loss must be one of {', '.join(NAMED)} or a callable, but got {loss!r}.")
         return NAMED[loss]()
     if callable(loss):
-        return Custom(loss)
+        return Custom(loss) if jax.tree_util.all_leaves([loss]) else CustomTree(loss)
     raise ValueError(f"loss must be a name, a Loss or a callable (logits, targets) -> (n,), but got {loss!r}.")

@@ -40,7 +40,7 @@ def unconstrained(
         dim: Feature dimension p.
         gamma: Trade-off of the unhinged loss, at least 0; default 1/(C-1).
         loss: Another loss: a name ("cross_entropy", "mse", "hinge", "focal"), a `Loss`, or a callable
-            (logits, targets) -> one value a sample.
+            (logits, targets) -> one value a sample; see `losses.as_loss` for one with numbers that change.
         bias: Train a bias too.
 
     Returns:

@@ -60,6 +60,11 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
     for name, function in custom.items():
         if not callable(function):
             raise ValueError(f"observable {name!r} must be a function (model, state) -> array, but got {function!r}.")
+        if jax.tree_util.all_leaves([function]) and not _hashable(function):
+            raise ValueError(
+                f"observable {name!r} is not hashable, so no compiled program can be found again by it; use a "
+                f"function, or register {type(function).__name__} with jax.tree_util.register_dataclass: its numbers become data."
+            )
     for name in named:
         if name not in OBSERVABLES:
             guess = _check.nearest(name, OBSERVABLES)
@@ -74,6 +79,14 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
                 raise ValueError(f"observable {name!r} has no meaning here: {reason}; leave it out.")
     kept = [(name, None) for name in named if reasons[name] is None]
     return (*kept, *custom.items())
+
+
+def _hashable(function: Any) -> bool:
+    try:
+        hash(function)
+    except TypeError:
+        return False
+    return True
 
 
 def wants_split(plan: Plan) -> bool:

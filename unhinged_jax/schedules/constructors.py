@@ -204,7 +204,10 @@ def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) 
     Args:
         function: takes one traced scalar time and returns one real scalar; its parameters are
             differentiable when they are closed over, and also survive `jit` and `vmap` as leaves
-            when the callable is a pytree (for instance `jax.tree_util.Partial`).
+            when the callable is a pytree (for instance `jax.tree_util.Partial`). A plain function is
+            compiled once and found again by its identity, so a number that it reads from a global
+            or an attribute keeps the value of the first run: make it a field of a dataclass with a
+            `__call__`, registered with `jax.tree_util.register_dataclass`.
         breaks: times > 0 at which the function is not smooth, strictly ascending (default none).
 
     Returns:

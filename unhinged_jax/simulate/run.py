@@ -46,7 +46,9 @@ def simulate(
         state: Where to start; or a `Trajectory`, to go on from its end.
         times: Strictly ascending. For `Flow` times t; for `Descent` numbers of updates, whole numbers; 0 is the start.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
-            for a built-in name); default `paper_observables`.
+            for a built-in name); default `paper_observables`. A function keeps what it reads from a global or an
+            attribute in its first run: give a registered dataclass with numbers as fields where they change, as for a
+            loss or a schedule.
         states: Keep the states at `times` too: T (n + C) p numbers.
         target: Limit that distances refer to: "top" (default), the modes that win; "contrast" or "mean", for balanced
             labels, that subspace whether it wins or not.
