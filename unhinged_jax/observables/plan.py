@@ -63,7 +63,8 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
         if jax.tree_util.all_leaves([function]) and not _hashable(function):
             raise ValueError(
                 f"observable {name!r} is not hashable, so no compiled program can be found again by it; use a "
-                f"function, or register {type(function).__name__} with jax.tree_util.register_dataclass: its numbers become data."
+                f"function, or register {type(function).__name__} with jax.tree_util.register_dataclass: its numbers "
+                "become data."
             )
     for name in named:
         if name not in OBSERVABLES:
