@@ -22,10 +22,18 @@ def shown(value: Any) -> str:
     return f"entries from {np.min(value):g} to {np.max(value):g}"
 
 
+def real(name: str, value: Any) -> np.ndarray:
+    """The entries as a NumPy array, or raise unless they are real numbers: neither truth values, complex nor text."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiuV":
+        raise ValueError(f"{name} must be a real number, but got {value!r:.80} ({array.dtype}).")
+    return array
+
+
 def non_negative(name: str, value: Any, hint: str = "use a number of at least 0") -> None:
     """Raise unless every entry is finite and at least 0. Traced values pass unchecked."""
     if concrete(value):
-        array = np.asarray(value)
+        array = real(name, value)
         if not np.all(np.isfinite(array)) or np.any(array < 0):
             raise ValueError(f"{name} must be finite and at least 0, but got {shown(value)}; {hint}.")
 
@@ -33,7 +41,7 @@ def non_negative(name: str, value: Any, hint: str = "use a number of at least 0"
 def positive(name: str, value: Any, hint: str = "use a number above 0") -> None:
     """Raise unless every entry is finite and above 0. Traced values pass unchecked."""
     if concrete(value):
-        array = np.asarray(value)
+        array = real(name, value)
         if not np.all(np.isfinite(array)) or np.any(array <= 0):
             raise ValueError(f"{name} must be finite and above 0, but got {shown(value)}; {hint}.")
 
@@ -41,7 +49,7 @@ def positive(name: str, value: Any, hint: str = "use a number above 0") -> None:
 def finite(name: str, value: Any) -> None:
     """Raise if any entry is NaN or infinite. Traced values pass unchecked."""
     if concrete(value):
-        bad = int(np.sum(~np.isfinite(np.asarray(value))))
+        bad = int(np.sum(~np.isfinite(real(name, value))))
         if bad:
             raise ValueError(
                 f"{name} must hold finite numbers, but {bad} of its {np.size(value)} entries are NaN or "

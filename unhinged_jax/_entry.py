@@ -13,10 +13,11 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax import precision as _precision
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import Observe, Plan, resolve
 from unhinged_jax.schedules import Numeric
+from unhinged_jax.schedules.elapsed import integrated_outside
 from unhinged_jax.trajectory import Trajectory, batch_message
 
 
@@ -83,6 +84,9 @@ def prepare(
     if isinstance(dynamics, Flow):
         _check_tolerance(dynamics, name)
     times, first = _times(times, dynamics, first)
+    traced = not _check.concrete(times)
+    outside = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
+    check_dynamics(dynamics, first, times if traced else times[-1], integrated=outside)
     optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
     apart = reduce or model.spherical  # a dense state does not carry its leading part apart
     plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)

@@ -11,6 +11,7 @@ import optax
 
 from unhinged_jax import _check
 from unhinged_jax.schedules import Schedule, as_schedule
+from unhinged_jax.schedules.elapsed import check_rates
 
 
 @jax.tree_util.register_dataclass
@@ -99,10 +100,8 @@ class Descent:
 
     def __post_init__(self) -> None:
         _settle(self)
-        if self.momentum is not None and _check.concrete(self.momentum):
-            value = np.asarray(self.momentum)
-            if value.dtype != object and (np.any(value < 0) or np.any(value >= 1)):
-                raise ValueError(f"momentum must lie in [0, 1), but got {self.momentum}.")
+        if _is_number(self.momentum):
+            _check_momentum(self.momentum)
         if self.nesterov and self.momentum is None:
             raise ValueError("nesterov needs a momentum; give momentum=0.9, say.")
         if self.optimizer is not None and self.momentum is not None:
@@ -127,6 +126,42 @@ def _settle(dynamics: Dynamics) -> None:
             object.__setattr__(dynamics, name, as_schedule(rate))
         elif _is_number(rate):
             _check.positive(name, rate, "build the model with `anchored` or `frozen` for a part that stays")
+
+
+def _check_momentum(momentum: Any) -> None:
+    if _check.concrete(momentum):
+        value = _check.real("momentum", momentum)
+        if not np.all((value >= 0) & (value < 1)):
+            raise ValueError(f"momentum must lie in [0, 1), but got {momentum}.")
+
+
+def check_dynamics(dynamics: Dynamics, first: Any, last: Any, integrated: bool = False) -> None:
+    """Raise unless every number of the dynamics may be what it is, and no rate falls below 0 on the way.
+
+    Rates that are functions are called from `first` to `last`, unless these or what they are made of are traced.
+
+    Args:
+        dynamics: A flow or a descent.
+        first, last: The time a run starts at, and the last one that is asked for.
+        integrated: The integral of the schedule is taken, and looked at, elsewhere.
+
+    Raises:
+        ValueError: naming what was given, and for a function the time.
+    """
+    updates = isinstance(dynamics, Descent)
+    for name in ("rate_H", "rate_W"):
+        if not callable(getattr(dynamics, name)):
+            _check.positive(name, getattr(dynamics, name))
+    if isinstance(dynamics, Descent):
+        if dynamics.momentum is not None:
+            _check_momentum(dynamics.momentum)
+    else:
+        _check.whole("max_steps", dynamics.max_steps, 1)
+    if not _check.concrete((first, last)):
+        return
+    rates = [rate for rate in (dynamics.rate_H, dynamics.rate_W) if callable(rate)]
+    for schedule in rates if integrated else (dynamics.schedule, *rates):
+        check_rates(schedule, float(first), float(last), updates)
 
 
 def _is_number(value: Any) -> bool:

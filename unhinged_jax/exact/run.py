@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import _entry, _scan
+from unhinged_jax import _check, _entry, _scan
 from unhinged_jax.compression import compressible, observed
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
@@ -18,6 +19,7 @@ from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables import Observe, Plan, View, evaluate, wants_split
 from unhinged_jax.rowspace import row_space
+from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 from unhinged_jax.trajectory import Result, Trajectory
 
@@ -73,15 +75,28 @@ def exact(
         )
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "exact")
     with task.context():
+        times, first = jnp.asarray(task.times), jnp.asarray(task.first)
+        clock, start, dynamics = _unit_clock(dynamics, task)
         model, dynamics = _entry.traceable((model, dynamics))
-        first = jnp.asarray(task.first)
         reads = None
         if isinstance(dynamics, Descent) and (model.spherical or not closed(dynamics)):
             reads = _scan.reads_at(task.times, task.first)
         solve = _spherical if model.spherical else _linear
-        return task.finish(
-            solve(model, dynamics, task.state, jnp.asarray(task.times), reads, first, task.plan, states, target)
-        )
+        found = solve(model, dynamics, task.state, clock, reads, start, task.plan, states, target)
+        return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
+
+
+def _unit_clock(dynamics: Dynamics, task: _entry.Task) -> tuple[jax.Array, jax.Array, Dynamics]:
+    """Times, start and dynamics; where the rate is a function, zeta for the times and a rate of 1.
+
+    A flow depends on time through zeta alone. Outside of what is compiled its error is seen.
+    """
+    times, first = jnp.asarray(task.times), jnp.asarray(task.first)
+    known = _check.concrete((task.times, task.first))
+    if not (isinstance(dynamics, Flow) and known and integrated_outside(dynamics.schedule)):
+        return times, first, dynamics
+    zeta = elapsed(dynamics.schedule, task.first, task.times)
+    return jnp.asarray(zeta), jnp.zeros_like(first), dataclasses.replace(dynamics, schedule=1.0)
 
 
 def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
