@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox.internal import unvmap_any
 
 Tree = Any
 Step = Callable[[Tree, jax.Array], Tree]
@@ -60,8 +61,12 @@ def run(
     settle: Settle | None = None,
     needs: Callable[[Tree], Tree] = lambda carry: carry,
     tidy: Tidy | None = None,
+    alone: Settle | None = None,
 ) -> Loop:
     """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry on the way.
+
+    With `alone`, where the loop ends does not depend on what is read: a block of steps that does not settle is repeated
+    step by step.
 
     Args:
         step: One update; k counts from 0.
@@ -69,9 +74,11 @@ def run(
         reads: When to read.
         read: needs(carry) -> values to save.
         settle: After each block of steps, (carry before, carry after) -> (carry to go on with, whether to go on). A
-            block after which it says no is undone, and the loop ends there.
+            block after which it says no is undone, and the loop ends there, unless `alone` is given.
         needs: carry -> the part of it that `read` uses; default all.
         tidy: (m, carry -> carry), to be applied at least every m steps.
+        alone: The same after each step of a block that `settle` says no to, which is then repeated step by step; the
+            first no ends the loop, with the carry that comes with it. `settle` must say no to a block with such a step.
 
     Returns:
         The last carry, the saved values with a leading axis of reads, and which of them were reached.
@@ -82,7 +89,8 @@ def run(
     late = reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start)) <= _KEPT
     keep = needs if late else lambda carry: read(needs(carry))
     loop = _regular if reads.slots is None else _looked_up
-    carry, values, filled = loop(step, carry, reads, keep, settle, tidy)
+    guard = None if settle is None else _Guard(settle, alone)
+    carry, values, filled = loop(step, carry, reads, keep, guard, tidy)
     if late:
         # An unfilled slot is read at the start, where every value and derivative is finite.
         sound = jax.tree.map(lambda kept, begin: jnp.where(_along(filled, kept), kept, begin), values, start)
@@ -91,12 +99,17 @@ def run(
     return carry, jax.tree.map(lambda v, none: jnp.where(_along(filled, v), v, none), values, blank), filled
 
 
+class _Guard(NamedTuple):
+    settle: Settle
+    alone: Settle | None
+
+
 def _regular(
-    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], settle: Settle | None, tidy: Tidy | None
+    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], guard: _Guard | None, tidy: Tidy | None
 ) -> Loop:
     """Loops within loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
     block = _divisor(reads.every, math.isqrt(reads.updates))
-    stretch = block
+    stretch, plain = block, step
     if tidy is not None:
         stretch = _divisor(block, tidy[0], most=tidy[0])
         step = step if stretch > 1 else _now_and_then(step, *tidy)
@@ -110,7 +123,10 @@ def _regular(
         return _over(stretched, carry, ks.reshape(-1, stretch)) if stretch > 1 else _over(step, carry, ks)
 
     def guarded(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, jax.Array]:
-        return _guarded(settle, many, state, ks)
+        carry, going = state
+        carry, _, going = _guarded(guard, plain, lambda _carry, _k, _live, saved: saved, carry, many(carry, ks), (), (),
+                                   going, ks)  # fmt: skip
+        return carry, going
 
     def until_read(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, tuple[Tree, jax.Array]]:
         state = _over(guarded, state, ks.reshape(-1, block))
@@ -126,11 +142,12 @@ def _regular(
 
 
 def _looked_up(
-    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], settle: Settle | None, tidy: Tidy | None
+    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], guard: _Guard | None, tidy: Tidy | None
 ) -> Loop:
     """The loop in blocks that a derivative recomputes, asking after every step whether it is read."""
     slots, count = reads.slots, reads.total
     assert slots is not None
+    plain = step
     step = step if tidy is None else _now_and_then(step, *tidy)
     block = _block(reads.updates)
     whole, rest = divmod(reads.updates, block)
@@ -153,13 +170,21 @@ def _looked_up(
     def many(both: Tree, ks: jax.Array) -> Tree:
         return _over(one, both, ks)
 
+    def save_live(carry: Tree, k: jax.Array, live: jax.Array, saved: Tree) -> Tree:
+        slot = slots[k + 1]
+
+        def write() -> Tree:
+            values, filled = saved
+            written = jax.tree.map(_put(slot, live), values, keep(carry))
+            return written, filled.at[slot].set(filled[slot] | live)
+
+        return jax.lax.cond(slot < count, write, lambda: saved)
+
     def guarded(state: Tree, ks: jax.Array) -> Tree:
-        (before, (_, filled)), going = state
-        after, (values, marked) = many(state[0], ks)
-        (carry, going) = _guarded(settle, lambda *_: after, (before, going), ks)
-        # What an undone block kept is not marked as filled.
-        marked = marked if settle is None else jnp.where(going, marked, filled)
-        return (carry, (values, marked)), going
+        (before, saved), going = state
+        after, kept = many(state[0], ks)
+        carry, saved, going = _guarded(guard, plain, save_live, before, after, saved[1], kept, going, ks)
+        return (carry, saved), going
 
     state = ((carry, save(carry, (empty, jnp.zeros(count, bool)), slots[0])), jnp.asarray(True))
     ks = jnp.arange(reads.updates)
@@ -172,17 +197,57 @@ def _looked_up(
 
 
 def _guarded(
-    settle: Settle | None, many: Step, state: tuple[Tree, jax.Array], ks: jax.Array
-) -> tuple[Tree, jax.Array]:
-    """A block of steps, undone if it does not settle or an earlier one did not."""
-    before, going = state
-    after = many(before, ks)
-    if settle is None:
-        return after, going
-    settled, fine = settle(before, after)
+    guard: _Guard | None, step: Step, save: Callable[..., Tree], before: Tree, after: Tree, filled: Any, saved: Any,
+    going: jax.Array, ks: jax.Array,
+) -> tuple[Tree, Tree, jax.Array]:
+    """(carry, saved, going) after a block of steps; undone and repeated step by step if it does not settle.
+
+    `filled` tells which slots were filled before the block, `saved` = (values, filled) holds what the block added.
+    """  # fmt: skip
+    if guard is None:
+        return after, saved, going
+    settled, fine = guard.settle(before, after)
+    again, kept = going & ~fine, going & fine
     # A choice, not a branch: vmapped, a branch would batch k and with it every branch inside the step.
-    going = going & fine
-    return jax.tree.map(lambda new, old: jnp.where(going, new, old), settled, before), going
+    left = _chosen(kept, settled, before), _marked(kept, filled, saved)
+    if (alone := guard.alone) is None:
+        return *left, kept
+
+    @jax.checkpoint
+    def repeated(before: Tree, saved: Any) -> tuple[Tree, Any, jax.Array]:
+        def one(state: tuple[Tree, Any, jax.Array], k: jax.Array) -> tuple[Tree, Any, jax.Array]:
+            carry, saved, live = state
+            moved, fine = alone(carry, step(carry, k))
+            carry, live = _chosen(live, moved, carry), live & fine
+            return carry, save(carry, k, live, saved), live
+
+        return _over(one, (before, saved, again), ks)
+
+    def redo() -> tuple[Tree, Any, jax.Array]:
+        return repeated(left[0], _emptied(again, kept, filled, saved))
+
+    # A branch that no vmap turns into a choice: the lanes of a batch are repeated together, if any of them is.
+    carry, saved, live = jax.lax.cond(unvmap_any(again), redo, lambda: (*left, again))
+    return carry, saved, kept | live
+
+
+def _chosen(choice: jax.Array, one: Tree, other: Tree) -> Tree:
+    return jax.tree.map(lambda one, other: jnp.where(choice, one, other), one, other)
+
+
+def _marked(kept: jax.Array, filled: Any, saved: Any) -> Any:
+    """Without a mark on what a block added that is not kept."""
+    return (saved[0], jnp.where(kept, saved[1], filled)) if saved else saved
+
+
+def _emptied(again: jax.Array, kept: jax.Array, filled: Any, saved: Any) -> Any:
+    """Without what a block added that will be repeated."""
+    if not saved:
+        return saved
+    values, marked = saved
+    stays = filled | ~again
+    values = jax.tree.map(lambda v: jnp.where(_along(stays, v), v, jnp.zeros((), v.dtype)), values)
+    return values, jnp.where(kept, marked, filled)
 
 
 def _over(step: Callable[[Tree, Any], Tree], carry: Tree, ks: jax.Array) -> Tree:
@@ -216,12 +281,15 @@ def _divisor(number: int, near: int, most: int | None = None) -> int:
     return min(divisors, key=lambda size: abs(math.log(size / max(1, near))))
 
 
-def _put(slot: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _put(slot: jax.Array, live: Any = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Write a value into an empty slot, by adding where that has a derivative: unlike setting, it leaves the buffer's
-    own as it is, and XLA need not copy it at every step."""
+    own as it is, and XLA need not copy it at every step. Where not `live` the slot stays as it is."""
 
     def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
         place = buffer.at[slot]
+        if live is not None:
+            idle = 0 if jnp.issubdtype(buffer.dtype, jnp.inexact) else buffer[slot]
+            value = jnp.where(live, value, idle)
         return place.add(value) if jnp.issubdtype(buffer.dtype, jnp.inexact) else place.set(value)
 
     return put

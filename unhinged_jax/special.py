@@ -50,16 +50,32 @@ def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, dtype)
 
 
+def faint(dtype: Any) -> float:
+    """The size below which numbers come so near to the smallest ones that sums of them lose digits.
+
+    Example:
+        >>> 1e-32 < faint("float32") < 1e-30
+        True
+    """
+    info = jnp.finfo(dtype)
+    return float(info.tiny) / float(info.eps)
+
+
 def safe_sqrt(x: jax.Array) -> jax.Array:
-    """sqrt(x) with gradient 0 instead of infinity at 0."""
-    positive = x > 0
+    """sqrt(x) for x >= 0 with gradient 0 instead of infinity at 0; NaN stays NaN."""
+    positive = ~(x <= 0)
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
 def safe_log(x: jax.Array) -> jax.Array:
-    """log(x) for x >= 0, with -inf at 0 and gradient 0 there."""
-    positive = x > 0
+    """log(x) for x >= 0, with -inf at 0 and gradient 0 there; NaN stays NaN."""
+    positive = ~(x <= 0)
     return jnp.where(positive, jnp.log(jnp.where(positive, x, 1.0)), -jnp.inf)
+
+
+def largest(*parts: jax.Array) -> jax.Array:
+    """The largest absolute entry of arrays, together."""
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in parts]))
 
 
 def safe_norm(*parts: jax.Array) -> jax.Array:
@@ -69,8 +85,7 @@ def safe_norm(*parts: jax.Array) -> jax.Array:
 
     def scaled() -> jax.Array:
         # The largest entry is looked for only where it is needed: a maximum costs several times a sum.
-        largest = [jnp.max(jnp.abs(part), initial=0.0) for part in parts]
-        size = jax.lax.stop_gradient(jnp.max(jnp.stack(largest)))
+        size = jax.lax.stop_gradient(largest(*parts))
         size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
         return size * safe_sqrt(sum((jnp.sum((part / size) ** 2) for part in parts), nothing))
 

@@ -35,6 +35,7 @@ class Result(enum.IntEnum):
     OVERFLOW = 2
     MAX_STEPS = 3
     SOLVER_FAILED = 4
+    UNDERFLOW = 5
 
     @property
     def message(self) -> str:
@@ -49,6 +50,8 @@ _MESSAGES = {
     "lower the rate, add decay, or stop earlier.",
     Result.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps` or loosen the tolerances.",
     Result.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
+    Result.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
+    "digits; use float64, lower the decay, or stop earlier.",
 }
 
 

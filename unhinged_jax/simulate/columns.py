@@ -18,6 +18,7 @@ from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
 from unhinged_jax.simulate.system import Body, System
+from unhinged_jax.special import power_of_two
 
 
 def suits(model: LayerPeeled) -> bool:
@@ -28,13 +29,29 @@ def suits(model: LayerPeeled) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ColumnSystem(System):
-    """Arrays "H" (p, n), "W" (p, C) and "b" (C,); `targets` (C, n) stay."""
+    """Arrays "H" (p, n), "W" (p, C) and "b" (C,); `targets` (C, n) stay.
+
+    At given logits the dynamics is homogeneous in (H, W), so that a descent may carry their scale apart: `scaled`.
+    """
 
     model: LayerPeeled
     H: jax.Array
     W: jax.Array
     b: jax.Array
     targets: jax.Array
+    scaled: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return (("H", "W"),) if self.scaled else ()
+
+    @property
+    def capped(self) -> bool:
+        return True
+
+    @property
+    def watched(self) -> tuple[tuple[str, ...], ...]:
+        return () if self.scaled else (("H",), ("W",))
 
     def body(self) -> Body:
         return {"H": self.H, "W": self.W, "b": self.b}
@@ -42,14 +59,26 @@ class ColumnSystem(System):
     def velocity(self, body: Body) -> Body:
         return self.driven(body, 1.0, 1.0)
 
+    def velocity_at(self, body: Body, powers: jax.Array) -> Body:
+        if not self.scaled:
+            return self.velocity(body)
+        info = jnp.finfo(self.W.dtype)
+        unit = power_of_two(jnp.clip(powers[0], info.minexp, info.maxexp - 1), self.W.dtype)
+        push = self.pushed(body, self.pull(body, self.scores(body) * unit * unit), 1.0, 1.0)
+        decay = self.decays(1.0, 1.0)
+        return {name: push[name] - decay[name] * body[name] for name in body}
+
     def driven(self, body: Body, rate_H: Any, rate_W: Any) -> Body:
         push, decay = self.split(body, rate_H, rate_W)
         return {name: push[name] - decay[name] * body[name] for name in body}
 
     def split(self, body: Body, rate_H: Any, rate_W: Any) -> tuple[Body, Body]:
+        return self.pushed(body, self.pull(body, self.scores(body)), rate_H, rate_W), self.decays(rate_H, rate_W)
+
+    def scores(self, body: Body) -> jax.Array:
+        """W^T H, shape (C, n)."""
         # Behind a barrier, because the product would otherwise read W across memory.
-        scores = jax.lax.optimization_barrier(body["W"].T) @ body["H"]
-        return self.pushed(body, self.pull(body, scores), rate_H, rate_W), self.decays(rate_H, rate_W)
+        return jax.lax.optimization_barrier(body["W"].T) @ body["H"]
 
     def pull(self, body: Body, scores: jax.Array) -> jax.Array:
         """Minus the gradient of the loss in the scores W^T H; both (C, n)."""
@@ -84,15 +113,20 @@ class ColumnSystem(System):
         return _turned(velocity)
 
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
-        return _turned(velocity)
+        turned = _turned(velocity)
+        if not self.scaled:
+            return turned
+        unit = jnp.exp(logs[0] - log_scale)
+        return {**turned, "H": unit * turned["H"], "W": unit * turned["W"]}
 
     def view(self, body: Body, logs: list[jax.Array]) -> View:
-        return View(self.model, DenseFeatures(body["H"].T), body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
+        log_scale = logs[0] if self.scaled else jnp.zeros((), body["W"].dtype)
+        return View(self.model, DenseFeatures(body["H"].T), body["W"].T, body["b"], log_scale)
 
 
-def column_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> ColumnSystem:
+def column_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array, scaled: bool) -> ColumnSystem:
     """The system of a state given by rows, H (n, p) and W (C, p)."""
-    return ColumnSystem(model, H.T, W.T, b, model.labels.probabilities().T.astype(H.dtype))
+    return ColumnSystem(model, H.T, W.T, b, model.labels.probabilities().T.astype(H.dtype), scaled)
 
 
 def _turned(velocity: Body) -> Body:

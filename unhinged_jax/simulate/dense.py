@@ -30,6 +30,14 @@ class DenseSystem(System):
         H, W, b = self.model.velocity(body["H"], body["W"], body["b"])
         return {"H": H, "W": W, "b": b}
 
+    @property
+    def watched(self) -> tuple[tuple[str, ...], ...]:
+        return ("H",), ("W",)
+
+    @property
+    def squares(self) -> bool:
+        return self.model.spherical
+
     def pack(self, velocity: Body) -> Body:
         return velocity
 

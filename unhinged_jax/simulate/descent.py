@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import settled
 from unhinged_jax.observables import Plan, View
 from unhinged_jax.simulate.system import Body, System, rated, reader
-from unhinged_jax.special import power_of_two
+from unhinged_jax.special import faint, largest, power_of_two
 from unhinged_jax.trajectory import Result
 
+CUT_SHORT = -1  # in place of a `Result`: the run ended, and nobody looked where exactly and why
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
 _TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding nor norms can grow far in between
 
@@ -28,8 +30,12 @@ def run(
     plan: Plan,
     keep_states: bool,
     memory: Any = None,
+    to_the_last: bool = True,
 ) -> dict[str, Any]:
     """Run the descent and read the observables.
+
+    A run that leaves the floating-point range ends at the last update within it; if not `to_the_last`, which compiles
+    in half of the time, somewhere before it, with the code `CUT_SHORT`.
 
     Returns:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `memory`, `updates`, `code`.
@@ -43,13 +49,16 @@ def run(
         "lost": jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
         "powers": jnp.zeros(len(system.groups), jnp.int32),
         "updates": jnp.zeros((), jnp.int32),
+        "code": jnp.asarray(Result.COMPLETED, jnp.int32),
     }
+    if system.groups:
+        carry |= {"there": jnp.zeros(len(system.groups), bool), "strained": jnp.zeros((), bool)}
 
     def step(carry: dict, k: jax.Array) -> dict:
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time), dtype)
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (descent.rate_H, descent.rate_W))
-        downhill = jax.tree.map(jnp.negative, system.velocity(carry["body"]))
+        downhill = jax.tree.map(jnp.negative, system.velocity_at(carry["body"], carry["powers"]))
         change, memory = transform.update(downhill, carry["memory"], carry["body"])
         moved, lost = _applied(carry["body"], rated(change, rate_H, rate_W), carry["lost"])
         return {**carry, "body": moved, "lost": lost, "memory": memory, "updates": carry["updates"] + 1}
@@ -61,20 +70,31 @@ def run(
 
     def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
         tidy = _rescaled(system, after) if system.groups else after
-        return tidy, _in_range(tidy["body"], dtype)
+        fine = _in_range(system, tidy["body"], dtype) & ~_sunk(system, tidy["body"], dtype)
+        return tidy, fine & ~tidy["strained"] if system.groups else fine
+
+    def alone(before: dict, after: dict) -> tuple[dict, jax.Array]:
+        # Rescaled after every step, no group is lost in between: a block that strained one goes on.
+        tidy = _rescaled(system, after, system.heights) if system.groups else after
+        tidy = {**tidy, "strained": jnp.zeros((), bool)} if system.groups else tidy
+        inside, sunk = _in_range(system, tidy["body"], dtype), _sunk(system, tidy["body"], dtype)
+        stopped = {**before, "code": jnp.where(inside, Result.UNDERFLOW, Result.OVERFLOW).astype(jnp.int32)}
+        fine = inside & ~sunk
+        return jax.tree.map(lambda new, old: jnp.where(fine, new, old), tidy, stopped), fine
 
     carry, saved, reached = _scan.run(
         step, carry, reads, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers")},
-        (_TIDY_EVERY, lambda carry: _rescaled(system, carry)) if system.groups else None,
+        (_TIDY_EVERY, lambda carry: _rescaled(system, carry)) if system.groups and not system.capped else None,
+        alone if to_the_last else None,
     )  # fmt: skip
-    complete = carry["updates"] == reads.updates
+    code = carry["code"] if to_the_last else jnp.where(carry["updates"] == reads.updates, carry["code"], CUT_SHORT)
     return {
         **saved,
         "reached": reached,
         "view": _view(system, carry, dtype),
         "memory": _final_memory(system, descent, carry, dtype),
         "updates": carry["updates"],
-        "code": jnp.where(complete, Result.COMPLETED, Result.OVERFLOW),
+        "code": code,
     }
 
 
@@ -116,12 +136,19 @@ def _on_bodies(function: Any, tree: Any) -> Any:
     return jax.tree.map(lambda node: function(node) if is_body(node) else node, tree, is_leaf=is_body)
 
 
-def _rescaled(system: System, carry: dict) -> dict:
-    """Take powers of two out of every group that has drifted far, and rounding out of the rest."""
-    sizes = jnp.stack(system.sizes(carry["body"]))
+def _rescaled(system: System, carry: dict, sizes_of: Callable[[Body], list[jax.Array]] | None = None) -> dict:
+    """Take powers of two out of every group that has drifted far, and rounding out of the rest.
+
+    `strained` tells that a group has drifted so far that it may have lost digits, or has vanished.
+    """
+    sizes = jnp.stack((sizes_of or system.sizes)(carry["body"]))
+    info = jnp.finfo(sizes.dtype)
     ready = (sizes > 0) & jnp.isfinite(sizes)
     power = jnp.round(jnp.log2(jnp.where(ready, sizes, 1.0))).astype(jnp.int32)
     power = jax.lax.stop_gradient(jnp.where(jnp.abs(power) > _RESCALE_BEYOND, power, 0))
+    if system.capped:
+        power = jnp.minimum(power, -carry["powers"])
+    strained = (jnp.abs(power) > info.maxexp - 2 * (info.nmant + 1)) | (carry["there"] & (sizes == 0))
     half = power // 2  # 2^-power itself may not be representable
     shrink = power_of_two(-half, sizes.dtype) * power_of_two(half - power, sizes.dtype)
     factors = [shrink[i] for i in range(len(system.groups))]
@@ -138,6 +165,8 @@ def _rescaled(system: System, carry: dict) -> dict:
         "lost": system.scale(carry["lost"], factors) if carry["lost"] else {},
         "memory": _on_bodies(tidy_velocity, carry["memory"]),
         "powers": carry["powers"] + power,
+        "there": sizes > 0,
+        "strained": carry["strained"] | jnp.any(strained),
     }
 
 
@@ -168,7 +197,17 @@ def _final_memory(system: System, descent: Descent, carry: dict, dtype: Any) -> 
     return system.unpack(carry["memory"][0].trace, _logs(system, carry, dtype), log_scale)
 
 
-def _in_range(body: Body, dtype: Any) -> jax.Array:
-    """Whether every entry is finite and far enough from overflow for observables to be squared."""
-    ceiling = float(jnp.finfo(dtype).max) ** 0.5
+def _in_range(system: System, body: Body, dtype: Any) -> jax.Array:
+    """Whether every entry is finite, and far enough from overflow where squares are taken on the way.
+
+    What is not finite stays so: a block of updates after which this holds held it all along.
+    """
+    ceiling = float(jnp.finfo(dtype).max) ** 0.5 if system.squares else float("inf")
     return jnp.all(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) < ceiling for part in body.values()]))
+
+
+def _sunk(system: System, body: Body, dtype: Any) -> jax.Array:
+    """Whether arrays have become so small that they lose digits; zeros lose none."""
+    sizes = [largest(*(body[name] for name in names)) for names in system.watched]
+    sunk = [(size > 0) & (size < faint(dtype)) for size in sizes]
+    return jnp.any(jnp.stack(sunk)) if sunk else jnp.zeros((), bool)

@@ -36,6 +36,14 @@ class PlaneSystem(System):
     def compensated(self) -> bool:
         return True
 
+    @property
+    def watched(self) -> tuple[tuple[str, ...], ...]:
+        return () if self.logarithmic else (("along", "across"),)
+
+    @property
+    def squares(self) -> bool:
+        return True
+
     def body(self) -> Body:
         if not self.logarithmic:
             return {"along": self.plane.along, "across": self.plane.across}

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import _entry, _scan
+from unhinged_jax import _check, _entry, _scan
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, settled
@@ -82,12 +82,15 @@ def simulate(
         model, dynamics = _entry.traceable((model, dynamics))
         if isinstance(dynamics, Descent):
             reads = _scan.reads_at(task.times, task.first)
-            return task.finish(
-                _descend(
-                    model, dynamics, task.state, jnp.asarray(task.times), reads, jnp.asarray(task.first),
-                    task.memory, task.plan, states, target, reduce,
-                )
-            )
+            given = (
+                model, dynamics, task.state, jnp.asarray(task.times), reads, jnp.asarray(task.first),
+                task.memory, task.plan, states, target, reduce,
+            )  # fmt: skip
+            # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.
+            run = _descend(*given, to_the_last=not _check.concrete(given))
+            if not _check.concrete(run.code) or int(run.code) == _descent.CUT_SHORT:
+                run = _descend(*given, to_the_last=True)
+            return task.finish(run)
         return task.finish(
             _integrate(
                 model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
@@ -118,9 +121,10 @@ def _descend(
     states: bool,
     target: str,
     reduce: bool,
+    to_the_last: bool,
 ) -> Trajectory:
     system = _system(model, dynamics, state, plan, target, reduce, memory is None)
-    out = _descent.run(system, dynamics, reads, first, plan, states, memory)
+    out = _descent.run(system, dynamics, reads, first, plan, states, memory, to_the_last)
     return Trajectory(
         times=times,
         observables=out["values"],
@@ -183,7 +187,7 @@ def _system(
         return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
     # What an optimiser keeps has the shapes of the state's arrays, and some look at rows and columns apart.
     if reduce and suits(model) and not elementwise:
-        return column_system(model, H, W, state.b)
+        return column_system(model, H, W, state.b, scaled=isinstance(dynamics, Descent))
     return DenseSystem(model, H, W, state.b)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from unhinged_jax.compression import observed
 from unhinged_jax.model import settled
 from unhinged_jax.observables import Plan, View, evaluate
-from unhinged_jax.special import safe_norm
+from unhinged_jax.special import largest, safe_norm
 
 Body = dict[str, jax.Array]
 
@@ -27,6 +27,22 @@ class System:
         return ()
 
     @property
+    def capped(self) -> bool:
+        """Whether the scale that is taken out of a group is never above 1: where the dynamics is homogeneous in its
+        groups at given logits alone, whose range the state cannot exceed."""
+        return False
+
+    @property
+    def watched(self) -> tuple[tuple[str, ...], ...]:
+        """Names of arrays, together of one size, that must not become too small: those that no group keeps from it."""
+        return ()
+
+    @property
+    def squares(self) -> bool:
+        """Whether the dynamics takes squares of entries, which then must not overflow either."""
+        return False
+
+    @property
     def compensated(self) -> bool:
         """Whether updates are summed with compensation for rounding: worth it where few numbers stand for many."""
         return False
@@ -38,6 +54,10 @@ class System:
     def velocity(self, body: Body) -> Body:
         """Minus the gradient, at unit rates."""
         raise TypeError("System is the base class")
+
+    def velocity_at(self, body: Body, powers: jax.Array) -> Body:
+        """The velocity where group i stands for 2^powers_i times itself, over the same powers of two."""
+        return self.velocity(body)
 
     def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
         """The velocity at given rates."""
@@ -85,6 +105,10 @@ class System:
     def sizes(self, body: Body) -> list[jax.Array]:
         """Norm of every group."""
         return [safe_norm(*(body[name] for name in names)) for names in self.groups]
+
+    def heights(self, body: Body) -> list[jax.Array]:
+        """Largest entry of every group: its size as far as a power of two is concerned, without a branch."""
+        return [largest(*(body[name] for name in names)) for names in self.groups]
 
 
 def reader(system: System, plan: Plan, keep_states: bool) -> Callable[[Body, list[jax.Array]], dict[str, Any]]:
