@@ -1,0 +1,213 @@
+"""The public operations that return numbers: one line each in `OPERATIONS`.
+
+An operation maps a `Problem` to named numbers, of which the last axis runs along the problem's times where there is
+one (`in_time`). Derivatives are logarithmic, theta d/d theta, so that a change of units leaves them alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from invariants.problems import Problem
+
+import unhinged_jax as uj
+
+FIT = ("loss", "log_abs_loss", "loss_sign", "objective", "accuracy", "accuracy_margin", "margin_min", "margin_mean")
+SHAPE = ("norm_W", "log_norm", "log_norm_H", "log_norm_W", "nc1", "nc1_trace_ratio", "cdnv", "gnc2", "nc3_self_duality")
+WHOLE = (*FIT, *SHAPE)
+
+
+def observed(problem: Problem, solve: str) -> tuple[str, ...]:
+    """What a run is asked for: everything of the lists above, and distances where there are any."""
+    if problem.observe is not None:
+        return problem.observe
+    limits: tuple[str, ...] = ()
+    if problem.loss == "unhinged" and problem.reduce:
+        limits = ("log_distance_H",) if problem.case in ("anchored", "spherical") else ("log_distance",)
+        if problem.case in ("regularized", "kernel"):
+            limits = ("log_distance_H", "log_distance_W", "gap_W")
+    return (*WHOLE, *limits, *(("norm_b",) if problem.bias else ()))
+
+
+def run(solve: str) -> Callable[[Problem], dict[str, Any]]:
+    def values(problem: Problem) -> dict[str, Any]:
+        solver = problem.solver or solve
+        extra = {"reduce": problem.reduce} if solver == "simulate" else {}
+        ran = getattr(uj, solver)(*problem.built(), problem.times, observed(problem, solver), **extra)
+        return dict(ran.observables)
+
+    return values
+
+
+def limit(problem: Problem) -> dict[str, Any]:
+    found = uj.limit(*problem.built())
+    names = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
+    share = jnp.sum(jnp.asarray(found.direction.H) ** 2)
+    return {name: getattr(found, name) for name in names} | {"share of H": share}
+
+
+def event(method: str) -> Callable[[Problem], dict[str, Any]]:
+    """When the class means come halfway from where they were to where they are in nc3, which has no units."""
+
+    def values(problem: Problem) -> dict[str, Any]:
+        seen = [t for t in problem.times if problem.cut is None or t >= problem.cut]
+        found = uj.event_time(
+            *problem.built(), EVENT, LEVELS[problem.kind], times=seen, direction="below", method=method
+        )
+        return {"time": found.time, "happened": found.happened, "slope": found.slope, "updates": found.updates}
+
+    return values
+
+
+EVENT, LEVELS = "nc3_self_duality", {"flow": 0.9, "descent": 0.9}
+
+
+def sensitivity(source: str) -> Callable[[Problem], dict[str, Any]]:
+    """theta d/d theta of a few observables at the last two times."""
+
+    def values(problem: Problem) -> dict[str, Any]:
+        wanted = ["eta", "decay_H", "decay_W", "rate_H", "rate_W", "gamma"]
+        wanted = ["schedule.peak" if name == "eta" and problem.horizon is not None else name for name in wanted]
+        wanted = wanted if problem.loss == "unhinged" else wanted[:-1]
+        seen = ("loss", "accuracy_margin", "log_norm_H", "log_norm_W")
+        table = uj.sensitivity(*problem.built(), problem.times[-2:], seen, wanted, sources=source)
+        found = {}
+        for name in seen:
+            for parameter in wanted:
+                at = table["first"].sel(source=source, observable=name, parameter=parameter).values
+                theta = float(table["theta"].sel(parameter=parameter))
+                found[f"{name} by {parameter.replace('schedule.peak', 'eta')}"] = at * theta
+        return found
+
+    return values
+
+
+def lyapunov(problem: Problem) -> dict[str, Any]:
+    """The sum of all exponents in one segment: log |det D Phi| / t, whatever the frame."""
+    model, dynamics, state = problem.built()
+    moving = problem.samples * P + problem.classes * P + (problem.classes if problem.bias else 0)
+    found = uj.lyapunov(model, dynamics, state, problem.times[1], moving, segments=1, transient=0)
+    return {"sum of exponents": np.sum(found.exponents)}
+
+
+def push_forward(problem: Problem) -> dict[str, Any]:
+    """Of a tangent made of the state, so that it moves with it."""
+    model, dynamics, start = problem.built()
+    state = problem.state_as(problem)
+    tangent = uj.State(0.5 * jnp.asarray(state.H), -2 * jnp.asarray(state.W), jnp.asarray(state.b))
+    ran, pushed = uj.push_forward(model, dynamics, start, problem.times[1:2], tangent)
+    scale = jnp.asarray(pushed.log_scale)
+    sizes = {part: jnp.linalg.norm(jnp.asarray(getattr(pushed, part))) for part in "HW"}
+    return {f"log_norm_{part} pushed": jnp.log(size) + scale for part, size in sizes.items()}
+
+
+def hessian_spectrum(problem: Problem) -> dict[str, Any]:
+    model, _, state = problem.built()
+    return {"curvature": uj.hessian_spectrum(model, state, 2)}
+
+
+def observe_state(problem: Problem) -> dict[str, Any]:
+    model, _, state = problem.built()
+    return dict(uj.observe_state(model, state, problem.observe or WHOLE))
+
+
+def collapse_metrics(problem: Problem) -> dict[str, Any]:
+    """`uj.collapse` of arrays, with labels as they are given."""
+    model, _, state = problem.built()
+    H = jnp.asarray(state.H)
+    stats = uj.collapse.class_statistics(H, problem.index, problem.classes)
+    return dict(uj.collapse.collapse_metrics(stats, state.W, model.logits(H, jnp.asarray(state.W), state.b)))
+
+
+def tables(problem: Problem) -> dict[str, Any]:
+    """The problem as sections of a file."""
+    from unhinged_jax import config  # noqa: F401  (its sections are what is written here)
+
+    return {
+        "model": {"case": "regularized", "dim": np.shape(problem.W)[1], "gamma": problem.gamma,
+                  "decay": list(problem.decay), "bias": problem.bias},
+        "labels": {"layout": "labels", "labels": np.asarray(problem.index).tolist(), "classes": problem.classes,
+                   "sample_weights": np.asarray(problem.q).tolist()},
+        "state": {"features": np.asarray(problem.H).tolist(), "prototypes": np.asarray(problem.W).tolist(),
+                  "bias": np.asarray(problem.b).tolist()},
+        "dynamics": {"kind": problem.kind, "rate_H": problem.rates[0], "rate_W": problem.rates[1],
+                     "schedule": problem.eta if problem.horizon is None else
+                     {"kind": "cosine", "peak": problem.eta, "horizon": problem.horizon}},
+        "run": {"times": list(problem.times), "observe": list(observed(problem, "exact")), "precision": "float64"},
+    }  # fmt: skip
+
+
+def sweep(problem: Problem) -> dict[str, Any]:
+    given = tables(problem)
+    given["sweep"] = {"method": "exact", "grid": {"model.gamma": [1.5, problem.gamma]}}
+    if problem.kind == "flow":
+        given["dynamics"] |= {"rtol": 1e-10}
+    with tempfile.TemporaryDirectory() as folder:
+        data = uj.sweep(uj.Plan.of(given), f"{folder}/s.zarr", workers=0, progress=False).load()
+    at = data.isel(gamma=1)
+    return {name: np.squeeze(at[name].values) for name in observed(problem, "exact")}
+
+
+def design(problem: Problem) -> dict[str, Any]:
+    """What goals of every kind look at, at the start of a design."""
+    given = tables(problem)
+    seen = [("loss", "run"), ("log_norm_W", "run"), ("rate", "limit"), ("exponent", "limit"), ("spread", "modes")]
+    goals = [{"observe": name, "of": of} for name, of in seen]
+    given["design"] = {"free": {"model.gamma": {"domain": "positive"}}, "goal": goals, "steps": 1}
+    plan = uj.DesignPlan.of(given)
+    with jax.enable_x64(True):
+        found = plan.measured(plan.start)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A line: what computes the numbers, on which problems, whether it is JAX throughout, and how exact it is."""
+
+    values: Callable[[Problem], dict[str, Any]]
+    on: tuple[str, ...]
+    traced: bool = True
+    tolerance: float = 1e-9
+    in_time: bool = False
+
+
+def _on(problems: str, *kinds: str) -> tuple[str, ...]:
+    return tuple(f"{problem.strip()}, {kind}" for problem in problems.split("/") for kind in kinds)
+
+
+_ANY = "weighted / balanced / bias / noisy / anchored / frozen / spherical / kernel"
+FLOWS = 1e-6
+"""Of numbers from a solver at rtol 1e-10: a run of some twenty steps of growth e^2 loses three digits or four."""
+
+OPERATIONS: dict[str, Operation] = {
+    "simulate, flow": Operation(
+        run("simulate"), _on(_ANY + " / cross-entropy / squared error / one a class", "flow"), True, FLOWS, True
+    ),
+    "simulate, descent": Operation(
+        run("simulate"), _on(_ANY + " / cross-entropy / squared error", "descent"), in_time=True
+    ),
+    "simulate, momentum": Operation(
+        run("simulate"), ("weighted, momentum", "bias, Nesterov", "cross-entropy, momentum"), in_time=True
+    ),
+    "exact, flow": Operation(run("exact"), _on(_ANY + " / one a class", "flow"), in_time=True),
+    "exact, descent": Operation(run("exact"), _on(_ANY, "descent"), in_time=True),
+    "exact, momentum": Operation(run("exact"), ("weighted, momentum", "bias, Nesterov"), in_time=True),
+    "limit": Operation(limit, _on("weighted / balanced / anchored / spherical / kernel", "flow", "descent")),
+    "event_time, exact": Operation(event("exact"), ("weighted, flow", "bias, descent")),
+    "event_time, simulated": Operation(event("simulate"), ("cross-entropy, flow",), tolerance=1e-5),
+    "sensitivity, exact": Operation(sensitivity("exact"), ("weighted, flow", "bias, descent"), False),
+    "sensitivity, simulated": Operation(sensitivity("simulated"), ("cross-entropy, flow",), False, FLOWS),
+    "lyapunov": Operation(lyapunov, ("weighted, descent", "cross-entropy, descent"), False),
+    "push_forward": Operation(push_forward, ("weighted, descent", "cross-entropy, flow"), tolerance=FLOWS),
+    "hessian_spectrum": Operation(hessian_spectrum, ("weighted, flow", "cross-entropy, flow"), False),
+    "observe_state": Operation(observe_state, ("weighted, flow", "bias, flow", "cross-entropy, flow", "noisy, flow")),
+    "collapse_metrics": Operation(collapse_metrics, ("weighted, flow", "bias, flow")),
+    "sweep": Operation(sweep, ("weighted, flow", "bias, descent"), False, in_time=True),
+    "design": Operation(design, ("weighted, flow", "bias, descent"), False),
+}
