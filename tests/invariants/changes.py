@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from invariants import problems as written
-from invariants.operations import OPERATIONS, Operation
+from invariants.operations import OPERATIONS, Operation, observed
 from invariants.problems import C, P, Problem
 
 import unhinged_jax as uj
@@ -76,11 +76,13 @@ class Change:
     no: No = never
     values: Callable[[Operation, Problem], dict[str, Any]] | None = None
     """Computes the numbers in another way; those that it leaves out are not compared."""
-    common_times: bool = False
-    """Only some of the changed run's times are the problem's."""
+    later: bool = False
+    """Only the last two of three times are the problem's."""
     may_refuse: bool = False
     """A clear ValueError or TypeError is as good as the right number."""
     tolerance: float = 0.0
+    costs: int = 0
+    """0: the same compiled program, or none; 1, 2: compiles anew, and is made only where that is afforded."""
 
     def move_of(self, name: str, operation: str, problem: Problem) -> Move | None:
         moves = self.moves(operation, problem) if callable(self.moves) else self.moves
@@ -543,7 +545,7 @@ WRITINGS: dict[str, Change] = {
         (lambda operation, problem: operation != "lyapunov", "its state has no momentum")),
     ),
     "optax.sgd": Change(
-        lambda problem: problem.but(dynamics_as=lambda p, schedule: uj.Descent(
+        lambda problem: problem.but(limits=False, dynamics_as=lambda p, schedule: uj.Descent(
             schedule, *p.rates, optimizer=optax.sgd(1.0))),
         {"log_distance*": Unsaid("an optimiser has no limit"), "gap_W": Unsaid("an optimiser has no limit")},
         only_if(_CONFIG, _PLAIN, (lambda operation, problem: operation.startswith("simulate"), "only simulated")),
@@ -620,14 +622,14 @@ def one_by_one(operation: Operation, problem: Problem) -> dict[str, Any]:
 
 
 def _cut(problem: Problem, by: str) -> Problem:
+    """From between the first two times; gone on with, the run is looked at there, too."""
     at = problem.times[1] / 2 if problem.kind == "flow" else problem.times[1] // 2
-    return problem.but(cut=at, cut_by=by, times=problem.times[1:])
+    return problem.but(cut=at, cut_by=by, times=(at, *problem.times[1:]), seen=observed(problem))
 
 
 def _other_times(problem: Problem) -> Problem:
-    first, second, third = problem.times
-    between = (1.0, 4.5) if problem.kind == "flow" else (1, 11)
-    return problem.but(times=(first, between[0], second, between[1], third))
+    between = 1.0 if problem.kind == "flow" else 1
+    return problem.but(times=(between, *problem.times[1:]))
 
 
 _RUN = (lambda operation, problem: OPERATIONS[operation].in_time, "it does not run along times")
@@ -654,11 +656,11 @@ RUNS: dict[str, Change] = {
         lambda problem: problem, values=loop,
         no=only_if(_RUN, _CONFIG, (lambda operation, problem: problem.kind == "descent", "a flow is no loop")),
     ),
-    "cut, simulated and gone on": Change(lambda problem: _cut(problem, "simulate"), no=only_if(
+    "cut, simulated and gone on": Change(lambda problem: _cut(problem, "simulate"), later=True, no=only_if(
         *_GOES_ON, (lambda operation, problem: problem.momentum is None or operation.startswith("simulate,"),
                     "there is no closed form that starts with a velocity"))),
-    "cut, exact and gone on": Change(lambda problem: _cut(problem, "exact"), no=only_if(*_GOES_ON, _HAS_FORM, _FORGETS)),
-    "other times beside": Change(_other_times, no=only_if(_RUN), common_times=True),
+    "cut, exact and gone on": Change(lambda problem: _cut(problem, "exact"), later=True, no=only_if(*_GOES_ON, _HAS_FORM, _FORGETS)),
+    "other times beside": Change(_other_times, no=only_if(_RUN), later=True),
     "one observable at a time": Change(lambda problem: problem, values=one_by_one, no=only_if(
         (lambda operation, problem: operation in ("observe_state",) or OPERATIONS[operation].in_time, "has no choice"))),
     "jit": Change(lambda problem: problem, values=compiled, no=only_if(_TRACED)),
@@ -667,4 +669,19 @@ RUNS: dict[str, Change] = {
     "vmap of 2 x 3": Change(lambda problem: problem, values=batched(2, 3), no=only_if(_TRACED)),
 }  # fmt: skip
 
-CHANGES: dict[str, Change] = {**SYMMETRIES, **NUMBERS, **WRITINGS, **RUNS}
+_DEAR = {
+    1: ("space embedded", "samples doubled", "jit", "vmap of 2 x 3"),
+    2: ("noise for gamma", "*float32", "labels: soft", "replace: index", "kernel: identity", "schedule: *",
+        "momentum 0", "one observable at a time", "vmap of 1", "vmap of 3"),
+}  # fmt: skip
+"""Changes that cost a compilation, by what they cost."""
+
+
+def _costs(name: str) -> int:
+    return next((cost for cost, known in _DEAR.items() if any(fnmatch.fnmatch(name, one) for one in known)), 0)
+
+
+CHANGES: dict[str, Change] = {
+    name: dataclasses.replace(change, costs=_costs(name))
+    for name, change in {**SYMMETRIES, **NUMBERS, **WRITINGS, **RUNS}.items()
+}

@@ -18,28 +18,33 @@ from invariants.problems import Problem
 
 import unhinged_jax as uj
 
-FIT = ("loss", "log_abs_loss", "loss_sign", "objective", "accuracy", "accuracy_margin", "margin_min", "margin_mean")
-SHAPE = ("norm_W", "log_norm", "log_norm_H", "log_norm_W", "nc1", "nc1_trace_ratio", "cdnv", "gnc2", "nc3_self_duality")
-WHOLE = (*FIT, *SHAPE)
+RUN = ("loss", "objective", "accuracy", "accuracy_margin", "log_norm_H", "log_norm_W")
+"""Of every run; more are looked at in one state, where they cost less to compile."""
+STATE = (
+    *RUN, "cdnv", "log_abs_loss", "loss_sign", "margin_min", "margin_mean", "norm_W", "log_norm", "nc1", "nc1_trace_ratio",
+    "gnc2", "nc2_equinorm_means", "nc2_equiangularity_prototypes", "nc3_self_duality", "unc3", "nc4", "minimal_angle_means",
+)  # fmt: skip
 
 
-def observed(problem: Problem, solve: str) -> tuple[str, ...]:
-    """What a run is asked for: everything of the lists above, and distances where there are any."""
+def observed(problem: Problem) -> tuple[str, ...]:
+    """What a run is asked for: the list above, and what refers to its start or its limit, where there is one."""
     if problem.observe is not None:
         return problem.observe
-    limits: tuple[str, ...] = ()
-    if problem.loss == "unhinged" and problem.reduce:
-        limits = ("log_distance_H",) if problem.case in ("anchored", "spherical") else ("log_distance",)
-        if problem.case in ("regularized", "kernel"):
-            limits = ("log_distance_H", "log_distance_W", "gap_W")
-    return (*WHOLE, *limits, *(("norm_b",) if problem.bias else ()))
+    more: tuple[str, ...] = ("norm_b",) if problem.bias else ()
+    if problem.rich:
+        more = (*more, "cdnv")
+        if problem.loss == "unhinged" and problem.reduce and problem.limits:
+            more = (*more, "log_distance_H", "log_distance_W", "gap_W")
+    elif problem.case == "spherical" and problem.limits:
+        more = (*more, "log_distance_H")
+    return (*RUN, *more)
 
 
 def run(solve: str) -> Callable[[Problem], dict[str, Any]]:
     def values(problem: Problem) -> dict[str, Any]:
         solver = problem.solver or solve
         extra = {"reduce": problem.reduce} if solver == "simulate" else {}
-        ran = getattr(uj, solver)(*problem.built(), problem.times, observed(problem, solver), **extra)
+        ran = getattr(uj, solver)(*problem.built(), problem.times, observed(problem), **extra)
         return dict(ran.observables)
 
     return values
@@ -114,7 +119,7 @@ def hessian_spectrum(problem: Problem) -> dict[str, Any]:
 
 def observe_state(problem: Problem) -> dict[str, Any]:
     model, _, state = problem.built()
-    return dict(uj.observe_state(model, state, problem.observe or WHOLE))
+    return dict(uj.observe_state(model, state, problem.observe or STATE))
 
 
 def collapse_metrics(problem: Problem) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def tables(problem: Problem) -> dict[str, Any]:
         "dynamics": {"kind": problem.kind, "rate_H": problem.rates[0], "rate_W": problem.rates[1],
                      "schedule": problem.eta if problem.horizon is None else
                      {"kind": "cosine", "peak": problem.eta, "horizon": problem.horizon}},
-        "run": {"times": list(problem.times), "observe": list(observed(problem, "exact")), "precision": "float64"},
+        "run": {"times": list(problem.times), "observe": list(observed(problem)), "precision": "float64"},
     }  # fmt: skip
 
 
@@ -151,7 +156,7 @@ def sweep(problem: Problem) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         data = uj.sweep(uj.Plan.of(given), f"{folder}/s.zarr", workers=0, progress=False).load()
     at = data.isel(gamma=1)
-    return {name: np.squeeze(at[name].values) for name in observed(problem, "exact")}
+    return {name: np.squeeze(at[name].values) for name in observed(problem)}
 
 
 def design(problem: Problem) -> dict[str, Any]:
@@ -175,6 +180,8 @@ class Operation:
     traced: bool = True
     tolerance: float = 1e-9
     in_time: bool = False
+    affords: int = 0
+    """Changes up to this `costs` are made in its first problem; in the others those that cost nothing."""
 
 
 def _on(problems: str, *kinds: str) -> tuple[str, ...]:
@@ -187,26 +194,26 @@ FLOWS = 1e-6
 
 OPERATIONS: dict[str, Operation] = {
     "simulate, flow": Operation(
-        run("simulate"), _on(_ANY + " / cross-entropy / squared error / one a class", "flow"), True, FLOWS, True
+        run("simulate"), _on(_ANY + " / cross-entropy / squared error / one a class", "flow"), True, FLOWS, True, 2
     ),
     "simulate, descent": Operation(
-        run("simulate"), _on(_ANY + " / cross-entropy / squared error", "descent"), in_time=True
+        run("simulate"), _on(_ANY + " / cross-entropy / squared error", "descent"), in_time=True, affords=2
     ),
     "simulate, momentum": Operation(
-        run("simulate"), ("weighted, momentum", "bias, Nesterov", "cross-entropy, momentum"), in_time=True
+        run("simulate"), ("weighted, momentum", "bias, Nesterov", "cross-entropy, momentum"), in_time=True, affords=1
     ),
-    "exact, flow": Operation(run("exact"), _on(_ANY + " / one a class", "flow"), in_time=True),
-    "exact, descent": Operation(run("exact"), _on(_ANY, "descent"), in_time=True),
-    "exact, momentum": Operation(run("exact"), ("weighted, momentum", "bias, Nesterov"), in_time=True),
-    "limit": Operation(limit, _on("weighted / balanced / anchored / spherical / kernel", "flow", "descent")),
-    "event_time, exact": Operation(event("exact"), ("weighted, flow", "bias, descent")),
+    "exact, flow": Operation(run("exact"), _on(_ANY + " / one a class", "flow"), in_time=True, affords=2),
+    "exact, descent": Operation(run("exact"), _on(_ANY, "descent"), in_time=True, affords=2),
+    "exact, momentum": Operation(run("exact"), ("weighted, momentum", "bias, Nesterov"), in_time=True, affords=1),
+    "limit": Operation(limit, _on("weighted / balanced / anchored / spherical / kernel", "flow", "descent"), affords=1),
+    "event_time, exact": Operation(event("exact"), ("weighted, flow", "bias, descent"), affords=1),
     "event_time, simulated": Operation(event("simulate"), ("cross-entropy, flow",), tolerance=1e-5),
     "sensitivity, exact": Operation(sensitivity("exact"), ("weighted, flow", "bias, descent"), False),
     "sensitivity, simulated": Operation(sensitivity("simulated"), ("cross-entropy, flow",), False, FLOWS),
     "lyapunov": Operation(lyapunov, ("weighted, descent", "cross-entropy, descent"), False),
-    "push_forward": Operation(push_forward, ("weighted, descent", "cross-entropy, flow"), tolerance=FLOWS),
+    "push_forward": Operation(push_forward, ("weighted, descent", "cross-entropy, flow"), tolerance=FLOWS, affords=1),
     "hessian_spectrum": Operation(hessian_spectrum, ("weighted, flow", "cross-entropy, flow"), False),
-    "observe_state": Operation(observe_state, ("weighted, flow", "bias, flow", "cross-entropy, flow", "noisy, flow")),
+    "observe_state": Operation(observe_state, ("weighted, flow", "bias, flow", "cross-entropy, flow", "noisy, flow"), affords=1),
     "collapse_metrics": Operation(collapse_metrics, ("weighted, flow", "bias, flow")),
     "sweep": Operation(sweep, ("weighted, flow", "bias, descent"), False, in_time=True),
     "design": Operation(design, ("weighted, flow", "bias, descent"), False),

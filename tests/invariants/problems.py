@@ -89,6 +89,9 @@ class Problem:
     cut: Any = None
     cut_by: str = "simulate"
     reduce: bool = True
+    limits: bool = True
+    rich: bool = False
+    seen: tuple | None = None
     observe: tuple | None = None
     solver: str | None = None
     labels_as: Callable = written_labels
@@ -118,14 +121,18 @@ class Problem:
         dynamics, state = self.dynamics_as(self, self.schedule_as(self)), self.state_as(self)
         if self.cut is None:
             return model, dynamics, state
-        return model, dynamics, getattr(uj, self.cut_by)(model, dynamics, state, [self.cut], "log_norm_W")
+        # At as many times, and with the same observables, as what goes on: one compiled program for both.
+        times = [0, self.cut / 2 if self.kind == "flow" else 1, self.cut]
+        observe = ("log_norm_W",) if self.observe is None else self.observe
+        return model, dynamics, getattr(uj, self.cut_by)(model, dynamics, state, times, self.seen or observe)
 
 
-def _numbers(index: np.ndarray) -> dict[str, np.ndarray]:
+def _numbers(index: np.ndarray, bias: bool = False) -> dict[str, Any]:
     """Entries with so few binary digits that any floating-point type holds them exactly."""
     rng = np.random.default_rng(18)
     H, W, b = rng.normal(size=(len(index), P)), rng.normal(size=(C, P)), rng.normal(size=C)
-    return {"index": index, "H": np.round(H * 32) / 32, "W": np.round(W * 32) / 32, "b": np.round(b * 16) / 64}
+    b = np.round(b * 16) / 64 if bias else np.zeros(C)
+    return {"index": index, "H": np.round(H * 32) / 32, "W": np.round(W * 32) / 32, "b": b, "bias": bias}
 
 
 @functools.cache
@@ -135,15 +142,15 @@ def problems() -> dict[str, Problem]:
     q = np.array([2.0, 3, 1, 4, 2, 1, 3]) / 16
     table = np.array([[0.75, 0.25, 0.0], [0.0, 0.75, 0.25], [0.125, 0.125, 0.75]])
     of = {
-        "weighted": Problem(**_numbers(uneven), weights=q, times=()),
+        "weighted": Problem(**_numbers(uneven), weights=q, rich=True, times=()),
         "balanced": Problem(**_numbers(even), times=()),
-        "bias": Problem(**_numbers(uneven), weights=q, bias=True, times=()),
+        "bias": Problem(**_numbers(uneven, True), weights=q, times=()),
         "noisy": Problem(**_numbers(uneven), table=table, times=()),
         "anchored": Problem(**_numbers(uneven), weights=q, case="anchored", times=()),
-        "frozen": Problem(**_numbers(uneven), weights=q, case="frozen", bias=True, times=()),
+        "frozen": Problem(**_numbers(uneven, True), weights=q, case="frozen", times=()),
         "spherical": Problem(**_numbers(uneven), weights=q, case="spherical", times=()),
         "kernel": Problem(**_numbers(uneven), weights=q, case="kernel", kernel=FACTOR @ FACTOR.T, times=()),
-        "cross-entropy": Problem(**_numbers(uneven), weights=q, loss="cross_entropy", bias=True, times=()),
+        "cross-entropy": Problem(**_numbers(uneven, True), weights=q, loss="cross_entropy", times=()),
         "squared error": Problem(**_numbers(uneven), table=table, loss="mse", times=()),
         "one a class": Problem(**_numbers(np.arange(C)), times=()),
     }
