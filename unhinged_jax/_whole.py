@@ -1,15 +1,27 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and that replace others only where that was asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     """A place beside `path` to write to: it becomes `path` when the block ends well, and is gone when it does not.
+
+    The file gets the permissions that any new one gets. Two writers do not disturb each other; the last one stays.
+
+    Args:
+        path: Where the file belongs.
+        force: Replace a file that is there (default); otherwise it is refused, also if it appeared meanwhile.
+
+    Raises:
+        ValueError: if there is such a file and `force` is not set.
+        OSError: if it cannot be written.
 
     Example:
         >>> import tempfile
@@ -20,9 +32,45 @@ def whole(path: str | Path) -> Iterator[Path]:
         ['numbers.txt']
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    if not force:
+        refuse_there([path])
+    part = path.with_name(f".{path.name[:150]}.{uuid4().hex[:12]}.part{path.suffix[:20]}")
     try:
         yield part
-        part.replace(path)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # before the name: a power cut must not leave an empty file of that name
+        if force:
+            part.replace(path)
+        else:
+            _give_name(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _give_name(part: Path, path: Path) -> None:
+    """Rename without replacing."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        refuse_there([path])
+    except OSError:  # a file system without links
+        refuse_there([path])
+        part.replace(path)
+
+
+def refuse_there(paths: Iterable[Path]) -> None:
+    """Raise ValueError if any of some files is there: nothing is replaced unless --force is given."""
+    found = [str(path) for path in paths if path.exists() or path.is_symlink()]
+    if found:
+        names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        are = "is there already; replace it" if len(found) == 1 else "are there already; replace them"
+        raise ValueError(f"{names} {are} with --force, or choose another place.")
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it; one behind a symbolic link, too, whose goal may not be there yet.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    Path(path).resolve().mkdir(parents=True, exist_ok=True)

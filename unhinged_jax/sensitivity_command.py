@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unhinged_jax._whole import refuse_there, whole
 from unhinged_jax.config import build, read_config
 from unhinged_jax.sensitivity import disagreement, sensitivity
 
@@ -17,18 +18,22 @@ _SUFFIXES = (".csv", ".nc")
 
 
 def run(
-    config: Path, *, parameter: tuple[str, ...], observe: tuple[str, ...], mode: str, order: int, out: Path | None
+    config: Path, *, parameter: tuple[str, ...], observe: tuple[str, ...], mode: str, order: int, out: Path | None,
+    force: bool = False,
 ) -> int:
     """Print the sensitivities at the last time of [run]; write all times to `out`."""
     if out is not None and out.suffix not in _SUFFIXES:
         raise ValueError(f"--out must end in .csv or .nc, but is {out}.")
+    if out is not None and not force:
+        refuse_there([out])
     problem = build(read_config(config))
     table = sensitivity(
         problem.model, problem.dynamics, problem.state, problem.times, observe or problem.observe, parameter or None,
         order=order, mode=mode, target=problem.target, precision=problem.precision,
     )  # fmt: skip
     if out is not None:
-        _write(table, out)
+        with whole(out, force=force) as part:
+            _write(table, part)
     if "first" in table:
         _print(table)
     arrays = [str(name) for name in table.data_vars if str(name).startswith("first_")]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check
+from unhinged_jax._whole import whole
 from unhinged_jax.model import State
 from unhinged_jax.observables import OBSERVABLES
 
@@ -230,10 +231,14 @@ class Trajectory:
     def to_csv(self, path: str | Path) -> None:
         """The table of `to_dataframe` as a CSV file, with a `time` column.
 
+        Like pandas' own, it replaces a file that is there; the file is written whole or not at all.
+
         Raises:
             ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
         """
-        self.to_dataframe().to_csv(path)
+        table = self.to_dataframe()
+        with whole(path) as part:
+            table.to_csv(part)
 
 
 def batch_message(what: str, shape: tuple[int, ...]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax._whole import whole
+from unhinged_jax._whole import refuse_there, whole
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced, from_counts, soft
@@ -318,12 +318,14 @@ def _run_numbered(number: int) -> Row:
     return run_case(cases()[number])
 
 
-def main(json: Path | None = None) -> int:
+def main(json: Path | None = None, force: bool = False) -> int:
     """Print the certificate, write it to a JSON file if asked; 1 if any bound is missed."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     began = time.monotonic()
+    if json is not None and not force:
+        refuse_there([json])
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("compiling", total=len(cases()))
@@ -340,7 +342,7 @@ def main(json: Path | None = None) -> int:
             "rows": [{**dataclasses.asdict(row), "passed": row.passed} for row in rows],
         }
         text = _json.dumps(_plain(record), indent=1)
-        with whole(json) as part:
+        with whole(json, force=force) as part:
             part.write_text(text + "\n", encoding="utf-8")
     return 1 if failed else 0
 

@@ -24,15 +24,17 @@ def doctor(*, json: bool = False) -> int:
 
 
 @app.command
-def verify(*, json: Path | None = None) -> int:
+def verify(*, json: Path | None = None, force: bool = False) -> int:
     """Compare every simulated dynamics with its closed form. Exit status 1 if any bound is missed.
 
     Parameters
     ----------
     json
         Also write the certificate to this file.
+    force
+        Replace that file if it is there.
     """
-    return int(importlib.import_module("unhinged_jax.verify").main(json=json))
+    return int(importlib.import_module("unhinged_jax.verify").main(json=json, **_asked(force)))
 
 
 @app.command
@@ -41,6 +43,7 @@ def reproduce(
     out: Path = Path("figures"),
     at: Path | None = None,
     seed: int | None = None,
+    force: bool = False,
 ) -> int:
     """Compute and draw the numerical figures of Zhou et al. (2023), simulated and exact.
 
@@ -54,13 +57,15 @@ def reproduce(
         CSV file with columns figure,t: more indices to evaluate.
     seed
         Start from a random state of this seed instead of the paper's own.
+    force
+        Replace results of these figures that are there.
     """
     module = importlib.import_module("unhinged_jax.paper.reproduce")
-    return int(module.main(figures=figures, out=out, at=at, seed=seed))
+    return int(module.main(figures=figures, out=out, at=at, seed=seed, **_asked(force)))
 
 
 @app.command
-def theories(*names: str, page: Path = Path("theories.md")) -> int:
+def theories(*names: str, page: Path = Path("theories.md"), force: bool = False) -> int:
     """Run other known results beside this one, check each against its prediction, draw them.
 
     Exit status 1 if any check misses its bound.
@@ -71,7 +76,13 @@ def theories(*names: str, page: Path = Path("theories.md")) -> int:
         Theories to run; all of them if none is given.
     page
         Markdown page to write; figures go into the folder of the same name without its suffix.
+    force
+        Replace a page and figures that are there.
     """
     with spinner("Loading"):
         module = importlib.import_module("unhinged_jax.theories.command")
-    return int(module.main(names=names, out=page))
+    return int(module.main(names=names, out=page, **_asked(force)))
+
+
+def _asked(force: bool) -> dict[str, bool]:
+    return {"force": True} if force else {}

@@ -59,6 +59,7 @@ def sensitivity(
     mode: Literal["auto", "forward", "checkpointed", "direct", "backsolve"] = "auto",
     order: Literal[1, 2] = 1,
     out: Path | None = None,
+    force: bool = False,
 ) -> int:
     """Derivatives of the observables of a run in its continuous parameters, simulated beside exact.
 
@@ -76,12 +77,14 @@ def sensitivity(
         2 adds second derivatives.
     out
         A .csv or .nc file for all times.
+    force
+        Replace that file if it is there.
     """
     with spinner("Differentiating"):
         from unhinged_jax import sensitivity_command
 
         return sensitivity_command.run(
-            config, parameter=parameter, observe=observe, mode=mode, order=order, out=out
+            config, parameter=parameter, observe=observe, mode=mode, order=order, out=out, force=force
         )
 
 

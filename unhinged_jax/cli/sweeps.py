@@ -23,6 +23,7 @@ def sweep(
     scheduler: str | None = None,
     part: str = "0/1",
     lanes: int | None = None,
+    force: bool = False,
 ) -> int:
     """Run every point of a plan into a store, or go on with it: the same command resumes.
 
@@ -40,6 +41,8 @@ def sweep(
         Compute the points that failed again; the plan may now have a larger max_steps.
     export
         Write the results to this .csv, .parquet or .nc file; nothing is computed.
+    force
+        Replace the file of --export if it is there. Nothing in a store is ever replaced.
     workers
         Local processes; 0 computes in this one. Default: one a core, or 0 on an accelerator.
     scheduler
@@ -53,7 +56,7 @@ def sweep(
 
     return command.sweep(
         plan, store, status=status, retry_failed=retry_failed, export=export, workers=workers, scheduler=scheduler,
-        part=part, lanes=lanes,
+        part=part, lanes=lanes, force=force,
     )  # fmt: skip
 
 
@@ -67,8 +70,11 @@ def plot(
     x: str | None = None,
     y: str | None = None,
     time: float | None = None,
+    force: bool = False,
 ) -> int:
     """Draw a sweep: curves with seed bands, maps with the boundaries that theory predicts, an interactive report.
+
+    Older pictures of a sweep are drawn anew. Nothing that the store names is imported or opened.
 
     Parameters
     ----------
@@ -84,7 +90,9 @@ def plot(
         Axis of the maps that goes up; default: another one.
     time
         Moment that the maps show; default: the last.
+    force
+        Replace files of these names that are no pictures of a sweep.
     """
     from unhinged_jax.sweep import command
 
-    return command.plot(store, out=out, observe=observe, x=x, y=y, time=time)
+    return command.plot(store, out=out, observe=observe, x=x, y=y, time=time, force=force)

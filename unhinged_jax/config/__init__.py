@@ -1,6 +1,10 @@
 """A run described by a TOML file: read strictly into dataclasses, then built into a model, dynamics and a state."""
 
 from unhinged_jax.config.dynamics import optimizer_of as optimizer_of
+from unhinged_jax.config.files import Files as Files
+from unhinged_jax.config.files import NotHeld as NotHeld
+from unhinged_jax.config.files import only_data as only_data
+from unhinged_jax.config.labels import build_labels as build_labels
 from unhinged_jax.config.problem import Problem, build
 from unhinged_jax.config.problem import build_stateless as build_stateless
 from unhinged_jax.config.reading import ConfigError, read_config

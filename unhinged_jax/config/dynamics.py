@@ -45,6 +45,8 @@ _ONLY = {"flow": ("solver", "rtol", "atol", "max_steps", "steady"), "descent": (
 def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
     """Flow or descent; a key that belongs to the other is an error."""
     _check.choice("kind", section.kind, tuple(_ONLY))
+    if files.data:  # what names code is not run, and no picture needs rates
+        section = DynamicsSection(section.kind)
     other = "descent" if section.kind == "flow" else "flow"
     for name in given_keys(section, *_ONLY[other]):
         raise ValueError(f"{name} belongs to kind = {other!r}, but kind is {section.kind!r}.")

@@ -1,12 +1,15 @@
-"""Arrays and functions that a file names."""
+"""Arrays and functions that a file names. A configuration that comes out of a store is data: it opens and runs none."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,49 @@ import numpy as np
 
 from unhinged_jax.config.sections import Array
 
+_HELD: ContextVar[Mapping[str, Any] | None] = ContextVar("held", default=None)
+
+
+class NotHeld(Exception):
+    """A configuration that is data names an array whose numbers are not there. No ValueError: nobody's mistake."""
+
+
+@contextmanager
+def only_data(arrays: Mapping[str, Any]) -> Iterator[None]:
+    """Build what a store says, not what it names: nothing is imported and no file is opened.
+
+    Functions are replaced by one that cannot be called, rates and times are left out, and an array that is named by
+    its path is the one that is held under that name.
+
+    Args:
+        arrays: Name in the configuration -> numbers.
+    """
+    before = _HELD.set(arrays)
+    try:
+        yield
+    finally:
+        _HELD.reset(before)
+
+
+def _stand_in(*_: Any, **__: Any) -> Any:
+    raise NotHeld("this function is named by a store, which is data; it is not imported.")
+
 
 class Files:
-    """Arrays and functions that the file names; relative to its folder."""
+    """Arrays and functions that the file names; relative to its folder.
+
+    Attributes:
+        digests: SHA-256 of every file that was read.
+        arrays: What was read, by its name in the configuration.
+        data: Whether nothing may be imported or opened; see `only_data`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.digests: dict[str, str] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        self._held = _HELD.get()
+        self.data = self._held is not None
 
     def array(self, name: str, value: Array) -> np.ndarray:
         """An array given in place or by path; a traced one, of a design, passes as it is."""
@@ -39,6 +78,10 @@ class Files:
         return array
 
     def _load(self, name: str, spec: str) -> np.ndarray:
+        if self._held is not None:
+            if spec not in self._held:
+                raise NotHeld(f"{name}: the numbers of {spec!r} are not held.")
+            return np.asarray(self._held[spec])
         file, key = spec, ""
         if ".npz:" in spec:
             file, _, key = spec.rpartition(":")
@@ -46,24 +89,34 @@ class Files:
         if path.suffix not in (".npy", ".npz"):
             raise ValueError(f"{name} must be the path of a .npy or .npz file, but is {spec!r}.")
         try:
-            self.digests[file] = hashlib.sha256(path.read_bytes()).hexdigest()
-            loaded = np.load(path, allow_pickle=False)
+            raw = path.read_bytes()  # once, so that the digest is that of what is used
+            self.digests[file] = hashlib.sha256(raw).hexdigest()
+            loaded = np.load(io.BytesIO(raw), allow_pickle=False)
         except OSError as error:
             raise ValueError(f"{name}: cannot read {path}: {error.strerror or error}") from error
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{name}: {path} is not a file of plain arrays: {error}") from error
-        if isinstance(loaded, np.ndarray):
-            return loaded
+        self.arrays[spec] = loaded if isinstance(loaded, np.ndarray) else self._member(name, loaded, path, file, key)
+        return self.arrays[spec]
+
+    @staticmethod
+    def _member(name: str, loaded: Any, path: Path, file: str, key: str) -> np.ndarray:
         with loaded:
             if not key and len(loaded.files) == 1:
                 key = loaded.files[0]
             if key not in loaded.files:
                 found = ", ".join(loaded.files)
                 raise ValueError(f"{name}: say which array of {path} to take, as {file}:KEY; it has {found}.")
-            return loaded[key]
+            try:
+                array: np.ndarray = loaded[key]
+            except (ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{name}: {path} is not a file of plain arrays: {error}") from error
+            return array
 
     def function(self, spec: str) -> Callable:
         """The callable "module:name"; modules beside the file are found, too."""
+        if self.data:
+            return _stand_in
         module, _, name = spec.partition(":")
         sys.path.insert(0, str(self.folder.resolve()))
         try:

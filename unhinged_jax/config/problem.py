@@ -71,7 +71,7 @@ def build_stateless(config: Config, precision: str | None = None) -> Problem:
         moves = build_dynamics(config.dynamics, files)
     with placed(f"{config.path}: [run]"):
         _check.choice("precision", precision, ("float32", "float64"))
-        times = _times(config.run, isinstance(moves, Descent), files)
+        times = np.zeros(1) if files.data else _times(config.run, isinstance(moves, Descent), files)
     run = config.run
     observe: Any = run.observe or observables.paper_observables
     if isinstance(observe, str):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax._whole import whole
+from unhinged_jax._whole import make_folder, refuse_there, whole
 from unhinged_jax.exact import exact
 from unhinged_jax.paper import published
 from unhinged_jax.paper.draw import draw
@@ -191,7 +191,11 @@ def summarise(outcome: Outcome, from_paper: bool) -> dict[str, Any]:
 
 
 def main(
-    figures: Sequence[str] = (), out: Path = Path("figures"), at: Path | None = None, seed: int | None = None
+    figures: Sequence[str] = (),
+    out: Path = Path("figures"),
+    at: Path | None = None,
+    seed: int | None = None,
+    force: bool = False,
 ) -> int:
     """Reproduce figures into a folder; 0 if all agree with what was published, 1 if any does not.
 
@@ -200,6 +204,7 @@ def main(
         out: Folder for figN.png, figN.svg, figN<panel>.csv, figN<panel>_exact.csv and summary.json.
         at: CSV file (columns figure, t) of further indices to evaluate.
         seed: Start from this seed instead of the paper's own state.
+        force: Replace results of these figures; those of others are kept in any case.
     """
     from rich.console import Console
     from rich.progress import (
@@ -215,7 +220,8 @@ def main(
     chosen = [FIGURES[number]() for number in figure_numbers(figures)]
     extra = read_indices(Path(at)) if at is not None else {}
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    before = _before(out, chosen, seed, force)
+    make_folder(out)
     console = Console(stderr=True)
     total = sum(2 * len(figure.runs()) for figure in chosen)
     clocks = [TimeElapsedColumn(), TimeRemainingColumn()]
@@ -236,8 +242,25 @@ def main(
             summary["figures"][number] = summarise(outcome, seed is None)
         progress.update(bar, description="done")
     summary["seconds"] = round(time.monotonic() - began, 1)
-    (out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    kept = {**summary, "figures": {**before, **summary["figures"]}}
+    with whole(out / "summary.json") as part:
+        part.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return report(summary, out)
+
+
+def _before(out: Path, chosen: Sequence[Figure], seed: int | None, force: bool) -> dict[str, Any]:
+    """What summary.json says of other figures; refuses to replace what is there."""
+    page = out / "summary.json"
+    try:
+        told = json.loads(page.read_text(encoding="utf-8")) if page.exists() else {"seed": seed, "figures": {}}
+        same, others = told["seed"] == seed, dict(told["figures"])
+    except (ValueError, KeyError, TypeError):
+        same, others = False, {}
+    if not force:
+        names = [f"fig{figure.number}{kind}" for figure in chosen for kind in (".png", ".svg")]
+        names += [f"fig{f.number}{p.letter}{kind}.csv" for f in chosen for p in f.panels for kind in ("", "_exact")]
+        refuse_there([*(out / name for name in names), *(() if same else (page,))])
+    return others if same else {}
 
 
 def report(summary: dict[str, Any], out: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ def sweep(
     scheduler: str | None,
     part: str,
     lanes: int | None,
+    force: bool = False,
 ) -> int:
     """Run, resume, describe or export a sweep; see `unhinged sweep --help`."""
     from unhinged_jax.sweep import prepare, run
@@ -37,7 +39,7 @@ def sweep(
         if plan is not None:
             prepare.refuse_other(opened, Plan.read(plan), change=False)
         if export is not None:
-            _export(opened, export)
+            _export(opened, export, force)
         if status:
             print(describe(opened, status_of(opened, verify=True)))
         return 0
@@ -75,24 +77,32 @@ def sweep(
     return INCOMPLETE if found.failed else 0
 
 
-def _export(opened: Store, file: Path) -> None:
+def _export(opened: Store, file: Path, force: bool) -> None:
     from unhinged_jax.sweep.export import export
     from unhinged_jax.sweep.status import status_of
 
-    export(opened.path, file)
+    export(opened.path, file, force=force)
     there = status_of(opened)
     share = "" if there.done == there.points else f" ({there.done:,} of {there.points:,} points are done)"
     print(f"wrote {file}{share}")
 
 
 def plot(
-    store: Path, *, out: Path | None, observe: tuple[str, ...], x: str | None, y: str | None, time: float | None
+    store: Path,
+    *,
+    out: Path | None,
+    observe: tuple[str, ...],
+    x: str | None,
+    y: str | None,
+    time: float | None,
+    force: bool = False,
 ) -> int:
     """Draw a sweep; see `unhinged plot --help`."""
     from unhinged_jax.sweep.pictures import draw
 
-    out = out or store.with_name(f"{store.stem}-pictures")
-    for path in draw(store, out, observe=observe, x=x, y=y, time=time):
+    named = Path(os.path.normpath(store.absolute())) if store.name in ("", "..") else store  # "." has no name
+    out = out or named.with_name(f"{named.stem}-pictures")
+    for path in draw(store, out, observe=observe, x=x, y=y, time=time, force=force):
         print(path)
     return 0
 

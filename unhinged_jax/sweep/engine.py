@@ -58,6 +58,7 @@ def drive(
     retry: bool,
     told: Callable[[Outcome], None],
     waiting: Callable[[], None] = lambda: None,
+    source: str | None = None,
 ) -> dict[Task, str]:
     """Run tasks to the end.
 
@@ -70,6 +71,7 @@ def drive(
         retry: See `run_blocks`.
         told: Called for every committed block.
         waiting: Called now and then.
+        source: See `run_blocks`.
 
     Returns:
         Tasks that could not be done, with the reason.
@@ -84,7 +86,7 @@ def drive(
             broken = False
             while pending and len(running) < window:
                 try:
-                    running[executor.submit(run_blocks, path, pending[0], retry)] = pending[0]
+                    running[executor.submit(run_blocks, path, pending[0], retry, source)] = pending[0]
                     pending.popleft()
                 except BrokenExecutor:
                     broken = True

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unhinged_jax._whole import whole
 from unhinged_jax.sweep.read import open_sweep
 from unhinged_jax.sweep.store import PENDING, REASONS
 
@@ -23,16 +22,17 @@ _ROWS = 1_000_000
 _WRITERS = {".csv": "_csv", ".parquet": "_parquet", ".nc": "_netcdf"}
 
 
-def export(store: str | Path, file: str | Path) -> None:
+def export(store: str | Path, file: str | Path, *, force: bool = False) -> None:
     """Write the results of a sweep into one file; whole, or not at all.
 
     Args:
         store: Folder that `sweep` wrote.
         file: NAME.csv or NAME.parquet: one row a point and time, with its coordinates, observables and why it ended; or
             NAME.nc, the dataset itself.
+        force: Replace a file that is there.
 
     Raises:
-        ValueError: for another ending, or Parquet without pyarrow.
+        ValueError: for another ending, Parquet without pyarrow, a file that is there, or a store that is damaged.
         OSError: if it cannot be written.
 
     Source: beyond the paper.
@@ -43,13 +43,8 @@ def export(store: str | Path, file: str | Path) -> None:
     if file.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError("Parquet needs pyarrow: pip install pyarrow; or export to .csv or .nc.")
     data = open_sweep(store)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=file.suffix, dir=file.parent)
-    os.close(handle)
-    try:
-        globals()[_WRITERS[file.suffix]](data, name)
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole(file, force=force) as part:
+        globals()[_WRITERS[file.suffix]](data, str(part))
 
 
 def tables(data: xarray.Dataset) -> Iterator[pandas.DataFrame]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
 from unhinged_jax.sweep.bands import coordinate_of, over_seeds, shown
-from unhinged_jax.sweep.boundaries import boundaries
+from unhinged_jax.sweep.lines import lines as boundaries
 from unhinged_jax.sweep.plan import Plan
 from unhinged_jax.sweep.store import FINE
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unhinged_jax._whole import make_folder, whole
+from unhinged_jax.config import only_data
 from unhinged_jax.plots import save, style
 from unhinged_jax.sweep.bands import band_figure
 from unhinged_jax.sweep.maps import map_figure
 from unhinged_jax.sweep.plan import Plan
-from unhinged_jax.sweep.read import open_sweep
+from unhinged_jax.sweep.read import dataset_of
 from unhinged_jax.sweep.report import report
 from unhinged_jax.sweep.store import Store
 from unhinged_jax.sweep.work import plan_of
@@ -20,6 +22,7 @@ from unhinged_jax.sweep.work import plan_of
 if TYPE_CHECKING:
     import xarray
 
+FILES = ("curves.png", "curves.svg", "map.png", "map.svg", "report.html")
 
 def draw(
     store: str | Path,
@@ -29,8 +32,9 @@ def draw(
     x: str | None = None,
     y: str | None = None,
     time: float | None = None,
+    force: bool = False,
 ) -> list[Path]:
-    """Draw a sweep, finished or not.
+    """Draw a sweep, finished or not, from its numbers alone: nothing that the store names is imported or opened.
 
     Args:
         store: Folder that `sweep` wrote.
@@ -39,32 +43,57 @@ def draw(
         observe: Observables to draw; all if empty.
         x, y: Axes of the maps; default: the two numeric ones with most points.
         time: Moment of the maps; default: the last.
+        force: Replace files of those names that are no older pictures of a sweep.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: for a name that is not in the store, or a store without a finished point.
+        ValueError: for a name that is not in the store, a store without a finished point, or one that is damaged.
 
     Source: beyond the paper; boundaries as in `unhinged_jax.sweep.boundaries`.
     """
     opened = Store(store)
-    plan, data = plan_of(opened), open_sweep(store)
+    with only_data(opened.facts.get("arrays", {})):
+        return _draw(opened, Path(out), observe, x, y, time, force)
+
+
+def _draw(
+    opened: Store, out: Path, observe: Sequence[str], x: str | None, y: str | None, time: float | None, force: bool
+) -> list[Path]:
+    plan, data = plan_of(opened), dataset_of(opened)
     data = _chosen(data, opened.observed, tuple(observe))
     moment = len(data["time"]) - 1 if time is None else int(np.argmin(np.abs(data["time"].values - time)))
     data = data.load()
     if not np.any(data["result"].values >= 0):
-        raise ValueError(f"{store} holds no finished point yet; run `unhinged sweep` first.")
+        raise ValueError(f"{opened.path} holds no finished point yet; run `unhinged sweep` first.")
     names = axes_of_maps(plan, data, x, y)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    if not force:
+        _refuse_others(out)
+    make_folder(out)
+    page = out / "report.html"
+    with whole(page) as part:  # first: by it the folder is known as one of pictures
+        part.write_text(report(plan, data, names), encoding="utf-8")
     written = []
     for name, figure in _figures(plan, data, names, moment):
         with style():
             written += save(figure, out, name)
-    path = out / "report.html"
-    path.write_text(report(plan, data, names), encoding="utf-8")
-    return [*written, path]
+    return [*written, page]
+
+
+def _refuse_others(out: Path) -> None:
+    """Pictures of a sweep are drawn again over older ones; what another hand has put there is not replaced."""
+    found = [out / name for name in FILES if (out / name).exists()]
+    page = out / "report.html"
+    if found and not (page.is_file() and _is_ours(page)):
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"{out} holds {names}, which `plot` did not write; replace them with --force, or give --out.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a report of a sweep."""
+    with path.open("rb") as file:
+        return b'name="generator" content="unhinged plot"' in file.read(400)
 
 
 def _figures(

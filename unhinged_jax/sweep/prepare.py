@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from unhinged_jax import config as _config
+from unhinged_jax._whole import whole
 from unhinged_jax.output import versions
 from unhinged_jax.sweep.design import Dim
 from unhinged_jax.sweep.groups import Grouping, grouping_of
-from unhinged_jax.sweep.layout import layout_of
+from unhinged_jax.sweep.layout import Layout, layout_of
 from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweep.seal import ROOT, SEAL
 from unhinged_jax.sweep.stiffness import by_stiffness
-from unhinged_jax.sweep.store import Store
+from unhinged_jax.sweep.store import Store, plain_name
 
 LANES = {"cpu": 128}
 """Most points in a block: beyond this a CPU's caches overflow and the cost of a point rises again."""
 _MANY_LANES = 16384
+_HELD = 20_000
 MAY_CHANGE = ("dynamics.max_steps", "sweep.title")
 """Keys of a plan that may differ on a store that is there: no point that has ended would end differently."""
 
@@ -33,18 +39,40 @@ def open_store(plan: Plan, path: Path, *, lanes: int | None = None, memory: int 
         lanes: Most points in a block, for a new store.
         memory: Bytes a device may use for a block, for a new store; default a quarter of what it has.
 
+    A coordinate or the description of an array that was lost or altered is written again, if the plan tells what it
+    was.
+
     Raises:
         ValueError: if the store belongs to another plan; the message shows the difference.
+        Damaged: if something is lost that the plan does not tell.
     """
-    if (path / "zarr.json").exists():
-        store = Store(path)
+    if (path / ROOT).exists() or (path / "execution").is_dir():
+        store = Store(path, check=False)
         refuse_other(store, plan)
-        return store
-    if path.exists() and any(path.iterdir()):
-        raise ValueError(f"{path} holds other files; choose a folder that is empty or not there yet.")
-    store = _create(plan, path, lanes, memory)
-    refuse_other(store, plan)  # jobs that start together race to make it
+        if store.broken:
+            store = _mended(store, plan)
+    else:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"{path} holds other files; choose a folder that is empty or not there yet.")
+        store = _create(plan, path, lanes, memory)
+        refuse_other(store, plan)  # jobs that start together race to make it
+    store.source = plan.config.path.absolute()
     return store
+
+
+def _mended(store: Store, plan: Plan) -> Store:
+    """A store whose broken files are those of a new one with the same plan and blocks, where the seal confirms them."""
+    beside = store.path.resolve()
+    with tempfile.TemporaryDirectory(prefix=f".unfinished-{beside.name}-", dir=beside.parent) as place:
+        new = _create(plan, Path(place) / "new", None, store.facts["memory"], store.layout)
+        same = json.loads(str(store.group.attrs[SEAL]))["files"]
+        made = json.loads(str(new.group.attrs[SEAL]))["files"]
+        for name in store.broken:
+            if made.get(name) == same[name]:
+                (store.path / name).parent.mkdir(parents=True, exist_ok=True)
+                with whole(store.path / name) as part:
+                    shutil.copyfile(new.path / name, part)
+    return Store(store.path)
 
 
 def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
@@ -58,7 +86,7 @@ def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
         shown = "; ".join(told[:5]) + (f" and {len(fatal) - 5} more" if len(fatal) > 5 else "")
         raise ValueError(f"{store.path} holds another sweep: {shown}. Choose another --store, or restore the plan.")
     if differ and change:
-        store.group.attrs["plan"] = json.dumps(now)
+        store.change_plan(now)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -82,22 +110,34 @@ def _inputs(grouping: Grouping) -> dict[str, str]:
     return {name: digest for group in grouping.groups for name, digest in group.inputs.items()}
 
 
-def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None) -> Store:
+def _arrays(plan: Plan, grouping: Grouping) -> dict[str, Any]:
+    """Numbers that labels take from files, by their name in the plan: pictures need them, and open no file."""
+    found: dict[str, np.ndarray] = {}
+    for group in grouping.groups if _inputs(grouping) else ():
+        files = _config.Files(plan.config.path.parent)
+        _config.build_labels(group.config.labels, files)
+        found |= files.arrays
+    return {name: array.tolist() for name, array in found.items() if array.size <= _HELD}
+
+
+def _create(
+    plan: Plan, path: Path, lanes: int | None, memory: int | None, layout: Layout | None = None
+) -> Store:
     grouping = grouping_of(plan)
     platform = jax.default_backend()
     memory = memory or default_memory()
     plan, order = by_stiffness(plan, grouping)
     fits = max(1, memory // bytes_of_a_point(plan, grouping))
     most = lanes or LANES.get(platform, _MANY_LANES)
-    layout = layout_of([dim.size for dim in plan.dims], grouping.separate, min(fits, most), order)
+    layout = layout or layout_of([dim.size for dim in plan.dims], grouping.separate, min(fits, most), order)
     times = grouping.groups[0].times
     coordinates = {name: entry for dim in plan.dims for name, entry in _coordinates(dim).items()}
     for name in (*coordinates, *(dim.name for dim in plan.dims)):
         if name in (*grouping.observed, "result", "elapsed", "steps", "execution"):
             raise ValueError(f"an axis is called {name!r}, like a result of the sweep; give it another `name`.")
+        plain_name(name)
     separate = [dim.name for dim, alone in zip(plan.dims, grouping.separate, strict=True) if alone]
     facts = {
-        "folder": str(plan.config.path.parent.resolve()),
         "name": plan.config.path.name,
         "times": len(times),
         "memory": memory,
@@ -105,6 +145,7 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None) -> St
         "separate": separate,
         "groups": [group.places for group in grouping.groups],
         "which": list(grouping.which.values()),
+        "arrays": _arrays(plan, grouping),
     }
     return Store.create(
         path,

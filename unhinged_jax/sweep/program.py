@@ -19,9 +19,15 @@ Values = tuple[dict[str, np.ndarray], ...]
 """For each dimension, key -> values along it, with a leading axis of devices."""
 
 
-def lane(config: Config, method: str, values: dict[str, Any]) -> dict[str, Any]:
+def lane(config: Config, method: str, values: dict[str, Any], inputs: dict[str, str] | None = None) -> dict[str, Any]:
     """One point: its observables, why it ended, where, and how many steps it took."""
     problem = build_traced(config, values)
+    for name, found in problem.inputs.items():
+        if inputs is not None and inputs.get(name) != found:
+            raise ValueError(
+                f"{config.path.parent / name} is not the file that this sweep began with; restore it, or choose "
+                "another --store."
+            )
     solve = uj.exact if method == "exact" else uj.simulate
     run = solve(
         problem.model, problem.dynamics, problem.state, problem.times, problem.observe,
@@ -33,12 +39,14 @@ def lane(config: Config, method: str, values: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def block(config: Config, method: str, values: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+def block(
+    config: Config, method: str, values: tuple[dict[str, Any], ...], inputs: dict[str, str] | None = None
+) -> dict[str, Any]:
     """All points of a block. What does not depend on a dimension is computed once for all of it."""
 
     def level(depth: int, chosen: dict[str, Any]) -> Any:
         if depth == len(values):
-            return lane(config, method, chosen)
+            return lane(config, method, chosen, inputs)
         if not values[depth]:
             return level(depth + 1, chosen)
         return jax.vmap(lambda here: level(depth + 1, {**chosen, **here}))(values[depth])
@@ -58,12 +66,14 @@ class Programs:
         config, method: What every point runs.
         keys: Keys that vary inside a block, for each dimension.
         memory: Bytes a device may use for a block; None for no limit of ours.
+        inputs: SHA-256 of every array file that the store was made with; None: unknown.
     """
 
     config: Config
     method: str
     keys: tuple[tuple[str, ...], ...]
     memory: int | None = None
+    inputs: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.devices = jax.local_devices()
@@ -106,7 +116,7 @@ class Programs:
             for keys, count in zip(self.keys, shape, strict=True)
         )
         make = _one_for_each if self.devices[0].platform == "cpu" else _sharded
-        compiled, run = make(lambda values: block(self.config, self.method, values), types, self.devices)
+        compiled, run = make(lambda values: block(self.config, self.method, values, self.inputs), types, self.devices)
         needed = compiled.memory_analysis()  # of one device
         too_large = (
             self.memory is not None

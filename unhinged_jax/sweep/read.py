@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from unhinged_jax.sweep.seal import SEAL
 from unhinged_jax.sweep.store import Store
 
 if TYPE_CHECKING:
@@ -23,8 +23,12 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
         An `xarray.Dataset`: one variable an observable over the plan's dimensions, `seed` and `time`; `result`,
         `elapsed` and `steps` of every point; plan, versions, commit, device and precision as attributes.
 
+        Nothing that the store names is imported or opened: a store is data. Blocks are compared with their digests
+        as they are read.
+
     Raises:
-        ValueError: if the folder is not such a store.
+        ValueError: if the folder is not such a store; if its coordinates or attributes are not what was written, or,
+            when it is read, a block is not: the message names the file.
 
     Source: beyond the paper.
 
@@ -43,17 +47,38 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
         >>> data["result"].values.tolist(), data.attrs["precision"]
         ([0, 0], 'float32')
     """
-    import xarray
-
     opened = Store(store)
-    data = xarray.open_zarr(opened.path, consolidated=False, zarr_format=3, chunks=None)
-    texts = {
-        name: (array.dims, opened.coordinate(str(name)), {"long_name": array.attrs.get("long_name", name)})
-        for name, array in data.coords.items()
-        if "texts" in array.attrs
-    }
-    data = data.assign_coords(texts)
-    for name in data.coords:
-        if np.issubdtype(data[name].dtype, np.floating):
-            data[name].encoding.pop("_FillValue", None)
-    return data
+    if not opened.sealed:
+        warnings.warn(
+            f"{store} was made by an older version: its observables are checked when they are read, its coordinates "
+            "and attributes are not.",
+            stacklevel=2,
+        )
+    return dataset_of(opened)
+
+
+def dataset_of(opened: Store) -> xarray.Dataset:
+    """What `open_sweep` gives, of an open store."""
+    import xarray
+    from xarray.core import indexing
+
+    from unhinged_jax.sweep.lazy import Checked
+
+    def variable(name: str) -> xarray.Variable:
+        array = opened.array(name)
+        dims = opened.dims if array.ndim == len(opened.dims) else (*opened.dims, "time")
+        lazy = indexing.MemoryCachedArray(indexing.LazilyIndexedArray(Checked(opened, name)))
+        return xarray.Variable(dims, indexing.CopyOnWriteArray(lazy), dict(array.attrs))
+
+    attrs = {name: value for name, value in dict(opened.group.attrs).items() if name not in ("coordinates", SEAL)}
+    return xarray.Dataset(
+        {name: variable(name) for name in opened.variables},
+        coords={name: _coordinate(opened, name) for name in opened.coordinates()},
+        attrs=attrs,
+    )
+
+
+def _coordinate(opened: Store, name: str) -> tuple[Any, ...]:
+    array = opened.array(name)
+    attrs = {key: value for key, value in dict(array.attrs).items() if key != "texts"}
+    return array.metadata.dimension_names, opened.coordinate(name), attrs

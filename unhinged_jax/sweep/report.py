@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.sweep.bands import coordinate_of, over_seeds
-from unhinged_jax.sweep.boundaries import boundaries
+from unhinged_jax.sweep.lines import lines as boundaries
 from unhinged_jax.sweep.maps import is_geometric
 from unhinged_jax.sweep.plan import Plan
 from unhinged_jax.sweep.store import FINE, PENDING, REASONS

@@ -131,6 +131,7 @@ def run_store(
             given_up = engine.drive(
                 make, str(store.path.resolve()), _tasks(store, wanted, devices, window),
                 window=window, owned=shared is None, retry=retry_failed, told=shown.told, waiting=shown.refresh,
+                source=None if store.source is None else str(store.source),
             )  # fmt: skip
     if given_up:
         reason = next(iter(given_up.values()))

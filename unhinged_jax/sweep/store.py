@@ -1,57 +1,107 @@
-"""The store of a sweep: xarray's Zarr layout, one chunk a block, committed once and with a digest.
+"""The store of a sweep: xarray's Zarr layout, one chunk a block, committed once and with digests.
 
-A block is written in two steps: its chunk of every variable, then its digest into `execution/committed`. Each chunk
-appears whole or not at all, so a block whose digest is there and fits its data is complete; everything else is
-computed again.
+A block is written in two steps: its chunk of every variable, then their digests into `execution/committed`. Each chunk
+appears whole or not at all, so a block whose digests are there and fit its data is complete; everything else is
+computed again. What is no block is under a seal, see `unhinged_jax.sweep.seal`.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from unhinged_jax.observables import OBSERVABLES
+from unhinged_jax.sweep.arrays import NOT_A_NUMBER as NOT_A_NUMBER
+from unhinged_jax.sweep.arrays import PENDING as PENDING
+from unhinged_jax.sweep.arrays import REASONS as REASONS
+from unhinged_jax.sweep.arrays import coordinate, make_variables
 from unhinged_jax.sweep.layout import Layout
+from unhinged_jax.sweep.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
 from unhinged_jax.trajectory import Result
 
-NOT_A_NUMBER, PENDING = 5, -1
-REASONS = {**{int(code): code.name.lower() for code in Result}, NOT_A_NUMBER: "not_a_number"}
-"""Why a point ended, by its number in the variable `result`."""
 FINE = (int(Result.COMPLETED), int(Result.STEADY))
 _FORMAT = 1
 _CREATED, _STALE = ".unfinished-", 3600.0
+_WAY_OUT = "restore it from a copy, or sweep into another folder."
 
-zarr.config.set({"array.write_empty_chunks": True})  # a missing chunk must mean a missing block
+
+class Damaged(ValueError):
+    """Files of a store are not what was written; the message names them, and says what to do."""
 
 
 class Store:
-    """An open sweep store. `Store.create` makes one, whole or not at all."""
+    """An open sweep store. `Store.create` makes one, whole or not at all.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: Its folder.
+        check: Refuse a store of which a coordinate, an attribute or the description of an array was lost or altered.
+
+    Raises:
+        Damaged: naming the files.
+        ValueError: if it is no store of a sweep.
+    """
+
+    source: Path | None = None
+    """The file of the plan that the user gave; what the plan names lies beside it. None: only the store was given."""
+
+    def __init__(self, path: str | Path, check: bool = True) -> None:
         self.path = Path(path)
-        if not (self.path / "zarr.json").exists():
+        if not (self.path / ROOT).exists():
+            if (self.path / "execution").is_dir():
+                raise Damaged(f"{self.path / ROOT} is missing; restore it from a copy, or sweep into another folder.")
             raise ValueError(f"{path} is not the store of a sweep; make one with `unhinged sweep PLAN --store {path}`.")
-        self.group = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
-        if self.group.attrs.get("sweep_format") != _FORMAT:
+        try:
+            self.group = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
+            attrs = dict(self.group.attrs)
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            raise Damaged(f"{self.path / ROOT} is damaged; {_WAY_OUT}") from error
+        if attrs.get("sweep_format") != _FORMAT:
             raise ValueError(f"{path} is a Zarr group, but not the store of a sweep of this version.")
-        facts: Any = json.loads(str(self.group.attrs["execution"]))
-        self.facts: dict[str, Any] = facts
-        self.layout = Layout(tuple(facts["shape"]), tuple(facts["block"]))
-        self.dims: tuple[str, ...] = tuple(facts["dims"])
-        self.observed: tuple[str, ...] = tuple(facts["observed"])
-        self.committed_array: Any = self.group["execution/committed"]
+        self.sealed = SEAL in attrs
+        self.broken = broken(self.group, self.path)
+        if ROOT in self.broken:
+            raise Damaged(f"{self.path / ROOT} was altered after the store was made; {_WAY_OUT}")
+        if check:
+            self.refuse_broken()
+        try:
+            facts: Any = json.loads(str(attrs["execution"]))
+            self.facts: dict[str, Any] = facts
+            self.layout = Layout(tuple(facts["shape"]), tuple(facts["block"]))
+            self.dims: tuple[str, ...] = tuple(facts["dims"])
+            self.observed: tuple[str, ...] = tuple(facts["observed"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{self.path / ROOT} is damaged; {_WAY_OUT}") from error
+        for name in (*self.dims, *self.observed):
+            plain_name(name)
+
+    def refuse_broken(self) -> None:
+        """Raise Damaged if a file beside the blocks was lost or altered."""
+        if self.broken:
+            names = ", ".join(str(self.path / name) for name in self.broken[:5])
+            more = f" and {len(self.broken) - 5} more" if len(self.broken) > 5 else ""
+            raise Damaged(
+                f"{names}{more}: missing or altered after the store was made. `unhinged sweep PLAN --store "
+                f"{self.path}` writes again what the plan tells; restore anything else from a copy."
+            )
+
+    @property
+    def committed_array(self) -> Any:
+        """Digests of blocks: of each variable along the last axis; of all together in a store of an older version."""
+        return self.group["execution/committed"]
+
+    @property
+    def _by_variable(self) -> bool:
+        return int(self.committed_array.ndim) > len(self.dims)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -94,31 +144,31 @@ class Store:
         Raises:
             OSError: if it cannot be written.
         """
-        path = Path(path)
+        path = Path(path).resolve()  # what a symbolic link stands for: nothing can be renamed to a link
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{_CREATED}{path.name}-*"):
+        for left in path.parent.glob(f"{_CREATED}{glob.escape(path.name)}-*"):
             if time.time() - left.stat().st_mtime > _STALE:
                 shutil.rmtree(left, ignore_errors=True)  # of a command that was killed
         place = Path(tempfile.mkdtemp(prefix=f"{_CREATED}{path.name}-", dir=path.parent))
         try:
             group = zarr.create_group(place, zarr_format=3)
-            _make_variables(group, layout, dims, observed, times, precision)
+            make_variables(group, layout, dims, observed, times, precision)
             for name, (dim, values, described) in coordinates.items():
-                _coordinate(group, name, dim, values, described)
+                coordinate(group, name, dim, values, described)
             execution = {
                 "shape": layout.shape, "block": layout.block, "dims": dims, "observed": observed, **facts,
             }  # fmt: skip
             extra = [name for name, (dim, _, _) in coordinates.items() if name != dim]
-            group.attrs.update(
-                {
-                    "sweep_format": _FORMAT,
-                    "plan": json.dumps(identity),
-                    "execution": json.dumps(execution),
-                    "precision": precision,
-                    **attrs,
-                    **({"coordinates": " ".join(extra)} if extra else {}),
-                }
-            )
+            all_attrs = {
+                "sweep_format": _FORMAT,
+                "plan": json.dumps(identity),
+                "execution": json.dumps(execution),
+                "precision": precision,
+                **attrs,
+                **({"coordinates": " ".join(extra)} if extra else {}),
+            }
+            seal = sealed(group, place, [*coordinates, "time"], all_attrs)
+            group.attrs.update({**all_attrs, SEAL: seal})
             place.chmod(0o777 & ~_umask())
             try:
                 os.rename(place, path)
@@ -129,35 +179,41 @@ class Store:
             shutil.rmtree(place, ignore_errors=True)
         return cls(path)
 
+    def change_plan(self, identity: dict[str, Any]) -> None:
+        """Take over an `identity`, in one step with its digest."""
+        attrs = dict(self.group.attrs)
+        seal = attrs.pop(SEAL, None)
+        attrs["plan"] = json.dumps(identity)
+        changed = {"plan": attrs["plan"]} | ({} if seal is None else {SEAL: resealed(str(seal), attrs)})
+        self.group.attrs.update(changed)
+
     def read(self, number: int) -> dict[str, np.ndarray]:
-        """Every variable of a block."""
+        """Every variable of a block, unchecked."""
         region = self.layout.slices(number)
         return {name: np.asarray(self.array(name)[region]) for name in self.variables}
 
     def write(self, number: int, values: Mapping[str, np.ndarray], seconds: float) -> None:
-        """Write a block: its data first, then, in a second step, its digest."""
+        """Write a block: its data first, then, in a second step, its digests."""
         region, place = self.layout.slices(number), self.layout.place(number)
+        self._forget(self.committed_array, place)  # who reads meanwhile finds no block rather than half of one
         for name in self.variables:
             array = self.array(name)
             self._forget(array, place)
             array[region] = np.ascontiguousarray(values[name], array.dtype)
         seconds_array: Any = self.group["execution/seconds"]
         seconds_array[place] = seconds
-        self.committed_array[place] = digest(values[name] for name in self.variables)
+        self.committed_array[place] = self._digests(number, values)
 
     def is_committed(self, number: int) -> bool:
         """Whether a block has been committed."""
-        try:
-            return int(self.committed_array[self.layout.place(number)]) != 0
-        except (ValueError, RuntimeError):
-            return False
+        return bool(np.all(self.digests_of(number)))
 
     def committed(self) -> np.ndarray:
-        """Digests of all blocks, 0 where there is none, flat. A torn entry counts as none."""
+        """Whether each block has been committed, flat. A torn entry counts as none."""
         try:
-            return np.asarray(self.committed_array[...]).reshape(-1)
-        except (ValueError, RuntimeError):
-            return np.asarray([self._digest_of(i) for i in range(self.layout.blocks)], np.uint64)
+            return np.all(np.asarray(self.committed_array[...]).reshape(self.layout.blocks, -1) != 0, axis=1)
+        except UNREADABLE:
+            return np.asarray([self.is_committed(number) for number in range(self.layout.blocks)])
 
     def damaged(self, numbers: Iterable[int]) -> list[int]:
         """Those committed blocks whose data is missing, truncated or does not fit its digest."""
@@ -168,29 +224,51 @@ class Store:
         for number in numbers:
             self._forget(self.committed_array, self.layout.place(number))
 
-    def _digest_of(self, number: int) -> int:
+    def digests_of(self, number: int) -> np.ndarray:
+        """The digests that a block was committed with; zeros if there are none."""
         try:
-            return int(self.committed_array[self.layout.place(number)])
-        except (ValueError, RuntimeError):
-            return 0
+            return np.atleast_1d(np.asarray(self.committed_array[self.layout.place(number)]))
+        except UNREADABLE:
+            return np.zeros(1, np.uint64)
+
+    def fits(self, number: int, name: str, values: np.ndarray, digests: np.ndarray) -> bool:
+        """Whether the values of a variable of a block are those that were committed with some digests."""
+        if not self._by_variable:
+            return self._intact(number)
+        return len(digests) == len(self.variables) and bool(
+            digest([values], f"{name} {number}") == digests[self.variables.index(name)]
+        )
+
+    def _digests(self, number: int, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Of each variable with its name and the number of the block, so that chunks cannot change places."""
+        if not self._by_variable:
+            return np.asarray(digest(values[name] for name in self.variables), np.uint64)
+        return np.asarray([digest([values[name]], f"{name} {number}") for name in self.variables], np.uint64)
 
     def _intact(self, number: int) -> bool:
         try:
             values = self.read(number)
-        except (ValueError, RuntimeError, OSError):
+        except UNREADABLE:
             return False
-        return digest(values[name] for name in self.variables) == self._digest_of(number)
+        return np.array_equal(np.atleast_1d(self._digests(number, values)), self.digests_of(number))
 
     def seconds(self, number: int) -> float:
         """Time that a block took; 0 if that is lost."""
         try:
             return float(self.array("execution/seconds")[self.layout.place(number)])
-        except (ValueError, RuntimeError):
+        except UNREADABLE:
             return 0.0
 
     def dtype(self, name: str) -> np.dtype:
         """Number type of a variable."""
         return np.dtype(self.array(name).dtype)
+
+    def coordinates(self) -> list[str]:
+        """Names of the coordinates, `time` among them."""
+        seal = self.group.attrs.get(SEAL)
+        if seal is not None:
+            return coordinates_of(str(seal))
+        return [str(name) for name in self.group.array_keys() if name not in self.variables]
 
     def coordinate(self, name: str) -> np.ndarray:
         """Values of a coordinate; texts as texts."""
@@ -205,67 +283,32 @@ class Store:
 
     def _forget(self, array: Any, place: tuple[int, ...]) -> None:
         """Remove a chunk before it is written: a damaged one at the border would be read and merged."""
+        self._place_of(array, place).unlink(missing_ok=True)
+
+    def chunk(self, name: str, number: int) -> Path:
+        """The file of a variable of a block."""
+        return self._place_of(self.array(name), self.layout.place(number))
+
+    def _place_of(self, array: Any, place: tuple[int, ...]) -> Path:
         inner = (0,) * (array.ndim - len(place))
-        chunk = self.path / array.path / array.metadata.encode_chunk_key((*place, *inner))
-        chunk.unlink(missing_ok=True)
+        return self.path / str(array.path) / array.metadata.encode_chunk_key((*place, *inner))
 
 
-def digest(arrays: Iterable[np.ndarray]) -> int:
-    """64 bits of BLAKE2 over the bytes of arrays, never 0."""
-    state = hashlib.blake2b(digest_size=8)
+def digest(arrays: Iterable[np.ndarray], of: str = "") -> int:
+    """64 bits of BLAKE2 over what arrays are of and their bytes, never 0."""
+    state = hashlib.blake2b(of.encode(), digest_size=8)
     for array in arrays:
         state.update(np.ascontiguousarray(array).tobytes())
     return int.from_bytes(state.digest(), "little") or 1
+
+
+def plain_name(name: str) -> None:
+    """Raise ValueError for the name of an array that would lie elsewhere: names become folders of the store."""
+    if not name or name.startswith((".", "__")) or any(letter in name for letter in "/\\\0") or name == ROOT:
+        raise ValueError(f"{name!r} cannot be the name of an axis: it would be a path in the store; give a plain name.")
 
 
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-_CODECS = (ZstdCodec(level=1), Crc32cCodec())  # without the second, flipped bits pass unseen
-
-
-def _array(group: Any, name: str, shape: Any, chunks: Any, dtype: Any, fill: Any, dims: Any, attrs: Any = None) -> Any:
-    return group.create_array(
-        name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, dimension_names=dims,
-        compressors=_CODECS, attributes=attrs or {},
-    )  # fmt: skip
-
-
-def _make_variables(
-    group: Any, layout: Layout, dims: tuple[str, ...], observed: tuple[str, ...], times: np.ndarray, precision: str
-) -> None:
-    descent = np.issubdtype(times.dtype, np.integer)
-    count = times.shape[0]
-    for name in observed:
-        known = OBSERVABLES.get(name)
-        attrs = {"long_name": known.meaning if known else name, "units": "1"}
-        _array(
-            group, name, (*layout.shape, count), (*layout.block, count), precision, float("nan"), (*dims, "time"), attrs
-        )
-    meanings = {"flag_values": list(REASONS), "flag_meanings": " ".join(REASONS.values())}
-    codes = {"long_name": "why a point ended", **meanings}
-    unit = "updates" if descent else "time"
-    _array(group, "result", layout.shape, layout.block, "int8", PENDING, dims, codes)
-    attrs = {"long_name": "how far a point came", "units": unit}
-    _array(group, "elapsed", layout.shape, layout.block, "float64", float("nan"), dims, attrs)
-    attrs = {"long_name": "steps of the solver or updates made; 0 for a closed form", "units": "1"}
-    _array(group, "steps", layout.shape, layout.block, "int32", 0, dims, attrs)
-    _coordinate(group, "time", "time", times, {"long_name": "number of updates" if descent else "time", "units": unit})
-    counts, single = layout.counts, (1,) * len(layout.counts)
-    blocks = [f"block_{dim}" for dim in dims]
-    _array(group, "execution/committed", counts, single, "uint64", 0, blocks, {"long_name": "digest of a block"})
-    _array(group, "execution/seconds", counts, single, "float32", float("nan"), blocks, {"units": "s"})
-
-
-def _coordinate(group: Any, name: str, dim: str, values: np.ndarray, attrs: dict[str, Any]) -> None:
-    """A coordinate; texts are stored as numbers with their meanings beside, which every reader of Zarr understands."""
-    if values.dtype.kind == "U":
-        texts = list(dict.fromkeys(values.tolist()))
-        attrs = {**attrs, "texts": texts}
-        values = np.asarray([texts.index(text) for text in values.tolist()], np.int32)
-    with warnings.catch_warnings():
-        array = _array(group, name, values.shape, values.shape, values.dtype, 0, (dim,), attrs)
-        array[...] = values

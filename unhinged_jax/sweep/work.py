@@ -40,27 +40,30 @@ _PROGRAMS: dict[str, Programs] = {}
 """The programs that were last used; sweeps of one structure share them."""
 
 
-def run_blocks(path: str, numbers: tuple[int, ...], retry: bool = False) -> list[Outcome]:
+def run_blocks(
+    path: str, numbers: tuple[int, ...], retry: bool = False, source: str | None = None
+) -> list[Outcome]:
     """Compute blocks of one group and commit each.
 
     Args:
         path: The store.
         numbers: Blocks of one group; as many at a time as there are local devices.
         retry: Compute committed blocks again and replace their failed points, and only those.
+        source: File of the plan that the user gave, beside which lies what it names; None: it names nothing.
     """
     with _LOCK:
-        if path not in _LAST or not _LAST[path].current:
+        if path not in _LAST or not _LAST[path].current or _LAST[path].source != source:
             _LAST.clear()
-            _LAST[path] = Job(path)
+            _LAST[path] = Job(path, source)
         return _LAST[path].run(numbers, retry)
 
 
 class Job:
     """A store and its plan."""
 
-    def __init__(self, path: str) -> None:
-        self.store = Store(path)
-        self.plan = plan_of(self.store)
+    def __init__(self, path: str, source: str | None = None) -> None:
+        self.store, self.source = Store(path), source
+        self.plan = plan_of(self.store, source)
         self._stamp = _stamp(path)
 
     @property
@@ -95,11 +98,15 @@ class Job:
         facts = self.store.facts
         places = dict(zip(facts["separate"], facts["groups"][group_of(self.store, number)], strict=True))
         config, keys = self.plan.config_at(places), tuple(tuple(names) for names in facts["traced"])
+        if self.source is None:
+            _refuse_names(config.as_dict())
         method, memory = self.plan.sweep.method, facts["memory"]
-        kind = json.dumps([structure(config, keys), self.store.identity["inputs"], facts["folder"], method, memory])
+        inputs = self.store.identity["inputs"]
+        folder = None if self.source is None else str(Path(self.source).parent)
+        kind = json.dumps([structure(config, keys), inputs, folder, method, memory])
         if kind not in _PROGRAMS:
             _PROGRAMS.clear()
-            _PROGRAMS[kind] = Programs(config, method, keys, memory)
+            _PROGRAMS[kind] = Programs(config, method, keys, memory, inputs)
         return _PROGRAMS[kind]
 
     def _values(self, number: int) -> list[dict[str, np.ndarray]]:
@@ -148,9 +155,14 @@ def tally(result: np.ndarray) -> dict[str, int]:
     return {REASONS[int(c)]: int(n) for c, n in zip(codes, counts, strict=True) if c >= 0 and c not in FINE}
 
 
-def plan_of(store: Store) -> Plan:
-    """The plan of a store, with the numbers it was created with: a random design is read, not drawn again."""
-    plan = Plan.of(store.identity["plan"], Path(store.facts["folder"]) / store.facts["name"], check=False)
+def plan_of(store: Store, source: str | None = None) -> Plan:
+    """The plan of a store, with the numbers it was created with: a random design is read, not drawn again.
+
+    Args:
+        store: It is data: where what it names lies, only the user can say.
+        source: File of the plan that the user gave.
+    """
+    plan = Plan.of(store.identity["plan"], Path(store.facts["name"]).name if source is None else source, check=False)
     dims = []
     for dim in plan.dims:
         axes = [
@@ -161,6 +173,14 @@ def plan_of(store: Store) -> Plan:
         ]
         dims.append(dataclasses.replace(dim, axes=tuple(axes)))
     return dataclasses.replace(plan, dims=tuple(dims))
+
+
+def _refuse_names(given: Any) -> None:
+    """Raise ValueError if a configuration names a file or a function: whose plan it is, is not known here."""
+    if isinstance(given, str) and (":" in given or given.endswith((".npy", ".npz"))):
+        raise ValueError(f"the store names {given!r}, but a store is data; run it with the plan that names it.")
+    for one in given.values() if isinstance(given, dict) else given if isinstance(given, list) else ():
+        _refuse_names(one)
 
 
 def structure(config: Config, keys: tuple[tuple[str, ...], ...]) -> list[Any]:

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from unhinged_jax._whole import make_folder, refuse_there, whole
 from unhinged_jax.plots import save, style
 from unhinged_jax.theories import page
 from unhinged_jax.theories.registry import THEORIES, chosen
@@ -66,12 +67,13 @@ def draw(theory: Theory, finding: Finding, folder: Path) -> None:
         save(figure, folder, theory.name)
 
 
-def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:
+def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool = False) -> int:
     """Run theories and write the comparison page with its figures; 1 if any check fails.
 
     Args:
         names: Names of theories; all of them by default.
         out: The page to write. Figures and `checks.json` go into the folder of the same name without its suffix.
+        force: Replace a page and figures that are there.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -81,7 +83,10 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md")) -> int:
         raise ValueError(f"the page must be a Markdown file, such as theories.md, but is {out}.")
     theories = chosen(names)
     folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    if not force:
+        drawn = [folder / f"{theory.name}.{kind}" for theory in theories for kind in ("png", "svg")]
+        refuse_there([out, folder / "checks.json", *drawn])
+    make_folder(folder)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("running", total=len(theories))
@@ -115,7 +120,8 @@ def _record(path: Path, found: Sequence[Finding]) -> None:
         }
         for finding in found
     ]
-    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole(path) as part:
+        part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> Any:

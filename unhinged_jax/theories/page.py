@@ -14,10 +14,10 @@ _INTRODUCTION = """\
 
 The paper's Table 1 compares what is known about last-layer features and prototypes. Here it can be run: every row
 names a problem, what theory says about it and under which assumptions, and was simulated and checked against that.
-`unhinged theories --page docs/theories.md` runs all of it and writes this page; `unhinged theories NAME` runs one row.
-Each check has a bound that the code states, and the command ends with status 1 if one is missed. Rates are 1 and the
-risk is a mean over samples unless said otherwise; C classes of N samples, n in all, p dimensions, decays λ₁ on features
-and λ₂ on prototypes. Sources are named in each row; what the papers do not contain is said in the docstrings.
+`unhinged theories --page docs/theories.md --force` runs all of it and writes this page; `unhinged theories NAME` runs
+one row. Each check has a bound that the code states, and the command ends with status 1 if one is missed. Rates are 1
+and the risk is a mean over samples unless said otherwise; C classes of N samples, n in all, p dimensions, decays λ₁ on
+features and λ₂ on prototypes. Sources are named in each row; what the papers do not contain is said in the docstrings.
 """
 
 

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax._whole import make_folder, whole
+
 STOPPED = 3
 _FILES = ("history.csv", "history.png", "history.svg", "run.json")
+_COLUMNS = ("feature_norm", "loss", "train_accuracy", "test_accuracy", "norm_W", "prototype_ratio")
 
 
 def train(
@@ -88,8 +91,9 @@ def _make_room(out: Path, force: bool, resume: bool) -> None:
         raise ValueError(f"{out} holds no checkpoint to resume from; run without --resume first.")
     if force:
         for name in found:
-            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-    out.mkdir(parents=True, exist_ok=True)
+            place = out / name
+            shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
+    make_folder(out)
 
 
 def _write(out: Path, run: Any, data: Any, evaluation: Any) -> None:
@@ -98,8 +102,9 @@ def _write(out: Path, run: Any, data: Any, evaluation: Any) -> None:
     from unhinged_jax.training.metrics import expected_calibration_error, probabilities_of
     from unhinged_jax.training.pictures import history
 
-    names = list(run.history)
-    with (out / "history.csv").open("w", newline="", encoding="utf-8") as file:
+    # In one order, wherever the run was interrupted: a checkpoint sorts names, and so does JAX.
+    names = [*(name for name in _COLUMNS if name in run.history), *sorted({*run.history} - {*_COLUMNS})]
+    with whole(out / "history.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", "seed", *names])
         for epoch in range(run.epochs):
@@ -118,7 +123,8 @@ def _write(out: Path, run: Any, data: Any, evaluation: Any) -> None:
         "seconds": round(float(np.sum(run.seconds)), 3),
         "versions": versions(),
     }
-    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with whole(out / "run.json") as part:
+        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _told(run: Any, data: Any, evaluation: Any) -> int:

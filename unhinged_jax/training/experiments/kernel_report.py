@@ -12,8 +12,10 @@ import numpy as np
 from scipy import stats
 
 from unhinged_jax import plots
+from unhinged_jax._whole import whole
 from unhinged_jax.training.experiments import figures
 from unhinged_jax.training.experiments.kernel import FACTS, KernelSection, times_of
+from unhinged_jax.training.experiments.markdown import as_code, as_text
 from unhinged_jax.training.experiments.plan import Experiment
 from unhinged_jax.training.experiments.tables import mean_of
 
@@ -80,13 +82,16 @@ def write(
         figure = _figure(asked, found, times, at, slopes)
     paths = figures.save(figure, out, "kernel")
     _write_values(out / "values.csv", asked, found, times)
-    foot = f"`{facts['command']}`: {asked.data}, {asked.classes} classes of {asked.per_class} images, one hidden layer."
+    foot = f"{as_code(facts['command'])}: {asked.data}, {asked.classes} classes of {asked.per_class} images, "
+    foot += "one hidden layer."
     foot += f" {facts['processor_seconds']:.0f} s of processor time."
-    page = f"# {experiment.about.title}\n\n{text}\n\n![kernel](kernel.png)\n\n{foot}\n"
-    (out / "report.md").write_text(page, encoding="utf-8")
+    page = f"# {as_text(experiment.about.title)}\n\n{text}\n\n![kernel](kernel.png)\n\n{foot}\n"
+    with whole(out / "report.md") as part:
+        part.write_text(page, encoding="utf-8")
     record = {"kernel": dataclasses.asdict(asked), "linear_error": linear, **facts}
     record["slopes"] = {name: dataclasses.asdict(slope) for name, slope in slopes.items()}
-    (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with whole(out / "report.json") as part:
+        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return [out / "report.md", *paths, out / "values.csv"]
 
 
@@ -123,7 +128,7 @@ def _breaks(asked: KernelSection, found: dict, times: np.ndarray) -> str:
 
 
 def _write_values(path: Path, asked: KernelSection, found: dict, times: np.ndarray) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["width", "seed", "zeta", *FACTS])
         for (width, seed), values in found.items():

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax._whole import whole
 from unhinged_jax.training.data.load import LICENCES
 from unhinged_jax.training.experiments import figures, tables
+from unhinged_jax.training.experiments.markdown import as_code, as_text
 from unhinged_jax.training.experiments.plan import Experiment
 from unhinged_jax.training.experiments.run import Outcome
 from unhinged_jax.training.metrics import (
@@ -42,14 +44,18 @@ def page(
 ) -> Path:
     """Write report.md and report.json."""
     pictures = "\n".join(f"![{name}]({name}.png)\n" for name in drawn)
-    command = f"`{facts['command']}`: " if facts["command"] else ""
+    command = f"{as_code(facts['command'])}: " if facts["command"] else ""
     used = facts["processor_seconds_of_cases"]
     spent = f" {used:.0f} s of processor time." if np.isfinite(used) else ""
     foot = f"{command}{made}{spent}"
-    (out / "report.md").write_text(f"# {experiment.about.title}\n\n{text}\n\n{pictures}\n{foot}\n", encoding="utf-8")
+    with whole(out / "report.md") as part:
+        part.write_text(
+            f"# {as_text(experiment.about.title)}\n\n{text}\n\n{pictures}\n{foot}\n", encoding="utf-8"
+        )
     facts = {name: value for name, value in facts.items() if value == value}  # JSON has no NaN
     record = {"experiment": experiment.name, **facts, "cases": [case.settings.tables() for case in experiment.cases]}
-    (out / "report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with whole(out / "report.json") as part:
+        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return out / "report.md"
 
 
@@ -75,7 +81,7 @@ def _ece(outcome: Outcome) -> np.ndarray:
 
 def _stopped(outcomes: Sequence[Outcome]) -> str:
     told = [
-        f"{o.variant} {o.point}".strip() + f" stopped in epoch {', '.join(str(e + 1) for e in o.stopped if e >= 0)}"
+        as_text(f"{o.variant} {o.point}") + f" stopped in epoch {', '.join(str(e + 1) for e in o.stopped if e >= 0)}"
         for o in outcomes
         if np.any(o.stopped >= 0)
     ]
@@ -139,8 +145,8 @@ def _blowup(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
         epochs = ", ".join(str(int(e) + 1) for e in sorted({*o.stopped}) if e >= 0)
         ended = f"stopped in epoch {epochs}" if epochs else "all epochs"
         lines.append(
-            f"| {o.variant} | {last['feature_norm']:.3g} | {last['norm_W']:.3g} | {last['prototype_ratio']:.3g} | "
-            f"{100 * last['test_accuracy']:.1f} | {ended} |"
+            f"| {as_text(o.variant)} | {last['feature_norm']:.3g} | {last['norm_W']:.3g} | "
+            f"{last['prototype_ratio']:.3g} | {100 * last['test_accuracy']:.1f} | {ended} |"
         )
     return "\n".join(lines), {"growth": figures.growth(outcomes)}, {"stopped": lambda o: o.stopped}
 

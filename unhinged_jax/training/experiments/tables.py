@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from unhinged_jax._whole import whole
+from unhinged_jax.training.experiments.markdown import as_text
 from unhinged_jax.training.experiments.run import Outcome
 
 
@@ -69,16 +71,17 @@ def markdown(table: dict[str, dict[str, Mean]], unit: str, corner: str = "") -> 
         )
         for point in points
     }
-    lines = [f"| {corner} | " + " | ".join(point or "all" for point in points) + " |", "|" + "---|" * (len(points) + 1)]
+    heads = [corner, *(as_text(point) or "all" for point in points)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, row in table.items():
         cells = [f"**{row[p].percent()}**" if row[p].value == best[p] else row[p].percent() for p in points]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {as_text(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def write_csv(path: Path, outcomes: Sequence[Outcome], measures: dict[str, Callable[[Outcome], np.ndarray]]) -> Path:
     """One line a variant, point, measure and seed, so that nothing is averaged away."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "point", "measure", "seed", "value"])
         for outcome in outcomes:
@@ -91,8 +94,10 @@ def write_csv(path: Path, outcomes: Sequence[Outcome], measures: dict[str, Calla
 def verdict(outcomes: Sequence[Outcome], reference: str, candidate: str) -> str:
     """Whether the candidate is within one standard error of the reference, or above it, in words and numbers."""
     known = {outcome.variant: outcome for outcome in outcomes}
-    a, b = mean_of(known[reference].accuracy), mean_of(known[candidate].accuracy)
-    both = known[candidate].accuracy - known[reference].accuracy
+    given = reference, candidate
+    reference, candidate = (as_text(name) for name in given)
+    a, b = (mean_of(known[name].accuracy) for name in given)
+    both = known[given[1]].accuracy - known[given[0]].accuracy
     gap = mean_of(both)
     error = np.hypot(a.error, b.error)
     if not (a.seeds and b.seeds):
