@@ -69,7 +69,7 @@ with style():
 display(Image(file.getvalue()))
 
 # %% [markdown]
-# The scatter late in (b) is rounding in the original: for γ = 0.05 all logits are equal there.
+# The scatter late in (b) is rounding, published and computed alike: for γ = 0.05 all logits are equal there.
 
 # %%
 ROUNDING = "1b", "gamma=0.05"

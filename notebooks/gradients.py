@@ -16,7 +16,7 @@
 # # Gradients of the dynamics
 #
 # How does the outcome of training depend on what was chosen? `simulate` is differentiable in every number that goes
-# into it, and so is `exact`, which shares no formula with it. You will see derivatives of a whole run side by side,
+# into it, and so is `exact`, which takes none of its steps. You will see derivatives of a whole run side by side,
 # how wrong each way of differentiating a solver is, what it costs in time and memory, the gradient of an event time,
 # a limit whose rate has a kink, and step sizes chosen by gradient.
 #

@@ -63,21 +63,18 @@ def sources() -> dict[str, str]:
 
 
 @functools.cache
-def nodes(source: str, at_once: bool = False) -> tuple[ast.AST, ...]:
-    """Every node of a source, or only those that run when it is loaded."""
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """Every node of a source."""
     found: list[ast.AST] = [ast.parse(source)]
     for node in found:
-        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for_checker = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        if not (at_once and (later or for_checker)):
-            found += ast.iter_child_nodes(node)
+        found += ast.iter_child_nodes(node)
     return tuple(found)
 
 
-def imported(source: str, modules: Collection[str], at_once: bool = False) -> set[str]:
+def imported(source: str, modules: Collection[str]) -> set[str]:
     """Modules of the package that a source imports, anywhere in it, also by `importlib.import_module("...")`."""
     names = []
-    for node in nodes(source, at_once):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -146,8 +143,8 @@ def stale_rules(files: dict[str, str]) -> list[str]:
 
 
 def circles(files: dict[str, str]) -> list[str]:
-    """Modules that import one another when they are loaded."""
-    waits = {m: imported(source, files, at_once=True) - {m, ""} for m, source in files.items() if m}
+    """Modules that import one another, be it inside a function or for a type checker only."""
+    waits = {m: imported(source, files) - {m, ""} for m, source in files.items() if m}
     loaded: set[str] = set()
     while ready := {module for module, others in waits.items() if module not in loaded and others <= loaded}:
         loaded |= ready
@@ -243,6 +240,16 @@ BROKEN = {
         "kinks sees both",
     ),
     "a circle": (circles, {"model.state": "from unhinged_jax.model import cases\n"}, "model.state is in a circle"),
+    "a circle inside a function": (
+        circles,
+        {"model.state": "def f():\n    from unhinged_jax.model import cases\n"},
+        "model.state is in a circle",
+    ),
+    "a circle of types": (
+        circles,
+        {"model.state": "if TYPE_CHECKING:\n    from unhinged_jax.model import cases\n"},
+        "model.state is in a circle",
+    ),
     "a long file": (long_files, {"special": "x = 1\n" * 401}, "special has 401 lines"),
     "a long function": (long_functions, {"special": "def f():\n" + "    x = 1\n" * 60}, "special.f has 61 lines"),
     "a long method": (

@@ -87,6 +87,8 @@ ROW = certificate.Row(
         ({"error_H": 2e-8}, False),
         ({"error_W": 2e-8}, False),
         ({"error_b": 2e-8}, False),
+        ({"error_dense": 2e-8}, False),
+        ({"error_dense": math.nan}, False),
         ({"error_H": math.nan}, False),
         ({"error_H": math.inf}, False),
         ({"rate": 0.1002}, False),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from unhinged_jax.paper import published
+from unhinged_jax.paper.figures import Outcome
 from unhinged_jax.plots import EXACT, PALETTE, SIMULATED, save, style
-
-if TYPE_CHECKING:
-    from unhinged_jax.paper.reproduce import Outcome
 
 _LEAST = 1e-18  # where a logarithmic axis of distances ends: far below what the original runs could resolve
 

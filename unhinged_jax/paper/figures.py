@@ -90,6 +90,18 @@ def _labels() -> Any:
 _ACCURACY = ("accuracy",)
 
 
+Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # panel letter -> curve -> (indices, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """All curves of a figure, simulated and exact."""
+
+    figure: Figure
+    simulated: Curves
+    exact: Curves
+
+
 def _regularized_panels(squared: bool, omit: tuple[str, ...] = ()) -> tuple[Panel, ...]:
     power: dict[str, Any] = {"value": _square} if squared else {}
     sign = "²" if squared else ""

@@ -41,8 +41,8 @@ def deviation(panel: str, curve: str, indices: np.ndarray, values: np.ndarray) -
 
     Returns:
         None where nothing was published; else `points` compared and `worst`, the largest |difference| over 1e-6 |value|
-        + r with r what the plot resolves: at most 1 means agreement. Left out are distances below 2e-11 and accuracies
-        of equal logits, which were rounding in the original.
+        + r with r what the plot resolves: at most 1 means agreement. Left out is what is rounding: distances below
+        2e-11 in the original, and accuracies of equal logits there and here.
 
     Raises:
         ValueError: for a curve that the published panel does not have, rather than leaving it uncompared.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import re
@@ -19,23 +18,11 @@ from unhinged_jax._whole import make_folder, refuse_there, whole
 from unhinged_jax.exact import exact
 from unhinged_jax.paper import published
 from unhinged_jax.paper.draw import draw
-from unhinged_jax.paper.figures import FIGURES, UPDATES, Curve, Figure, Panel, start
+from unhinged_jax.paper.figures import FIGURES, UPDATES, Curve, Figure, Outcome, Panel, start
 from unhinged_jax.simulate import simulate
 
 _GRID = 440  # evenly and logarithmically spaced indices in every panel, besides the published ones
 _COMMON = ("5", "6", "7", "8")  # figures whose panels are alike: equal numbers of indices share compiled programs
-
-Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # panel letter -> curve -> (indices, values)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """All curves of a figure, simulated and exact."""
-
-    figure: Figure
-    simulated: Curves
-    exact: Curves
-
 
 def figure_numbers(names: Iterable[str]) -> list[str]:
     """Checked figure numbers in the paper's order; all of them if none are named."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax import plots
-from unhinged_jax.training.experiments.run import Outcome
+from unhinged_jax.training.experiments.outcome import Outcome
 from unhinged_jax.training.experiments.tables import mean_of
 from unhinged_jax.training.metrics import probabilities_of, reliability, scores
 
@@ -31,6 +32,15 @@ def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4
 
     figure = Figure(figsize=(width * columns, height * rows))
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _named(figure: Figure) -> tuple[list[Any], list[str]]:
+    """What the panels name, each name once: a panel may lack what another has."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, place: int, label: str) -> None:
@@ -96,7 +106,10 @@ def against_points(outcomes: Sequence[Outcome], label: str, measure: Any = None,
 
 
 def reliability_diagrams(outcomes: Sequence[Outcome]) -> Figure:
-    """Accuracy against confidence, all seeds together: a row for each point, a column for each variant."""
+    """Accuracy against confidence: a row for each point, a column for each variant.
+
+    Bars hold the samples of all seeds that ended well; the numbers are means over these seeds, those of the tables.
+    """
     variants = list(dict.fromkeys(outcome.variant for outcome in outcomes))
     points = list(dict.fromkeys(outcome.point for outcome in outcomes))
     with plots.style():
@@ -110,15 +123,24 @@ def reliability_diagrams(outcomes: Sequence[Outcome]) -> Figure:
                 cell.set_ylabel(f"{outcome.point}\naccuracy", fontsize=9)
             if outcome.point == points[-1]:
                 cell.set_xlabel("confidence", fontsize=9)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.legend(*_named(figure), loc="outside upper center", ncols=3)
     return figure
 
 
 def _reliability(axes: Axes, outcome: Outcome) -> None:
-    pooled = reliability(
-        probabilities_of(outcome.logits.reshape(-1, outcome.logits.shape[-1])),
-        np.tile(outcome.labels, outcome.logits.shape[0]), bins=10,
-    )  # fmt: skip
+    ended = outcome.logits[outcome.stopped < 0]
+    accuracy, error = mean_of(outcome.accuracy), mean_of(outcome.calibration_error)
+    text = f"accuracy {100 * accuracy.value:.1f} %\nECE {100 * error.value:.1f} %" if len(ended) else "stopped"
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    axes.text(0.04, 0.96, text, va="top", fontsize=8, transform=axes.transAxes, bbox=box)
+    axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    if len(ended):
+        _bars(axes, probabilities_of(ended.reshape(-1, ended.shape[-1])), np.tile(outcome.labels, len(ended)))
+
+
+def _bars(axes: Axes, probabilities: np.ndarray, labels: np.ndarray) -> None:
+    pooled = reliability(probabilities, labels)
     width = np.diff(pooled.edges)
     left, filled = pooled.edges[:-1], pooled.counts > 0
     accuracy, confidence = pooled.accuracy[filled], pooled.confidence[filled]
@@ -130,11 +152,6 @@ def _reliability(axes: Axes, outcome: Outcome) -> None:
             left[filled], height, width[filled], bottom=bottom, align="edge", color=plots.PALETTE[color], ec="white",
             lw=0.5, label=label,
         )  # fmt: skip
-    axes.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
-    text = f"accuracy {100 * np.mean(outcome.accuracy):.1f} %\nECE {100 * pooled.ece:.1f} %"
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-    axes.text(0.04, 0.96, text, va="top", fontsize=8, transform=axes.transAxes, bbox=box)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
 
 
 def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
@@ -142,26 +159,27 @@ def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
     names = {"softmax": "log odds of the softmax", "energy": "energy score", "feature_norm": "feature norm"}
     with plots.style():
         figure, axes = _figure(3, len(outcomes), width=3.6, height=2.1)
+        sources = ["test images", *dict.fromkeys(name for outcome in outcomes for name in outcome.outside)]
+        colours = dict(zip(sources, itertools.cycle(plots.PALETTE), strict=False))
         for row, outcome in zip(axes, outcomes, strict=True):
             inside = scores(outcome.logits, outcome.norms)
             outside = {name: scores(*pair) for name, pair in outcome.outside.items()}
             for cell, (score, title) in zip(row, names.items(), strict=True):
                 parts = {"test images": inside[score], **{name: values[score] for name, values in outside.items()}}
-                _histogram(cell, parts)
+                _histogram(cell, parts, colours)
                 cell.set_xlabel(title, fontsize=9)
             row[0].set_ylabel(f"{outcome.variant}\ndensity", fontsize=9)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        figure.legend(*_named(figure), loc="outside upper center", ncols=4)
     return figure
 
 
-def _histogram(axes: Axes, parts: dict[str, np.ndarray]) -> None:
+def _histogram(axes: Axes, parts: dict[str, np.ndarray], colours: dict[str, str]) -> None:
     pooled = np.concatenate([part.ravel() for part in parts.values()])
     low, high = np.quantile(pooled, [0.002, 0.998])
     bins = np.linspace(low, high if high > low else low + 1, 50).tolist()
-    for place, (name, values) in enumerate(parts.items()):
+    for name, values in parts.items():
         axes.hist(
-            values.ravel(), bins, density=True, histtype="stepfilled", alpha=0.5, label=name,
-            color=plots.PALETTE[place],
+            values.ravel(), bins, density=True, histtype="stepfilled", alpha=0.5, label=name, color=colours[name],
         )  # fmt: skip
 
 
@@ -179,7 +197,7 @@ def growth(outcomes: Sequence[Outcome]) -> Figure:
                 _band(cell, np.arange(1, values.shape[0] + 1), values, place, outcome.variant)
                 stopped = outcome.stopped[outcome.stopped >= 0]
                 if stopped.size:
-                    cell.axvline(stopped.min() + 1, color=plots.PALETTE[place], lw=0.9, ls=":")
+                    cell.axvline(stopped.min() + 1, color=plots.PALETTE[place % len(plots.PALETTE)], lw=0.9, ls=":")
             cell.set_title(title)
             if name != "test_accuracy":
                 cell.set_yscale("log")

@@ -20,33 +20,16 @@ from unhinged_jax.labels import Labels, from_labels
 from unhinged_jax.output import versions
 from unhinged_jax.training import ntk
 from unhinged_jax.training.data import load
+from unhinged_jax.training.experiments import kernel_report
+from unhinged_jax.training.experiments.kernel_plan import FACTS, KernelSection, times_of
 from unhinged_jax.training.experiments.plan import Experiment
 from unhinged_jax.training.progress import Progress
 
 _LENGTH = 8.0  # of every input, about that of a standard normal one of 64 entries
-_LOOKS = 31
-FACTS = ("features", "class_kernel", "prototypes", "loss", "loss_predicted", "accuracy", "accuracy_predicted", "moved")
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelSection:
-    """[kernel]: the problem, the widths, and how long to train."""
-
-    data: str = "digits"
-    classes: int = 5
-    per_class: int = 6
-    features: int = 6
-    widths: list = dataclasses.field(default_factory=lambda: [64, 128, 256])
-    seeds: int = 5
-    rate: float = 0.05
-    updates: int = 150
-    fixed: int = 50
 
 
 def run_kernel(experiment: Experiment, out: Path, *, force: bool, command: str) -> list[Path]:
     """Train networks of every width and seed, predict each from its kernel, and write the comparison."""
-    from unhinged_jax.training.experiments import kernel_report
-
     asked = _config.read_section(KernelSection, experiment.kernel or {}, f"{experiment.name}: [kernel]")
     _check_section(asked)
     found = {}
@@ -81,11 +64,6 @@ def problem(asked: KernelSection) -> tuple[np.ndarray, Labels]:
     x = x - x.mean(axis=0)
     x = x * (_LENGTH / np.linalg.norm(x, axis=1, keepdims=True))
     return x, from_labels(data.train_y[rows], asked.classes)
-
-
-def times_of(asked: KernelSection) -> np.ndarray:
-    spread = np.round(np.linspace(0, asked.updates, _LOOKS)).astype(int)
-    return np.unique(np.append(spread, asked.fixed))
 
 
 def compared(

@@ -14,7 +14,7 @@ from scipy import stats
 from unhinged_jax import plots
 from unhinged_jax._whole import whole
 from unhinged_jax.training.experiments import figures
-from unhinged_jax.training.experiments.kernel import FACTS, KernelSection, times_of
+from unhinged_jax.training.experiments.kernel_plan import FACTS, KernelSection, times_of
 from unhinged_jax.training.experiments.markdown import as_code, as_text
 from unhinged_jax.training.experiments.plan import Experiment
 from unhinged_jax.training.experiments.tables import mean_of

@@ -14,15 +14,9 @@ from unhinged_jax._whole import whole
 from unhinged_jax.training.data.load import LICENCES
 from unhinged_jax.training.experiments import figures, tables
 from unhinged_jax.training.experiments.markdown import as_code, as_text
+from unhinged_jax.training.experiments.outcome import Outcome
 from unhinged_jax.training.experiments.plan import Experiment
-from unhinged_jax.training.experiments.run import Outcome
-from unhinged_jax.training.metrics import (
-    SCORES,
-    detection,
-    expected_calibration_error,
-    probabilities_of,
-    scores,
-)
+from unhinged_jax.training.metrics import SCORES, detection, scores
 
 Written = tuple[str, dict[str, Any], dict[str, Any]]  # the text, figures by name, measures of the CSV
 
@@ -75,8 +69,7 @@ def _accuracy(outcome: Outcome) -> np.ndarray:
 
 
 def _ece(outcome: Outcome) -> np.ndarray:
-    p = probabilities_of(outcome.logits)
-    return np.array([expected_calibration_error(one, outcome.labels) for one in p])
+    return outcome.calibration_error
 
 
 def _stopped(outcomes: Sequence[Outcome]) -> str:

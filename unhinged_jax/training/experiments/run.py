@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -19,45 +18,15 @@ from unhinged_jax.output import versions
 from unhinged_jax.training import prepare
 from unhinged_jax.training.checkpoints import identity_of
 from unhinged_jax.training.data import load, outside_images
+from unhinged_jax.training.experiments import report
+from unhinged_jax.training.experiments.kernel import run_kernel
+from unhinged_jax.training.experiments.outcome import Outcome
 from unhinged_jax.training.experiments.plan import Case, Experiment
 from unhinged_jax.training.loop import Trained, Trainer
 from unhinged_jax.training.progress import Progress
 
 _OUTSIDE_COUNT = 2000
 _UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What is kept of a case: its history, and what the networks say of the test images and of outsiders.
-
-    Attributes:
-        variant, point: Labels of the case.
-        history: Name -> (epochs, seeds).
-        labels: Of the test images, (n,).
-        logits, norms: Of the test images, (seeds, n, C) and (seeds, n).
-        outside: Name -> (logits, norms) of images from outside.
-        stopped: Epoch at which each seed was stopped, or -1.
-        counts: Training images of each class.
-        seconds: Processor time it took, compilation included: what a busy machine does not stretch.
-    """
-
-    variant: str
-    point: str
-    history: dict[str, np.ndarray]
-    labels: np.ndarray
-    logits: np.ndarray
-    norms: np.ndarray
-    outside: dict[str, tuple[np.ndarray, np.ndarray]]
-    stopped: np.ndarray
-    counts: np.ndarray
-    seconds: float
-
-    @property
-    def accuracy(self) -> np.ndarray:
-        """Test accuracy of each seed, NaN for one that was stopped, shape (seeds,)."""
-        right = np.mean(np.argmax(self.logits, axis=-1) == self.labels, axis=-1)
-        return np.where(self.stopped < 0, right, np.nan)
 
 
 def run_experiment(
@@ -80,13 +49,9 @@ def run_experiment(
 
     Source: Zhou et al. 2023, Section 4 and Appendix C.2-C.4.
     """
-    from unhinged_jax.training.experiments import report
-
     begin = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     if experiment.about.report == "kernel":
-        from unhinged_jax.training.experiments.kernel import run_kernel
-
         return run_kernel(experiment, out, force=force, command=command)
     outcomes = []
     epochs = sum(case.settings.train.epochs for case in experiment.cases)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from unhinged_jax._whole import whole
 from unhinged_jax.training.experiments.markdown import as_text
-from unhinged_jax.training.experiments.run import Outcome
+from unhinged_jax.training.experiments.outcome import Outcome
 
 
 @dataclasses.dataclass(frozen=True)
