@@ -145,3 +145,22 @@ def test_a_case_passes_and_one_wrong_coefficient_fails_it(monkeypatch):
         jax.clear_caches()
     assert not broken.passed
     assert max(broken.error_H, broken.error_W) > 1e-5
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-6])
+def test_the_dense_update_is_compared_too(monkeypatch, off):
+    """Only a run with reduce=False is wrong here; a case of float32, which has none, does not notice."""
+
+    def run(model, dynamics, state, times, observe, *, states, precision, reduce=True):
+        kept = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], len(times), axis=0), state)
+        kept = kept if reduce else kept.replace(W=kept.W * (1 + off))
+        return uj.Trajectory(times, {}, np.ones(len(times), bool), state, times[-1], 0, 0, states=kept)
+
+    for name in ("simulate", "exact"):
+        monkeypatch.setattr(certificate, name, run)
+    monkeypatch.setattr(certificate, "_rates", lambda *inputs: (math.nan, math.nan))
+    monkeypatch.setattr(certificate, "_order", lambda *inputs: math.nan)
+    row = certificate.run_case(case_of("regularized", "descent"))
+    assert row.error_dense == pytest.approx(off, rel=1e-6) and row.passed is (off == 0)
+    rough = next(c for c in certificate.cases() if (c.name, c.precision) == ("regularized", "float32"))
+    assert certificate.run_case(rough).passed
