@@ -86,7 +86,8 @@ def prepare(
     times, first = _times(times, dynamics, first)
     traced = not _check.concrete(times)
     outside = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
-    check_dynamics(dynamics, first, times if traced else times[-1], integrated=outside)
+    inside = caller in ("event_time", "sensitivity")
+    check_dynamics(dynamics, first, times if traced else times[-1], integrated=outside, compiled=inside)
     optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
     apart = reduce or model.spherical  # a dense state does not carry its leading part apart
     plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)

@@ -135,7 +135,9 @@ def _check_momentum(momentum: Any) -> None:
             raise ValueError(f"momentum must lie in [0, 1), but got {momentum}.")
 
 
-def check_dynamics(dynamics: Dynamics, first: Any, last: Any, integrated: bool = False) -> None:
+def check_dynamics(
+    dynamics: Dynamics, first: Any, last: Any, integrated: bool = False, compiled: bool = False
+) -> None:
     """Raise unless every number of the dynamics may be what it is, and no rate falls below 0 on the way.
 
     Rates that are functions are called from `first` to `last`, unless these or what they are made of are traced.
@@ -144,6 +146,7 @@ def check_dynamics(dynamics: Dynamics, first: Any, last: Any, integrated: bool =
         dynamics: A flow or a descent.
         first, last: The time a run starts at, and the last one that is asked for.
         integrated: The integral of the schedule is taken, and looked at, elsewhere.
+        compiled: It is taken inside of what is compiled, where its error cannot be seen.
 
     Raises:
         ValueError: naming what was given, and for a function the time.
@@ -161,7 +164,7 @@ def check_dynamics(dynamics: Dynamics, first: Any, last: Any, integrated: bool =
         return
     rates = [rate for rate in (dynamics.rate_H, dynamics.rate_W) if callable(rate)]
     for schedule in rates if integrated else (dynamics.schedule, *rates):
-        check_rates(schedule, float(first), float(last), updates)
+        check_rates(schedule, float(first), float(last), updates, compiled)
 
 
 def _is_number(value: Any) -> bool:

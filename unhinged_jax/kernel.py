@@ -68,9 +68,25 @@ def as_kernel(kernel: Kernel | ArrayLike, samples: int, dim: int) -> Kernel:
                 f"but got {shape}."
             )
         kernel = Kernel(kernel, kind)
+    check_shape(kernel, samples, dim)
     if kernel.kind != "factor" and _check.concrete(kernel.matrix):
         _check_semi_definite(np.asarray(kernel.matrix))
     return kernel
+
+
+def check_shape(kernel: Kernel, samples: int, dim: int) -> None:
+    """Raise unless the matrix has the shape that its kind asks for with so many samples and dimensions."""
+    _check.choice("kind of kernel", kernel.kind, ("samples", "factor", "coordinates"))
+    shape = np.shape(kernel.matrix)
+    rows = samples * dim if kernel.kind == "coordinates" else samples
+    expected = (rows, shape[-1] if shape else 0) if kernel.kind == "factor" else (rows, rows)
+    if shape != expected:
+        size = f"{rows} rows" if kernel.kind == "factor" else f"{rows} rows and columns"
+        raise ValueError(
+            f"a kernel of kind {kernel.kind!r} must have {size} "
+            f"for {samples} samples in {dim} dimensions, but has shape {shape}; give the kernel that belongs to these "
+            "labels."
+        )
 
 
 def _check_semi_definite(matrix: np.ndarray) -> None:

@@ -36,9 +36,13 @@ class Limit:
         rate: The direction error decays like e^(-rate zeta(t)) in a flow, e^(-rate k) in a descent of constant step; 0
             where it decays like a power only. For spherical descent a lower bound.
         rate_H, rate_W: The same for H and for W alone.
-        exponent: The norm grows like e^(exponent zeta(t)), or e^(exponent k).
-        threshold: sigma^2, the largest squared singular value: growth iff lambda_1 lambda_2 < threshold.
+        exponent: The norm grows like e^(exponent zeta(t)), or e^(exponent k); of spherical features each length does,
+            once its direction has settled.
+        threshold: sigma^2, the largest squared singular value: growth iff lambda_1 lambda_2 < threshold. Infinite where
+            one part stays.
         excess: threshold - lambda_1 lambda_2.
+        moving: "both" parts, the one that is "driven" by the other, or the "lengths" of spherical features: whose norm
+            the exponent is that of.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
     paper.
@@ -58,12 +62,15 @@ class Limit:
     exponent: jax.Array
     threshold: jax.Array
     excess: jax.Array
+    moving: str = dataclasses.field(default="both", metadata={"static": True})
 
     @property
     def side(self) -> str:
-        """Whether the norm "grows", "stays" or "shrinks"; a part driven by one that stays "converges"."""
-        if not np.isfinite(float(self.threshold)):
-            return "converges"
+        """Whether the norm "grows", "stays" or "shrinks"; a part with a limit of its own "converges"."""
+        if self.moving != "both":
+            if float(self.exponent) != 0:
+                return "grows" if float(self.exponent) > 0 else "shrinks"
+            return "grows" if self.moving == "driven" and float(self.rate) == 0 else "converges"
         slack = 1e-12 if np.asarray(self.excess).dtype == np.float64 else 1e-6
         if abs(float(self.excess)) <= slack * float(self.threshold):
             return "stays"
@@ -75,9 +82,15 @@ class Limit:
         threshold, excess = float(self.threshold), float(self.excess)
         where = "above" if excess < 0 else "below"
         decays = f"lambda_1 lambda_2 is {abs(excess):.4g} {where} the threshold {threshold:.4g} of growth"
+        whose = "norm of the driven part" if self.moving == "driven" else "norm"
+        size = "every feature's length" if self.moving == "lengths" else f"the {whose}"
+        exponent, rate, rate_H, rate_W = (
+            f"{float(value) + 0.0:.6g}"  # no -0
+            for value in (self.exponent, self.rate, self.rate_H, self.rate_W)
+        )
         return (
-            f"Limit: the norm {self.side}, exponent {float(self.exponent):.6g}; the direction error falls, "
-            f"rate {float(self.rate):.6g} (H {float(self.rate_H):.6g}, W {float(self.rate_W):.6g})\n"
+            f"Limit: {size} {self.side}, exponent {exponent}; the direction error "
+            f"{'rises' if float(self.rate) < 0 else 'falls'}, rate {rate} (H {rate_H}, W {rate_W})\n"
             "  (both per unit of zeta in a flow, per update in a descent)"
             + (f"\n  {decays}" if np.isfinite(threshold) else "")
         )
@@ -215,14 +228,15 @@ def _driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     H = state.H if moving_W else _features_of(model, space, state.W)
     W = space.signal.transpose_times(state.H) if moving_W else state.W
     decay = rates.c if moving_W else rates.a
-    rate = -_step_growth(dynamics, jnp.asarray(-decay))
+    rate = 0.0 - _step_growth(dynamics, jnp.asarray(-decay))
     part = W if moving_W else H
     size = safe_norm(part)
     unit = part / jnp.where(size > 0, size, 1.0)
     direction = State(H if moving_W else unit, unit if moving_W else W, _bias_limit(model, state))
     none = jnp.full((), jnp.inf, dtype)
     rate_H, rate_W = (none, rate) if moving_W else (rate, none)
-    return Limit(direction, rate, rate_H, rate_W, jnp.zeros((), dtype), none, none)
+    # The fixed point repels a descent whose steps are too large.
+    return Limit(direction, rate, rate_H, rate_W, jnp.maximum(-rate, 0.0), none, none, "driven")
 
 
 @eqx.filter_jit
@@ -241,7 +255,8 @@ def _spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str
     rate = jnp.min(jnp.where(pull > 0, speed, jnp.inf))
     direction = State(plane.target, state.W, state.b)
     none = jnp.full((), jnp.inf, dtype)
-    return Limit(direction, rate, rate, none, -decay, none, none)
+    # A length that only fades: what its direction adds to it comes to an end.
+    return Limit(direction, rate, rate, none, _step_growth(dynamics, 0.0 - decay), none, none, "lengths")
 
 
 def _spherical_descent_speed(model: LayerPeeled, descent: Descent, plane: Any, strength: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
@@ -30,7 +31,10 @@ def _distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
     if targets.shape == logits.shape and jnp.issubdtype(targets.dtype, jnp.inexact):
         return targets.astype(logits.dtype)
     if targets.shape == logits.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer):
-        return jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+        classes = logits.shape[-1]
+        _check.labels("targets", targets, classes)
+        known = (targets >= 0) & (targets < classes)  # traced labels cannot be refused; their loss is NaN
+        return jnp.where(known[..., None], jax.nn.one_hot(targets, classes, dtype=logits.dtype), jnp.nan)
     raise ValueError(
         f"targets must be distributions of shape {logits.shape} or integer labels of shape {logits.shape[:-1]}, "
         f"but got {targets.dtype} of shape {targets.shape}."
@@ -119,29 +123,35 @@ def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> j
 
 
 def adjusted_margin(
-    features: jax.Array, prototypes: jax.Array, labels: jax.Array, gamma: ArrayLike, epsilon: ArrayLike = 0.1
+    features: jax.Array,
+    prototypes: jax.Array,
+    labels: jax.Array,
+    gamma: ArrayLike,
+    epsilon: ArrayLike = 0.1,
+    bias: ArrayLike = 0.0,
 ) -> jax.Array:
     """Adjusted sample margin loss: the unhinged loss with a pull that does not vanish opposite to the prototype.
 
-    Where the cosine between h and w_y is at least -1 + epsilon this is the unhinged loss of the unit feature. Below, it
-    is -(1 + gamma) <w_y + delta, h>, with delta (no gradient) orthogonal to h and such that the cosine between w_y +
-    delta and h is -1 + epsilon.
+    Where the cosine of h and w_y is at least -1 + epsilon this is the unhinged loss of the unit feature. Below, it is
+    -(1 + gamma) <w_y + delta, h>, with delta (no gradient) orthogonal to h and such that the cosine of w_y + delta and
+    h is -1 + epsilon. For soft targets it is the mean over them.
 
     Args:
         features: Features h of any non-zero length, shape (n, p); they enter normalised.
         prototypes: W, shape (C, p).
-        labels: Integer labels, shape (n,).
+        labels: Integer labels, shape (n,), or distributions over the classes, shape (n, C).
         gamma: Trade-off, at least 0.
         epsilon: In (0, 1).
+        bias: b, shape (C,), added to the logits; default none.
 
     Returns:
         Loss of each sample, shape (n,).
 
     Raises:
-        ValueError: for epsilon outside (0, 1) or gamma < 0.
+        ValueError: for epsilon outside (0, 1), gamma < 0, or labels out of range.
 
     Source: Zhou et al. 2023, Eq. 104, with delta = -(1 + beta sqrt(1-(1-eps)^2) / ((1-eps) sqrt(1-beta^2)))
-    (w - h h^T w); the printed plus sign does not give the stated cosine.
+    (w - h h^T w); the printed plus sign does not give the stated cosine. Soft targets and bias: beyond the paper.
 
     Example:
         >>> h, w = jnp.array([[-0.8, 0.6]]), jnp.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -149,15 +159,40 @@ def adjusted_margin(
         Array([0.8], dtype=float32)
     """
     _check.non_negative("gamma", gamma)
-    if _check.concrete(epsilon) and not 0 < float(jnp.asarray(epsilon)) < 1:
+    if _check.concrete(epsilon) and not np.all((np.asarray(epsilon) > 0) & (np.asarray(epsilon) < 1)):
         raise ValueError(f"epsilon must lie strictly between 0 and 1, but got {epsilon}.")
     unit = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
-    plain = unhinged(unit @ prototypes.T, labels, gamma)
-    own = prototypes[labels]
-    shift = jax.lax.stop_gradient(_margin_shift(unit, own, jnp.asarray(epsilon, features.dtype)))
-    adjusted = -(1 + gamma) * jnp.sum((own + shift) * unit, axis=-1)
-    cosine = jnp.sum(own * unit, axis=-1) / jnp.linalg.norm(own, axis=-1)
-    return jnp.where(cosine >= -1 + epsilon, plain, adjusted)
+    logits = unit @ prototypes.T + bias
+    labels, epsilon = jnp.asarray(labels), jnp.asarray(epsilon, unit.dtype)
+    targets = _distributions(logits, labels)
+    fixed = jax.lax.stop_gradient((unit, prototypes))
+    if labels.ndim == 1:
+        own = fixed[1][labels]
+        below = _opposite(fixed[0], own, epsilon)
+        shift, adjusted = _margin_shift(fixed[0], own, epsilon) * below[:, None], below * jnp.sum(targets, axis=-1)
+    else:
+        shift, adjusted = _mean_shift(*fixed, targets, epsilon)
+    own = jnp.sum(targets * logits, axis=-1) + jnp.sum(shift * unit, axis=-1)
+    return -(1 + gamma) * own + gamma * (jnp.sum(targets, axis=-1) - adjusted) * jnp.sum(logits, axis=-1)
+
+
+def _mean_shift(
+    unit: jax.Array, prototypes: jax.Array, targets: jax.Array, epsilon: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Mean of delta over the targets, (n, p), and the share of them that is adjusted, (n,); one class after another."""
+
+    def add(total: tuple, of_class: tuple) -> tuple[tuple, None]:
+        own, share = of_class[0], of_class[1] * _opposite(unit, of_class[0][None], epsilon)
+        return (total[0] + share[:, None] * _margin_shift(unit, own[None], epsilon), total[1] + share), None
+
+    start = (jnp.zeros_like(unit), jnp.zeros_like(targets[:, 0]))
+    return jax.lax.stop_gradient(jax.lax.scan(add, start, (prototypes, targets.T))[0])
+
+
+def _opposite(unit: jax.Array, own: jax.Array, epsilon: jax.Array) -> jax.Array:
+    """Whether the cosine between unit features and prototypes is below -1 + epsilon; 1 + cos without cancellation."""
+    own = own / jnp.linalg.norm(own, axis=-1, keepdims=True)
+    return jnp.sum((unit + own) ** 2, axis=-1) / 2 < epsilon
 
 
 def _margin_shift(unit: jax.Array, own: jax.Array, epsilon: jax.Array) -> jax.Array:
@@ -170,8 +205,7 @@ def _margin_shift(unit: jax.Array, own: jax.Array, epsilon: jax.Array) -> jax.Ar
     spare = spare / jnp.linalg.norm(spare, axis=-1, keepdims=True)
     lost = length <= 4 * jnp.finfo(unit.dtype).eps * jnp.abs(along)
     direction = jnp.where(lost, spare, tangent / jnp.where(lost, 1.0, length))
-    keep = 1 - epsilon
-    return jnp.abs(along) * jnp.sqrt(1 - keep**2) / keep * direction - tangent
+    return jnp.abs(along) * jnp.sqrt(epsilon * (2 - epsilon)) / (1 - epsilon) * direction - tangent
 
 
 def runner_up_margins(logits: jax.Array) -> jax.Array:
@@ -315,10 +349,10 @@ class AdjustedMargin(Loss):
     gamma: Any = None
     epsilon: Any = 0.1
 
-    def of_features(self, features: jax.Array, prototypes: jax.Array, labels: jax.Array) -> jax.Array:
-        """Loss of each sample from features (n, p), prototypes (C, p) and integer labels (n,)."""
+    def of_features(self, features: jax.Array, prototypes: jax.Array, labels: jax.Array, bias: Any = 0.0) -> jax.Array:
+        """Loss of each sample from features (n, p), prototypes (C, p), labels (n,) or targets (n, C), and a bias."""
         gamma = 1 / (prototypes.shape[0] - 1) if self.gamma is None else self.gamma
-        return adjusted_margin(features, prototypes, labels, gamma, self.epsilon)
+        return adjusted_margin(features, prototypes, labels, gamma, self.epsilon, bias)
 
 
 @jax.tree_util.register_dataclass

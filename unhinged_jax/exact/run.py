@@ -75,7 +75,7 @@ def exact(
         )
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "exact")
     with task.context():
-        times, first = jnp.asarray(task.times), jnp.asarray(task.first)
+        times = jnp.asarray(task.times)
         clock, start, dynamics = _unit_clock(dynamics, task)
         model, dynamics = _entry.traceable((model, dynamics))
         reads = None

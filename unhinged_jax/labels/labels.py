@@ -121,7 +121,9 @@ class Labels:
         index = jnp.asarray(self.index)
         if self.kind == "table":
             return jnp.asarray(self.targets)[index]
-        return jax.nn.one_hot(index, self.classes, dtype=jnp.result_type(float))
+        one_hot = jax.nn.one_hot(index, self.classes, dtype=jnp.result_type(float))
+        # Labels that were traced when they came in could not be refused; what is computed from them is NaN.
+        return jnp.where(((index >= 0) & (index < self.classes))[..., None], one_hot, jnp.nan)
 
     def replace(self, **changes: Any) -> Labels:
         """A copy with the named fields changed, checked as by the constructor.

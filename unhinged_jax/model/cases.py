@@ -11,7 +11,7 @@ import jax
 from unhinged_jax.kernel import as_kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import AdjustedMargin, Loss, Unhinged, as_loss
-from unhinged_jax.model.layer_peeled import LayerPeeled, checked, pair, split_rescale
+from unhinged_jax.model.layer_peeled import LayerPeeled, checked, decays, pair, split_rescale
 
 
 def _build(
@@ -171,7 +171,7 @@ def spherical(
         >>> model.spherical, model.rescaling, model.prototypes_move
         (True, 1, False)
     """
-    decay_H, decay_W = pair(decay) if isinstance(decay, (tuple, list)) else (decay, 0.0)
+    decay_H, decay_W = decays(decay, features_move=True, prototypes_move=free_prototypes, spherical=True)
     return _build(
         labels,
         dim,

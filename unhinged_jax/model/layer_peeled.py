@@ -11,9 +11,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, initial
-from unhinged_jax.kernel import Kernel
+from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
-from unhinged_jax.losses import AdjustedMargin, Loss
+from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
 from unhinged_jax.model.state import State
 from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
@@ -102,6 +102,12 @@ class LayerPeeled:
     def replace(self, **changes: Any) -> LayerPeeled:
         """A copy with fields changed; also `decay` (one number, or a pair for H and W) and `gamma` (of the loss).
 
+        Values are read as by the constructors: a loss may be a name, a kernel an array, and one `decay` belongs to the
+        parts that move (to the features alone if they are spherical).
+
+        Raises:
+            ValueError: for an unknown field, a setting out of range, or fields that do not fit together.
+
         Example:
             >>> from unhinged_jax.labels import balanced
             >>> from unhinged_jax.model import regularized
@@ -110,15 +116,21 @@ class LayerPeeled:
             0.3
         """
         if "decay" in changes:
-            changes["decay_H"], changes["decay_W"] = pair(changes.pop("decay"))
+            after = {name: changes.get(name, getattr(self, name)) for name in _STRUCTURE}
+            changes["decay_H"], changes["decay_W"] = decays(changes.pop("decay"), **after)
+        if "loss" in changes:
+            changes["loss"] = as_loss(changes["loss"])
+        if changes.get("kernel") is not None:
+            labels = changes.get("labels", self.labels)
+            changes["kernel"] = as_kernel(changes["kernel"], labels.samples, changes.get("dim", self.dim))
         if "rescale" in changes:
             changes["rescale"], changes["exponent"] = split_rescale(changes["rescale"])
         if "gamma" in changes:
-            gamma = changes.pop("gamma")
-            if not any(field.name == "gamma" for field in dataclasses.fields(self.loss)):
-                raise ValueError(f"{type(self.loss).__name__} has no gamma; choose the unhinged loss to set one.")
+            gamma, loss = changes.pop("gamma"), changes.get("loss", self.loss)
+            if not any(field.name == "gamma" for field in dataclasses.fields(loss)):
+                raise ValueError(f"{type(loss).__name__} has no gamma; choose the unhinged loss to set one.")
             _check.non_negative("gamma", gamma)
-            changes["loss"] = dataclasses.replace(self.loss, gamma=gamma)  # type: ignore[call-arg]
+            changes["loss"] = dataclasses.replace(loss, gamma=gamma)
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
@@ -215,8 +227,9 @@ class LayerPeeled:
     def data_loss(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
         """The loss term sum_i q_i loss_i, without decay, computed densely for any loss: a scalar."""
         if isinstance(self.loss, AdjustedMargin):
-            q = jnp.asarray(self.labels.weights, H.dtype)
-            return jnp.sum(q * self.loss.of_features(H, W, jnp.asarray(self.labels.index)))
+            q, labels = jnp.asarray(self.labels.weights, H.dtype), self.labels
+            targets = jnp.asarray(labels.index) if labels.kind == "hard" else labels.probabilities().astype(H.dtype)
+            return jnp.sum(q * self.loss.of_features(H, W, targets, b))
         return self.loss_of_logits(self.logits(H, W, b))
 
     def loss_of_logits(self, logits: jax.Array) -> jax.Array:
@@ -259,6 +272,16 @@ def pair(decay: Any) -> tuple[Any, Any]:
     return decay, decay
 
 
+_STRUCTURE = ("features_move", "prototypes_move", "spherical")
+
+
+def decays(decay: Any, features_move: bool, prototypes_move: bool, spherical: bool) -> tuple[Any, Any]:
+    """Decays of H and of W from a pair; or from one number, for the parts that it is meant for."""
+    if isinstance(decay, (tuple, list)):
+        return pair(decay)
+    return decay if features_move else 0.0, decay if prototypes_move and not spherical else 0.0
+
+
 def split_rescale(q: Any) -> tuple[int, Any]:
     """(rescale, exponent): whole numbers are structure, which is faster, all others data."""
     return (q, None) if isinstance(q, int) else (0, q)
@@ -279,6 +302,11 @@ def checked(model: LayerPeeled) -> LayerPeeled:
         raise ValueError(
             "rescaling by the feature norm belongs to spherical features; use `spherical(..., rescale=q)`."
         )
+    for name, part in (("labels", Labels), ("loss", Loss)):
+        if not isinstance(getattr(model, name), part):
+            raise ValueError(f"{name} must be {part.__name__}, but got {getattr(model, name)!r:.80}.")
+    if model.kernel is not None:
+        check_shape(model.kernel, model.samples, model.dim)
     if model.kernel is not None and model.spherical:
         raise ValueError("a feature kernel and spherical features cannot be combined; drop one of them.")
     if isinstance(model.loss, AdjustedMargin) and not model.spherical:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check
+from unhinged_jax._quadrature import PANELS
 from unhinged_jax.schedules import constructors as build
 from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
 from unhinged_jax.schedules.schedule import Schedule
@@ -47,24 +48,24 @@ def integrated_outside(schedule: Any) -> bool:
     return isinstance(inner, Numeric) and _callable_now(schedule)
 
 
-def check_rates(schedule: Any, first: float, last: float, updates: bool) -> None:
+def check_rates(schedule: Any, first: float, last: float, updates: bool, compiled: bool = False) -> None:
     """Raise unless the rate is finite and at least 0 from `first` to `last`, as far as it can be seen.
 
     Numbers of the built-in shapes are looked at; functions are called: at every update before `last` (of very many at
-    200,000 of them), or on the panels on which they are integrated. What is traced passes unchecked.
+    200,000 of them), or on the panels on which they are integrated. What is traced passes unchecked. `compiled`: the
+    integral will be taken inside of what is compiled, on few panels; where these do not suffice a warning says so.
 
     Raises:
         ValueError: naming the time and the value.
     """
-    if isinstance(schedule, Warmup):
-        if _check.concrete((schedule.length, schedule.start)):
-            build.warmup(schedule.length, 0.0, schedule.start)
-        length = schedule.length if _check.concrete(schedule.length) else 0.0
-        check_rates(schedule.schedule, max(0.0, first - float(length)), max(0.0, last - float(length)), updates)
-    elif type(schedule) in _BUILDERS:
-        _BUILDERS[type(schedule)](**vars(schedule))
-    elif not isinstance(schedule, Schedule):
-        raise ValueError(f"a schedule must be a number, a function of time or a schedule, but got {schedule!r}.")
+    inner = schedule
+    while isinstance(inner, Warmup):
+        build.warmup(inner.length, 0.0, inner.start)
+        inner = inner.schedule
+    if type(inner) in _BUILDERS:
+        _BUILDERS[type(inner)](**vars(inner))
+    elif not isinstance(inner, Schedule):
+        raise ValueError(f"a schedule must be a number, a function of time or a schedule, but got {inner!r}.")
     elif not _callable_now(schedule):
         return
     elif updates:
@@ -72,7 +73,7 @@ def check_rates(schedule: Any, first: float, last: float, updates: bool) -> None
         times = first + np.unique(np.linspace(0, count - 1, min(count, _UPDATES)).astype(np.int64))
         _judge(times, _values(schedule, times))
     elif last > first:
-        _integrate(schedule, np.asarray([first, last]))
+        _integrate(schedule, np.asarray([first, last]), PANELS if compiled else _PANELS)
 
 
 def elapsed(schedule: Schedule, first: float, times: np.ndarray) -> np.ndarray:
@@ -138,9 +139,9 @@ def _rule(schedule: Schedule, left: np.ndarray, right: np.ndarray) -> _Rule:
     return _Rule(np.sum(terms, axis=1), np.sum(np.abs(terms), axis=1), hidden, max(eps, 2.0**-52))
 
 
-def _integrate(schedule: Schedule, stops: np.ndarray) -> np.ndarray:
+def _integrate(schedule: Schedule, stops: np.ndarray, most: int = _PANELS) -> np.ndarray:
     """The integral from the first stop to each of the others; halves panels until the rule agrees with its halves."""
-    edges = _edges(schedule, stops)
+    edges = _edges(schedule, stops, _FIRST if most == _PANELS else 16)
     left, right = edges[:-1], edges[1:]
     first = _rule(schedule, left, right)
     waiting, eps = (left, right, first.value), first.eps
@@ -155,7 +156,7 @@ def _integrate(schedule: Schedule, stops: np.ndarray) -> np.ndarray:
         error += lower.hidden + upper.hidden
         beside = mass_at_stops[np.searchsorted(stops, right)]
         bad = (error > 32 * eps * beside) & (left < middle) & (middle < right)
-        if sum(len(found[0]) for found in done) + 2 * left.size > _PANELS:
+        if sum(len(found[0]) for found in done) + 2 * left.size > most:
             bad[:] = False
         done.append((left[~bad], value[~bad], error[~bad]))
         waiting = (
@@ -177,7 +178,7 @@ def _integrate(schedule: Schedule, stops: np.ndarray) -> np.ndarray:
     return zeta[1:] - zeta[0]
 
 
-def _edges(schedule: Schedule, stops: np.ndarray) -> np.ndarray:
+def _edges(schedule: Schedule, stops: np.ndarray, uniform: int) -> np.ndarray:
     """Ends of the first panels: the stops, a uniform mesh, and layers at the start and on both sides of breaks."""
     first, last = float(stops[0]), float(stops[-1])
     if last <= first:
@@ -185,5 +186,5 @@ def _edges(schedule: Schedule, stops: np.ndarray) -> np.ndarray:
     marks = [first, last, *(float(point) for point in np.ravel(np.asarray(schedule.breaks, float)))]
     layers = np.concatenate([[0.0], (last - first) * 2.0 ** np.arange(-30, -4)])
     graded = [mark + side * layers for mark in marks for side in (-1, 1)]
-    edges = np.unique(np.concatenate([stops, marks, np.linspace(first, last, _FIRST + 1), *graded]))
+    edges = np.unique(np.concatenate([stops, marks, np.linspace(first, last, uniform + 1), *graded]))
     return edges[(edges >= first) & (edges <= last)]

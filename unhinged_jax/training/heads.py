@@ -163,8 +163,17 @@ class Head(eqx.Module):
         return linear_logits(features, self.prototypes, 0.0 if self.bias is None else self.bias)
 
     def losses(self, loss: Loss, features: jax.Array, labels: jax.Array) -> jax.Array:
-        """One loss a sample, shape (n,), from features (n, p) and integer labels (n,)."""
+        """One loss a sample, shape (n,), from features (n, p) and integer labels (n,).
+
+        Raises:
+            ValueError: for the adjusted margin loss with a head that is not "fnpal".
+        """
         if isinstance(loss, AdjustedMargin):
+            if self.kind != "fnpal":
+                raise ValueError(
+                    f"the adjusted margin loss is defined on unit features and anchored prototypes, but the head is of "
+                    f"kind {self.kind!r}; use 'fnpal'."
+                )
             return loss.of_features(features, jax.lax.stop_gradient(self.prototypes), labels)
         return loss(self(features), labels)
 

@@ -43,7 +43,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
         A `Reliability`.
 
     Raises:
-        ValueError: for shapes that do not fit, no samples, or rows that are no distributions.
+        ValueError: for shapes that do not fit, no samples, rows that are no distributions, or labels out of range.
 
     Source: Zhou et al. 2023, Figures 10-11 (Guo et al. 2017).
 
@@ -55,6 +55,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
     _check.whole("bins", bins, 1)
     if p.ndim != 2 or p.shape[0] == 0 or y.shape != p.shape[:1]:
         raise ValueError(f"probabilities must have shape (n, C) with n labels, but got {p.shape} and {y.shape}.")
+    _check.labels("labels", y, p.shape[1])
     if np.any(p < 0) or not np.allclose(p.sum(axis=1), 1.0, atol=1e-5):
         raise ValueError("every row of probabilities must be non-negative and sum to 1; apply a softmax to logits.")
     confidence = p.max(axis=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -113,7 +115,7 @@ def class_weights(counts: ArrayLike, exponent: float = 0.5) -> jax.Array:
         Shape (C,).
 
     Raises:
-        ValueError: for a class without samples.
+        ValueError: for a class without samples or an exponent that is not finite.
 
     Source: beyond the paper.
 
@@ -122,8 +124,10 @@ def class_weights(counts: ArrayLike, exponent: float = 0.5) -> jax.Array:
         [1.667, 0.833]
     """
     _check.positive("counts", counts, "every class needs a sample")
+    _check.finite("exponent", exponent)
     n = jnp.asarray(counts, jnp.result_type(float))
-    raw = n ** (-exponent)
+    largest = jnp.where(jnp.asarray(exponent) > 0, jnp.min(n), jnp.max(n))  # weight is set to 1: nothing overflows
+    raw = (n / largest) ** (-exponent)
     return raw * jnp.sum(n) / jnp.sum(n * raw)
 
 
@@ -150,5 +154,7 @@ def effective_number_weights(counts: ArrayLike, beta: float = 0.999) -> jax.Arra
     if not 0 <= beta < 1:
         raise ValueError(f"beta must lie in [0, 1), but got {beta}.")
     n = jnp.asarray(counts, jnp.result_type(float))
-    raw = (1 - beta) / (1 - beta**n)
+    # 1 - beta^n = -expm1(n log beta), with the logarithm in float64: near 1 nothing cancels.
+    log_beta = math.log(beta) if beta > 0 else -math.inf
+    raw = jnp.expm1(log_beta) / jnp.expm1(n * log_beta)
     return raw * jnp.sum(n) / jnp.sum(n * raw)
