@@ -12,6 +12,7 @@ from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.observables import Plan
 from unhinged_jax.simulate.system import Body, System, reader
 from unhinged_jax.simulate.unrolled import DecayingTerm, Force, Unrolled
+from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import Result
 
 _LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into a cache
@@ -57,11 +58,11 @@ def run(
         y0=begin,
         args=leaves,
         saveat=diffrax.SaveAt(ts=times) if backsolve else _saved_at(times, read, adjoint),
-        stepsize_controller=_controller(flow, rtol, atol, dtype),
+        stepsize_controller=_controller(system, flow, rtol, atol, dtype),
         max_steps=flow.max_steps,
         throw=False,
         # Backsolve stands neither events nor functions of what is saved.
-        event=None if backsolve else _events(flow, rtol, atol, bool(system.groups)),
+        event=None if backsolve else _events(system, flow, rtol, atol),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
     if backsolve:
@@ -151,8 +152,34 @@ def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
     return {"body": system.clean(moved), "logs": growth}
 
 
-def _controller(flow: Flow, rtol: float, atol: float, dtype: Any) -> diffrax.AbstractStepSizeController:
-    controller: Any = diffrax.PIDController(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
+class _RelativeController(diffrax.PIDController):
+    """Tolerances for H and W in units of their root-mean-square entry at the moment, once it is below 1.
+
+    A state that shrinks is so solved as sharply as one that does not, and its logarithm with it.
+    """
+
+    def adapt_step_size(
+        self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any,
+        controller_state: Any,
+    ) -> Any:  # fmt: skip
+        body = y0["body"]
+        parts = [body[name] for name in ("H", "W") if name in body]
+        entry = safe_norm(*parts) / sum(part.size for part in parts) ** 0.5
+        unit = jax.lax.stop_gradient(jnp.where((entry > 0) & (entry < 1), entry, 1.0))
+
+        def over(y: dict) -> dict:
+            # Biases stay as they are: what drives them is of the size of the targets, not of the state.
+            return {**y, "body": {name: part if name == "b" else part / unit for name, part in y["body"].items()}}
+
+        error = None if y_error is None else over(y_error)
+        return super().adapt_step_size(
+            t0, t1, over(y0), over(y1_candidate), args, error, error_order, controller_state
+        )
+
+
+def _controller(system: System, flow: Flow, rtol: float, atol: float, dtype: Any) -> diffrax.AbstractStepSizeController:
+    kind = _RelativeController if system.watched else diffrax.PIDController
+    controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
     # Where steps end is the solver's choice, not a function to differentiate.
     jumps = [jax.lax.stop_gradient(jnp.ravel(jnp.asarray(jump, dtype))) for jump in _breaks(flow)]
     if jumps:
@@ -165,17 +192,23 @@ def _breaks(flow: Flow) -> list[Any]:
     return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]
 
 
-def _events(flow: Flow, rtol: float, atol: float, homogeneous: bool) -> diffrax.Event | None:
+def _events(system: System, flow: Flow, rtol: float, atol: float) -> diffrax.Event | None:
     conditions: dict[str, Any] = {}
     if flow.steady:
         conditions["steady"] = diffrax.steady_state_event(rtol=rtol, atol=atol)
-    if not homogeneous:
+    if not system.groups:
 
         def overflows(t: Any, y: dict, args: Any, **kwargs: Any) -> jax.Array:
             # A norm whose square overflows; a sum of squares takes half of the time of a largest entry.
             return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y["body"].values()]))
 
+        def underflows(t: Any, y: dict, args: Any, **kwargs: Any) -> jax.Array:
+            sizes = [safe_norm(*(y["body"][name] for name in names)) for names in system.watched]
+            return jnp.any(jnp.stack([(size > 0) & (size < faint(size.dtype)) for size in sizes]))
+
         conditions["overflow"] = overflows
+        if system.watched:
+            conditions["underflow"] = underflows
     return diffrax.Event(conditions) if conditions else None
 
 
@@ -185,7 +218,7 @@ def _code(solution: Any, flow: Flow) -> jax.Array:
     code = jnp.where(solution.result == results.successful, Result.COMPLETED, Result.SOLVER_FAILED)
     code = jnp.where(solution.result == results.max_steps_reached, Result.MAX_STEPS, code)
     if stopped is not None:
-        for name, meaning in (("steady", Result.STEADY), ("overflow", Result.OVERFLOW)):
+        for name, meaning in (("steady", Result.STEADY), ("overflow", Result.OVERFLOW), ("underflow", Result.UNDERFLOW)):
             if name in stopped:
                 code = jnp.where(stopped[name], meaning, code)
     return code
