@@ -186,7 +186,7 @@ def noise_for_gamma(problem: Problem, rate: float = 0.25) -> Problem:
 def _sized(power: int) -> Moves:
     log_a, both = power * np.log(2.0), Times(2.0 ** (2 * power))
     return {
-        "log_norm*": Plus(log_a), "norm_W": Times(2.0**power), "gap_W": Times(2.0**power),
+        "log_norm*": Plus(log_a), "square_*": both, "norm_W": Times(2.0**power), "gap_W": Times(2.0**power),
         "loss": both, "objective": both, "margin_*": both, "log_abs_loss": Plus(2 * log_a), "loss of run": both,
     }  # fmt: skip
 
@@ -247,10 +247,10 @@ SYMMETRIES: dict[str, Change] = {
     ),
     "samples doubled": Change(
         copied,
-        _with(
-            {**_APART, "log_norm_H": Plus(np.log(2.0) / 2), "threshold": Times(0.5), "excess": Times(0.5)},
-            lambda operation, problem: {},
-        ),
+        {
+            **_APART, "log_norm_H": Plus(np.log(2.0) / 2), "square_H": Times(2.0), "threshold": Times(0.5),
+            "excess": Times(0.5),
+        },
         only_if(
             _UNIT,
             (no_case("kernel"), "a kernel counts samples"),
@@ -262,7 +262,7 @@ SYMMETRIES: dict[str, Change] = {
         exchanged,
         {
             **_APART, "log_norm_H": Plus(np.log(2.0)), "log_norm_W": Plus(-np.log(2.0)), "norm_W": Times(0.5),
-            "gap_W": Times(0.5),
+            "gap_W": Times(0.5), "square_H": Times(4.0), "square_W": Times(0.25),
         },
         only_if(_NO_BIAS, _UNIT, _METRIC),
     ),
@@ -322,7 +322,8 @@ def types(**changes: Callable[[Any], Any]) -> Callable[[Problem], Problem]:
         for name, change in changes.items():
             value = getattr(problem, name)
             if value is not None:
-                made[name] = tuple(map(change, value)) if isinstance(value, tuple) and name != "times" else change(value)
+                pair = name in ("decay", "rates")
+                made[name] = tuple(map(change, value)) if pair else change(value)
         return problem.but(**made)
 
     return make
@@ -598,8 +599,10 @@ def batched(*sizes: int) -> Callable[[Operation, Problem], dict[str, Any]]:
     def values(operation: Operation, problem: Problem) -> dict[str, Any]:
         rng = np.random.default_rng(6)
         with jax.enable_x64(True):
-            parts = [jnp.asarray(rng.normal(size=(*sizes, *np.shape(part)))) for part in (problem.H, problem.W)]
-            parts = [part.at[(-1,) * len(sizes)].set(own) for part, own in zip(parts, (problem.H, problem.W), strict=True)]
+            parts = []
+            for own in (problem.H, problem.W):
+                others = jnp.asarray(rng.normal(size=(*sizes, *np.shape(own))))
+                parts.append(others.at[(-1,) * len(sizes)].set(own))
             mapped = lambda H, W: operation.values(problem.but(H=H, W=W, b=jnp.asarray(problem.b)))  # noqa: E731
             for _ in sizes:
                 mapped = jax.vmap(mapped)
@@ -659,10 +662,12 @@ RUNS: dict[str, Change] = {
     "cut, simulated and gone on": Change(lambda problem: _cut(problem, "simulate"), later=True, no=only_if(
         *_GOES_ON, (lambda operation, problem: problem.momentum is None or operation.startswith("simulate,"),
                     "there is no closed form that starts with a velocity"))),
-    "cut, exact and gone on": Change(lambda problem: _cut(problem, "exact"), later=True, no=only_if(*_GOES_ON, _HAS_FORM, _FORGETS)),
+    "cut, exact and gone on": Change(
+        lambda problem: _cut(problem, "exact"), later=True, no=only_if(*_GOES_ON, _HAS_FORM, _FORGETS)
+    ),
     "other times beside": Change(_other_times, no=only_if(_RUN), later=True),
     "one observable at a time": Change(lambda problem: problem, values=one_by_one, no=only_if(
-        (lambda operation, problem: operation in ("observe_state",) or OPERATIONS[operation].in_time, "has no choice"))),
+        (lambda operation, problem: operation == "observe_state" or OPERATIONS[operation].in_time, "no choice"))),
     "jit": Change(lambda problem: problem, values=compiled, no=only_if(_TRACED)),
     "vmap of 1": Change(lambda problem: problem, values=batched(1), no=only_if(_TRACED)),
     "vmap of 3": Change(lambda problem: problem, values=batched(3), no=only_if(_TRACED)),

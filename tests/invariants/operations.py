@@ -14,15 +14,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from invariants.problems import Problem
+from invariants.problems import P, Problem
 
 import unhinged_jax as uj
 
 RUN = ("loss", "objective", "accuracy", "accuracy_margin", "log_norm_H", "log_norm_W")
 """Of every run; more are looked at in one state, where they cost less to compile."""
 STATE = (
-    *RUN, "cdnv", "log_abs_loss", "loss_sign", "margin_min", "margin_mean", "norm_W", "log_norm", "nc1", "nc1_trace_ratio",
-    "gnc2", "nc2_equinorm_means", "nc2_equiangularity_prototypes", "nc3_self_duality", "unc3", "nc4", "minimal_angle_means",
+    *RUN, "cdnv", "log_abs_loss", "loss_sign", "margin_min", "margin_mean", "norm_W", "log_norm", "nc1",
+    "nc1_trace_ratio", "gnc2", "nc2_equinorm_means", "nc2_equiangularity_prototypes", "nc3_self_duality", "unc3",
+    "nc4", "minimal_angle_means",
 )  # fmt: skip
 
 
@@ -53,7 +54,7 @@ def run(solve: str) -> Callable[[Problem], dict[str, Any]]:
 def limit(problem: Problem) -> dict[str, Any]:
     found = uj.limit(*problem.built())
     names = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
-    share = jnp.sum(jnp.asarray(found.direction.H) ** 2)
+    share = (found.direction.H**2).sum()  # as it comes: `jnp` would round a NumPy array outside of float64
     return {name: getattr(found, name) for name in names} | {"share of H": share}
 
 
@@ -105,11 +106,10 @@ def push_forward(problem: Problem) -> dict[str, Any]:
     """Of a tangent made of the state, so that it moves with it."""
     model, dynamics, start = problem.built()
     state = problem.state_as(problem)
-    tangent = uj.State(0.5 * jnp.asarray(state.H), -2 * jnp.asarray(state.W), jnp.asarray(state.b))
-    ran, pushed = uj.push_forward(model, dynamics, start, problem.times[1:2], tangent)
-    scale = jnp.asarray(pushed.log_scale)
-    sizes = {part: jnp.linalg.norm(jnp.asarray(getattr(pushed, part))) for part in "HW"}
-    return {f"log_norm_{part} pushed": jnp.log(size) + scale for part, size in sizes.items()}
+    tangent = uj.State(0.5 * state.H, -2 * state.W, state.b)
+    _, pushed = uj.push_forward(model, dynamics, start, problem.times[1:2], tangent)
+    squares = {part: (getattr(pushed, part) ** 2).sum() for part in "HW"}
+    return {f"square_{part} pushed": square * np.exp(2 * pushed.log_scale) for part, square in squares.items()}
 
 
 def hessian_spectrum(problem: Problem) -> dict[str, Any]:
@@ -213,7 +213,7 @@ OPERATIONS: dict[str, Operation] = {
     "lyapunov": Operation(lyapunov, ("weighted, descent", "cross-entropy, descent"), False),
     "push_forward": Operation(push_forward, ("weighted, descent", "cross-entropy, flow"), tolerance=FLOWS, affords=1),
     "hessian_spectrum": Operation(hessian_spectrum, ("weighted, flow", "cross-entropy, flow"), False),
-    "observe_state": Operation(observe_state, ("weighted, flow", "bias, flow", "cross-entropy, flow", "noisy, flow"), affords=1),
+    "observe_state": Operation(observe_state, _on("weighted / bias / cross-entropy / noisy", "flow"), affords=1),
     "collapse_metrics": Operation(collapse_metrics, ("weighted, flow", "bias, flow")),
     "sweep": Operation(sweep, ("weighted, flow", "bias, descent"), False, in_time=True),
     "design": Operation(design, ("weighted, flow", "bias, descent"), False),

@@ -160,4 +160,4 @@ def problems() -> dict[str, Problem]:
         "momentum": {"kind": "descent", "times": (0, 5, 20), "momentum": 0.5, "eta": 0.25},
         "Nesterov": {"kind": "descent", "times": (0, 5, 20), "momentum": 0.5, "nesterov": True, "eta": 0.25},
     }
-    return {f"{name}, {kind}": problem.but(**numbers) for name, problem in of.items() for kind, numbers in kinds.items()}
+    return {f"{name}, {kind}": one.but(**numbers) for name, one in of.items() for kind, numbers in kinds.items()}
