@@ -154,6 +154,20 @@ def test_pickles_are_refused_in_every_array_file(tmp_path):
             config.Files(tmp_path).array("counts", file)
 
 
+def test_modules_belong_to_the_file_that_names_them(tmp_path):
+    """Two folders with a module of one name, in one process; and one that is edited meanwhile."""
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "module_beside.py").write_text(f"def f():\n    return {number}\n")
+    first, second = config.Files(tmp_path / "1"), config.Files(tmp_path / "2")
+    assert (first.function("module_beside:f")(), second.function("module_beside:f")()) == (1, 2)
+    assert list(first.digests) == ["module_beside.py"] and first.digests != second.digests
+    assert second.function("module_beside:f") is second.function("module_beside:f")
+    (tmp_path / "2" / "module_beside.py").write_text("def f():\n    return 300\n")
+    assert config.Files(tmp_path / "2").function("module_beside:f")() == 300
+    assert not config.Files(tmp_path / "2").digests  # nothing was asked of these
+
+
 def test_names_in_pages_are_text():
     hostile = "<img src=x onerror=alert(1)> | [a](javascript:b) `x`\n# y"
     shown = as_text(hostile)

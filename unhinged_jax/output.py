@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -10,6 +11,7 @@ import platform
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import plots
+from unhinged_jax._whole import make_folder
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
@@ -28,7 +31,7 @@ __all__ = ["FILES", "Stored", "joined", "read_run", "versions", "workspace", "wr
 # The state comes last: it is what a run continues from, so it must never be ahead of the rest.
 FILES = ("observables.nc", "observables.csv", "curves.png", "curves.svg", "run.json", "final.npz")
 _UNFINISHED = ".unfinished-"
-_UNREADABLE = (ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _PACKAGES = ("unhinged-jax", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")
 
 
@@ -61,7 +64,7 @@ def workspace(folder: Path, *, force: bool = False, resume: bool = False) -> Ite
         )
     if resume and "final.npz" not in found:
         raise ValueError(f"{folder} holds no final.npz to resume from; run without --resume first.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for left in folder.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)  # of a run that was killed
     place = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
@@ -86,7 +89,8 @@ def write_run(
     Source: beyond the paper.
     """
     text = json.dumps(identity)
-    dataset = _dataset(trajectory).assign_attrs(identity=text)
+    dataset = _dataset(trajectory)
+    dataset = dataset.assign_attrs(identity=text, digest=_digest(dataset))
     dataset.to_netcdf(place / "observables.nc", engine="scipy")
     trajectory.to_csv(place / "observables.csv")
     figure = plots.curves(trajectory)
@@ -137,8 +141,14 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
         kind = str(saved["kind"])
     except _UNREADABLE as error:
         raise ValueError(f"{folder / 'final.npz'} was not written by `unhinged simulate`: {error}") from error
-    with xarray.open_dataset(folder / "observables.nc", engine="scipy") as dataset:
-        dataset.load()
+    try:
+        with xarray.open_dataset(folder / "observables.nc", engine="scipy") as dataset:
+            dataset.load()
+        whole = dataset.attrs.get("digest", "") in ("", _digest(dataset))  # older versions took none
+    except (*_UNREADABLE, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{folder / 'observables.nc'} is damaged ({error}); start again with --force.") from error
+    if not whole:
+        raise ValueError(f"{folder / 'observables.nc'} was altered after it was written; start again with --force.")
     # A kill between two moves leaves rows beyond the state; they will be computed again.
     dataset = dataset.isel(time=dataset["reached"].values & (dataset["time"].values <= elapsed))
     states = {name[6:]: values for name, values in _arrays(dataset).items() if name.startswith("state_")}
@@ -199,6 +209,16 @@ def _dataset(trajectory: Trajectory) -> Any:
     for name, dims in axes.items():
         dataset[f"state_{name}"] = (("time", *dims), np.asarray(getattr(trajectory.states, name)))
     return dataset
+
+
+def _digest(dataset: Any) -> str:
+    """Of names and numbers, whatever number type and byte order a file gives them."""
+    state = hashlib.sha256()
+    for name in sorted(str(name) for name in dataset.variables):
+        values = np.array(dataset[name].values, np.float64)
+        values[np.isnan(values)] = np.nan
+        state.update(f"{name} {values.shape}".encode() + values.tobytes())
+    return state.hexdigest()
 
 
 def _arrays(dataset: Any) -> dict[str, np.ndarray]:

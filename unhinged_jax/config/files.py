@@ -7,6 +7,7 @@ import importlib
 import io
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ import numpy as np
 
 from unhinged_jax.config.sections import Array
 
+_UNREADABLE = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HELD: ContextVar[Mapping[str, Any] | None] = ContextVar("held", default=None)
 
 
@@ -94,7 +96,7 @@ class Files:
             loaded = np.load(io.BytesIO(raw), allow_pickle=False)
         except OSError as error:
             raise ValueError(f"{name}: cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise ValueError(f"{name}: {path} is not a file of plain arrays: {error}") from error
         self.arrays[spec] = loaded if isinstance(loaded, np.ndarray) else self._member(name, loaded, path, file, key)
         return self.arrays[spec]
@@ -109,7 +111,7 @@ class Files:
                 raise ValueError(f"{name}: say which array of {path} to take, as {file}:KEY; it has {found}.")
             try:
                 array: np.ndarray = loaded[key]
-            except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            except _UNREADABLE as error:
                 raise ValueError(f"{name}: {path} is not a file of plain arrays: {error}") from error
             return array
 
@@ -118,15 +120,49 @@ class Files:
         if self.data:
             return _stand_in
         module, _, name = spec.partition(":")
-        sys.path.insert(0, str(self.folder.resolve()))
+        folder = self.folder.resolve()
+        sys.path.insert(0, str(folder))
         try:
+            _forget_elsewhere(module.partition(".")[0], folder)
             found: Any = importlib.import_module(module)
+            self._note(found, folder)
             for part in name.split("."):
                 found = getattr(found, part)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"{spec!r} cannot be imported: {error}") from error
         finally:
-            sys.path.remove(str(self.folder.resolve()))
+            sys.path.remove(str(folder))
         if not callable(found):
             raise ValueError(f"{spec!r} is not callable.")
         return found
+
+    def _note(self, module: Any, folder: Path) -> None:
+        """A module beside the file is an input like any other."""
+        file, first = Path(getattr(module, "__file__", None) or "built in").resolve(), module.__name__.partition(".")[0]
+        if not file.is_relative_to(folder) or file.suffix != ".py":
+            return
+        name = file.relative_to(folder)
+        if name.parts[0] in (first, f"{first}.py"):
+            self.digests[name.as_posix()] = _digest(file)
+            _BESIDE.setdefault(first, {"": str(folder)})[str(file)] = self.digests[name.as_posix()]
+
+
+_BESIDE: dict[str, dict[str, str]] = {}
+"""Modules that were found beside a file: where that is, and the digests of theirs."""
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _forget_elsewhere(name: str, folder: Path) -> None:
+    """Python keeps one module of a name; what was found beside another file, or has changed, is loaded anew."""
+    known = _BESIDE.get(name)
+    if known is None or (
+        known[""] == str(folder) and all(_digest(Path(file)) == held for file, held in known.items() if file)
+    ):
+        return
+    del _BESIDE[name]
+    for module in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
+        del sys.modules[module]
+    importlib.invalidate_caches()

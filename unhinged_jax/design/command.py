@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax._whole import make_folder
 from unhinged_jax.design.optimise import Outcome, design
 from unhinged_jax.design.picture import draw
 from unhinged_jax.design.plan import DesignPlan
@@ -30,7 +31,7 @@ def run(plan: str, out: Path, *, steps: int | None, force: bool) -> int:
     there = [name for name in FILES if (out / name).exists()]
     if there and not force:
         raise ValueError(f"{out} holds a design already ({', '.join(there)}); replace it with --force.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     outcome = _with_progress(read)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:
         _write(Path(folder), read, outcome)

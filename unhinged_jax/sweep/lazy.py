@@ -106,6 +106,7 @@ class Checked(BackendArray):
             if self.store.fits(number, self.name, values, digests):
                 return values
         raise Damaged(
-            f"{self.store.chunk(self.name, number)} is missing or altered; `unhinged sweep PLAN --store "
-            f"{self.store.path}` finds damaged blocks and computes them again."
+            f"{self.store.chunk(self.name, number)} is missing, or does not fit its digest in "
+            f"{self.store.chunk('execution/committed', number)}; `unhinged sweep PLAN --store {self.store.path}` finds "
+            "damaged blocks and computes them again."
         )

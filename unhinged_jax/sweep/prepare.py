@@ -79,7 +79,7 @@ def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
     """Raise ValueError if a plan is not the one of a store; take over what may change, unless told not to."""
     before, now = store.identity, _identity(plan, _inputs(grouping_of(plan)) if store.identity["inputs"] else {})
     old, new = flat(before), flat(now)
-    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    differ = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _unrecorded(key, old)]
     fatal = [key for key in differ if key.removeprefix("plan.") not in MAY_CHANGE]
     if fatal:
         told = [f"{key.removeprefix('plan.')} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in fatal]
@@ -87,6 +87,11 @@ def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
         raise ValueError(f"{store.path} holds another sweep: {shown}. Choose another --store, or restore the plan.")
     if differ and change:
         store.change_plan(now)
+
+
+def _unrecorded(key: str, old: dict[str, Any]) -> bool:
+    """Whether a store is older than digests of modules."""
+    return key.startswith("inputs.") and key.endswith(".py") and key not in old
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

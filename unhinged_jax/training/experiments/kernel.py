@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _case(
             with np.load(path, allow_pickle=False) as file:
                 if str(file["identity"]) == identity:
                     return {name: file[name] for name in (*FACTS, "processor_seconds")}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
             pass  # not there, or not whole: computed again
     begin = time.process_time()
     with jax.enable_x64(True):

@@ -6,6 +6,7 @@ import json
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax._whole import whole
+from unhinged_jax._whole import make_folder, whole
 from unhinged_jax.output import versions
 from unhinged_jax.training import prepare
 from unhinged_jax.training.checkpoints import identity_of
@@ -26,7 +27,7 @@ from unhinged_jax.training.loop import Trained, Trainer
 from unhinged_jax.training.progress import Progress
 
 _OUTSIDE_COUNT = 2000
-_UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def run_experiment(
@@ -50,7 +51,7 @@ def run_experiment(
     Source: Zhou et al. 2023, Section 4 and Appendix C.2-C.4.
     """
     begin = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if experiment.about.report == "kernel":
         return run_kernel(experiment, out, force=force, command=command)
     outcomes = []
