@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +13,13 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.labels import Labels
 from unhinged_jax.losses import Unhinged
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.schedules import Constant
 
 Problem = tuple[LayerPeeled, Dynamics, State]
+_NORMALISED = 1e-5  # how far from 1 rounding may put the sum of weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,12 @@ def _number(value: Any) -> bool:
 def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str, Parameter]:
     """Every named parameter of a problem.
 
-    `gamma`; `decay` (both at once), `decay_H`, `decay_W`; `rate_H`, `rate_W` and `s` = r_1/r_2 at fixed r_2; `eta`, a
-    constant rate; `schedule.FIELD`, a number or array of the schedule, nested ones by further dots; `momentum`;
-    `noise`, the rate of expected symmetric label noise; `class_weights`, factors before normalisation, at 1;
-    `sample_weights`, q_i as they are; `loss.FIELD`; `kernel`; `H`, `W`, `b`.
+    `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
+    `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `eta`, a constant rate; `schedule.FIELD`, a
+    number or array of the schedule, nested ones by further dots; `momentum`; `noise`, the rate of expected symmetric
+    label noise, with the weights fixed; `class_weights`, factors on the weights of the classes, at 1, with the sum of
+    the weights fixed where it is 1 (before normalisation) and applied as given where it is not; `sample_weights`, q_i
+    as they are, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
 
     Source: beyond the paper.
 
@@ -131,7 +135,7 @@ def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
         return _of_model(lambda m, v: dataclasses.replace(m, labels=change(m.labels, v)))
 
     named = {
-        "class_weights": (np.ones(labels.classes), relabelled(lambda old, v: old.weighted(classes=v))),
+        "class_weights": (np.ones(labels.classes), relabelled(_reweighted)),
         "sample_weights": (labels.weights, relabelled(lambda old, v: old.replace(weights=v))),
     }
     rate = _noise_rate(labels)
@@ -142,6 +146,15 @@ def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
 
         named["noise"] = (rate, relabelled(noisy))
     return named
+
+
+def _reweighted(labels: Labels, factors: Any) -> Labels:
+    """Weights times factors of their classes. Weights whose sum is 1 are normalised and keep it; others are not."""
+    weighted = labels.weighted(classes=factors, normalise=False)
+    xp = np if _check.concrete((labels.weights, weighted.weights)) else jnp
+    before, after = xp.sum(xp.asarray(labels.weights)), xp.sum(xp.asarray(weighted.weights))
+    normalised = xp.abs(before - 1) < _NORMALISED
+    return weighted.replace(weights=weighted.weights * xp.where(normalised, before / after, 1.0))
 
 
 def _noise_rate(labels: Any) -> Any:
@@ -229,3 +242,68 @@ def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, pro
     if len(set(names)) < len(names):
         raise ValueError(f"a parameter is named twice: {', '.join(names)}.")
     return found
+
+
+def together(problem: Problem, parameters: Sequence[Parameter], theta: Mapping[str, Any]) -> Problem:
+    """A problem in which several parameters have other values, as a function to be differentiated where they are.
+
+    What each parameter changes is worked out alone and the changes are added, so that none undoes another's: the
+    derivative in each is that with the others at their values, whatever the order and whatever they share.
+
+        problem + sum_i [put_i(problem, theta_i) - put_i(problem, value_i)]
+
+    Args:
+        problem: Model, dynamics and state.
+        parameters: As `chosen` gives them.
+        theta: Values by name.
+
+    Raises:
+        ValueError: if one parameter replaces, in a form that cannot be added, what another has changed.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.regularized(uj.balanced(2, 1), 2, decay=0.1)
+        >>> both = chosen(["decay", "decay_H"], (model, uj.Flow(), model.init(jax.random.key(0))))
+        >>> moved, _, _ = together((model, uj.Flow(), None), both, {"decay": 0.2, "decay_H": 0.3})
+        >>> round(float(moved.decay_H), 6), round(float(moved.decay_W), 6)
+        (0.4, 0.2)
+    """
+    if len(parameters) == 1:
+        return parameters[0].put(problem, theta[parameters[0].name])
+    for p in parameters:
+        problem = p.put(problem, p.value)
+    start, form = jax.tree.flatten(problem)
+    leaves, owners, alone = list(start), dict[int, str](), []
+    for p in parameters:
+        (moved, form_moved), (there, form_there) = (
+            jax.tree.flatten(p.put(problem, value)) for value in (theta[p.name], p.value)
+        )
+        if form_moved == form == form_there:
+            changed = [i for i, before in enumerate(start) if not (moved[i] is before and there[i] is before)]
+            if all(_addable(start[i], moved[i], there[i]) for i in changed):
+                for i in changed:
+                    leaves[i] = leaves[i] + (moved[i] - there[i])
+                    owners[i] = p.name
+                continue
+        alone.append(p)
+    problem = jax.tree.unflatten(form, leaves)
+    changes = [(leaves[i], name) for i, name in owners.items()]
+    for p in alone:
+        before = {id(leaf) for leaf in jax.tree.leaves(problem)}
+        problem = p.put(problem, theta[p.name])
+        after = jax.tree.leaves(problem)
+        kept = {id(leaf) for leaf in after}
+        lost = [name for leaf, name in changes if id(leaf) not in kept]
+        if lost:
+            raise ValueError(
+                f"the parameters {lost[0]!r} and {p.name!r} replace the same part of the problem, and what they change "
+                "cannot be added; ask for them one at a time."
+            )
+        changes += [(leaf, p.name) for leaf in after if id(leaf) not in before]
+    return problem
+
+
+def _addable(*leaves: Any) -> bool:
+    return all(map(_number, leaves)) and len({np.shape(leaf) for leaf in leaves}) == 1

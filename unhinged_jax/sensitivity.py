@@ -17,7 +17,7 @@ from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservableSet, Observe
-from unhinged_jax.parameters import Choice, Parameter, Problem, chosen
+from unhinged_jax.parameters import Choice, Parameter, Problem, chosen, together
 from unhinged_jax.simulate import simulate
 from unhinged_jax.trajectory import Trajectory
 
@@ -78,7 +78,9 @@ def sensitivity(
 
     Args:
         model, dynamics, state, times, observe, target, precision: as in `simulate`; observables must be scalars.
-        parameters: Names (see `unhinged_jax.parameters.available`) or `Parameter`s; default every scalar one.
+        parameters: Names (see `unhinged_jax.parameters.available`) or `Parameter`s; default every scalar one. Those
+            that touch one another, such as "decay" and "decay_H", act together: what each changes is added, so that
+            every derivative is the one that the parameter has alone.
         order: 1 (default), or 2 for second derivatives among the scalar parameters, too.
         mode: How the simulation is differentiated: "forward" (one sweep a number to differentiate in), "checkpointed"
             (reverse, one sweep a value; memory grows like the root of the length), "direct" (a flow in reverse, every
@@ -124,10 +126,7 @@ def sensitivity(
             run = _runner(kind, mode, problem, task, observed, target)
 
             def values(theta: Values, run: Callable = run) -> jax.Array:
-                moved = problem
-                for parameter in wanted:
-                    moved = parameter.put(moved, theta[parameter.name])
-                observables = run(*moved).observables
+                observables = run(*together(problem, wanted, theta)).observables
                 return jnp.stack([_scalar(name, observables[name], len(task.times)) for name in names])
 
             here = mode if kind == "simulated" else best_mode(inputs, len(names) * len(task.times))
