@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from unhinged_jax.config import build, read_config
 from unhinged_jax.sensitivity import disagreement, sensitivity
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 _SUFFIXES = (".csv", ".nc")
@@ -38,7 +40,7 @@ def run(
         _print(table)
     arrays = [str(name) for name in table.data_vars if str(name).startswith("first_")]
     if arrays:
-        print(f"also: {', '.join(arrays)}" + ("" if out is not None else "; --out FILE.nc keeps them"))
+        print(f"also: {', '.join(arrays)}" + ("" if out is not None else "; --out FILE keeps them"))
     if table.sizes["source"] == 2:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in disagreement(table).items())
         print(f"largest relative difference, simulated from exact: {worst}")
@@ -48,10 +50,29 @@ def run(
 def _write(table: xarray.Dataset, out: Path) -> None:
     if out.suffix == ".nc":
         table.to_netcdf(out)
-    elif "first" in table:
-        table["first"].to_dataframe().unstack("source").to_csv(out)
     else:
-        raise ValueError("a CSV file holds scalar parameters, and none was asked for; write a .nc file.")
+        rows(table).to_csv(out)
+
+
+def rows(table: xarray.Dataset) -> pandas.DataFrame:
+    """Every derivative of a table as a row (observable, time, parameter), with a column for each source.
+
+    A number of an array-valued parameter is "NAME[i]" or "NAME[i,j]"; a second derivative is "NAME, OTHER".
+    """
+    import pandas
+
+    base, kinds = ["observable", "time", "parameter"], table["source"].values.tolist()
+    found = []
+    for name in [name for name in map(str, table.data_vars) if name.startswith("first") or name == "second"]:
+        values = table[name]
+        axes = [str(dim) for dim in values.dims[3:]]
+        if name.startswith("first_"):
+            labels = [f"{name[6:]}[{','.join(map(str, place))}]" for place in np.ndindex(values.shape[3:])]
+        else:
+            labels = [", ".join(map(str, chosen)) for chosen in itertools.product(*(values[a].values for a in axes))]
+        index = pandas.MultiIndex.from_product([table["observable"].values, table["time"].values, labels], names=base)
+        found.append(pandas.DataFrame(values.values.reshape(len(kinds), -1).T, index, kinds))
+    return pandas.concat(found)
 
 
 def _print(table: xarray.Dataset) -> None:

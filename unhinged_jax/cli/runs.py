@@ -76,7 +76,7 @@ def sensitivity(
     order
         2 adds second derivatives.
     out
-        A .csv or .nc file for all times.
+        A .nc file with the whole table, or a .csv file with every derivative, one a row, for all times.
     force
         Replace that file if it is there.
     """
