@@ -135,6 +135,20 @@ def test_batches_of_states_models_and_numbers_are_refused(runs):
         uj.event_time(MODEL, uj.Flow(), state, "norm", three, times=[0.0, 1.0])
 
 
+def test_factors_of_a_loss_are_not_spread_over_classes():
+    logits, targets, three = jnp.ones((3, 3)), jnp.arange(3), np.array([0.1, 0.2, 0.3])
+    for ask in (
+        lambda: uj.losses.unhinged(logits, targets, gamma=three),
+        lambda: uj.losses.unhinged(logits, targets, weights=three[:, None]),
+        lambda: uj.losses.hinge(logits, targets, three),
+        lambda: uj.losses.focal(logits, targets, three),
+    ):
+        with pytest.raises(ValueError, match=r"must have shape \(\).*map over others"):
+            ask()
+    weighed = uj.losses.unhinged(logits, targets, gamma=0.5, weights=three)
+    np.testing.assert_allclose(weighed, three * uj.losses.unhinged(logits, targets, gamma=0.5), rtol=1e-6)
+
+
 def test_a_loss_gives_one_value_a_sample():
     from unhinged_jax.losses import Loss
 

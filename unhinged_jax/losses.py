@@ -41,6 +41,13 @@ def _distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
     )
 
 
+def _factor(name: str, value: ArrayLike, allowed: tuple[tuple[int, ...], ...]) -> None:
+    """Raise for an array that would be taken along another axis than that of the samples."""
+    if np.shape(value) not in allowed:
+        shapes = " or ".join(str(shape) for shape in dict.fromkeys(allowed))
+        raise ValueError(f"{name} must have shape {shapes}, but got {np.shape(value)}; map over others with jax.vmap.")
+
+
 def unhinged(
     logits: jax.Array, targets: ArrayLike, gamma: ArrayLike | None = None, weights: ArrayLike = 1.0
 ) -> jax.Array:
@@ -67,6 +74,8 @@ def unhinged(
     logits = jnp.asarray(logits)
     gamma = 1 / (logits.shape[-1] - 1) if gamma is None else gamma
     _check.non_negative("gamma", gamma)
+    _factor("gamma", gamma, ((),))
+    _factor("weights", weights, ((), logits.shape[:-1]))
     targets = _distributions(logits, targets)
     return -jnp.asarray(weights) * jnp.sum(((1 + gamma) * targets - gamma) * logits, axis=-1)
 
@@ -103,6 +112,7 @@ def hinge(logits: jax.Array, targets: ArrayLike, margin: ArrayLike = 1.0) -> jax
         Array(0.5, dtype=float32)
     """
     targets = _distributions(logits, targets)
+    _factor("margin", margin, ((),))
     return jnp.sum(targets * jnp.maximum(0, margin - runner_up_margins(logits)), axis=-1)
 
 
@@ -116,6 +126,7 @@ def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> j
         Array(0.6931, dtype=float32)
     """
     targets = _distributions(logits, targets)
+    _factor("focusing", focusing, ((),))
     log_p = jax.nn.log_softmax(logits)
     # Floored, because the gradient of 0 ** focusing is not finite for focusing < 1.
     miss = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(logits.dtype).tiny)
