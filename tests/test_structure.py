@@ -19,8 +19,9 @@ PACKAGE = "unhinged_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
 LAYERS = (
-    "_check _scan _spinner _whole canary references special",
-    "_quadrature collapse doctor initial kernel labels optimizers precision",
+    "_check _numbers _scan _spinner _whole canary references special",
+    "precision",
+    "_quadrature collapse doctor initial kernel labels optimizers",
     "features schedules signal",
     "dynamics losses spectrum",
     "model",

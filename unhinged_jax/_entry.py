@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
 from unhinged_jax.model import LayerPeeled, State, checked
@@ -19,6 +19,8 @@ from unhinged_jax.observables import Observe, Plan, resolve
 from unhinged_jax.schedules import Numeric
 from unhinged_jax.schedules.elapsed import integrated_outside
 from unhinged_jax.trajectory import Trajectory, batch_message
+
+_RESOLVED = 2.0**28  # float32 numbers of this size are 32 apart: e^32 still fits its range, with room for several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +43,46 @@ class Task:
             stack.enter_context(jax.default_matmul_precision("highest"))
             yield
 
+    def give_back(self, tree: Any) -> Any:
+        """Results as NumPy arrays where their precision is not the one outside, so that dtypes cannot mix."""
+        return _precision.given_back(tree, self.precision, self.outside)
+
     def finish(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory, as NumPy arrays where its precision is not the one outside, so that dtypes cannot mix."""
-        if self.precision == self.outside or not _check.concrete(trajectory):
+        """The trajectory, given back, with the times that were asked for: in float32 they were rounded on the way."""
+        if not _check.concrete((trajectory, self.times)):
+            if isinstance(self.times, np.ndarray):
+                self._must_fit()
             return trajectory
-        return jax.tree.map(np.asarray, trajectory)
+        given = self.give_back(trajectory)
+        self._must_resolve(given)
+        if self.times.dtype.kind == given.times.dtype.kind and np.array_equal(self.times, given.times):
+            return given
+        elapsed = given.elapsed
+        if given.kind == "exact" or bool(np.asarray(given.reached)[-1]):
+            elapsed = self.times[-1]
+        return dataclasses.replace(given, times=self.times, elapsed=elapsed)
+
+    def clock(self) -> jax.Array:
+        """The times as a JAX array; numbers of updates that do not fit the integers of the precision as floats."""
+        fits = self.times.dtype.kind != "i" or self.times[-1] <= jnp.iinfo(jnp.result_type(int)).max
+        return jnp.asarray(self.times if fits else self.times.astype(float))
+
+    def _must_resolve(self, given: Trajectory) -> None:
+        """Raise where a closed form in float32 has exponents whose last digit is a factor of many powers of e."""
+        late = given.kind == "exact" and self.precision == "float32" and float(self.times[-1]) > 2**20
+        if late and not abs(float(given.final.log_scale)) < _RESOLVED:
+            raise ValueError(
+                f"at {self.times[-1]:g} the logarithm of the norm is about {float(given.final.log_scale):.1e}, and "
+                "float32 cannot tell what is left beside it; give precision='float64'."
+            )
+
+    def _must_fit(self) -> None:
+        """Raise if numbers of updates are beyond what a compiled function can return here."""
+        if self.times.dtype.kind == "i" and self.times[-1] > jnp.iinfo(jnp.result_type(int)).max:
+            raise ValueError(
+                f"inside jax.jit, vmap and their kin JAX counts updates in 32 bits while it is in float32, but the "
+                f"last is {self.times[-1]}; open `with jax.enable_x64(True):` around the call."
+            )
 
 
 def prepare(
@@ -85,18 +122,21 @@ def prepare(
         _check_tolerance(dynamics, name)
     times, first = _times(times, dynamics, first)
     traced = not _check.concrete(times)
-    outside = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
+    integrated = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
     inside = caller in ("event_time", "sensitivity")
-    check_dynamics(dynamics, first, times if traced else times[-1], integrated=outside, compiled=inside)
+    check_dynamics(dynamics, first, times if traced else times[-1], integrated=integrated, compiled=inside)
+    if caller == "simulate" and name == "float32" and isinstance(dynamics, Flow) and isinstance(times, np.ndarray):
+        _check_apart(times)
     optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
     apart = reduce or model.spherical  # a dense state does not carry its leading part apart
     plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)
-    outside = "float64" if jnp.result_type(float) == np.float64 else "float32"
+    outside = _precision.current()
     if name == "float64" and outside == "float32" and _differentiated((model, dynamics, state)):
         raise ValueError(
             "a float64 run can be differentiated only where JAX itself is in float64: write "
             "`with jax.enable_x64(True):` around jax.grad, jax.jvp and their kin."
         )
+    _precision.refuse_compiled(name, outside)
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
     return Task(start, times, first, memory, plan, name, outside)
@@ -178,10 +218,15 @@ def _differentiated(tree: Any) -> bool:
 
 
 def traceable(tree: Any) -> Any:
-    """The tree with Python numbers as arrays: numbers are data, so that a sweep over them compiles once."""
+    """The tree with Python numbers as arrays: numbers are data, so that a sweep over them compiles once.
+
+    Floating-point leaves take the precision of the run, which widens them before anything is computed with them.
+    """
+    dtype = jnp.result_type(float)
 
     def array(leaf: Any) -> Any:
-        return jnp.asarray(leaf, jnp.result_type(float)) if isinstance(leaf, (int, float)) else leaf
+        other = jnp.issubdtype(getattr(leaf, "dtype", dtype), jnp.floating) and getattr(leaf, "dtype", dtype) != dtype
+        return jnp.asarray(leaf, dtype) if isinstance(leaf, (int, float)) or other else leaf
 
     return jax.tree.map(array, tree)
 
@@ -197,6 +242,17 @@ def _check_tolerance(flow: Flow, precision: str) -> None:
             )
 
 
+def _check_apart(times: np.ndarray) -> None:
+    """Raise if two times of a flow are one in float32."""
+    same = np.diff(times.astype(np.float32)) <= 0
+    if np.any(same):
+        where = int(np.argmax(same))
+        raise ValueError(
+            f"times {times[where]} and {times[where + 1]} are the same number in float32; give precision='float64', or "
+            "times farther apart."
+        )
+
+
 def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
     if not _check.concrete(times):
         if isinstance(dynamics, Descent):
@@ -205,10 +261,8 @@ def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
                 "as a NumPy array or list, not as a traced value."
             )
         return times, first
-    array = np.atleast_1d(np.asarray(times))
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"times must be a non-empty list of numbers, but got shape {array.shape}.")
-    if not np.all(np.isfinite(array.astype(float))):
+    array = _numbers.counts("times", times)
+    if not np.all(np.isfinite(array)):
         raise ValueError("times must be finite, but hold NaN or infinity.")
     if np.any(np.diff(array) <= 0):
         where = int(np.argmax(np.diff(array) <= 0))
@@ -219,10 +273,14 @@ def _times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
     if not _check.concrete(first):  # of a flow inside of jax.vmap or jax.jit
         return array.astype(float), first
     start = np.asarray(first)
+    if start.dtype == np.float32 and np.float32(array[0]) == start:
+        start = array[0]  # the same time, rounded by a run in float32
     if array[0] < start:
         raise ValueError(f"times must not lie before the start, {start}, but the first is {array[0]}.")
     if isinstance(dynamics, Descent):
         if np.any(array != np.round(array)):
             raise ValueError("times of a Descent are numbers of updates, so whole numbers; round them, or use a Flow.")
+        if array[-1] >= 2**63:
+            raise ValueError(f"times of a Descent must fit 64 bits, but the last is {array[-1]:g}; use a Flow.")
         return array.astype(np.int64), int(start)
     return array.astype(float), float(start)

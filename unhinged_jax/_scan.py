@@ -41,8 +41,14 @@ class Reads(NamedTuple):
 
 def reads_at(times: np.ndarray, start: int) -> Reads:
     """Reads after times - start updates, for ascending whole numbers."""
-    after = np.asarray(times, dtype=int) - start
+    after = np.asarray(times, dtype=np.int64) - start
     updates, count = int(after[-1]), len(after)
+    most = jnp.iinfo(jnp.result_type(int)).max
+    if updates >= 2**31 - 1 or int(times[-1]) > most:
+        raise ValueError(
+            f"a run update by update counts to {min(most, 2**31 - 2)} here, but was asked for {times[-1]}; only "
+            "`exact` with a constant rate and without momentum goes farther."
+        )
     gaps = set(np.diff(after).tolist()) or {updates}
     if len(gaps) == 1 and (every := gaps.pop()) >= _OFTEN and after[0] in (0, every):
         block, root = _divisor(every, math.isqrt(updates)), math.isqrt(updates)

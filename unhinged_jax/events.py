@@ -115,8 +115,8 @@ def event_time(
     with task.context():
         problem = _entry.traceable((model, dynamics, task.state))
         if isinstance(dynamics, Descent):
-            return _update(how, problem, level, np.asarray(task.times))
-        return _moment(how, problem, level, jnp.asarray(task.times))
+            return task.give_back(_update(how, problem, level, np.asarray(task.times)))
+        return task.give_back(_moment(how, problem, level, jnp.asarray(task.times)))
 
 
 @dataclasses.dataclass(frozen=True)

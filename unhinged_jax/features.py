@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.collapse import ClassStatistics, class_statistics, of_classes
-from unhinged_jax.special import safe_sqrt
+from unhinged_jax.special import safe_sqrt, segment_sum
 
 _BLOCK = 4_000_000  # largest number of logits held at once
 _KEPT = 16_000_000  # largest number of products of residuals with prototypes kept beside a state
@@ -155,10 +155,10 @@ class ClassFeatures(Features):
             return class_statistics(self.dense(), labels, classes)
         # Equal weights within a class: the residual is the deviation from the class mean.
         counts = jnp.bincount(self.index, length=classes)
-        level = jax.ops.segment_sum(self.weights, self.index, classes) / counts
+        level = segment_sum(self.weights, self.index, classes) / counts
         means = level[:, None] * self._centres()
         squares = jnp.sum(self.residual**2, axis=1)
-        spread = jax.ops.segment_sum(squares, self.index, classes) / counts
+        spread = segment_sum(squares, self.index, classes) / counts
         share = counts.astype(means.dtype) / self.index.shape[0]
         per_sum = (self.residual_scale * level / self.square_weights)[:, None]
 

@@ -51,7 +51,8 @@ def push_forward(
     with task.context():
         moved, dynamics = _entry.traceable((model, dynamics))
         tangents = [jnp.asarray(part, task.state.W.dtype) for part in (tangent.H, tangent.W, tangent.b)]
-        return _push(moved, dynamics, task.state, _Times(task.times), tangents)
+        run, pushed = _push(moved, dynamics, task.state, _Times(task.times), tangents)
+    return task.finish(run), task.give_back(pushed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +283,7 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
     with _precision.scope("float64"):
+        model, dynamics = _entry.traceable((model, dynamics))
         gram = np.asarray(model.signal().gram(jnp.float64))
         rates = [float(x) for x in dataclasses.astuple(unit_rates(model, dynamics, jnp.float64))]
         eta = None if isinstance(dynamics, Flow) else float(dynamics.schedule(0))

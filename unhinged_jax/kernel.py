@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 
 _LARGEST_CHECKED = 1_500  # beyond this many rows an eigenvalue check costs more than most runs
 
@@ -30,6 +30,9 @@ class Kernel:
 
     matrix: Any
     kind: str = dataclasses.field(default="samples", metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        _numbers.settle(self, ("matrix",), _numbers.real, "kernel.")
 
     def apply(self, G: jax.Array) -> jax.Array:
         """Theta G for G of shape (n, p)."""
@@ -55,6 +58,7 @@ def as_kernel(kernel: Kernel | ArrayLike, samples: int, dim: int) -> Kernel:
         'samples'
     """
     if not isinstance(kernel, Kernel):
+        kernel = _numbers.real("kernel", kernel)
         shape = np.shape(kernel)
         if shape == (samples, samples):
             kind = "samples"

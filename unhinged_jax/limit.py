@@ -135,9 +135,7 @@ def limit(
         solve: Callable[..., Limit] = _spherical if model.spherical else _driven if _one_part_stays(model) else _coupled
         found = solve(*_entry.traceable((model, dynamics)), task.state, target)
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
-        if task.precision != task.outside and _check.concrete(found):
-            return jax.tree.map(np.asarray, found)
-        return found
+        return task.give_back(found)
 
 
 def _one_part_stays(model: LayerPeeled) -> bool:

@@ -8,6 +8,7 @@ and differentiated in them. A loss that is linear in the logits also gives its s
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax.labels import Labels
+from unhinged_jax.precision import follows_arrays
 from unhinged_jax.signal import Signal, unhinged_signal
 
 
@@ -27,8 +29,11 @@ class NotLinear(ValueError):
 
 
 def _distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
+    targets = targets if isinstance(targets, jax.Array) else np.asarray(targets)
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        targets = _numbers.whole("targets", targets)
     targets = jnp.asarray(targets)
-    if targets.shape == logits.shape and jnp.issubdtype(targets.dtype, jnp.inexact):
+    if targets.shape == logits.shape and jnp.issubdtype(targets.dtype, jnp.floating):
         return targets.astype(logits.dtype)
     if targets.shape == logits.shape[:-1] and jnp.issubdtype(targets.dtype, jnp.integer):
         classes = logits.shape[-1]
@@ -48,6 +53,20 @@ def _factor(name: str, value: ArrayLike, allowed: tuple[tuple[int, ...], ...]) -
         raise ValueError(f"{name} must have shape {shapes}, but got {np.shape(value)}; map over others with jax.vmap.")
 
 
+def _of_logits(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The function of logits as a floating-point array, in float64 wherever an array that it is given is."""
+
+    @follows_arrays
+    @functools.wraps(function)
+    def wrapped(logits: ArrayLike, *args: Any, **kwargs: Any) -> jax.Array:
+        logits = jnp.asarray(logits)
+        floating = jnp.issubdtype(logits.dtype, jnp.floating)
+        return function(logits if floating else _numbers.floats(logits, "logits"), *args, **kwargs)
+
+    return wrapped
+
+
+@_of_logits
 def unhinged(
     logits: jax.Array, targets: ArrayLike, gamma: ArrayLike | None = None, weights: ArrayLike = 1.0
 ) -> jax.Array:
@@ -71,15 +90,16 @@ def unhinged(
         >>> unhinged(jnp.array([2.0, 1.0, 0.0]), jnp.array(0), gamma=0.5)
         Array(-1.5, dtype=float32)
     """
-    logits = jnp.asarray(logits)
     gamma = 1 / (logits.shape[-1] - 1) if gamma is None else gamma
     _check.non_negative("gamma", gamma)
     _factor("gamma", gamma, ((),))
     _factor("weights", weights, ((), logits.shape[:-1]))
+    gamma = _numbers.like(gamma, logits.dtype)  # before 1 + gamma, which would be rounded to a narrower type
     targets = _distributions(logits, targets)
     return -jnp.asarray(weights) * jnp.sum(((1 + gamma) * targets - gamma) * logits, axis=-1)
 
 
+@_of_logits
 def cross_entropy(logits: jax.Array, targets: ArrayLike) -> jax.Array:
     """Softmax cross-entropy, shape (...).
 
@@ -90,6 +110,7 @@ def cross_entropy(logits: jax.Array, targets: ArrayLike) -> jax.Array:
     return optax.losses.softmax_cross_entropy(logits, _distributions(logits, targets))
 
 
+@_of_logits
 def mse(logits: jax.Array, targets: ArrayLike) -> jax.Array:
     """Squared error 1/2 ||s - y||^2 against the target distribution, shape (...).
 
@@ -102,6 +123,7 @@ def mse(logits: jax.Array, targets: ArrayLike) -> jax.Array:
     return jnp.sum(optax.losses.l2_loss(logits, _distributions(logits, targets)), axis=-1)
 
 
+@_of_logits
 def hinge(logits: jax.Array, targets: ArrayLike, margin: ArrayLike = 1.0) -> jax.Array:
     """Multi-class hinge loss max(0, margin + max_{j != y} s_j - s_y), its mean over soft targets.
 
@@ -116,6 +138,7 @@ def hinge(logits: jax.Array, targets: ArrayLike, margin: ArrayLike = 1.0) -> jax
     return jnp.sum(targets * jnp.maximum(0, margin - runner_up_margins(logits)), axis=-1)
 
 
+@_of_logits
 def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> jax.Array:
     """Focal loss -(1 - p_y)^focusing log p_y with p = softmax(s), its mean over soft targets.
 
@@ -133,6 +156,7 @@ def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> j
     return -jnp.sum(targets * miss**focusing * log_p, axis=-1)
 
 
+@follows_arrays
 def adjusted_margin(
     features: jax.Array,
     prototypes: jax.Array,
@@ -172,6 +196,9 @@ def adjusted_margin(
     _check.non_negative("gamma", gamma)
     if _check.concrete(epsilon) and not np.all((np.asarray(epsilon) > 0) & (np.asarray(epsilon) < 1)):
         raise ValueError(f"epsilon must lie strictly between 0 and 1, but got {epsilon}.")
+    labels = jnp.asarray(_numbers.whole("labels", labels))
+    features, prototypes = _numbers.floats(features, "features"), _numbers.floats(prototypes, "prototypes")
+    gamma, epsilon = (_numbers.like(value, features.dtype) for value in (gamma, epsilon))
     unit = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
     logits = unit @ prototypes.T + bias
     labels, epsilon = jnp.asarray(labels), jnp.asarray(epsilon, unit.dtype)
@@ -232,6 +259,10 @@ def runner_up_margins(logits: jax.Array) -> jax.Array:
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """A loss of one sample as an object: called with (logits, targets), gives one value a sample."""
+
+    def __post_init__(self) -> None:
+        ours = [name for name in ("gamma", "epsilon", "margin", "focusing") if hasattr(self, name)]
+        _numbers.settle(self, ours, _numbers.real)
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
         """Loss of each sample, shape (...)."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check
@@ -34,5 +37,53 @@ def scope(precision: str | None) -> AbstractContextManager[Any]:
 
 def of(tree: Any) -> str:
     """The widest floating-point precision among the arrays of a tree: "float64" or "float32"."""
-    dtypes = [np.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
-    return "float64" if any(dtype == np.float64 for dtype in dtypes) else "float32"
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    wide = any(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 4 for dtype in dtypes)
+    return "float64" if wide else "float32"
+
+
+def current() -> str:
+    """JAX's own precision now: "float64" or "float32"."""
+    return "float64" if jnp.result_type(float) == np.float64 else "float32"
+
+
+def given_back(tree: Any, name: str, outside: str) -> Any:
+    """Results of precision `name` as NumPy arrays where that is not the one `outside`, so that dtypes cannot mix."""
+    if name == outside or not _check.concrete(tree):
+        return tree
+    return jax.tree.map(np.asarray, tree)
+
+
+def refuse_compiled(name: str, outside: str) -> None:
+    """Raise if a float64 computation stands inside a function that JAX compiles in float32.
+
+    JAX would go on in float32 with float64 arrays after our context has ended, and fail or round somewhere else.
+    """
+    if name == "float64" and outside == "float32" and not _check.concrete(jnp.zeros(())):
+        raise ValueError(
+            "a float64 run can be part of a compiled function (jax.jit, scan and their kin) only where JAX itself is "
+            "in float64: call that function inside `with jax.enable_x64(True):`, or give a float32 state."
+        )
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def follows_arrays(function: _Function) -> _Function:
+    """The function, computing in float64 where its first argument holds float64, also where JAX is in float32.
+
+    Results are NumPy arrays then. Traced arguments have the precision of JAX, and so has what is computed from them.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        outside = current()
+        leading = args[0] if args else next(iter(kwargs.values()), None)
+        narrow = outside == "float64" or of(leading) == "float32"
+        if narrow or not _check.concrete((args, kwargs, jnp.zeros(()))):
+            return function(*args, **kwargs)
+        with scope("float64"):
+            found = function(*args, **kwargs)
+        return given_back(found, "float64", outside)
+
+    return wrapped  # type: ignore[return-value]

@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax import _numbers
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.balance import Known, known, register
+from unhinged_jax.special import segment_sum
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -45,22 +47,24 @@ class ClassSignal:
     def spread(self, W: jax.Array) -> jax.Array:
         """R W, shape (C, p)."""
         own = W if self.table is None else jnp.asarray(self.table, W.dtype) @ W
-        return (1 + self.gamma) * own - self.gamma * jnp.sum(W, axis=0)
+        gamma = _numbers.like(self.gamma, W.dtype)
+        return (1 + gamma) * own - gamma * jnp.sum(W, axis=0)
 
     def gather(self, S: jax.Array) -> jax.Array:
         """R^T S, shape (C, p)."""
         own = S if self.table is None else jnp.asarray(self.table, S.dtype).T @ S
-        return (1 + self.gamma) * own - self.gamma * jnp.sum(S, axis=0)
+        gamma = _numbers.like(self.gamma, S.dtype)
+        return (1 + gamma) * own - gamma * jnp.sum(S, axis=0)
 
     def class_sums(self, H: jax.Array) -> jax.Array:
         """Weighted class sums S_c = sum_{i in c} q_i h_i, shape (C, p)."""
         q = jnp.asarray(self.weights, H.dtype)
-        return jax.ops.segment_sum(q[:, None] * H, jnp.asarray(self.index), self.classes)
+        return segment_sum(q[:, None] * H, jnp.asarray(self.index), self.classes)
 
     def square_weights(self, dtype: Any) -> jax.Array:
         """D_c = sum_{i in c} q_i^2, shape (C,)."""
         q = jnp.asarray(self.weights, dtype)
-        return jax.ops.segment_sum(q * q, jnp.asarray(self.index), self.classes)
+        return segment_sum(q * q, jnp.asarray(self.index), self.classes)
 
     def times(self, W: jax.Array) -> jax.Array:
         """M W, shape (n, p)."""
@@ -133,7 +137,8 @@ def unhinged_signal(labels: Labels, gamma: Any) -> Signal:
                [-0.5,  0.5]], dtype=float32)
     """
     if labels.kind == "soft":
-        targets = jnp.asarray(labels.targets)
+        targets = jnp.asarray(labels.targets, jnp.result_type(float))  # a narrower type must not narrow what it meets
+        gamma = _numbers.like(gamma, targets.dtype)
         q = jnp.asarray(labels.weights, targets.dtype)
         return DenseSignal(q[:, None] * ((1 + gamma) * targets - gamma))
     table = labels.targets if labels.kind == "table" else None

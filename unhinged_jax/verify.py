@@ -99,7 +99,7 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     """
     for one in (run, truth):
         one.check_single("a comparison")
-    if np.shape(run.times) != np.shape(truth.times) or not np.array_equal(run.times, truth.times):
+    if not _same_times(np.asarray(run.times), np.asarray(truth.times)):
         raise ValueError("the two runs must have the same times; run both with one list of times.")
     errors = {}
     if run.states is not None and truth.states is not None:
@@ -116,6 +116,12 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     if not errors:
         raise ValueError("the two runs have no observable in common, and not both kept their states.")
     return Comparison(errors, fitted_rate(run), fitted_rate(truth))
+
+
+def _same_times(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether times are equal, as far as the narrower of their types can tell."""
+    narrow = min(a.dtype, b.dtype, key=lambda dtype: (dtype.kind != "f", dtype.itemsize))
+    return a.shape == b.shape and np.array_equal(a.astype(narrow), b.astype(narrow))
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> float:

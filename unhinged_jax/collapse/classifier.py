@@ -11,9 +11,11 @@ from jax.typing import ArrayLike
 from unhinged_jax.collapse.frame import Frame, Prepared, checked_logits, in_scale, prepare, prototype_frame
 from unhinged_jax.collapse.numerics import ratio, std
 from unhinged_jax.collapse.statistics import ClassStatistics, of_classes
+from unhinged_jax.precision import follows_arrays
 from unhinged_jax.special import first_largest, safe_sqrt
 
 
+@follows_arrays
 def nc3_self_duality(
     stats: ClassStatistics | Prepared, W: ArrayLike | Frame
 ) -> jax.Array:
@@ -52,6 +54,7 @@ def nc3_self_duality(
     return jnp.where((means.scale > 0) & (prototypes.scale > 0), distance, math.sqrt(2))
 
 
+@follows_arrays
 def unc3(
     stats: ClassStatistics | Prepared, W: ArrayLike | Frame, normalise: bool = True
 ) -> jax.Array:
@@ -85,6 +88,7 @@ def unc3(
     return ratio(std(cosines), jnp.abs(jnp.mean(cosines))) if normalise else std(cosines)
 
 
+@follows_arrays
 def nc4(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
     """Agreement of the classifier with the nearest-class-centre rule, NC4.
 
@@ -118,6 +122,7 @@ def nc4(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
     return jnp.mean(choice == first_largest(-distances), dtype=projections.dtype)
 
 
+@follows_arrays
 def margins(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
     """Margin s_y − max_{j≠y} s_j of each sample.
 
@@ -148,6 +153,7 @@ def margins(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
     return target - jnp.max(jnp.where(own, -jnp.inf, logits), axis=1)
 
 
+@follows_arrays
 def margin_min(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
     """Smallest margin over the samples; see `margins`.
 
@@ -174,6 +180,7 @@ def margin_min(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Arra
     return jnp.min(margins(stats, logits))
 
 
+@follows_arrays
 def margin_mean(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
     """Mean margin over the samples; see `margins`.
 

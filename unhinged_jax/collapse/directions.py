@@ -12,9 +12,11 @@ from jax.typing import ArrayLike
 from unhinged_jax.collapse.frame import Frame, Prepared, frame_of, squared_chords
 from unhinged_jax.collapse.numerics import pair_mean, ratio, std
 from unhinged_jax.collapse.statistics import ClassStatistics
+from unhinged_jax.precision import follows_arrays
 from unhinged_jax.special import safe_sqrt
 
 
+@follows_arrays
 def nc2_equinorm(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
     """Equinorm part of NC2: standard deviation over mean of the norms.
 
@@ -36,6 +38,7 @@ def nc2_equinorm(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax
     return ratio(std(norms), jnp.mean(norms))
 
 
+@follows_arrays
 def nc2_equiangularity(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
     """Maximal-angle equiangularity part of NC2: mean over pairs of |cos + 1/(C−1)|.
 
@@ -57,6 +60,7 @@ def nc2_equiangularity(vectors: ClassStatistics | ArrayLike | Prepared | Frame) 
     return pair_mean(jnp.abs(cosines + 1 / (cosines.shape[0] - 1)))
 
 
+@follows_arrays
 def etf_distance(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
     """Frobenius distance of the Gram matrix G = VVᵀ from that of a simplex ETF.
 
@@ -84,6 +88,7 @@ def etf_distance(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax
     return jnp.where(size > 0, distance, math.sqrt(2))
 
 
+@follows_arrays
 def gnc2(
     vectors: ClassStatistics | ArrayLike | Prepared | Frame,
     reduction: Literal["excess", "mean", "variation"] = "excess",
@@ -133,6 +138,7 @@ def gnc2(
     return ratio(spread, jnp.where(finite, jnp.abs(mean), 0))
 
 
+@follows_arrays
 def minimal_angle(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
     """Smallest angle between two of the vectors, in radians.
 

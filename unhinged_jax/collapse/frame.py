@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from unhinged_jax import _numbers
 from unhinged_jax.collapse.statistics import PRECISION, ClassStatistics, centred
 
 
@@ -70,13 +71,13 @@ def frame_of(vectors: Vectors) -> Frame:
         return vectors.frame
     if isinstance(vectors, ClassStatistics):
         return _mean_frame(vectors)
-    V = jnp.asarray(vectors)
+    V = _numbers.floats(vectors, "prototypes")
     if V.ndim != 2 or V.shape[0] < 2:
         raise ValueError(
             f"Expected class statistics or prototypes (C, p) with C ≥ 2, got shape {V.shape}; "
             "pass one row per class."
         )
-    return rows_frame(V if jnp.issubdtype(V.dtype, jnp.floating) else V.astype(float))
+    return rows_frame(V)
 
 
 def prototype_frame(prepared: Prepared, W: ArrayLike | Frame) -> Frame:
@@ -90,7 +91,7 @@ def prototype_frame(prepared: Prepared, W: ArrayLike | Frame) -> Frame:
 
 
 def checked_logits(stats: ClassStatistics, logits: ArrayLike) -> jax.Array:
-    logits = jnp.asarray(logits)
+    logits = _numbers.floats(logits, "logits")
     if logits.shape != stats.projections.shape:
         raise ValueError(
             f"Logits have shape {logits.shape}, but the statistics describe "

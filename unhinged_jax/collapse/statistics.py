@@ -10,6 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unhinged_jax import _numbers
+from unhinged_jax.precision import follows_arrays
+from unhinged_jax.special import segment_sum
+
 # Recent accelerators multiply float32 matrices with 10-bit mantissas unless told otherwise.
 PRECISION = jax.lax.Precision.HIGHEST
 
@@ -85,6 +89,7 @@ def _check_features(H: jax.Array, labels: jax.Array, classes: int) -> None:
         )
 
 
+@follows_arrays
 def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStatistics:
     """Class statistics of a dense feature matrix.
 
@@ -93,12 +98,13 @@ def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStat
 
     Args:
         H: (n, p) features.
-        labels: (n,) integer classes in 0..classes-1, each present at least once. Under `jit`
-            this is not checked, and the mean of an empty class is arbitrary.
+        labels: (n,) integer classes in 0..classes-1, of any integer type, each present at least once.
+            Under `jit` this is not checked, and the mean of an empty class is arbitrary.
         classes: number C ≥ 2 of classes, a Python integer (static).
 
     Returns:
-        `ClassStatistics` in the dtype of H.
+        `ClassStatistics` in float64 if H is, in float32 otherwise: also for features of 16 bits, whose
+        sums over a class would be lost in their own type.
 
     Raises:
         ValueError: shapes that do not match, labels out of range, or an empty class.
@@ -111,20 +117,20 @@ def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStat
         Array([[1.],
                [5.]], dtype=float32)
     """
-    H, labels = jnp.asarray(H), jnp.asarray(labels)
-    if not jnp.issubdtype(H.dtype, jnp.floating):
-        H = H.astype(float)
+    H = _numbers.floats(H, "features")
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     _check_features(H, labels, classes)
+    labels = jnp.asarray(_numbers.whole("labels", labels))
     n = H.shape[0]
     counts = jax.ops.segment_sum(jnp.ones_like(labels), labels, classes)
     size = jnp.maximum(counts, 1).astype(H.dtype)
     first = jax.ops.segment_min(jnp.arange(n), labels, classes)
     anchor = H.at[first].get(mode="clip")
     shifted = H - anchor[labels]
-    mean_shift = jax.ops.segment_sum(shifted, labels, classes) / size[:, None]
+    mean_shift = segment_sum(shifted, labels, classes) / size[:, None]
     means = anchor + mean_shift
     deviations = shifted - mean_shift[labels]
-    variances = jax.ops.segment_sum(jnp.sum(deviations**2, axis=1), labels, classes) / size
+    variances = segment_sum(jnp.sum(deviations**2, axis=1), labels, classes) / size
     projections = jnp.matmul(deviations, centred(means, counts).T, precision=PRECISION)
     return ClassStatistics(counts, means, variances, projections, labels)
 

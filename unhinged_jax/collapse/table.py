@@ -15,6 +15,7 @@ from unhinged_jax.collapse.directions import etf_distance, gnc2, minimal_angle, 
 from unhinged_jax.collapse.frame import checked_logits, prepare, prototype_frame
 from unhinged_jax.collapse.statistics import ClassStatistics
 from unhinged_jax.collapse.variability import cdnv, nc1, nc1_trace_ratio
+from unhinged_jax.precision import follows_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,7 @@ _ROWS: tuple[tuple[str, Callable[..., jax.Array], tuple[str, ...], str, Any, str
 METRICS: dict[str, MetricInfo] = {row[0]: MetricInfo(*row) for row in _ROWS}
 
 
+@follows_arrays
 def collapse_metrics(
     stats: ClassStatistics, W: ArrayLike | None = None, logits: ArrayLike | None = None
 ) -> dict[str, jax.Array]:

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from unhinged_jax.collapse.frame import Prepared, in_scale, prepare
 from unhinged_jax.collapse.numerics import pair_mean, pseudo_inverse, ratio
 from unhinged_jax.collapse.statistics import PRECISION, ClassStatistics, class_weights
+from unhinged_jax.precision import follows_arrays
 
 
+@follows_arrays
 def nc1(
     stats: ClassStatistics | Prepared, normalise: bool = True, rtol: float | None = None
 ) -> jax.Array:
@@ -51,6 +53,7 @@ def nc1(
     return jnp.where(frame.scale > 0, trace / C if normalise else trace, jnp.inf)
 
 
+@follows_arrays
 def nc1_trace_ratio(stats: ClassStatistics | Prepared) -> jax.Array:
     """Within-class over between-class variance, tr Σ_W / tr Σ_B.
 
@@ -76,6 +79,7 @@ def nc1_trace_ratio(stats: ClassStatistics | Prepared) -> jax.Array:
     return ratio(within, jnp.sum(weights * prepared.frame.norms**2))
 
 
+@follows_arrays
 def cdnv(stats: ClassStatistics | Prepared) -> jax.Array:
     """Class-distance normalised variance, mean over pairs of classes.
 

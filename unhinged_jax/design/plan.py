@@ -17,7 +17,7 @@ from unhinged_jax import config as _config
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.design.domains import KINDS, Domain
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
-from unhinged_jax.precision import scope
+from unhinged_jax.precision import current, given_back, scope
 from unhinged_jax.sweep.groups import build_traced
 
 SHIPPED = ("steps", "steps_momentum", "steps_ce", "norm", "prototypes", "weights", "rescaling")
@@ -177,15 +177,21 @@ class DesignPlan:
         return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.design", "plans"))
 
     def objective(self, values: Mapping[str, Any]) -> jax.Array:
-        """The sum of the goals' terms for values of the free keys; differentiable."""
-        problem = build_traced(self.config, dict(values))
-        looked = _Looks(problem, self.design.method, self.goals)
-        return sum((goal.weight * _term(goal, looked) for goal in self.goals), jnp.zeros(()))
+        """The sum of the goals' terms for values of the free keys, in the plan's precision; differentiable."""
+        outside = current()
+        with precision_of(self):
+            problem = build_traced(self.config, dict(values))
+            looked = _Looks(problem, self.design.method, self.goals)
+            found = sum((goal.weight * _term(goal, looked) for goal in self.goals), jnp.zeros(()))
+        return given_back(found, self.config.run.precision, outside)
 
     def measured(self, values: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """What each goal looks at."""
-        looked = _Looks(build_traced(self.config, dict(values)), self.design.method, self.goals)
-        return {f"{goal.observe} of {goal.of}": looked.value(goal) for goal in self.goals}
+        """What each goal looks at, in the plan's precision."""
+        outside = current()
+        with precision_of(self):
+            looked = _Looks(build_traced(self.config, dict(values)), self.design.method, self.goals)
+            found = {f"{goal.observe} of {goal.of}": looked.value(goal) for goal in self.goals}
+        return given_back(found, self.config.run.precision, outside)
 
 
 def _check_section(design: DesignSection, goals: tuple[GoalSection, ...], free: dict[str, FreeSection]) -> None:

@@ -154,18 +154,24 @@ def log_factor(x: jax.Array) -> jax.Array:
     return jnp.where(near, jnp.log1p(jnp.where(near, x, 0.0)), direct)
 
 
-def power(x: jax.Array, count: jax.Array, log_scale: jax.Array) -> jax.Array:
-    """(1 + x)^count e^-log_scale, with the sign of an oscillating factor."""
-    odd = jnp.mod(count, 2) == 1
+def power(x: jax.Array, count: jax.Array, log_scale: jax.Array, odd: jax.Array | None = None) -> jax.Array:
+    """(1 + x)^count e^-log_scale, with the sign of an oscillating factor; `odd` where `count` is too large to tell."""
+    odd = jnp.mod(count, 2) == 1 if odd is None else odd
     sign = jnp.where((1 + x < 0) & odd, -1.0, 1.0)
     return sign * jnp.exp(count * log_factor(x) - log_scale)
 
 
 def quotient(
-    high: jax.Array, low: jax.Array, gap: jax.Array, eta: jax.Array, count: jax.Array, log_scale: jax.Array
+    high: jax.Array,
+    low: jax.Array,
+    gap: jax.Array,
+    eta: jax.Array,
+    count: jax.Array,
+    log_scale: jax.Array,
+    odd: jax.Array | None = None,
 ) -> jax.Array:
     """p[high, low] for p(x) = (1 + eta x)^count, high - low = gap >= 0, without cancellation for any gap."""
-    p_high, p_low = power(eta * high, count, log_scale), power(eta * low, count, log_scale)
+    p_high, p_low = power(eta * high, count, log_scale, odd), power(eta * low, count, log_scale, odd)
     factor = 1 + eta * low
     safe = jnp.where(factor == 0, 1.0, factor)
     step = eta * gap / safe
@@ -179,7 +185,12 @@ def quotient(
 
 
 def descent_coefficients(
-    g: jax.Array, rates: Rates, eta: jax.Array, count: jax.Array, log_scale: jax.Array
+    g: jax.Array,
+    rates: Rates,
+    eta: jax.Array,
+    count: jax.Array,
+    log_scale: jax.Array,
+    odd: jax.Array | None = None,
 ) -> Coefficients:
     """Coefficients of plain descent after `count` equal steps eta, for squared singular values g, shape (k,).
 
@@ -192,13 +203,13 @@ def descent_coefficients(
     narrow = (jnp.maximum(count, 1.0) ** 2 * spread < 1) & (jnp.abs(base) >= 1e-6) & (spread < 0.25)
     wide = ~narrow & (k.square > 0)
     d, up, down, plus, minus = roots(k, wide)
-    keep = power(-eta * rates.a, count, log_scale)
+    keep = power(-eta * rates.a, count, log_scale, odd)
 
-    rise, fall = power(eta * plus, count, log_scale), power(eta * minus, count, log_scale)
+    rise, fall = power(eta * plus, count, log_scale, odd), power(eta * minus, count, log_scale, odd)
     own = (up * rise + down * fall) / (2 * d)
     cross = (rise - fall) / (2 * d)
-    upper = quotient(plus, -rates.a, up, eta, count, log_scale)
-    lower = quotient(-rates.a, minus, down, eta, count, log_scale)
+    upper = quotient(plus, -rates.a, up, eta, count, log_scale, odd)
+    lower = quotient(-rates.a, minus, down, eta, count, log_scale, odd)
     lift = (upper - lower) / (2 * d)
 
     # (1 + x/N)^count in x = N shift (mu - mean), N = count: binomials alone overflow float32
@@ -206,7 +217,7 @@ def descent_coefficients(
     shift = repeats * eta / safe_base
     y, w = jnp.where(narrow, repeats**2 * spread, 0.0), jnp.where(narrow, shift * k.delta, 0.0)
     series = _series(y, w, lambda j: (count - (j - 1)) / (repeats * j))
-    middle = power(eta * k.mean, count, log_scale)
+    middle = power(eta * k.mean, count, log_scale, odd)
     own = jnp.where(wide, own, middle * (series.even + k.delta * shift * series.odd))
     cross = jnp.where(wide, cross, middle * shift * series.odd)
     lift = jnp.where(wide, lift, middle * shift**2 * series.second)

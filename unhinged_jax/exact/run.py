@@ -14,7 +14,7 @@ from unhinged_jax.compression import compressible, observed
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
 from unhinged_jax.exact.linear import exact_linear
-from unhinged_jax.exact.timeline import Record, closed, timeline
+from unhinged_jax.exact.timeline import Record, Updates, closed, timeline, updates_at
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables import Observe, Plan, View, evaluate, wants_split
@@ -75,28 +75,31 @@ def exact(
         )
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "exact")
     with task.context():
-        times = jnp.asarray(task.times)
+        times = task.clock()
         clock, start, dynamics = _unit_clock(dynamics, task)
         model, dynamics = _entry.traceable((model, dynamics))
-        reads = None
-        if isinstance(dynamics, Descent) and (model.spherical or not closed(dynamics)):
-            reads = _scan.reads_at(task.times, task.first)
+        reads: Any = None
+        if isinstance(dynamics, Descent):
+            stepped = model.spherical or not closed(dynamics)
+            reads = (_scan.reads_at if stepped else updates_at)(task.times, task.first)
+        if start is None:
+            start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
         solve = _spherical if model.spherical else _linear
         found = solve(model, dynamics, task.state, clock, reads, start, task.plan, states, target)
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
 
 
-def _unit_clock(dynamics: Dynamics, task: _entry.Task) -> tuple[jax.Array, jax.Array, Dynamics]:
-    """Times, start and dynamics; where the rate is a function, zeta for the times and a rate of 1.
+def _unit_clock(dynamics: Dynamics, task: _entry.Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
+    """Times, start (None: as the task says) and dynamics; where the rate is a function, zeta for the times and a rate
+    of 1.
 
     A flow depends on time through zeta alone. Outside of what is compiled its error is seen.
     """
-    times, first = jnp.asarray(task.times), jnp.asarray(task.first)
     known = _check.concrete((task.times, task.first))
     if not (isinstance(dynamics, Flow) and known and integrated_outside(dynamics.schedule)):
-        return times, first, dynamics
+        return task.clock(), None, dynamics
     zeta = elapsed(dynamics.schedule, task.first, task.times)
-    return jnp.asarray(zeta), jnp.zeros_like(first), dataclasses.replace(dynamics, schedule=1.0)
+    return jnp.asarray(zeta), jnp.zeros(()), dataclasses.replace(dynamics, schedule=1.0)
 
 
 def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
@@ -124,7 +127,7 @@ def _linear(
     dynamics: Dynamics,
     state: State,
     times: jax.Array,
-    reads: _scan.Reads | None,
+    reads: _scan.Reads | Updates | None,
     first: jax.Array,
     plan: Plan,
     states: bool,

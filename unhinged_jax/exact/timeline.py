@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unhinged_jax._scan import Reads
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
@@ -51,6 +52,19 @@ class Record:
     ramp_W: jax.Array
 
 
+class Updates(NamedTuple):
+    """Numbers of updates as floating-point numbers, and which are odd: in float32 none is beyond 2^24."""
+
+    count: jax.Array
+    odd: jax.Array
+
+
+def updates_at(times: np.ndarray, start: int) -> Updates:
+    """Numbers of updates since `start`, counted in 64 bits in any precision."""
+    after = np.asarray(times, np.int64) - start
+    return Updates(jnp.asarray(after.astype(float)), jnp.asarray(after % 2 == 1))
+
+
 def closed(dynamics: Dynamics) -> bool:
     """Whether the coefficients have a closed form, without a product over steps."""
     if isinstance(dynamics, Flow):
@@ -59,16 +73,22 @@ def closed(dynamics: Dynamics) -> bool:
 
 
 def timeline(
-    model: LayerPeeled, dynamics: Dynamics, times: Any, reads: Reads | None, first: Any, g: jax.Array, mask: jax.Array
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    times: Any,
+    reads: Reads | Updates | None,
+    first: Any,
+    g: jax.Array,
+    mask: jax.Array,
 ) -> Record:
     """The record of a run for squared singular values g, shape (k,), with `mask` on the winning ones.
 
-    `reads` says after which updates to save, for descents without a closed form.
+    `reads` says after which updates to save: as `Updates` for descents with a closed form, as `Reads` for others.
     """
     if isinstance(dynamics, Flow):
         return _flow_timeline(model, dynamics, times, first, g, mask)
-    if closed(dynamics):
-        return _equal_steps_timeline(model, dynamics, times, first, g, mask)
+    if isinstance(reads, Updates):
+        return _equal_steps_timeline(model, dynamics, reads, g, mask)
     assert reads is not None
     return _product_timeline(model, dynamics, reads, first, g, mask)
 
@@ -119,13 +139,13 @@ def _flow_timeline(
 
 
 def _equal_steps_timeline(
-    model: LayerPeeled, descent: Descent, times: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array
+    model: LayerPeeled, descent: Descent, updates: Updates, g: jax.Array, mask: jax.Array
 ) -> Record:
     rates, others = unit_rates(model, descent, g.dtype), g * (1 - mask)
     nodes = _winning_nodes(g, mask, rates)
     eta = jnp.asarray(descent.schedule(0), g.dtype)
 
-    def at(count: jax.Array) -> Record:
+    def at(count: jax.Array, odd: jax.Array) -> Record:
         def log_power(x: jax.Array) -> jax.Array:
             return count * log_factor(eta * x)
 
@@ -134,22 +154,22 @@ def _equal_steps_timeline(
             exponents(others, rates, log_power), jax.lax.stop_gradient(log_power(nodes[1]))
         )
         zero = jnp.zeros_like(eta)
-        ramp_H = rates.r1 * quotient(zero, -rates.a, rates.a, eta, count, zero)
-        ramp_W = rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero)
+        ramp_H = rates.r1 * quotient(zero, -rates.a, rates.a, eta, count, zero, odd)
+        ramp_W = rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero, odd)
         return Record(
-            descent_coefficients(g, rates, eta, count, log_full),
+            descent_coefficients(g, rates, eta, count, log_full, odd),
             log_full,
-            descent_coefficients(others, rates, eta, count, log_rest),
+            descent_coefficients(others, rates, eta, count, log_rest, odd),
             log_rest,
             log_power(nodes),
-            jnp.where((1 + eta * nodes < 0) & (jnp.mod(count, 2) == 1), -1.0, 1.0),
-            power(-eta * rates.c, count, zero),
+            jnp.where((1 + eta * nodes < 0) & odd, -1.0, 1.0),
+            power(-eta * rates.c, count, zero, odd),
             ramp_W,
             ramp_H,
             ramp_W,
         )
 
-    return jax.vmap(at)((times - first).astype(g.dtype))
+    return jax.vmap(at)(updates.count.astype(g.dtype), updates.odd)
 
 
 def _product_timeline(

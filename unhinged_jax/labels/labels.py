@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax.labels.balance import Known, known, register
 
 
@@ -20,7 +20,7 @@ class Labels:
     """Targets and weights of n samples in C classes.
 
     Attributes:
-        index: Integer label of each sample, shape (n,).
+        index: Integer label of each sample, shape (n,), of any integer type; kept as int32.
         weights: Sample weights q_i, shape (n,); 1/n each unless said otherwise. The risk is
             L = sum_i q_i loss(s_i, y_i).
         targets: None for one-hot targets; a (C, C) table whose row `index[i]` is the target of sample i
@@ -68,7 +68,9 @@ class Labels:
     ) -> None:
         classes = _check.whole("classes", classes, 2)
         index = _labels("index", index, classes)
-        weights, targets = _array(weights), _array(targets)
+        weights, targets = (
+            _numbers.real(name, _array(value)) for name, value in (("weights", weights), ("targets", targets))
+        )
         fields = {
             "index": index,
             "weights": weights,
@@ -167,15 +169,17 @@ class Labels:
             [0.5, 0.167, 0.167, 0.167]
         """
         xp = np if _check.concrete((self.weights, self.index, classes, samples)) else jnp
-        weights = xp.asarray(self.weights)
+        # Factors in float32 are widened, not the weights narrowed.
+        wide = np.float64 if xp is np else jnp.result_type(float)
+        weights = xp.asarray(self.weights, wide)
         if classes is not None:
             _check.shape("class weights", classes, (self.classes,), "one a class")
             _check.positive("class weights", classes)
-            weights = weights * xp.asarray(classes)[xp.asarray(self.index)]
+            weights = weights * xp.asarray(classes, wide)[xp.asarray(self.index)]
         if samples is not None:
             _check.shape("sample weights", samples, (self.samples,), "one a sample")
             _check.non_negative("sample weights", samples)
-            weights = weights * xp.asarray(samples)
+            weights = weights * xp.asarray(samples, wide)
         if normalise:
             largest = xp.max(weights)
             _check.positive("the largest of the resulting weights", largest, "leave some samples a weight")
@@ -202,7 +206,7 @@ class Labels:
             array([[0.75, 0.25],
                    [0.25, 0.75]])
         """
-        classes = self.classes
+        classes, rate = self.classes, _wide(rate)
         off = rate / (classes - 1)
         if _check.concrete(rate):
             return self.transition(np.full((classes, classes), off) + np.eye(classes) * (1 - rate - off), key)
@@ -215,7 +219,7 @@ class Labels:
 
         Source: beyond the paper.
         """
-        xp = np if _check.concrete(rate) else jnp
+        xp, rate = (np if _check.concrete(rate) else jnp), _wide(rate)
         eye = xp.eye(self.classes)
         return self.transition((1 - rate) * eye + rate * xp.roll(eye, 1, axis=1), key)
 
@@ -224,7 +228,7 @@ class Labels:
 
         Source: beyond the paper.
         """
-        xp = np if _check.concrete(amount) else jnp
+        xp, amount = (np if _check.concrete(amount) else jnp), _wide(amount)
         eye = xp.eye(self.classes)
         return self.transition((1 - amount) * eye + amount / self.classes, None)
 
@@ -244,9 +248,10 @@ class Labels:
                 f"label noise and smoothing need one-hot labels, but these are of kind {self.kind!r}; combine "
                 "the targets yourself and pass them to `soft`."
             )
+        table = _numbers.real("transition table", table)
         _check.shape("transition table", table, (self.classes, self.classes), "classes x classes")
         _check.non_negative("transition table", table, "a noise rate lies between 0 and 1")
-        if _check.concrete(table) and not np.allclose(np.sum(np.asarray(table), axis=1), 1.0, atol=1e-6):
+        if _check.concrete(table) and not np.allclose(np.sum(np.asarray(table, np.float64), axis=1), 1.0, atol=1e-6):
             raise ValueError("every row of a transition table must sum to 1; a noise rate lies between 0 and 1.")
         if key is None:
             return self.replace(targets=table, kind="table")
@@ -269,7 +274,7 @@ def _labels(name: str, value: Any, classes: int) -> Any:
     _check.labels(name, value, classes)
     if np.ndim(value) == 0:
         raise ValueError(f"{name} must hold one label a sample, shape (n,), but is a single number.")
-    return value if value.dtype.kind == "i" and value.dtype.itemsize >= 4 else value.astype(np.int32)
+    return _numbers.whole(name, value)
 
 
 def _kind(targets: Any, samples: int, classes: int) -> str:
@@ -317,3 +322,8 @@ def _largest_again(index: Any, targets: Any, changed: Any) -> Any:
     xp = np if _check.concrete((index, targets, changed)) else jnp
     was = xp.all(xp.argmax(xp.asarray(targets), axis=-1) == xp.asarray(index))
     return xp.where(was, xp.argmax(xp.asarray(changed), axis=-1), xp.asarray(index)).astype(xp.int32)
+
+
+def _wide(rate: Any) -> Any:
+    """A rate as a Python number, so that 1 - rate is not rounded to its narrower type; a traced one as it is."""
+    return float(np.asarray(_numbers.real("rate", rate))) if _check.concrete(rate) and np.ndim(rate) == 0 else rate

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax.labels.labels import Labels
 
 Order = Literal["blocks", "cyclic"]
@@ -45,6 +45,7 @@ def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) ->
             f"{array.max()}; renumber them or raise `classes`."
         )
     _check.whole("classes", classes, 2)
+    array = _numbers.whole("labels", array)
     counts = np.bincount(array, minlength=classes)
     if np.any(counts == 0):
         raise ValueError(
@@ -52,7 +53,7 @@ def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) ->
             "the labels or lower `classes`."
         )
     return Labels(
-        index=array.astype(np.int32),
+        index=array,
         weights=np.full(array.size, 1.0 / array.size),
         classes=classes,
     )
@@ -193,15 +194,17 @@ def soft(
         >>> labels.classes, labels.truth.tolist()
         (2, [0, 0, 1])
     """
+    targets = _numbers.real("targets", targets)
     if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
         raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")
     if not isinstance(targets, jax.Array):
         targets = np.asarray(targets)  # nested lists would be a pytree of numbers
     samples, classes = np.shape(targets)
     _check.non_negative("targets", targets)
-    if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets), axis=1), 1.0, atol=1e-6):
+    if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets, np.float64), axis=1), 1.0, atol=1e-6):
         raise ValueError("every row of targets must sum to 1; divide each row by its sum.")
     if truth is None:
+        # Among the numbers as they are: float64 targets must not tie because JAX is in float32.
         index = (np if _check.concrete(targets) else jnp).argmax(targets, axis=1)
     else:
         index = truth if isinstance(truth, jax.Array) else np.asarray(truth)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check, initial
+from unhinged_jax import _check, _numbers, initial
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
@@ -61,6 +61,9 @@ class LayerPeeled:
     spherical: bool = dataclasses.field(default=False, metadata={"static": True})
     rescale: int = dataclasses.field(default=0, metadata={"static": True})
     exponent: Any = None
+
+    def __post_init__(self) -> None:
+        _numbers.settle(self, ("decay_H", "decay_W", "exponent"), _numbers.real)
 
     def __repr__(self) -> str:
         decay = f"{self.decay_H}" if self.decay_H is self.decay_W else f"({self.decay_H}, {self.decay_W})"
@@ -181,7 +184,7 @@ class LayerPeeled:
 
         def draw(kind: str | ArrayLike, key: jax.Array, rows: int) -> Any:
             if not isinstance(kind, str):
-                return kind
+                return _numbers.real("features or prototypes", kind)
             if kind == "etf" and rows == self.classes:
                 return initial.simplex_etf(self.classes, self.dim)
             _check.choice("initial state", kind, ("normal", "kaiming", "etf"))
@@ -196,7 +199,7 @@ class LayerPeeled:
             state = State(
                 H=jnp.asarray(draw(features, key_H, self.samples), dtype),
                 W=jnp.asarray(draw(prototypes, key_W, self.classes), dtype),
-                b=jnp.zeros(self.classes, dtype) if bias is None else jnp.asarray(bias, dtype),
+                b=jnp.zeros(self.classes, dtype) if bias is None else jnp.asarray(_numbers.real("bias", bias), dtype),
             )
             self.check_state(state)
             return jax.tree.map(np.asarray, state) if precision and _check.concrete(state) else state
@@ -215,7 +218,7 @@ class LayerPeeled:
         _check.shape("state.b", state.b, (self.classes,), "one a class")
         _check.shape("state.log_scale", state.log_scale, (), "one number")
         for name in ("H", "W", "b", "log_scale"):
-            _check.finite(f"state.{name}", getattr(state, name))
+            _check.finite(f"state.{name}", _numbers.real(f"state.{name}", getattr(state, name)))
         if self.spherical and _check.concrete(state.H) and not np.all(np.any(np.asarray(state.H) != 0, axis=1)):
             raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")
 
@@ -290,6 +293,9 @@ def split_rescale(q: Any) -> tuple[int, Any]:
 def checked(model: LayerPeeled) -> LayerPeeled:
     """The model, or a ValueError that names the setting that cannot be."""
     _check.whole("dim", model.dim, 1)
+    _numbers.whole("labels", model.labels.index)
+    for name in ("decay_H", "decay_W", "exponent"):
+        _numbers.real(name, getattr(model, name))
     _check.non_negative("decay_H", model.decay_H)
     _check.non_negative("decay_W", model.decay_W)
     gamma = getattr(model.loss, "gamma", None)

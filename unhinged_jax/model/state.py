@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhinged_jax import _numbers
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +18,15 @@ class State:
     """Features H (n, p), prototypes W (C, p) and biases b (C,).
 
     Attributes:
-        H, W, b: The three parts, NumPy or JAX arrays.
+        H, W, b: The three parts: NumPy or JAX arrays, or what NumPy makes arrays of. Other types than float32 and
+            float64 are converted: 16 bits to float32, everything else to float64.
         log_scale: The features and prototypes meant are e^log_scale H and e^log_scale W: a way to hold norms beyond the
             floating-point range. b is never scaled. 0 (default) wherever the norms fit.
 
     Draw one with `LayerPeeled.init`.
+
+    Raises:
+        ValueError: for complex numbers, and for what does not hold numbers.
 
     Source: Zhou et al. 2023, Section 2; `log_scale` is beyond the paper.
 
@@ -34,6 +40,9 @@ class State:
     W: Any
     b: Any
     log_scale: Any = 0.0
+
+    def __post_init__(self) -> None:
+        _numbers.settle(self, ("H", "W", "b", "log_scale"), _numbers.real, "state.")
 
     def replace(self, **changes: Any) -> State:
         """A copy with the named fields changed."""

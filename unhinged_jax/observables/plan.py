@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import _check
+from unhinged_jax import _check, precision
 from unhinged_jax.features import DenseFeatures
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_observables
@@ -114,7 +114,8 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
         observe: Names, or a mapping from names to functions (model, state) -> array; default: all that need no limit.
 
     Returns:
-        Name -> value. Distances to the limit need the run: ask `simulate` or `exact` for them.
+        Name -> value, in the precision of the state (NumPy arrays where that is not JAX's own). Distances to the limit
+        need the run: ask `simulate` or `exact` for them.
 
     Raises:
         ValueError: for an unknown name, one that has no meaning for this model or needs a run, or a state of another
@@ -135,5 +136,9 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
     plan = resolve(observe, model, splittable=True)
     if wants_split(plan):
         raise ValueError("distances to the limit belong to a run; ask `simulate` or `exact` for them.")
-    H, W, b = (jnp.asarray(part) for part in (state.H, state.W, state.b))
-    return evaluate(plan, View(model, DenseFeatures(H), W, b, jnp.asarray(state.log_scale, H.dtype)))
+    name, outside = precision.of(state), precision.current()
+    precision.refuse_compiled(name, outside)
+    with precision.scope(name):
+        H, W, b, log_scale = (jnp.asarray(part, name) for part in (state.H, state.W, state.b, state.log_scale))
+        values = evaluate(plan, View(model, DenseFeatures(H), W, b, log_scale))
+    return precision.given_back(values, name, outside)

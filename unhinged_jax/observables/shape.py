@@ -12,7 +12,7 @@ from unhinged_jax.features import ClassFeatures, PlaneFeatures, plane_features
 from unhinged_jax.leading import Split, log_distance, split_part
 from unhinged_jax.observables.fit import in_common_units
 from unhinged_jax.observables.view import View
-from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax.special import safe_log, safe_norm, segment_sum
 
 
 def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
@@ -80,7 +80,7 @@ def _energies(view: View) -> dict[str, jax.Array]:
         within = (view.features.residual_scale * safe_norm(view.features.residual)) ** 2
     else:
         H = view.features.dense()
-        means = jax.ops.segment_sum(H, index, classes) / per_class
+        means = segment_sum(H, index, classes) / per_class
         within = jnp.sum((H - means[index]) ** 2)
     F = means * jnp.sqrt(jnp.asarray(per_class, means.dtype))
     F_mean, W_mean = jnp.mean(F, axis=0), jnp.mean(view.W, axis=0)

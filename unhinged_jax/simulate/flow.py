@@ -218,7 +218,8 @@ def _code(solution: Any, flow: Flow) -> jax.Array:
     code = jnp.where(solution.result == results.successful, Result.COMPLETED, Result.SOLVER_FAILED)
     code = jnp.where(solution.result == results.max_steps_reached, Result.MAX_STEPS, code)
     if stopped is not None:
-        for name, meaning in (("steady", Result.STEADY), ("overflow", Result.OVERFLOW), ("underflow", Result.UNDERFLOW)):
+        for meaning in (Result.STEADY, Result.OVERFLOW, Result.UNDERFLOW):
+            name = meaning.name.lower()
             if name in stopped:
                 code = jnp.where(stopped[name], meaning, code)
     return code

@@ -83,7 +83,7 @@ def simulate(
         if isinstance(dynamics, Descent):
             reads = _scan.reads_at(task.times, task.first)
             given = (
-                model, dynamics, task.state, jnp.asarray(task.times), reads, jnp.asarray(task.first),
+                model, dynamics, task.state, task.clock(), reads, jnp.asarray(task.first),
                 task.memory, task.plan, states, target, reduce,
             )  # fmt: skip
             # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.

@@ -1,0 +1,178 @@
+"""The one place that decides how an input becomes numbers: labels whole, everything else native floating point.
+
+Files, data frames and mixed-precision training bring big-endian, 16-bit, unsigned and extended types. Taken as they
+are they wrap, round, or choose the precision of a run by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+_MOST = int(np.iinfo(np.int32).max)
+
+
+def real(name: str, value: Any) -> Any:
+    """The same numbers as native float32 or float64; nothing is rounded but what is longer than float64.
+
+    float16 and bfloat16 become float32; whole numbers, lists, data frames and extended types become float64, in NumPy.
+    Python numbers, and what JAX puts into leaves while it rebuilds trees, stay as they are.
+
+    Raises:
+        ValueError: for complex numbers, masked arrays, and what does not hold numbers.
+
+    Example:
+        >>> real("x", np.array([1, 2], ">f8")).dtype, real("x", np.float16(0.5)), real("x", 0.1)
+        (dtype('float64'), np.float32(0.5), 0.1)
+    """
+    if isinstance(value, complex):
+        raise ValueError(f"{name} must be a real number, but is {value}; take its real part if that is meant.")
+    if isinstance(value, jax.Array):
+        return _real_of_jax(name, value)
+    array = _array(name, value)
+    if array is None:
+        return value
+    wanted = _float_for(name, array.dtype)
+    if array.dtype == wanted and isinstance(value, (np.ndarray, np.generic)):
+        return value if type(value) is not np.matrix else array
+    return wanted.type(value) if isinstance(value, np.generic) else array.astype(wanted)
+
+
+def _real_of_jax(name: str, value: jax.Array) -> jax.Array:
+    dtype = value.dtype
+    if jnp.issubdtype(dtype, jnp.floating):
+        return value if dtype.itemsize >= 4 else value.astype(jnp.float32)
+    if jnp.issubdtype(dtype, jnp.integer) or dtype == jnp.bool_:
+        return value.astype(jnp.result_type(float))
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise _not_real(name, dtype)
+    return value  # a key, or the tangent of a whole number
+
+
+def _array(name: str, value: Any) -> np.ndarray | None:
+    """A NumPy array of what holds numbers; None for a Python number, and for what is no array at all."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array, whose mask would be lost; fill or drop the masked entries first.")
+    if isinstance(value, (list, tuple)):
+        leaves = jax.tree.leaves(value)
+        return np.asarray(value) if leaves and all(isinstance(x, (int, float, np.generic)) for x in leaves) else None
+    if not hasattr(value, "__array__"):
+        return None
+    array = np.asarray(value)
+    return None if array.dtype == jax.dtypes.float0 else array
+
+
+def _float_for(name: str, dtype: np.dtype) -> np.dtype:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return np.dtype(np.float64 if dtype.itemsize > 4 else np.float32)
+    if dtype.kind in "iub":
+        return np.dtype(np.float64)
+    raise _not_real(name, dtype)
+
+
+def _not_real(name: str, dtype: Any) -> ValueError:
+    return ValueError(
+        f"{name} must hold real numbers, but has the type {dtype}; convert it to float64 or float32 before, so that "
+        "nothing is dropped."
+    )
+
+
+def settle(thing: Any, names: Sequence[str], kind: Callable[[str, Any], Any], prefix: str = "") -> None:
+    """Set fields of a frozen dataclass to `real` or `whole` of them, for its `__post_init__`.
+
+    JAX builds such objects, too, with arrays of other kinds in their leaves: its own arrays are not refused here.
+    """
+    for name in names:
+        value = getattr(thing, name)
+        try:
+            settled = kind(prefix + name, value)
+        except ValueError:
+            if isinstance(value, jax.Array):
+                continue
+            raise
+        if settled is not value:
+            object.__setattr__(thing, name, settled)
+
+
+def floats(value: ArrayLike, name: str = "the array") -> jax.Array:
+    """A JAX array of float32 or float64, so that sums over it do not run in 16 bits.
+
+    Example:
+        >>> floats(jnp.ones(2, jnp.bfloat16)).dtype, floats([1, 2]).dtype
+        (dtype('float32'), dtype('float32'))
+    """
+    array = jnp.asarray(real(name, value))
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+
+
+def like(value: Any, dtype: Any) -> Any:
+    """A parameter in the type of what it meets, before any arithmetic; a Python number as it is.
+
+    Example:
+        >>> (1 + like(jnp.float32(0.5), np.dtype("float32"))).dtype
+        dtype('float32')
+    """
+    return value if isinstance(value, (int, float)) else jnp.asarray(value, dtype)
+
+
+def whole(name: str, value: Any) -> Any:
+    """Labels of any integer type as int32 (JAX's own int32 and int64 as they are), checked before the conversion.
+
+    Sums over labels count in the type of the labels: in `uint8` they wrap at 256.
+
+    Raises:
+        ValueError: for labels that are not integers, or that int32 cannot hold.
+
+    Example:
+        >>> whole("labels", np.array([0, 200], np.uint8)).dtype
+        dtype('int32')
+    """
+    if isinstance(value, jax.Array):
+        if not jnp.issubdtype(value.dtype, jnp.integer):
+            raise _not_whole(name, value.dtype)
+        if value.dtype in (jnp.int32, jnp.int64):
+            return value
+        if value.dtype.itemsize >= 4 and not isinstance(value, jax.core.Tracer):
+            return jnp.asarray(whole(name, np.asarray(value)))
+        return value.astype(jnp.int32)
+    array = _array(name, value)
+    if array is None:
+        return value
+    if array.dtype.kind not in "iu":
+        raise _not_whole(name, array.dtype)
+    if array.size and (int(array.min()) < -_MOST or int(array.max()) > _MOST):
+        raise ValueError(
+            f"{name} range from {array.min()} to {array.max()}, beyond 32 bits; renumber them from 0 to C - 1."
+        )
+    return array if array.dtype == np.int32 and array is value else array.astype(np.int32)
+
+
+def _not_whole(name: str, dtype: Any) -> ValueError:
+    return ValueError(f"{name} must be integers, one label a sample, but have the type {dtype}; pass class indices.")
+
+
+def counts(name: str, value: Any, kind: str = "numbers") -> np.ndarray:
+    """Times or numbers of anything, one-dimensional: int64 if whole numbers are given, float64 otherwise.
+
+    Raises:
+        ValueError: for what is not real numbers of 64 bits, in one dimension.
+
+    Example:
+        >>> np.diff(counts("times", np.array([5, 3], np.uint8))).tolist()
+        [-2]
+    """
+    array = np.atleast_1d(np.asarray(value))
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must be a non-empty list of {kind}, but got shape {array.shape}.")
+    if array.dtype.kind in "iu":
+        if int(array.max()) > np.iinfo(np.int64).max:
+            raise ValueError(f"{name} must fit 64 bits, but hold {array.max()}; give them as floating-point numbers.")
+        return array.astype(np.int64)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be real numbers of at most 64 bits, but have the type {array.dtype}.")
+    return array.astype(np.float64)
