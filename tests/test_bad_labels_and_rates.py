@@ -1,5 +1,7 @@
 """Labels out of range, weights that weigh nothing, rates below 0: refused in a sentence, and never a number."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax import collapse, losses
+from unhinged_jax import _entry, collapse, losses
 from unhinged_jax.schedules import Constant, Piecewise, QuadratureWarning
 from unhinged_jax.schedules.elapsed import elapsed
 from unhinged_jax.training.heads import Head
@@ -148,3 +150,25 @@ def test_rapid_and_discontinuous_rates_are_integrated_or_warned_of():
         np.testing.assert_allclose(later, integral(times) - integral(1 / 30), rtol=1e-11)
     with pytest.warns(QuadratureWarning, match="breaks"):
         elapsed(uj.numeric(lambda t: squares(1e5 * t)), 0.0, np.array([1.0]))
+    fast = uj.Flow(lambda t: jnp.sin(40 * t) ** 2)
+    with pytest.warns(QuadratureWarning, match="breaks"):  # a search integrates inside of what is compiled
+        _entry.prepare(MODEL, fast, STATE, [0.0, 1000.0], "norm", "top", None, "event_time")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for caller, last in (("event_time", 10.0), ("simulate", 1000.0)):
+            _entry.prepare(MODEL, fast, STATE, [0.0, last], "norm", "top", None, caller)
+
+
+@pytest.mark.long
+def test_rates_that_are_traced_pass_and_are_as_they_were():
+    """What closes over a traced value cannot be looked at: the same program as before, in every transformation."""
+
+    def end(scale):
+        flow = uj.Flow(lambda t: scale * jnp.exp(-t))
+        return uj.exact(MODEL, flow, STATE, [2.0], "log_norm").last("log_norm")
+
+    want = uj.exact(MODEL, uj.Flow(1.0), STATE, [-np.expm1(-2.0)], "log_norm").last("log_norm")
+    with jax.enable_x64(True):
+        assert float(jax.jit(end)(1.0)) == pytest.approx(float(want), rel=1e-12)
+        inside = jax.jit(lambda: uj.exact(MODEL, uj.Flow(lambda t: jnp.exp(-t)), STATE, [2.0], "log_norm"))
+        assert float(inside().last("log_norm")) == pytest.approx(float(want), rel=1e-12)

@@ -14,6 +14,8 @@ from unhinged_jax.kernel import Kernel
 from unhinged_jax.labels.balance import look
 from unhinged_jax.losses import MSE
 from unhinged_jax.signal import ClassSignal, unhinged_signal
+from unhinged_jax.training.data import Dataset, held_out, noisy
+from unhinged_jax.training.ntk import class_averages
 
 C, N, P = 3, 4, 4
 EVEN = uj.balanced(C, N)
@@ -163,3 +165,26 @@ def test_a_kernel_of_other_samples_is_refused_wherever_it_comes_from():
         uj.exact(stale, uj.Flow(), STATE, [1.0], "norm")
     with pytest.raises(ValueError, match="loss must be Loss"):
         uj.exact(dataclasses.replace(model, loss=MSE), uj.Flow(), STATE, [1.0], "norm")
+
+
+def images(labels):
+    return np.zeros((len(labels), 1, 2, 2), np.uint8), np.asarray(labels)
+
+
+def test_labels_before_noise_stay_those_of_their_images():
+    data = Dataset("tiny", *images([0, 1, 2, 3] * 5), *images([0, 1, 2, 3]), 4, "none")
+    once = noisy(data, 0.5, seed=1)
+    np.testing.assert_array_equal(noisy(once, 0.5, seed=2).clean_y, data.train_y)
+    rest, _ = held_out(once, 1)
+    np.testing.assert_array_equal(rest.clean_y, data.train_y[once.train_y < 3])
+    with pytest.raises(ValueError, match="replace both together"):
+        once.replace(train_x=once.train_x[:8], train_y=once.train_y[:8])
+    with pytest.raises(ValueError, match="must be integers"):
+        data.replace(train_y=data.train_y * 1.0)
+
+
+def test_class_means_need_the_equal_weights_that_they_assume():
+    uneven = uj.from_labels([0, 0, 1]).weighted(samples=[1.0, 2.0, 1.0])
+    with pytest.raises(ValueError, match="equal weights within each class"):
+        class_averages(uneven)
+    assert class_averages(uj.from_labels([0, 0, 1]).weighted(classes=[1.0, 2.0])).tolist()[0] == [0.5, 0.5, 0.0]

@@ -31,7 +31,8 @@ class Flow:
         max_steps: Most steps of the solver.
         steady: Stop once the rate of change is below these tolerances.
 
-    Only `simulate` reads solver, tolerances, `max_steps` and `steady`.
+    Only `simulate` reads solver, tolerances, `max_steps` and `steady`. A rate that is a function must be at least 0: it
+    is called before a run and refused otherwise, unless it closes over traced values.
 
     Raises:
         ValueError: for a rate that is not above 0, or a tolerance outside (0, 1).

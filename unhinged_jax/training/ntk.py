@@ -159,8 +159,10 @@ def class_averages(labels: Labels) -> np.ndarray:
     """Rows that average the samples of each class, shape (C, n)."""
     if labels.kind != "hard":
         raise ValueError(f"class means need one-hot labels, but these are of kind {labels.kind!r}.")
-    index = np.asarray(labels.index)
+    index, weights = np.asarray(labels.index), np.asarray(labels.weights)
     members = index == np.arange(labels.classes)[:, None]
+    if any(np.ptp(weights[of_class]) > 1e-6 * np.max(weights) for of_class in members if np.any(of_class)):
+        raise ValueError("class means need equal weights within each class; use a kernel between samples instead.")
     return members / members.sum(axis=1, keepdims=True)
 
 

@@ -44,11 +44,18 @@ class Dataset:
                 )
             if images.shape[0] == 0:
                 raise ValueError(f"{self.name}: the {part} part holds no image.")
+            if not np.issubdtype(index.dtype, np.integer):
+                raise ValueError(f"{self.name}: {part} labels must be integers, but are {index.dtype}.")
             if index.min() < 0 or index.max() >= self.classes:
                 raise ValueError(
                     f"{self.name}: {part} labels range from {index.min()} to {index.max()}, but there are "
                     f"{self.classes} classes, 0 ... {self.classes - 1}."
                 )
+        if self.clean_y is not None and self.clean_y.shape != self.train_y.shape:
+            raise ValueError(
+                f"{self.name}: there are {self.train_y.shape[0]} training labels, but {self.clean_y.shape[0]} labels "
+                "before noise (clean_y); replace both together."
+            )
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -127,7 +134,9 @@ def noisy(data: Dataset, rate: float, seed: int = 0, kind: str = "symmetric") ->
     with jax.enable_x64(False):
         key = jax.random.key(seed)
         drawn = clean.symmetric_noise(rate, key) if kind == "symmetric" else clean.asymmetric_noise(rate, key)
-    return data.replace(train_y=np.asarray(drawn.index), clean_y=data.train_y)
+    return data.replace(
+        train_y=np.asarray(drawn.index), clean_y=data.train_y if data.clean_y is None else data.clean_y
+    )
 
 
 def held_out(data: Dataset, classes: int) -> tuple[Dataset, np.ndarray]:
@@ -152,6 +161,6 @@ def held_out(data: Dataset, classes: int) -> tuple[Dataset, np.ndarray]:
     train, test = data.train_y < kept, data.test_y < kept
     rest = data.replace(
         train_x=data.train_x[train], train_y=data.train_y[train], test_x=data.test_x[test],
-        test_y=data.test_y[test], classes=kept,
+        test_y=data.test_y[test], classes=kept, clean_y=None if data.clean_y is None else data.clean_y[train],
     )  # fmt: skip
     return rest, data.test_x[~test]
