@@ -121,10 +121,9 @@ def prepare(
     if isinstance(dynamics, Flow):
         _check_tolerance(dynamics, name)
     times, first = _times(times, dynamics, first)
-    traced = not _check.concrete(times)
-    integrated = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
-    inside = caller in ("event_time", "sensitivity")
-    check_dynamics(dynamics, first, times if traced else times[-1], integrated=integrated, compiled=inside)
+    last = times[-1] if _check.concrete(times) else times
+    by_exact = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
+    check_dynamics(dynamics, first, last, integrated=by_exact, compiled=caller in ("event_time", "sensitivity"))
     if caller == "simulate" and name == "float32" and isinstance(dynamics, Flow) and isinstance(times, np.ndarray):
         _check_apart(times)
     optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None

@@ -200,7 +200,7 @@ def adjusted_margin(
     features, prototypes = _numbers.floats(features, "features"), _numbers.floats(prototypes, "prototypes")
     gamma, epsilon = (_numbers.like(value, features.dtype) for value in (gamma, epsilon))
     unit = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
-    logits = unit @ prototypes.T + bias
+    logits = unit @ prototypes.T + jnp.asarray(bias)
     labels, epsilon = jnp.asarray(labels), jnp.asarray(epsilon, unit.dtype)
     targets = _distributions(logits, labels)
     fixed = jax.lax.stop_gradient((unit, prototypes))
@@ -211,6 +211,7 @@ def adjusted_margin(
     else:
         shift, adjusted = _mean_shift(*fixed, targets, epsilon)
     own = jnp.sum(targets * logits, axis=-1) + jnp.sum(shift * unit, axis=-1)
+    gamma = jnp.asarray(gamma)
     return -(1 + gamma) * own + gamma * (jnp.sum(targets, axis=-1) - adjusted) * jnp.sum(logits, axis=-1)
 
 

@@ -7,7 +7,7 @@ depends on its class alone, M = diag(q) Y R with a C x C matrix R, and every pro
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class ClassSignal:
     gamma: Any
     table: Any = None
     classes: int = 2
+    _known: ClassVar[Known]  # of each object; not a field
 
     def __init__(
         self, index: Any, weights: Any, gamma: Any, table: Any = None, classes: int = 2, balanced: bool = False

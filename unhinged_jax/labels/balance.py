@@ -97,7 +97,7 @@ def register(cls: type, data: tuple[str, ...], meta: tuple[str, ...]) -> None:
         return keyed, static(thing)
 
     def unflatten(fixed: tuple[Any, ...], leaves: Any) -> Any:
-        thing = object.__new__(cls)
+        thing: Any = object.__new__(cls)
         for name, value in (*zip(data, leaves, strict=True), *zip(meta, fixed[:-1], strict=True)):
             object.__setattr__(thing, name, value)
         found = known(thing.index, thing.weights, thing.classes, fixed[-1]) if _any_traced(thing) else fixed[-1]

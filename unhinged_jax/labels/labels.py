@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,7 @@ class Labels:
     clean: Any = None
     classes: int = 2
     kind: str = "hard"
+    _known: ClassVar[Known]  # of each object; not a field
 
     def __init__(
         self,
