@@ -13,9 +13,9 @@ import numpy as np
 
 from unhinged_jax import _check, _numbers
 from unhinged_jax import precision as _precision
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, check_dynamics, clock_of
 from unhinged_jax.model import LayerPeeled, State, checked
-from unhinged_jax.observables import Observe, Plan, resolve
+from unhinged_jax.observables import Observe, Plan, refers_to_start, resolve, wants_split
 from unhinged_jax.schedules import Numeric
 from unhinged_jax.schedules.elapsed import integrated_outside
 from unhinged_jax.trajectory import Trajectory, batch_message
@@ -34,6 +34,22 @@ class Task:
     plan: Plan
     precision: str
     outside: str
+    dynamics: Dynamics
+    before: Trajectory | None = None
+
+    @property
+    def origin(self) -> State | None:
+        """The state that gaps refer to: that of the first of the runs that go on from one another."""
+        return self.state if self.before is None else self.before.origin
+
+    @property
+    def first_start(self) -> State | None:
+        """The origin of a run that goes on from another, if it matters: None for a run that is the first."""
+        return self.origin if self.before is not None and wants_split(self.plan) else None
+
+    def resumed(self, state: State) -> State | Trajectory:
+        """What to start from in place of `state` alone: the trajectory given, if one was, ending in that state."""
+        return state if self.before is None else dataclasses.replace(self.before, final=state)
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -48,7 +64,12 @@ class Task:
         return _precision.given_back(tree, self.precision, self.outside)
 
     def finish(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory, given back, with the times that were asked for: in float32 they were rounded on the way."""
+        """The trajectory with what going on needs, given back, with the times that were asked for.
+
+        In float32 these were rounded on the way. The origin is not copied.
+        """
+        clock, carries = clock_of(self.dynamics), carried_by(self.dynamics)
+        trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries)
         if not _check.concrete((trajectory, self.times)):
             if isinstance(self.times, np.ndarray):
                 self._must_fit()
@@ -108,9 +129,10 @@ def prepare(
     checked(model)
     _check_signal(model)
     _check.choice("target", target, ("top", "contrast", "mean"))
-    first, memory = 0, None
+    first, memory, before = 0, None, None
     if isinstance(state, Trajectory):
-        first, memory, state = state.elapsed, state.memory, state.final
+        _check_goes_on(state, dynamics)
+        before, first, memory, state = state, state.elapsed, state.memory, state.final
     if not isinstance(state, State):
         raise ValueError(
             f"state must be a State or a Trajectory, but got {type(state).__name__}; use `model.init(key)`."
@@ -136,9 +158,51 @@ def prepare(
             "`with jax.enable_x64(True):` around jax.grad, jax.jvp and their kin."
         )
     _precision.refuse_compiled(name, outside)
+    if before is not None and before.origin is None and refers_to_start(plan):
+        raise ValueError(
+            "gap_H and gap_W refer to the start of a run, which this trajectory does not hold; do not observe them."
+        )
+
+    def converted(leaf: Any) -> Any:
+        return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
+
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
-    return Task(start, times, first, memory, plan, name, outside)
+        if before is not None:
+            memory, origin = jax.tree.map(converted, (memory, before.origin))
+            if before.carries == "momentum" and memory is not None:  # a part that stays now has no velocity
+                moves_W = model.prototypes_move
+                moves = {"H": model.features_move, "W": moves_W, "b": moves_W and model.bias}
+                memory = {name: part if moves[name] else jnp.zeros_like(part) for name, part in memory.items()}
+            before = dataclasses.replace(before, memory=memory, origin=origin)
+    return Task(start, times, first, memory, plan, name, outside, dynamics, before)
+
+
+def _check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
+    """Raise unless a dynamics can go on from the end of a run: with the same clock, and all that the run carried."""
+    afresh = "give `trajectory.final` to start a new run there, whose clock begins at 0."
+    clock = clock_of(dynamics)
+    if before.clock not in ("", clock):
+        counts = "number of updates" if before.clock == "updates" else "time"
+        raise ValueError(
+            f"a {type(dynamics).__name__} cannot go on from a trajectory whose `elapsed` is a {counts}; {afresh}"
+        )
+    carried = before.carries or ("" if before.memory is None else "memory")
+    if before.carries and carried_by(dynamics) not in ("", carried):
+        raise ValueError(
+            "the trajectory ended with the memory of another optimizer; go on with that one, or start afresh from "
+            "`trajectory.final`."
+        )
+    if carried and not carried_by(dynamics):
+        raise ValueError(
+            f"the run ended with {'a momentum' if carried == 'momentum' else 'the memory of an optimizer'} that this "
+            f"{type(dynamics).__name__} would drop; go on with the same optimizer or momentum, or {afresh}"
+        )
+    if carried and before.memory is None:
+        raise ValueError(
+            "the trajectory of a closed form does not hold the velocity that a run with momentum goes on with; ask for "
+            f"all times at once, go on from a simulated run, or {afresh}"
+        )
 
 
 def _check_one_run(state: Any, dynamics: Dynamics) -> None:

@@ -44,6 +44,8 @@ def hessian_spectrum(
         [-0.5, 1.5]
     """
     path = _path_of(states)
+    for state in path:
+        model.check_state(state)
     moving = moving_numbers(model)
     _check.whole("count", count, 1)
     if count >= moving:
@@ -58,7 +60,7 @@ def hessian_spectrum(
 
 def _path_of(states: State | Sequence[State]) -> list[State]:
     if not isinstance(states, State):
-        return list(states)
+        return [states] if hasattr(states, "final") else list(states)
     if np.ndim(states.b) == 1:
         return [states]
     if np.ndim(states.b) != 2:

@@ -29,7 +29,8 @@ class Flow:
         rtol, atol: Tolerances of the step controller; defaults 1e-8 in float64 and 1e-5 in float32, and atol = rtol
             in units of the root-mean-square entry of the state.
         max_steps: Most steps of the solver.
-        steady: Stop once the rate of change is below these tolerances.
+        steady: Stop once the rate of change, at a schedule of 1 in place of every one given, is below these tolerances:
+            a plateau of rate 0 is no steady state.
 
     Only `simulate` reads solver, tolerances, `max_steps` and `steady`. A rate that is a function must be at least 0: it
     is called before a run and refused otherwise, unless it closes over traced values.
@@ -115,6 +116,18 @@ class Descent:
 
 
 Dynamics = Flow | Descent
+
+
+def clock_of(dynamics: Dynamics) -> str:
+    """What the times of a dynamics count, as in `Trajectory.clock`."""
+    return "time" if isinstance(dynamics, Flow) else "updates"
+
+
+def carried_by(dynamics: Dynamics) -> str:
+    """What runs of a dynamics move beside the state, as in `Trajectory.carries`."""
+    if isinstance(dynamics, Flow):
+        return ""
+    return "optimizer" if dynamics.optimizer is not None else "momentum" if dynamics.momentum is not None else ""
 
 
 def _settle(dynamics: Dynamics) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -11,13 +12,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix
 
 from unhinged_jax import _check, _entry
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.exact.run import exact
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.simulate import simulate
+from unhinged_jax.trajectory import Result, Trajectory
 
 
 @jax.tree_util.register_dataclass
@@ -27,9 +28,11 @@ class EventTime:
 
     Attributes:
         time: The time; for a descent a number of updates, between two of them by linear interpolation. Infinite if the
-            event does not happen within the times searched. Differentiable; twice for an exact flow.
+            event does not happen within the times searched; NaN where that is not known, because the run ended before.
+            Differentiable; twice for an exact flow. The derivative is NaN where the slope is 0.
         happened: Whether it happens; an event that holds from the first time on happens then.
-        slope: d observable / dt there (per update for a descent): small where the time is ill-determined.
+        slope: d observable / dt there (per update for a descent): small where the time is ill-determined; infinite
+            where a piecewise constant observable jumps.
         updates: For a descent the first update after which the event holds; -1 for a flow, or if it does not happen.
 
     Source: beyond the paper.
@@ -54,11 +57,18 @@ EVENTS: dict[str, tuple[str, float, str]] = {
 }
 """Events with a name: observable, level, direction."""
 
+_SMOOTH = {
+    "accuracy": "the event 'accuracy is 1', or a level of accuracy_margin or margin_mean",
+    "loss_sign": "the loss at level 0",
+    "nc4": "a metric that changes smoothly, such as nc1",
+}
+"""Observables that are piecewise constant in time, and what to ask for in place of them."""
+
 
 def event_time(
     model: LayerPeeled,
     dynamics: Dynamics,
-    state: State,
+    state: State | Trajectory,
     event: str,
     level: Any = None,
     *,
@@ -73,8 +83,12 @@ def event_time(
 
     t* solves y(t*; theta) = level. By the implicit function theorem dt*/dtheta = -(dy/dtheta) / (dy/dt) there.
 
+    To lie exactly at the level is not enough: a margin of 0 is a tie, not a success. Only what is piecewise constant in
+    time (accuracy, loss_sign, nc4) has to be at least (at most) the level; its time is where it jumps.
+
     Args:
-        model, dynamics, state, target, precision: as in `exact`.
+        model, dynamics, state, target, precision: as in `exact`. Of a `Trajectory` to go on from, times are those of
+            the whole run, and none of them may lie before its end.
         event: "accuracy is 1" (the accuracy margin rises above 0), or the name of an observable.
         level: The level; may be traced. Not for a named event.
         times: Times between which the first crossing is bracketed, ascending, such as `logspaced(1, 1000, 200)`; two
@@ -88,7 +102,9 @@ def event_time(
         An `EventTime`. Works under `jit`, `vmap` and `grad`.
 
     Raises:
-        ValueError: for an unknown event, or a level where none belongs or is missing.
+        ValueError: for an unknown event, or a level where none belongs or is missing; if the run ends before the last
+            time without the event (a time of NaN under `jit` and `vmap`); if the time of a piecewise constant
+            observable is differentiated.
         NoClosedForm: for method "exact" where there is none.
 
     Source: beyond the paper.
@@ -113,10 +129,25 @@ def event_time(
     sign = 1.0 if direction == "above" else -1.0
     how = _How(method, event, sign, target, task.precision, adjoint)
     with task.context():
-        problem = _entry.traceable((model, dynamics, task.state))
+        problem = _entry.traceable((model, dynamics, task.resumed(task.state)))
         if isinstance(dynamics, Descent):
-            return task.give_back(_update(how, problem, level, np.asarray(task.times)))
-        return task.give_back(_moment(how, problem, level, jnp.asarray(task.times)))
+            found, looked, code = _update(how, problem, level, np.asarray(task.times))
+        else:
+            found, looked, code = _moment(how, problem, level, jnp.asarray(task.times))
+        if _check.concrete((found, looked)) and not bool(looked):
+            raise ValueError(_unknown(event, Result(int(code))))
+        return task.give_back(found)
+
+
+def _unknown(event: str, code: Result) -> str:
+    """Why it is not known whether an event happens."""
+    if code is Result.COMPLETED:
+        return f"{event} is NaN at some of the times searched, so it is not known whether it gets to the level."
+    return (
+        f"the run ended before the last of the times searched, and {event} had not got to the level: it is not known "
+        f"whether it does. Its result is {code.message}"
+        + (" Leave `steady` out to look there, too." if code is Result.STEADY else "")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,47 +161,103 @@ class _How:
     precision: str
     adjoint: Any
 
-    def height(self, problem: Any, level: Any, at: Any) -> jax.Array:
-        """How far the observable is beyond the level at some times."""
+    @property
+    def flat(self) -> bool:
+        """Whether the observable is piecewise constant in time."""
+        return self.event in _SMOOTH
+
+    def heights(self, problem: Any, level: Any, at: Any) -> tuple[jax.Array, jax.Array]:
+        """How far the observable is beyond the level at some times, NaN where the run does not get; and its code."""
         settings: dict[str, Any] = {"observe": self.event, "target": self.target, "precision": self.precision}
         if self.method == "simulate":
             settings["adjoint"] = self.adjoint
         run: Any = exact if self.method == "exact" else simulate
-        values = run(*problem, at, **settings)[self.event]
-        return self.sign * (values - jnp.asarray(level, values.dtype))
+        found = run(*problem, at, **settings)
+        values = found[self.event]
+        beyond = self.sign * (values - jnp.asarray(level, values.dtype))
+        return jnp.where(jnp.asarray(found.reached), beyond, jnp.nan), jnp.asarray(found.code)
 
     def at(self, problem: Any, level: Any, t: jax.Array) -> jax.Array:
-        """The same at one time."""
-        return self.height(problem, level, t[None])[0]
+        """How far it is at one time."""
+        return self.heights(problem, level, t[None])[0][0]
+
+    def holds(self, heights: jax.Array) -> jax.Array:
+        """Whether the event holds: beyond the level, or at it if no value between is taken."""
+        return heights >= 0 if self.flat else heights > 0
+
+    def first(self, heights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Index of the first height at which the event holds, whether there is one, and whether all was looked at."""
+        over = self.holds(heights)
+        happened = jnp.any(over)
+        return jnp.argmax(over), happened, happened | ~jnp.any(jnp.isnan(heights))
+
+    def found(
+        self, problem: Any, level: Any, time: jax.Array, happened: Any, looked: Any, slope: Any, updates: Any
+    ) -> EventTime:
+        """The event, at a time that means something if it happened."""
+        time = jnp.where(happened, time, jnp.where(looked, jnp.inf, jnp.nan))
+        if self.flat:
+            time = _held(self.event, time, [x for x in jax.tree.leaves((problem, level)) if _moves(x)])
+        return EventTime(time, happened, slope, updates)
 
 
-def _first(heights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Index of the first height of at least 0, and whether there is one."""
-    over = heights >= 0
-    return jnp.argmax(over), jnp.any(over)
+def _moves(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _held(event: str, time: jax.Array, problem: list[Any]) -> jax.Array:
+    """The time, which has no derivative in the problem."""
+    return time
+
+
+@_held.defjvp
+def _held_jvp(event: str, primals: tuple, tangents: tuple) -> Any:
+    raise ValueError(
+        f"{event} is piecewise constant, so the time at which it jumps has no derivative by way of its slope; ask for "
+        f"{_SMOOTH[event]}."
+    )
+
+
+@jax.custom_jvp
+def _undetermined(flat: jax.Array, value: jax.Array) -> jax.Array:
+    """0, with a derivative of NaN in the value where `flat`."""
+    return jnp.zeros_like(value)
+
+
+@_undetermined.defjvp
+def _undetermined_jvp(primals: tuple, tangents: tuple) -> Any:
+    flat, value = primals
+    return jnp.zeros_like(value), jnp.where(flat, jnp.nan, 0.0).astype(value.dtype) * tangents[1]
 
 
 @eqx.filter_jit
-def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
+def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> tuple[EventTime, jax.Array, jax.Array]:
     """Bracket on the grid, bisect, then a step that carries the derivatives."""
     # The search itself is not differentiated; the slope in time is, forwards.
     search = dataclasses.replace(how, adjoint=None if how.method == "exact" else diffrax.ForwardMode())
-    fixed, still = jax.lax.stop_gradient(problem), jax.lax.stop_gradient(level)
-    place, happened = _first(search.height(fixed, still, times))
+    fixed, still = jax.lax.stop_gradient((problem, level))
+    heights, code = search.heights(fixed, still, times)
+    place, happened, looked = how.first(heights)
     inside = happened & (place > 0)
-    low, high = times[jnp.maximum(place - 1, 0)], times[place]
     eps = float(jnp.finfo(times.dtype).eps)
-    bisection: Any = optimistix.Bisection
-    found: Any = optimistix.root_find(
-        lambda t, args: jnp.where(inside, search.at(args[0], args[1], t), t - (low + high) / 2),
-        bisection(rtol=4 * eps, atol=0.0, flip=False),
-        (low + high) / 2,
-        (fixed, still),
-        options={"lower": low, "upper": jnp.where(inside, high, low + 1.0)},
-        max_steps=math.ceil(-math.log2(eps)) + 4,
-        throw=False,
-    )
-    root = jax.lax.stop_gradient(jnp.where(inside, found.value, high))
+
+    def wide(ends: tuple[jax.Array, ...]) -> jax.Array:
+        low, high, count = ends
+        return inside & (high - low > 2 * eps * high) & (count < math.ceil(-math.log2(eps)) + 4)
+
+    def halved(ends: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, count = ends
+        middle = low + (high - low) / 2
+        over = how.holds(search.at(fixed, still, middle))
+        return jnp.where(over, low, middle), jnp.where(over, middle, high), count + 1
+
+    ends = jax.lax.stop_gradient((times[jnp.maximum(place - 1, 0)], times[place]))
+    root = jax.lax.stop_gradient(jax.lax.while_loop(wide, halved, (*ends, jnp.asarray(0)))[1])
+    none = jnp.asarray(-1)
+    if how.flat:
+        slope = how.sign * jnp.where(inside, jnp.inf, 0.0)
+        return how.found(problem, level, root, happened, looked, slope, none), looked, code
 
     def with_slope(how: _How, problem: Any, level: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.jvp(lambda t: how.at(problem, level, t), (t,), (jnp.ones_like(t),))
@@ -183,20 +270,23 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> EventTime:
         slope = jax.lax.stop_gradient(with_slope(search, fixed, still, root)[1])
         value, bend = how.at(problem, level, root), jnp.zeros_like(root)
     safe = jnp.where(slope == 0, 1.0, slope)
-    move = jnp.where(inside, value / safe, 0.0)
-    time = root - move - bend / safe * move**2 / 2
+    move = jnp.where(inside & (slope != 0), value / safe, 0.0)
+    time = root - move - bend / safe * move**2 / 2 - _undetermined(inside & (slope == 0), value)
     steepness = how.sign * jax.lax.stop_gradient(slope)
-    return EventTime(jnp.where(happened, time, jnp.inf), happened, steepness, jnp.asarray(-1))
+    return how.found(problem, level, time, happened, looked, steepness, none), looked, code
 
 
-def _update(how: _How, problem: Any, level: Any, times: np.ndarray) -> EventTime:
+def _update(how: _How, problem: Any, level: Any, times: np.ndarray) -> tuple[EventTime, jax.Array, jax.Array]:
     every = np.arange(int(times[0]), int(times[-1]) + 1)
-    heights = how.height(problem, level, every)
-    place, happened = _first(jax.lax.stop_gradient(heights))
+    heights, code = how.heights(problem, level, every)
+    place, happened, looked = how.first(jax.lax.stop_gradient(heights))
     inside = happened & (place > 0)
     before, after = heights[jnp.maximum(place - 1, 0)], heights[place]
-    rise = jnp.where(inside, after - before, 1.0)
-    fraction = jnp.where(inside, after / rise, 0.0)
     update = jnp.asarray(every)[place]
-    time = jnp.where(happened, update - fraction, jnp.inf)
-    return EventTime(time, happened, how.sign * jnp.where(inside, rise, 0.0), jnp.where(happened, update, -1))
+    if how.flat:
+        time, slope = update.astype(heights.dtype), jnp.where(inside, jnp.inf, 0.0)
+    else:
+        rise = jnp.where(inside, after - before, 1.0)
+        time, slope = update - jnp.where(inside, after / rise, 0.0), jnp.where(inside, rise, 0.0)
+    which = jnp.where(happened, update, -1)
+    return how.found(problem, level, time, happened, looked, how.sign * slope, which), looked, code

@@ -23,12 +23,19 @@ from unhinged_jax.trajectory import Trajectory
 
 
 def push_forward(
-    model: LayerPeeled, dynamics: Dynamics, state: State, times: Any, tangent: State, *, precision: str | None = None
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    times: Any,
+    tangent: State,
+    *,
+    precision: str | None = None,
 ) -> tuple[Trajectory, State]:
     """Jacobian-vector product of the flow map Phi_t: (H_0, W_0, b_0) -> (H_t, W_t, b_t), simulated.
 
     Args:
-        model, dynamics, state, times, precision: as in `simulate`; the product is taken at the last time.
+        model, dynamics, state, times, precision: as in `simulate`; the product is taken at the last time. Of a
+            `Trajectory` to go on from, the map is that from its final state, what it carries held fixed.
         tangent: dH, dW, db with the shapes of the state, in units of e^state.log_scale.
 
     Returns:
@@ -51,7 +58,7 @@ def push_forward(
     with task.context():
         moved, dynamics = _entry.traceable((model, dynamics))
         tangents = [jnp.asarray(part, task.state.W.dtype) for part in (tangent.H, tangent.W, tangent.b)]
-        run, pushed = _push(moved, dynamics, task.state, _Times(task.times), tangents)
+        run, pushed = _push(moved, dynamics, task.resumed(task.state), _Times(task.times), tangents)
     return task.finish(run), task.give_back(pushed)
 
 
@@ -68,16 +75,28 @@ class _Times:
         return isinstance(other, _Times) and np.array_equal(self.values, other.values)
 
 
-def _map(model: LayerPeeled, dynamics: Dynamics, state: State, times: Any) -> tuple[list[jax.Array], Trajectory]:
+def _map(
+    model: LayerPeeled, dynamics: Dynamics, state: State | Trajectory, times: Any
+) -> tuple[list[jax.Array], Trajectory]:
     adjoint = diffrax.ForwardMode() if isinstance(dynamics, Flow) else None
     run = simulate(model, dynamics, state, times, (), adjoint=adjoint)
     return [run.final.H, run.final.W, run.final.b, run.final.log_scale], run
 
 
 @eqx.filter_jit
-def _push(model: LayerPeeled, dynamics: Dynamics, state: State, times: _Times, tangents: list[jax.Array]) -> Any:
+def _push(
+    model: LayerPeeled, dynamics: Dynamics, begin: State | Trajectory, times: _Times, tangents: list[jax.Array]
+) -> Any:
+    state = begin.final if isinstance(begin, Trajectory) else begin
+
     def final(H: jax.Array, W: jax.Array, b: jax.Array) -> tuple[list[jax.Array], Trajectory]:
-        return _map(model, dynamics, state.replace(H=H, W=W, b=b), times.values)
+        moved = state.replace(H=H, W=W, b=b)
+        return _map(
+            model,
+            dynamics,
+            dataclasses.replace(begin, final=moved) if isinstance(begin, Trajectory) else moved,
+            times.values,
+        )
 
     parts, moved, run = jax.jvp(final, (state.H, state.W, state.b), tuple(tangents), has_aux=True)
     H, W, b, log_scale = moved
@@ -155,6 +174,7 @@ def lyapunov(
         >>> bool(abs(found.exponents[0] - want[0]) < 1e-9)
         True
     """
+    model.check_state(state)
     moving = moving_numbers(model)
     _check.whole("count", count, 1)
     if count > moving:
@@ -232,8 +252,8 @@ def _stretch(
         begin = state.replace(H=H, W=W, b=b)
         if static is None:
             clock = Flow(**{f.name: getattr(dynamics, f.name) for f in dataclasses.fields(dynamics)})
-            reached = Trajectory(span, {}, jnp.ones(2, bool), begin, span[0], 0, 0)
-            ends, run = _map(model, clock, reached, span[1:])  # type: ignore[arg-type]
+            reached = Trajectory(span, {}, jnp.ones(2, bool), begin, span[0], 0, 0, clock="time")
+            ends, run = _map(model, clock, reached, span[1:])
         else:
             ends, run = _map(model, dynamics, begin, static.values)
         return ends, run.final

@@ -91,6 +91,7 @@ def limit_sensitivity(
     """
     import xarray
 
+    model.check_state(state)
     problem: Problem = (model, dynamics, state)
     wanted = chosen(parameters, problem)
     for p in wanted:

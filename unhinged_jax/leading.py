@@ -70,6 +70,11 @@ class Leading:
     r2: Any
     kind: str = dataclasses.field(default="coupled", metadata={"static": True})
 
+    @property
+    def parts(self) -> tuple[jax.Array, jax.Array]:
+        """(carrier, prototypes)."""
+        return self.carrier, self.prototypes
+
     def part(self, F: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The leading part (carrier, prototypes) of a state with F = M^T H."""
         if self.kind == "anchored":
@@ -151,6 +156,36 @@ class Split(NamedTuple):
     log_amplitude: jax.Array
     sign: jax.Array
     log_rest: jax.Array
+
+
+class Reference(NamedTuple):
+    """What a run that goes on refers to: the leading part at the start of the first run, seen from this one.
+
+    `turn` is -1 where the leading part has changed its sign since, else 1. The leading part of the first start is
+    e^log_start (direction + beside), with the direction of this run after that turn.
+    """
+
+    turn: jax.Array
+    log_start: jax.Array
+    beside: list[jax.Array]
+
+
+def reference(direction: list[jax.Array], origin: list[jax.Array], log_scale: jax.Array) -> Reference:
+    """The reference of a run with a unit direction, whose first start has the leading part e^log_scale origin."""
+    size = safe_norm(*origin)
+    unit = [part / jnp.where(size > 0, size, 1.0) for part in origin]
+    along = sum((jnp.sum(d * x) for d, x in zip(direction, unit, strict=True)), jnp.zeros(()))
+    # The same dynamics keeps the direction up to its sign; another one has a direction of its own.
+    turn = jax.lax.stop_gradient(jnp.where(along < -0.999, -1.0, 1.0)).astype(size.dtype)
+    share = jnp.where(jnp.abs(along) > 0.5, turn * along, 1.0)
+    share = jnp.where(share > 0, share, 1.0)
+    beside = [x / share - turn * d for d, x in zip(direction, unit, strict=True)]
+    return Reference(turn, safe_log(size) + jnp.log(share) + log_scale, beside)
+
+
+def turned(split: Split, turn: jax.Array) -> Split:
+    """The same state, split along its direction times 1 or -1."""
+    return split._replace(direction=[turn * part for part in split.direction], sign=turn * split.sign)
 
 
 def split_part(split: Split, which: slice) -> Split:

@@ -22,6 +22,7 @@ from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.rowspace import row_space
 from unhinged_jax.special import safe_norm
 from unhinged_jax.spectrum import BalancedSpectrum
+from unhinged_jax.trajectory import Trajectory
 
 
 @jax.tree_util.register_dataclass
@@ -97,12 +98,18 @@ class Limit:
 
 
 def limit(
-    model: LayerPeeled, dynamics: Dynamics, state: State, *, target: str = "top", precision: str | None = None
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    *,
+    target: str = "top",
+    precision: str | None = None,
 ) -> Limit:
     """Direction, rate, growth exponent and threshold of a run from `state`.
 
     Args:
-        model, dynamics, state: as in `exact`.
+        model, dynamics, state: as in `exact`. Of a `Trajectory`: the limit of the run that goes on from its end. The
+            rate of a descent is that of the update that comes next.
         target: "top" (default): the modes that win; "contrast" or "mean": that subspace of balanced labels.
         precision: "float32" or "float64"; default: that of the state.
 
@@ -130,10 +137,20 @@ def limit(
         why = "the limit is not offered for a kernel between feature coordinates."
     if why:
         raise NoClosedForm(f"there is no limit in closed form: {why}")
-    task = _entry.prepare(model, dynamics, state, [0], (), target, precision, "limit")
+    resumed = isinstance(state, Trajectory)
+    if resumed and state.carries:
+        raise NoClosedForm(
+            "there is no limit in closed form: the trajectory carries a velocity; give its `final` for the limit of a "
+            "run that starts there at rest."
+        )
+    begin: Any = np.atleast_1d(np.asarray(state.elapsed)) if resumed and _check.concrete(state.elapsed) else [0]
+    task = _entry.prepare(model, dynamics, state, begin, (), target, precision, "limit")
     with task.context():
         solve: Callable[..., Limit] = _spherical if model.spherical else _driven if _one_part_stays(model) else _coupled
-        found = solve(*_entry.traceable((model, dynamics)), task.state, target)
+        model, dynamics = _entry.traceable((model, dynamics))
+        if isinstance(dynamics, Descent):  # the asymptotics of equal updates, as large as the next one
+            dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
+        found = solve(model, dynamics, task.state, target)
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
         return task.give_back(found)
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from unhinged_jax import plots
 from unhinged_jax._whole import make_folder
-from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
 
@@ -164,6 +164,8 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
             states=State(**states) if states else None,
             memory=_memory(saved, dynamics, final),
             kind=kind,
+            clock=clock_of(dynamics),
+            carries=carried_by(dynamics),
         ),
         identity,
     )

@@ -54,6 +54,10 @@ class RowSpace:
         """H in coordinates in which the Frobenius norm is the norm of the features."""
         return H / jnp.sqrt(self.divisor)[:, None] if self.summed else H
 
+    def vector(self, carrier: jax.Array, prototypes: jax.Array) -> list[jax.Array]:
+        """A part (Theta M carrier, prototypes) of the state in orthonormal coordinates: (H, residual, W)."""
+        return [self.metric(self.lift(carrier)), jnp.zeros((), prototypes.dtype), prototypes]
+
     def project(self, H: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Features (n, p) as rows of this space and the residual that is orthogonal to them (None if there is none)."""
         if not self.summed:

@@ -61,7 +61,7 @@ def best_mode(inputs: int, outputs: int) -> str:
 def sensitivity(
     model: LayerPeeled,
     dynamics: Dynamics,
-    state: State,
+    state: State | Trajectory,
     times: Any,
     observe: Observe = None,
     parameters: Iterable[Choice] | Choice | None = None,
@@ -77,7 +77,8 @@ def sensitivity(
         first = d y_k(t) / d theta,    second = d^2 y_k(t) / d theta d theta'
 
     Args:
-        model, dynamics, state, times, observe, target, precision: as in `simulate`; observables must be scalars.
+        model, dynamics, state, times, observe, target, precision: as in `simulate`; observables must be scalars. Of a
+            `Trajectory` to go on from, parameters change what comes after its end alone.
         parameters: Names (see `unhinged_jax.parameters.available`) or `Parameter`s; default every scalar one. Those
             that touch one another, such as "decay" and "decay_H", act together: what each changes is added, so that
             every derivative is the one that the parameter has alone.
@@ -107,10 +108,10 @@ def sensitivity(
         >>> bool(abs(both[0] - both[1]) < 1e-4)
         True
     """
-    problem: Problem = (model, dynamics, state)
     _check.choice("order", order, (1, 2))
     _check.choice("mode", mode, MODES)
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
+    problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
     names = [name for name, _ in task.plan]
     wanted = chosen(parameters, problem)
     kinds = _sources(sources, model, dynamics)
@@ -162,15 +163,18 @@ def _runner(
     """A function (model, dynamics, state) -> Trajectory."""
     common = {"observe": observe, "target": target, "precision": task.precision}
     if kind == "exact":
-        return lambda model, dynamics, state: exact(model, dynamics, state, task.times, **common)
+        return lambda model, dynamics, state: exact(model, dynamics, task.resumed(state), task.times, **common)
     if isinstance(problem[1], Descent):
-        return lambda model, dynamics, state: simulate(model, dynamics, state, task.times, **common)
-    # The memory of the direct mode grows with the steps that are allowed, so it gets those that are taken.
-    most = int(simulate(*problem, task.times, **common).steps) + 8 if mode == "direct" else problem[1].max_steps
+        return lambda model, dynamics, state: simulate(model, dynamics, task.resumed(state), task.times, **common)
+    most = problem[1].max_steps
+    if mode == "direct":
+        # The memory of the direct mode grows with the steps that are allowed, so it gets those that are taken.
+        run = simulate(problem[0], problem[1], task.resumed(problem[2]), task.times, **common)
+        most = int(run.steps) + 8
 
     def integrate(model: LayerPeeled, dynamics: Flow, state: State) -> Trajectory:
         dynamics = dataclasses.replace(dynamics, max_steps=most)
-        return simulate(model, dynamics, state, task.times, adjoint=adjoint_of(mode), **common)
+        return simulate(model, dynamics, task.resumed(state), task.times, adjoint=adjoint_of(mode), **common)
 
     return integrate
 

@@ -72,8 +72,15 @@ class Trajectory:
         states: States at `times`, each array with a leading time axis, if they were asked for; else None.
         memory: State of the optimiser at `final` (momentum, Adam moments), for a run that goes on.
         kind: "simulated" or "exact".
+        origin: The state in which the very first run of a chain began: what `gap_H`, `gap_W` and the sign of a limit
+            direction refer to, however often the run goes on. None where it is not known.
+        clock: What `elapsed` counts: "time" (a flow) or "updates" (a descent).
+        carries: What the run moves beside the state: "" (nothing), "momentum" or "optimizer".
 
-    A `Trajectory` can be given to `simulate` or `exact` in place of a state, to go on from where it ended.
+    A `Trajectory` can be given to `simulate` or `exact` in place of a state, to go on from where it ended: the clock of
+    its schedules runs on, and so does what the run carries. `final`, or one of `states`, is a state like any other: a
+    run from it is a new run, whose clock begins at 0. Going on, distances to the limit are known to the rounding of
+    `final`.
 
     What `jax.vmap` returns is a batch: every array has the axes of the batch first, those of `times` and of an
     observable follow. `last` and indexing by name keep them; tables, pictures, `result` and going on are of one run,
@@ -99,6 +106,9 @@ class Trajectory:
     states: State | None = None
     memory: Any = None
     kind: str = dataclasses.field(default="simulated", metadata={"static": True})
+    origin: State | None = None
+    clock: str = dataclasses.field(default="", metadata={"static": True})
+    carries: str = dataclasses.field(default="", metadata={"static": True})
 
     @property
     def batch(self) -> tuple[int, ...]:

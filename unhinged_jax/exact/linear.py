@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from unhinged_jax.compression import smaller
 from unhinged_jax.exact.timeline import Record
 from unhinged_jax.features import affordable
-from unhinged_jax.leading import Leading, Split
+from unhinged_jax.leading import Leading, Split, reference
 from unhinged_jax.model import State
 from unhinged_jax.observables import View
 from unhinged_jax.rowspace import RowSpace
@@ -49,6 +49,7 @@ class ExactLinear:
     leading: Leading | None
     seen: Columns | None
     scatter: Columns | None = None
+    origin: tuple[Leading, Any] | None = None
 
     def view(self, record: Record, slopes: Record) -> View:
         """The state at one moment; `slopes` holds the derivatives of the record in the squared singular values."""
@@ -67,15 +68,22 @@ class ExactLinear:
         if self.leading is None:
             return view
         split, log_start = self._split(record, slopes)
-        return dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
+        view = dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
+        if self.origin is None:
+            return view
+        return view.referred(reference(split.direction, self.space.vector(*self.origin[0].parts), self.origin[1]))
 
     def compressed(self) -> ExactLinear:
         """A smaller problem with the same observables, for balanced classes."""
         assert self.residual is not None
         space, residual, turn = smaller(self.space, self.H, self.W, self.residual)
-        H, W, lead = turn(self.H), turn(self.W), self.leading
-        if lead is not None:
-            lead = dataclasses.replace(lead, carrier=turn(lead.carrier), prototypes=turn(lead.prototypes))
+        H, W = turn(self.H), turn(self.W)
+
+        def smaller_part(lead: Leading) -> Leading:
+            return dataclasses.replace(lead, carrier=turn(lead.carrier), prototypes=turn(lead.prototypes))
+
+        lead = None if self.leading is None else smaller_part(self.leading)
+        origin = None if self.origin is None else (smaller_part(self.origin[0]), self.origin[1])
         few = residual.shape[1] < residual.shape[0]
         return dataclasses.replace(
             self,
@@ -85,6 +93,7 @@ class ExactLinear:
             F=space.gather(H),
             residual=residual,
             leading=lead,
+            origin=origin,
             seen=None if self.seen is None else as_seen(space, H, W, residual),
             scatter=as_seen(space, H, W, jnp.linalg.qr(residual, mode="r")) if few else None,
         )
@@ -168,8 +177,14 @@ def as_seen(space: RowSpace, rows: jax.Array, W: jax.Array, residual: jax.Array)
     return Columns(S_r, space.gather(S_r), W @ residual.T)
 
 
-def exact_linear(space: RowSpace, spectrum: Spectrum, state: State, leading: Leading | None) -> ExactLinear:
-    """Bring a state into the form from which every later moment is evaluated."""
+def exact_linear(
+    space: RowSpace,
+    spectrum: Spectrum,
+    state: State,
+    leading: Leading | None,
+    origin: tuple[Leading, Any] | None = None,
+) -> ExactLinear:
+    """Bring a state into the form from which every later moment is evaluated; `origin` as in `linear_system`."""
     rows, residual = space.project(state.H)
     seen = None
     if residual is not None and affordable(residual.shape[0], state.W.shape[0]):
@@ -186,4 +201,5 @@ def exact_linear(space: RowSpace, spectrum: Spectrum, state: State, leading: Lea
         log_scale=jnp.asarray(state.log_scale, state.W.dtype),
         leading=leading,
         seen=seen,
+        origin=origin,
     )

@@ -17,7 +17,7 @@ from unhinged_jax.exact.linear import exact_linear
 from unhinged_jax.exact.timeline import Record, Updates, closed, timeline, updates_at
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, settled
-from unhinged_jax.observables import Observe, Plan, View, evaluate, wants_split
+from unhinged_jax.observables import Observe, Plan, View, evaluate, refers_to_start, wants_split
 from unhinged_jax.rowspace import row_space
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
@@ -69,7 +69,7 @@ def exact(
     why = why_no_closed_form(model, dynamics)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
-    if isinstance(state, Trajectory) and state.memory is not None:
+    if isinstance(state, Trajectory) and (state.memory is not None or state.carries):
         raise NoClosedForm(
             "there is no closed form: a run with momentum cannot be continued exactly; start it from its first state."
         )
@@ -85,7 +85,7 @@ def exact(
         if start is None:
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
         solve = _spherical if model.spherical else _linear
-        found = solve(model, dynamics, task.state, clock, reads, start, task.plan, states, target)
+        found = solve(model, dynamics, task.state, clock, reads, start, task.plan, states, target, task.first_start)
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
 
 
@@ -132,15 +132,19 @@ def _linear(
     plan: Plan,
     states: bool,
     target: str,
+    start: State | None,
 ) -> Trajectory:
     dtype = state.W.dtype
     space = row_space(model, dtype)
     spectrum = spectrum_of(space.signal, model.kernel, model.samples, model.dim, dtype)
-    part, mask = None, jnp.zeros_like(spectrum.values)
+    part, origin, mask = None, None, jnp.zeros_like(spectrum.values)
     if wants_split(plan):
         r1 = dynamics.rate_H if model.features_move else 0.0
         r2 = dynamics.rate_W if model.prototypes_move else 0.0
         part = leading(model, space.signal, model.kernel, r1, r2, state.H, state.W, target)
+        if start is not None and part.kind == "coupled":
+            before = leading(model, space.signal, model.kernel, r1, r2, start.H, start.W, target)
+            origin = before, start.log_scale
         mask = mask if part.mask is None else part.mask
     clock = times.astype(dtype) if isinstance(dynamics, Flow) else times
 
@@ -148,8 +152,9 @@ def _linear(
         return timeline(model, dynamics, clock, reads, first, g, mask)
 
     moments = _with_slopes(record_of, spectrum)
-    problem = exact_linear(space, spectrum, state, part)
-    if not states and compressible(space, plan):
+    problem = exact_linear(space, spectrum, state, part, origin)
+    apart = origin is not None and refers_to_start(plan)  # the first start need not lie where the smaller problem looks
+    if not states and not apart and compressible(space, plan):
         small = problem.compressed()
         values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, plan)), moments)
         last = problem.view(*_end_of(moments))
@@ -186,6 +191,7 @@ def _spherical(
     plan: Plan,
     states: bool,
     target: str,
+    start: State | None,
 ) -> Trajectory:
     dtype = state.W.dtype
     grown = jnp.exp(jnp.asarray(state.log_scale, dtype))

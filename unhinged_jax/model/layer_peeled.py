@@ -206,6 +206,9 @@ class LayerPeeled:
 
     def check_state(self, state: State) -> None:
         """Raise ValueError unless the state is one, with this model's shapes, and holds finite numbers."""
+        if not isinstance(state, State):
+            hint = "give its `final` or one of its `states`" if hasattr(state, "final") else "use `model.init(key)`"
+            raise ValueError(f"state must be a State here, but got {type(state).__name__}; {hint}.")
         batch = np.shape(state.b)[:-1]
         inner = ((self.samples, self.dim), (self.classes, self.dim), (self.classes,))
         if batch and tuple(np.shape(part) for part in (state.H, state.W, state.b)) == tuple(batch + s for s in inner):

@@ -1,6 +1,15 @@
 """What is measured on the way: loss, accuracy, norms, energies, distance to the limit, neural collapse."""
 
-from unhinged_jax.observables.plan import Observe, Plan, evaluate, observe_state, resolve, wants_split, why_not
+from unhinged_jax.observables.plan import (
+    Observe,
+    Plan,
+    evaluate,
+    observe_state,
+    refers_to_start,
+    resolve,
+    wants_split,
+    why_not,
+)
 from unhinged_jax.observables.table import (
     OBSERVABLES,
     Observable,
@@ -23,6 +32,7 @@ __all__ = [
     "evaluate",
     "observe_state",
     "paper_observables",
+    "refers_to_start",
     "resolve",
     "wants_split",
     "why_not",

@@ -95,6 +95,11 @@ def wants_split(plan: Plan) -> bool:
     return any(function is None and "split" in OBSERVABLES[name].needs for name, function in plan)
 
 
+def refers_to_start(plan: Plan) -> bool:
+    """Whether any observable of the plan is measured from the start of the run."""
+    return any(function is None and name in ("gap_H", "gap_W") for name, function in plan)
+
+
 def evaluate(plan: Plan, view: View) -> dict[str, jax.Array]:
     """Values of the planned observables at one moment."""
     values = {}

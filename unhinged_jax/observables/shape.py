@@ -61,8 +61,11 @@ def gap(which: slice) -> Callable[[View], jax.Array]:
         moved = split.sign * jnp.exp(split.log_amplitude) - jnp.exp(view.log_start)
         steady = jnp.exp(view.log_start) * jnp.expm1(split.log_amplitude - view.log_start)
         lead = jnp.where(split.sign > 0, steady, moved)
-        parts = zip(split.direction[which], split.rest[which], strict=True)
-        return safe_norm(*(lead * d + jnp.exp(split.log_rest) * x for d, x in parts))
+        beside = [jnp.zeros_like(x) for x in split.rest] if view.beside is None else view.beside
+        parts = zip(split.direction[which], split.rest[which], beside[which], strict=True)
+        return safe_norm(
+            *(lead * d + jnp.exp(split.log_rest) * x - jnp.exp(view.log_start) * y for d, x, y in parts)
+        )
 
     return value
 

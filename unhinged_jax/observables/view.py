@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from unhinged_jax.features import ClassFeatures, Features, unit
-from unhinged_jax.leading import Split
+from unhinged_jax.leading import Reference, Split, turned
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.signal import ClassSignal
 
@@ -19,7 +19,8 @@ from unhinged_jax.signal import ClassSignal
 class View:
     """One moment of a run, as observables see it: e^log_scale (features, W), b, and its split along the limit.
 
-    `log_start` is the logarithm of the norm of the leading part at the start.
+    `log_start` is the logarithm of the norm of the leading part at the start. Where a run goes on from another that is
+    the start of the first of them, whose leading part is e^log_start (direction + `beside`).
     """
 
     model: LayerPeeled
@@ -29,6 +30,7 @@ class View:
     log_scale: jax.Array
     split: Split | None = None
     log_start: jax.Array | None = None
+    beside: list[jax.Array] | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
         """compute(view), evaluated once however many observables ask: XLA does not merge factorisations by itself."""
@@ -36,6 +38,14 @@ class View:
         if compute not in memo:
             memo[compute] = compute(self)
         return memo[compute]
+
+    def referred(self, reference: Reference | None) -> View:
+        """The same moment of a run that goes on, seen from the start of the first one."""
+        if reference is None:
+            return self
+        assert self.split is not None
+        split = turned(self.split, reference.turn)
+        return dataclasses.replace(self, split=split, log_start=reference.log_start, beside=reference.beside)
 
     def state(self) -> State:
         """The state, dense."""

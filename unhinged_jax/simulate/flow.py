@@ -7,6 +7,7 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+import optimistix
 
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.observables import Plan
@@ -38,7 +39,7 @@ def run(
         "logs": [jnp.log(unit) + base for unit in units],
     }
 
-    leaves, field, force = _velocities(system, flow, dtype)
+    leaves, field, force, bare = _velocities(system, flow, dtype)
     look = reader(system, plan, keep_states)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
 
@@ -62,7 +63,7 @@ def run(
         max_steps=flow.max_steps,
         throw=False,
         # Backsolve stands neither events nor functions of what is saved.
-        event=None if backsolve else _events(system, flow, rtol, atol),
+        event=None if backsolve else _events(system, flow, bare, rtol, atol),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
     if backsolve:
@@ -84,8 +85,8 @@ def run(
     }
 
 
-def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any, Any]:
-    """The arguments `args`, and (time, y, args) -> velocity whole, and with its decay apart.
+def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any, Any, Any]:
+    """The arguments `args`, and (time, y, args) -> velocity whole, with its decay apart, and without its schedules.
 
     Everything that may be differentiated comes in as `args`: the backsolve adjoint sees nothing else. As leaves,
     because diffrax puts zeros into it, which a Flow refuses.
@@ -107,7 +108,13 @@ def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any,
         push, decay = system.split(y["body"], *rates)
         return Force({"body": push, "logs": []}, {"body": decay, "logs": []}, y)
 
-    return leaves, field, force
+    def bare(y: dict, args: list[Any]) -> dict:
+        """The velocity with 1 in place of every schedule: whether it vanishes does not depend on the clock."""
+        system, flow = jax.tree.unflatten(structure, args)
+        rates = (jnp.asarray(1.0 if callable(r) else r, dtype) for r in (flow.rate_H, flow.rate_W))
+        return _at_unit_norm(system, y["body"], system.driven(y["body"], *rates))
+
+    return leaves, field, force, bare
 
 
 def _saved_at(times: jax.Array, read: Any, adjoint: Any) -> diffrax.SaveAt:
@@ -192,10 +199,16 @@ def _breaks(flow: Flow) -> list[Any]:
     return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]
 
 
-def _events(system: System, flow: Flow, rtol: float, atol: float) -> diffrax.Event | None:
+def _events(system: System, flow: Flow, bare: Any, rtol: float, atol: float) -> diffrax.Event | None:
     conditions: dict[str, Any] = {}
     if flow.steady:
-        conditions["steady"] = diffrax.steady_state_event(rtol=rtol, atol=atol)
+
+        def steady(t: Any, y: dict, args: Any, *, t0: Any, **kwargs: Any) -> jax.Array:
+            # Not before the first step, so that the start is read.
+            norm = optimistix.rms_norm
+            return (t > t0) & (norm(bare(y, args)) < atol + rtol * norm(y))
+
+        conditions["steady"] = steady
     if not system.groups:
 
         def overflows(t: Any, y: dict, args: Any, **kwargs: Any) -> jax.Array:

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from unhinged_jax.compression import compressible, smaller
 from unhinged_jax.features import affordable
-from unhinged_jax.leading import Leading, Split
+from unhinged_jax.leading import Leading, Reference, Split, reference
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.observables import Plan, View
+from unhinged_jax.observables import Plan, View, refers_to_start
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulate.system import Body, System, rated
@@ -104,6 +104,7 @@ class LinearSystem(System):
     drift_b: jax.Array
     log_scale: jax.Array
     seen: Seen | None
+    reference: Reference | None = None
     form: Form = dataclasses.field(default="start", metadata={"static": True})
 
     @property
@@ -137,7 +138,9 @@ class LinearSystem(System):
         return self.clean({**body, "lead_H": lead_H, "lead_W": lead_W})
 
     def compressible(self, plan: Plan) -> bool:
-        return self.form == "pair" and compressible(self.space, plan)
+        # The first start need not lie where the smaller system looks.
+        apart = self.reference is not None and refers_to_start(plan)
+        return self.form == "pair" and not apart and compressible(self.space, plan)
 
     def compressed(self) -> LinearSystem:
         assert self.residual is not None
@@ -148,9 +151,13 @@ class LinearSystem(System):
             along = [turn(part) if part.ndim else part for part in watch.direction]
             lead_H, watch = turn(lead_H), watch._replace(direction=along)
         seen = None if self.seen is None else _seen(H, W, residual, lead)
+        reference = self.reference
+        if reference is not None:
+            reference = reference._replace(beside=[jnp.zeros_like(H), jnp.zeros((), W.dtype), jnp.zeros_like(W)])
         return dataclasses.replace(
-            self, space=space, H=H, W=W, residual=residual, leading=lead, lead_H=lead_H, watch=watch, seen=seen
-        )
+            self, space=space, H=H, W=W, residual=residual, leading=lead, lead_H=lead_H, watch=watch, seen=seen,
+            reference=reference,
+        )  # fmt: skip
 
     def velocity(self, body: Body) -> Body:
         model = self.space.model
@@ -282,7 +289,8 @@ class LinearSystem(System):
             lead_seen = self.seen.leading
             seen = still * lead_seen if kind == "anchored" else lead * lead_seen + rest * seen
         features = self.space.features(total_H, self.residual, residual, with_prototypes=seen)
-        return View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
+        view = View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
+        return view.referred(self.reference)
 
     def _split(
         self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array], log_rest: jax.Array
@@ -309,9 +317,16 @@ def _seen(H: jax.Array, W: jax.Array, residual: jax.Array, leading: Leading | No
 
 
 def linear_system(
-    model: LayerPeeled, state: State, leading: Leading | None, compress: bool = True
+    model: LayerPeeled,
+    state: State,
+    leading: Leading | None,
+    compress: bool = True,
+    origin: tuple[Leading, Any] | None = None,
 ) -> LinearSystem:
-    """Bring a state into the row space of its linear model; `compress` lets it update a smaller identity."""
+    """Bring a state into the row space of its linear model; `compress` lets it update a smaller identity.
+
+    `origin`: for a run that goes on, the leading part of the first start and the logarithm of its scale.
+    """
     H, W = state.H, state.W
     space = row_space(model, W.dtype)
     rows, residual = space.project(H)
@@ -326,6 +341,9 @@ def linear_system(
     seen = None
     if form != "start" and residual is not None and affordable(residual.shape[0], W.shape[0]):
         seen = _seen(rows, W, residual, leading)
+    referred = None
+    if watch is not None and origin is not None:
+        referred = reference(watch.direction, space.vector(*origin[0].parts), origin[1])
     return LinearSystem(
-        space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, seen, form
+        space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, seen, referred, form
     )

@@ -84,7 +84,7 @@ def simulate(
             reads = _scan.reads_at(task.times, task.first)
             given = (
                 model, dynamics, task.state, task.clock(), reads, jnp.asarray(task.first),
-                task.memory, task.plan, states, target, reduce,
+                task.memory, task.plan, states, target, reduce, task.first_start,
             )  # fmt: skip
             # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.
             run = _descend(*given, to_the_last=not _check.concrete(given))
@@ -94,7 +94,7 @@ def simulate(
         return task.finish(
             _integrate(
                 model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
-                target, reduce, adjoint,
+                target, reduce, adjoint, task.first_start,
             )
         )
 
@@ -121,9 +121,10 @@ def _descend(
     states: bool,
     target: str,
     reduce: bool,
+    start: State | None,
     to_the_last: bool,
 ) -> Trajectory:
-    system = _system(model, dynamics, state, plan, target, reduce, memory is None)
+    system = _system(model, dynamics, state, plan, target, reduce, start, memory is None)
     out = _descent.run(system, dynamics, reads, first, plan, states, memory, to_the_last)
     return Trajectory(
         times=times,
@@ -150,8 +151,9 @@ def _integrate(
     target: str,
     reduce: bool,
     adjoint: Any,
+    start: State | None,
 ) -> Trajectory:
-    system = _system(model, dynamics, state, plan, target, reduce)
+    system = _system(model, dynamics, state, plan, target, reduce, start)
     if not states and isinstance(system, ColumnSystem) and worthwhile(system, plan, times.shape[0]):
         system = LogitSystem(model, system.H, system.W, system.b, system.targets)
     times = jnp.asarray(times, state.W.dtype)
@@ -169,18 +171,29 @@ def _integrate(
 
 
 def _system(
-    model: LayerPeeled, dynamics: Dynamics, state: State, plan: Plan, target: str, reduce: bool, fresh: bool = True
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State,
+    plan: Plan,
+    target: str,
+    reduce: bool,
+    start: State | None,
+    fresh: bool = True,
 ) -> System:
-    """The cheapest form of the problem that this dynamics allows."""
+    """The cheapest form of the problem that this dynamics allows; `start`: that of the first run, of one that goes on.
+    """
     elementwise = isinstance(dynamics, Descent) and dynamics.optimizer is not None
     mixed = model.kernel is not None and model.kernel.kind == "coordinates"
     if reduce and model.linear and not elementwise and not mixed:
-        part = None
+        part, origin = None, None
         if wants_split(plan):
             r1 = dynamics.rate_H if model.features_move else 0.0
             r2 = dynamics.rate_W if model.prototypes_move else 0.0
             part = leading(model, model.signal(), model.kernel, r1, r2, state.H, state.W, target)
-        return linear_system(model, state, part, compress=fresh)
+            if start is not None and part.kind == "coupled":
+                before = leading(model, model.signal(), model.kernel, r1, r2, start.H, start.W, target)
+                origin = before, start.log_scale
+        return linear_system(model, state, part, compress=fresh, origin=origin)
     grown = jnp.exp(jnp.asarray(state.log_scale, state.W.dtype))
     H, W = grown * state.H, grown * state.W
     if reduce and model.spherical and model.loss.linear and not model.prototypes_move and not elementwise:
