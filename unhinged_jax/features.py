@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.collapse import ClassStatistics, class_statistics, of_classes
-from unhinged_jax.special import safe_sqrt, segment_sum
+from unhinged_jax.special import safe_norm, safe_sqrt, segment_sum
 
 _BLOCK = 4_000_000  # largest number of logits held at once
 _KEPT = 16_000_000  # largest number of products of residuals with prototypes kept beside a state
@@ -42,13 +42,17 @@ class Features:
         """
         raise TypeError("Features is the base class")
 
+    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> Features:
+        """The features times a factor, beside prototypes times another."""
+        raise TypeError("Features is the base class")
+
     def row_norms(self) -> jax.Array:
         """||h_i||, shape (n,)."""
-        return jnp.linalg.norm(self.dense(), axis=1)
+        return row_lengths(self.dense())[:, 0]
 
     def norm(self) -> jax.Array:
         """Frobenius norm of H."""
-        return jnp.linalg.norm(self.row_norms())
+        return safe_norm(self.dense())
 
     def statistics(self, labels: jax.Array, classes: int) -> ClassStatistics:
         """Class means, variances and projections, for the metrics of neural collapse."""
@@ -58,18 +62,26 @@ class Features:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DenseFeatures(Features):
-    """H as an (n, p) array."""
+    """H as an (n, p) array, times a factor."""
 
     H: jax.Array
+    factor: jax.Array | None = None
 
     def dense(self) -> jax.Array:
-        return self.H
+        return self.H if self.factor is None else self.factor * self.H
 
     def products(self, V: jax.Array) -> jax.Array:
-        return self.H @ V.T
+        # The factor meets the smaller array.
+        return self.H @ (V if self.factor is None else self.factor * V).T
+
+    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> DenseFeatures:
+        return dataclasses.replace(self, factor=factor if self.factor is None else factor * self.factor)
+
+    def norm(self) -> jax.Array:
+        return safe_norm(self.H) * (1.0 if self.factor is None else self.factor)
 
     def rows(self, take: Callable[..., jax.Array]) -> DenseFeatures:
-        return DenseFeatures(take(self.H))
+        return DenseFeatures(take(self.H), self.factor)
 
 
 @jax.tree_util.register_dataclass
@@ -77,17 +89,21 @@ class DenseFeatures(Features):
 class ScoredFeatures(DenseFeatures):
     """Features with their products with the prototypes of the moment, W H^T (C, n), and their norm."""
 
-    known_scores: jax.Array
-    known_norm: jax.Array
+    known_scores: Any = None
+    known_norm: Any = None
 
     def scores(self, W: jax.Array) -> jax.Array:
         return self.known_scores
+
+    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> ScoredFeatures:
+        known = {"known_scores": self.known_scores * factor * factor_W, "known_norm": self.known_norm * factor}
+        return dataclasses.replace(super().scaled(factor, factor_W), **known)
 
     def norm(self) -> jax.Array:
         return self.known_norm
 
     def rows(self, take: Callable[..., jax.Array]) -> ScoredFeatures:
-        return ScoredFeatures(take(self.H), take(self.known_scores, 1), self.known_norm)
+        return ScoredFeatures(take(self.H), self.factor, take(self.known_scores, 1), self.known_norm)
 
 
 @jax.tree_util.register_dataclass
@@ -144,11 +160,22 @@ class ClassFeatures(Features):
             cyclic=self.cyclic and index.shape[0] % self.sums.shape[0] == 0,
         )
 
-    def norm(self) -> jax.Array:
-        return jnp.hypot(
-            jnp.linalg.norm(self.sums / jnp.sqrt(self.square_weights)[:, None]),
-            jnp.abs(self.residual_scale) * jnp.linalg.norm(self.residual),
+    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> ClassFeatures:
+        def times(array: jax.Array | None, by: jax.Array) -> jax.Array | None:
+            return None if array is None else array * by
+
+        return dataclasses.replace(
+            self,
+            sums=factor * self.sums,
+            residual_scale=factor * self.residual_scale,
+            with_prototypes=times(self.with_prototypes, factor_W),
+            with_sums=times(self.with_sums, factor),
+            scatter=times(self.scatter, factor),
         )
+
+    def norm(self) -> jax.Array:
+        centred = safe_norm(self.sums / jnp.sqrt(self.square_weights)[:, None])
+        return safe_norm(jnp.stack([centred, self.residual_scale * safe_norm(self.residual)]))
 
     def statistics(self, labels: jax.Array, classes: int) -> ClassStatistics:
         if not self.even:
@@ -211,8 +238,18 @@ class PlaneFeatures(Features):
         rows = jax.tree.map(take, dataclasses.replace(self, with_prototypes=None))
         return dataclasses.replace(rows, with_prototypes=known)
 
+    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> PlaneFeatures:
+        known = self.with_prototypes
+        known = None if known is None else (known[0] * factor_W, known[1] * factor_W)
+        return dataclasses.replace(
+            self, along=factor * self.along, across=factor * self.across, with_prototypes=known
+        )
+
     def row_norms(self) -> jax.Array:
         return jnp.hypot(self.along, self.across)
+
+    def norm(self) -> jax.Array:
+        return safe_norm(self.along, self.across)
 
 
 def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:

@@ -96,6 +96,14 @@ def safe_log(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.log(jnp.where(positive, x, 1.0)), -jnp.inf)
 
 
+def drift(size: jax.Array, beyond: int = 20) -> jax.Array:
+    """The power of two nearest to a size, as a whole number; 0 for sizes within 2^+-beyond, zeros, and what is not
+    finite. It carries no derivative."""
+    ready = (size > 0) & jnp.isfinite(size)
+    power = jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32)
+    return jax.lax.stop_gradient(jnp.where(jnp.abs(power) > beyond, power, 0))
+
+
 def largest(*parts: jax.Array) -> jax.Array:
     """The largest absolute entry of arrays, together."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in parts]))

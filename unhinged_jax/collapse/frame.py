@@ -127,7 +127,7 @@ def _squared_distances(frame: Frame, chords: jax.Array) -> jax.Array:
 
 
 def in_scale(values: jax.Array, prepared: Prepared) -> jax.Array:
-    """Squared quantities in units of frame.scale², divided twice lest scale² overflow."""
+    """Squared quantities in units of frame.scale² instead of unit², divided twice lest scale² overflow."""
     scale = prepared.frame.scale
-    inverse = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    inverse = jnp.where(scale > 0, prepared.stats.unit / jnp.where(scale > 0, scale, 1), 0)
     return values * inverse * inverse

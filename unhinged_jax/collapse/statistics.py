@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _numbers
 from unhinged_jax.precision import follows_arrays
-from unhinged_jax.special import segment_sum
+from unhinged_jax.special import drift, power_of_two, safe_norm, segment_sum
 
 # Recent accelerators multiply float32 matrices with 10-bit mantissas unless told otherwise.
 PRECISION = jax.lax.Precision.HIGHEST
@@ -33,6 +33,8 @@ class ClassStatistics:
         labels: (n,) integer class y_i of each sample.
         scatter: (m, C) rows with the Gram matrix of the projections, where fewer than n are known.
         cyclic: Whether sample i is of class i mod C, which saves a gather.
+        unit: Variances, projections and scatter are in units of its square. 1, unless they would leave the
+            floating-point range.
 
     Source: beyond the paper.
 
@@ -50,6 +52,7 @@ class ClassStatistics:
     labels: jax.Array
     scatter: jax.Array | None = None
     cyclic: bool = False
+    unit: ArrayLike = 1.0
 
 
 jax.tree_util.register_dataclass(
@@ -129,10 +132,14 @@ def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStat
     shifted = H - anchor[labels]
     mean_shift = segment_sum(shifted, labels, classes) / size[:, None]
     means = anchor + mean_shift
-    deviations = shifted - mean_shift[labels]
+    deviations, contrasts = shifted - mean_shift[labels], centred(means, counts)
+    # Squares are taken of features of ordinary size: those of 1e-150 have none.
+    power = drift(jnp.maximum(safe_norm(deviations) / n**0.5, safe_norm(contrasts)), beyond=30)
+    shrink = power_of_two(-power, H.dtype)
+    deviations, contrasts = shrink * deviations, shrink * contrasts
     variances = segment_sum(jnp.sum(deviations**2, axis=1), labels, classes) / size
-    projections = jnp.matmul(deviations, centred(means, counts).T, precision=PRECISION)
-    return ClassStatistics(counts, means, variances, projections, labels)
+    projections = jnp.matmul(deviations, contrasts.T, precision=PRECISION)
+    return ClassStatistics(counts, means, variances, projections, labels, unit=power_of_two(power, H.dtype))
 
 
 def class_weights(counts: jax.Array, dtype: Any) -> jax.Array:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import Features, map_samples
+from unhinged_jax.features import Features, map_samples, row_lengths
 from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.observables.view import View
-from unhinged_jax.special import safe_log
+from unhinged_jax.special import safe_log, safe_norm
 
 
 def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -26,19 +27,21 @@ def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _linear_loss(view: View) -> tuple[jax.Array, jax.Array]:
     """(mantissa, logarithm of scale) of the data term of a loss linear in the logits."""
     common, factor, bias = view.once(in_common_units)
-    inner = jnp.sum(view.signal_features() * view.W)
+    inner = jnp.sum(view.signal_features() * view.prototypes())
     return -(inner * factor + jnp.sum(bias * view.model.signal().column_sums(view.W.dtype))), common
 
 
 def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
     if view.model.loss.linear:
         return _linear_loss(view)
-    model, scale = view.model, jnp.exp(view.log_scale)
+    model = view.model
     if isinstance(model.loss, AdjustedMargin):
-        value = model.data_loss(scale * view.features.dense(), scale * view.W, view.b)
+        value = model.data_loss(view.seen().dense(), jnp.exp(view.log_scale) * view.W, view.b)
     else:
-        logits = jnp.exp(view.logit_scale()) * view.seen().scores(view.W) + view.b[:, None]
+        logits = jnp.exp(view.logit_scale()) * view.seen().scores(view.prototypes()) + view.b[:, None]
         value = model.loss_of_columns(logits)
+        # Differences of infinite logits.
+        value = jnp.where(jnp.isnan(value) & ~jnp.all(jnp.isfinite(logits)), jnp.inf, value)
     return value, jnp.zeros_like(value)
 
 
@@ -53,10 +56,14 @@ def log_abs_loss(view: View) -> jax.Array:
 
 
 def objective(view: View) -> jax.Array:
-    model, scale = view.model, jnp.exp(2 * view.log_scale)
-    decay = model.decay_H * scale * view.features.norm() ** 2
-    decay = decay + model.decay_W * (scale * jnp.sum(view.W**2) + jnp.sum(view.b**2))
-    return loss(view) + decay / 2
+    model, scale = view.model, jnp.exp(view.log_scale)
+
+    def term(decay: Any, *sizes: jax.Array) -> jax.Array:
+        squares = sum(size**2 for size in sizes)
+        return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # though the norm be infinite
+
+    decay = term(model.decay_H, scale * view.features.norm())
+    return loss(view) + (decay + term(model.decay_W, scale * safe_norm(view.W), safe_norm(view.b))) / 2
 
 
 def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -65,7 +72,7 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Behind a barrier, because XLA may compute an entry twice and round it in two ways: ties must stay ties.
-        logits = jax.lax.optimization_barrier(product * features.scores(view.W) + bias[:, None])
+        logits = jax.lax.optimization_barrier(product * features.scores(view.prototypes()) + bias[:, None])
         own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
         row = jnp.arange(logits.shape[0])[:, None]
         before, after = (jnp.max(jnp.where(side, logits, -jnp.inf), axis=0) for side in (row < truth, row > truth))
@@ -94,6 +101,6 @@ def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View],
 
 def accuracy_margin(view: View) -> jax.Array:
     values, _, common = view.once(margins)
-    lengths = view.seen().row_norms() * jnp.max(jnp.linalg.norm(view.W, axis=1))
+    lengths = view.seen().row_norms() * jnp.max(row_lengths(view.prototypes()))
     unit_scale = jnp.exp(view.logit_scale() - common)
     return jnp.min(values / jnp.where(lengths > 0, lengths * unit_scale, 1.0))

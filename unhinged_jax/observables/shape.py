@@ -23,7 +23,7 @@ def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
 
 
 def log_norm(view: View) -> jax.Array:
-    return safe_log(jnp.hypot(view.features.norm(), safe_norm(view.W))) + view.log_scale
+    return safe_log(safe_norm(jnp.stack([view.features.norm(), safe_norm(view.W)]))) + view.log_scale
 
 
 def _split(view: View) -> Split:
@@ -58,14 +58,19 @@ def gap(which: slice) -> Callable[[View], jax.Array]:
     def value(view: View) -> jax.Array:
         split = _split(view)
         assert view.log_start is not None
-        moved = split.sign * jnp.exp(split.log_amplitude) - jnp.exp(view.log_start)
-        steady = jnp.exp(view.log_start) * jnp.expm1(split.log_amplitude - view.log_start)
+        start, now, rest = view.log_start, split.log_amplitude, split.log_rest
+        # Over the largest of the three scales, so that nothing overflows but what is returned.
+        common = jax.lax.stop_gradient(jnp.maximum(jnp.maximum(start, now), rest))
+        common = jnp.where(jnp.isfinite(common), common, 0.0)
+        moved = split.sign * jnp.exp(now - common) - jnp.exp(start - common)
+        ahead = jax.lax.stop_gradient(now > start)
+        growth = jnp.where(ahead, start - now, now - start)
+        steady = jnp.where(ahead, -1.0, 1.0) * jnp.exp(jnp.where(ahead, now, start) - common) * jnp.expm1(growth)
         lead = jnp.where(split.sign > 0, steady, moved)
         beside = [jnp.zeros_like(x) for x in split.rest] if view.beside is None else view.beside
         parts = zip(split.direction[which], split.rest[which], beside[which], strict=True)
-        return safe_norm(
-            *(lead * d + jnp.exp(split.log_rest) * x - jnp.exp(view.log_start) * y for d, x, y in parts)
-        )
+        apart = [lead * d + jnp.exp(rest - common) * x - jnp.exp(start - common) * y for d, x, y in parts]
+        return safe_norm(*apart) * jnp.exp(common)
 
     return value
 
@@ -78,16 +83,20 @@ def _energies(view: View) -> dict[str, jax.Array]:
     labels = view.model.labels
     index, classes, count = jnp.asarray(labels.index), labels.classes, labels.samples
     per_class = count // classes
-    if isinstance(view.features, ClassFeatures):
-        means = view.features.sums * classes  # q_i = 1/n, so S_c = (N/n) mean = mean / C
-        within = (view.features.residual_scale * safe_norm(view.features.residual)) ** 2
+    normal = view.normal()
+    common = jnp.maximum(normal.log_H, normal.log_W)
+    features = normal.features.scaled(jnp.exp(normal.log_H - common), jnp.ones_like(common))
+    W = jnp.exp(normal.log_W - common) * normal.W
+    if isinstance(features, ClassFeatures):
+        means = features.sums * classes  # q_i = 1/n, so S_c = (N/n) mean = mean / C
+        within = (features.residual_scale * safe_norm(features.residual)) ** 2
     else:
-        H = view.features.dense()
+        H = features.dense()
         means = segment_sum(H, index, classes) / per_class
         within = jnp.sum((H - means[index]) ** 2)
     F = means * jnp.sqrt(jnp.asarray(per_class, means.dtype))
-    F_mean, W_mean = jnp.mean(F, axis=0), jnp.mean(view.W, axis=0)
-    F_rest, W_rest = F - F_mean, view.W - W_mean
+    F_mean, W_mean = jnp.mean(F, axis=0), jnp.mean(W, axis=0)
+    F_rest, W_rest = F - F_mean, W - W_mean
     parts = {
         "energy_1_plus": jnp.sum((F_rest + W_rest) ** 2) / 2,
         "energy_1_minus": jnp.sum((F_rest - W_rest) ** 2) / 2,
@@ -115,6 +124,6 @@ def collapse_metric(name: str) -> Callable[[View], jax.Array]:
 def _collapse_metrics(view: View) -> dict[str, jax.Array]:
     labels, seen = view.model.labels, view.seen()
     _, product, bias = view.once(in_common_units)
-    logits = (product * seen.scores(view.W) + bias[:, None]).T
+    logits = (product * seen.scores(view.prototypes()) + bias[:, None]).T
     stats = seen.statistics(jnp.asarray(labels.index), labels.classes)
-    return collapse.collapse_metrics(stats, view.W, logits)
+    return collapse.collapse_metrics(stats, view.prototypes(), logits)

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from unhinged_jax.features import ClassFeatures, Features, unit
 from unhinged_jax.leading import Reference, Split, turned
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.signal import ClassSignal
+from unhinged_jax.special import drift, power_of_two, safe_norm
+
+
+class Normal(NamedTuple):
+    """Features and prototypes, each over a power of two of its own, so that no product of them leaves the range, and
+    the logarithms of their scales."""
+
+    features: Features
+    W: jax.Array
+    log_H: jax.Array
+    log_W: jax.Array
+
+
+def _normal(view: View) -> Normal:
+    powers = [drift(size) for size in (view.features.norm(), safe_norm(view.W))]
+    dtype = view.W.dtype
+    info = jnp.finfo(dtype)
+    powers = [jnp.clip(power, 2 - info.maxexp, info.maxexp - 2) for power in powers]
+    factor_H, factor_W = (power_of_two(-power, dtype) for power in powers)
+    log_H, log_W = (view.log_scale + power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in powers)
+    return Normal(view.features.scaled(factor_H, factor_W), factor_W * view.W, log_H, log_W)
 
 
 @jax.tree_util.register_dataclass
@@ -52,8 +74,17 @@ class View:
         return State(self.features.dense(), self.W, self.b, self.log_scale)
 
     def seen(self) -> Features:
-        """Features as the prototypes see them: normalised if spherical."""
-        return unit(self.features) if self.model.spherical else self.features
+        """Features as the prototypes see them: of unit length if spherical, else `normal`."""
+        features = self.normal().features
+        return unit(features) if self.model.spherical else features
+
+    def normal(self) -> Normal:
+        """Features and prototypes of ordinary size, with the logarithms of their scales."""
+        return self.once(_normal)
+
+    def prototypes(self) -> jax.Array:
+        """W over its scale in `normal`, shape (C, p)."""
+        return self.normal().W
 
     def signal_features(self) -> jax.Array:
         """M^T H of the features seen, shape (C, p)."""
@@ -63,5 +94,6 @@ class View:
         return signal.transpose_times(seen.dense())
 
     def logit_scale(self) -> jax.Array:
-        """Logarithm of the scale of H W^T: 2 log_scale, or log_scale for spherical features."""
-        return self.log_scale * (1 if self.model.spherical else 2)
+        """Logarithm of the scale of the logits of `seen` features and `prototypes`."""
+        normal = self.normal()
+        return normal.log_W + (0.0 if self.model.spherical else normal.log_H)
