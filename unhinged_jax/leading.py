@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.signal import Signal
-from unhinged_jax.special import safe_log, safe_norm, safe_sqrt
+from unhinged_jax.special import largest, safe_log, safe_norm, safe_sqrt
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 
 
@@ -92,11 +92,25 @@ class Leading:
         return self.spectrum.apply(self.mask, jnp.zeros_like(self.mask), X)
 
 
-def top_modes(spectrum: Spectrum, target: str) -> jax.Array:
-    """1 for the modes that share the largest singular value (or that `target` names), 0 for the others."""
+def present_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> jax.Array:
+    """Which modes a state with F = M^T H has a part in, beyond rounding: it never gets one in the others."""
+
+    def parts(X: jax.Array) -> jax.Array:
+        noise = 16 * jnp.finfo(X.dtype).eps * largest(X)
+        if isinstance(spectrum, BalancedSpectrum):  # differences, because equal rows may have another mean
+            return jnp.stack([largest(X - X[0]) > noise, largest(jnp.mean(X, axis=0)) > noise])
+        return jnp.max(jnp.abs(spectrum.vectors.T @ X), axis=1) > noise
+
+    return parts(F) | parts(W)
+
+
+def top_modes(spectrum: Spectrum, target: str, present: jax.Array | None = None) -> jax.Array:
+    """1 for the modes that share the largest singular value of those `present` (or that `target` names), else 0."""
     values = spectrum.values
     if target == "top":
         slack = jnp.finfo(values.dtype).eps ** 0.6
+        if present is not None:
+            values = jnp.where(present | ~jnp.any(present), values, -1.0)
         return (values >= jnp.max(values) * (1 - slack)).astype(values.dtype)
     if not isinstance(spectrum, BalancedSpectrum):
         raise ValueError(
@@ -125,13 +139,15 @@ def leading(
         carrier = jnp.zeros_like(W) if kind == "frozen" else W
         return Leading(carrier, F, None, None, None, None, r1, r2, kind)
     spectrum = spectrum_of(signal, kernel, model.samples, model.dim, W.dtype)
-    mask = top_modes(spectrum, target)
+    F = signal.transpose_times(H)
+    mixed = kernel is not None and kernel.kind == "coordinates"
+    mask = top_modes(spectrum, target, None if mixed else present_modes(spectrum, F, W))
     square = jnp.sum(mask * spectrum.eigenvalues()) / jnp.sum(mask)
     nothing = jax.lax.stop_gradient(square) <= _rounding(model, kernel, W.dtype)
     mask, square = jnp.where(nothing, 0.0, mask), jnp.where(nothing, 1.0, square)
     blank = Leading(W, W, spectrum, mask, square, None, r1, r2)
     found = dataclasses.replace(blank, growth=growth(square, r1 * model.decay_H, r2 * model.decay_W, r1, r2))
-    carrier, prototypes = found.part(signal.transpose_times(H), W)
+    carrier, prototypes = found.part(F, W)
     return dataclasses.replace(found, carrier=carrier, prototypes=prototypes)
 
 

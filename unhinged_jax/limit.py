@@ -184,6 +184,8 @@ def _coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) 
     values = part.spectrum.eigenvalues()
     alive = values > jnp.finfo(dtype).eps ** 0.6 * jnp.max(values)
     rival = alive & (part.mask == 0)
+    if target == "top":  # larger ones are those that the start has no part in
+        rival = rival & (values <= jnp.max(jnp.where(part.mask > 0, values, 0.0)))
     multiplicity = (
         jnp.asarray([model.classes - 1, 1]) if isinstance(part.spectrum, BalancedSpectrum) else jnp.ones_like(values)
     )

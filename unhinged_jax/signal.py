@@ -77,9 +77,11 @@ class ClassSignal:
         return self.gather(self.class_sums(H))
 
     def column_sums(self, dtype: Any) -> jax.Array:
-        """M^T 1, shape (C,)."""
+        """M^T 1, shape (C,); 0 where terms cancel but for rounding."""
         ones = jnp.ones((jnp.shape(self.weights)[0], 1), dtype)
-        return self.transpose_times(ones)[:, 0]
+        sums = self.class_sums(ones)
+        own = sums if self.table is None else jnp.asarray(self.table, dtype).T @ sums
+        return _without_rounding(self.gather(sums)[:, 0], 2 * own[:, 0], jnp.shape(self.weights)[0])
 
     def gram(self, dtype: Any) -> jax.Array:
         """M^T M = R^T D R, shape (C, C)."""
@@ -110,8 +112,9 @@ class DenseSignal:
         return jnp.asarray(self.matrix, H.dtype).T @ H
 
     def column_sums(self, dtype: Any) -> jax.Array:
-        """M^T 1, shape (C,)."""
-        return jnp.sum(jnp.asarray(self.matrix, dtype), axis=0)
+        """M^T 1, shape (C,); 0 where terms cancel but for rounding."""
+        matrix = jnp.asarray(self.matrix, dtype)
+        return _without_rounding(jnp.sum(matrix, axis=0), jnp.sum(jnp.abs(matrix), axis=0), matrix.shape[0])
 
     def gram(self, dtype: Any) -> jax.Array:
         """M^T M, shape (C, C)."""
@@ -121,6 +124,13 @@ class DenseSignal:
     def dense(self, dtype: Any) -> jax.Array:
         """M itself, shape (n, C)."""
         return jnp.asarray(self.matrix, dtype)
+
+
+def _without_rounding(sums: jax.Array, sizes: jax.Array, terms: int) -> jax.Array:
+    """Sums of so many terms, of such sizes taken absolutely, as 0 where nothing but rounding is left of them; their
+    derivatives stay."""
+    rounding = (8 + 2 * terms**0.5) * jnp.finfo(sums.dtype).eps * sizes
+    return jnp.where(jnp.abs(sums) <= rounding, sums - jax.lax.stop_gradient(sums), sums)
 
 
 Signal = ClassSignal | DenseSignal
