@@ -10,9 +10,9 @@ import pytest
 import unhinged_jax as uj
 from unhinged_jax import config
 from unhinged_jax.cli import main
+from unhinged_jax.sweep import work
 from unhinged_jax.sweep.boundaries import boundaries
 from unhinged_jax.sweep.pictures import draw
-from unhinged_jax.sweep.store import Store
 from unhinged_jax.training.experiments.markdown import as_code, as_text
 
 OURS = '''
@@ -41,12 +41,12 @@ TABLES = {
 }  # fmt: skip
 
 
-def laid(folder, scale=1.0):
+def laid(folder, weights=(1.0, 2.0, 3.0)):
     """Everything that TABLES name, in a folder."""
     folder.mkdir(exist_ok=True)
     (folder / "code_of_a_plan.py").write_text(OURS)
     np.save(folder / "counts.npy", [3, 2, 1])
-    np.savez(folder / "weights.npz", w=scale * np.array([1.0, 2.0, 3.0]))
+    np.savez(folder / "weights.npz", w=np.array(weights))
     np.save(folder / "times.npy", [0, 5, 20])
     return folder
 
@@ -68,19 +68,17 @@ def made(tmp_path_factory):
     return folder, lines
 
 
-@pytest.mark.parametrize("place", ["store", "beside", "current"])
-def test_reading_a_store_neither_imports_nor_opens_what_it_names(made, tmp_path, monkeypatch, capsys, place):
+def test_reading_a_store_neither_imports_nor_opens_what_it_names(made, tmp_path, monkeypatch):
     """Whatever lies where a store could point to is left alone; theory's lines come from the store's own numbers."""
     store = tmp_path / "s.zarr"
     shutil.copytree(made[0] / "s.zarr", store)
-    trap = laid({"store": store, "beside": tmp_path, "current": tmp_path / "here"}[place], scale=-1.0)
-    (tmp_path / "here").mkdir(exist_ok=True)
+    traps = [laid(place, weights=[3.0, 1.0, 9.0]) for place in (store, tmp_path, tmp_path / "here")]
     monkeypatch.chdir(tmp_path / "here")
     assert main(["plot", str(store), "--out", str(tmp_path / "out")]) == 0
     assert main(["sweep", "--store", str(store), "--status"]) == 0
     assert main(["sweep", "--store", str(store), "--export", str(tmp_path / "all.csv")]) == 0
     uj.open_sweep(store).load()
-    assert not (trap / "imported").exists() and "code_of_a_plan" not in sys.modules
+    assert not any((trap / "imported").exists() for trap in traps) and "code_of_a_plan" not in sys.modules
     text = (tmp_path / "out" / "report.html").read_text()
     held = json.loads(next(line for line in text.splitlines() if line.startswith("const D = "))[10:-1])
     assert made[1] and held["boundaries"]
@@ -105,33 +103,27 @@ def test_a_store_that_claims_a_place_of_code_is_not_believed(made, tmp_path):
 
 def test_workers_take_what_a_plan_names_from_beside_that_plan(tmp_path):
     """Copied with its files, a sweep goes on with the copies; a file that has changed since is refused."""
-    tables = {**TABLES, "dynamics": {"kind": "descent", "schedule": 0.1}}
-    old, new = laid(tmp_path / "old"), tmp_path / "new"
-    whole = uj.sweep(plan_in(old, **tables), old / "whole.zarr", workers=0, lanes=3, progress=False).load()
-    uj.sweep(plan_in(old, **tables), old / "s.zarr", workers=0, lanes=3, part=(0, 2), progress=False)
+    tables = {
+        **TABLES, "labels": {**TABLES["labels"], "counts": [2, 2]}, "dynamics": {"kind": "descent"},
+        "run": {"times": [0, 5], "observe": ["norm"]}, "sweep": {"grid": {"model.gamma": [0.0, 0.5]}},
+    }  # fmt: skip
+    old, new = laid(tmp_path / "old", weights=[1.0, 2.0]), tmp_path / "new"
+    options = {"workers": 0, "lanes": 1, "progress": False}
+    uj.sweep(plan_in(old, **tables), old / "s.zarr", part=(0, 2), **options)
     shutil.copytree(old, new)
-    laid(old, scale=2.0)
-    found = uj.sweep(plan_in(new, **tables), new / "s.zarr", workers=0, progress=False).load()
-    np.testing.assert_array_equal(found["norm"], whole["norm"])
+    laid(old, weights=[5.0, 1.0])
+    found = uj.sweep(plan_in(new, **tables), new / "s.zarr", **options).load()
+    fresh = uj.sweep(plan_in(new, **tables), new / "fresh.zarr", **options)
+    np.testing.assert_array_equal(found["norm"], fresh["norm"])
     with pytest.raises(ValueError, match=r"inputs.weights.npz was"):
-        uj.sweep(plan_in(old, **tables), old / "s.zarr", workers=0, progress=False)
+        uj.sweep(plan_in(old, **tables), old / "s.zarr", **options)
     assert str(tmp_path) not in (new / "s.zarr" / "zarr.json").read_text()  # nor does the store tell whose it was
 
-
-def test_a_file_that_changes_while_a_sweep_runs_ends_it(tmp_path):
-    from unhinged_jax.sweep import work
-
-    tables = {**TABLES, "dynamics": {"kind": "descent", "schedule": 0.1}}
-    laid(tmp_path)
-    uj.sweep(plan_in(tmp_path, **tables), tmp_path / "s.zarr", workers=0, lanes=3, part=(0, 2), progress=False)
-    laid(tmp_path, scale=3.0)
-    work._LAST.clear()
-    work._PROGRAMS.clear()
-    missing = int(np.flatnonzero(~Store(tmp_path / "s.zarr").committed())[0])
+    # A file that changes while a sweep runs, which only its workers can see.
     with pytest.raises(ValueError, match=r"weights.npz is not the file that this sweep began with"):
-        work.run_blocks(str(tmp_path / "s.zarr"), (missing,), source=str(tmp_path / "plan.toml"))
+        work.run_blocks(str(old / "s.zarr"), (1,), source=str(old / "plan.toml"))
     with pytest.raises(ValueError, match="a store is data; run it with the plan"):
-        work.run_blocks(str(tmp_path / "s.zarr"), (missing,))
+        work.run_blocks(str(old / "s.zarr"), (1,))
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "..", ".hidden", "zarr.json", "__root__"])

@@ -67,7 +67,7 @@ def dataset_of(opened: Store) -> xarray.Dataset:
     def variable(name: str) -> xarray.Variable:
         array = opened.array(name)
         dims = opened.dims if array.ndim == len(opened.dims) else (*opened.dims, "time")
-        lazy = indexing.MemoryCachedArray(indexing.LazilyIndexedArray(Checked(opened, name)))
+        lazy: Any = indexing.MemoryCachedArray(indexing.LazilyIndexedArray(Checked(opened, name)))
         return xarray.Variable(dims, indexing.CopyOnWriteArray(lazy), dict(array.attrs))
 
     attrs = {name: value for name, value in dict(opened.group.attrs).items() if name not in ("coordinates", SEAL)}

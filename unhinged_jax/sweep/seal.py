@@ -30,12 +30,16 @@ def sealed(group: Any, place: Path, coordinates: Iterable[str], attrs: Mapping[s
     described = sorted(path.relative_to(place).as_posix() for path in place.rglob(ROOT) if path.parent != place)
     files = {name: _of_json(json.loads((place / name).read_bytes())) for name in described}
     values = {_chunk(name): _of_values(group[name]) for name in coordinates}
-    return json.dumps({"attributes": _of_json(dict(attrs)), "files": {**files, **values}})
+    return _seal(attrs, {**files, **values})
 
 
 def resealed(seal: str, attrs: Mapping[str, Any]) -> str:
     """A seal with other attributes."""
-    return json.dumps({**json.loads(seal), "attributes": _of_json(dict(attrs))})
+    return _seal(attrs, json.loads(seal)["files"])
+
+
+def _seal(attrs: Mapping[str, Any], files: dict[str, str]) -> str:
+    return json.dumps({"attributes": _of_json([dict(attrs), files]), "files": files})
 
 
 def coordinates_of(seal: str) -> list[str]:
@@ -53,7 +57,7 @@ def broken(group: Any, place: Path) -> list[str]:
         return []
     try:
         seal = json.loads(str(attrs.pop(SEAL)))
-        if seal["attributes"] != _of_json(attrs):
+        if seal["attributes"] != _of_json([attrs, seal["files"]]):
             return [ROOT]
         return [name for name, digest in seal["files"].items() if _found(group, place, name) != digest]
     except (ValueError, KeyError, TypeError, AttributeError):
