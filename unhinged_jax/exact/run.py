@@ -210,7 +210,10 @@ def _spherical(
         return {**saved, "states": settled(view.state())} if states else saved
 
     last, saved, reached = _sphere.descent_values(sphere, dynamics, reads, first, read)
-    return _trajectory(saved, sphere.view(*last[:4]), times, reached)
+    run = _trajectory(saved, sphere.view(*last[:4]), times, reached)
+    updates = last[5]
+    code = jnp.where(updates == reads.updates, Result.COMPLETED, Result.OVERFLOW)
+    return dataclasses.replace(run, elapsed=first + updates, code=code)
 
 
 def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: Plan, states: bool) -> Trajectory:

@@ -95,33 +95,46 @@ def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
 def descent_values(
     sphere: Sphere, descent: Descent, reads: _scan.Reads, first: jax.Array, read: Any
 ) -> tuple[Any, Any, jax.Array]:
-    """theta <- theta - arctan(alpha sin theta), rho <- rho (1 - r1 eta l1) sqrt(1 + alpha^2 sin^2 theta).
+    """h <- rho (c e_r - w e_theta) with c = 1 - r1 eta l1 and w = r1 eta kappa rho^(q-2) sin theta, in angles:
 
-    Beyond pi/2 the angle from the opposite pole is carried; it grows by the same arctangent. What rounding loses of an
-    angle or a length is added to its next change (Kahan's summation): angles shrink to nothing in very many turns, and
-    each of them depends on all changes of the length before.
+        theta <- theta - arctan(w / c), rho <- rho sqrt(c^2 + w^2), and the opposite of this direction where c < 0.
+
+    Angles are carried from the nearest pole, with a sign: a step too far crosses the line through the target. What
+    rounding loses of an angle or a length is added to its next change (Kahan's summation): angles shrink to nothing in
+    very many turns, and each of them depends on all changes of the length before. The carry ends with the updates made.
     """
     model, dtype = sphere.model, sphere.W.dtype
 
     def step(carry: tuple[Any, ...], k: jax.Array) -> tuple[Any, ...]:
-        angle, far, length, leaning, (lost, lost_length) = carry
+        angle, far, length, leaning, (lost, lost_length), updates = carry
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time) * rate_at(descent.rate_H, time), dtype)
         decay = eta * model.decay_H
-        alpha = eta * sphere.pull * length ** (model.rescaling - 2) / (1 - decay)
-        push = alpha * jnp.sin(angle)
-        turned, lost = _added(angle, jnp.where(far, jnp.arctan(push), -jnp.arctan(push)), lost)
-        crossed = far & (turned > jnp.pi / 2)
-        turned, lost = jnp.where(crossed, jnp.pi - turned, turned), jnp.where(crossed, -lost, lost)
-        stretch = jnp.sqrt(1 + push * push)
-        growth = push * push / (1 + stretch) - decay * stretch  # (1 - decay) stretch - 1
-        stretched, lost_length = _added(length, length * growth, lost_length)
-        leaning = jnp.minimum(leaning * (1 + jnp.where(far, alpha, -alpha) * jnp.cos(angle)) / stretch, sphere.most)
-        return turned, far & ~crossed, stretched, leaning, (lost, lost_length)
+        keep, turn = 1 - decay, eta * sphere.pull * length ** (model.rescaling - 2)
+        beyond = keep < 0
+        push = turn * jnp.sin(angle)
+        moved = jnp.arctan2(push, jnp.abs(keep))
+        turned, lost = _added(angle, jnp.where(far ^ beyond, moved, -moved), lost)
+        crossed = jnp.abs(turned) > jnp.pi / 2
+        turned = jnp.where(crossed, jnp.sign(turned) * jnp.pi - turned, turned)
+        mirrored = crossed ^ beyond  # the opposite of an angle from one pole is minus it from the other
+        turned, lost = jnp.where(beyond, -turned, turned), jnp.where(mirrored, -lost, lost)
+        gone = (keep == 0) & (push == 0)
+        stretch = jnp.where(gone, 0.0, jnp.hypot(jnp.where(gone, 1.0, keep), push))
+        growth = (push * push - decay * (2 - decay)) / (1 + stretch)  # stretch - 1
+        added, lost_added = _added(length, length * growth, lost_length)
+        near = growth > -0.5  # below, a sum would cancel
+        stretched, lost_length = jnp.where(near, added, length * stretch), jnp.where(near, lost_added, 0.0)
+        across = keep + jnp.where(far, turn, -turn) * jnp.cos(angle)
+        leaning = jnp.clip(leaning * across / jnp.where(gone, 1.0, stretch), -sphere.most, sphere.most)
+        return turned, far ^ mirrored, stretched, leaning, (lost, lost_length), updates + 1
+
+    def settle(_: Any, after: tuple[Any, ...]) -> tuple[Any, jax.Array]:
+        return after, jnp.all(jnp.isfinite(after[0])) & jnp.all(after[2] < sphere.most)
 
     nothing = jnp.zeros_like(sphere.angle)
-    start = (sphere.angle, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing))
-    return _scan.run(step, start, reads, read, needs=lambda carry: carry[:4])
+    start = (sphere.angle, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing), jnp.zeros((), jnp.int32))
+    return _scan.run(step, start, reads, read, settle, needs=lambda carry: carry[:4])
 
 
 def _added(value: jax.Array, change: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
