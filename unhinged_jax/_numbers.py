@@ -43,6 +43,11 @@ def real(name: str, value: Any) -> Any:
     return wanted.type(value) if isinstance(value, np.generic) else array.astype(wanted)
 
 
+def reals(**values: Any) -> list[Any]:
+    """`real` of every value, in their order."""
+    return [real(name, value) for name, value in values.items()]
+
+
 def _real_of_jax(name: str, value: jax.Array) -> jax.Array:
     dtype = value.dtype
     if jnp.issubdtype(dtype, jnp.floating):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax._quadrature import Number
 from unhinged_jax.schedules.checks import ascending, check_function, sequence
 from unhinged_jax.schedules.integrated import Numeric
@@ -38,7 +38,7 @@ def constant(value: Number) -> Constant:
         2.0
     """
     _check.non_negative("value", value)
-    return Constant(value)
+    return Constant(_numbers.real("value", value))
 
 
 def cosine(peak: Number, horizon: Number, floor: Number = 0.0) -> Cosine:
@@ -68,7 +68,7 @@ def cosine(peak: Number, horizon: Number, floor: Number = 0.0) -> Cosine:
     _check.non_negative("peak", peak)
     _check.positive("horizon", horizon)
     _check.non_negative("floor", floor)
-    return Cosine(peak, horizon, floor)
+    return Cosine(*_numbers.reals(peak=peak, horizon=horizon, floor=floor))
 
 
 def exponential(initial: Number, rate: Number) -> Exponential:
@@ -95,7 +95,7 @@ def exponential(initial: Number, rate: Number) -> Exponential:
     """
     _check.non_negative("initial", initial)
     _check.finite("rate", rate)
-    return Exponential(initial, rate)
+    return Exponential(*_numbers.reals(initial=initial, rate=rate))
 
 
 def polynomial(
@@ -129,7 +129,7 @@ def polynomial(
     _check.positive("horizon", horizon)
     _check.positive("power", power)
     _check.non_negative("final", final)
-    return Polynomial(initial, horizon, power, final)
+    return Polynomial(*_numbers.reals(initial=initial, horizon=horizon, power=power, final=final))
 
 
 def piecewise(values: Sequence[Any] | Array, boundaries: Sequence[Any] | Array) -> Piecewise:
@@ -188,6 +188,7 @@ def warmup(length: Number, schedule: Any, start: Number = 0.0) -> Warmup:
     """
     _check.non_negative("length", length)
     _check.non_negative("start", start)
+    length, start = _numbers.reals(length=length, start=start)
     return Warmup(length, as_schedule(schedule), start)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check, initial
+from unhinged_jax import _check, _numbers, initial
 from unhinged_jax.losses import AdjustedMargin, Loss
 
 KINDS = ("linear", "pal", "fnpal")
@@ -81,7 +81,7 @@ def unit(features: jax.Array) -> jax.Array:
     """Rows divided by their norms; a row of zeros stays, with gradient zero."""
     norms = feature_norms(features)[..., None]
     zero = norms == 0
-    return jnp.where(zero, 0.0, features / jnp.where(zero, 1.0, norms))
+    return jnp.where(zero, 0.0, features / jnp.where(zero, 1.0, norms)).astype(features.dtype)
 
 
 def feature_norms(features: jax.Array) -> jax.Array:
@@ -91,6 +91,7 @@ def feature_norms(features: jax.Array) -> jax.Array:
         >>> feature_norms(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
         [5.0, 0.0]
     """
+    features = _numbers.floats(features, "features")  # squares of 16-bit numbers beyond 256 overflow
     squares = jnp.sum(features * features, axis=-1)
     zero = squares == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))

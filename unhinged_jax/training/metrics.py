@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, softmax
@@ -52,11 +53,13 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
         0.25
     """
     p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
+    kind = getattr(probabilities, "dtype", np.dtype(np.float64))
+    rounding = 4 * float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else 0.0  # of 16 bits
     _check.whole("bins", bins, 1)
     if p.ndim != 2 or p.shape[0] == 0 or y.shape != p.shape[:1]:
         raise ValueError(f"probabilities must have shape (n, C) with n labels, but got {p.shape} and {y.shape}.")
     _check.labels("labels", y, p.shape[1])
-    if np.any(p < 0) or not np.allclose(p.sum(axis=1), 1.0, atol=1e-5):
+    if np.any(p < 0) or not np.allclose(p.sum(axis=1), 1.0, atol=max(1e-5, rounding)):
         raise ValueError("every row of probabilities must be non-negative and sum to 1; apply a softmax to logits.")
     confidence = p.max(axis=1)
     right = (p.argmax(axis=1) == y).astype(np.float64)

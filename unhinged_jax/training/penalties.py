@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax.training.heads import feature_norms
 
 EXPONENTS = (0, 1, 2)
@@ -37,6 +37,7 @@ def feature_penalty(features: jax.Array, strength: ArrayLike) -> jax.Array:
         Array(2.5, dtype=float32)
     """
     _check.non_negative("strength of the feature penalty", strength)
+    features = _numbers.floats(features, "features")
     return jnp.asarray(strength) * jnp.sum(features * features)
 
 
@@ -96,7 +97,7 @@ def scale_feature_gradient(features: jax.Array, exponent: int = 1) -> jax.Array:
         [[5.0, 0.0]]
     """
     _check.choice("exponent", exponent, EXPONENTS)
-    factor = jax.lax.stop_gradient(feature_norms(features)[..., None] ** exponent)
+    factor = jax.lax.stop_gradient(feature_norms(features)[..., None] ** exponent).astype(features.dtype)
     still = jax.lax.stop_gradient(features)
     return still + factor * (features - still)
 

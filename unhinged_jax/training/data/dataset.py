@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from unhinged_jax import _check, labels
+from unhinged_jax import _check, _numbers, labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Dataset:
     flips: bool = False
 
     def __post_init__(self) -> None:
+        _numbers.settle(self, ("train_y", "test_y", "clean_y"), _numbers.whole, f"{self.name}: ")
         for part in ("train", "test"):
             images, index = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
             if images.ndim != 4 or images.dtype != np.uint8 or index.shape != images.shape[:1]:
