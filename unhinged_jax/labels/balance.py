@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Known:
-    """Whether classes are known to be balanced, and the traced leaves (index, weights) of which that is known."""
+    """Whether classes are known to be balanced, and the leaves (index, weights) of which that is known."""
 
     __slots__ = ("of", "value")
 
@@ -26,6 +26,9 @@ class Known:
 
     def __hash__(self) -> int:
         return hash(self.value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Known, (self.value,)
 
     def __repr__(self) -> str:
         return "balanced" if self.value else "not known to be balanced"
@@ -57,17 +60,37 @@ def _even(labels: np.ndarray, classes: int) -> bool:
 
 def known(index: Any, weights: Any, classes: int, carried: Known) -> Known:
     """What is known of these leaves, with `carried` from the object that they come from, by JAX or from its builder."""
+    leaves = (index, weights)
+    same = [before() is leaf for before, leaf in zip(carried.of, leaves, strict=False)]
+    if same and all(same) and all(map(_constant, leaves)):
+        return carried  # looked at before
     seen = look(index, weights, classes)
     if seen is not None:
-        return Known(seen)
-    leaves = (index, weights)
+        return Known(seen, _references(leaves) if all(map(_constant, leaves)) else ())
     if not all(_is_array(leaf) for leaf in leaves):
         return carried  # what JAX and equinox put into leaves while they rebuild trees
     if not carried.value or not all(_traced(leaf) for leaf in leaves) or any(map(_differentiated, leaves)):
         return Known(False)
     # Both leaves are others where a traced function begins. Where only one is, it has been replaced.
-    same = [before() is leaf for before, leaf in zip(carried.of, leaves, strict=False)]
-    return Known(not same or all(same) or not any(same), tuple(weakref.ref(leaf) for leaf in leaves))
+    return Known(not same or all(same) or not any(same), _references(leaves))
+
+
+def _references(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(weakref.ref(leaf) for leaf in leaves)
+
+
+def _constant(leaf: Any) -> bool:
+    """Whether nobody can write into an array: one of JAX, or one of NumPy's that is locked and owns its numbers."""
+    if isinstance(leaf, np.ndarray):
+        return not leaf.flags.writeable and leaf.base is None
+    return isinstance(leaf, jax.Array) and not _traced(leaf)
+
+
+def locked(array: Any) -> Any:
+    """A new array of NumPy's that nobody can write into from now on."""
+    if isinstance(array, np.ndarray):
+        array.setflags(write=False)
+    return array
 
 
 def _is_array(leaf: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
+from unhinged_jax.labels.balance import locked
 from unhinged_jax.labels.labels import Labels
 
 Order = Literal["blocks", "cyclic"]
@@ -53,8 +54,8 @@ def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) ->
             "the labels or lower `classes`."
         )
     return Labels(
-        index=array,
-        weights=np.full(array.size, 1.0 / array.size),
+        index=locked(array.astype(np.int32)),
+        weights=locked(np.full(array.size, 1.0 / array.size)),
         classes=classes,
     )
 
