@@ -160,6 +160,14 @@ def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: Any) -> jax.Arra
     return (8 * jnp.finfo(dtype).eps) ** 2 * model.classes * jnp.sum(q * q) * theta
 
 
+def put_together(lead: jax.Array, rest: jax.Array) -> jax.Array:
+    """lead + rest, where a row is 0 if no more is left of it than rounding: a row of zeros stays one."""
+    total = lead + rest
+    size = jnp.max(jnp.abs(lead)) + jnp.max(jnp.abs(rest))
+    nothing = jnp.max(jnp.abs(total), axis=1, keepdims=True) <= 16 * jnp.finfo(total.dtype).eps * size
+    return total - jax.lax.stop_gradient(jnp.where(nothing, total, 0.0))
+
+
 class Split(NamedTuple):
     """A state as amplitude times a fixed unit direction plus a remainder, for the distance between directions.
 

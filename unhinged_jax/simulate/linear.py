@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from unhinged_jax.compression import compressible, smaller
 from unhinged_jax.features import affordable
-from unhinged_jax.leading import Leading, Reference, Split, reference
+from unhinged_jax.leading import Leading, Reference, Split, put_together, reference
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import Plan, View, refers_to_start
 from unhinged_jax.rowspace import RowSpace, row_space
@@ -74,6 +74,8 @@ def _watch(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
     size = safe_norm(H, W)
     size = jnp.where(size > 0, size, 1.0)
     rows = jax.lax.stop_gradient(lead_H if leading.kind == "anchored" else leading.prototypes)
+    largest = jnp.max(jnp.abs(rows))
+    rows = rows / jnp.where(largest > 0, largest, 1.0)  # squares of rows may under- or overflow
     longest = rows[jnp.argmax(jnp.sum(rows**2, axis=1))]
     length = jnp.linalg.norm(longest)
     probe = (longest / jnp.where(length > 0, length, 1.0))[:, None]
@@ -281,13 +283,14 @@ class LinearSystem(System):
         common = common if kind == "coupled" else jnp.maximum(common, self.log_scale)
         lead = split.sign * jnp.exp(split.log_amplitude - common - log_start)
         rest, still = jnp.exp(log_rest - common), jnp.exp(self.log_scale - common)
-        total_H = still * self.H if kind == "frozen" else lead * self.lead_H + rest * H
-        total_W = still * self.W if kind == "anchored" else lead * self.leading.prototypes + rest * W
+        total_H = still * self.H if kind == "frozen" else put_together(lead * self.lead_H, rest * H)
+        total_W = still * self.W if kind == "anchored" else put_together(lead * self.leading.prototypes, rest * W)
         residual = still if kind == "frozen" else rest * body["residual"]
         if seen is not None:  # W r^T of the whole W, from that of its rest
             assert self.seen is not None and self.seen.leading is not None
             lead_seen = self.seen.leading
             seen = still * lead_seen if kind == "anchored" else lead * lead_seen + rest * seen
+            seen = jnp.where(jnp.any(total_W != 0, axis=1, keepdims=True), seen, seen - jax.lax.stop_gradient(seen))
         features = self.space.features(total_H, self.residual, residual, with_prototypes=seen)
         view = View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
         return view.referred(self.reference)

@@ -1,0 +1,180 @@
+"""A run that is cut anywhere and goes on equals the run in one go, whatever is observed of it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import unhinged_jax as uj
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    with jax.enable_x64(True):
+        yield
+
+
+RNG = np.random.default_rng(0)
+LABELS = uj.balanced(3, 4)
+BIASED = uj.from_counts([3, 5, 4])
+START = uj.State(RNG.normal(size=(12, 4)), RNG.normal(size=(3, 4)), RNG.normal(size=3))
+CORRELATED = np.linalg.qr(RNG.normal(size=(12, 12)))[0]
+KERNEL = CORRELATED @ np.diag(np.linspace(0.2, 1.5, 12)) @ CORRELATED.T
+WAVE = uj.cosine(0.6, 25.0, 0.05)
+MODELS = {
+    "regularized": uj.regularized(LABELS, 4, decay=2e-2),
+    "unequal classes": uj.regularized(BIASED, 4, decay=(1e-2, 5e-2)),
+    "anchored": uj.anchored(LABELS, 4, decay=2e-2),
+    "frozen": uj.frozen(LABELS, 4, decay=2e-2),
+    "spherical": uj.spherical(LABELS, 4),
+    "kernel": uj.ntk_invariant(LABELS, 4, KERNEL),
+    "cross-entropy": uj.regularized(LABELS, 4, decay=2e-2, loss="cross_entropy"),
+}
+FLOW = uj.Flow(WAVE, rtol=1e-11)
+DESCENTS = {
+    "plain": uj.Descent(0.5),
+    "schedule": uj.Descent(WAVE, rate_W=1.3),
+    "momentum": uj.Descent(WAVE, momentum=0.8),
+    "nesterov": uj.Descent(0.4, momentum=0.7, nesterov=True),
+    "adam": uj.Descent(0.05, optimizer=optax.adam(1.0)),
+}
+DYNAMICS = {"flow": FLOW, **DESCENTS}
+TIMES = np.array([3, 7, 12, 20])
+
+
+def in_pieces(solve, model, dynamics, observe, **settings):
+    """The same times, cut after the second and once more where nothing is read after the cut but the rest."""
+    first = solve(model, dynamics, START, TIMES[:2], observe, **settings)
+    second = solve(model, dynamics, first, TIMES[2:3], observe, **settings)
+    return first, second, solve(model, dynamics, second, TIMES[3:], observe, **settings)
+
+
+def same(whole, pieces, tolerance):
+    def joined(take):
+        return np.concatenate([np.asarray(take(piece)) for piece in pieces])
+
+    for name in whole.observables:
+        got = joined(lambda piece, name=name: piece[name])
+        np.testing.assert_allclose(got, whole[name], rtol=tolerance, atol=tolerance, err_msg=name)
+    last = pieces[-1]
+    assert float(last.elapsed) == float(whole.elapsed)
+    for part in ("H", "W", "b"):
+        want = np.asarray(getattr(whole.final, part))
+        size = max(np.max(np.abs(want)), 1e-30)
+        np.testing.assert_allclose(getattr(last.final, part) / size, want / size, atol=tolerance, err_msg=part)
+        if whole.states is not None:
+            got = joined(lambda piece, part=part: getattr(piece.states, part))
+            np.testing.assert_allclose(got / size, np.asarray(getattr(whole.states, part)) / size, atol=tolerance)
+
+
+@pytest.mark.parametrize("how", ["exact flow", pytest.param("simulated momentum", marks=pytest.mark.long)])
+def test_gaps_refer_to_the_first_start(how):
+    """`gap_H` against the dense oracle: H minus the leading part of the first start."""
+    model, names = MODELS["regularized"], ["gap_H", "gap_W", "log_distance"]
+    if how == "exact flow":
+        solve, dynamics = uj.exact, FLOW
+    else:
+        solve, dynamics = uj.simulate, uj.Descent(0.5, momentum=0.5)
+    first = solve(model, dynamics, START, [3, 7], names)
+    later = solve(model, dynamics, first, [10], names)
+    M = np.asarray(model.signal().dense("float64"))
+    A = np.block([[np.zeros((12, 12)), M], [M.T, np.zeros((3, 3))]])  # equal rates and decays: the top eigenspace
+    values, vectors = np.linalg.eigh(A)
+    top = vectors[:, values > values[-1] - 1e-9]
+    lead = top @ (top.T @ np.concatenate([START.H, START.W]))
+    for name, part, there in (("gap_H", "H", lead[:12]), ("gap_W", "W", lead[12:])):
+        want = np.linalg.norm(np.asarray(getattr(later.final, part)) - there)
+        assert float(later[name][0]) == pytest.approx(want, rel=1e-12)
+
+
+def test_a_run_goes_on_only_with_its_own_clock_and_all_it_carried():
+    model = MODELS["regularized"]
+    heavy = uj.Descent(0.5, momentum=0.8)
+    flown = uj.exact(model, uj.Flow(), START, [4.7], ())
+    plain = uj.exact(model, uj.Descent(0.5), START, [4], ())
+    moved = uj.simulate(model, heavy, START, [4], ())
+    closed = uj.exact(model, heavy, START, [4], ())
+    adam = uj.simulate(model, DESCENTS["adam"], START, [4], ())
+    for solve in (uj.simulate, uj.exact):
+        for before, dynamics, why in (
+            (plain, uj.Flow(), "a Flow cannot go on from a trajectory whose `elapsed` is a number of updates"),
+            (flown, uj.Descent(0.5), "a Descent cannot go on from a trajectory whose `elapsed` is a time"),
+            (moved, uj.Descent(0.5), "momentum"),
+            (moved, uj.Flow(), "number of updates|momentum"),
+            (closed, uj.Descent(0.5), "momentum"),
+            (closed, heavy, "velocity|momentum"),
+            (adam, uj.Descent(0.5), "optimizer|momentum"),
+        ):
+            with pytest.raises(ValueError, match=why):
+                solve(model, dynamics, before, [9], ())
+    for before, dynamics in ((moved, DESCENTS["adam"]), (adam, heavy)):
+        with pytest.raises(ValueError, match="another optimizer"):
+            uj.simulate(model, dynamics, before, [9], ())
+    for look in (
+        lambda: uj.observe_state(model, flown),
+        lambda: uj.hessian_spectrum(model, flown),
+        lambda: uj.lyapunov(model, uj.Flow(), flown, 9.0, 1),
+    ):
+        with pytest.raises(ValueError, match="give its `final`"):
+            look()
+    with pytest.raises(ValueError, match="at rest"):
+        uj.limit(model, heavy, moved)
+    bare = dataclasses.replace(plain, origin=None)
+    with pytest.raises(ValueError, match="refer to the start"):
+        uj.exact(model, uj.Descent(0.5), bare, [9], "gap_H")
+
+
+def test_a_part_that_stays_now_does_not_move_by_its_old_velocity():
+    heavy = uj.Descent(0.5, momentum=0.8)
+    before = uj.simulate(MODELS["regularized"], heavy, START, [4], (), reduce=False)
+    after = uj.simulate(MODELS["frozen"], heavy, before, [9], (), reduce=False)
+    np.testing.assert_array_equal(after.final.H, before.final.H)
+
+
+def test_the_limit_of_a_trajectory_is_that_of_the_update_that_comes_next():
+    model, steps = MODELS["regularized"], uj.Descent(uj.piecewise([0.5, 0.1], [10]))
+    before = uj.exact(model, steps, START, [12], ())
+    want = uj.limit(model, uj.Descent(0.1), before.final)
+    assert float(uj.limit(model, steps, before).rate) == pytest.approx(float(want.rate), rel=1e-12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", DYNAMICS)
+@pytest.mark.parametrize("case", MODELS)
+def test_cut_anywhere_and_going_on_equals_one_go(case, kind):
+    """Every observable, simulated reduced and dense, and exact where there is a closed form."""
+    model, dynamics = MODELS[case], DYNAMICS[kind]
+    tolerance = 1e-6 if kind == "flow" else 1e-9
+    for reduce in (True, False):
+        settings = {"reduce": reduce, "states": True}
+        whole = uj.simulate(model, dynamics, START, TIMES, uj.all_observables, **settings)
+        same(whole, in_pieces(uj.simulate, model, dynamics, uj.all_observables, **settings), tolerance)
+    try:
+        whole = uj.exact(model, dynamics, START, TIMES, uj.all_observables, states=True)
+    except uj.NoClosedForm:
+        return
+    if dynamics is not FLOW and dynamics.momentum is not None:
+        with pytest.raises(uj.NoClosedForm, match="momentum"):
+            in_pieces(uj.exact, model, dynamics, "loss")
+        return
+    same(whole, in_pieces(uj.exact, model, dynamics, uj.all_observables, states=True), 1e-9)
+
+
+@pytest.mark.long
+def test_a_batch_of_runs_goes_on_as_each_of_them():
+    model, names = MODELS["regularized"], ["gap_H", "log_distance", "loss"]
+    starts = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x), 2 * jnp.asarray(x)]), START)
+
+    def run(start):
+        before = uj.simulate(model, FLOW, start, jnp.array([3.0, 7.0]), names)
+        return uj.simulate(model, FLOW, before, jnp.array([12.0]), names)
+
+    batch = jax.jit(jax.vmap(run))(starts)
+    for i, start in enumerate((START, START.replace(H=2 * START.H, W=2 * START.W, b=2 * START.b))):
+        alone = uj.simulate(model, FLOW, start, [12.0], names)
+        for name in names:
+            assert float(batch[name][i, 0]) == pytest.approx(float(alone[name][0]), rel=1e-8)
+        np.testing.assert_array_equal(batch.origin.H[i], start.H)
