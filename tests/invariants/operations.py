@@ -123,11 +123,12 @@ def observe_state(problem: Problem) -> dict[str, Any]:
 
 
 def collapse_metrics(problem: Problem) -> dict[str, Any]:
-    """`uj.collapse` of arrays, with labels as they are given."""
+    """`uj.collapse` of arrays, with labels as they are given; in float64, since functions of arrays are JAX's own."""
     model, _, state = problem.built()
-    H = jnp.asarray(state.H)
-    stats = uj.collapse.class_statistics(H, problem.index, problem.classes)
-    return dict(uj.collapse.collapse_metrics(stats, state.W, model.logits(H, jnp.asarray(state.W), state.b)))
+    with jax.enable_x64(True):
+        logits = model.logits(*map(jnp.asarray, (state.H, state.W, state.b)))
+        stats = uj.collapse.class_statistics(state.H, problem.index, problem.classes)
+        return dict(uj.collapse.collapse_metrics(stats, state.W, logits))
 
 
 def tables(problem: Problem) -> dict[str, Any]:

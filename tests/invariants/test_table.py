@@ -32,6 +32,6 @@ def test_cell(cell):
 
 def test_every_hole_has_a_reason_and_every_line_is_checked():
     for row in ROWS:
-        assert sum(cell[:2] == row for cell in CELLS) >= 8, row
+        assert sum(cell[:2] == row for cell in CELLS) >= 4, row
     assert {cell[2] for cell in CELLS} == {*CHANGES}
     assert "compiles a program more" in printed()
