@@ -405,6 +405,8 @@ def runs(kind: Structure, drawn: Problem, rng: np.random.Generator) -> dict[str,
     if rng.random() < 0.3 and abs(drawn.log_scale) < 20:
         ways["dense"] = (uj.simulate, {"reduce": False})
     cut, apart = rng.random() < 0.5, rng.random() < 0.5
+    # Inside a batch the updates that a descent has made are traced, and going on from there is refused.
+    cut = cut and (kind.flow or not kind.lanes)
     exact_first = kind.closed and not drawn.momentum and rng.random() < 0.3
     early, late = drawn.times[:2], drawn.times[2:]
 
