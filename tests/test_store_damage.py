@@ -11,7 +11,7 @@ import unhinged_jax as uj
 from unhinged_jax.cli import main
 from unhinged_jax.sweep.export import export
 from unhinged_jax.sweep.pictures import draw
-from unhinged_jax.sweep.status import status_of
+from unhinged_jax.sweep.status import describe, status_of
 from unhinged_jax.sweep.store import Damaged, Store
 
 TABLES = {
@@ -201,6 +201,35 @@ def test_commands_refuse_a_damaged_block_and_say_what_to_do(stores, copied, tmp_
         data["norm"].load()
 
 
+def test_the_command_says_what_it_wrote_again(stores, copied, tmp_path, capsys):
+    store, plan = copied("full"), tmp_path / "plan.toml"
+    plan.write_text(
+        """
+        model = {case = "regularized", dim = 3, decay = 0.1}
+        labels = {layout = "balanced", classes = 3, per_class = 2}
+        dynamics = {kind = "descent", schedule = 0.1}
+        run = {times = [0, 5, 20], observe = ["norm", "accuracy"], precision = "float64"}
+        [sweep]
+        seeds = [3, 0]
+        grid."dynamics.rate_H" = {values = [1.0, 2.0], labels = ["slow", "fast"], name = "speed"}
+        [sweep.random]
+        count = 8
+        "model.decay" = {from = 0.01, to = 1.0, spacing = "log"}
+        "model.gamma" = {from = 0, to = 1}
+        """
+    )
+    for name in ("decay/c/0", "seed/zarr.json"):
+        (store / name).unlink()
+    assert main(["sweep", "--store", str(store), "--status"]) == 1
+    assert str(store / "decay" / "c" / "0") in capsys.readouterr().err
+    assert main(["sweep", str(plan), "--store", str(store), "--workers", "0"]) == 0
+    told = capsys.readouterr()
+    assert "decay/c/0 was missing or altered; it was written again." in told.err and "seed/zarr.json" in told.err
+    for name in ("decay/c/0", "seed/zarr.json"):
+        assert (store / name).read_bytes() == (stores[0] / "full.zarr" / name).read_bytes()
+    same(uj.open_sweep(store).load(), stores[1])
+
+
 def test_any_selection_is_what_the_whole_says(stores):
     folder, whole = stores
     rng = np.random.default_rng(0)
@@ -256,6 +285,7 @@ def test_a_store_of_an_older_version_is_read_with_a_word(stores, copied):
     (store / "zarr.json").write_text(json.dumps(record))
     with pytest.warns(UserWarning, match="older version"):
         same(uj.open_sweep(store).load(), stores[1])
+    assert "made by an older version" in describe(Store(store), status_of(Store(store)))
     Store(store).chunk("norm", 0).unlink()
     assert status_of(Store(store), verify=True).damaged == (0,)
     with pytest.warns(UserWarning), pytest.raises(Damaged, match="norm/c"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
         ['numbers.txt']
     """
     path = Path(path)
+    if not path.parent.is_dir():  # named now: later the message would name the file beside it
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a file was expected, not a folder", str(path))
     if not force:
         refuse_there([path])
     part = path.with_name(f".{path.name[:150]}.{uuid4().hex[:12]}.part{path.suffix[:20]}")

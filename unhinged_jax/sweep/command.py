@@ -46,6 +46,8 @@ def sweep(
     if plan is None:
         raise ValueError("give a plan: a TOML file, or one of phase, noise, imbalance, schedules.")
     opened = prepare.open_store(Plan.read(plan), store, lanes=lanes)
+    for name in opened.mended:
+        print(f"unhinged: note: {opened.path / name} was missing or altered; it was written again.", file=sys.stderr)
     for change in prepare.changed_versions(opened):
         print(f"unhinged: note: {change} since this store was made; last digits may differ.", file=sys.stderr)
     try:

@@ -72,7 +72,9 @@ def _mended(store: Store, plan: Plan) -> Store:
                 (store.path / name).parent.mkdir(parents=True, exist_ok=True)
                 with whole(store.path / name) as part:
                     shutil.copyfile(new.path / name, part)
-    return Store(store.path)
+    whole_again = Store(store.path)
+    whole_again.mended = tuple(store.broken)
+    return whole_again
 
 
 def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:

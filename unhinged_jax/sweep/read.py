@@ -12,6 +12,8 @@ from unhinged_jax.sweep.store import Store
 if TYPE_CHECKING:
     import xarray
 
+UNSEALED = "its observables are checked when they are read, its coordinates and attributes are not"
+
 
 def open_sweep(store: str | Path) -> xarray.Dataset:
     """The results of a sweep, read from disk when used.
@@ -48,17 +50,13 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
         ([0, 0], 'float32')
     """
     opened = Store(store)
-    if not opened.sealed:
-        warnings.warn(
-            f"{store} was made by an older version: its observables are checked when they are read, its coordinates "
-            "and attributes are not.",
-            stacklevel=2,
-        )
     return dataset_of(opened)
 
 
 def dataset_of(opened: Store) -> xarray.Dataset:
     """What `open_sweep` gives, of an open store."""
+    if not opened.sealed:
+        warnings.warn(f"{opened.path} was made by an older version: {UNSEALED}.", stacklevel=3)
     import xarray
     from xarray.core import indexing
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax.sweep.read import UNSEALED
 from unhinged_jax.sweep.store import Store
 from unhinged_jax.sweep.work import tally
 
@@ -103,6 +104,8 @@ def describe(store: Store, status: Status) -> str:
         lines.append(f"  lockstep  {status.waste:.0%} of solver steps were made waiting for slower lanes")
     if status.damaged:
         lines.append(f"  damaged   {len(status.damaged)} blocks; they will be computed again")
+    if not store.sealed:
+        lines.append(f"  checks    it was made by an older version: {UNSEALED}")
     versions = json.loads(str(attrs["versions"]))
     made = f"unhinged-jax {versions['unhinged-jax']}, jax {versions['jax']}, commit {attrs['commit']}"
     lines.append(f"  made with {made}")

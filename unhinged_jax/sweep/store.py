@@ -51,6 +51,8 @@ class Store:
         ValueError: if it is no store of a sweep.
     """
 
+    mended: tuple[str, ...] = ()
+    """Files that had been lost or altered and were written again when the store was opened."""
     source: Path | None = None
     """The file of the plan that the user gave; what the plan names lies beside it. None: only the store was given."""
 
