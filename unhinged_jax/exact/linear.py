@@ -140,20 +140,23 @@ class ExactLinear:
         return jnp.zeros((), self.W.dtype) if self.residual is None else safe_norm(self.residual)
 
     def _driven_split(self, record: Record) -> tuple[Split, jax.Array]:
-        """One part stays and drives the other along a fixed direction; the start of the other fades beside it."""
+        """One part stays and drives the other along a fixed direction; the start of the other fades beside it.
+
+        No mode matters then: the coefficient of what drives is the same for all of them.
+        """
         assert self.leading is not None
         still, none = jnp.zeros_like, jnp.zeros((), self.W.dtype)
         if self.leading.kind == "anchored":
             direction = [self.space.metric(self.space.lift(self.W)), none, still(self.W)]
             rest = [self.space.metric(self.H), self._residual_norm(), still(self.W)]
-            ramp, fade = record.ramp_H, 2
+            ramp, fade = record.full.carry[0], 2
         else:
             direction = [still(self.space.metric(self.H)), none, self.F]
             rest = [still(self.space.metric(self.H)), none, self.W]
-            ramp, fade = record.ramp_W, 3
+            ramp, fade = record.full.feed[0], 3
         log_rest = record.log_powers[fade] + self.log_scale
         rest = [record.signs[fade] * part for part in rest]
-        return _joined(direction, rest, safe_log(jnp.abs(ramp)), jnp.sign(ramp), log_rest, self)
+        return _joined(direction, rest, safe_log(jnp.abs(ramp)) + record.log_full, jnp.sign(ramp), log_rest, self)
 
 
 def _joined(

@@ -31,15 +31,14 @@ def _mode_force(x: dict[str, jax.Array], g: jax.Array, decay_H: Any, decay_W: An
     }
 
 
-def _scalar_force(x: dict[str, jax.Array], decay_H: Any, decay_W: Any) -> dict[str, jax.Array]:
+def _scalar_force(x: dict[str, jax.Array], decay_W: Any) -> dict[str, jax.Array]:
     return {
         "hold": -decay_W * x["hold"],
         "drive": 1 - decay_W * x["drive"],
-        "ramp_H": 1 - decay_H * x["ramp_H"],
     }
 
 
-_RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "keep": 0, "ramp_H": 0}
+_RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "keep": 0}
 
 
 def products(
@@ -60,12 +59,12 @@ def products(
     x = {
         "full": start_modes,
         "rest": start_modes,
-        "scalars": {"hold": one, "drive": zero, "ramp_H": zero},
+        "scalars": {"hold": one, "drive": zero},
     }
     squares = {"full": g, "rest": g * (1 - mask)}
     def force(x: dict) -> dict:
         out = {name: _mode_force(x[name], squares[name], model.decay_H, model.decay_W) for name in squares}
-        return {**out, "scalars": _scalar_force(x["scalars"], model.decay_H, model.decay_W)}
+        return {**out, "scalars": _scalar_force(x["scalars"], model.decay_W)}
 
     carry = {
         "x": x,

@@ -36,8 +36,7 @@ class Record:
 
     `full` and `rest` are coefficients over e^log_full and e^log_rest; in `rest` the winning modes (mask 1) are left
     out. `log_powers` and `signs`: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2.
-    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1; `ramp_H` and `ramp_W` are the same integrals for a
-    part that is driven by a constant.
+    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1.
     """
 
     full: Coefficients
@@ -48,8 +47,6 @@ class Record:
     signs: jax.Array
     hold: jax.Array
     drive: jax.Array
-    ramp_H: jax.Array
-    ramp_W: jax.Array
 
 
 class Updates(NamedTuple):
@@ -121,7 +118,6 @@ def _flow_timeline(
         log_rest = jnp.maximum(
             exponents(others, rates, lambda nodes: nodes * tau), jax.lax.stop_gradient(nodes[1] * tau)
         )
-        hold, ramp_W = jnp.exp(-rates.c * tau), rates.r2 * tau * phi1(rates.c * tau)
         return Record(
             flow_coefficients(g, rates, tau, log_full),
             log_full,
@@ -129,10 +125,8 @@ def _flow_timeline(
             log_rest,
             nodes * tau,
             jnp.ones_like(nodes),
-            hold,
-            ramp_W,
-            rates.r1 * tau * phi1(rates.a * tau),
-            ramp_W,
+            jnp.exp(-rates.c * tau),
+            rates.r2 * tau * phi1(rates.c * tau),
         )
 
     return jax.vmap(at)(taus.astype(g.dtype))
@@ -154,8 +148,6 @@ def _equal_steps_timeline(
             exponents(others, rates, log_power), jax.lax.stop_gradient(log_power(nodes[1]))
         )
         zero = jnp.zeros_like(eta)
-        ramp_H = rates.r1 * quotient(zero, -rates.a, rates.a, eta, count, zero, odd)
-        ramp_W = rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero, odd)
         return Record(
             descent_coefficients(g, rates, eta, count, log_full, odd),
             log_full,
@@ -164,9 +156,7 @@ def _equal_steps_timeline(
             log_power(nodes),
             jnp.where((1 + eta * nodes < 0) & odd, -1.0, 1.0),
             power(-eta * rates.c, count, zero, odd),
-            ramp_W,
-            ramp_H,
-            ramp_W,
+            rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero, odd),
         )
 
     return jax.vmap(at)(updates.count.astype(g.dtype), updates.odd)
@@ -190,16 +180,17 @@ def _product_timeline(
     def coefficients(values: dict[str, jax.Array]) -> Coefficients:
         return Coefficients(**{name: values[name] for name in ("own", "feed", "carry", "lift", "keep")})
 
-    scalars = x["scalars"]
+    scalars, log_powers = x["scalars"], safe_log(jnp.abs(saved["nodes"])) + logs["nodes"]
+    # What falls of the winning modes, p(mu-), belongs to the rest, and with large steps it may be the largest part.
+    above = jax.lax.stop_gradient(jnp.maximum(log_powers[:, 1] - logs["rest"], 0.0))
+    rest = jax.tree.map(lambda part: part * jnp.exp(-above).reshape(-1, *(1,) * (part.ndim - 1)), x["rest"])
     return Record(
         coefficients(x["full"]),
         logs["full"],
-        coefficients(x["rest"]),
-        logs["rest"],
-        safe_log(jnp.abs(saved["nodes"])) + logs["nodes"],
+        coefficients(rest),
+        logs["rest"] + above,
+        log_powers,
         jnp.sign(saved["nodes"]),
         scalars["hold"],
-        scalars["drive"],
-        scalars["ramp_H"],
         scalars["drive"],
     )
