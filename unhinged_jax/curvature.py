@@ -58,7 +58,7 @@ def hessian_spectrum(
     return found[0] if isinstance(states, State) and np.ndim(states.b) == 1 else np.stack(found)
 
 
-def _path_of(states: State | Sequence[State]) -> list[State]:
+def _path_of(states: Any) -> list[State]:
     if not isinstance(states, State):
         return [states] if hasattr(states, "final") else list(states)
     if np.ndim(states.b) == 1:
@@ -76,7 +76,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     grown = float(np.exp(float(state.log_scale)))
-    parts = [jnp.asarray(grown * state.H), jnp.asarray(grown * state.W), jnp.asarray(state.b)]
+    parts = [jnp.asarray(part, float) for part in (grown * state.H, grown * state.W, state.b)]  # as wide as the widest
     moves = [model.features_move, model.prototypes_move, model.prototypes_move and model.bias]
     product = _product(_entry.traceable(model), parts, tuple(moves))
     dtype = np.dtype(parts[1].dtype)

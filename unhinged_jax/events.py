@@ -253,7 +253,8 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> tuple[Even
         return jnp.where(over, low, middle), jnp.where(over, middle, high), count + 1
 
     ends = jax.lax.stop_gradient((times[jnp.maximum(place - 1, 0)], times[place]))
-    root = jax.lax.stop_gradient(jax.lax.while_loop(wide, halved, (*ends, jnp.asarray(0)))[1])
+    bracket: tuple[jax.Array, ...] = (*ends, jnp.asarray(0))
+    root = jax.lax.stop_gradient(jax.lax.while_loop(wide, halved, bracket)[1])
     none = jnp.asarray(-1)
     if how.flat:
         slope = how.sign * jnp.where(inside, jnp.inf, 0.0)

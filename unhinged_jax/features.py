@@ -97,7 +97,8 @@ class ScoredFeatures(DenseFeatures):
 
     def scaled(self, factor: jax.Array, factor_W: jax.Array) -> ScoredFeatures:
         known = {"known_scores": self.known_scores * factor * factor_W, "known_norm": self.known_norm * factor}
-        return dataclasses.replace(super().scaled(factor, factor_W), **known)
+        scaled: Any = super().scaled(factor, factor_W)
+        return dataclasses.replace(scaled, **known)
 
     def norm(self) -> jax.Array:
         return self.known_norm

@@ -58,8 +58,8 @@ def as_kernel(kernel: Kernel | ArrayLike, samples: int, dim: int) -> Kernel:
         'samples'
     """
     if not isinstance(kernel, Kernel):
-        kernel = _numbers.real("kernel", kernel)
-        shape = np.shape(kernel)
+        matrix = _numbers.real("kernel", kernel)
+        shape = np.shape(matrix)
         if shape == (samples, samples):
             kind = "samples"
         elif shape == (samples * dim, samples * dim):
@@ -71,7 +71,7 @@ def as_kernel(kernel: Kernel | ArrayLike, samples: int, dim: int) -> Kernel:
                 f"kernel must have shape {(samples, samples)}, {(samples * dim,) * 2} or ({samples}, m) for a factor, "
                 f"but got {shape}."
             )
-        kernel = Kernel(kernel, kind)
+        kernel = Kernel(matrix, kind)
     check_shape(kernel, samples, dim)
     if kernel.kind != "factor" and _check.concrete(kernel.matrix):
         _check_semi_definite(np.asarray(kernel.matrix))

@@ -137,13 +137,15 @@ def limit(
         why = "the limit is not offered for a kernel between feature coordinates."
     if why:
         raise NoClosedForm(f"there is no limit in closed form: {why}")
-    resumed = isinstance(state, Trajectory)
-    if resumed and state.carries:
-        raise NoClosedForm(
-            "there is no limit in closed form: the trajectory carries a velocity; give its `final` for the limit of a "
-            "run that starts there at rest."
-        )
-    begin: Any = np.atleast_1d(np.asarray(state.elapsed)) if resumed and _check.concrete(state.elapsed) else [0]
+    begin: Any = [0]
+    if isinstance(state, Trajectory):
+        if state.carries:
+            raise NoClosedForm(
+                "there is no limit in closed form: the trajectory carries a velocity; give its `final` for the limit "
+                "of a run that starts there at rest."
+            )
+        if _check.concrete(state.elapsed):
+            begin = np.atleast_1d(np.asarray(state.elapsed))
     task = _entry.prepare(model, dynamics, state, begin, (), target, precision, "limit")
     with task.context():
         solve: Callable[..., Limit] = _spherical if model.spherical else _driven if _one_part_stays(model) else _coupled

@@ -274,6 +274,7 @@ def together(problem: Problem, parameters: Sequence[Parameter], theta: Mapping[s
         return parameters[0].put(problem, theta[parameters[0].name])
     for p in parameters:
         problem = p.put(problem, p.value)
+    form: Any
     start, form = jax.tree.flatten(problem)
     leaves, owners, alone = list(start), dict[int, str](), []
     for p in parameters:

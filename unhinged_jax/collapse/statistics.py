@@ -65,7 +65,7 @@ def of_classes(table: jax.Array, index: jax.Array, cyclic: bool) -> jax.Array:
     return jnp.tile(table, (1, index.shape[0] // table.shape[1])) if cyclic else table[:, index]
 
 
-def _check_features(H: jax.Array, labels: jax.Array, classes: int) -> None:
+def _check_features(H: jax.Array, labels: jax.Array | np.ndarray, classes: int) -> None:
     if H.ndim != 2 or labels.shape != H.shape[:1]:
         raise ValueError(
             f"Expected features (n, p) and labels (n,), got shapes {H.shape} and {labels.shape}; "

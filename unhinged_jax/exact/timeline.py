@@ -52,7 +52,7 @@ class Record:
 class Updates(NamedTuple):
     """Numbers of updates as floating-point numbers, and which are odd: in float32 none is beyond 2^24."""
 
-    count: jax.Array
+    number: jax.Array
     odd: jax.Array
 
 
@@ -159,7 +159,7 @@ def _equal_steps_timeline(
             rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero, odd),
         )
 
-    return jax.vmap(at)(updates.count.astype(g.dtype), updates.odd)
+    return jax.vmap(at)(updates.number.astype(g.dtype), updates.odd)
 
 
 def _product_timeline(
