@@ -143,11 +143,7 @@ def prepare(
     if isinstance(dynamics, Flow):
         _check_tolerance(dynamics, name)
     times, first = _times(times, dynamics, first)
-    last = times[-1] if _check.concrete(times) else times
-    by_exact = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
-    check_dynamics(dynamics, first, last, integrated=by_exact, compiled=caller in ("event_time", "sensitivity"))
-    if caller == "simulate" and name == "float32" and isinstance(dynamics, Flow) and isinstance(times, np.ndarray):
-        _check_apart(times)
+    _check_rates(dynamics, first, times, name, caller)
     optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
     apart = reduce or model.spherical  # a dense state does not carry its leading part apart
     plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)
@@ -163,19 +159,26 @@ def prepare(
             "gap_H and gap_W refer to the start of a run, which this trajectory does not hold; do not observe them."
         )
 
-    def converted(leaf: Any) -> Any:
-        return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
-
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
         if before is not None:
-            memory, origin = jax.tree.map(converted, (memory, before.origin))
-            if before.carries == "momentum" and memory is not None:  # a part that stays now has no velocity
-                moves_W = model.prototypes_move
-                moves = {"H": model.features_move, "W": moves_W, "b": moves_W and model.bias}
-                memory = {name: part if moves[name] else jnp.zeros_like(part) for name, part in memory.items()}
-            before = dataclasses.replace(before, memory=memory, origin=origin)
+            before = _converted(before, model)
+            memory = before.memory
     return Task(start, times, first, memory, plan, name, outside, dynamics, before)
+
+
+def _converted(before: Trajectory, model: LayerPeeled) -> Trajectory:
+    """What a run goes on from, its numbers in the precision of the moment."""
+
+    def converted(leaf: Any) -> Any:
+        return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
+
+    memory, origin = jax.tree.map(converted, (before.memory, before.origin))
+    if before.carries == "momentum" and memory is not None:  # a part that stays now has no velocity
+        moves_W = model.prototypes_move
+        moves = {"H": model.features_move, "W": moves_W, "b": moves_W and model.bias}
+        memory = {name: part if moves[name] else jnp.zeros_like(part) for name, part in memory.items()}
+    return dataclasses.replace(before, memory=memory, origin=origin)
 
 
 def _check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
@@ -303,6 +306,15 @@ def _check_tolerance(flow: Flow, precision: str) -> None:
                 f"{name} = {value:g} is below what {precision} can resolve ({floor:.1g}); use precision='float64' or a "
                 "larger tolerance."
             )
+
+
+def _check_rates(dynamics: Dynamics, first: Any, times: Any, precision: str, caller: str) -> None:
+    """Raise for rates that no run can have, and for times of a flow that its precision does not tell apart."""
+    last = times[-1] if _check.concrete(times) else times
+    by_exact = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
+    check_dynamics(dynamics, first, last, integrated=by_exact, compiled=caller in ("event_time", "sensitivity"))
+    if caller == "simulate" and precision == "float32" and isinstance(dynamics, Flow) and isinstance(times, np.ndarray):
+        _check_apart(times)
 
 
 def _check_apart(times: np.ndarray) -> None:

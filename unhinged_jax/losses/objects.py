@@ -1,0 +1,225 @@
+"""Losses as objects that carry their parameters as array leaves: a model is mapped over and differentiated in them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from unhinged_jax import _check, _numbers
+from unhinged_jax.labels import Labels
+from unhinged_jax.losses.margin import adjusted_margin
+from unhinged_jax.losses.of_logits import cross_entropy, distributions, focal, hinge, mse, unhinged
+from unhinged_jax.signal import Signal, unhinged_signal
+
+
+class NotLinear(ValueError):
+    """Asked for the signal matrix of a loss that is not linear in the logits."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss of one sample as an object: called with (logits, targets), gives one value a sample."""
+
+    def __post_init__(self) -> None:
+        ours = [name for name in ("gamma", "epsilon", "margin", "focusing") if hasattr(self, name)]
+        _numbers.settle(self, ours, _numbers.real)
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        """Loss of each sample, shape (...)."""
+        raise TypeError("Loss is the base class; use Unhinged, CrossEntropy, MSE, Hinge, Focal, ...")
+
+    @property
+    def linear(self) -> bool:
+        """Whether the loss is linear in the logits."""
+        return False
+
+    def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        """Loss of each sample, shape (n,), with one sample a column: logits and targets (C, n)."""
+        values = self(logits.T, targets.T)
+        _check.shape(f"what the loss {type(self).__name__} returns", values, logits.shape[1:], "one value a sample")
+        return values
+
+    def pull(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+        """Minus the gradient of sum_i weights_i loss_i, with one sample a column: logits, targets and result (C, n)."""
+        return -jax.grad(lambda logits: jnp.sum(weights * self.of_columns(logits, targets)))(logits)
+
+    def signal(self, labels: Labels) -> Signal:
+        """The signal matrix -dL/dS, shape (n, C), for a loss that is linear in the logits.
+
+        Raises:
+            NotLinear: for every other loss.
+        """
+        if self.linear:
+            raise NotLinear(
+                f"{type(self).__name__} says that it is linear but has no `signal(labels)`, minus its gradient in the "
+                "logits; add one, or leave `linear` out."
+            )
+        raise NotLinear(
+            f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no "
+            "constant signal matrix; use the unhinged loss, or `simulate` instead of `exact`."
+        )
+
+
+class _Separate(Loss):
+    """A loss that takes one sample alone, of shape (C,), as it takes many."""
+
+    def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        # Without turning an array, which takes longer than a softmax.
+        return jax.vmap(self, in_axes=1)(logits, targets)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unhinged(Loss):
+    """`unhinged` with trade-off gamma (None: 1/(C-1)).
+
+    Example:
+        >>> from unhinged_jax.labels import balanced
+        >>> Unhinged(gamma=1.0).signal(balanced(classes=2, per_class=1)).column_sums("float32")
+        Array([0., 0.], dtype=float32)
+    """
+
+    gamma: Any = None
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return unhinged(logits, targets, self.gamma)
+
+    @property
+    def linear(self) -> bool:
+        return True
+
+    def signal(self, labels: Labels) -> Signal:
+        return unhinged_signal(labels, self.trade_off(labels.classes))
+
+    def trade_off(self, classes: int) -> Any:
+        """gamma as a number."""
+        return 1 / (classes - 1) if self.gamma is None else self.gamma
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy(_Separate):
+    """`cross_entropy`."""
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return cross_entropy(logits, targets)
+
+    def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
+        return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=0), axis=0)
+
+    def pull(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+        # Written out, because its automatic derivative takes three passes over the logits more.
+        return weights * (targets - jnp.sum(targets, axis=0) * jax.nn.softmax(logits, axis=0))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MSE(_Separate):
+    """`mse`."""
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return mse(logits, targets)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hinge(_Separate):
+    """`hinge` with a margin."""
+
+    margin: Any = 1.0
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return hinge(logits, targets, self.margin)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Focal(_Separate):
+    """`focal` with a focusing exponent."""
+
+    focusing: Any = 2.0
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        return focal(logits, targets, self.focusing)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AdjustedMargin(Loss):
+    """`adjusted_margin`: sees features and prototypes, not only their products; for spherical models."""
+
+    gamma: Any = None
+    epsilon: Any = 0.1
+
+    def of_features(self, features: jax.Array, prototypes: jax.Array, labels: jax.Array, bias: Any = 0.0) -> jax.Array:
+        """Loss of each sample from features (n, p), prototypes (C, p), labels (n,) or targets (n, C), and a bias."""
+        gamma = 1 / (prototypes.shape[0] - 1) if self.gamma is None else self.gamma
+        return adjusted_margin(features, prototypes, labels, gamma, self.epsilon, bias)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Custom(Loss):
+    """Any function (logits, targets) -> one value a sample, with `targets` the (n, C) distributions.
+
+    A function is compiled once and found again by its identity: a number that it reads from a global or an attribute
+    keeps the value of the first run. Give a `CustomTree` in that case.
+    """
+
+    function: Callable[[jax.Array, jax.Array], jax.Array] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
+        value = self.function(logits, distributions(logits, targets))
+        if jnp.shape(value) != logits.shape[:-1]:
+            name = getattr(self.function, "__name__", repr(self.function))
+            raise ValueError(
+                f"the loss {name} must return one value a sample, shape {logits.shape[:-1]}, but returned shape "
+                f"{jnp.shape(value)}; leave the mean over samples to the model."
+            )
+        return value
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CustomTree(Custom):
+    """The same of a callable that is a pytree: its numbers are data, and other ones compile nothing again."""
+
+    function: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+NAMED: dict[str, Callable[[], Loss]] = {
+    "unhinged": Unhinged,
+    "cross_entropy": CrossEntropy,
+    "mse": MSE,
+    "hinge": Hinge,
+    "focal": Focal,
+    "adjusted_margin": AdjustedMargin,
+}
+
+
+def as_loss(loss: Loss | str | Callable[..., jax.Array]) -> Loss:
+    """A `Loss` from a loss, a name, or any callable (logits, targets) -> one value a sample.
+
+    A plain function keeps the numbers that it reads from a global or an attribute in its first run, because the
+    compiled program is found again by the function's identity. Numbers that change belong into the fields of a
+    dataclass with a `__call__`, registered with `jax.tree_util.register_dataclass`: those are data.
+
+    Example:
+        >>> as_loss("cross_entropy")
+        CrossEntropy()
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise ValueError(f"loss must be one of {', '.join(NAMED)} or a callable, but got {loss!r}.")
+        return NAMED[loss]()
+    if callable(loss):
+        return Custom(loss) if jax.tree_util.all_leaves([loss]) else CustomTree(loss)
+    raise ValueError(f"loss must be a name, a Loss or a callable (logits, targets) -> (n,), but got {loss!r}.")
