@@ -87,7 +87,8 @@ class Change:
     def move_of(self, name: str, operation: str, problem: Problem) -> Move | None:
         moves = self.moves(operation, problem) if callable(self.moves) else self.moves
         head, _, parameter = name.partition(" by ")
-        head = head.removesuffix(" pushed")
+        for place in (" pushed", " of run", " of limit", " of modes"):
+            head = head.removesuffix(place)
         for pattern, move in moves.items():
             if fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(head, pattern):
                 # A logarithmic derivative of what is shifted stays.
@@ -187,7 +188,7 @@ def _sized(power: int) -> Moves:
     log_a, both = power * np.log(2.0), Times(2.0 ** (2 * power))
     return {
         "log_norm*": Plus(log_a), "square_*": both, "norm_W": Times(2.0**power), "gap_W": Times(2.0**power),
-        "loss": both, "objective": both, "margin_*": both, "log_abs_loss": Plus(2 * log_a), "loss of run": both,
+        "loss": both, "objective": both, "margin_*": both, "log_abs_loss": Plus(2 * log_a),
     }  # fmt: skip
 
 
@@ -196,7 +197,7 @@ def _rates(c: float, squared: float = 1.0) -> Callable[[str, Problem], Moves]:
 
     def moves(operation: str, problem: Problem) -> Moves:
         always: dict[str, Move] = {"threshold": Times(squared), "excess": Times(squared)}
-        per_zeta: dict[str, Move] = {name: Times(c) for name in ("rate*", "exponent", "rate of limit")}
+        per_zeta: dict[str, Move] = {name: Times(c) for name in ("rate*", "exponent")}
         return always | (per_zeta if problem.kind == "flow" else {})
 
     return moves
@@ -278,8 +279,7 @@ SYMMETRIES: dict[str, Change] = {
     "loss × c": Change(
         costlier,
         _with(
-            {"loss": Times(2.0), "objective": Times(2.0), "log_abs_loss": Plus(np.log(2.0)), "curvature": Times(2.0),
-             "loss of run": Times(2.0)},
+            {"loss": Times(2.0), "objective": Times(2.0), "log_abs_loss": Plus(np.log(2.0)), "curvature": Times(2.0)},
             _rates(2.0, 4.0),
         ),
         only_if((not_of(*_FILES), "the weights in a file are made to sum to 1")),
