@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,12 @@ class Store:
                 f"{self.path}` writes again what the plan tells; restore anything else from a copy."
             )
 
-    @property
+    @cached_property
     def committed_array(self) -> Any:
         """Digests of blocks: of each variable along the last axis; of all together in a store of an older version."""
         return self.group["execution/committed"]
 
-    @property
+    @cached_property
     def _by_variable(self) -> bool:
         return int(self.committed_array.ndim) > len(self.dims)
 
@@ -197,11 +198,12 @@ class Store:
     def write(self, number: int, values: Mapping[str, np.ndarray], seconds: float) -> None:
         """Write a block: its data first, then, in a second step, its digests."""
         region, place = self.layout.slices(number), self.layout.place(number)
+        values = {name: np.ascontiguousarray(values[name], self.dtype(name)) for name in self.variables}
         self._forget(self.committed_array, place)  # who reads meanwhile finds no block rather than half of one
         for name in self.variables:
             array = self.array(name)
             self._forget(array, place)
-            array[region] = np.ascontiguousarray(values[name], array.dtype)
+            array[region] = values[name]
         seconds_array: Any = self.group["execution/seconds"]
         seconds_array[place] = seconds
         self.committed_array[place] = self._digests(number, values)
