@@ -71,8 +71,10 @@ def _noisy(clean: Labels, noise: NoiseTable, files: Files) -> Labels:
     if (noise.seed is not None) == bool(noise.expected):
         raise ValueError("noise takes either a seed (one drawn set of labels) or expected = true.")
     amount = noise.rate if noise.table is None else files.array("table", noise.table)
+    if noise.seed is None:
+        return method(amount, None)
     # One precision for the draw, so that a seed names the same labels in every run.
-    if noise.seed is not None and isinstance(amount, jax.core.Tracer):
+    if isinstance(amount, jax.core.Tracer):
         amount = amount.astype("float32")
     with scope("float32"):
-        return method(amount, None if noise.seed is None else jax.random.key(noise.seed))
+        return method(amount, jax.random.key(noise.seed))

@@ -51,6 +51,9 @@ def contrast_share(rate: Any, classes: int) -> Any:
 def critical_noise(gamma: Any, classes: int) -> Any:
     """Symmetric label noise beyond which the common mean wins: ((C-1)/C) (1 - |1+gamma-gamma C|/(1+gamma)).
 
+    This holds for rates up to (C-1)/C, where nothing is left of the class contrasts. Beyond it they grow again with the
+    opposite sign, and from ((C-1)/C) (1 + |1+gamma-gamma C|/(1+gamma)) on, if that is at most 1, they win again.
+
     Source: beyond the paper.
 
     Example:
@@ -63,7 +66,10 @@ def critical_noise(gamma: Any, classes: int) -> Any:
 def critical_gammas(rate: float, classes: int) -> tuple[float, float]:
     """The trade-offs between which class contrasts win over the common mean; 0 and 2/(C-2) without noise.
 
-    They solve |1+gamma-gamma C| = (1 - rho C/(C-1)) (1+gamma).
+    They solve |1+gamma-gamma C| = |1 - rho C/(C-1)| (1+gamma).
+
+    Returns:
+        (lower, upper), ascending; the upper one may be infinite.
 
     Source: Zhou et al. 2023, Corollary 3, for the upper one without noise; beyond the paper with noise.
 
@@ -71,7 +77,7 @@ def critical_gammas(rate: float, classes: int) -> tuple[float, float]:
         >>> critical_gammas(0.0, classes=10)
         (0.0, 0.25)
     """
-    share = contrast_share(rate, classes)
+    share = abs(contrast_share(rate, classes))
     upper = (1 + share) / (classes - 1 - share) if classes - 1 > share else np.inf
     return (1 - share) / (classes - 1 + share), upper
 

@@ -53,6 +53,8 @@ def tables(data: xarray.Dataset) -> Iterator[pandas.DataFrame]:
     rows_each = max(1, math.prod(data.sizes.values()) // data.sizes[first])
     step = max(1, _ROWS // rows_each)
     names = {**REASONS, PENDING: "pending"}
+    # Dimensions without a coordinate are counted over the whole sweep, not from 0 in every portion.
+    data = data.assign_coords({name: np.arange(size) for name, size in data.sizes.items() if name not in data.coords})
     for begin in range(0, data.sizes[first], step):
         part = data.isel({first: slice(begin, begin + step)}).load()
         frame = part.drop_vars("result").to_dataframe()

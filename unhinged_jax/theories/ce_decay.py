@@ -56,9 +56,10 @@ def etf_minimiser(
 ) -> ETFMinimiser:
     """Minimiser among simplex ETFs of mean loss + (decay_H/2) ||H||^2 + (decay_W/2) ||W||^2, balanced classes.
 
-    At logits x (e_y - 1/C) the objective is l(x) + (C-1) k x, k = sqrt(N lambda_1 lambda_2). Its stationary x is
-    bracketed by doubling and found by bisection; l may be any loss that treats the other classes alike. For
-    cross-entropy, focal loss and label smoothing it is the global minimiser.
+    At logits x (e_y - 1/C) the objective is l(x) + (C-1) k x, k = sqrt(N lambda_1 lambda_2). It may have several
+    minima, as focal loss has, which is flat at 0: all of them up to x = 1e4 are bracketed on a fine grid and found by
+    bisection, and the lowest is returned. l may be any loss that treats the other classes alike. For cross-entropy,
+    smoothed or not, it is the global minimiser.
 
     Args:
         loss: A name, a `Loss`, or a callable (logits, targets) -> one value a sample.
@@ -82,22 +83,33 @@ def etf_minimiser(
     k = math.sqrt(N * decay_H * decay_W)
     with jax.enable_x64(True):
         value = _on_the_ray(as_loss(loss), C, smoothing)
-        slope = jax.grad(lambda x: value(x) + (C - 1) * k * x)
-        gap = 0.0
-        if float(slope(jnp.zeros(()))) < 0:
-            above = 1.0
-            while float(slope(jnp.asarray(above))) < 0:
-                above *= 2
-                if above > 1e4:
-                    raise ValueError("the loss with decay has no minimum on simplex ETFs; use more decay.")
-            solver: Any = optimistix.Bisection(rtol=1e-15, atol=1e-15, flip=False)  # type: ignore[call-arg]
-            span = {"lower": jnp.asarray(0.0), "upper": jnp.asarray(above)}
-            gap = float(optimistix.root_find(lambda x, _: slope(x), solver, jnp.asarray(above / 2), options=span,
-                                             max_steps=200, throw=False).value)  # fmt: skip
-        objective = float(value(jnp.asarray(gap))) + (C - 1) * k * gap
+        gaps = _minima(lambda x: value(x) + (C - 1) * k * x)
+        objectives = [float(value(jnp.asarray(gap))) + (C - 1) * k * gap for gap in gaps]
+        gap, objective = min(zip(gaps, objectives, strict=True), key=lambda pair: pair[1])
     # W W^T = w^2 (I - 1/C) with w^2 = x sqrt(N lambda_1 / lambda_2), and decay balances features against it.
     prototype = math.sqrt((C - 1) / C * gap * math.sqrt(N * decay_H / decay_W))
     return ETFMinimiser(gap, prototype, prototype * math.sqrt(decay_W / (N * decay_H)), objective)
+
+
+_FIRST, _LAST, _POINTS = 1e-6, 1e4, 6001
+
+
+def _minima(objective: Any) -> list[float]:
+    """Where a function on x >= 0 has its local minima, 0 included."""
+    slope = jax.grad(objective)
+    grid = np.concatenate([[0.0], np.geomspace(_FIRST, _LAST, _POINTS)])
+    falls = np.asarray(jax.jit(jax.vmap(slope))(jnp.asarray(grid))) < 0
+    if falls[-1]:
+        raise ValueError("the loss with decay has no minimum on simplex ETFs; use more decay.")
+    found = [] if falls[0] else [0.0]
+    solver: Any = optimistix.Bisection(rtol=1e-15, atol=1e-15, flip=False)  # type: ignore[call-arg]
+    for at in np.flatnonzero(falls[:-1] & ~falls[1:]):
+        lower, upper = jnp.asarray(grid[at]), jnp.asarray(grid[at + 1])
+        found.append(float(optimistix.root_find(
+            lambda x, _: slope(x), solver, (lower + upper) / 2, options={"lower": lower, "upper": upper},
+            max_steps=200, throw=False,
+        ).value))  # fmt: skip
+    return found
 
 
 def _on_the_ray(loss: Loss, classes: int, smoothing: float) -> Any:

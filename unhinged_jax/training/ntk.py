@@ -120,7 +120,7 @@ def class_mean_kernel(network: Network, parameters: Any, inputs: ArrayLike, labe
         A `Kernel` between feature coordinates of the class means, (C p, C p).
 
     Raises:
-        ValueError: for soft targets.
+        ValueError: for soft targets, weights that differ within a class, or a class without a sample.
 
     Source: beyond the paper.
     """
@@ -159,11 +159,28 @@ def class_averages(labels: Labels) -> np.ndarray:
     """Rows that average the samples of each class, shape (C, n)."""
     if labels.kind != "hard":
         raise ValueError(f"class means need one-hot labels, but these are of kind {labels.kind!r}.")
-    index, weights = np.asarray(labels.index), np.asarray(labels.weights)
+    index = np.asarray(labels.index)
     members = index == np.arange(labels.classes)[:, None]
-    if any(np.ptp(weights[of_class]) > 1e-6 * np.max(weights) for of_class in members if np.any(of_class)):
-        raise ValueError("class means need equal weights within each class; use a kernel between samples instead.")
+    empty = np.flatnonzero(~members.any(axis=1))
+    if empty.size:
+        raise ValueError(
+            f"every class needs a sample for its mean, but class {empty[0]} has none (drawn label noise can empty a "
+            "small class); draw again, or use the form 'coordinates' or 'samples'."
+        )
+    _check_weights(labels)
     return members / members.sum(axis=1, keepdims=True)
+
+
+def _check_weights(labels: Labels) -> None:
+    """Raise unless the weights are equal within each class: only then do class means need nothing else."""
+    index, q = np.asarray(labels.index), np.asarray(labels.weights, float)
+    for c in range(labels.classes):
+        own = q[index == c]
+        if own.size and np.ptp(own) > 1e-6 * np.max(np.abs(own)):
+            raise ValueError(
+                f"class means need equal weights within each class, but those of class {c} range from {own.min():g} to "
+                f"{own.max():g}; use the form 'coordinates' or 'samples', or equal weights."
+            )
 
 
 def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: Any = None) -> LayerPeeled:
@@ -177,8 +194,12 @@ def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: Any = No
         kernel: From `class_mean_kernel`, or `per_sample` of it (C x C).
         gamma: Trade-off; default 1/(C-1).
 
+    Raises:
+        ValueError: for soft targets, weights that differ within a class, or a class without a sample.
+
     Source: beyond the paper.
     """
+    class_averages(labels)  # checks them
     index, q = np.asarray(labels.index), np.asarray(labels.weights)
     shares = np.bincount(index, q, labels.classes)
     means = from_counts(np.ones(labels.classes, int)).weighted(samples=labels.classes * shares, normalise=False)
@@ -215,7 +236,8 @@ def predict(
         A `Trajectory` with states; of the class means in the last two forms.
 
     Raises:
-        ValueError: for an unknown form or shapes that do not fit.
+        ValueError: for an unknown form or shapes that do not fit; of the last two forms, for soft targets, weights that
+            differ within a class, or a class without a sample.
 
     Source: Zhou et al. 2023, Theorem 8 (corrected).
     """
