@@ -30,8 +30,8 @@ LAYERS = (
     "compression config trajectory",
     "_entry plots",
     "exact output simulate",
-    "limit paper sweep",
-    "design events geometry kinks sensitivity verify",
+    "geometry limit paper sweep",
+    "design events exponents kinks sensitivity verify",
     "curvature sensitivity_command simulate_command theories training",
     "citation",
     "cli",
@@ -39,7 +39,7 @@ LAYERS = (
 """Rooms from the bottom up. A new room belongs into the lowest layer above everything it imports."""
 
 SEES_BOTH = {
-    "citation", "cli", "curvature", "design", "events", "geometry", "paper", "sensitivity", "sensitivity_command",
+    "citation", "cli", "curvature", "design", "events", "exponents", "paper", "sensitivity", "sensitivity_command",
     "simulate_command", "sweep", "theories", "training", "verify",
 }  # fmt: skip
 """Rooms that see simulated and exact; every other one at most one of them, also through what it imports."""

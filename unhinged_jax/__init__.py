@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from unhinged_jax.events import event_time as event_time
     from unhinged_jax.exact import NoClosedForm as NoClosedForm
     from unhinged_jax.exact import exact as exact
-    from unhinged_jax.geometry import Lyapunov as Lyapunov
-    from unhinged_jax.geometry import exact_exponents as exact_exponents
-    from unhinged_jax.geometry import lyapunov as lyapunov
+    from unhinged_jax.exponents import Lyapunov as Lyapunov
+    from unhinged_jax.exponents import exact_exponents as exact_exponents
+    from unhinged_jax.exponents import lyapunov as lyapunov
     from unhinged_jax.geometry import push_forward as push_forward
     from unhinged_jax.kinks import limit_sensitivity as limit_sensitivity
     from unhinged_jax.kinks import one_sided as one_sided
@@ -74,7 +74,8 @@ _HOMES = {
     "dynamics": "Descent Flow logspaced steps",
     "events": "EventTime event_time",
     "exact": "NoClosedForm exact",
-    "geometry": "Lyapunov exact_exponents lyapunov push_forward",
+    "exponents": "Lyapunov exact_exponents lyapunov",
+    "geometry": "push_forward",
     "kinks": "limit_sensitivity one_sided",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
     "limit": "Limit limit",

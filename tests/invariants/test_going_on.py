@@ -116,7 +116,6 @@ def test_a_run_goes_on_only_with_its_own_clock_and_all_it_carried():
     for look in (
         lambda: uj.observe_state(model, flown),
         lambda: uj.hessian_spectrum(model, flown),
-        lambda: uj.lyapunov(model, uj.Flow(), flown, 9.0, 1),
     ):
         with pytest.raises(ValueError, match="give its `final`"):
             look()

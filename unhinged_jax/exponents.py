@@ -1,0 +1,275 @@
+"""Lyapunov exponents: how fast nearby runs part, simulated, and in closed form where the dynamics is linear."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, _entry
+from unhinged_jax import precision as _precision
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.exact.timeline import closed, unit_rates
+from unhinged_jax.geometry import Times, flow_map
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.special import safe_norm
+from unhinged_jax.trajectory import Result, Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Lyapunov:
+    """Finite-time Lyapunov exponents.
+
+    Attributes:
+        exponents: (count,), descending: mean growth rates per unit of time (per update) after the transient.
+        history: (segments, count): the rate in each segment, the transient included.
+        times: (segments + 1,): where segments begin and end.
+        transient: How many segments, the first ones, are left out of `exponents`.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.regularized(uj.balanced(2, 1), 2, decay=0.1)
+        >>> found = lyapunov(model, uj.Flow(), model.init(jax.random.key(0)), 10.0, 2, segments=4)
+        >>> found.history.shape, found.times.tolist(), found.transient
+        ((4, 2), [0.0, 2.5, 5.0, 7.5, 10.0], 1)
+    """
+
+    exponents: np.ndarray
+    history: np.ndarray
+    times: np.ndarray
+    transient: int
+
+
+def lyapunov(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    until: float,
+    count: int,
+    *,
+    segments: int = 20,
+    transient: int | None = None,
+    seed: int = 0,
+    precision: str | None = None,
+) -> Lyapunov:
+    """Finite-time Lyapunov exponents of a simulated run, by the QR method.
+
+    An orthonormal frame of `count` directions is pushed forward segment by segment and made orthonormal again,
+    D Phi Q = Q' R; the exponents are the means of log |R_ii| / (t' - t). The directions are those of the whole state of
+    the dynamics: of H, W and b, and of the velocity of momentum or the memory of an optimiser, which go on from segment
+    to segment.
+
+    Args:
+        model, dynamics, state, precision: as in `simulate`.
+        until: Last time, or number of updates.
+        count: How many exponents, the largest first; at most the number of entries of H, W (and b) that move, with
+            momentum twice as many, and with an optimiser as many more as it remembers of them.
+        segments: Pieces between two orthonormalisations, each short enough that directions stay apart.
+        transient: First segments that are not counted (default a quarter), while the frame turns to its place.
+        seed: Of the random frame.
+
+    Returns:
+        A `Lyapunov`. For a linear dynamics the exponents tend to the real parts of the spectrum, `exact_exponents`. A
+        flow's solver chooses its steps by the state alone: where that has become steady, more segments make the
+        exponents more exact.
+
+    Raises:
+        ValueError: for counts out of range, or a run that stops before its end.
+
+    Source: beyond the paper (Benettin et al. 1980).
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.regularized(uj.balanced(2, 1), 1, decay=0.1)
+        >>> found = lyapunov(model, uj.Descent(0.2), model.init(jax.random.key(0)), 200, 1, precision="float64")
+        >>> want = exact_exponents(model, uj.Descent(0.2), 1)
+        >>> bool(abs(found.exponents[0] - want[0]) < 1e-9)
+        True
+    """
+    begin = state.elapsed if isinstance(state, Trajectory) else 0
+    memory = state.memory if isinstance(state, Trajectory) else None
+    state = state.final if isinstance(state, Trajectory) else state
+    model.check_state(state)
+    _check.whole("count", count, 1)
+    _check.whole("segments", segments, 1)
+    transient = segments // 4 if transient is None else _check.whole("transient", transient, 0)
+    if transient >= segments:
+        raise ValueError(f"transient must be less than the {segments} segments, but is {transient}.")
+    name = precision or _precision.of((state.H, state.W))
+    times = np.linspace(begin, until, segments + 1)
+    if isinstance(dynamics, Descent):
+        if (until - begin) % segments:
+            raise ValueError(f"{until - begin} updates do not fall into {segments} equal segments; choose a divisor.")
+        times = times.astype(int)
+    with _precision.scope(name):
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+        moved, dynamics = _entry.traceable((model, dynamics))
+        memory = _start_memory(dynamics, state) if memory is None else jax.tree.map(jnp.asarray, memory)
+        moving = sum(part.size for part in _moving(moved, state, memory)[0])
+        if count > moving:
+            raise ValueError(f"count must be at most {moving}, the numbers that move, but is {count}.")
+        drawn = np.linalg.qr(np.random.default_rng(seed).normal(size=(moving, count)))[0]
+        frame, history = jnp.asarray(drawn, jnp.result_type(float)), []
+        run: Any = (state, memory)
+        for start, end in itertools.pairwise(times):
+            run, frame, stretch, code = _segment(moved, dynamics, *run, start, end, frame)
+            if int(code) != Result.COMPLETED:
+                raise ValueError(f"the run stops between {start} and {end}: {Result(int(code)).message}")
+            history.append(np.asarray(stretch) / (end - start))
+    rates = np.asarray(history)
+    return Lyapunov(np.sort(rates[transient:].mean(axis=0))[::-1], rates, times, transient)
+
+
+def _start_memory(dynamics: Dynamics, state: State) -> Any:
+    """What a descent remembers at its start: no velocity, or what its optimiser begins with; else None."""
+    parts = {"H": state.H, "W": state.W, "b": state.b}
+    if getattr(dynamics, "momentum", None) is not None:
+        return jax.tree.map(jnp.zeros_like, parts)
+    optimizer = getattr(dynamics, "optimizer", None)
+    if optimizer is None:
+        return None
+    grown = jnp.exp(state.log_scale)
+    return optimizer.init({**parts, "H": grown * state.H, "W": grown * state.W})
+
+
+def _moving(model: LayerPeeled, state: State, memory: Any) -> tuple[list[jax.Array], Callable[[Any], tuple[Any, Any]]]:
+    """The arrays that move, of the state and of its memory, and (such arrays) -> (state, memory)."""
+    moves = {
+        "H": model.features_move, "W": model.prototypes_move, "b": model.prototypes_move and model.bias
+    }  # fmt: skip
+    found, form = jax.tree_util.tree_flatten_with_path(({name: getattr(state, name) for name in moves}, memory))
+
+    def free(path: Any, leaf: Any) -> bool:
+        keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        return jnp.issubdtype(leaf.dtype, jnp.inexact) and all(moves.get(key, True) for key in keys)
+
+    which = [free(path, leaf) for path, leaf in found]
+
+    def put(parts: Any) -> tuple[State, Any]:
+        pieces = iter(parts)
+        leaves = [next(pieces) if there else leaf for (_, leaf), there in zip(found, which, strict=True)]
+        arrays, kept = jax.tree.unflatten(form, leaves)
+        return state.replace(**arrays), kept
+
+    return [leaf for (_, leaf), there in zip(found, which, strict=True) if there], put
+
+
+def _segment(
+    model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any, start: Any, end: Any, frame: jax.Array
+) -> Any:
+    if isinstance(dynamics, Descent):
+        dynamics = _later(dynamics, start)
+        return _stretch(model, dynamics, state, memory, Times((0, np.asarray([end - start]))), None, frame)
+    dynamics = dataclasses.replace(dynamics, steady=False)
+    return _stretch(model, dynamics, state, None, None, jnp.asarray([start, end], frame.dtype), frame)
+
+
+def _later(descent: Descent, start: Any) -> Descent:
+    """The descent whose update 0 is update `start` of this one."""
+    from unhinged_jax.schedules import Constant, Schedule, numeric
+
+    def shifted(rate: Any) -> Any:
+        if not isinstance(rate, Schedule) or isinstance(rate, Constant):
+            return rate
+        return numeric(jax.tree_util.Partial(lambda rate, begin, k: rate(begin + k), rate, jnp.asarray(float(start))))
+
+    names = ("schedule", "rate_H", "rate_W")
+    return dataclasses.replace(descent, **{name: shifted(getattr(descent, name)) for name in names})
+
+
+@eqx.filter_jit
+def _stretch(
+    model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any, static: Times | None, span: Any,
+    frame: jax.Array,
+) -> tuple[tuple[State, Any], jax.Array, jax.Array, jax.Array]:
+    """State and memory at the end, the frame there, the logarithms of how far it was stretched, and how it ended."""
+    if memory is not None and model.linear and getattr(dynamics, "optimizer", None) is None:
+        # The directions of a linear dynamics do not ask where H and W are, so they can stay in range.
+        size = safe_norm(state.H, state.W, memory["H"], memory["W"])
+        factors = {"H": 1 / size, "W": 1 / size, "b": 1.0}
+        state = State(state.H / size, state.W / size, state.b, jnp.zeros((), size.dtype))
+        memory = {name: factors[name] * part for name, part in memory.items()}
+    parts, put = _moving(model, state, memory)
+    sizes = np.cumsum([part.size for part in parts])[:-1]
+
+    def final(*arrays: jax.Array) -> tuple[Any, Any]:
+        begin, kept = put(arrays)
+        first, times = (span[0], span[1:]) if static is None else static.values
+        ends, run = flow_map(model, dynamics, begin, first, times, kept)
+        return (ends, _moving(model, run.final, run.memory)[0]), run
+
+    def push(column: jax.Array) -> tuple[jax.Array, Any]:
+        tangents = [piece.reshape(part.shape) for piece, part in zip(jnp.split(column, sizes), parts, strict=True)]
+        (ends, _), (moved, every), run = jax.jvp(final, tuple(parts), tuple(tangents), has_aux=True)
+        H, W, b, log_scale = moved
+        # Relative to e^log_scale of the start; only ratios of lengths are read.
+        grown = jnp.exp(run.final.log_scale - state.log_scale)
+        tangent = State((H + ends[0] * log_scale) * grown, (W + ends[1] * log_scale) * grown, b)
+        of_state = _moving(model, tangent, None)[0]
+        return jnp.concatenate([part.reshape(-1) for part in (*of_state, *every[len(of_state) :])]), run
+
+    pushed, run = jax.vmap(push, in_axes=1, out_axes=(1, None))(frame)
+    frame, R = jnp.linalg.qr(pushed)
+    return (run.final, run.memory), frame, jnp.log(jnp.abs(jnp.diagonal(R))), run.code
+
+
+def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = None) -> np.ndarray:
+    """The spectrum of a linear dynamics: growth rates per unit of zeta(t), or per update at constant rate, descending.
+
+    mu_+- of each mode, p-fold; -r_1 lambda_1 and -r_2 lambda_2 for what is uncoupled, and for the bias; in a descent
+    log |1 + eta mu|.
+
+    Args:
+        model, dynamics: As in `exact`; a descent without momentum, at a constant rate.
+        count: How many, the largest first; default all.
+
+    Returns:
+        NumPy array of shape (count,), descending.
+
+    Raises:
+        NoClosedForm: for a dynamics that is not linear, a descent with momentum or a schedule, or a kernel.
+
+    Source: Zhou et al. 2023, Theorem 4, for any signal, decays and rates (beyond the paper).
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> exact_exponents(uj.unconstrained(uj.balanced(2, 1), 1), uj.Flow()).round(3).tolist()
+        [1.0, 0.0, 0.0, -1.0]
+    """
+    why = why_no_closed_form(model, dynamics) or (None if model.linear else "the dynamics is not linear.")
+    if why is None and getattr(dynamics, "momentum", None) is not None:
+        why = "with momentum the state is more than H and W."
+    if why is None and model.kernel is not None:
+        why = "the spectrum with a kernel is not offered."
+    if why is None and isinstance(dynamics, Descent) and not closed(dynamics):
+        why = "the exponents of a descent are per update at a constant rate; give a number as its schedule and rates."
+    if why:
+        raise NoClosedForm(f"there is no closed form: {why}")
+    with _precision.scope("float64"):
+        model, dynamics = _entry.traceable((model, dynamics))
+        gram = np.asarray(model.signal().gram(jnp.float64))
+        rates = [float(x) for x in dataclasses.astuple(unit_rates(model, dynamics, jnp.float64))]
+        eta = None if isinstance(dynamics, Flow) else float(dynamics.schedule(0))
+    a, c, r1, r2 = rates
+    pairs = min(model.samples, model.classes)
+    squares = np.maximum(np.linalg.eigvalsh(gram), 0.0)[model.classes - pairs :]
+    root = np.sqrt(((a - c) / 2) ** 2 + r1 * r2 * squares)
+    modes = [-(a + c) / 2 + root, -(a + c) / 2 - root]
+    modes += [np.full(model.samples - pairs, -a), np.full(model.classes - pairs, -c)]
+    if not (model.features_move and model.prototypes_move):
+        modes = [np.full(model.samples, -a) if model.features_move else np.full(model.classes, -c)]
+    every = np.repeat(np.concatenate(modes), model.dim)
+    if model.bias and model.prototypes_move:
+        every = np.concatenate([every, np.full(model.classes, -c)])
+    if eta is not None:
+        every = np.log(np.maximum(np.abs(1 + eta * every), np.finfo(float).tiny))
+    return np.sort(every + 0.0)[::-1][:count]  # no -0.0
