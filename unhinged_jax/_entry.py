@@ -16,7 +16,7 @@ from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, check_dynamics, clock_of
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import Observe, Plan, refers_to_start, resolve, wants_split
-from unhinged_jax.schedules import Numeric
+from unhinged_jax.schedules import Numeric, Schedule
 from unhinged_jax.schedules.elapsed import integrated_outside
 from unhinged_jax.trajectory import Trajectory, batch_message
 
@@ -233,7 +233,7 @@ def _check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
     shapes = {name: np.shape(value) for name, value in given.items() if value is not None}
-    if not isinstance(dynamics.schedule, Numeric):  # that one looks itself
+    if isinstance(dynamics.schedule, Schedule) and not isinstance(dynamics.schedule, Numeric):  # that one looks itself
         shapes["the rate of the schedule"] = jax.eval_shape(dynamics.schedule, 0.0).shape
     for name, shape in shapes.items():
         if shape:

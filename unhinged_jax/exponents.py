@@ -111,17 +111,16 @@ def lyapunov(
             raise ValueError(f"{until - begin} updates do not fall into {segments} equal segments; choose a divisor.")
         times = times.astype(int)
     with _precision.scope(name):
-        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+        begun: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
         moved, dynamics = _entry.traceable((model, dynamics))
-        memory = _start_memory(dynamics, state) if memory is None else jax.tree.map(jnp.asarray, memory)
-        moving = sum(part.size for part in _moving(moved, state, memory)[0])
+        memory = _start_memory(dynamics, begun) if memory is None else jax.tree.map(jnp.asarray, memory)
+        moving = sum(int(part.size) for part in _moving(moved, begun, memory)[0])
         if count > moving:
             raise ValueError(f"count must be at most {moving}, the numbers that move, but is {count}.")
         drawn = np.linalg.qr(np.random.default_rng(seed).normal(size=(moving, count)))[0]
         frame, history = jnp.asarray(drawn, jnp.result_type(float)), []
-        run: Any = (state, memory)
         for start, end in itertools.pairwise(times):
-            run, frame, stretch, code = _segment(moved, dynamics, *run, start, end, frame)
+            (begun, memory), frame, stretch, code = _segment(moved, dynamics, begun, memory, start, end, frame)
             if int(code) != Result.COMPLETED:
                 raise ValueError(f"the run stops between {start} and {end}: {Result(int(code)).message}")
             history.append(np.asarray(stretch) / (end - start))

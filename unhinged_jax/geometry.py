@@ -89,8 +89,10 @@ def flow_map(
 def _push(
     model: LayerPeeled, dynamics: Dynamics, state: State, times: Times, memory: Any, tangents: list[jax.Array]
 ) -> Any:
+    first, when = times.values
+
     def final(H: jax.Array, W: jax.Array, b: jax.Array) -> tuple[list[jax.Array], Trajectory]:
-        return flow_map(model, dynamics, state.replace(H=H, W=W, b=b), *times.values, memory)
+        return flow_map(model, dynamics, state.replace(H=H, W=W, b=b), first, when, memory)
 
     parts, moved, run = jax.jvp(final, (state.H, state.W, state.b), tuple(tangents), has_aux=True)
     H, W, b, log_scale = moved

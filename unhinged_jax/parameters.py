@@ -278,11 +278,10 @@ def together(problem: Problem, parameters: Sequence[Parameter], theta: Mapping[s
     start, form = jax.tree.flatten(problem)
     leaves, owners, alone = list(start), dict[int, str](), []
     for p in parameters:
-        (moved, form_moved), (there, form_there) = (
-            jax.tree.flatten(p.put(problem, value)) for value in (theta[p.name], p.value)
-        )
-        if form_moved == form == form_there:
-            changed = [i for i, before in enumerate(start) if not (moved[i] is before and there[i] is before)]
+        here, before = (p.put(problem, value) for value in (theta[p.name], p.value))
+        if all(form == jax.tree.structure(found) for found in (here, before)):
+            moved, there = jax.tree.leaves(here), jax.tree.leaves(before)
+            changed = [i for i, leaf in enumerate(start) if not (moved[i] is leaf and there[i] is leaf)]
             if all(_addable(start[i], moved[i], there[i]) for i in changed):
                 for i in changed:
                     leaves[i] = leaves[i] + (moved[i] - there[i])
@@ -292,7 +291,7 @@ def together(problem: Problem, parameters: Sequence[Parameter], theta: Mapping[s
     problem = jax.tree.unflatten(form, leaves)
     changes = [(leaves[i], name) for i, name in owners.items()]
     for p in alone:
-        before = {id(leaf) for leaf in jax.tree.leaves(problem)}
+        known = {id(leaf) for leaf in jax.tree.leaves(problem)}
         problem = p.put(problem, theta[p.name])
         after = jax.tree.leaves(problem)
         kept = {id(leaf) for leaf in after}
@@ -302,7 +301,7 @@ def together(problem: Problem, parameters: Sequence[Parameter], theta: Mapping[s
                 f"the parameters {lost[0]!r} and {p.name!r} replace the same part of the problem, and what they change "
                 "cannot be added; ask for them one at a time."
             )
-        changes += [(leaf, p.name) for leaf in after if id(leaf) not in before]
+        changes += [(leaf, p.name) for leaf in after if id(leaf) not in known]
     return problem
 
 
