@@ -14,7 +14,7 @@ import numpy as np
 from unhinged_jax import _check, _entry
 from unhinged_jax import precision as _precision
 from unhinged_jax.geometry import moving_numbers
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit
 
 
 def hessian_spectrum(
@@ -75,8 +75,9 @@ def _path_of(states: Any) -> list[State]:
 def _extremes(model: LayerPeeled, state: State, count: int, moving: int, tolerance: float) -> np.ndarray:
     from scipy.sparse.linalg import LinearOperator, eigsh
 
-    grown = float(np.exp(float(state.log_scale)))
-    parts = [jnp.asarray(part, float) for part in (grown * state.H, grown * state.W, state.b)]  # as wide as the widest
+    must_fit(state, _precision.of((state.H, state.W)))
+    state = jax.tree.map(lambda part: jnp.asarray(part, float), state)  # as wide as the widest
+    parts = [*multiplied(state), state.b]
     moves = [model.features_move, model.prototypes_move, model.prototypes_move and model.bias]
     product = _product(_entry.traceable(model), parts, tuple(moves))
     dtype = np.dtype(parts[1].dtype)

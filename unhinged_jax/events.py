@@ -17,7 +17,7 @@ from unhinged_jax import _check, _entry
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.exact.run import exact
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulate import scale_must_fit, simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
 
@@ -126,6 +126,8 @@ def event_time(
     _check.choice("direction", direction, ("above", "below"))
     _check.choice("method", method, ("exact", "simulate"))
     task = _entry.prepare(model, dynamics, state, times, event, target, precision, "event_time")
+    if method == "simulate" or model.spherical:
+        scale_must_fit(model, dynamics, task.state)
     sign = 1.0 if direction == "above" else -1.0
     how = _How(method, event, sign, target, task.precision, adjoint)
     with task.context():

@@ -14,7 +14,7 @@ import numpy as np
 from unhinged_jax import _entry
 from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulate import scale_must_fit, simulate
 from unhinged_jax.trajectory import Trajectory
 
 
@@ -51,6 +51,7 @@ def push_forward(
         True
     """
     task = _entry.prepare(model, dynamics, state, times, (), "top", precision, "push_forward")
+    scale_must_fit(model, dynamics, task.state)
     with task.context():
         moved, dynamics = _entry.traceable((model, dynamics))
         tangents = [jnp.asarray(part, task.state.W.dtype) for part in (tangent.H, tangent.W, tangent.b)]

@@ -18,9 +18,9 @@ from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.exact.timeline import unit_rates
 from unhinged_jax.features import plane_features, row_lengths
 from unhinged_jax.leading import growth, leading
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.rowspace import row_space
-from unhinged_jax.special import safe_norm
+from unhinged_jax.special import faint, largest, safe_norm
 from unhinged_jax.spectrum import BalancedSpectrum
 from unhinged_jax.trajectory import Trajectory
 
@@ -238,6 +238,16 @@ def _bias_limit(model: LayerPeeled, state: State) -> jax.Array:
     return jnp.where(decay > 0, drift / jnp.where(decay > 0, decay, 1.0), runs_away)
 
 
+def _with_scale(state: State) -> tuple[jax.Array, ...]:
+    """H and W with their scale, each as it is given where that does not fit its type."""
+
+    def fitting(part: jax.Array, moved: jax.Array) -> jax.Array:
+        size = largest(moved)
+        return jnp.where(jnp.isfinite(size) & (size > faint(part.dtype)), moved, part)
+
+    return tuple(fitting(*both) for both in zip((state.H, state.W), multiplied(state), strict=True))
+
+
 @eqx.filter_jit
 def _driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     """Theorem 6 and its mirror image: one part stays and pulls the other along a line."""
@@ -251,7 +261,8 @@ def _driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     part = W if moving_W else H
     size = safe_norm(part)
     unit = part / jnp.where(size > 0, size, 1.0)
-    direction = State(H if moving_W else unit, unit if moving_W else W, _bias_limit(model, state))
+    still_H, still_W = _with_scale(state)
+    direction = State(still_H if moving_W else unit, unit if moving_W else still_W, _bias_limit(model, state))
     none = jnp.full((), jnp.inf, dtype)
     rate_H, rate_W = (none, rate) if moving_W else (rate, none)
     # The fixed point repels a descent whose steps are too large.
@@ -264,7 +275,9 @@ def _spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str
     G = model.signal().times(state.W)
     plane, pull = plane_features(state.H, G), row_lengths(G)[:, 0]
     slack = 2 - model.rescaling
-    strength = dynamics.rate_H * pull * jnp.hypot(plane.along, plane.across) ** (-slack)
+    # W and lengths are e^log_scale of what is given.
+    shared = jnp.exp((1 - slack) * jnp.asarray(state.log_scale, dtype))
+    strength = dynamics.rate_H * pull * jnp.hypot(plane.along, plane.across) ** (-slack) * shared
     decay = jnp.asarray(dynamics.rate_H * model.decay_H, dtype)
     if isinstance(dynamics, Flow):
         # With decay the lengths shrink and the angular rate grows without bound.
@@ -272,7 +285,7 @@ def _spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str
     else:
         speed = _spherical_descent_speed(model, dynamics, plane, strength)
     rate = jnp.min(jnp.where(pull > 0, speed, jnp.inf))
-    direction = State(plane.target, state.W, state.b)
+    direction = State(plane.target, _with_scale(state)[1], state.b)
     none = jnp.full((), jnp.inf, dtype)
     # A length that only fades: what its direction adds to it comes to an end.
     return Limit(direction, rate, rate, none, _step_growth(dynamics, 0.0 - decay), none, none, "lengths")

@@ -18,7 +18,7 @@ from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservableSet, Observe
 from unhinged_jax.parameters import Choice, Parameter, Problem, chosen, together
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulate import scale_must_fit, simulate
 from unhinged_jax.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def sensitivity(
     _check.choice("order", order, (1, 2))
     _check.choice("mode", mode, MODES)
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
+    scale_must_fit(model, dynamics, task.state)
     problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
     names = [name for name, _ in task.plan]
     wanted = chosen(parameters, problem)

@@ -16,7 +16,7 @@ from unhinged_jax.exact import sphere as _sphere
 from unhinged_jax.exact.linear import exact_linear
 from unhinged_jax.exact.timeline import Record, Updates, closed, timeline, updates_at
 from unhinged_jax.leading import leading
-from unhinged_jax.model import LayerPeeled, State, settled
+from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import Observe, Plan, View, evaluate, refers_to_start, wants_split
 from unhinged_jax.rowspace import row_space
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
@@ -84,6 +84,8 @@ def exact(
             reads = (_scan.reads_at if stepped else updates_at)(task.times, task.first)
         if start is None:
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
+        if model.spherical:
+            must_fit(task.state, task.precision)
         solve = _spherical if model.spherical else _linear
         found = solve(model, dynamics, task.state, clock, reads, start, task.plan, states, target, task.first_start)
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
@@ -194,8 +196,7 @@ def _spherical(
     start: State | None,
 ) -> Trajectory:
     dtype = state.W.dtype
-    grown = jnp.exp(jnp.asarray(state.log_scale, dtype))
-    sphere = _sphere.Sphere(model, grown * state.H, grown * state.W, state.b)
+    sphere = _sphere.Sphere(model, *multiplied(state), state.b)
     if isinstance(dynamics, Flow):
         moments = times.astype(dtype)
         taus = dynamics.schedule.integral(moments) - dynamics.schedule.integral(first)

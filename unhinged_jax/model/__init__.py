@@ -2,7 +2,7 @@
 
 from unhinged_jax.model.cases import anchored, frozen, ntk_invariant, regularized, spherical, unconstrained
 from unhinged_jax.model.layer_peeled import LayerPeeled, checked
-from unhinged_jax.model.state import State, settled
+from unhinged_jax.model.state import State, multiplied, must_fit, settled
 
 __all__ = [
     "LayerPeeled",
@@ -10,6 +10,8 @@ __all__ = [
     "anchored",
     "checked",
     "frozen",
+    "multiplied",
+    "must_fit",
     "ntk_invariant",
     "regularized",
     "settled",

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _numbers
+from unhinged_jax import _check, _numbers
+from unhinged_jax.special import faint
 
 
 @jax.tree_util.register_dataclass
@@ -56,3 +57,33 @@ def settled(state: State) -> State:
     safe = jnp.abs(state.log_scale) < log_max - 40
     inside = jnp.exp(jnp.where(safe, state.log_scale, 0.0))
     return State(state.H * inside, state.W * inside, state.b, jnp.where(safe, 0.0, state.log_scale))
+
+
+def multiplied(state: State, power: Any = 0) -> tuple[jax.Array, jax.Array]:
+    """H and W with e^log_scale / 2^power multiplied in, also where that factor alone does not fit their type."""
+    dtype = state.W.dtype
+    bound = float(-np.log(np.finfo(dtype).tiny)) - 0.1
+    log_two = jnp.log(jnp.asarray(2.0, dtype))
+    exponent = jnp.asarray(state.log_scale, dtype) - jnp.asarray(power, dtype) * log_two
+    third = jnp.exp(jnp.clip(exponent / 3, -bound, bound))
+    return state.H * third * third * third, state.W * third * third * third
+
+
+def must_fit(state: State, precision: str, reduce: bool = True, small: bool = False) -> None:
+    """Raise if e^log_scale H or e^log_scale W does not fit a precision. `small`: however small they are, they do."""
+    if not _check.concrete(state) or float(state.log_scale) == 0:
+        return
+    low, high = float(np.log(faint(precision))), float(np.log(np.finfo(precision).max))
+    for name in ("H", "W"):
+        size = float(np.max(np.abs(np.asarray(getattr(state, name), float)), initial=0.0))
+        if not 0 < size < np.inf:
+            continue
+        log = float(np.log(size)) + float(state.log_scale)
+        if log > high or (log < low and not small):
+            ways = ["precision='float64'"] if precision == "float32" else []
+            ways += [] if reduce else ["reduce=True, which keeps the scale apart where it can,"]
+            raise ValueError(
+                f"e^log_scale times state.{name} has entries of the size e^{log:.4g}, but this calculation multiplies "
+                f"the scale in, and {precision} holds sizes from e^{low:.0f} to e^{high:.0f} only; give "
+                f"{' or '.join([*ways, 'a state of another scale'])}."
+            )

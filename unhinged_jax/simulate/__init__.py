@@ -1,3 +1,4 @@
 """Simulation: diffrax for flows, optax updates in a compiled loop for descents."""
 
+from unhinged_jax.simulate.run import scale_must_fit as scale_must_fit
 from unhinged_jax.simulate.run import simulate as simulate

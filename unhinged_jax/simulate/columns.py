@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 from unhinged_jax.features import DenseFeatures
 from unhinged_jax.losses import AdjustedMargin
-from unhinged_jax.model import LayerPeeled
+from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.simulate.system import Body, System
-from unhinged_jax.special import power_of_two
+from unhinged_jax.special import largest, power_of_two
 
 
 def suits(model: LayerPeeled) -> bool:
@@ -31,7 +31,8 @@ def suits(model: LayerPeeled) -> bool:
 class ColumnSystem(System):
     """Arrays "H" (p, n), "W" (p, C) and "b" (C,); `targets` (C, n) stay.
 
-    At given logits the dynamics is homogeneous in (H, W), so that a descent may carry their scale apart: `scaled`.
+    At given logits the dynamics is homogeneous in (H, W), so that a descent may carry their scale apart: `scaled`. The
+    arrays of its start stand for 2^power times themselves.
     """
 
     model: LayerPeeled
@@ -39,6 +40,7 @@ class ColumnSystem(System):
     W: jax.Array
     b: jax.Array
     targets: jax.Array
+    power: jax.Array
     scaled: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
@@ -52,6 +54,10 @@ class ColumnSystem(System):
     @property
     def watched(self) -> tuple[tuple[str, ...], ...]:
         return () if self.scaled else (("H",), ("W",))
+
+    @property
+    def powers(self) -> jax.Array:
+        return jnp.ravel(self.power) if self.scaled else super().powers
 
     def body(self) -> Body:
         return {"H": self.H, "W": self.W, "b": self.b}
@@ -124,9 +130,21 @@ class ColumnSystem(System):
         return View(self.model, DenseFeatures(body["H"].T), body["W"].T, body["b"], log_scale)
 
 
-def column_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array, scaled: bool) -> ColumnSystem:
+def column_system(model: LayerPeeled, state: State, scaled: bool) -> ColumnSystem:
     """The system of a state given by rows, H (n, p) and W (C, p)."""
-    return ColumnSystem(model, H.T, W.T, b, model.labels.probabilities().T.astype(H.dtype), scaled)
+    power = start_power(state) if scaled else jnp.zeros((), jnp.int32)
+    H, W = multiplied(state, power)
+    targets = model.labels.probabilities().T.astype(H.dtype)
+    return ColumnSystem(model, H.T, W.T, state.b, targets, power, scaled)
+
+
+def start_power(state: State) -> jax.Array:
+    """The power of two that H and W are carried over at the start, a whole number: 0 unless they are small."""
+    size = jax.lax.stop_gradient(largest(state.H, state.W))
+    there = (size > 0) & jnp.isfinite(size)
+    logarithm = jnp.log(jnp.where(there, size, 1.0)) + jax.lax.stop_gradient(state.log_scale)
+    power = jnp.round(logarithm / jnp.log(jnp.asarray(2.0, size.dtype)))
+    return jnp.where(there & (power < -20), power, 0).astype(jnp.int32)
 
 
 def _turned(velocity: Body) -> Body:

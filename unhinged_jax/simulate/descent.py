@@ -47,7 +47,7 @@ def run(
         "body": body,
         "memory": _initial_memory(system, descent, transform, body, memory),
         "lost": jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
-        "powers": jnp.zeros(len(system.groups), jnp.int32),
+        "powers": system.powers,
         "updates": jnp.zeros((), jnp.int32),
         "code": jnp.asarray(Result.COMPLETED, jnp.int32),
     }

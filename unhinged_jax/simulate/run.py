@@ -8,20 +8,22 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unhinged_jax import _check, _entry, _scan
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.leading import leading
-from unhinged_jax.model import LayerPeeled, State, settled
+from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import Observe, Plan, wants_split
 from unhinged_jax.simulate import descent as _descent
 from unhinged_jax.simulate import flow as _flow
-from unhinged_jax.simulate.columns import ColumnSystem, column_system, suits
+from unhinged_jax.simulate.columns import ColumnSystem, column_system, start_power, suits
 from unhinged_jax.simulate.dense import DenseSystem
-from unhinged_jax.simulate.linear import linear_system
+from unhinged_jax.simulate.linear import LinearSystem, linear_system
 from unhinged_jax.simulate.logits import LogitSystem, worthwhile
 from unhinged_jax.simulate.plane import plane_system
 from unhinged_jax.simulate.system import System
+from unhinged_jax.special import faint, largest
 from unhinged_jax.trajectory import Trajectory
 
 
@@ -78,6 +80,7 @@ def simulate(
     """
     task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "simulate", reduce)
     _check_adjoint(adjoint, dynamics)
+    scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
         model, dynamics = _entry.traceable((model, dynamics))
         if isinstance(dynamics, Descent):
@@ -125,6 +128,8 @@ def _descend(
     to_the_last: bool,
 ) -> Trajectory:
     system = _system(model, dynamics, state, plan, target, reduce, start, memory is None)
+    if isinstance(memory, dict):
+        memory = _over_the_scale(system, state, memory)
     out = _descent.run(system, dynamics, reads, first, plan, states, memory, to_the_last)
     return Trajectory(
         times=times,
@@ -182,9 +187,8 @@ def _system(
 ) -> System:
     """The cheapest form of the problem that this dynamics allows; `start`: that of the first run, of one that goes on.
     """
-    elementwise = isinstance(dynamics, Descent) and dynamics.optimizer is not None
-    mixed = model.kernel is not None and model.kernel.kind == "coordinates"
-    if reduce and model.linear and not elementwise and not mixed:
+    form = _form(model, dynamics, reduce)
+    if form == "linear":
         part, origin = None, None
         if wants_split(plan):
             r1 = dynamics.rate_H if model.features_move else 0.0
@@ -194,14 +198,45 @@ def _system(
                 before = leading(model, model.signal(), model.kernel, r1, r2, start.H, start.W, target)
                 origin = before, start.log_scale
         return linear_system(model, state, part, compress=fresh, origin=origin)
-    grown = jnp.exp(jnp.asarray(state.log_scale, state.W.dtype))
-    H, W = grown * state.H, grown * state.W
-    if reduce and model.spherical and model.loss.linear and not model.prototypes_move and not elementwise:
+    if form == "columns":
+        return column_system(model, state, scaled=isinstance(dynamics, Descent))
+    # What is left of a state by a scale that does not fit is not a number, where no message can say so.
+    H, W = (
+        jnp.where((largest(part) >= faint(part.dtype)) & (largest(moved) < faint(part.dtype)), jnp.nan, moved)
+        for part, moved in zip((state.H, state.W), multiplied(state), strict=True)
+    )
+    if form == "plane":
         return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
-    # What an optimiser keeps has the shapes of the state's arrays, and some look at rows and columns apart.
-    if reduce and suits(model) and not elementwise:
-        return column_system(model, H, W, state.b, scaled=isinstance(dynamics, Descent))
     return DenseSystem(model, H, W, state.b)
+
+
+def _form(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> str:
+    """The cheapest form: "linear", "plane", "columns" or "dense"."""
+    # What an optimiser keeps has the shapes of the state's arrays, and some look at rows and columns apart.
+    if not reduce or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
+        return "dense"
+    if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
+        return "linear"
+    if model.spherical and model.loss.linear and not model.prototypes_move:
+        return "plane"
+    return "columns" if suits(model) else "dense"
+
+
+def scale_must_fit(model: LayerPeeled, dynamics: Dynamics, state: State, reduce: bool = True) -> None:
+    """Raise where a run multiplies the scale of its start into arrays that cannot hold it."""
+    form = _form(model, dynamics, reduce)
+    if form != "linear":
+        small = form == "columns" and isinstance(dynamics, Descent)
+        must_fit(state, str(np.dtype(state.W.dtype)), reduce, small)
+
+
+def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A velocity in units of the state's scale, in those of the arrays of a system."""
+    if isinstance(system, LinearSystem):
+        return memory
+    power = start_power(state) if isinstance(system, ColumnSystem) else 0
+    H, W = multiplied(state.replace(H=memory["H"], W=memory["W"]), power)
+    return {**memory, "H": H, "W": W}
 
 
 def _final(view: Any) -> State:

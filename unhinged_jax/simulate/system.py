@@ -33,6 +33,11 @@ class System:
         return False
 
     @property
+    def powers(self) -> jax.Array:
+        """Powers of two that the groups of the body at the start stand for, whole numbers."""
+        return jnp.zeros(len(self.groups), jnp.int32)
+
+    @property
     def watched(self) -> tuple[tuple[str, ...], ...]:
         """Names of arrays, together of one size, that must not become too small: those that no group keeps from it."""
         return ()

@@ -58,14 +58,18 @@ def linearised(state: State, index: ArrayLike, classes: int, time: ArrayLike) ->
     common = means.mean(axis=0, keepdims=True), W.mean(axis=0, keepdims=True)
     contrast = turned(means - common[0], W - common[1], angles[0])
     mean = turned(*common, angles[1])
-    return State(within + frame @ (contrast[0] + mean[0]), contrast[1] + mean[1], b + (1 / classes - b) * gone)
+    # Linear in H and W, so that their scale stays what it is.
+    H, W = within + frame @ (contrast[0] + mean[0]), contrast[1] + mean[1]
+    return State(H, W, b + (1 / classes - b) * gone, state.log_scale)
 
 
 def _gap(run: State, truth: State) -> np.ndarray:
     """Relative difference of (H, W) along a leading axis of times."""
 
+    common = np.asarray(truth.log_scale, float)
+
     def joined(state: State) -> np.ndarray:
-        scale = np.exp(np.asarray(state.log_scale))
+        scale = np.exp(np.asarray(state.log_scale, float) - common)
         parts = [np.asarray(part).reshape(len(part), -1) for part in (state.H, state.W)]
         return np.concatenate(parts, axis=1) * (scale[:, None] if scale.ndim else scale)
 

@@ -10,7 +10,7 @@ import scipy.linalg
 
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
-from unhinged_jax.model import LayerPeeled, State, unconstrained
+from unhinged_jax.model import LayerPeeled, State, must_fit, unconstrained
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.central_path import snr_singular_values
 from unhinged_jax.theories.drawing import pair
@@ -38,13 +38,20 @@ def split(model: LayerPeeled, state: State) -> tuple[float, float]:
         >>> on > 0 and off > 0
         True
     """
-    H, n = np.asarray(state.H, float), model.samples
+    (H, prototypes), n = _whole(state), model.samples
     targets = np.eye(model.classes)[np.asarray(model.labels.index)]
     Q, upper = scipy.linalg.qr(np.column_stack([H, np.ones(n)]), mode="economic")
     seen = Q.T @ targets
     left = targets - Q @ seen
-    aside = upper @ np.column_stack([state.W, state.b]).T - seen
+    aside = upper @ np.column_stack([prototypes, state.b]).T - seen
     return float(np.sum(left**2) / (2 * n)), float(np.sum(aside**2) / (2 * n))
+
+
+def _whole(state: State) -> tuple[np.ndarray, np.ndarray]:
+    """H and W with their scale, in float64."""
+    must_fit(state, "float64")
+    scale = np.exp(np.asarray(state.log_scale, float))
+    return scale * np.asarray(state.H, float), scale * np.asarray(state.W, float)
 
 
 def late_rates(model: LayerPeeled, state: State) -> tuple[float, float]:
@@ -66,7 +73,8 @@ def late_rates(model: LayerPeeled, state: State) -> tuple[float, float]:
         (8.0, 2.0)
     """
     contrasts = scipy.linalg.null_space(np.ones((1, model.classes)))
-    W, H = contrasts.T @ np.asarray(state.W, float), np.asarray(state.H, float)
+    H, prototypes = _whole(state)
+    W = contrasts.T @ prototypes
     kappa = np.linalg.eigvalsh(W @ W.T)[0] / model.samples
     extended = np.column_stack([H, np.ones(model.samples)])
     follows = np.linalg.eigvalsh(extended.T @ extended)[0] / model.samples
