@@ -19,6 +19,7 @@ from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.exact.timeline import closed, unit_rates
 from unhinged_jax.geometry import Times, flow_map
 from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.simulate import scale_must_fit
 from unhinged_jax.special import safe_norm
 from unhinged_jax.trajectory import Result, Trajectory
 
@@ -112,6 +113,7 @@ def lyapunov(
         times = times.astype(int)
     with _precision.scope(name):
         begun: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+        scale_must_fit(model, dynamics, begun)
         moved, dynamics = _entry.traceable((model, dynamics))
         memory = _start_memory(dynamics, begun) if memory is None else jax.tree.map(jnp.asarray, memory)
         moving = sum(int(part.size) for part in _moving(moved, begun, memory)[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from unhinged_jax.simulate.system import Body, System, rated, reader
 from unhinged_jax.special import faint, largest, power_of_two
 from unhinged_jax.trajectory import Result
 
+_LOST = 2**19  # powers of two that no group drifts in a block, and whose sums over a block fit an integer
 CUT_SHORT = -1  # in place of a `Result`: the run ended, and nobody looked where exactly and why
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
 _TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding nor norms can grow far in between
@@ -52,7 +52,7 @@ def run(
         "code": jnp.asarray(Result.COMPLETED, jnp.int32),
     }
     if system.groups:
-        carry |= {"there": jnp.zeros(len(system.groups), bool), "strained": jnp.zeros((), bool)}
+        carry["there"] = jnp.zeros(len(system.groups), bool)
 
     def step(carry: dict, k: jax.Array) -> dict:
         time = (first + k).astype(dtype)
@@ -69,22 +69,31 @@ def run(
         return look(needed["body"], _logs(system, needed, dtype))
 
     def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
-        tidy = _rescaled(system, after) if system.groups else after
-        fine = _in_range(system, tidy["body"], dtype) & ~_sunk(system, tidy["body"], dtype)
-        return tidy, fine & ~tidy["strained"] if system.groups else fine
+        if not system.groups:
+            return after, _in_range(system, after["body"], dtype) & ~_sunk(system, after["body"], dtype)
+        sizes = jnp.stack(system.sizes(after["body"]))
+        tidy = {**_rescaled(system, after, sizes), "there": sizes > 0}
+        vanished = before["there"] & (sizes == 0)
+        lost = vanished | (jnp.abs(tidy["powers"] - before["powers"]) >= _LOST // 2)
+        return tidy, _in_range(system, tidy["body"], dtype) & ~_sunk(system, tidy["body"], dtype) & ~jnp.any(lost)
 
     def alone(before: dict, after: dict) -> tuple[dict, jax.Array]:
-        # Rescaled after every step, no group is lost in between: a block that strained one goes on.
-        tidy = _rescaled(system, after, system.heights) if system.groups else after
-        tidy = {**tidy, "strained": jnp.zeros((), bool)} if system.groups else tidy
+        # Rescaled after every step, no group is lost in between: a block that would have lost one goes on.
+        tidy = after
+        if system.groups:
+            sizes = jnp.stack(system.heights(after["body"]))
+            tidy = {**_rescaled(system, after, sizes, mark=False), "there": sizes > 0}
         inside, sunk = _in_range(system, tidy["body"], dtype), _sunk(system, tidy["body"], dtype)
         stopped = {**before, "code": jnp.where(inside, Result.UNDERFLOW, Result.OVERFLOW).astype(jnp.int32)}
         fine = inside & ~sunk
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), tidy, stopped), fine
 
+    def tidied(carry: dict) -> dict:
+        return _rescaled(system, carry, jnp.stack(system.sizes(carry["body"])))
+
     carry, saved, reached = _scan.run(
         step, carry, reads, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers")},
-        (_TIDY_EVERY, lambda carry: _rescaled(system, carry)) if system.groups and not system.capped else None,
+        (_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
         alone if to_the_last else None,
     )  # fmt: skip
     code = carry["code"] if to_the_last else jnp.where(carry["updates"] == reads.updates, carry["code"], CUT_SHORT)
@@ -136,19 +145,21 @@ def _on_bodies(function: Any, tree: Any) -> Any:
     return jax.tree.map(lambda node: function(node) if is_body(node) else node, tree, is_leaf=is_body)
 
 
-def _rescaled(system: System, carry: dict, sizes_of: Callable[[Body], list[jax.Array]] | None = None) -> dict:
-    """Take powers of two out of every group that has drifted far, and rounding out of the rest.
+def _rescaled(system: System, carry: dict, sizes: jax.Array, mark: bool = True) -> dict:
+    """Take powers of two out of every group, of these sizes, that has drifted far, and rounding out of the rest.
 
-    `strained` tells that a group has drifted so far that it may have lost digits, or has vanished.
+    `mark`: add `_LOST` to the powers of a group that has drifted so far that it may have lost digits. That costs the
+    loop nothing, and whoever sees it throws the result away.
     """
-    sizes = jnp.stack((sizes_of or system.sizes)(carry["body"]))
     info = jnp.finfo(sizes.dtype)
     ready = (sizes > 0) & jnp.isfinite(sizes)
     power = jnp.round(jnp.log2(jnp.where(ready, sizes, 1.0))).astype(jnp.int32)
     power = jax.lax.stop_gradient(jnp.where(jnp.abs(power) > _RESCALE_BEYOND, power, 0))
     if system.capped:
         power = jnp.minimum(power, -carry["powers"])
-    strained = (jnp.abs(power) > info.maxexp - 2 * (info.nmant + 1)) | (carry["there"] & (sizes == 0))
+    added = power
+    if mark:
+        added = jnp.where(jnp.abs(power) > info.maxexp - 2 * (info.nmant + 1), _LOST, power)
     half = power // 2  # 2^-power itself may not be representable
     shrink = power_of_two(-half, sizes.dtype) * power_of_two(half - power, sizes.dtype)
     factors = [shrink[i] for i in range(len(system.groups))]
@@ -164,9 +175,7 @@ def _rescaled(system: System, carry: dict, sizes_of: Callable[[Body], list[jax.A
         "body": tidy(carry["body"]),
         "lost": system.scale(carry["lost"], factors) if carry["lost"] else {},
         "memory": _on_bodies(tidy_velocity, carry["memory"]),
-        "powers": carry["powers"] + power,
-        "there": sizes > 0,
-        "strained": carry["strained"] | jnp.any(strained),
+        "powers": carry["powers"] + added,
     }
 
 
