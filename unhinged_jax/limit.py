@@ -67,7 +67,16 @@ class Limit:
 
     @property
     def side(self) -> str:
-        """Whether the norm "grows", "stays" or "shrinks"; a part with a limit of its own "converges"."""
+        """Whether the norm "grows", "stays" or "shrinks"; a part with a limit of its own "converges".
+
+        Raises:
+            ValueError: for a batch, whose members have one each, and where the limit is being traced.
+        """
+        if not _check.concrete(self) or np.ndim(self.rate):
+            raise ValueError(
+                "`side` belongs to one limit whose numbers are known; of what jax.vmap returns take a member with "
+                "`jax.tree.map(lambda leaf: leaf[0], limit)`, and of what is traced look at `excess` and `exponent`."
+            )
         if self.moving != "both":
             if float(self.exponent) != 0:
                 return "grows" if float(self.exponent) > 0 else "shrinks"
@@ -80,6 +89,8 @@ class Limit:
     def __repr__(self) -> str:
         if not _check.concrete(self):
             return "Limit(traced)"
+        if np.ndim(self.rate):
+            return f"Limit: a batch of shape {np.shape(self.rate)}; `jax.tree.map(lambda leaf: leaf[0], limit)` is one"
         threshold, excess = float(self.threshold), float(self.excess)
         where = "above" if excess < 0 else "below"
         decays = f"lambda_1 lambda_2 is {abs(excess):.4g} {where} the threshold {threshold:.4g} of growth"

@@ -82,7 +82,9 @@ class Labels:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
-        _check_fields(self)
+        check_fields(self)
+        if targets is not None:
+            _check.finite("targets", targets)
         claimed = bool(balanced) and self.kind == "hard"
         object.__setattr__(self, "_known", known(index, weights, classes, Known(claimed)))
         if balanced and not self.balanced and _check.concrete((index, weights)):
@@ -290,11 +292,13 @@ def _kind(targets: Any, samples: int, classes: int) -> str:
     return "table" if np.shape(targets)[-2:] == (classes, classes) else "soft"
 
 
-def _check_fields(labels: Labels) -> None:
-    """Raise unless shapes, kind and numbers fit together."""
+def check_fields(labels: Labels) -> None:
+    """Raise unless shapes, kind and numbers fit together: where they are built, and where a tree was changed."""
     samples, classes = labels.samples, labels.classes
-    for name in ("weights", "clean"):
+    for name in ("index", "clean", "weights"):
         value = getattr(labels, name)
+        if value is not None and name != "weights":
+            _check.labels(name, value, classes)
         if value is not None and np.shape(value)[-1:] != (samples,):
             raise ValueError(
                 f"{name} must have shape {(samples,)} (one a sample), but got {np.shape(value)}; with another number "
@@ -315,7 +319,6 @@ def _check_fields(labels: Labels) -> None:
             raise ValueError(
                 f"targets of kind {labels.kind!r} must have shape {expected}, but got {np.shape(labels.targets)}."
             )
-        _check.finite("targets", labels.targets)
 
 
 def _largest_again(index: Any, targets: Any, changed: Any) -> Any:

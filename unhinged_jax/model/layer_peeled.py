@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from unhinged_jax import _check, _numbers, initial
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
+from unhinged_jax.labels.labels import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
 from unhinged_jax.model.state import State
 from unhinged_jax.precision import scope
@@ -209,6 +210,7 @@ class LayerPeeled:
         if not isinstance(state, State):
             hint = "give its `final` or one of its `states`" if hasattr(state, "final") else "use `model.init(key)`"
             raise ValueError(f"state must be a State here, but got {type(state).__name__}; {hint}.")
+        check_fields(self.labels)
         batch = np.shape(state.b)[:-1]
         inner = ((self.samples, self.dim), (self.classes, self.dim), (self.classes,))
         if batch and tuple(np.shape(part) for part in (state.H, state.W, state.b)) == tuple(batch + s for s in inner):
@@ -296,7 +298,6 @@ def split_rescale(q: Any) -> tuple[int, Any]:
 def checked(model: LayerPeeled) -> LayerPeeled:
     """The model, or a ValueError that names the setting that cannot be."""
     _check.whole("dim", model.dim, 1)
-    _numbers.whole("labels", model.labels.index)
     for name in ("decay_H", "decay_W", "exponent"):
         _numbers.real(name, getattr(model, name))
     _check.non_negative("decay_H", model.decay_H)

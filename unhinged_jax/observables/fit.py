@@ -38,16 +38,26 @@ def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
     if isinstance(model.loss, AdjustedMargin):
         value = model.data_loss(view.seen().dense(), jnp.exp(view.log_scale) * view.W, view.b)
     else:
-        logits = jnp.exp(view.logit_scale()) * view.seen().scores(view.prototypes()) + view.b[:, None]
+        # As large as finite logits can be: a loss that is 0 there is 0 beyond, one that is large infinite.
+        size = jnp.sqrt(1.0 * model.samples) if model.spherical else view.normal().features.norm()
+        bound = jnp.maximum(size * safe_norm(view.prototypes()), 1.0)
+        most = jax.lax.stop_gradient(jnp.log(jnp.finfo(bound.dtype).max) - jnp.log(bound) - 2.0)
+        scale = view.logit_scale()
+        logits = jnp.exp(jnp.minimum(scale, most)) * view.seen().scores(view.prototypes()) + view.b[:, None]
         value = model.loss_of_columns(logits)
-        # Differences of infinite logits.
-        value = jnp.where(jnp.isnan(value) & ~jnp.all(jnp.isfinite(logits)), jnp.inf, value)
+        huge = (value > jnp.exp(most / 2)) | jnp.isnan(value)  # NaN: differences of infinite numbers
+        value = jnp.where((scale > most) & huge, jnp.inf, value)
     return value, jnp.zeros_like(value)
 
 
+def _scaled(mantissa: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """mantissa e^log_scale, where nothing stays nothing though the scale is beyond the range."""
+    factor = jnp.exp(log_scale)
+    return mantissa * jnp.where((mantissa == 0) & jnp.isinf(factor), 0.0, factor)
+
+
 def loss(view: View) -> jax.Array:
-    mantissa, log_scale = view.once(loss_parts)
-    return mantissa * jnp.exp(log_scale)
+    return _scaled(*view.once(loss_parts))
 
 
 def log_abs_loss(view: View) -> jax.Array:
@@ -63,7 +73,13 @@ def objective(view: View) -> jax.Array:
         return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # though the norm be infinite
 
     decay = term(model.decay_H, scale * view.features.norm())
-    return loss(view) + (decay + term(model.decay_W, scale * safe_norm(view.W), safe_norm(view.b))) / 2
+    data, decay = loss(view), (decay + term(model.decay_W, scale * safe_norm(view.W), safe_norm(view.b))) / 2
+    total = data + decay
+    # Two infinite terms of opposite signs: the one with the larger logarithm.
+    sizes = ((model.decay_H, view.features.norm()), (model.decay_W, safe_norm(view.W)))
+    squares = [safe_log(jnp.asarray(rate, scale.dtype)) + 2 * (safe_log(size) + view.log_scale) for rate, size in sizes]
+    wins = jax.lax.stop_gradient(log_abs_loss(view) > jnp.logaddexp(*squares) - jnp.log(2.0))
+    return jnp.where(jnp.isinf(data) & jnp.isinf(decay), jnp.where(wins, data, decay), total)
 
 
 def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -94,7 +110,7 @@ def accuracy(view: View) -> jax.Array:
 def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View], jax.Array]:
     def margin(view: View) -> jax.Array:
         values, _, common = view.once(margins)
-        return reduce(values) * jnp.exp(common)
+        return _scaled(reduce(values), common)
 
     return margin
 

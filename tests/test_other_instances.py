@@ -1,0 +1,73 @@
+"""Numbers that were silently wrong beside those first found: other functions, sizes and containers of the same kinds."""
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import unhinged_jax as uj
+
+LABELS = uj.balanced(3, 4)
+RNG = np.random.default_rng(3)
+STATE = uj.State(RNG.normal(size=(12, 4)), RNG.normal(size=(3, 4)), np.zeros(3))
+UNCONSTRAINED = uj.unconstrained(LABELS, 4)
+
+
+def seen(model, state, names):
+    return {name: float(value) for name, value in uj.observe_state(model, state, names).items()}
+
+
+def test_nothing_times_infinity_is_nothing():
+    W, H = np.eye(3, 4), np.repeat(np.eye(3, 4), 4, axis=0)
+    H[0] = 0  # a sample at the origin: its margin is 0 at any scale
+    found = seen(UNCONSTRAINED, uj.State(H, W, np.zeros(3), 500.0), ["margin_min", "margin_mean", "loss"])
+    assert found == {"margin_min": 0.0, "margin_mean": np.inf, "loss": -np.inf}
+    flat = uj.State(H, np.zeros((3, 4)), np.zeros(3), 500.0)
+    assert seen(UNCONSTRAINED, flat, ["margin_min", "margin_mean", "loss"]) == dict.fromkeys(found, 0.0)
+
+
+@pytest.mark.parametrize("decay, sign", [(1e-3, -1), (10.0, 1)])
+def test_objective_of_two_infinite_terms_is_the_larger(decay, sign):
+    H, W = np.repeat(np.eye(3, 4), 4, axis=0), np.eye(3, 4)
+    # In units of e^1000 the data term is -1, since every sample scores 1 at its own class, and the rest 15 decay / 2.
+    found = seen(uj.regularized(LABELS, 4, decay=decay), uj.State(H, W, np.zeros(3), 500.0), ["objective"])
+    assert found["objective"] == sign * np.inf and np.sign(-1 + 15 * decay / 2) == sign
+
+
+@pytest.mark.parametrize("loss, wrong", [("cross_entropy", np.inf), ("hinge", np.inf), ("mse", np.inf)])
+def test_losses_of_logits_beyond_the_range(loss, wrong):
+    H, W = np.repeat(np.eye(3, 4), 4, axis=0), np.eye(3, 4)
+    model = uj.unconstrained(LABELS, 4, loss=loss)
+    right = np.inf if loss == "mse" else 0.0
+    assert seen(model, uj.State(H, W, np.zeros(3), 500.0), ["loss"])["loss"] == right
+    assert seen(model, uj.State(H, -W, np.zeros(3), 500.0), ["loss"])["loss"] == wrong
+    large = seen(model, uj.State(H, -W, np.zeros(3), 150.0), ["loss"])["loss"]  # e^300 itself is within it
+    assert np.log(large) == pytest.approx({"cross_entropy": 300, "hinge": 300, "mse": 600 - np.log(2)}[loss], abs=1e-9)
+
+
+def test_limit_of_spheres_takes_the_scale_beside_the_arrays():
+    sphere = uj.spherical(LABELS, 4, decay=0.01)
+    same = uj.State(STATE.H / 8, STATE.W / 8, STATE.b, np.log(8.0))
+    for dynamics in (uj.Descent(0.1), uj.Flow()):
+        assert np.allclose(uj.limit(sphere, dynamics, same).rate, uj.limit(sphere, dynamics, STATE).rate, rtol=1e-12)
+
+
+def test_a_batch_of_limits_says_that_it_is_one():
+    model = uj.regularized(LABELS, 4, decay=0.05)
+    starts = np.stack([STATE.H, -2 * STATE.H]).astype(np.float32)
+    W, b = STATE.W.astype(np.float32), STATE.b.astype(np.float32)
+    batch = jax.vmap(lambda H: uj.limit(model, uj.Flow(), uj.State(H, W, b)))(starts)
+    assert "batch of shape (2,)" in repr(batch)
+    with pytest.raises(ValueError, match="belongs to one limit"):
+        _ = batch.side
+    assert jax.tree.map(lambda leaf: leaf[0], batch).side == "grows"
+
+
+def test_labels_changed_in_the_tree_are_looked_at():
+    wrong = np.array([0] * 4 + [1] * 4 + [3] * 4)
+    for change in (lambda labels: labels.index, wrong), (lambda labels: labels.weights, -np.ones(12)):
+        model = uj.unconstrained(eqx.tree_at(change[0], LABELS, change[1]), 4)
+        with pytest.raises(ValueError, match=r"index must hold labels in 0 ... 2|weights must be finite and at least"):
+            uj.observe_state(model, STATE)
+        with pytest.raises(ValueError, match=r"index must hold labels in 0 ... 2|weights must be finite and at least"):
+            uj.exact(model, uj.Flow(), STATE, [1.0])
