@@ -1,4 +1,4 @@
-"""Numbers that were silently wrong beside those first found: other functions, sizes and containers of the same kinds."""
+"""Numbers that were silently wrong beside those first found: other functions, sizes and containers of each kind."""
 
 import equinox as eqx
 import jax
