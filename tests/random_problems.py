@@ -2,8 +2,8 @@
 
     python tests/random_problems.py [--structures 40] [--draws 8] [--jobs N] [--only I [J]]
 
-What is static – case, loss, kind of labels, shapes, number types – is drawn once a structure, and numbers anew for
-every problem, since numbers do not compile. Prints the worst difference of every family in units of its bound, and
+What is static – case, loss, kind of labels, shapes, number types, updates – is drawn once a structure, and numbers anew
+for every problem, since numbers do not compile. Prints the worst difference of every family in units of its bound, and
 every miss with the numbers that draw it again. Exit status 1 if there is one.
 
 Bounds are those of the arithmetic: 1e-9 relative for closed forms and descents in float64, 1e-6 for flows solved at
@@ -71,6 +71,11 @@ class Structure:
     written: str
     counts: tuple[int, ...]
     dim: int
+    dense: bool
+    cut: bool
+    exact_first: bool
+    updates: tuple[int, ...]
+    """At which a descent is looked at: a program is compiled for a number of updates."""
 
     @property
     def flow(self) -> bool:
@@ -111,6 +116,8 @@ def structure(number: int) -> Structure:
         bias=case not in ("anchored", "sphere", "free sphere") and rng.random() < 0.5,
         lanes=3 if rng.random() < 0.25 else 0, number=pick(NUMBERS), index=pick(INDICES),
         written="C order" if single else pick(STATES), counts=counts, dim=int(rng.integers(2, 6)),
+        dense=rng.random() < 0.3, cut=rng.random() < 0.5, exact_first=rng.random() < 0.3,
+        updates=tuple(int(k) for k in np.sort(rng.choice(np.arange(1, rng.integers(12, 60)), 4, replace=False))),
     )  # fmt: skip
 
 
@@ -171,9 +178,10 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
     rates = [drawn(0.3, 2.0) for _ in "HW"]
     momentum = drawn(0.1, 0.8) if kind.kind in ("momentum", "Nesterov") else (None, 0.0)
     peak = drawn(0.02, (0.6 if kind.loss != "mse" else 0.15) * (1 if momentum[0] is None else 0.3))
-    last = float(rng.uniform(3, 25)) if kind.flow else int(rng.integers(12, 60))
-    times = np.sort(rng.choice(np.arange(1, 200 if kind.flow else last + 1), 4, replace=False))
-    times = times * last / 200 if kind.flow else times
+    last = float(rng.uniform(3, 25)) if kind.flow else kind.updates[-1]
+    times = np.array(kind.updates)
+    if kind.flow:
+        times = np.sort(rng.choice(np.arange(1, 200), 4, replace=False)) * last / 200
     schedule, rate, zeta = _schedule(kind.schedule, peak, last, number, rng)
     if kind.flow:
         dynamics: Any = uj.Flow(schedule, rates[0][0], rates[1][0], rtol=RTOL[kind.precision])
@@ -402,12 +410,11 @@ def runs(kind: Structure, drawn: Problem, rng: np.random.Generator) -> dict[str,
     ways: dict[str, Any] = {"simulate": (uj.simulate, {})}
     if kind.closed:
         ways["exact"] = (uj.exact, {})
-    if rng.random() < 0.3 and abs(drawn.log_scale) < 20:
+    if kind.dense and abs(drawn.log_scale) < 20:
         ways["dense"] = (uj.simulate, {"reduce": False})
-    cut, apart = rng.random() < 0.5, rng.random() < 0.5
     # Inside a batch the updates that a descent has made are traced, and going on from there is refused.
-    cut = cut and (kind.flow or not kind.lanes)
-    exact_first = kind.closed and not drawn.momentum and rng.random() < 0.3
+    cut, apart = kind.cut and (kind.flow or not kind.lanes), rng.random() < 0.5
+    exact_first = kind.exact_first and kind.closed and not drawn.momentum
     early, late = drawn.times[:2], drawn.times[2:]
 
     def solve(name: str, state: Any) -> Any:

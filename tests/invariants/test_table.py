@@ -6,7 +6,10 @@ import pytest
 from invariants.changes import CHANGES
 from invariants.table import ROWS, differences, hole, printed
 
-CELLS = [(*row, change) for row in ROWS for change in CHANGES if hole(*row, change) is None]
+# Problem by problem: a simulated line compares with the closed form that the next one compiles, too.
+CELLS = [
+    (*row, change) for row in sorted(ROWS, key=lambda row: row[1]) for change in CHANGES if hole(*row, change) is None
+]
 
 THIN = {"simulate, flow": "cross-entropy, flow", "simulate, descent": "noisy, descent", "exact, flow": "bias, flow"}
 """Lines that stand for the table where there is no time for all of it: the changes that compile nothing."""
