@@ -71,3 +71,10 @@ def test_labels_changed_in_the_tree_are_looked_at():
             uj.observe_state(model, STATE)
         with pytest.raises(ValueError, match=r"index must hold labels in 0 ... 2|weights must be finite and at least"):
             uj.exact(model, uj.Flow(), STATE, [1.0])
+
+
+def test_exponents_refuse_rates_that_no_run_can_have():
+    model = uj.regularized(uj.balanced(2, 1), 1, decay=0.1)
+    start = uj.State(np.array([[0.5], [-0.2]]), np.array([[0.3], [0.4]]), np.zeros(2))
+    with pytest.raises(ValueError, match="must not be negative"):
+        uj.lyapunov(model, uj.Flow(lambda t: -0.1), start, 20.0, 1)

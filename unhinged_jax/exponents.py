@@ -96,23 +96,20 @@ def lyapunov(
         >>> bool(abs(found.exponents[0] - want[0]) < 1e-9)
         True
     """
-    begin = state.elapsed if isinstance(state, Trajectory) else 0
-    memory = state.memory if isinstance(state, Trajectory) else None
-    state = state.final if isinstance(state, Trajectory) else state
-    model.check_state(state)
+    task = _entry.prepare(model, dynamics, state, [until], (), "top", precision, "lyapunov")
+    begin, memory = task.first, task.memory
     _check.whole("count", count, 1)
     _check.whole("segments", segments, 1)
     transient = segments // 4 if transient is None else _check.whole("transient", transient, 0)
     if transient >= segments:
         raise ValueError(f"transient must be less than the {segments} segments, but is {transient}.")
-    name = precision or _precision.of((state.H, state.W))
     times = np.linspace(begin, until, segments + 1)
     if isinstance(dynamics, Descent):
         if (until - begin) % segments:
             raise ValueError(f"{until - begin} updates do not fall into {segments} equal segments; choose a divisor.")
         times = times.astype(int)
-    with _precision.scope(name):
-        begun: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+    with _precision.scope(task.precision):
+        begun = task.state
         scale_must_fit(model, dynamics, begun)
         moved, dynamics = _entry.traceable((model, dynamics))
         memory = _start_memory(dynamics, begun) if memory is None else jax.tree.map(jnp.asarray, memory)
