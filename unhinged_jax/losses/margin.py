@@ -52,15 +52,16 @@ def adjusted_margin(
     _check.non_negative("gamma", gamma)
     if _check.concrete(epsilon) and not np.all((np.asarray(epsilon) > 0) & (np.asarray(epsilon) < 1)):
         raise ValueError(f"epsilon must lie strictly between 0 and 1, but got {epsilon}.")
-    labels = jnp.asarray(_numbers.whole("labels", labels))
+    soft = np.ndim(labels) > 1
+    labels = _numbers.floats(labels, "labels") if soft else jnp.asarray(_numbers.whole("labels", labels))
     features, prototypes = _numbers.floats(features, "features"), _numbers.floats(prototypes, "prototypes")
     gamma, epsilon = (_numbers.like(value, features.dtype) for value in (gamma, epsilon))
     unit = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
     logits = unit @ prototypes.T + jnp.asarray(bias)
-    labels, epsilon = jnp.asarray(labels), jnp.asarray(epsilon, unit.dtype)
+    epsilon = jnp.asarray(epsilon, unit.dtype)
     targets = distributions(logits, labels)
     fixed = jax.lax.stop_gradient((unit, prototypes))
-    if labels.ndim == 1:
+    if not soft:
         own = fixed[1][labels]
         below = _opposite(fixed[0], own, epsilon)
         shift, adjusted = _margin_shift(fixed[0], own, epsilon) * below[:, None], below * jnp.sum(targets, axis=-1)
