@@ -160,7 +160,7 @@ def _integrate(
 ) -> Trajectory:
     system = _system(model, dynamics, state, plan, target, reduce, start)
     if not states and isinstance(system, ColumnSystem) and worthwhile(system, plan, times.shape[0]):
-        system = LogitSystem(model, system.H, system.W, system.b, system.targets)
+        system = LogitSystem(model, system.H, system.W, system.b, system.targets, system.power)
     times = jnp.asarray(times, state.W.dtype)
     out = _flow.run(system, dynamics, times, jnp.asarray(first, state.W.dtype), plan, states, adjoint)
     return Trajectory(
