@@ -100,3 +100,14 @@ def test_functions_of_a_state_use_its_scale():
         one, other = (linearised(state, LABELS.index, 3, 2.0) for state in (plain, beside))
         np.testing.assert_allclose(np.exp(other.log_scale) * other.H, one.H, rtol=1e-12)
         np.testing.assert_allclose(uj.hessian_spectrum(squared, beside), uj.hessian_spectrum(squared, plain), rtol=1e-9)
+
+
+@pytest.mark.parametrize("which", ["push_forward", pytest.param("lyapunov", marks=pytest.mark.long)])
+def test_maps_of_runs_that_end_early_are_refused(which):
+    model = uj.unconstrained(LABELS, 3, loss="mse")
+    state, diverging = drawn(model, "float32"), uj.Descent(1e4)
+    with pytest.raises(ValueError, match=r"to 40 cannot be followed.*overflow"):
+        if which == "push_forward":
+            uj.push_forward(model, diverging, state, [40], state)
+        else:
+            uj.lyapunov(model, diverging, state, 80, 1, segments=2)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _entry
+from unhinged_jax import _check, _entry
 from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.simulate import scale_must_fit, simulate
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.trajectory import Result, Trajectory
 
 
 def push_forward(
@@ -56,7 +56,20 @@ def push_forward(
         moved, dynamics = _entry.traceable((model, dynamics))
         tangents = [jnp.asarray(part, task.state.W.dtype) for part in (tangent.H, tangent.W, tangent.b)]
         run, pushed = _push(moved, dynamics, task.state, Times((task.first, task.times)), task.memory, tangents)
+    _must_arrive(run.code, "the flow map", task.times)
     return task.finish(run), task.give_back(pushed)
+
+
+def _must_arrive(code: Any, what: str, times: Any) -> None:
+    """Raise if a run did not get to its last time, where that is known."""
+    if not _check.concrete((code, times)):
+        return
+    result = Result(int(code))
+    if result not in (Result.COMPLETED, Result.STEADY):
+        raise ValueError(
+            f"{what} to {np.asarray(times)[-1]:g} cannot be followed: the run ended before, with the result "
+            f"{result.message}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
