@@ -69,13 +69,7 @@ def run(
         return look(needed["body"], _logs(system, needed, dtype))
 
     def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
-        if not system.groups:
-            return after, _in_range(system, after["body"], dtype) & ~_sunk(system, after["body"], dtype)
-        sizes = jnp.stack(system.sizes(after["body"]))
-        tidy = {**_rescaled(system, after, sizes), "there": sizes > 0}
-        vanished = before["there"] & (sizes == 0)
-        lost = vanished | (jnp.abs(tidy["powers"] - before["powers"]) >= _LOST // 2)
-        return tidy, _in_range(system, tidy["body"], dtype) & ~_sunk(system, tidy["body"], dtype) & ~jnp.any(lost)
+        return _settled(system, before, after, dtype)
 
     def alone(before: dict, after: dict) -> tuple[dict, jax.Array]:
         # Rescaled after every step, no group is lost in between: a block that would have lost one goes on.
@@ -105,6 +99,17 @@ def run(
         "updates": carry["updates"],
         "code": code,
     }
+
+
+def _settled(system: System, before: dict, after: dict, dtype: Any) -> tuple[dict, jax.Array]:
+    """What a block of updates has made of a carry, tidied, and whether nothing was lost on the way."""
+    if not system.groups:
+        return after, _in_range(system, after["body"], dtype) & ~_sunk(system, after["body"], dtype)
+    sizes = jnp.stack(system.sizes(after["body"]))
+    tidy = {**_rescaled(system, after, sizes), "there": sizes > 0}
+    vanished = before["there"] & (sizes == 0)
+    lost = vanished | (jnp.abs(tidy["powers"] - before["powers"]) >= _LOST // 2)
+    return tidy, _in_range(system, tidy["body"], dtype) & ~_sunk(system, tidy["body"], dtype) & ~jnp.any(lost)
 
 
 def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
