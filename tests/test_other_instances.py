@@ -78,3 +78,24 @@ def test_exponents_refuse_rates_that_no_run_can_have():
     start = uj.State(np.array([[0.5], [-0.2]]), np.array([[0.3], [0.4]]), np.zeros(2))
     with pytest.raises(ValueError, match="must not be negative"):
         uj.lyapunov(model, uj.Flow(lambda t: -0.1), start, 20.0, 1)
+
+
+def test_a_hessian_beyond_the_range_is_refused():
+    model = uj.unconstrained(LABELS, 4, loss="cross_entropy")
+    with pytest.raises(ValueError, match="beyond the range of float64"):
+        uj.hessian_spectrum(model, STATE.replace(log_scale=800.0), 2)
+
+
+def test_a_spectrum_at_a_start_of_equal_means_is_that_of_the_mode_it_has():
+    # H = 1 h', W = 1 w': h' = .05 w, w' = .2 h, so that w = 2 h wins; distances of unit vectors by hand.
+    h, w, t = np.array([1.0, 2.0, 0.0, -1.0]), np.array([0.5, 0.0, 1.0, 1.0]), np.array([0.0, 10.0, 50.0])
+    start = uj.State(np.tile(h, (12, 1)), np.tile(w, (3, 1)), np.zeros(3))
+    model = uj.unconstrained(LABELS, 4, loss=uj.losses.Unhinged(0.2))
+    found = uj.exact(model, uj.Flow(), start, t, "distance")["distance"]
+    lead, rest = (h + w / 2) / 2, (h - w / 2) / 2
+    # In coordinates of length: (sqrt(12) h, sqrt(3) w) = sqrt(12) (h, w / 2).
+    d = np.concatenate([lead, lead]) / np.linalg.norm([lead, lead])
+    for when, value in zip(t, found, strict=True):
+        x = np.exp(-0.2 * when) * np.concatenate([rest, -rest])  # orthogonal to d
+        angle = np.arctan2(np.linalg.norm(x), np.linalg.norm([lead, lead]))
+        assert abs(x @ d) < 1e-15 and value == pytest.approx(2 * np.sin(angle / 2), rel=1e-11)

@@ -585,7 +585,8 @@ def test_accuracy_takes_the_first_of_equal_logits_and_no_logit_that_is_not_a_num
     bias, log_scale = np.array([0.1, 0.1, 0.1, 0.1]), 0.3
 
     def share(scores):
-        features = ScoredFeatures(scores.T, known_scores=scores, known_norm=jnp.asarray(1.0))  # of prototypes that are unit vectors
+        # Of prototypes that are unit vectors.
+        features = ScoredFeatures(scores.T, known_scores=scores, known_norm=jnp.asarray(1.0))
         view = View(uj.unconstrained(labels, 4), features, jnp.eye(4), jnp.asarray(bias), jnp.asarray(log_scale))
         return accuracy(view)
 

@@ -33,7 +33,7 @@ def hessian_spectrum(
         about four gradients, and no matrix is formed.
 
     Raises:
-        ValueError: if `count` is not below the numbers that move.
+        ValueError: if `count` is not below the numbers that move, or the Hessian leaves the floating-point range.
 
     Source: beyond the paper (Lanczos by ARPACK in SciPy).
 
@@ -87,6 +87,11 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
 
     operator = LinearOperator((moving, moving), matvec=matvec, dtype=dtype)
     start = np.random.default_rng(0).normal(size=moving).astype(dtype)
+    if not np.all(np.isfinite(matvec(start))):
+        raise ValueError(
+            f"the Hessian at this state holds numbers beyond the range of {dtype}; take a state of ordinary size, such "
+            "as one whose log_scale is 0."
+        )
     if moving <= max(20, 2 * count + 1):  # ARPACK wants room; so few products give the whole matrix
         matrix = np.stack([matvec(row) for row in np.eye(moving, dtype=dtype)])
         values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
