@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.observables import ObservableSet
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +148,9 @@ PAIRS = {
 }  # fmt: skip
 """Every case and every kind of dynamics; all others under fewer observables stand in the table."""
 EVERYTHING = ("regularized", "spherical")
-"""Where every observable is read; elsewhere what refers to the start, and a few more."""
+"""Where every observable is read."""
+FEW = ObservableSet(["loss", "accuracy", "log_norm_H", "log_norm_W", "gap_H", "log_distance"])
+"""What is read elsewhere, as far as a run has it: what refers to the start, and a few more."""
 
 
 @pytest.mark.long
@@ -157,11 +160,11 @@ def test_cut_anywhere_and_going_on_equals_one_go(case, kind):
     model, dynamics = MODELS[case], DYNAMICS[kind]
     tolerance = 1e-6 if kind == "flow" else 1e-9
     for reduce in (True, False):
-        observe = uj.all_observables if case in EVERYTHING and reduce else _few(case, kind, reduce)
+        observe = uj.all_observables if case in EVERYTHING and reduce else FEW
         settings = {"reduce": reduce, "states": True}
         whole = uj.simulate(model, dynamics, START, TIMES, observe, **settings)
         same(whole, in_pieces(uj.simulate, model, dynamics, observe, **settings), tolerance)
-    observe = uj.all_observables if case in EVERYTHING else _few(case, kind, True)
+    observe = uj.all_observables if case in EVERYTHING else FEW
     try:
         whole = uj.exact(model, dynamics, START, TIMES, observe, states=True)
     except uj.NoClosedForm:
@@ -171,11 +174,6 @@ def test_cut_anywhere_and_going_on_equals_one_go(case, kind):
             in_pieces(uj.exact, model, dynamics, "loss")
         return
     same(whole, in_pieces(uj.exact, model, dynamics, observe, states=True), 1e-9)
-
-
-def _few(case, kind, reduce):
-    names = ["loss", "accuracy", "log_norm_H", "log_norm_W"]
-    return [*names, "gap_H", "log_distance"] if reduce and case != "cross-entropy" and kind != "adam" else names
 
 
 @pytest.mark.long
