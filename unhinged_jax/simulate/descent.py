@@ -40,9 +40,8 @@ def run(
     Returns:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `memory`, `updates`, `code`.
     """
-    body = system.body()
+    body, transform = system.body(), _transformation(descent)
     dtype = next(iter(body.values())).dtype
-    transform = _transformation(descent)
     carry = {
         "body": body,
         "memory": _initial_memory(system, descent, transform, body, memory),
