@@ -110,7 +110,14 @@ def accuracy(view: View) -> jax.Array:
 def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View], jax.Array]:
     def margin(view: View) -> jax.Array:
         values, _, common = view.once(margins)
-        return _scaled(reduce(values), common)
+
+        def at_infinity() -> jax.Array:
+            # A tie of logits beyond the range is their rounding, and its margin not known, unless they are all 0.
+            nothing = (view.seen().row_norms() == 0) | (safe_norm(view.W) == 0)
+            return jnp.where((values == 0) & ~nothing, jnp.nan, values)
+
+        known = jax.lax.cond(jnp.isinf(jnp.exp(common)), at_infinity, lambda: values)
+        return _scaled(reduce(known), common)
 
     return margin
 

@@ -93,6 +93,8 @@ def _values(schedule: Schedule, times: np.ndarray) -> np.ndarray:
     flat = np.ravel(times)
     padded = np.pad(flat, (0, -flat.size % _BLOCK), mode="edge").reshape(-1, _BLOCK)
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        # Its numbers as data, so that others compile nothing.
+        schedule = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, (int, float)) else leaf, schedule)
         rows = [np.asarray(_block(schedule, jnp.asarray(row, float))) for row in padded]
     return np.concatenate(rows)[: flat.size].reshape(np.shape(times))
 
