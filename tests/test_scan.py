@@ -82,7 +82,9 @@ def test_a_block_that_does_not_settle_is_undone_and_ends_the_loop(times):
     assert int(last["x"]) == by_hand(400)[int(2 * float(last["y"]))]
 
 
-@pytest.mark.parametrize("make", [uj.unconstrained, uj.spherical], ids=["unconstrained", "spherical"])
+@pytest.mark.parametrize(
+    "make", [pytest.param(uj.unconstrained, marks=pytest.mark.long), uj.spherical], ids=["unconstrained", "spherical"]
+)
 def test_regular_reads_equal_irregular_ones_and_their_derivatives(make):
     model = make(uj.balanced(classes=3, per_class=2), 7)
     with jax.enable_x64(True):

@@ -276,6 +276,7 @@ def closed(a, w, t):
     return -a * jnp.expm1(-w * t) / w + 0.1 * t
 
 
+@pytest.mark.long
 def test_numeric_derivatives():
     """Parameters as leaves and as closed-over tracers, first and second order, mixed with t."""
     x = (0.3, 0.7, 3.0)
