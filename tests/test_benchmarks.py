@@ -511,6 +511,7 @@ def test_a_quick_run_writes_a_record_and_a_page_that_name_nobody(tmp_path, capsy
         assert str(tmp_path) not in text and str(Path(__file__).parent) not in text
 
 
+@pytest.mark.long
 def test_a_trace_is_written(tmp_path, capsys):
     assert cli.main(["--trace", str(tmp_path), "--quick", "--workload", "exact"]) == 0
     assert list(tmp_path.rglob("*.xplane.pb"))

@@ -399,6 +399,7 @@ def test_a_kill_between_two_files_loses_nothing(momentum_runs, tmp_path, monkeyp
     assert not left.exists()
 
 
+@pytest.mark.long
 def test_resume_with_adam_equals_one_run(tmp_path):
     adam = 'kind = "descent"\noptimizer = {name = "adam", learning_rate = 0.05, b1 = 0.8}'
     run = 'times = [0, 5, 9, 14, 20]\nobserve = ["norm", "accuracy"]\nprecision = "float64"'

@@ -173,7 +173,7 @@ def test_scale_invariance(scale):
         assert_equal(got, want)
 
 
-@pytest.mark.parametrize(("classes", "dim"), [(5, 9), (5, 4), (2, 1)])
+@pytest.mark.parametrize(("classes", "dim"), [(5, 9), pytest.param(5, 4, marks=pytest.mark.long), (2, 1)])
 def test_ideal_values_at_exact_collapse_with_finite_gradients(classes, dim):
     simplex = _simplex(classes, dim + 1)
     basis = np.linalg.svd(simplex)[2][: max(classes - 1, dim)][:dim]
@@ -278,7 +278,7 @@ def test_vectors_of_very_different_size():
     assert_equal(got, want, only=names)
 
 
-@pytest.mark.parametrize("dim", [9, 2], ids=["C<=p+1", "C>p+1"])
+@pytest.mark.parametrize("dim", [9, pytest.param(2, marks=pytest.mark.long)], ids=["C<=p+1", "C>p+1"])
 def test_gradients_match_finite_differences(dim):
     H, W, b = random_state(dim)
     direction = np.random.default_rng(3).normal(size=H.shape)

@@ -49,7 +49,7 @@ def test_pull_and_value_are_those_of_rows(loss, labels):
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
-@pytest.mark.parametrize("momentum", [None, 0.7], ids=["plain", "momentum"])
+@pytest.mark.parametrize("momentum", [None, pytest.param(0.7, marks=pytest.mark.long)], ids=["plain", "momentum"])
 def test_descent_is_the_plain_update(loss, momentum):
     model = uj.regularized(LABELS["weighted"], dim=5, decay=(0.02, 0.05), bias=True, loss=loss)
     state = model.init(jax.random.key(2), precision="float64")
@@ -64,7 +64,7 @@ def test_descent_is_the_plain_update(loss, momentum):
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
-@pytest.mark.parametrize("anchored", [False, True], ids=["both", "anchored"])
+@pytest.mark.parametrize("anchored", [pytest.param(False, marks=pytest.mark.long), True], ids=["both", "anchored"])
 def test_flow_is_the_plain_one(labels, anchored):
     of = uj.anchored if anchored else uj.unconstrained
     model = of(labels, dim=5, loss="cross_entropy", **({"decay": 0.1} if anchored else {}))

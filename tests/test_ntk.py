@@ -96,6 +96,7 @@ def test_class_means_need_only_the_kernel_of_class_means(case):
     np.testing.assert_allclose(means["loss"], whole["loss"], rtol=1e-9)
 
 
+@pytest.mark.long
 def test_wider_networks_are_predicted_better(case):
     x, labels, _ = case
     errors = {}

@@ -141,7 +141,8 @@ def _tangents(wanted, start):
     return value, found
 
 
-@pytest.mark.parametrize("total", [1.0, pytest.param(2.5, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("total", [1.0, 2.5])
 def test_a_pair_moves_the_problem_by_what_each_moves_alone(total):
     """Every pair in both orders, of weights that are normalised and of weights that are not."""
     start = problem(total, uj.cosine(0.5, horizon=9.0), uj.Flow, rtol=1e-6)

@@ -299,6 +299,7 @@ def test_numeric_derivatives():
             assert jax.jit(jax.grad(closure))(*x) == pytest.approx(float(expected[0]), rel=1e-12)
 
 
+@pytest.mark.long
 def test_numeric_under_vmap():
     with jax.enable_x64(True):
         times, speeds = jnp.linspace(0, 20, 7), jnp.array([0.5, 0.7, 200.0])
@@ -334,7 +335,9 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if "numeric" in name else name for name in ALL]
+)
 def test_pytree_dtype_and_shape(name):
     schedule = ALL[name]
     leaves, tree = jax.tree.flatten(schedule)

@@ -59,6 +59,7 @@ def test_second_derivatives_are_symmetric_and_values_those_of_a_run(table):
         np.testing.assert_allclose(table["value"].sel(source="exact", observable=name), found[name], rtol=1e-12)
 
 
+@pytest.mark.long
 def test_reverse_mode_through_momentum_reaches_arrays():
     """Whole arrays of features and class weights in reverse mode, against the exact solution."""
     start = problem(uj.Descent(0.2, momentum=0.5), uj.from_counts([2, 2, 1]))
