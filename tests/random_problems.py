@@ -389,9 +389,10 @@ def _solved(kind: Structure, drawn: Problem, parts: tuple, taus: list[float]) ->
         return np.concatenate([np.asarray(part, float).ravel() for part in field(kind, drawn, *split(vector))])
 
     begin = np.concatenate([np.asarray(part, float).ravel() for part in parts])
-    run = solve_ivp(velocity, (0, taus[-1]), begin, "DOP853", taus, rtol=1e-12, atol=1e-14)
+    apart, where = np.unique(taus, return_inverse=True)  # a schedule that has come to its end stands still
+    run = solve_ivp(velocity, (0, taus[-1]), begin, "DOP853", apart, rtol=1e-12, atol=1e-14)
     assert run.success, run.message
-    return [tuple(Long(part) for part in split(run.y[:, i])) for i in range(len(taus))]
+    return [tuple(Long(part) for part in split(run.y[:, i])) for i in where]
 
 
 # --- the comparison -------------------------------------------------------------------------------------------------

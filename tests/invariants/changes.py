@@ -651,6 +651,10 @@ _GOES_ON = (
 )  # fmt: skip
 _FORGETS = (lambda operation, problem: problem.momentum is None, "there is no closed form that starts with a velocity")
 _HAS_FORM = (lambda operation, problem: problem.loss == "unhinged", "no closed form")
+_SHARPENS = (
+    lambda operation, problem: operation != "limit" or problem.case != "spherical" or problem.kind == "flow",
+    "the rate of a spherical descent is a bound, which is sharper from a later state",
+)
 
 RUNS: dict[str, Change] = {
     "dense": Change(
@@ -668,7 +672,7 @@ RUNS: dict[str, Change] = {
         (lambda operation, problem: problem.momentum is None or operation.startswith("simulate,"),
          "there is no closed form that starts with a velocity"))),
     "cut, exact and gone on": Change(
-        lambda problem: _cut(problem, "exact"), later=True, no=only_if(*_GOES_ON, _HAS_FORM, _FORGETS)
+        lambda problem: _cut(problem, "exact"), later=True, no=only_if(*_GOES_ON, _HAS_FORM, _FORGETS, _SHARPENS)
     ),
     "other times beside": Change(_other_times, no=only_if(_RUN), later=True),
     "one observable at a time": Change(lambda problem: problem, values=one_by_one, no=only_if(
