@@ -109,7 +109,8 @@ def push_forward(problem: Problem) -> dict[str, Any]:
     tangent = uj.State(0.5 * state.H, -2 * state.W, state.b)
     _, pushed = uj.push_forward(model, dynamics, start, problem.times[1:2], tangent)
     squares = {part: (getattr(pushed, part) ** 2).sum() for part in "HW"}
-    return {f"square_{part} pushed": square * np.exp(2 * pushed.log_scale) for part, square in squares.items()}
+    exp = jnp.exp if isinstance(pushed.log_scale, jax.Array) else np.exp
+    return {f"square_{part} pushed": square * exp(2 * pushed.log_scale) for part, square in squares.items()}
 
 
 def hessian_spectrum(problem: Problem) -> dict[str, Any]:
