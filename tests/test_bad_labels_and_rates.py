@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax import _entry, collapse, losses
+from unhinged_jax import _request, collapse, losses
 from unhinged_jax.schedules import Constant, Piecewise, QuadratureWarning
 from unhinged_jax.schedules.elapsed import elapsed
 from unhinged_jax.training.heads import Head
@@ -152,11 +152,11 @@ def test_rapid_and_discontinuous_rates_are_integrated_or_warned_of():
         elapsed(uj.numeric(lambda t: squares(1e5 * t)), 0.0, np.array([1.0]))
     fast = uj.Flow(lambda t: jnp.sin(40 * t) ** 2)
     with pytest.warns(QuadratureWarning, match="breaks"):  # a search integrates inside of what is compiled
-        _entry.prepare(MODEL, fast, STATE, [0.0, 1000.0], "norm", "top", None, "event_time")
+        _request.prepare(MODEL, fast, STATE, [0.0, 1000.0], "norm", "top", None, "event_time")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for caller, last in (("event_time", 10.0), ("simulate", 1000.0)):
-            _entry.prepare(MODEL, fast, STATE, [0.0, last], "norm", "top", None, caller)
+            _request.prepare(MODEL, fast, STATE, [0.0, last], "norm", "top", None, caller)
 
 
 @pytest.mark.long

@@ -28,7 +28,7 @@ LAYERS = (
     "leading parameters rowspace",
     "observables",
     "compression config trajectory",
-    "_entry plots",
+    "_request plots",
     "exact output simulate",
     "geometry limit paper sweep",
     "design events exponents kinks sensitivity verify",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _entry
+from unhinged_jax import _check, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.geometry import moving_numbers
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit
@@ -79,7 +79,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     state = jax.tree.map(lambda part: jnp.asarray(part, float), state)  # as wide as the widest
     parts = [*multiplied(state), state.b]
     moves = [model.features_move, model.prototypes_move, model.prototypes_move and model.bias]
-    product = _product(_entry.traceable(model), parts, tuple(moves))
+    product = _product(_request.traceable(model), parts, tuple(moves))
     dtype = np.dtype(parts[1].dtype)
 
     def matvec(v: np.ndarray) -> np.ndarray:

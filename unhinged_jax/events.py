@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _entry
+from unhinged_jax import _check, _request
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.exact.run import exact
 from unhinged_jax.model import LayerPeeled, State
@@ -125,13 +125,13 @@ def event_time(
     _check.shape("level", level, (), "one number; map over a batch of levels with jax.vmap")
     _check.choice("direction", direction, ("above", "below"))
     _check.choice("method", method, ("exact", "simulate"))
-    task = _entry.prepare(model, dynamics, state, times, event, target, precision, "event_time")
+    task = _request.prepare(model, dynamics, state, times, event, target, precision, "event_time")
     if method == "simulate" or model.spherical:
         scale_must_fit(model, dynamics, task.state)
     sign = 1.0 if direction == "above" else -1.0
     how = _How(method, event, sign, target, task.precision, adjoint)
     with task.context():
-        problem = _entry.traceable((model, dynamics, task.resumed(task.state)))
+        problem = _request.traceable((model, dynamics, task.resumed(task.state)))
         if isinstance(dynamics, Descent):
             found, looked, code = _update(how, problem, level, np.asarray(task.times))
         else:

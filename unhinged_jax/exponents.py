@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _entry
+from unhinged_jax import _check, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
@@ -96,7 +96,7 @@ def lyapunov(
         >>> bool(abs(found.exponents[0] - want[0]) < 1e-9)
         True
     """
-    task = _entry.prepare(model, dynamics, state, [until], (), "top", precision, "lyapunov")
+    task = _request.prepare(model, dynamics, state, [until], (), "top", precision, "lyapunov")
     begin, memory = task.first, task.memory
     _check.whole("count", count, 1)
     _check.whole("segments", segments, 1)
@@ -111,7 +111,7 @@ def lyapunov(
     with _precision.scope(task.precision):
         begun = task.state
         scale_must_fit(model, dynamics, begun)
-        moved, dynamics = _entry.traceable((model, dynamics))
+        moved, dynamics = _request.traceable((model, dynamics))
         memory = _start_memory(dynamics, begun) if memory is None else jax.tree.map(jnp.asarray, memory)
         moving = sum(int(part.size) for part in _moving(moved, begun, memory)[0])
         if count > moving:
@@ -253,7 +253,7 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
     with _precision.scope("float64"):
-        model, dynamics = _entry.traceable((model, dynamics))
+        model, dynamics = _request.traceable((model, dynamics))
         gram = np.asarray(model.signal().gram(jnp.float64))
         rates = [float(x) for x in dataclasses.astuple(unit_rates(model, dynamics, jnp.float64))]
         eta = None if isinstance(dynamics, Flow) else float(dynamics.schedule(0))

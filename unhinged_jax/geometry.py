@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _entry
+from unhinged_jax import _check, _request
 from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.simulate import scale_must_fit, simulate
@@ -50,10 +50,10 @@ def push_forward(
         >>> bool(jnp.allclose(pushed.W, run.final.W, rtol=1e-5))  # a linear flow map
         True
     """
-    task = _entry.prepare(model, dynamics, state, times, (), "top", precision, "push_forward")
+    task = _request.prepare(model, dynamics, state, times, (), "top", precision, "push_forward")
     scale_must_fit(model, dynamics, task.state)
     with task.context():
-        moved, dynamics = _entry.traceable((model, dynamics))
+        moved, dynamics = _request.traceable((model, dynamics))
         tangents = [jnp.asarray(part, task.state.W.dtype) for part in (tangent.H, tangent.W, tangent.b)]
         run, pushed = _push(moved, dynamics, task.state, Times((task.first, task.times)), task.memory, tangents)
     _must_arrive(run.code, "the flow map", task.times)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _entry
+from unhinged_jax import _check, _request
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.modes import log_factor
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
@@ -157,10 +157,10 @@ def limit(
             )
         if _check.concrete(state.elapsed):
             begin = np.atleast_1d(np.asarray(state.elapsed))
-    task = _entry.prepare(model, dynamics, state, begin, (), target, precision, "limit")
+    task = _request.prepare(model, dynamics, state, begin, (), target, precision, "limit")
     with task.context():
         solve: Callable[..., Limit] = _spherical if model.spherical else _driven if _one_part_stays(model) else _coupled
-        model, dynamics = _entry.traceable((model, dynamics))
+        model, dynamics = _request.traceable((model, dynamics))
         if isinstance(dynamics, Descent):  # the asymptotics of equal updates, as large as the next one
             dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
         found = solve(model, dynamics, task.state, target)

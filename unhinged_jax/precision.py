@@ -66,6 +66,37 @@ def refuse_compiled(name: str, outside: str) -> None:
         )
 
 
+def differentiated(tree: Any) -> bool:
+    """Whether a leaf is being differentiated."""
+    return any(type(leaf).__name__ in ("JVPTracer", "LinearizeTracer") for leaf in jax.tree.leaves(tree))
+
+
+def refuse_differentiated(tree: Any, name: str, outside: str) -> None:
+    """Raise if a float64 computation is to be differentiated while JAX is in float32.
+
+    JAX would go on with the derivative after our context has ended.
+    """
+    if name == "float64" and outside == "float32" and differentiated(tree):
+        raise ValueError(
+            "a float64 run can be differentiated only where JAX itself is in float64: write "
+            "`with jax.enable_x64(True):` around jax.grad, jax.jvp and their kin."
+        )
+
+
+def traceable(tree: Any) -> Any:
+    """The tree with Python numbers as arrays: numbers are data, so that a sweep over them compiles once.
+
+    Floating-point leaves take the precision of the run, which widens them before anything is computed with them.
+    """
+    dtype = jnp.result_type(float)
+
+    def array(leaf: Any) -> Any:
+        other = jnp.issubdtype(getattr(leaf, "dtype", dtype), jnp.floating) and getattr(leaf, "dtype", dtype) != dtype
+        return jnp.asarray(leaf, dtype) if isinstance(leaf, (int, float)) or other else leaf
+
+    return jax.tree.map(array, tree)
+
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 

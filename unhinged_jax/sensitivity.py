@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _entry
+from unhinged_jax import _check, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
@@ -110,7 +110,7 @@ def sensitivity(
     """
     _check.choice("order", order, (1, 2))
     _check.choice("mode", mode, MODES)
-    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
+    task = _request.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
     scale_must_fit(model, dynamics, task.state)
     problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
     names = [name for name, _ in task.plan]
@@ -159,7 +159,7 @@ def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
 
 
 def _runner(
-    kind: str, mode: str, problem: Problem, task: _entry.Task, observe: Any, target: str
+    kind: str, mode: str, problem: Problem, task: _request.Task, observe: Any, target: str
 ) -> Callable[..., Trajectory]:
     """A function (model, dynamics, state) -> Trajectory."""
     common = {"observe": observe, "target": target, "precision": task.precision}

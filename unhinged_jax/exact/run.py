@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import _check, _entry, _scan
+from unhinged_jax import _check, _request, _scan
 from unhinged_jax.compression import compressible, observed
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
@@ -73,11 +73,11 @@ def exact(
         raise NoClosedForm(
             "there is no closed form: a run with momentum cannot be continued exactly; start it from its first state."
         )
-    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "exact")
+    task = _request.prepare(model, dynamics, state, times, observe, target, precision, "exact")
     with task.context():
         times = task.clock()
         clock, start, dynamics = _unit_clock(dynamics, task)
-        model, dynamics = _entry.traceable((model, dynamics))
+        model, dynamics = _request.traceable((model, dynamics))
         reads: Any = None
         if isinstance(dynamics, Descent):
             stepped = model.spherical or not closed(dynamics)
@@ -91,7 +91,7 @@ def exact(
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
 
 
-def _unit_clock(dynamics: Dynamics, task: _entry.Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
+def _unit_clock(dynamics: Dynamics, task: _request.Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
     """Times, start (None: as the task says) and dynamics; where the rate is a function, zeta for the times and a rate
     of 1.
 

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax.precision import differentiated
+
 
 class Known:
     """Whether classes are known to be balanced, and the leaves (index, weights) of which that is known."""
@@ -69,7 +71,7 @@ def known(index: Any, weights: Any, classes: int, carried: Known) -> Known:
         return Known(seen, _references(leaves) if all(map(_constant, leaves)) else ())
     if not all(_is_array(leaf) for leaf in leaves):
         return carried  # what JAX and equinox put into leaves while they rebuild trees
-    if not carried.value or not all(_traced(leaf) for leaf in leaves) or any(map(_differentiated, leaves)):
+    if not carried.value or not all(_traced(leaf) for leaf in leaves) or differentiated(leaves):
         return Known(False)
     # Both leaves are others where a traced function begins. Where only one is, it has been replaced.
     return Known(not same or all(same) or not any(same), _references(leaves))
@@ -99,10 +101,6 @@ def _is_array(leaf: Any) -> bool:
 
 def _traced(leaf: Any) -> bool:
     return isinstance(leaf, jax.core.Tracer)
-
-
-def _differentiated(leaf: Any) -> bool:
-    return type(leaf).__name__ in ("JVPTracer", "LinearizeTracer")
 
 
 def register(cls: type, data: tuple[str, ...], meta: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _entry, _scan
+from unhinged_jax import _check, _request, _scan
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
@@ -78,11 +78,11 @@ def simulate(
         >>> bool(run["norm"][2] > run["norm"][0])
         True
     """
-    task = _entry.prepare(model, dynamics, state, times, observe, target, precision, "simulate", reduce)
+    task = _request.prepare(model, dynamics, state, times, observe, target, precision, "simulate", reduce)
     _check_adjoint(adjoint, dynamics)
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
-        model, dynamics = _entry.traceable((model, dynamics))
+        model, dynamics = _request.traceable((model, dynamics))
         if isinstance(dynamics, Descent):
             reads = _scan.reads_at(task.times, task.first)
             given = (

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _entry
+from unhinged_jax import _request
 from unhinged_jax import config as _config
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
@@ -151,7 +151,7 @@ def _group(plan: Plan, places: dict[str, int], traced: tuple[tuple[str, ...], ..
         problem = build_traced(config, values)
         if plan.sweep.method == "exact" and (why := why_no_closed_form(problem.model, problem.dynamics)):
             raise NoClosedForm(f"there is no closed form: {why}")
-        task = _entry.prepare(
+        task = _request.prepare(
             problem.model, problem.dynamics, problem.state, problem.times, problem.observe, problem.target,
             problem.precision, "sweep",
         )  # fmt: skip

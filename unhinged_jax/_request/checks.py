@@ -1,0 +1,136 @@
+"""What a request must be: numbers, a signal, tolerances, rates and times, looked at before anything compiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, _numbers
+from unhinged_jax import precision as _precision
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.schedules import Numeric, Schedule
+from unhinged_jax.schedules.elapsed import integrated_outside
+
+
+def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
+    """Raise for an array in the place of a number: it would be taken for one number for each coordinate."""
+    given = {name: getattr(dynamics, name, None) for name in ("rate_H", "rate_W", "momentum")}
+    given = {name: value for name, value in given.items() if not callable(value)}
+    given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
+    given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
+    shapes = {name: np.shape(value) for name, value in given.items() if value is not None}
+    schedule = dynamics.schedule
+    ours = type(schedule).__module__.startswith("unhinged_jax.")
+    plain = ours and not any(map(np.ndim, jax.tree.leaves(schedule)))  # of numbers alone: gives a number
+    looked_at = not isinstance(schedule, Schedule) or isinstance(schedule, Numeric)  # refused, and looked at, elsewhere
+    if not plain and not looked_at:
+        shapes["the rate of the schedule"] = jax.eval_shape(dynamics.schedule, 0.0).shape
+    for name, shape in shapes.items():
+        if shape:
+            raise ValueError(
+                f"{name} must be one number, but has shape {shape}; for a batch build model and dynamics inside the "
+                "function that jax.vmap maps over it."
+            )
+    if np.ndim(model.labels.index) != 1:
+        raise ValueError(
+            f"labels must be those of one problem, one a sample, but have shape {np.shape(model.labels.index)}; map "
+            "over a batch with jax.vmap."
+        )
+
+
+_agreed: set[tuple[type, int]] = set()
+_LARGEST = 10_000_000  # entries of a signal that is looked at
+
+
+def check_signal(model: LayerPeeled) -> None:
+    """Raise unless the signal of a loss written elsewhere is minus its gradient. Looked at once for a loss and labels.
+
+    Everything reduced, and every closed form, sees the signal alone: a wrong one would agree with itself.
+    """
+    ours = type(model.loss).__module__.startswith("unhinged_jax.")
+    large = model.samples * model.classes > _LARGEST
+    if ours or large or not model.loss.linear or not _check.concrete(model):
+        return
+    leaves = jax.tree.leaves((model.loss, model.labels))
+    kind = (type(model.loss), hash(tuple(np.asarray(leaf).tobytes() for leaf in leaves)))
+    if kind in _agreed:
+        return
+    with _precision.scope("float64"), jax.ensure_compile_time_eval():  # numbers, inside of a jit too
+        logits = jnp.asarray(np.random.default_rng(0).normal(size=(model.samples, model.classes)))
+        slope = np.asarray(jax.grad(model.loss_of_logits)(logits), float)
+        apart = float(np.max(np.abs(np.asarray(model.signal().dense("float64")) + slope)))
+    size = float(np.max(np.abs(slope)))
+    if not apart <= 1e-5 * size:
+        raise ValueError(
+            f"{type(model.loss).__name__}.signal is not minus the gradient of the loss in the logits: they differ by "
+            f"up to {apart:.2g}, where the gradient has entries up to {size:.2g}; look at its weights and its sign."
+        )
+    _agreed.add(kind)
+
+
+def check_tolerance(flow: Flow, precision: str) -> None:
+    floor = 10 * float(np.finfo(precision).eps)
+    for name in ("rtol", "atol"):
+        value = getattr(flow, name)
+        if value is not None and value < floor and (name == "rtol" or value < floor * 1e-10):
+            raise ValueError(
+                f"{name} = {value:g} is below what {precision} can resolve ({floor:.1g}); use precision='float64' or a "
+                "larger tolerance."
+            )
+
+
+def check_rates(dynamics: Dynamics, first: Any, times: Any, precision: str, caller: str) -> None:
+    """Raise for rates that no run can have, and for times of a flow that its precision does not tell apart."""
+    last = times[-1] if _check.concrete(times) else times
+    by_exact = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
+    check_dynamics(dynamics, first, last, integrated=by_exact, compiled=caller in ("event_time", "sensitivity"))
+    if caller == "simulate" and precision == "float32" and isinstance(dynamics, Flow) and isinstance(times, np.ndarray):
+        _check_apart(times)
+
+
+def checked_times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
+    if not _check.concrete(times):
+        if isinstance(dynamics, Descent):
+            raise ValueError(
+                "the numbers of updates at which a Descent is observed must be known when it is compiled; give `times` "
+                "as a NumPy array or list, not as a traced value."
+            )
+        return times, first
+    array = _numbers.counts("times", times)
+    if not np.all(np.isfinite(array)):
+        raise ValueError("times must be finite, but hold NaN or infinity.")
+    if np.any(np.diff(array) <= 0):
+        where = int(np.argmax(np.diff(array) <= 0))
+        raise ValueError(
+            f"times must be strictly ascending, but {array[where]} is followed by {array[where + 1]}; sort them and "
+            "drop repeats (np.unique does both)."
+        )
+    if not _check.concrete(first):  # of a flow inside of jax.vmap or jax.jit
+        return array.astype(float), first
+    start = np.asarray(first)
+    if start.dtype == np.float32 and np.float32(array[0]) == start:
+        start = array[0]  # the same time, rounded by a run in float32
+    if array[0] < start:
+        raise ValueError(f"times must not lie before the start, {start}, but the first is {array[0]}.")
+    if isinstance(dynamics, Descent):
+        if np.any(array != np.round(array)):
+            raise ValueError("times of a Descent are numbers of updates, so whole numbers; round them, or use a Flow.")
+        if array[-1] >= 2**63:
+            raise ValueError(f"times of a Descent must fit 64 bits, but the last is {array[-1]:g}; use a Flow.")
+        return array.astype(np.int64), int(start)
+    return array.astype(float), float(start)
+
+
+def _check_apart(times: np.ndarray) -> None:
+    """Raise if two times of a flow are one in float32."""
+    same = np.diff(times.astype(np.float32)) <= 0
+    if np.any(same):
+        where = int(np.argmax(same))
+        raise ValueError(
+            f"times {times[where]} and {times[where + 1]} are the same number in float32; give precision='float64', or "
+            "times farther apart."
+        )

@@ -1,0 +1,163 @@
+"""What `simulate` and `exact` do before and after: check, choose the precision, plan the observables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check
+from unhinged_jax import precision as _precision
+from unhinged_jax._request.checks import check_numbers, check_rates, check_signal, check_tolerance, checked_times
+from unhinged_jax._request.going_on import check_goes_on, check_one_run, handed_over
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
+from unhinged_jax.model import LayerPeeled, State, checked
+from unhinged_jax.observables import Observe, Plan, refers_to_start, resolve, wants_split
+from unhinged_jax.trajectory import Trajectory
+
+_RESOLVED = 2.0**28  # float32 numbers of this size are 32 apart: e^32 still fits its range, with room for several
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A checked request: the state to start from, the times, the observables, the precision."""
+
+    state: State
+    times: Any
+    first: Any
+    memory: Any
+    plan: Plan
+    precision: str
+    outside: str
+    dynamics: Dynamics
+    before: Trajectory | None = None
+
+    @property
+    def origin(self) -> State | None:
+        """The state that gaps refer to: that of the first of the runs that go on from one another."""
+        return self.state if self.before is None else self.before.origin
+
+    @property
+    def first_start(self) -> State | None:
+        """The origin of a run that goes on from another, if it matters: None for a run that is the first."""
+        return self.origin if self.before is not None and wants_split(self.plan) else None
+
+    def resumed(self, state: State) -> State | Trajectory:
+        """What to start from in place of `state` alone: the trajectory given, if one was, ending in that state."""
+        return state if self.before is None else dataclasses.replace(self.before, final=state)
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Everything inside runs in the asked precision, with full-precision matrix products."""
+        with ExitStack() as stack:
+            stack.enter_context(_precision.scope(self.precision))
+            stack.enter_context(jax.default_matmul_precision("highest"))
+            yield
+
+    def give_back(self, tree: Any) -> Any:
+        """Results as NumPy arrays where their precision is not the one outside, so that dtypes cannot mix."""
+        return _precision.given_back(tree, self.precision, self.outside)
+
+    def finish(self, trajectory: Trajectory) -> Trajectory:
+        """The trajectory with what going on needs, given back, with the times that were asked for.
+
+        In float32 these were rounded on the way. The origin is not copied.
+        """
+        clock, carries = clock_of(self.dynamics), carried_by(self.dynamics)
+        trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries)
+        if not _check.concrete((trajectory, self.times)):
+            if isinstance(self.times, np.ndarray):
+                self._must_fit()
+            return trajectory
+        given = self.give_back(trajectory)
+        self._must_resolve(given)
+        if self.times.dtype.kind == given.times.dtype.kind and np.array_equal(self.times, given.times):
+            return given
+        elapsed = given.elapsed
+        if given.kind == "exact" or bool(np.asarray(given.reached)[-1]):
+            elapsed = self.times[-1]
+        return dataclasses.replace(given, times=self.times, elapsed=elapsed)
+
+    def clock(self) -> jax.Array:
+        """The times as a JAX array; numbers of updates that do not fit the integers of the precision as floats."""
+        fits = self.times.dtype.kind != "i" or self.times[-1] <= jnp.iinfo(jnp.result_type(int)).max
+        return jnp.asarray(self.times if fits else self.times.astype(float))
+
+    def _must_resolve(self, given: Trajectory) -> None:
+        """Raise where a closed form in float32 has exponents whose last digit is a factor of many powers of e."""
+        late = given.kind == "exact" and self.precision == "float32" and float(self.times[-1]) > 2**20
+        if late and not abs(float(given.final.log_scale)) < _RESOLVED:
+            raise ValueError(
+                f"at {self.times[-1]:g} the logarithm of the norm is about {float(given.final.log_scale):.1e}, and "
+                "float32 cannot tell what is left beside it; give precision='float64'."
+            )
+
+    def _must_fit(self) -> None:
+        """Raise if numbers of updates are beyond what a compiled function can return here."""
+        if self.times.dtype.kind == "i" and self.times[-1] > jnp.iinfo(jnp.result_type(int)).max:
+            raise ValueError(
+                f"inside jax.jit, vmap and their kin JAX counts updates in 32 bits while it is in float32, but the "
+                f"last is {self.times[-1]}; open `with jax.enable_x64(True):` around the call."
+            )
+
+
+def prepare(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    times: Any,
+    observe: Observe,
+    target: str,
+    precision: str | None,
+    caller: str,
+    reduce: bool = True,
+) -> Task:
+    """Check a request; raise one clear ValueError if it cannot be. `reduce`: as in `simulate`."""
+    if not isinstance(model, LayerPeeled):
+        raise ValueError(
+            f"model must be a LayerPeeled, but got {type(model).__name__}; build one with `regularized`, ..."
+        )
+    if not isinstance(dynamics, (Flow, Descent)):
+        raise ValueError(f"dynamics must be a Flow or a Descent, but got {type(dynamics).__name__}.")
+    check_numbers(model, dynamics)
+    check_one_run(state, dynamics)
+    checked(model)
+    check_signal(model)
+    _check.choice("target", target, ("top", "contrast", "mean"))
+    first, memory, before = 0, None, None
+    if isinstance(state, Trajectory):
+        check_goes_on(state, dynamics)
+        before, first, memory, state = state, state.elapsed, state.memory, state.final
+    if not isinstance(state, State):
+        raise ValueError(
+            f"state must be a State or a Trajectory, but got {type(state).__name__}; use `model.init(key)`."
+        )
+    model.check_state(state)
+    name = precision or _precision.of((state.H, state.W))
+    _check.choice("precision", name, _precision.NAMES)
+    if isinstance(dynamics, Flow):
+        check_tolerance(dynamics, name)
+    times, first = checked_times(times, dynamics, first)
+    check_rates(dynamics, first, times, name, caller)
+    optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
+    apart = reduce or model.spherical  # a dense state does not carry its leading part apart
+    plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)
+    outside = _precision.current()
+    _precision.refuse_differentiated((model, dynamics, state), name, outside)
+    _precision.refuse_compiled(name, outside)
+    if before is not None and before.origin is None and refers_to_start(plan):
+        raise ValueError(
+            "gap_H and gap_W refer to the start of a run, which this trajectory does not hold; do not observe them."
+        )
+
+    with _precision.scope(name):
+        start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+        if before is not None:
+            before = handed_over(before, model)
+            memory = before.memory
+    return Task(start, times, first, memory, plan, name, outside, dynamics, before)
