@@ -19,7 +19,7 @@ PACKAGE = "unhinged_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
 LAYERS = (
-    "_check _numbers _scan _spinner _whole canary references special",
+    "_check _interrupt _numbers _scan _spinner _whole canary references special",
     "precision",
     "_quadrature collapse doctor initial kernel labels optimizers",
     "features schedules signal",

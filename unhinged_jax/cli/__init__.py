@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
+from unhinged_jax import _interrupt
 from unhinged_jax.cli import checks, networks, runs, sweeps  # noqa: F401  (they register their commands)
 from unhinged_jax.cli.application import app
 
 __all__ = ["app", "main"]
 
-BAD_INPUT, INTERRUPTED = 1, 130
+BAD_INPUT = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; default those of the process.
 
     Returns:
-        Exit status. Bad input is one line on standard error and status 1.
+        Exit status. Bad input is one line on standard error and status 1; interrupted by Ctrl-C, SIGTERM or SIGHUP it
+        is 130, 143 or 129.
 
     Source: beyond the paper.
 
@@ -30,18 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["--version"])  # doctest: +SKIP
         0
     """
-    try:
-        status = app(
-            None if argv is None else list(argv),
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_value",
-        )
-    except (CycloptsError, ValueError, OSError) as error:
-        return _complain(error)
-    except KeyboardInterrupt:
-        print("unhinged: interrupted; results that were there are unchanged.", file=sys.stderr)
-        return INTERRUPTED
+    with _interrupt.heeded():
+        try:
+            status = app(
+                None if argv is None else list(argv),
+                exit_on_error=False,
+                print_error=False,
+                result_action="return_value",
+            )
+        except (CycloptsError, ValueError, OSError) as error:
+            return _interrupt.told(error) if _interrupt.struck() else _complain(error)
+        except KeyboardInterrupt as error:
+            return _interrupt.told(error)
     return status if isinstance(status, int) else 0
 
 

@@ -27,7 +27,8 @@ def sweep(
 ) -> int:
     """Run every point of a plan into a store, or go on with it: the same command resumes.
 
-    Exit status: 0 if every point was computed, 3 if some failed or could not be, 1 for bad input or a full disk.
+    Exit status: 0 if every point was computed, 3 if some failed or could not be, 1 for bad input or a full disk. After
+    Ctrl-C, SIGTERM or SIGHUP (130, 143, 129) blocks in hand are finished or given up within seconds.
 
     Parameters
     ----------

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unhinged_jax import _interrupt
 from unhinged_jax.sweep.engine import StoreFull
 
 if TYPE_CHECKING:
     from unhinged_jax.sweep.store import Store
 
-INCOMPLETE, BAD_INPUT, INTERRUPTED = 3, 1, 130
+INCOMPLETE, BAD_INPUT = 3, 1
 
 
 def sweep(
@@ -50,23 +51,19 @@ def sweep(
         print(f"unhinged: note: {opened.path / name} was missing or altered; it was written again.", file=sys.stderr)
     for change in prepare.changed_versions(opened):
         print(f"unhinged: note: {change} since this store was made; last digits may differ.", file=sys.stderr)
+
+    def kept() -> str:
+        there = status_of(opened)
+        return f"{there.done:,} of {there.points:,} points are kept in {store}"
+
     try:
-        found = run.run_store(
-            opened, workers=workers, scheduler=scheduler, part=_part(part), retry_failed=retry_failed
-        )
-    except KeyboardInterrupt:
-        there = status_of(opened)
-        print(
-            f"unhinged: interrupted: {there.done:,} of {there.points:,} points are kept in {store}; the same command "
-            "goes on.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+        with _interrupt.left(lambda: f"{kept()}; the same command goes on."):
+            found = run.run_store(
+                opened, workers=workers, scheduler=scheduler, part=_part(part), retry_failed=retry_failed
+            )
     except StoreFull as error:
-        there = status_of(opened)
         print(
-            f"unhinged: error: {error.strerror}: {there.done:,} of {there.points:,} points are kept in {store}; free "
-            "some space and run the same command again.",
+            f"unhinged: error: {error.strerror}: {kept()}; free some space and run the same command again.",
             file=sys.stderr,
         )
         return BAD_INPUT

@@ -5,16 +5,22 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import multiprocessing
+import multiprocessing.resource_tracker
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from typing import Any
 
+from unhinged_jax import _interrupt
 from unhinged_jax.sweep.work import Outcome, initialize, run_blocks
 
 Task = tuple[int, ...]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 3
+_GRACE = 5.0
+"""Seconds in which workers that are told to end may finish the blocks in hand."""
 
 
 class StoreFull(OSError):
@@ -38,6 +44,7 @@ def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor
     """A maker of pools of local processes. They are spawned: a fork of a process that has used JAX hangs."""
 
     def make() -> Executor:
+        _start_tracker()
         return concurrent.futures.ProcessPoolExecutor(
             count,
             mp_context=multiprocessing.get_context("spawn"),
@@ -46,6 +53,18 @@ def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor
         )
 
     return make
+
+
+def _start_tracker() -> None:
+    """Start the process that clears up after others: started by itself it would let Ctrl-C through to the next worker,
+    and warn of what it clears up after a command that was ended on the spot."""
+    options = list(sys.warnoptions)
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
+    try:
+        with _interrupt.deaf_children():
+            multiprocessing.resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions[:] = options
 
 
 def drive(
@@ -83,10 +102,13 @@ def drive(
     executor = make()
     try:
         while pending or running:
+            _interrupt.check()
             broken = False
             while pending and len(running) < window:
                 try:
-                    running[executor.submit(run_blocks, path, pending[0], retry, source)] = pending[0]
+                    with _interrupt.deaf_children():
+                        future = executor.submit(run_blocks, path, pending[0], retry, source)
+                    running[future] = pending[0]
                     pending.popleft()
                 except BrokenExecutor:
                     broken = True
@@ -112,14 +134,31 @@ def drive(
                     _blame(task, "its worker died", tries, given_up, pending)
                 running.clear()
                 if owned:
-                    executor.shutdown(wait=False, cancel_futures=True)
+                    _end(executor)
                 executor = make()
+    except KeyboardInterrupt:
+        if not owned:
+            concurrent.futures.wait(running, _GRACE)  # who counts blocks then counts these
+        raise
     finally:
         for future in running:
             future.cancel()
         if owned:
-            executor.shutdown(wait=False, cancel_futures=True)  # what runs may still commit its block
+            _end(executor)
     return given_up
+
+
+def _end(executor: Executor) -> None:
+    """Shut down an executor: workers finish the blocks in hand, or are killed when that takes too long."""
+    workers = list((getattr(executor, "_processes", None) or {}).values())
+    for worker in workers:
+        worker.terminate()
+    end = time.monotonic() + _GRACE
+    for worker in workers:
+        worker.join(max(0.0, end - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
+    executor.shutdown(wait=True, cancel_futures=True)
 
 
 def _blame(task: Task, reason: str, tries: dict[Task, int], given_up: dict[Task, str], pending: deque[Task]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _interrupt
 from unhinged_jax.sweep import engine, prepare
 from unhinged_jax.sweep.plan import Plan
 from unhinged_jax.sweep.progress import Progress
@@ -126,7 +126,7 @@ def run_store(
         shown.start(status)
         if not wanted:
             return status
-        with _dask(scheduler) if scheduler is not None else nullcontext(executor) as shared:
+        with _interrupt.held(), _dask(scheduler) if scheduler is not None else nullcontext(executor) as shared:
             make, devices, window = _executor(workers, shared, len(wanted))
             given_up = engine.drive(
                 make, str(store.path.resolve()), _tasks(store, wanted, devices, window),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax import _interrupt
 from unhinged_jax.config import Config
 from unhinged_jax.sweep.groups import dtype_of
 from unhinged_jax.sweep.plan import Plan, set_key
@@ -80,7 +81,11 @@ class Job:
         programs = self._programs_of(numbers[0])
         step = len(programs.devices)
         calls = [numbers[i : i + step] for i in range(0, len(numbers), step)]
-        return [outcome for call in calls for outcome in self._call(programs, call, retry)]
+        found = []
+        for call in calls:
+            with _interrupt.held():
+                found += self._call(programs, call, retry)
+        return found
 
     def _call(self, programs: Programs, numbers: tuple[int, ...], retry: bool) -> list[Outcome]:
         """One block on every device; devices beyond the last block repeat it."""
@@ -232,6 +237,7 @@ def initialize(single_threaded: bool) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
         # The flags leave XLA its pool of a thread a core, in which parts of a program run side by side.
         os.environ["NPROC"] = os.environ["PJRT_NPROC"] = "1"
+    _interrupt.obey_parent()
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -247,5 +253,3 @@ def count_devices() -> int:
     import jax
 
     return jax.local_device_count()
-
-

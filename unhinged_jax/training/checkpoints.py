@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from unhinged_jax import _interrupt
 from unhinged_jax.precision import scope
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.extra import require
@@ -54,7 +55,8 @@ class Checkpoints:
         """Write a run; a checkpoint is there when it is complete, and not before."""
         args = self._orbax.args
         parts = {"state": args.StandardSave(_arrays(run)), "identity": args.JsonSave(self._identity)}
-        self._manager.save(run.epochs, args=args.Composite(**parts))
+        with _interrupt.held():
+            self._manager.save(run.epochs, args=args.Composite(**parts))
 
     def restore(self, trainer: Trainer, settings: Settings) -> Trained:
         """The latest run.

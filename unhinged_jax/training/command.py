@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax import _interrupt
 from unhinged_jax._whole import make_folder, whole
 
 STOPPED = 3
@@ -39,7 +40,13 @@ def train(
         print(f"{config}: {data.name}, {data.train_y.size} training images, {data.classes} classes: ready to train.")
         return 0
     _make_room(out, force, resume)
-    with Checkpoints(out / "checkpoints", identity_of(settings, data)) as kept:
+
+    def left() -> str:
+        if kept.latest is None:
+            return f"no epoch is kept in {out}; begin again with --force."
+        return f"{kept.latest} of {settings.train.epochs} epochs are kept in {out}; the same with --resume goes on."
+
+    with Checkpoints(out / "checkpoints", identity_of(settings, data)) as kept, _interrupt.left(left):
         before = kept.restore(trainer, settings) if resume else None
         with Progress(settings.train.epochs) as progress:
             progress.start(config.stem, settings.train.epochs, 0 if before is None else before.epochs)

@@ -1,0 +1,180 @@
+"""The one place where a command is interrupted: by Ctrl-C (SIGINT), SIGTERM or SIGHUP.
+
+The first signal says a word at once and ends the command as `KeyboardInterrupt`; what is `held` is finished before.
+The second one ends the process on the spot, and so does the clock when the command has not ended within `PATIENCE`:
+a program of XLA runs to its end before Python hears anything. A thread watches for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PATIENCE, NOTHING_IN_HAND = 10.0, 2.0
+"""Seconds within which an interrupted command ends, where something can be `left` and where nothing can."""
+_TWICE = 0.5  # seconds within which a second signal is the first, sent on by a program around this one
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+_UNCHANGED = "results that were there are unchanged."
+
+
+class Interrupted(KeyboardInterrupt):
+    """A command was interrupted; the message says what is left of it."""
+
+
+class _Now:
+    """What the process is doing about signals."""
+
+    def __init__(self) -> None:
+        self.number, self.held, self.raised, self.told, self.worker = 0, 0, False, False, False
+        self.tells: list[Callable[[], str]] = []
+
+    def act(self) -> None:
+        """Raise, once, unless something is held; a worker just ends."""
+        if self.number and not self.held and not self.raised:
+            self.raised = True
+            if self.worker:
+                os._exit(0)
+            raise Interrupted
+
+
+_now = _Now()
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Signals interrupt what runs inside. One that the process was told to ignore (`nohup`) stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    begin, end = os.pipe()
+    os.set_blocking(end, False)
+    wakeup = signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+    before = {n: signal.signal(n, _heard) for n in _NAMES if signal.getsignal(n) is not signal.SIG_IGN}
+    watcher = threading.Thread(target=_watch, args=(begin,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.write(end, b"\0")
+        watcher.join()
+        os.close(begin)
+        os.close(end)
+        _now.__init__()  # type: ignore[misc]
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """What runs inside is finished before an interruption is raised, in the thread that hears of signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _now.held += 1
+    try:
+        yield
+    finally:
+        _now.held -= 1
+    _now.act()
+
+
+def check() -> None:
+    """Raise Interrupted inside of `held`, if a signal has come."""
+    if _now.number and threading.current_thread() is threading.main_thread():
+        _now.raised = True
+        raise Interrupted
+
+
+@contextmanager
+def left(tell: Callable[[], str]) -> Iterator[None]:
+    """If what runs inside is interrupted, `tell` says what is left of it, in words that end a sentence."""
+    _now.tells.append(tell)
+    try:
+        yield
+    except Interrupted as error:
+        error.args = error.args or (tell(),)
+        raise
+    finally:
+        _now.tells.remove(tell)
+
+
+def struck() -> bool:
+    """Whether a signal has come; what else goes wrong then, such as writing to a closed terminal, comes from it."""
+    return bool(_now.number)
+
+
+def told(error: BaseException) -> int:
+    """Say how a command was interrupted; its exit status."""
+    while error.__context__ is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    _now.told = True
+    _say(f"interrupted: {error if isinstance(error, Interrupted) and error.args else _UNCHANGED}")
+    return 128 + (_now.number or signal.SIGINT)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that start inside leave Ctrl-C and a closed terminal to this one, from their first moment on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_parent() -> None:
+    """Make this process a worker: SIGTERM ends it after what is held, and every other signal is its parent's."""
+    _now.worker = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _heard)
+
+
+def _heard(number: int, frame: FrameType | None) -> None:
+    _now.number = _now.number or number
+    _now.act()
+
+
+def _watch(fd: int) -> None:
+    """Hear of signals while the main thread is busy; byte 0 ends it."""
+    first, patience = 0.0, PATIENCE
+    while True:
+        rest = max(0.0, first + patience - time.monotonic()) if first else None
+        if not select.select([fd], [], [], rest)[0]:
+            _say(f"interrupted: {_now.tells[-1]() if _now.tells else _UNCHANGED}")
+            _end()
+        for number in os.read(fd, 64):
+            if number == 0:
+                return
+            if number not in _NAMES:
+                continue
+            if not first:
+                first, _now.number = time.monotonic(), number
+                patience = PATIENCE if _now.tells else NOTHING_IN_HAND
+                name = _NAMES[signal.Signals(number)]
+                if not _now.told:  # there was nothing to wait for
+                    _say(f"{name}: ending within {patience:.0f} s, with what is in hand; once more ends at once.")
+            elif time.monotonic() - first > _TWICE:
+                _end()
+
+
+def _end() -> None:
+    """End now, whatever other threads do; workers follow."""
+    with contextlib.suppress(OSError):
+        if os.isatty(2):
+            os.write(2, b"\n\x1b[?25h")  # a progress bar hides the cursor
+    os._exit(128 + _now.number)
+
+
+def _say(text: str) -> None:
+    """A line on standard error, whoever is writing there, and also when the terminal is gone."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"unhinged: {text}\n".encode())
