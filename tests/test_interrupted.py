@@ -1,5 +1,6 @@
 """Commands interrupted by real signals: what they say, how soon they end, with which status, and what is left."""
 
+import json
 import os
 import pty
 import re
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import sweep_kills
 
+import unhinged_jax as uj
 from unhinged_jax import _interrupt
 from unhinged_jax.cli import main
 from unhinged_jax.sweep.status import status_of
@@ -135,6 +138,38 @@ def test_a_closed_terminal_ends_a_sweep(tmp_path):
         time.sleep(0.05)
     assert os.waitstatus_to_exitcode(done[1]) == 128 + signal.SIGHUP
     assert 0 < status_of(Store(store), verify=True).done < 480
+
+
+@pytest.mark.long
+def test_a_scheduler_that_dies_ends_a_sweep_which_goes_on_elsewhere(tmp_path):
+    pytest.importorskip("distributed")
+    plan, store, known = tmp_path / "plan.toml", tmp_path / "s.zarr", tmp_path / "scheduler.json"
+    plan.write_text(SLOW.format(seeds=8, count=12))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    cli = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    scheduler = subprocess.Popen([*cli, "--scheduler-file", known, "--port", "0", "--no-dashboard"], **quiet)
+    until(known.exists, scheduler)
+    cli = [sys.executable, "-m", "distributed.cli.dask_worker", "--death-timeout", "1", "--nthreads", "1"]
+    worker = subprocess.Popen([*cli, "--scheduler-file", known, "--no-dashboard"], **quiet)
+    try:
+        address = json.loads(known.read_text())["address"]
+        process = begin("sweep", plan, "--store", store, "--scheduler", address, "--lanes", 8)
+        until(lambda: store.exists() and len(sweep_kills.committed(store)) >= 2, process)
+        scheduler.kill()
+        told, _ = ended(process)
+        assert process.returncode == 3 and told.count("\n") == 1
+        assert f"the Dask scheduler at {address} is gone; what was committed is kept" in told
+    finally:
+        for one in (scheduler, worker):
+            one.kill()
+            one.wait()
+    before = sweep_kills.committed(store)
+    assert 2 <= len(before) < 12
+    found = uj.sweep(plan, store, workers=0, lanes=8, progress=False).load()
+    fresh = uj.sweep(plan, tmp_path / "fresh.zarr", workers=0, lanes=8, progress=False).load()
+    for name in fresh.variables:
+        np.testing.assert_array_equal(found[name].values, fresh[name].values, err_msg=str(name))
+    assert {**sweep_kills.committed(store), **before} == sweep_kills.committed(store)
 
 
 @pytest.mark.long

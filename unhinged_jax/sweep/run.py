@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -91,7 +93,7 @@ def sweep(
 
 
 class SweepIncomplete(RuntimeError):
-    """Blocks of a sweep could not be computed; the message says which and why. The others are in the store.
+    """Blocks of a sweep could not be computed; the message says why. The others are in the store.
 
     Source: beyond the paper.
     """
@@ -127,10 +129,16 @@ def run_store(
         if not wanted:
             return status
         with _interrupt.held(), _dask(scheduler) if scheduler is not None else nullcontext(executor) as shared:
-            make, devices, window = _executor(workers, shared, len(wanted))
+
+            def waiting() -> None:
+                _interrupt.check()
+                _refuse_lost(shared)
+                shown.refresh()
+
+            make, devices, window = _executor(workers, shared, len(wanted), waiting)
             given_up = engine.drive(
                 make, str(store.path.resolve()), _tasks(store, wanted, devices, window),
-                window=window, owned=shared is None, retry=retry_failed, told=shown.told, waiting=shown.refresh,
+                window=window, owned=shared is None, retry=retry_failed, told=shown.told, waiting=waiting,
                 source=None if store.source is None else str(store.source),
             )  # fmt: skip
     if given_up:
@@ -152,10 +160,16 @@ def _tasks(store: Store, numbers: tuple[int, ...], devices: int, window: int) ->
     return [tuple(group[i : i + each]) for group in groups.values() for i in range(0, len(group), each)]
 
 
-def _executor(workers: int | None, shared: Executor | None, blocks: int) -> tuple[Callable[[], Executor], int, int]:
+def _executor(
+    workers: int | None, shared: Executor | None, blocks: int, waiting: Callable[[], None]
+) -> tuple[Callable[[], Executor], int, int]:
     """How to make an executor, devices of one of its workers, and how many tasks to keep in flight."""
     if shared is not None:
-        return (lambda: shared), shared.submit(count_devices).result(), _width(shared)
+        asked = shared.submit(count_devices)
+        while not concurrent.futures.wait([asked], timeout=0.5).done:  # workers may be in a queue
+            waiting()
+        waiting()
+        return (lambda: shared), asked.result(), _width(shared)
     if workers is None:
         workers = min(len(os.sched_getaffinity(0)), blocks) if jax.default_backend() == "cpu" else 0
         workers = 0 if workers == 1 or jax.local_device_count() > 1 else workers
@@ -171,9 +185,26 @@ def _dask(address: str) -> Iterator[Executor]:
         distributed = importlib.import_module("distributed")
     except ImportError as error:
         raise ValueError("a Dask cluster needs distributed: pip install 'unhinged-jax[cluster]'.") from error
-    with distributed.Client(address) as client:
+    client, logger = distributed.Client(address), logging.getLogger("distributed.client")
+    level = logger.level
+    try:
         # pure: every call counts, although two look the same.
         yield client.get_executor(retries=3, pure=False)
+    finally:
+        if client.status != "running":  # it would print how it tried to reach a scheduler that is gone
+            logger.setLevel(logging.CRITICAL)
+        client.close()
+        logger.setLevel(level)
+
+
+def _refuse_lost(executor: Any) -> None:
+    """Raise SweepIncomplete if the scheduler behind an executor is gone: its client would wait for ever."""
+    client = getattr(executor, "_client", None)
+    if client is not None and client.status != "running":
+        raise SweepIncomplete(
+            f"the Dask scheduler at {client.scheduler.address} is gone; what was committed is kept. Start a scheduler "
+            "with workers and run the same sweep with its address."
+        )
 
 
 def _width(executor: Any) -> int:
