@@ -288,7 +288,10 @@ def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float,
     schedule = case.dynamics.schedule
     if case.how == "cosine descent" or (case.model.spherical and case.model.rescale < 2):
         return math.nan, math.nan  # no constant rate, or one a sample
-    found = limit(case.model, case.dynamics, state, precision=case.precision)
+    dynamics = case.dynamics
+    if isinstance(dynamics, Flow):  # as long as zeta grows
+        dynamics = dataclasses.replace(dynamics, schedule=1.0)
+    found = limit(case.model, dynamics, state, precision=case.precision)
     predicted = float(found.rate_H if case.model.spherical or not case.model.prototypes_move else found.rate)
     clock = np.asarray(run.times, float)
     if isinstance(case.dynamics, Flow):

@@ -71,7 +71,7 @@ def check_rates(schedule: Any, first: float, last: float, updates: bool, compile
     elif updates:
         count = max(int(last - first), 1)
         times = first + np.unique(np.linspace(0, count - 1, min(count, _UPDATES)).astype(np.int64))
-        _judge(times, _values(schedule, times))
+        _judge(times, values_at(schedule, times))
     elif last > first:
         _integrate(schedule, np.asarray([first, last]), PANELS if compiled else _PANELS)
 
@@ -89,7 +89,8 @@ def _block(schedule: Schedule, times: jax.Array) -> jax.Array:
     return schedule(times)
 
 
-def _values(schedule: Schedule, times: np.ndarray) -> np.ndarray:
+def values_at(schedule: Schedule, times: np.ndarray) -> np.ndarray:
+    """The rates of a schedule that is `integrated_outside` at many times, in float64."""
     flat = np.ravel(times)
     padded = np.pad(flat, (0, -flat.size % _BLOCK), mode="edge").reshape(-1, _BLOCK)
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
@@ -130,7 +131,7 @@ class _Rule(NamedTuple):
 def _rule(schedule: Schedule, left: np.ndarray, right: np.ndarray) -> _Rule:
     half = (right - left)[:, None] / 2
     inside = left[:, None] + half * (1 + _NODES)
-    values = _values(schedule, np.column_stack([inside, left, np.nextafter(right, left)]))
+    values = values_at(schedule, np.column_stack([inside, left, np.nextafter(right, left)]))
     rates, ends = values[:, :-2].astype(np.float64), values[:, -2:].astype(np.float64)
     _judge(inside, rates)
     off = np.abs(ends - rates @ _TO_ENDS)

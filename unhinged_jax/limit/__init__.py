@@ -1,0 +1,117 @@
+"""Where a run goes, how fast it gets there, and whether it grows or shrinks on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, _request
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.exact import exact
+from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.limit.linear import coupled, direction_of, driven
+from unhinged_jax.limit.result import STOPS, Limit
+from unhinged_jax.limit.sphere import spherical
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.schedules.total import remaining
+from unhinged_jax.trajectory import Trajectory
+
+__all__ = ["Limit", "limit"]
+
+
+def limit(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State | Trajectory,
+    *,
+    target: str = "top",
+    precision: str | None = None,
+) -> Limit:
+    """Direction, rate, growth exponent and threshold of a run from `state`.
+
+    Args:
+        model, dynamics, state: as in `exact`. Of a `Trajectory`: the limit of the run that goes on from its end. A
+            descent is taken to make equal updates for ever, as large as the one that comes next.
+        target: "top" (default): the modes that win; "contrast" or "mean": that subspace of balanced labels.
+        precision: "float32" or "float64"; default: that of the state.
+
+    Returns:
+        A `Limit`.
+
+    Raises:
+        NoClosedForm: where `exact` has none, and for rates that are not proportional.
+        ValueError: for a state of another shape, or an unknown target.
+
+    Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
+    paper.
+
+    Example:
+        >>> import unhinged_jax as uj
+        >>> model = uj.unconstrained(uj.balanced(classes=4, per_class=4), dim=8)
+        >>> found = uj.limit(model, uj.Flow(), model.init(jax.random.key(0)))
+        >>> found.side, round(float(found.rate), 4)
+        ('grows', 0.1667)
+    """
+    why = why_no_closed_form(model, dynamics)
+    if why is None and not dynamics.proportional:
+        why = "the rates of H and W are not proportional, so no direction stays the same."
+    if why is None and model.kernel is not None and model.kernel.kind == "coordinates":
+        why = "the limit is not offered for a kernel between feature coordinates."
+    if why:
+        raise NoClosedForm(f"there is no limit in closed form: {why}")
+    begin: Any = [0]
+    if isinstance(state, Trajectory):
+        if state.carries:
+            raise NoClosedForm(
+                "there is no limit in closed form: the trajectory carries a velocity; give its `final` for the limit "
+                "of a run that starts there at rest."
+            )
+        if _check.concrete(state.elapsed):
+            begin = np.atleast_1d(np.asarray(state.elapsed))
+    task = _request.prepare(model, dynamics, state, begin, (), target, precision, "limit")
+    with task.context():
+        model, dynamics = _request.traceable((model, dynamics))
+        if isinstance(dynamics, Descent):  # the asymptotics of equal updates, as large as the next one
+            dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
+            left = jnp.where(dynamics.schedule(0) > 0, jnp.inf, 0.0)
+        else:
+            left = jnp.asarray(remaining(dynamics.schedule, task.first))
+        found = _solver(model, dynamics)(model, dynamics, task.state, target)
+        if not (_check.concrete(left) and np.isposinf(left)):
+            found = _stopped(found, model, dynamics, task, left)
+        found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
+        return task.give_back(found)
+
+
+def _solver(model: LayerPeeled, dynamics: Dynamics) -> Callable[..., Limit]:
+    if not model.spherical:
+        return coupled if model.features_move and model.prototypes_move else driven
+    lengthen = False  # a descent in which one decay alone makes features longer
+    if isinstance(dynamics, Descent) and _check.concrete((model, dynamics)):
+        lengthen = float(dynamics.schedule(0) * dynamics.rate_H * model.decay_H) > 2
+    return functools.partial(spherical, rests=model.exponent is not None or lengthen)
+
+
+def _stopped(found: Limit, model: LayerPeeled, dynamics: Dynamics, task: _request.Task, left: jax.Array) -> Limit:
+    """The limit, or where the run is when all that is left of zeta has passed, if that is finite."""
+    ends = left < jnp.inf
+    if isinstance(dynamics, Flow):
+        unit = dataclasses.replace(dynamics, schedule=1.0)
+        last = exact(model, unit, task.state, jnp.where(ends, left, 0.0)[None], (), precision=task.precision).final
+    else:
+        last = task.state
+    direction = direction_of(model, last)
+    rates = {name: jnp.where(ends, 0.0, getattr(found, name)) for name in ("rate", "rate_H", "rate_W", "exponent")}
+    return dataclasses.replace(
+        found,
+        direction=jax.tree.map(lambda here, there: jnp.where(ends, here, there), direction, found.direction),
+        angle=jnp.where(ends, 0.0, found.angle),
+        ending=jnp.where(ends, STOPS, found.ending),
+        **rates,
+    )

@@ -1,0 +1,55 @@
+"""What one update, or one unit of zeta, makes of an eigenvalue of K: how its part of the state grows and turns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.dynamics import Dynamics, Flow
+from unhinged_jax.exact.modes import log_factor
+from unhinged_jax.special import safe_log
+
+
+class Factor(NamedTuple):
+    """log |z| and the argument of z, for the root z of largest modulus of the update; `other`: log |z| of the other.
+
+    A flow and plain descent have one root, and `other` is -inf.
+    """
+
+    log: jax.Array
+    angle: jax.Array
+    other: jax.Array
+
+
+def factor(dynamics: Dynamics, node: jax.Array) -> Factor:
+    """The factor at an eigenvalue x of K: e^x per unit of zeta in a flow, the roots of the update in a descent.
+
+    With momentum z solves z^2 - trace z + det = 0, trace = 1 + beta + eta x and det = beta; in Nesterov's form trace =
+    (1 + beta)(1 + eta x) and det = beta (1 + eta x). Complex roots come in pairs: both are the largest.
+
+    Source: beyond the paper.
+    """
+    nothing = jnp.zeros_like(node)
+    if isinstance(dynamics, Flow):
+        return Factor(node, nothing, nothing - jnp.inf)
+    push = jnp.asarray(dynamics.schedule(0), node.dtype) * node
+    if dynamics.momentum is None:
+        return Factor(log_factor(push), jnp.where(push < -1, jnp.pi, nothing), nothing - jnp.inf)
+    beta = jnp.asarray(dynamics.momentum, node.dtype)
+    ahead = beta * push if dynamics.nesterov else nothing
+    trace, det = 1 + beta + push + ahead, beta + ahead
+    square = trace**2 - 4 * det
+    pair = square < 0
+    root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    # Roots above 0 by what they are beyond 1: w^2 + lean w - push = 0.
+    lean = 1 - beta - push - ahead
+    safe = jnp.where(lean > 0, lean + root, 1.0)
+    beyond = jnp.where(lean > 0, 2 * push / safe, (root - lean) / 2)
+    positive = (trace > 0) & ~pair
+    real = jnp.where(positive, jnp.log1p(jnp.where(positive, beyond, 0.0)), safe_log((jnp.abs(trace) + root) / 2))
+    log = jnp.where(pair, safe_log(jnp.where(pair, det, 1.0)) / 2, real)
+    other = jnp.where(pair, log, safe_log(jnp.abs(det)) - log)
+    turn = jnp.arctan2(jnp.sqrt(jnp.where(pair, -square, 1.0)), trace)
+    return Factor(log, jnp.where(pair, turn, jnp.where(trace < 0, jnp.pi, 0.0)), other)

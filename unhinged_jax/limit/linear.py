@@ -1,0 +1,204 @@
+"""The limit of a linear dynamics: the part whose factor is largest, and what falls behind it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.dynamics import Dynamics, Flow
+from unhinged_jax.exact.timeline import unit_rates
+from unhinged_jax.features import row_lengths
+from unhinged_jax.leading import Growth, growth, leading
+from unhinged_jax.limit.factors import factor
+from unhinged_jax.limit.result import Limit
+from unhinged_jax.model import LayerPeeled, State, multiplied
+from unhinged_jax.rowspace import RowSpace, row_space
+from unhinged_jax.special import faint, largest, safe_norm
+from unhinged_jax.spectrum import BalancedSpectrum, Spectrum
+
+
+class _Winner(NamedTuple):
+    """The winning part: modes (mask 1) of one squared singular value, and which eigenvalue of their blocks it has."""
+
+    mask: jax.Array
+    square: jax.Array
+    growth: Growth
+    up: jax.Array
+
+
+@eqx.filter_jit
+def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
+    """Both parts move: the eigenvalue of largest modulus of the update, of those that the start has a part in."""
+    dtype = state.W.dtype
+    space, rates = row_space(model, dtype), unit_rates(model, dynamics, dtype)
+    lead = leading(model, space.signal, model.kernel, rates.r1, rates.r2, state.H, state.W, target)
+    assert lead.spectrum is not None and lead.mask is not None and lead.square is not None
+    values, F = lead.spectrum.eigenvalues(), space.signal.transpose_times(state.H)
+    modes = growth(values, rates.a, rates.c, rates.r1, rates.r2)
+    logs = factor(dynamics, jnp.stack([modes.plus, modes.minus])).log
+    alive = values > jnp.finfo(dtype).eps ** 0.6 * jnp.max(values)
+    seen = alive & _present(lead.spectrum, modes, rates, F, state.W)
+    led = jnp.any(seen) & (jnp.sum(lead.mask) > 0)  # where the signal vanishes nothing leads
+    wanted = seen if target == "top" else seen & (lead.mask > 0)
+    mask, up = _winning(values, jax.lax.stop_gradient(logs), jnp.where(jnp.any(wanted), wanted, alive))
+    mask = jnp.where(led, mask if target == "top" else lead.mask, 0.0)
+    square = jnp.where(led, jnp.sum(mask * values) / jnp.where(led, jnp.sum(mask), 1.0), 1.0)
+    won = _Winner(mask, square, growth(square, rates.a, rates.c, rates.r1, rates.r2), up)
+    found = factor(dynamics, jnp.where(up, won.growth.plus, won.growth.minus))
+
+    rate, gap_H, gap_W = _gaps(dynamics, won, found.log, values, modes, logs, alive, rates, target == "top")
+    balanced = isinstance(lead.spectrum, BalancedSpectrum)
+    rank = jnp.sum(alive * (jnp.asarray([model.classes - 1, 1]) if balanced else jnp.ones_like(values)))
+    rate_H = jnp.where(rank < model.samples, jnp.minimum(rate, gap_H), rate)
+    rate_W = jnp.where(rank < model.classes, jnp.minimum(rate, gap_W), rate)
+
+    threshold = jnp.where(led, lead.square, 0.0)
+    excess = threshold - model.decay_H * model.decay_W
+    fading = factor(dynamics, jnp.stack([-rates.a, -rates.c]))
+    slowest = jnp.argmax(fading.log)
+    exponent = jnp.where(led, found.log, fading.log[slowest])
+    slack = 1e-12 if dtype == jnp.float64 else 1e-6
+    level = led & up & (jnp.abs(excess) <= slack * threshold) & (jnp.abs(square - threshold) <= slack * threshold)
+    exponent = exponent - jnp.where(level, jax.lax.stop_gradient(exponent), 0.0)
+    angle = jnp.where(led, found.angle, fading.angle[slowest])
+    rate_H, rate_W = (jnp.where(led, value, 0.0) for value in (rate_H, rate_W))
+    H, W = _direction(model, space, won, lead.spectrum, rates, F, state.W)
+    direction = State(H, W, _bias(model, dynamics, state))
+    return Limit(direction, jnp.minimum(rate_H, rate_W), rate_H, rate_W, exponent, threshold, excess, angle)
+
+
+def _present(spectrum: Spectrum, modes: Growth, rates: Any, F: jax.Array, W: jax.Array) -> jax.Array:
+    """Which eigenvalues, (2, k) for mu+ and mu- of every mode, the start has a part in, beyond rounding.
+
+    That part is as large as the product with the left eigenvector, (r_2, mu + a).
+    """
+    if not isinstance(spectrum, BalancedSpectrum):
+        F, W = spectrum.vectors.T @ F, spectrum.vectors.T @ W
+    size_F, size_W = largest(F), largest(W)
+
+    def seen(slope: jax.Array) -> jax.Array:
+        noise = 16 * jnp.finfo(F.dtype).eps * (rates.r2 * size_F + jnp.abs(slope) * size_W)
+        if isinstance(spectrum, BalancedSpectrum):  # differences, because equal rows may have another mean
+            contrast, mean = (rates.r2 * F + one * W for one in slope)
+            return jnp.stack([largest(contrast - contrast[0]), largest(jnp.mean(mean, axis=0))]) > noise
+        return jnp.max(jnp.abs(rates.r2 * F + slope[:, None] * W), axis=1) > noise
+
+    return jnp.stack([seen(modes.rising), seen(-modes.falling)])
+
+
+def _winning(values: jax.Array, logs: jax.Array, candidates: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The modes of the largest factor, and whether it is that of mu+; of equal ones mu+ of the largest value."""
+    best = jnp.max(jnp.where(candidates, logs, -jnp.inf))
+    near = candidates & (logs >= best - 4 * jnp.finfo(values.dtype).eps * (1 + jnp.abs(best)))
+    order = jnp.stack([values + 2 * jnp.max(values), values])
+    place = jnp.argmax(jnp.where(near, order, -1.0))
+    square = jax.lax.stop_gradient(values)[place % values.shape[0]]
+    slack = jnp.finfo(values.dtype).eps ** 0.6
+    return (jnp.abs(values - square) <= slack * square).astype(values.dtype), place < values.shape[0]
+
+
+def _gaps(
+    dynamics: Dynamics, won: _Winner, winner: Any, values: Any, modes: Any, logs: Any, alive: Any, rates: Any, top: Any
+) -> tuple[jax.Array, ...]:  # fmt: skip
+    """How far the nearest rival's logarithm is behind, and those of what lies beside the modes of H and of W."""
+    behind = winner - logs
+    gap_H, gap_W = (winner - factor(dynamics, -node).log for node in (rates.a, rates.c))
+    if isinstance(dynamics, Flow):  # without cancellation
+        own = won.growth
+        exactly = rates.r1 * rates.r2 * (won.square - values) / (own.d + modes.d)
+        behind = behind.at[0].set(jnp.where(won.up, exactly, behind[0]))
+        gap_H, gap_W = jnp.where(won.up, own.rising, gap_H), jnp.where(won.up, own.falling, gap_W)
+    same = (won.mask > 0) & jnp.stack([won.up, ~won.up])[:, None]
+    rival = alive & ~same
+    if top:  # larger ones are those that the start has no part in
+        slack = 8 * jnp.finfo(values.dtype).eps * (1 + jnp.abs(winner))
+        rival = rival & jax.lax.stop_gradient(logs <= winner + slack)
+        behind = jnp.maximum(behind, 0.0)
+    return jnp.min(jnp.where(rival, behind, jnp.inf)), gap_H, gap_W
+
+
+def _direction(
+    model: LayerPeeled, space: RowSpace, won: _Winner, spectrum: Spectrum, rates: Any, F: jax.Array, W: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The winning part of the state at norm 1: the right eigenvector times what the start has of it."""
+    still, top, sign = jnp.zeros_like(won.mask), won.growth, jnp.where(won.up, 1.0, -1.0)
+    x, y = spectrum.apply(won.mask, still, F), spectrum.apply(won.mask, still, W)
+    own, other = jnp.where(won.up, top.rising, top.falling), jnp.where(won.up, top.falling, top.rising)
+    carrier = other / won.square * x + sign * rates.r1 * y
+    H, W = features_of(model, space, carrier), sign * rates.r2 * x + own * y
+    size = safe_norm(H, W)
+    size = jnp.where(size > 0, size, 1.0)
+    return H / size, W / size
+
+
+def features_of(model: LayerPeeled, space: RowSpace, carrier: jax.Array) -> jax.Array:
+    """Theta M carrier, shape (n, p)."""
+    lifted = space.signal.times(carrier)
+    return lifted if model.kernel is None else model.kernel.apply(lifted)
+
+
+def _bias(model: LayerPeeled, dynamics: Dynamics, state: State) -> jax.Array:
+    """The limit of the bias: infinite where it grows without bound, NaN where it goes to and fro for ever."""
+    if not (model.bias and model.prototypes_move):
+        return state.b
+    drift = model.signal().column_sums(state.b.dtype)
+    decay = jnp.asarray(model.decay_W, state.b.dtype)
+    still = jnp.abs(drift) <= 8 * jnp.finfo(drift.dtype).eps
+    runs_away = jnp.where(still, state.b, jnp.sign(drift) * jnp.inf)
+    fixed = drift / jnp.where(decay > 0, decay, 1.0)
+    log = factor(dynamics, -unit_rates(model, dynamics, drift.dtype).c).log
+    thrown = jnp.where(log > 0, jnp.sign(state.b - fixed) * jnp.inf, jnp.nan)
+    settles = (log < 0) | (state.b == fixed)
+    return jnp.where(decay > 0, jnp.where(settles, fixed, thrown), runs_away)
+
+
+def with_scale(state: State) -> tuple[jax.Array, ...]:
+    """H and W with their scale, each as it is given where that does not fit its type."""
+
+    def fitting(part: jax.Array, moved: jax.Array) -> jax.Array:
+        size = largest(moved)
+        return jnp.where(jnp.isfinite(size) & (size > faint(part.dtype)), moved, part)
+
+    return tuple(fitting(*both) for both in zip((state.H, state.W), multiplied(state), strict=True))
+
+
+def direction_of(model: LayerPeeled, state: State) -> State:
+    """The direction of a state, in the form of `Limit.direction`."""
+    H, W = with_scale(state)
+    if model.spherical:
+        lengths = row_lengths(state.H)
+        return State(state.H / jnp.where(lengths > 0, lengths, 1.0), W, state.b)
+    parts = (state.H,) * model.features_move + (state.W,) * model.prototypes_move
+    size = safe_norm(*parts)
+    size = jnp.where(size > 0, size, 1.0)
+    H = state.H / size if model.features_move else H
+    return State(H, state.W / size if model.prototypes_move else W, state.b)
+
+
+@eqx.filter_jit
+def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
+    """Theorem 6 and its mirror image: one part stays and pulls the other along a line to a fixed point.
+
+    A descent whose steps are too large is thrown back from that point, on the line through it and the start.
+    """
+    dtype = state.W.dtype
+    space, rates = row_space(model, dtype), unit_rates(model, dynamics, dtype)
+    moving_W = model.prototypes_move
+    pull = space.signal.transpose_times(state.H) if moving_W else features_of(model, space, state.W)
+    decay = jnp.asarray(model.decay_W if moving_W else model.decay_H, dtype)
+    found = factor(dynamics, -(rates.c if moving_W else rates.a))
+    log = jnp.where(decay > 0, found.log, 0.0)
+    away = (state.W if moving_W else state.H) - pull / jnp.where(decay > 0, decay, 1.0)
+    part = jnp.where(log > 0, away, pull)
+    size = safe_norm(part)
+    unit = part / jnp.where(size > 0, size, 1.0)
+    still_H, still_W = with_scale(state)
+    bias = _bias(model, dynamics, state)
+    direction = State(still_H, unit, bias) if moving_W else State(unit, still_W, bias)
+    none, rate = jnp.full((), jnp.inf, dtype), jnp.abs(log)
+    rate_H, rate_W = (none, rate) if moving_W else (rate, none)
+    angle = jnp.where((decay > 0) & (log >= 0), found.angle, 0.0)
+    return Limit(direction, rate, rate_H, rate_W, jnp.maximum(log, 0.0), none, none, angle, moving="driven")

@@ -1,0 +1,111 @@
+"""The limit of spherical features: each turns to its target, or comes to rest before it gets there."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths
+from unhinged_jax.limit.factors import factor
+from unhinged_jax.limit.linear import with_scale
+from unhinged_jax.limit.result import OVERSHOOTS, SHORT, SWINGS, Limit
+from unhinged_jax.model import LayerPeeled, State
+
+_MOST = 2**20  # updates until the steps of a descent count as small
+
+
+@eqx.filter_jit
+def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str, rests: bool = True) -> Limit:
+    """Theorem 7 with decay and any rescaling: the rate at which a feature turns goes like its length^(q - 2).
+
+    `rests`: features may come to rest before their targets. In a descent these angles have no reverse derivative.
+    """
+    dtype = state.W.dtype
+    G = model.signal().times(state.W)
+    plane, pull = plane_features(state.H, G), row_lengths(G)[:, 0]
+    slack = 2 - jnp.asarray(model.rescaling, dtype)
+    # W and lengths are e^log_scale of what is given.
+    shared = jnp.exp((1 - slack) * jnp.asarray(state.log_scale, dtype))
+    strength = dynamics.rate_H * pull * jnp.hypot(plane.along, plane.across) ** (-slack) * shared
+    decay = jnp.asarray(dynamics.rate_H * model.decay_H, dtype)
+    fading = factor(dynamics, -decay)
+    pace = -slack * fading.log  # growth of the logarithm of the rate of turning; 0 where lengths settle
+    turns = pull > 0
+    if isinstance(dynamics, Flow):
+        speed = jnp.where(pace > 0, jnp.inf, jnp.where(pace < 0, 0.0, strength))
+        left = jnp.exp(-strength / jnp.where(pace < 0, -pace, 1.0))
+        half = jnp.arctan2(plane.across, plane.along) / 2
+        angle = 2 * jnp.arctan2(jnp.sin(half) * left, jnp.cos(half))
+        ending = jnp.where(jnp.any((pace < 0) & turns), SHORT, 0)
+    else:
+        speed, swings = _descent_speed(model, dynamics, plane, strength, decay, slack)
+        speed = jnp.where(pace < 0, 0.0, speed)
+        angle = jnp.full_like(strength, jnp.nan)
+        if rests:
+            angle = _where_descent_rests(dynamics, plane, strength, decay, slack, pace)
+        ending = jnp.where(jnp.any(swings & turns), SWINGS, 0)
+        ending = jnp.where(pace > 0, OVERSHOOTS, jnp.where(pace < 0, SHORT, ending))
+    angle = jnp.where(turns, jnp.where(pace < 0, angle, 0.0), jnp.pi / 2)  # what has no target is transverse to it
+    H = jnp.cos(angle)[:, None] * plane.target + jnp.sin(angle)[:, None] * plane.transverse
+    rate = jnp.min(jnp.where(turns, speed, jnp.inf))
+    none = jnp.full((), jnp.inf, dtype)
+    direction = State(H, with_scale(state)[1], state.b)
+    # A length that only fades: what its direction adds to it comes to an end.
+    return Limit(direction, rate, rate, none, fading.log, none, none, fading.angle, ending, moving="lengths")
+
+
+def _descent_speed(
+    model: LayerPeeled, descent: Descent, plane: PlaneFeatures, strength: jax.Array, decay: jax.Array, slack: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """-log |1 - alpha| at the worst alpha_inf that is possible (Theorem 7 sharpened), and where |1 - alpha| > 1.
+
+    alpha = eta kappa r^(q-2) / (1 - eta decay) is exact for q = 2. Else lengths r grow, by a factor 1 + loss at most.
+    """
+    eta = jnp.asarray(descent.schedule(0), strength.dtype)
+    keep = 1 - eta * decay
+    alpha = eta * strength / keep
+    cosine = plane.along / jnp.hypot(plane.along, plane.across)
+    fits = (alpha < 2) & (keep > 0)
+    loss = alpha * (1 - cosine) / jnp.where(fits, 1 - alpha / 2, 1.0) / (2 if model.rescale == 1 else 1)
+    least = jnp.where(fits, alpha / (1 + loss), 0.0)
+    shorter = jnp.maximum(jnp.abs(1 - least), jnp.minimum(jnp.abs(1 - alpha), 1.0))
+    longer = jnp.where(fits & (alpha * (1 + loss) ** jnp.abs(slack) < 1), 1 - alpha, 1.0)
+    # An update that turns a feature round has its target behind it, and in front again after the next.
+    equal = jnp.where(keep > 0, jnp.abs(1 - alpha), jnp.sqrt(jnp.abs(1 - alpha**2)))
+    worst = jnp.where(slack > 0, shorter, jnp.where(slack < 0, longer, equal))
+    speed = -jnp.log(jnp.maximum(worst, jnp.finfo(alpha.dtype).tiny))
+    return jnp.maximum(speed, 0.0), worst > 1
+
+
+def _where_descent_rests(
+    descent: Descent, plane: PlaneFeatures, strength: jax.Array, decay: jax.Array, slack: jax.Array, pace: jax.Array
+) -> jax.Array:
+    """The angle in the end, after an even number of updates, where the steps turn features less and less (pace < 0).
+
+    Updates are made until the angles of all that follow are small; their sum is that of a geometric series.
+    """
+    eta = jnp.asarray(descent.schedule(0), strength.dtype)
+    keep, eps = 1 - eta * decay, jnp.finfo(strength.dtype).eps
+    fall = 1 - jnp.exp(jnp.minimum(pace, -eps))
+    small = jnp.where(keep > 0, jnp.sqrt(eps * fall), eps)
+
+    def turn(longer: jax.Array) -> jax.Array:
+        return eta * strength * jnp.exp(-slack * longer)
+
+    def update(angle: jax.Array, longer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        push = turn(longer) * jnp.sin(angle)
+        angle = angle - jnp.arctan2(push, keep)
+        return jnp.arctan2(jnp.sin(angle), jnp.cos(angle)), longer + jnp.log(jnp.hypot(keep, push))
+
+    def going(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return (carry[2] < _MOST) & (pace < 0) & jnp.any(turn(carry[1]) > small * jnp.abs(keep))
+
+    def two(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return *update(*update(*carry[:2])), carry[2] + 2
+
+    start = jnp.arctan2(plane.across, plane.along)
+    angle, longer, _ = jax.lax.while_loop(going, two, (start, jnp.zeros_like(start), jnp.zeros((), jnp.int32)))
+    rest = jnp.where(keep > 0, turn(longer) / (jnp.abs(keep) * fall), 0.0)
+    return 2 * jnp.arctan2(jnp.sin(angle / 2) * jnp.exp(-rest), jnp.cos(angle / 2))
