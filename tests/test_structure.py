@@ -19,7 +19,8 @@ PACKAGE = "unhinged_jax"
 ROOT = Path(__file__).parents[1] / PACKAGE
 
 LAYERS = (
-    "_check _interrupt _numbers _scan _spinner _whole canary references special",
+    "_interrupt _memory",
+    "_check _numbers _scan _spinner _whole canary references special",
     "precision",
     "_quadrature collapse doctor initial kernel labels optimizers",
     "features schedules signal",

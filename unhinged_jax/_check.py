@@ -9,6 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax import _memory
+
+_MOST = int(np.iinfo(np.int64).max)
+
 
 def concrete(value: Any) -> bool:
     """Whether `value` holds numbers that can be looked at now (it is not being traced)."""
@@ -24,7 +28,7 @@ def shown(value: Any) -> str:
 
 def real(name: str, value: Any) -> np.ndarray:
     """The entries as a NumPy array, or raise unless they are real numbers: neither truth values, complex nor text."""
-    array = np.asarray(value)
+    array = _memory.read(value)
     if array.dtype.kind not in "fiuV":
         raise ValueError(f"{name} must be a real number, but got {value!r:.80} ({array.dtype}).")
     return array
@@ -81,6 +85,8 @@ def whole(name: str, value: Any, least: int) -> int:
     """Return `value` as an int, or raise unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, but got {value!r}.")
+    if value > _MOST:
+        raise ValueError(f"{name} must be at most {_MOST}, so that 64 bits hold it, but got {value!s:.30}.")
     return int(value)
 
 
@@ -90,7 +96,7 @@ def labels(name: str, value: Any, classes: int) -> None:
     if not np.issubdtype(kind, np.integer):
         raise ValueError(f"{name} must hold integer labels, but got {kind}; give class numbers 0 ... {classes - 1}.")
     if concrete(value) and np.size(value):
-        array = np.asarray(value)
+        array = _memory.read(value)
         if array.min() < 0 or array.max() >= classes:
             raise ValueError(
                 f"{name} must hold labels in 0 ... {classes - 1} for {classes} classes, but they range from "

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unhinged_jax import _memory
+
 _MOST = int(np.iinfo(np.int32).max)
 
 
@@ -68,7 +70,7 @@ def _array(name: str, value: Any) -> np.ndarray | None:
         return np.asarray(value) if leaves and all(isinstance(x, (int, float, np.generic)) for x in leaves) else None
     if not hasattr(value, "__array__"):
         return None
-    array = np.asarray(value)
+    array = _memory.read(value)
     return None if array.dtype == jax.dtypes.float0 else array
 
 
@@ -143,7 +145,7 @@ def whole(name: str, value: Any) -> Any:
         if value.dtype in (jnp.int32, jnp.int64):
             return value
         if value.dtype.itemsize >= 4 and not isinstance(value, jax.core.Tracer):
-            return jnp.asarray(whole(name, np.asarray(value)))
+            return jnp.asarray(whole(name, _memory.read(value)))
         return value.astype(jnp.int32)
     array = _array(name, value)
     if array is None:
@@ -171,7 +173,7 @@ def counts(name: str, value: Any, kind: str = "numbers") -> np.ndarray:
         >>> np.diff(counts("times", np.array([5, 3], np.uint8))).tolist()
         [-2]
     """
-    array = np.atleast_1d(np.asarray(value))
+    array = np.atleast_1d(_memory.read(value))
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name} must be a non-empty list of {kind}, but got shape {array.shape}.")
     if array.dtype.kind in "iu":

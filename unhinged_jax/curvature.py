@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _request
+from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.geometry import moving_numbers
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit
@@ -83,7 +83,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     dtype = np.dtype(parts[1].dtype)
 
     def matvec(v: np.ndarray) -> np.ndarray:
-        return np.asarray(product(jnp.asarray(np.ravel(v), dtype)))
+        return _memory.read(product(jnp.asarray(np.ravel(v), dtype)))
 
     operator = LinearOperator((moving, moving), matvec=matvec, dtype=dtype)
     start = np.random.default_rng(0).normal(size=moving).astype(dtype)

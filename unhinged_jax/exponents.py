@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _request
+from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
@@ -122,7 +122,7 @@ def lyapunov(
             (begun, memory), frame, stretch, code = _segment(moved, dynamics, begun, memory, start, end, frame)
             if int(code) != Result.COMPLETED:
                 raise ValueError(f"the run stops between {start} and {end}: {Result(int(code)).message}")
-            history.append(np.asarray(stretch) / (end - start))
+            history.append(_memory.read(stretch) / (end - start))
     rates = np.asarray(history)
     return Lyapunov(np.sort(rates[transient:].mean(axis=0))[::-1], rates, times, transient)
 
@@ -254,7 +254,7 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
         raise NoClosedForm(f"there is no closed form: {why}")
     with _precision.scope("float64"):
         model, dynamics = _request.traceable((model, dynamics))
-        gram = np.asarray(model.signal().gram(jnp.float64))
+        gram = _memory.read(model.signal().gram(jnp.float64))
         rates = [float(x) for x in dataclasses.astuple(unit_rates(model, dynamics, jnp.float64))]
         eta = None if isinstance(dynamics, Flow) else float(dynamics.schedule(0))
     a, c, r1, r2 = rates

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check, _numbers
+from unhinged_jax import _check, _memory, _numbers
 
 _LARGEST_CHECKED = 1_500  # beyond this many rows an eigenvalue check costs more than most runs
 
@@ -74,7 +74,7 @@ def as_kernel(kernel: Kernel | ArrayLike, samples: int, dim: int) -> Kernel:
         kernel = Kernel(matrix, kind)
     check_shape(kernel, samples, dim)
     if kernel.kind != "factor" and _check.concrete(kernel.matrix):
-        _check_semi_definite(np.asarray(kernel.matrix))
+        _check_semi_definite(_memory.read(kernel.matrix))
     return kernel
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax import plots
+from unhinged_jax import _memory, plots
 from unhinged_jax._whole import make_folder
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import State
@@ -162,7 +162,7 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
             code=code,
             steps=steps,
             states=State(**states) if states else None,
-            memory=_memory(saved, dynamics, final),
+            memory=_memory_of(saved, dynamics, final),
             kind=kind,
             clock=clock_of(dynamics),
             carries=carried_by(dynamics),
@@ -175,7 +175,7 @@ def joined(before: Trajectory, after: Trajectory) -> Trajectory:
     """Two runs as one, the second of which continued the first."""
 
     def chain(first: Any, second: Any) -> Any:
-        return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), first, second)
+        return jax.tree.map(lambda a, b: np.concatenate([_memory.read(a), _memory.read(b)]), first, second)
 
     return dataclasses.replace(
         after,
@@ -209,7 +209,7 @@ def _dataset(trajectory: Trajectory) -> Any:
         return dataset
     axes = {"H": ("sample", "coordinate"), "W": ("class", "coordinate"), "b": ("class",), "log_scale": ()}
     for name, dims in axes.items():
-        dataset[f"state_{name}"] = (("time", *dims), np.asarray(getattr(trajectory.states, name)))
+        dataset[f"state_{name}"] = (("time", *dims), _memory.read(getattr(trajectory.states, name)))
     return dataset
 
 
@@ -235,10 +235,10 @@ def _final_arrays(trajectory: Trajectory, identity: str) -> dict[str, Any]:
         **{f"memory_{i}": leaf for i, leaf in enumerate(memory)},
         "identity": identity,
     }
-    return {name: np.asarray(value) for name, value in arrays.items()}
+    return {name: _memory.read(value) for name, value in arrays.items()}
 
 
-def _memory(saved: dict[str, np.ndarray], dynamics: Dynamics, final: State) -> Any:
+def _memory_of(saved: dict[str, np.ndarray], dynamics: Dynamics, final: State) -> Any:
     """The optimiser's memory in its own structure; only its leaves are stored."""
     leaves = [saved[f"memory_{i}"] for i in range(sum(name.startswith("memory_") for name in saved))]
     if not leaves or not isinstance(dynamics, Descent):

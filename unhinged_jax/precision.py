@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _memory
 
 NAMES = ("float32", "float64")
 
@@ -51,7 +51,7 @@ def given_back(tree: Any, name: str, outside: str) -> Any:
     """Results of precision `name` as NumPy arrays where that is not the one `outside`, so that dtypes cannot mix."""
     if name == outside or not _check.concrete(tree):
         return tree
-    return jax.tree.map(np.asarray, tree)
+    return _memory.read_all(tree)
 
 
 def refuse_compiled(name: str, outside: str) -> None:

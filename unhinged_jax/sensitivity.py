@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _request
+from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
@@ -132,7 +132,7 @@ def sensitivity(
                 return jnp.stack([_scalar(name, observables[name], len(task.times)) for name in names])
 
             here = mode if kind == "simulated" else best_mode(inputs, len(names) * len(task.times))
-            found[kind] = jax.tree.map(np.asarray, _derivatives(values, theta, order, here == "forward"))
+            found[kind] = _memory.read_all(_derivatives(values, theta, order, here == "forward"))
             if np.any(np.isnan(found[kind]["value"])):
                 _explain(run(*problem))
     dataset = _labelled(found, names, np.asarray(task.times), wanted, theta)

@@ -10,10 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from unhinged_jax import output
+from unhinged_jax import _memory, output
 from unhinged_jax._spinner import spinner
 from unhinged_jax.config import Config, Problem, build, read_config
 from unhinged_jax.exact import exact as solve_exactly
@@ -74,7 +71,7 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
         problem.model, problem.dynamics, start, times, problem.observe,
         states=problem.states, target=problem.target, precision=problem.precision,
     )  # fmt: skip
-    after = jax.tree.map(np.asarray, after)
+    after = _memory.read_all(after)
     # JAX sorts the keys of a dictionary; people read them in the order they asked for.
     order = [name for name in problem.observe if name in after.observables]
     after = dataclasses.replace(after, observables={name: after[name] for name in order})

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _memory
 from unhinged_jax._whole import whole
 from unhinged_jax.model import State
 from unhinged_jax.observables import OBSERVABLES
@@ -182,7 +182,7 @@ class Trajectory:
         found = {}
         for name, values in self.observables.items():
             for path, leaf in jax.tree_util.tree_flatten_with_path(values)[0]:
-                found[".".join([name, *(_key(part) for part in path)])] = np.asarray(leaf)
+                found[".".join([name, *(_key(part) for part in path)])] = _memory.read(leaf)
         return found
 
     def to_xarray(self) -> xarray.Dataset:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _numbers
+from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
 from unhinged_jax.model import LayerPeeled
@@ -61,8 +61,8 @@ def check_signal(model: LayerPeeled) -> None:
         return
     with _precision.scope("float64"), jax.ensure_compile_time_eval():  # numbers, inside of a jit too
         logits = jnp.asarray(np.random.default_rng(0).normal(size=(model.samples, model.classes)))
-        slope = np.asarray(jax.grad(model.loss_of_logits)(logits), float)
-        apart = float(np.max(np.abs(np.asarray(model.signal().dense("float64")) + slope)))
+        slope = _memory.read(jax.grad(model.loss_of_logits)(logits))
+        apart = float(np.max(np.abs(_memory.read(model.signal().dense("float64")) + slope)))
     size = float(np.max(np.abs(slope)))
     if not apart <= 1e-5 * size:
         raise ValueError(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _memory
 from unhinged_jax import precision as _precision
 from unhinged_jax._request.checks import check_numbers, check_rates, check_signal, check_tolerance, checked_times
 from unhinged_jax._request.going_on import check_goes_on, check_one_run, handed_over
@@ -59,6 +59,12 @@ class Task:
             stack.enter_context(jax.default_matmul_precision("highest"))
             yield
 
+    def refuse_large(self, states: bool) -> None:
+        """Raise MemoryError for results that the machine cannot hold, before anything is computed."""
+        count = 1 + len(self.times) * states
+        one = sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in jax.tree.leaves(self.state))
+        _memory.refuse(count * one, f"the result with {count} states")
+
     def give_back(self, tree: Any) -> Any:
         """Results as NumPy arrays where their precision is not the one outside, so that dtypes cannot mix."""
         return _precision.given_back(tree, self.precision, self.outside)
@@ -74,12 +80,13 @@ class Task:
             if isinstance(self.times, np.ndarray):
                 self._must_fit()
             return trajectory
+        _memory.read(trajectory.reached)  # before anything else is: all of it comes from one program
         given = self.give_back(trajectory)
         self._must_resolve(given)
         if self.times.dtype.kind == given.times.dtype.kind and np.array_equal(self.times, given.times):
             return given
         elapsed = given.elapsed
-        if given.kind == "exact" or bool(np.asarray(given.reached)[-1]):
+        if given.kind == "exact" or bool(_memory.read(given.reached)[-1]):
             elapsed = self.times[-1]
         return dataclasses.replace(given, times=self.times, elapsed=elapsed)
 

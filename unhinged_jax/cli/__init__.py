@@ -44,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _interrupt.told(error) if _interrupt.struck() else _complain(error)
         except KeyboardInterrupt as error:
             return _interrupt.told(error)
+        except Exception as error:
+            from unhinged_jax import _memory
+
+            if not (said := _memory.out_of_memory(error)):
+                raise
+            return _complain(MemoryError(said))
     return status if isinstance(status, int) else 0
 
 

@@ -34,7 +34,7 @@ def simulate(
     out
         Folder for the results.
     force
-        Replace results that are there.
+        Replace results that are there; try a problem that memory does not seem to hold.
     resume
         Go on from the results that are there, to the larger `until` of the file.
     precision
@@ -45,8 +45,9 @@ def simulate(
     if force and resume:
         raise ValueError("--force starts again and --resume goes on; give one of them.")
     with spinner("Loading"):
-        from unhinged_jax import simulate_command
-    return simulate_command.run(config, out, force=force, resume=resume, precision=precision, exact=exact)
+        from unhinged_jax import _memory, simulate_command
+    with _memory.any_size(force):
+        return simulate_command.run(config, out, force=force, resume=resume, precision=precision, exact=exact)
 
 
 @app.command
@@ -78,11 +79,12 @@ def sensitivity(
     out
         A .nc file with the whole table, or a .csv file with every derivative, one a row, for all times.
     force
-        Replace that file if it is there.
+        Replace that file if it is there; try a problem that memory does not seem to hold.
     """
-    with spinner("Differentiating"):
-        from unhinged_jax import sensitivity_command
+    with spinner("Loading"):
+        from unhinged_jax import _memory, sensitivity_command
 
+    with spinner("Differentiating"), _memory.any_size(force):
         return sensitivity_command.run(
             config, parameter=parameter, observe=observe, mode=mode, order=order, out=out, force=force
         )
@@ -104,8 +106,10 @@ def design(plan: str, /, *, out: Path, steps: int | None = None, force: bool = F
     steps
         Of the outer loop, instead of those in the plan.
     force
-        Replace results that are there.
+        Replace results that are there; try a problem that memory does not seem to hold.
     """
     with spinner("Loading"):
+        from unhinged_jax import _memory
         from unhinged_jax.design import command
-    return command.run(plan, out, steps=steps, force=force)
+    with _memory.any_size(force):
+        return command.run(plan, out, steps=steps, force=force)

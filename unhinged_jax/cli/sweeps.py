@@ -43,7 +43,8 @@ def sweep(
     export
         Write the results to this .csv, .parquet or .nc file; nothing is computed.
     force
-        Replace the file of --export if it is there. Nothing in a store is ever replaced.
+        Replace the file of --export if it is there; try points that memory does not seem to hold. Nothing in a store is
+        ever replaced.
     workers
         Local processes; 0 computes in this one. Default: one a core, or 0 on an accelerator.
     scheduler
@@ -53,12 +54,14 @@ def sweep(
     lanes
         Most points in a block of a new store.
     """
+    from unhinged_jax import _memory
     from unhinged_jax.sweep import command
 
-    return command.sweep(
-        plan, store, status=status, retry_failed=retry_failed, export=export, workers=workers, scheduler=scheduler,
-        part=part, lanes=lanes, force=force,
-    )  # fmt: skip
+    with _memory.any_size(force):
+        return command.sweep(
+            plan, store, status=status, retry_failed=retry_failed, export=export, workers=workers, scheduler=scheduler,
+            part=part, lanes=lanes, force=force,
+        )  # fmt: skip
 
 
 @app.command

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax import _check, observables
+from unhinged_jax import _check, _memory, observables
 from unhinged_jax.config.dynamics import build_dynamics
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.labels import build_labels
@@ -100,6 +100,7 @@ def _times(section: RunSection, descent: bool, files: Files) -> np.ndarray:
             raise ValueError(f"until of a descent is a number of updates, so whole, but is {until}.")
         until = int(until)
     points = _check.whole("points", section.points, 2)
+    _memory.refuse(8 * points, f"a list of {points:,} times")
     if section.spacing == "linear":
         if section.first is not None:
             raise ValueError("first belongs to spacing = 'log'; linear spacing starts at 0.")

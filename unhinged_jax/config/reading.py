@@ -52,9 +52,25 @@ def read_tables(path: str | Path) -> dict[str, Any]:
         OSError: if the file cannot be read.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    for name, table in tables.items():
+        _refuse_huge(table, f"{path}: {name}")
+    return tables
+
+
+def _refuse_huge(value: Any, place: str) -> None:
+    """Raise ConfigError for a whole number that no computation could take."""
+    if isinstance(value, (dict, list)):
+        for name, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_huge(one, f"{place}.{name}")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        digits = len(str(abs(value)))
+        raise ConfigError(
+            f"{place} must fit 64 bits, but is a whole number of {digits} digits; write 1e{digits - 1} if that is "
+            "meant."
+        )
 
 
 def shipped_or_file(
@@ -90,6 +106,8 @@ def config_of(tables: dict[str, Any], path: str | Path = "") -> Config:
         unhinged_jax.config.reading.ConfigError: small.toml: [model]: the key 'dim' is missing.
     """
     path = Path(path)
+    for name, table in tables.items():
+        _refuse_huge(table, f"{path}: {name}")
     sections = {f.name: f for f in dataclasses.fields(Config) if f.name != "path"}
     for name in tables:
         if name not in sections:

@@ -74,6 +74,7 @@ def exact(
             "there is no closed form: a run with momentum cannot be continued exactly; start it from its first state."
         )
     task = _request.prepare(model, dynamics, state, times, observe, target, precision, "exact")
+    task.refuse_large(states)
     with task.context():
         times = task.clock()
         clock, start, dynamics = _unit_clock(dynamics, task)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check, _numbers
+from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax.labels.balance import locked
 from unhinged_jax.labels.labels import Labels
 
@@ -47,10 +47,11 @@ def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) ->
         )
     _check.whole("classes", classes, 2)
     array = _numbers.whole("labels", array)
-    counts = np.bincount(array, minlength=classes)
-    if np.any(counts == 0):
+    present = np.unique(array)
+    if present.size < classes:
+        missing = int(np.argmax(np.append(present, -1) != np.arange(present.size + 1)))
         raise ValueError(
-            f"every class needs at least one sample, but class {int(np.argmin(counts))} has none; renumber "
+            f"every class needs at least one sample, but class {missing} has none; renumber "
             "the labels or lower `classes`."
         )
     return Labels(
@@ -84,6 +85,7 @@ def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
     classes = _check.whole("classes", classes, 2)
     per_class = _check.whole("per_class", per_class, 1)
     _check.choice("order", order, ("blocks", "cyclic"))
+    _refuse_many(classes * per_class)
     row = np.arange(classes)
     return from_labels(np.repeat(row, per_class) if order == "blocks" else np.tile(row, per_class), classes)
 
@@ -107,9 +109,16 @@ def from_counts(counts: ArrayLike | Sequence[int]) -> Labels:
         [0, 0, 1]
     """
     array = np.asarray(counts)
-    if array.ndim != 1 or array.size < 2 or np.any(array != np.round(array)) or np.any(array < 1):
+    plain = array.dtype.kind in "iuf" and array.ndim == 1 and array.size > 1
+    if not plain or np.any(array != np.round(array)) or not np.all((array >= 1) & (array < 2**63)):
         raise ValueError(f"counts must be two or more whole numbers of at least 1, but got {counts}.")
+    _refuse_many(sum(int(count) for count in array))
     return from_labels(np.repeat(np.arange(array.size), array.astype(int)), array.size)
+
+
+def _refuse_many(samples: int) -> None:
+    """Raise MemoryError for more samples than can have a label and a weight."""
+    _memory.refuse(12 * samples, f"labels of {samples:,} samples")
 
 
 def _ratio(ratio: float) -> float:
@@ -140,6 +149,7 @@ def long_tailed(classes: int, largest: int, ratio: float) -> Labels:
     """
     classes = _check.whole("classes", classes, 2)
     largest = _check.whole("largest", largest, 1)
+    _refuse_many(classes)
     powers = np.arange(classes) / (classes - 1)
     return from_counts(np.maximum(1, np.round(largest * _ratio(ratio) ** -powers)))
 
@@ -168,6 +178,7 @@ def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | No
     classes = _check.whole("classes", classes, 2)
     largest = _check.whole("largest", largest, 1)
     majority = (classes + 1) // 2 if majority is None else _check.whole("majority", majority, 0)
+    _refuse_many(classes)
     small = max(1, round(largest / _ratio(ratio)))
     return from_counts(np.where(np.arange(classes) < majority, largest, small))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check, _numbers, initial
+from unhinged_jax import _check, _memory, _numbers, initial
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.labels import check_fields
@@ -167,6 +167,7 @@ class LayerPeeled:
 
         Raises:
             ValueError: for an unknown name, an array of a wrong shape or with NaN, an ETF with p < C-1, or no key.
+            MemoryError: for a state that the machine cannot hold, saying how much it would need.
 
         Source: Zhou et al. 2023, Appendices C and D.1.
 
@@ -179,6 +180,7 @@ class LayerPeeled:
         """
         if not hasattr(key, "dtype"):
             raise ValueError(f"key must be a JAX key, such as jax.random.key(0), but got {key!r}.")
+        _memory.refuse(4 * (self.samples + self.classes) * self.dim, f"a state of {self.samples} x {self.dim} features")
         key_H, key_W = jax.random.split(key)
         if prototypes is None:
             prototypes = "normal" if self.prototypes_move or self.dim < self.classes - 1 else "etf"
@@ -203,7 +205,7 @@ class LayerPeeled:
                 b=jnp.zeros(self.classes, dtype) if bias is None else jnp.asarray(_numbers.real("bias", bias), dtype),
             )
             self.check_state(state)
-            return jax.tree.map(np.asarray, state) if precision and _check.concrete(state) else state
+            return _memory.read_all(state) if precision and _check.concrete(state) else state
 
     def check_state(self, state: State) -> None:
         """Raise ValueError unless the state is one, with this model's shapes, and holds finite numbers."""
@@ -224,7 +226,7 @@ class LayerPeeled:
         _check.shape("state.log_scale", state.log_scale, (), "one number")
         for name in ("H", "W", "b", "log_scale"):
             _check.finite(f"state.{name}", _numbers.real(f"state.{name}", getattr(state, name)))
-        if self.spherical and _check.concrete(state.H) and not np.all(np.any(np.asarray(state.H) != 0, axis=1)):
+        if self.spherical and _check.concrete(state.H) and not np.all(np.any(_memory.read(state.H) != 0, axis=1)):
             raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")
 
     def logits(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:

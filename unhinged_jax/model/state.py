@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _numbers
+from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax.special import faint
 
 
@@ -75,7 +75,7 @@ def must_fit(state: State, precision: str, reduce: bool = True, small: bool = Fa
         return
     low, high = float(np.log(faint(precision))), float(np.log(np.finfo(precision).max))
     for name in ("H", "W"):
-        size = float(np.max(np.abs(np.asarray(getattr(state, name), float)), initial=0.0))
+        size = float(np.max(np.abs(_memory.read(getattr(state, name)).astype(float)), initial=0.0))
         if not 0 < size < np.inf:
             continue
         log = float(np.log(size)) + float(state.log_scale)

@@ -79,6 +79,7 @@ def simulate(
         True
     """
     task = _request.prepare(model, dynamics, state, times, observe, target, precision, "simulate", reduce)
+    task.refuse_large(states)
     _check_adjoint(adjoint, dynamics)
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import unhinged_jax as uj
+from unhinged_jax import _memory
 from unhinged_jax.config import Config
 from unhinged_jax.precision import scope
 from unhinged_jax.sweep.groups import build_traced, dtype_of
@@ -87,7 +88,7 @@ class Programs:
         try:
             with scope(self.config.run.precision):
                 found = self._program(shape)(values)
-                found = jax.tree.map(np.asarray, found)
+                found = _memory.read_all(found)
         except (TooLarge, MemoryError, jax.errors.JaxRuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -171,7 +172,7 @@ def _one_for_each(function: Callable[..., Any], types: Any, devices: list[Any]) 
     def run(values: Any) -> Any:
         mine = [jax.tree.map(lambda array, i=i: array[i], values) for i in range(len(devices))]
         running = [one(jax.device_put(part, place)) for one, part, place in zip(compiled, mine, places, strict=True)]
-        return jax.tree.map(lambda *parts: np.stack([np.asarray(part) for part in parts]), *running)
+        return jax.tree.map(lambda *parts: np.stack([_memory.read(part) for part in parts]), *running)
 
     return compiled[0], run
 
@@ -183,5 +184,4 @@ def padded(array: np.ndarray, length: int, axis: int = 0) -> np.ndarray:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (TooLarge, MemoryError)) or "resource_exhausted" in text or "out of memory" in text
+    return isinstance(error, TooLarge) or bool(_memory.out_of_memory(error))

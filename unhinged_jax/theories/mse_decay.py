@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _memory
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, regularized
@@ -111,7 +111,7 @@ def descended(model: LayerPeeled, seed: int, updates: int) -> tuple[np.ndarray, 
     """H, W, b and objective after many updates of descent with momentum."""
     state = model.init(jax.random.key(seed), precision="float64")
     run = simulate(model, Descent(0.3, momentum=0.95), state, [updates], ["objective"])
-    final = jax.tree.map(np.asarray, run.final)
+    final = _memory.read_all(run.final)
     return final.H, final.W, final.b, float(run.last("objective"))
 
 

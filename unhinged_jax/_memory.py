@@ -1,0 +1,107 @@
+"""Memory: arrays are read here, and what no machine of this size can hold is refused before it is tried."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_ANY_SIZE = "UNHINGED_ANY_SIZE"
+"""Variable of the environment, which worker processes inherit: nothing is refused for its size."""
+_NOWHERE = 2**47
+"""Bytes that no process can have; XLA aborts over sizes that its own arithmetic does not hold."""
+_ANYWHERE = 2**26
+"""Bytes that are there on any machine, without a look at it."""
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def read(value: Any) -> np.ndarray:
+    """What NumPy makes of an array. Of one that JAX could not allocate it makes an abort of the process.
+
+    Raises:
+        MemoryError: saying how much was wanted.
+    """
+    import jax
+
+    try:
+        return np.asarray(jax.block_until_ready(value) if isinstance(value, jax.Array) else value)
+    except jax.errors.JaxRuntimeError as error:
+        if said := out_of_memory(error):
+            raise MemoryError(said) from error
+        raise
+
+
+def read_all(tree: Any) -> Any:
+    """`read` of every leaf."""
+    import jax
+
+    return jax.tree.map(read, tree)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What to say of an error that means too little memory; empty for any other one."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return text or "there is not enough memory for this; make the problem smaller."
+    if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+        return ""
+    found = re.search(r"allocat\w* (\d+) ?bytes", text)
+    wanted = f"an array of {amount(int(found[1]))}" if found else "an array"
+    return f"{wanted} could not be allocated; make the problem smaller (samples, classes, `dim`, times, states)."
+
+
+def refuse(wanted: int, what: str) -> None:
+    """Raise MemoryError if something takes more than the machine has. `wanted`: bytes, those at least."""
+    if wanted < _ANYWHERE:
+        return
+    if wanted > _NOWHERE:
+        raise MemoryError(f"{what} would need {amount(wanted)} of memory at least; make it smaller.")
+    if wanted > (there := machine()) and not os.environ.get(_ANY_SIZE):
+        raise MemoryError(
+            f"{what} would need {amount(wanted)} of memory at least, but there are {amount(there)} here; make it "
+            f"smaller, or try nevertheless: with --force, or {_ANY_SIZE}=1 in the environment."
+        )
+
+
+@contextmanager
+def any_size(allowed: bool) -> Iterator[None]:
+    """Nothing is refused for its size inside, if that is `allowed`."""
+    before = os.environ.get(_ANY_SIZE)
+    if allowed:
+        os.environ[_ANY_SIZE] = "1"
+    try:
+        yield
+    finally:
+        if allowed and before is None:
+            del os.environ[_ANY_SIZE]
+
+
+def machine() -> int:
+    """Bytes that this process may use: of the machine, of its control group, or of a limit set for it."""
+    import resource
+
+    known = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), resource.getrlimit(resource.RLIMIT_AS)[0]]
+    for name in _LIMITS:
+        try:
+            known.append(int(Path(name).read_text()))
+        except (OSError, ValueError):  # there is none
+            continue
+    return min(size for size in known if size > 0)
+
+
+def amount(size: int) -> str:
+    """A number of bytes in words.
+
+    Example:
+        >>> amount(512), amount(3_200_000_000), amount(10**30)
+        ('512 bytes', '3.2 GB', '1e+18 TB')
+    """
+    for name, unit in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} bytes"
