@@ -48,7 +48,7 @@ BAD_LABELS = {
     "weights that vanish": (lambda: EVEN.weighted(classes=[1e-200] * 3, samples=[1e-200] * 6), "leave some samples"),
     "targets NaN": (lambda: labels(targets=np.full((3, 3), np.nan), kind="soft"), "targets must hold finite"),
     "a table NaN": (lambda: EVEN.transition(np.full((3, 3), np.nan)), "transition table must be finite"),
-    "a rate of noise NaN": (lambda: EVEN.symmetric_noise(np.nan), "transition table must be finite"),
+    "a rate of noise NaN": (lambda: EVEN.symmetric_noise(np.nan), "noise rate must be one number between 0 and 1"),
     "targets of another shape": (lambda: labels(targets=np.eye(4), kind="table"), r"must have shape \(3, 3\)"),
     "an unknown kind": (lambda: labels(kind="mixed"), "kind must be one of"),
     "statistics": (lambda: collapse.class_statistics(np.ones((3, 2)), OUT, 3), "lie in 0..2"),

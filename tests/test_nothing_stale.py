@@ -163,7 +163,7 @@ def test_a_kernel_of_other_samples_is_refused_wherever_it_comes_from():
     stale = dataclasses.replace(model, kernel=dataclasses.replace(model.kernel, matrix=np.ones((C * N, 2))))
     with pytest.raises(ValueError, match="must have 12 rows and columns"):
         uj.exact(stale, uj.Flow(), STATE, [1.0], "norm")
-    with pytest.raises(ValueError, match="loss must be Loss"):
+    with pytest.raises(ValueError, match="the class MSE itself; call it"):
         uj.exact(dataclasses.replace(model, loss=MSE), uj.Flow(), STATE, [1.0], "norm")
 
 

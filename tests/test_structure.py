@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 LAYERS = (
     "_interrupt _memory",
-    "_check _numbers _scan _spinner _whole canary references special",
-    "precision",
+    "_check _scan _spinner _values _whole canary references special",
+    "_numbers precision",
     "_quadrature collapse doctor initial kernel labels optimizers",
     "features schedules signal",
     "dynamics losses spectrum",

@@ -7,11 +7,10 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _memory
-
-_MOST = int(np.iinfo(np.int64).max)
 
 
 def concrete(value: Any) -> bool:
@@ -23,37 +22,141 @@ def shown(value: Any) -> str:
     """A value in a message: a number as it is, an array by its range."""
     if np.ndim(value) == 0:
         return str(value)
-    return f"entries from {np.min(value):g} to {np.max(value):g}"
+    return f"entries from {np.min(value):g} to {np.max(value):g}" if np.size(value) else "no entries"
 
 
-def real(name: str, value: Any) -> np.ndarray:
-    """The entries as a NumPy array, or raise unless they are real numbers: neither truth values, complex nor text."""
-    array = _memory.read(value)
-    if array.dtype.kind not in "fiuV":
-        raise ValueError(f"{name} must be a real number, but got {value!r:.80} ({array.dtype}).")
-    return array
+def given(value: Any) -> str:
+    """What was given, in a few words on one line: short values as they are, everything else by its kind.
+
+    Example:
+        >>> given("loss"), given(np.ones((2, 3))), given(len), given(Exception())
+        ("'loss'", 'an array of shape (2, 3) and type float64', 'the function len', 'an Exception')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return f"JAX keys of shape {value.shape}" if value.shape else "a JAX key"
+    if isinstance(value, (np.ndarray, jax.Array)) and (value.shape or isinstance(value, jax.core.Tracer)):
+        traced = "a traced" if isinstance(value, jax.core.Tracer) else "an"
+        return f"{traced} array of shape {value.shape} and type {value.dtype}"
+    if isinstance(value, (str, bytes, int, float, complex, list, tuple, dict, set, np.generic, np.ndarray)):
+        text = " ".join(repr(value).split())
+        return text if len(text) <= 80 else f"{text[:77]}..."
+    if value is None or isinstance(value, jax.Array):
+        return str(value)
+    name = getattr(value, "__name__", None)
+    if callable(value) and isinstance(name, str):
+        return f"the function {name}"
+    return _one(type(value).__name__)
 
 
-def non_negative(name: str, value: Any, hint: str = "use a number of at least 0") -> None:
+def _one(name: str) -> str:
+    if name == "Labels":
+        return name
+    return f"an {name}" if name[0].lower() in "aeio" else f"a {name}"
+
+
+_WAYS = {
+    "LayerPeeled": "build one with `regularized`, `unconstrained`, `spherical`, ...",
+    "Labels": "build them with `balanced`, `from_counts`, `from_labels`, ...",
+    "State": "use `model.init(key)`",
+    "Flow": "write `Flow(rate)` or `Descent(rate)`",
+    "Trajectory": "use what `simulate` or `exact` returns",
+    "Loss": "give a name or a function of (logits, targets) to a constructor such as `unconstrained`",
+    "Kernel": "give an array to `ntk_invariant` or to `replace`",
+}
+
+
+def kind(name: str, value: Any, *kinds: type) -> None:
+    """Raise unless `value` is an object of one of these classes, with how to come by one."""
+    if isinstance(value, kinds):
+        return
+    wanted = " or ".join(_one(each.__name__) for each in kinds)
+    way = _WAYS.get(kinds[0].__name__, "look at its documentation")
+    if kinds[0].__name__ == "State" and hasattr(value, "final"):
+        way = "give its `final`, or one of its `states`"
+    if isinstance(value, type) and value in kinds:
+        way = f"call it, as in `{value.__name__}(...)`"
+    raise ValueError(f"{name} must be {wanted}, but got {given(value)}; {way}.")
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as a bool, or raise unless it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, but got {given(value)}.")
+    return bool(value)
+
+
+def key(name: str, value: Any) -> None:
+    """Raise unless `value` is one JAX key, new or raw."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(value, (jax.Array, np.ndarray)) and dtype is not None:
+        new = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        if (new and shape == ()) or (dtype == np.uint32 and shape in ((2,), (4,))):
+            return
+        if new:
+            raise ValueError(f"{name} must be one JAX key, but got {given(value)}; map over them with jax.vmap.")
+    raise ValueError(f"{name} must be a JAX key, such as jax.random.key(0), but got {given(value)}.")
+
+
+def function(name: str, value: Any, meaning: str) -> None:
+    """Raise unless `value` can be called and found again by what it is, as compiled programs are."""
+    if not callable(value) or isinstance(value, type):
+        way = f"; call it, as in `{value.__name__}(...)`." if isinstance(value, type) else "."
+        raise ValueError(f"{name} must be a function {meaning}, but got {given(value)}{way}")
+    if jax.tree_util.all_leaves([value]) and not hashable(value):
+        raise ValueError(
+            f"{name} is not hashable, so no compiled program can be found again by it; use a function, or register "
+            f"{type(value).__name__} with jax.tree_util.register_dataclass: its numbers become data."
+        )
+
+
+def hashable(value: Any) -> bool:
+    """Whether Python can find a thing again by its hash."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def real(name: str, value: Any, array: bool = False) -> np.ndarray:
+    """The entries as a NumPy array, or raise unless they are real numbers: neither truth values, complex nor text.
+
+    A list is a number of numbers, and is refused unless an `array` may be given.
+    """
+    what = "hold real numbers" if array else "be a real number"
+    if isinstance(value, (list, tuple)) and not array:
+        raise ValueError(f"{name} must {what}, but got {given(value)}.")
+    try:
+        found = _memory.read(value)
+    except (TypeError, ValueError):  # a key; rows of different lengths
+        raise ValueError(f"{name} must {what}, but got {given(value)}.") from None
+    if not (found.dtype.kind in "fiu" or jnp.issubdtype(found.dtype, jnp.floating)):
+        raise ValueError(f"{name} must {what}, but got {given(value)}.")
+    return found
+
+
+def non_negative(name: str, value: Any, hint: str = "use a number of at least 0", array: bool = False) -> None:
     """Raise unless every entry is finite and at least 0. Traced values pass unchecked."""
     if concrete(value):
-        array = real(name, value)
-        if not np.all(np.isfinite(array)) or np.any(array < 0):
+        entries = real(name, value, array)
+        if not np.all(np.isfinite(entries)) or np.any(entries < 0):
             raise ValueError(f"{name} must be finite and at least 0, but got {shown(value)}; {hint}.")
 
 
-def positive(name: str, value: Any, hint: str = "use a number above 0") -> None:
+def positive(name: str, value: Any, hint: str = "use a number above 0", array: bool = False) -> None:
     """Raise unless every entry is finite and above 0. Traced values pass unchecked."""
     if concrete(value):
-        array = real(name, value)
-        if not np.all(np.isfinite(array)) or np.any(array <= 0):
+        entries = real(name, value, array)
+        if not np.all(np.isfinite(entries)) or np.any(entries <= 0):
             raise ValueError(f"{name} must be finite and above 0, but got {shown(value)}; {hint}.")
 
 
-def finite(name: str, value: Any) -> None:
+def finite(name: str, value: Any, array: bool = False) -> None:
     """Raise if any entry is NaN or infinite. Traced values pass unchecked."""
     if concrete(value):
-        bad = int(np.sum(~np.isfinite(real(name, value))))
+        bad = int(np.sum(~np.isfinite(real(name, value, array))))
         if bad:
             raise ValueError(
                 f"{name} must hold finite numbers, but {bad} of its {np.size(value)} entries are NaN or "
@@ -63,9 +166,17 @@ def finite(name: str, value: Any) -> None:
 
 def shape(name: str, value: Any, expected: tuple[int, ...], meaning: str) -> None:
     """Raise unless `value` has the expected shape; `meaning` names the axes for the reader."""
-    got = tuple(np.shape(value))
+    got = shape_of(name, value)
     if got != expected:
         raise ValueError(f"{name} must have shape {expected} ({meaning}), but got {got}.")
+
+
+def shape_of(name: str, value: Any) -> tuple[int, ...]:
+    """The shape of a number or an array, or raise for what has none."""
+    try:
+        return tuple(np.shape(value))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array, but got {given(value)}.") from None
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -74,27 +185,31 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Raise unless `value` is one of `allowed`."""
-    if value not in allowed:
+def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+    """The one of `allowed` that `value` is (NumPy's texts are no texts to JAX), or raise."""
+    plain = isinstance(value, (str, int, np.integer)) and not isinstance(value, bool)
+    if not plain or value not in allowed:
         listed = ", ".join(repr(a) for a in allowed)
-        raise ValueError(f"{name} must be one of {listed}, but got {value!r}.")
+        guess = nearest(value, [a for a in allowed if isinstance(a, str)]) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be one of {listed}, but got {given(value)}{guess or '.'}")
+    return allowed[allowed.index(value)]
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int, or raise unless it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, but got {value!r}.")
-    if value > _MOST:
-        raise ValueError(f"{name} must be at most {_MOST}, so that 64 bits hold it, but got {value!s:.30}.")
+def whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    """Return `value` as an int, or raise unless it is a whole number of at least `least`, and at most `most`."""
+    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not number or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, but got {given(value)}.")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, but got {given(value)}; no array can be as long.")
     return int(value)
 
 
 def labels(name: str, value: Any, classes: int) -> None:
     """Raise unless `value` holds integers in 0 ... C-1. Traced labels pass, if they are integers."""
-    kind = np.dtype(getattr(value, "dtype", None) or np.asarray(value).dtype)
-    if not np.issubdtype(kind, np.integer):
-        raise ValueError(f"{name} must hold integer labels, but got {kind}; give class numbers 0 ... {classes - 1}.")
+    dtype = getattr(value, "dtype", None) or real(name, value, array=True).dtype
+    if not jnp.issubdtype(dtype, np.integer):
+        raise ValueError(f"{name} must hold integer labels, but got {dtype}; give class numbers 0 ... {classes - 1}.")
     if concrete(value) and np.size(value):
         array = _memory.read(value)
         if array.min() < 0 or array.max() >= classes:

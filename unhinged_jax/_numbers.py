@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _memory
+from unhinged_jax import _check, _memory
 
 _MOST = int(np.iinfo(np.int32).max)
 
@@ -45,6 +45,25 @@ def real(name: str, value: Any) -> Any:
     return wanted.type(value) if isinstance(value, np.generic) else array.astype(wanted)
 
 
+def number(name: str, value: Any) -> Any:
+    """`real` of what is one number, or an array of JAX's or NumPy's to be mapped over; a list stays a list, for whoever
+    looks at it to refuse.
+    """
+    return value if isinstance(value, (list, tuple)) else real(name, value)
+
+
+def array(name: str, value: Any) -> Any:
+    """`real` of what must be an array, or one number.
+
+    Raises:
+        ValueError: as `real`, and for everything else.
+    """
+    found = real(name, value)
+    if not isinstance(found, (np.ndarray, jax.Array)) or not jnp.issubdtype(found.dtype, jnp.floating):
+        _check.real(name, found, array=True)
+    return found
+
+
 def reals(**values: Any) -> list[Any]:
     """`real` of every value, in their order."""
     return [real(name, value) for name, value in values.items()]
@@ -67,7 +86,12 @@ def _array(name: str, value: Any) -> np.ndarray | None:
         raise ValueError(f"{name} is a masked array, whose mask would be lost; fill or drop the masked entries first.")
     if isinstance(value, (list, tuple)):
         leaves = jax.tree.leaves(value)
-        return np.asarray(value) if leaves and all(isinstance(x, (int, float, np.generic)) for x in leaves) else None
+        if not leaves or not all(isinstance(x, (int, float, np.generic)) for x in leaves):
+            return None
+        try:
+            return np.asarray(value)
+        except ValueError:
+            raise ValueError(f"{name} must have rows of one length, but got {_check.given(value)}.") from None
     if not hasattr(value, "__array__"):
         return None
     array = _memory.read(value)
@@ -173,7 +197,10 @@ def counts(name: str, value: Any, kind: str = "numbers") -> np.ndarray:
         >>> np.diff(counts("times", np.array([5, 3], np.uint8))).tolist()
         [-2]
     """
-    array = np.atleast_1d(_memory.read(value))
+    try:
+        array = np.atleast_1d(_memory.read(value))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a list of {kind}, but got {_check.given(value)}.") from None
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name} must be a non-empty list of {kind}, but got shape {array.shape}.")
     if array.dtype.kind in "iu":
@@ -181,5 +208,5 @@ def counts(name: str, value: Any, kind: str = "numbers") -> np.ndarray:
             raise ValueError(f"{name} must fit 64 bits, but hold {array.max()}; give them as floating-point numbers.")
         return array.astype(np.int64)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} must be real numbers of at most 64 bits, but have the type {array.dtype}.")
+        raise ValueError(f"{name} must be real numbers of at most 64 bits, but got {_check.given(value)}.")
     return array.astype(np.float64)

@@ -43,7 +43,14 @@ def hessian_spectrum(
         >>> hessian_spectrum(model, model.init(jax.random.key(0)), count=2).round(3).tolist()
         [-0.5, 1.5]
     """
+    _check.kind("model", model, LayerPeeled)
+    if not isinstance(states, (State, list, tuple)):
+        _check.kind("states", states, State)
+    if np.ndim(_check.real("tolerance", tolerance)) or not tolerance >= 0:
+        raise ValueError(f"tolerance must be a number of at least 0, but got {_check.given(tolerance)}.")
     path = _path_of(states)
+    if not path:
+        raise ValueError("states must hold at least one state, but got none.")
     for state in path:
         model.check_state(state)
     moving = moving_numbers(model)
@@ -60,7 +67,7 @@ def hessian_spectrum(
 
 def _path_of(states: Any) -> list[State]:
     if not isinstance(states, State):
-        return [states] if hasattr(states, "final") else list(states)
+        return list(states)
     if np.ndim(states.b) == 1:
         return [states]
     if np.ndim(states.b) != 2:

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 
 from unhinged_jax import _check
+from unhinged_jax._values import Value
 from unhinged_jax.schedules import Schedule, as_schedule
-from unhinged_jax.schedules.elapsed import check_rates
+from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Flow:
+class Flow(Value):
     """Gradient flow H' = r_1 eta(t) (-dL/dH), W' = r_2 eta(t) (-dL/dW), and likewise b with r_2.
 
     Attributes:
@@ -58,8 +59,15 @@ class Flow:
         _settle(self)
         for name in ("rtol", "atol"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, but got {value}.")
+            if value is not None and not (np.ndim(_check.real(name, value)) == 0 and 0 < value < 1):
+                raise ValueError(f"{name} must lie between 0 and 1, but got {_check.given(value)}.")
+        _check.whole("max_steps", self.max_steps, 1)
+        _check.flag("steady", self.steady)
+        if self.solver is not None and (isinstance(self.solver, type) or not solves(self.solver)):
+            raise ValueError(
+                "solver must be a diffrax solver of ordinary differential equations that estimates its error, such as "
+                f"diffrax.Tsit5(), but got {_check.given(self.solver)}."
+            )
 
     @property
     def proportional(self) -> bool:
@@ -69,7 +77,7 @@ class Flow:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Descent:
+class Descent(Value):
     """Gradient descent, simultaneous steps: H <- H + r_1 eta_k (-dL/dH), and likewise W and b with r_2.
 
     Attributes:
@@ -104,8 +112,11 @@ class Descent:
         _settle(self)
         if _is_number(self.momentum):
             _check_momentum(self.momentum)
-        if self.nesterov and self.momentum is None:
+        if _check.flag("nesterov", self.nesterov) and self.momentum is None:
             raise ValueError("nesterov needs a momentum; give momentum=0.9, say.")
+        if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
+            got = _check.given(self.optimizer)
+            raise ValueError(f"optimizer must be an optax optimiser, such as optax.adam(0.01), but got {got}.")
         if self.optimizer is not None and self.momentum is not None:
             raise ValueError("give momentum or an optimizer, not both; put the momentum into the optimizer.")
 
@@ -146,7 +157,16 @@ def _check_momentum(momentum: Any) -> None:
     if _check.concrete(momentum):
         value = _check.real("momentum", momentum)
         if not np.all((value >= 0) & (value < 1)):
-            raise ValueError(f"momentum must lie in [0, 1), but got {momentum}.")
+            raise ValueError(f"momentum must lie in [0, 1), but got {_check.given(momentum)}.")
+
+
+def solves(solver: Any) -> bool:
+    """Whether this is a solver, or the class of one, of ordinary differential equations that estimates its error."""
+    import diffrax
+
+    kind = solver if isinstance(solver, type) else type(solver)
+    one_term = getattr(solver, "term_structure", None) is diffrax.AbstractTerm
+    return one_term and issubclass(kind, diffrax.AbstractAdaptiveSolver)
 
 
 def check_dynamics(
@@ -166,14 +186,12 @@ def check_dynamics(
         ValueError: naming what was given, and for a function the time.
     """
     updates = isinstance(dynamics, Descent)
+    must_be_schedule(dynamics.schedule)
     for name in ("rate_H", "rate_W"):
         if not callable(getattr(dynamics, name)):
             _check.positive(name, getattr(dynamics, name))
-    if isinstance(dynamics, Descent):
-        if dynamics.momentum is not None:
-            _check_momentum(dynamics.momentum)
-    else:
-        _check.whole("max_steps", dynamics.max_steps, 1)
+    if isinstance(dynamics, Descent) and dynamics.momentum is not None:
+        _check_momentum(dynamics.momentum)
     if not _check.concrete((first, last)):
         return
     rates = [rate for rate in (dynamics.rate_H, dynamics.rate_W) if callable(rate)]
@@ -209,10 +227,14 @@ def logspaced(first: float, last: float, count: int) -> np.ndarray:
         >>> logspaced(1, 1000, 4).tolist()
         [1, 10, 100, 1000]
     """
-    if not 0 < first < last:
+    for name, end in (("first", first), ("last", last)):
+        _check.positive(name, end)
+        _check.shape(name, end, (), "one number")
+    if not first < last:
         raise ValueError(f"logspaced needs 0 < first < last, but got {first} and {last}.")
-    times = np.geomspace(first, last, _check.whole("count", count, 2))
-    if isinstance(first, int) and isinstance(last, int):
+    whole = isinstance(first, int) and isinstance(last, int)
+    times = np.geomspace(first, _check.whole("last", last, 1) if whole else last, _check.whole("count", count, 2))
+    if whole:
         return np.unique(np.round(times).astype(int))
     return times
 

@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check, _request
+from unhinged_jax._values import Value
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.exact.run import exact
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.simulate import scale_must_fit, simulate
+from unhinged_jax.simulate import check_adjoint, scale_must_fit, simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class EventTime:
+class EventTime(Value):
     """When an observable first crosses a level.
 
     Attributes:
@@ -116,20 +117,28 @@ def event_time(
         >>> 5 < float(when.time) < 20
         True
     """
+    if not isinstance(event, str):
+        raise ValueError(
+            f"event must be {' or '.join(map(repr, EVENTS))}, or the name of an observable, but got "
+            f"{_check.given(event)}; the level of a function of your own is crossed where `simulate` says so."
+        )
+    event = str(event)
     if event in EVENTS:
         if level is not None:
             raise ValueError(f"the event {event!r} has its level; leave `level` out.")
         event, level, direction = EVENTS[event]
     if level is None:
         raise ValueError(f"give the level that {event!r} is to cross.")
+    _check.finite("level", level)
     _check.shape("level", level, (), "one number; map over a batch of levels with jax.vmap")
-    _check.choice("direction", direction, ("above", "below"))
-    _check.choice("method", method, ("exact", "simulate"))
+    direction = _check.choice("direction", direction, ("above", "below"))
+    method = _check.choice("method", method, ("exact", "simulate"))
+    check_adjoint(adjoint, dynamics)
     task = _request.prepare(model, dynamics, state, times, event, target, precision, "event_time")
     if method == "simulate" or model.spherical:
         scale_must_fit(model, dynamics, task.state)
     sign = 1.0 if direction == "above" else -1.0
-    how = _How(method, event, sign, target, task.precision, adjoint)
+    how = _How(method, event, sign, task.target, task.precision, adjoint)
     with task.context():
         problem = _request.traceable((model, dynamics, task.resumed(task.state)))
         if isinstance(dynamics, Descent):

@@ -14,6 +14,7 @@ import numpy as np
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
+from unhinged_jax._values import Value
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.exact.timeline import closed, unit_rates
@@ -25,7 +26,7 @@ from unhinged_jax.trajectory import Result, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class Lyapunov:
+class Lyapunov(Value):
     """Finite-time Lyapunov exponents.
 
     Attributes:
@@ -98,6 +99,7 @@ def lyapunov(
     """
     task = _request.prepare(model, dynamics, state, [until], (), "top", precision, "lyapunov")
     begin, memory = task.first, task.memory
+    _check.whole("seed", seed, 0)
     _check.whole("count", count, 1)
     _check.whole("segments", segments, 1)
     transient = segments // 4 if transient is None else _check.whole("transient", transient, 0)
@@ -252,6 +254,8 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
         why = "the exponents of a descent are per update at a constant rate; give a number as its schedule and rates."
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
+    if count is not None:
+        _check.whole("count", count, 1)
     with _precision.scope("float64"):
         model, dynamics = _request.traceable((model, dynamics))
         gram = _memory.read(model.signal().gram(jnp.float64))

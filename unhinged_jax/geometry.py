@@ -52,6 +52,9 @@ def push_forward(
     """
     task = _request.prepare(model, dynamics, state, times, (), "top", precision, "push_forward")
     scale_must_fit(model, dynamics, task.state)
+    _check.kind("tangent", tangent, State)
+    for name in ("H", "W", "b"):
+        _check.shape(f"tangent.{name}", getattr(tangent, name), np.shape(getattr(task.state, name)), "as in the state")
     with task.context():
         moved, dynamics = _request.traceable((model, dynamics))
         tangents = [jnp.asarray(part, task.state.W.dtype) for part in (tangent.H, tangent.W, tangent.b)]

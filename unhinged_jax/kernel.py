@@ -11,13 +11,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _numbers
+from unhinged_jax._values import Value
 
 _LARGEST_CHECKED = 1_500  # beyond this many rows an eigenvalue check costs more than most runs
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Kernel:
+class Kernel(Value):
     """A positive semi-definite kernel Theta acting on feature gradients, H' = r1 eta Theta (M W).
 
     Attributes:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhinged_jax import _check, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.limit import limit
@@ -38,6 +39,9 @@ def one_sided(function: Callable[[Any], Any], x: float, *, least: float = -math.
     Returns:
         (left, right), with the structure of what the function returns.
 
+    Raises:
+        ValueError: for a point that is not one number.
+
     Source: beyond the paper.
 
     Example:
@@ -45,6 +49,11 @@ def one_sided(function: Callable[[Any], Any], x: float, *, least: float = -math.
         >>> round(float(left), 3), round(float(right), 3)
         (-1.0, 1.0)
     """
+    for name, value in (("x", x), ("least", least)):
+        if np.ndim(_check.real(name, value)) or np.isnan(value):
+            raise ValueError(f"{name} must be one number, but got {_check.given(value)}.")
+    if not callable(function):
+        raise ValueError(f"function must be a function of one number, but got {_check.given(function)}.")
     dtype = jnp.result_type(float)
     h = _BESIDE[str(np.dtype(dtype))] * max(abs(float(x)), 0.01)
     away = h * jnp.arange(1, 5, dtype=dtype)
@@ -91,13 +100,15 @@ def limit_sensitivity(
     """
     import xarray
 
+    _request.check_kinds(model, dynamics)
     model.check_state(state)
     problem: Problem = (model, dynamics, state)
     wanted = chosen(parameters, problem)
     for p in wanted:
         if np.ndim(p.value):
             raise ValueError(f"{p.name!r} is an array; one-sided derivatives are taken in single numbers.")
-    name = precision or _precision.of((state.H, state.W))
+    name = _precision.of((state.H, state.W)) if precision is None else precision
+    name = _check.choice("precision", name, _precision.NAMES)
     with _precision.scope(name):
 
         def quantities(problem: Problem) -> dict[str, jax.Array]:

@@ -46,6 +46,13 @@ class Parameter:
     value: Any
     put: Callable[[Problem, Any], Problem]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ValueError(f"the name of a parameter must be a string, but got {_check.given(self.name)}.")
+        _check.finite(f"the value of parameter {self.name!r}", self.value, array=True)
+        if not callable(self.put):
+            raise ValueError(f"`put` must be a function (problem, value) -> problem, but got {_check.given(self.put)}.")
+
 
 def _of_model(change: Callable[[LayerPeeled, Any], LayerPeeled]) -> Callable[[Problem, Any], Problem]:
     return lambda problem, value: (change(problem[0], value), *problem[1:])
@@ -230,12 +237,16 @@ def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, pro
         return [p for p in known.values() if np.ndim(p.value) == 0]
     if isinstance(parameters, (str, Parameter)):
         parameters = (parameters,)
+    if not isinstance(parameters, Iterable) or getattr(parameters, "shape", None) == ():
+        raise ValueError(f"parameters must be a list of names or `Parameter`s, but got {_check.given(parameters)}.")
     found = []
     for entry in parameters:
+        if not isinstance(entry, (str, Parameter)):
+            raise ValueError(f"a parameter must be a name or a `Parameter`, but got {_check.given(entry)}.")
         if isinstance(entry, str) and entry not in known:
             meant = _instead(entry, known)
             raise ValueError(f"unknown parameter {entry!r}{meant} This problem has {', '.join(known)}.")
-        found.append(known[entry] if isinstance(entry, str) else entry)
+        found.append(known[str(entry)] if isinstance(entry, str) else entry)
     if not found:
         raise ValueError("there is no parameter to differentiate in; name at least one.")
     names = [p.name for p in found]

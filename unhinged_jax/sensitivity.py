@@ -108,8 +108,7 @@ def sensitivity(
         >>> bool(abs(both[0] - both[1]) < 1e-4)
         True
     """
-    _check.choice("order", order, (1, 2))
-    _check.choice("mode", mode, MODES)
+    order, mode = _check.choice("order", order, (1, 2)), _check.choice("mode", mode, MODES)
     task = _request.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
     scale_must_fit(model, dynamics, task.state)
     problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
@@ -125,7 +124,7 @@ def sensitivity(
         theta = {p.name: jnp.asarray(p.value, jnp.result_type(float)) for p in wanted}
         found = {}
         for kind in kinds:
-            run = _runner(kind, mode, problem, task, observed, target)
+            run = _runner(kind, mode, problem, task, observed)
 
             def values(theta: Values, run: Callable = run) -> jax.Array:
                 observables = run(*together(problem, wanted, theta)).observables
@@ -143,9 +142,10 @@ def _sources(sources: Iterable[str] | None, model: LayerPeeled, dynamics: Dynami
     why = why_no_closed_form(model, dynamics)
     if sources is None:
         return SOURCES if why is None else SOURCES[:1]
-    asked = (sources,) if isinstance(sources, str) else tuple(sources)
-    for name in asked:
-        _check.choice("sources", name, SOURCES)
+    listed = isinstance(sources, Iterable) and not isinstance(sources, (str, bytes))
+    asked = tuple(_check.choice("sources", name, SOURCES) for name in (sources if listed else (sources,)))
+    if not asked:
+        raise ValueError(f"sources must name at least one of {', '.join(SOURCES)}; leave it out for both.")
     if why is not None and "exact" in asked:
         raise NoClosedForm(f"there is no closed form: {why}")
     return asked
@@ -159,10 +159,10 @@ def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
 
 
 def _runner(
-    kind: str, mode: str, problem: Problem, task: _request.Task, observe: Any, target: str
+    kind: str, mode: str, problem: Problem, task: _request.Task, observe: Any
 ) -> Callable[..., Trajectory]:
     """A function (model, dynamics, state) -> Trajectory."""
-    common = {"observe": observe, "target": target, "precision": task.precision}
+    common = {"observe": observe, "target": task.target, "precision": task.precision}
     if kind == "exact":
         return lambda model, dynamics, state: exact(model, dynamics, task.resumed(state), task.times, **common)
     if isinstance(problem[1], Descent):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check, _memory
+from unhinged_jax._values import Value
 from unhinged_jax._whole import whole
 from unhinged_jax.model import State
 from unhinged_jax.observables import OBSERVABLES
@@ -58,7 +59,7 @@ _MESSAGES = {
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Value):
     """Observables over time, the final state, and how the run ended.
 
     Attributes:
@@ -134,6 +135,8 @@ class Trajectory:
 
     def __getitem__(self, name: str) -> Any:
         """One observable over time."""
+        if not isinstance(name, str):
+            raise KeyError(f"an observable is found by its name, a string, but got {_check.given(name)}.")
         if name not in self.observables:
             raise KeyError(f"{name!r} was not observed; observed were {', '.join(self.observables)}.")
         return self.observables[name]
@@ -182,7 +185,10 @@ class Trajectory:
         found = {}
         for name, values in self.observables.items():
             for path, leaf in jax.tree_util.tree_flatten_with_path(values)[0]:
-                found[".".join([name, *(_key(part) for part in path)])] = _memory.read(leaf)
+                whole_name = ".".join([name, *(_key(part) for part in path)])
+                if whole_name in found:
+                    raise ValueError(f"two observables are called {whole_name!r} in a table; rename one of them.")
+                found[whole_name] = _memory.read(leaf)
         return found
 
     def to_xarray(self) -> xarray.Dataset:
@@ -196,9 +202,12 @@ class Trajectory:
         import xarray
 
         self.check_single("a Dataset")
-        data = {}
-        for name, array in self.arrays().items():
-            dims = ("time", *(f"{name}_{axis}" for axis in range(1, array.ndim)))
+        arrays, data = self.arrays(), {}
+        for name, array in arrays.items():
+            stem = name
+            while any(f"{stem}_{axis}" in arrays for axis in range(1, array.ndim)):
+                stem += "_"  # no axis is called like an observable
+            dims = ("time", *(f"{stem}_{axis}" for axis in range(1, array.ndim)))
             known = OBSERVABLES.get(name)
             data[name] = (dims, array, {"long_name": known.meaning if known else name, "units": "1"})
         unit = "updates" if np.issubdtype(np.asarray(self.times).dtype, np.integer) else "time"

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax import _check
 from unhinged_jax._whole import refuse_there, whole
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import exact
@@ -97,7 +98,8 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
         >>> uj.verify(*runs).worst < 1e-5
         True
     """
-    for one in (run, truth):
+    for name, one in (("run", run), ("truth", truth)):
+        _check.kind(name, one, Trajectory)
         one.check_single("a comparison")
     if not _same_times(np.asarray(run.times), np.asarray(truth.times)):
         raise ValueError("the two runs must have the same times; run both with one list of times.")

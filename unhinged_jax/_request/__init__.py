@@ -1,6 +1,7 @@
 """A request to run a problem, checked and made ready: what `simulate`, `exact` and their kin do first."""
 
+from unhinged_jax._request.checks import check_kinds
 from unhinged_jax._request.request import Task, prepare
 from unhinged_jax.precision import traceable
 
-__all__ = ["Task", "prepare", "traceable"]
+__all__ = ["Task", "check_kinds", "prepare", "traceable"]

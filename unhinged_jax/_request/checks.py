@@ -16,13 +16,19 @@ from unhinged_jax.schedules import Numeric, Schedule
 from unhinged_jax.schedules.elapsed import integrated_outside
 
 
+def check_kinds(model: Any, dynamics: Any) -> None:
+    """Raise unless these are a model and a dynamics."""
+    _check.kind("model", model, LayerPeeled)
+    _check.kind("dynamics", dynamics, Flow, Descent)
+
+
 def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     """Raise for an array in the place of a number: it would be taken for one number for each coordinate."""
     given = {name: getattr(dynamics, name, None) for name in ("rate_H", "rate_W", "momentum")}
     given = {name: value for name, value in given.items() if not callable(value)}
     given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
-    shapes = {name: np.shape(value) for name, value in given.items() if value is not None}
+    shapes = {name: _check.shape_of(name, value) for name, value in given.items() if value is not None}
     schedule = dynamics.schedule
     ours = type(schedule).__module__.startswith("unhinged_jax.")
     plain = ours and not any(map(np.ndim, jax.tree.leaves(schedule)))  # of numbers alone: gives a number

@@ -13,7 +13,14 @@ import numpy as np
 
 from unhinged_jax import _check, _memory
 from unhinged_jax import precision as _precision
-from unhinged_jax._request.checks import check_numbers, check_rates, check_signal, check_tolerance, checked_times
+from unhinged_jax._request.checks import (
+    check_kinds,
+    check_numbers,
+    check_rates,
+    check_signal,
+    check_tolerance,
+    checked_times,
+)
 from unhinged_jax._request.going_on import check_goes_on, check_one_run, handed_over
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State, checked
@@ -32,6 +39,7 @@ class Task:
     first: Any
     memory: Any
     plan: Plan
+    target: str
     precision: str
     outside: str
     dynamics: Dynamics
@@ -125,28 +133,21 @@ def prepare(
     reduce: bool = True,
 ) -> Task:
     """Check a request; raise one clear ValueError if it cannot be. `reduce`: as in `simulate`."""
-    if not isinstance(model, LayerPeeled):
-        raise ValueError(
-            f"model must be a LayerPeeled, but got {type(model).__name__}; build one with `regularized`, ..."
-        )
-    if not isinstance(dynamics, (Flow, Descent)):
-        raise ValueError(f"dynamics must be a Flow or a Descent, but got {type(dynamics).__name__}.")
+    check_kinds(model, dynamics)
+    _check.kind("state", state, State, Trajectory)
+    reduce = _check.flag("reduce", reduce)
+    checked(model)
     check_numbers(model, dynamics)
     check_one_run(state, dynamics)
-    checked(model)
     check_signal(model)
-    _check.choice("target", target, ("top", "contrast", "mean"))
+    target = _check.choice("target", target, ("top", "contrast", "mean"))
     first, memory, before = 0, None, None
     if isinstance(state, Trajectory):
         check_goes_on(state, dynamics)
         before, first, memory, state = state, state.elapsed, state.memory, state.final
-    if not isinstance(state, State):
-        raise ValueError(
-            f"state must be a State or a Trajectory, but got {type(state).__name__}; use `model.init(key)`."
-        )
     model.check_state(state)
-    name = precision or _precision.of((state.H, state.W))
-    _check.choice("precision", name, _precision.NAMES)
+    name = _precision.of((state.H, state.W)) if precision is None else precision
+    name = _check.choice("precision", name, _precision.NAMES)
     if isinstance(dynamics, Flow):
         check_tolerance(dynamics, name)
     times, first = checked_times(times, dynamics, first)
@@ -167,4 +168,4 @@ def prepare(
         if before is not None:
             before = handed_over(before, model)
             memory = before.memory
-    return Task(start, times, first, memory, plan, name, outside, dynamics, before)
+    return Task(start, times, first, memory, plan, target, name, outside, dynamics, before)

@@ -13,7 +13,7 @@ from unhinged_jax import _check, schedules
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.sections import DynamicsSection
 from unhinged_jax.config.tables import call, given_keys, name_and_arguments, pick
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, solves
 
 _SCHEDULES = {
     function.__name__: function
@@ -57,21 +57,12 @@ def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
         given["solver"] = _solver(given["solver"])
     if "optimizer" in given:
         given["optimizer"] = _optimizer(given["optimizer"], files)
-    if given.get("max_steps", 1) < 1:
-        raise ValueError(f"max_steps must be at least 1, but is {given['max_steps']}.")
     return Flow(**given) if section.kind == "flow" else Descent(**given)
 
 
 def _solver(name: str) -> Any:
     """A diffrax solver of ordinary differential equations that estimates its error."""
-    known = {
-        key: kind
-        for key, kind in vars(diffrax).items()
-        if inspect.isclass(kind)
-        and issubclass(kind, diffrax.AbstractAdaptiveSolver)
-        and not (inspect.isabstract(kind) or issubclass(kind, (diffrax.AbstractSRK, diffrax.HalfSolver)))
-        and not key.startswith("Abstract")
-    }
+    known = {key: kind for key, kind in vars(diffrax).items() if inspect.isclass(kind) and solves(kind)}
     return pick("solver", name, known)()
 
 

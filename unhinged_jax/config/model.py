@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -46,6 +47,13 @@ def _loss(spec: str | dict, files: Files) -> Any:
     name, arguments = name_and_arguments(spec, "name", "loss")
     if ":" in name:
         function = files.function(name)
+        if isinstance(function, type):  # of a `Loss`, or of something that is called like one
+            return call(function, arguments, f"loss {name!r}")
+        if arguments and not files.data:
+            known = inspect.signature(function).parameters
+            for key in arguments:
+                if key not in known:
+                    raise ValueError(f"loss {name!r}: {unknown('key', key, known)}")
         return partial(function, **arguments) if arguments else function
     return call(pick("loss", name, losses.NAMED), arguments, f"loss {name!r}")
 

@@ -73,6 +73,7 @@ def exact(
         raise NoClosedForm(
             "there is no closed form: a run with momentum cannot be continued exactly; start it from its first state."
         )
+    states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target, precision, "exact")
     task.refuse_large(states)
     with task.context():
@@ -88,7 +89,8 @@ def exact(
         if model.spherical:
             must_fit(task.state, task.precision)
         solve = _spherical if model.spherical else _linear
-        found = solve(model, dynamics, task.state, clock, reads, start, task.plan, states, target, task.first_start)
+        given = (clock, reads, start, task.plan, states, task.target, task.first_start)
+        found = solve(model, dynamics, task.state, *given)
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
 
 
@@ -107,6 +109,7 @@ def _unit_clock(dynamics: Dynamics, task: _request.Task) -> tuple[jax.Array, jax
 
 def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     """The setting that rules a closed form out, in words, or None."""
+    _request.check_kinds(model, dynamics)
     if not model.loss.linear:
         name = type(model.loss).__name__
         return f"the loss {name} is not linear in the logits; use `simulate`, or the unhinged loss."

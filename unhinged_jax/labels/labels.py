@@ -12,11 +12,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
+from unhinged_jax._values import Value
 from unhinged_jax.labels.balance import Known, known, register
 
 
 @dataclasses.dataclass(frozen=True, init=False)
-class Labels:
+class Labels(Value):
     """Targets and weights of n samples in C classes.
 
     Attributes:
@@ -67,10 +68,11 @@ class Labels:
         kind: str | None = None,
         balanced: bool | None = None,
     ) -> None:
-        classes = _check.whole("classes", classes, 2)
+        classes = _check.whole("classes", classes, 2, most=2**31 - 1)
+        claimed = balanced is not None and _check.flag("balanced", balanced)
         index = _labels("index", index, classes)
         weights, targets = (
-            _numbers.real(name, _array(value)) for name, value in (("weights", weights), ("targets", targets))
+            _numbers.real(name, _array(name, value)) for name, value in (("weights", weights), ("targets", targets))
         )
         fields = {
             "index": index,
@@ -84,10 +86,9 @@ class Labels:
             object.__setattr__(self, name, value)
         check_fields(self)
         if targets is not None:
-            _check.finite("targets", targets)
-        claimed = bool(balanced) and self.kind == "hard"
-        object.__setattr__(self, "_known", known(index, weights, classes, Known(claimed)))
-        if balanced and not self.balanced and _check.concrete((index, weights)):
+            _check.finite("targets", targets, array=True)
+        object.__setattr__(self, "_known", known(index, weights, classes, Known(claimed and self.kind == "hard")))
+        if claimed and not self.balanced and _check.concrete((index, weights)):
             raise ValueError(
                 "balanced=True was given, but targets are not one-hot, counts not equal or weights not 1/n; leave "
                 "`balanced` out: it is found from them."
@@ -171,17 +172,18 @@ class Labels:
             >>> [round(float(q), 3) for q in labels.weights]
             [0.5, 0.167, 0.167, 0.167]
         """
+        normalise = _check.flag("normalise", normalise)
         xp = np if _check.concrete((self.weights, self.index, classes, samples)) else jnp
         # Factors in float32 are widened, not the weights narrowed.
         wide = np.float64 if xp is np else jnp.result_type(float)
         weights = xp.asarray(self.weights, wide)
         if classes is not None:
             _check.shape("class weights", classes, (self.classes,), "one a class")
-            _check.positive("class weights", classes)
+            _check.positive("class weights", classes, array=True)
             weights = weights * xp.asarray(classes, wide)[xp.asarray(self.index)]
         if samples is not None:
             _check.shape("sample weights", samples, (self.samples,), "one a sample")
-            _check.non_negative("sample weights", samples)
+            _check.non_negative("sample weights", samples, array=True)
             weights = weights * xp.asarray(samples, wide)
         if normalise:
             largest = xp.max(weights)
@@ -209,7 +211,7 @@ class Labels:
             array([[0.75, 0.25],
                    [0.25, 0.75]])
         """
-        classes, rate = self.classes, _wide(rate)
+        classes, rate = self.classes, _wide("noise rate", rate)
         off = rate / (classes - 1)
         if _check.concrete(rate):
             return self.transition(np.full((classes, classes), off) + np.eye(classes) * (1 - rate - off), key)
@@ -222,7 +224,7 @@ class Labels:
 
         Source: beyond the paper.
         """
-        xp, rate = (np if _check.concrete(rate) else jnp), _wide(rate)
+        xp, rate = (np if _check.concrete(rate) else jnp), _wide("noise rate", rate)
         eye = xp.eye(self.classes)
         return self.transition((1 - rate) * eye + rate * xp.roll(eye, 1, axis=1), key)
 
@@ -231,7 +233,7 @@ class Labels:
 
         Source: beyond the paper.
         """
-        xp, amount = (np if _check.concrete(amount) else jnp), _wide(amount)
+        xp, amount = (np if _check.concrete(amount) else jnp), _wide("amount of smoothing", amount)
         eye = xp.eye(self.classes)
         return self.transition((1 - amount) * eye + amount / self.classes, None)
 
@@ -251,9 +253,11 @@ class Labels:
                 f"label noise and smoothing need one-hot labels, but these are of kind {self.kind!r}; combine "
                 "the targets yourself and pass them to `soft`."
             )
-        table = _numbers.real("transition table", table)
+        table = _numbers.array("transition table", table)
+        if key is not None:
+            _check.key("key", key)
         _check.shape("transition table", table, (self.classes, self.classes), "classes x classes")
-        _check.non_negative("transition table", table, "a noise rate lies between 0 and 1")
+        _check.non_negative("transition table", table, "a noise rate lies between 0 and 1", array=True)
         if _check.concrete(table) and not np.allclose(np.sum(np.asarray(table, np.float64), axis=1), 1.0, atol=1e-6):
             raise ValueError("every row of a transition table must sum to 1; a noise rate lies between 0 and 1.")
         if key is None:
@@ -266,14 +270,14 @@ class Labels:
 register(Labels, ("index", "weights", "targets", "clean"), ("classes", "kind"))
 
 
-def _array(value: Any) -> Any:
+def _array(name: str, value: Any) -> Any:
     """Lists and numbers as NumPy arrays: as they are they would be trees of numbers."""
-    return np.asarray(value) if isinstance(value, (list, tuple, int, float)) else value
+    return value if value is None or hasattr(value, "dtype") else _check.real(name, value, array=True)
 
 
 def _labels(name: str, value: Any, classes: int) -> Any:
     """Integer labels in 0 ... C-1, in a signed type that can count samples."""
-    value = _array(value)
+    value = _array(name, value)
     _check.labels(name, value, classes)
     if np.ndim(value) == 0:
         raise ValueError(f"{name} must hold one label a sample, shape (n,), but is a single number.")
@@ -304,7 +308,7 @@ def check_fields(labels: Labels) -> None:
                 f"{name} must have shape {(samples,)} (one a sample), but got {np.shape(value)}; with another number "
                 "of samples build the labels anew."
             )
-    _check.non_negative("weights", labels.weights)
+    _check.non_negative("weights", labels.weights, array=True)
     if _check.concrete(labels.weights) and not np.any(np.asarray(labels.weights) != 0):
         raise ValueError("all sample weights are 0, so there is nothing to learn; leave some samples a weight.")
     _check.choice("kind", labels.kind, ("hard", "table", "soft"))
@@ -328,6 +332,11 @@ def _largest_again(index: Any, targets: Any, changed: Any) -> Any:
     return xp.where(was, xp.argmax(xp.asarray(changed), axis=-1), xp.asarray(index)).astype(xp.int32)
 
 
-def _wide(rate: Any) -> Any:
+def _wide(name: str, rate: Any) -> Any:
     """A rate as a Python number, so that 1 - rate is not rounded to its narrower type; a traced one as it is."""
-    return float(np.asarray(_numbers.real("rate", rate))) if _check.concrete(rate) and np.ndim(rate) == 0 else rate
+    if not _check.concrete(rate):
+        return rate
+    value = _check.real(name, rate)
+    if value.shape or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be one number between 0 and 1, but got {_check.given(rate)}.")
+    return float(value)

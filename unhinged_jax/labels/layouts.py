@@ -36,9 +36,10 @@ def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) ->
         >>> from_labels([0, 1, 1]).counts().tolist()
         [1, 2]
     """
-    array = np.asarray(index)
+    array = _check.real("labels", index, array=True)
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"labels must be a one-dimensional, non-empty array of integers, but got {array!r:.80}.")
+        got = _check.given(index)
+        raise ValueError(f"labels must be a one-dimensional, non-empty array of integers, but got {got}.")
     classes = int(array.max()) + 1 if classes is None else _check.whole("classes", classes, 2)
     if array.min() < 0 or array.max() >= classes:
         raise ValueError(
@@ -82,7 +83,7 @@ def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
         >>> balanced(classes=3, per_class=2, order="cyclic").index.tolist()
         [0, 1, 2, 0, 1, 2]
     """
-    classes = _check.whole("classes", classes, 2)
+    classes = _check.whole("classes", classes, 2, most=2**31 - 1)
     per_class = _check.whole("per_class", per_class, 1)
     _check.choice("order", order, ("blocks", "cyclic"))
     _refuse_many(classes * per_class)
@@ -108,10 +109,10 @@ def from_counts(counts: ArrayLike | Sequence[int]) -> Labels:
         >>> from_counts([2, 1]).index.tolist()
         [0, 0, 1]
     """
-    array = np.asarray(counts)
-    plain = array.dtype.kind in "iuf" and array.ndim == 1 and array.size > 1
-    if not plain or np.any(array != np.round(array)) or not np.all((array >= 1) & (array < 2**63)):
-        raise ValueError(f"counts must be two or more whole numbers of at least 1, but got {counts}.")
+    array = _check.real("counts", counts, array=True)
+    counted = (array == np.round(array)) & (array >= 1) & (array < 2**63)
+    if array.ndim != 1 or array.size < 2 or not np.all(counted):
+        raise ValueError(f"counts must be two or more whole numbers of at least 1, but got {_check.given(counts)}.")
     _refuse_many(sum(int(count) for count in array))
     return from_labels(np.repeat(np.arange(array.size), array.astype(int)), array.size)
 
@@ -122,8 +123,9 @@ def _refuse_many(samples: int) -> None:
 
 
 def _ratio(ratio: float) -> float:
-    if not np.isfinite(ratio) or ratio < 1:
-        raise ValueError(f"ratio is the largest count over the smallest, at least 1, but got {ratio}.")
+    value = _check.real("ratio", ratio)
+    if value.shape or not np.isfinite(value) or value < 1:
+        raise ValueError(f"ratio is the largest count over the smallest, at least 1, but got {_check.given(ratio)}.")
     return float(ratio)
 
 
@@ -206,20 +208,20 @@ def soft(
         >>> labels.classes, labels.truth.tolist()
         (2, [0, 0, 1])
     """
-    targets = _numbers.real("targets", targets)
+    targets = _numbers.array("targets", targets)
     if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
         raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")
     if not isinstance(targets, jax.Array):
         targets = np.asarray(targets)  # nested lists would be a pytree of numbers
     samples, classes = np.shape(targets)
-    _check.non_negative("targets", targets)
+    _check.non_negative("targets", targets, array=True)
     if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets, np.float64), axis=1), 1.0, atol=1e-6):
         raise ValueError("every row of targets must sum to 1; divide each row by its sum.")
     if truth is None:
         # Among the numbers as they are: float64 targets must not tie because JAX is in float32.
         index = (np if _check.concrete(targets) else jnp).argmax(targets, axis=1)
     else:
-        index = truth if isinstance(truth, jax.Array) else np.asarray(truth)
+        index = truth if isinstance(truth, jax.Array) else _check.real("truth", truth, array=True)
         _check.shape("truth", index, (samples,), "one label a sample")
         _check.labels("truth", index, classes)
     return Labels(

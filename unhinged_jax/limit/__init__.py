@@ -82,7 +82,7 @@ def limit(
             left = jnp.where(dynamics.schedule(0) > 0, jnp.inf, 0.0)
         else:
             left = jnp.asarray(remaining(dynamics.schedule, task.first))
-        found = _solver(model, dynamics)(model, dynamics, task.state, target)
+        found = _solver(model, dynamics)(model, dynamics, task.state, task.target)
         if not (_check.concrete(left) and np.isposinf(left)):
             found = _stopped(found, model, dynamics, task, left)
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import _check
+from unhinged_jax._values import Value
 from unhinged_jax.model import State
 
 STOPS, SHORT, OVERSHOOTS, SWINGS = 1, 2, 3, 4
@@ -26,7 +27,7 @@ _NOTES = {
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Limit:
+class Limit(Value):
     """The asymptotics of a run.
 
     Attributes:

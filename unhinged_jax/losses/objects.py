@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
+from unhinged_jax._values import RegisteredValue
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses.margin import adjusted_margin
 from unhinged_jax.losses.of_logits import cross_entropy, distributions, focal, hinge, mse, unhinged
@@ -23,12 +24,12 @@ class NotLinear(ValueError):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class Loss(RegisteredValue):
     """A loss of one sample as an object: called with (logits, targets), gives one value a sample."""
 
     def __post_init__(self) -> None:
         ours = [name for name in ("gamma", "epsilon", "margin", "focusing") if hasattr(self, name)]
-        _numbers.settle(self, ours, _numbers.real)
+        _numbers.settle(self, ours, _numbers.number)
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
         """Loss of each sample, shape (...)."""
@@ -218,8 +219,8 @@ def as_loss(loss: Loss | str | Callable[..., jax.Array]) -> Loss:
         return loss
     if isinstance(loss, str):
         if loss not in NAMED:
-            raise ValueError(f"loss must be one of {', '.join(NAMED)} or a callable, but got {loss!r}.")
+            guess = _check.nearest(loss, NAMED) or "."
+            raise ValueError(f"loss must be one of {', '.join(NAMED)} or a callable, but got {loss!r}{guess}")
         return NAMED[loss]()
-    if callable(loss):
-        return Custom(loss) if jax.tree_util.all_leaves([loss]) else CustomTree(loss)
-    raise ValueError(f"loss must be a name, a Loss or a callable (logits, targets) -> (n,), but got {loss!r}.")
+    _check.function("loss", loss, "(logits, targets) -> one value a sample, or a name, or a `Loss`")
+    return Custom(loss) if jax.tree_util.all_leaves([loss]) else CustomTree(loss)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from unhinged_jax import _check
 from unhinged_jax.kernel import as_kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import AdjustedMargin, Loss, Unhinged, as_loss
@@ -17,6 +18,7 @@ from unhinged_jax.model.layer_peeled import LayerPeeled, checked, decays, pair, 
 def _build(
     labels: Labels, dim: int, gamma: Any, loss: Loss | str | Callable[..., jax.Array] | None, **settings: Any
 ) -> LayerPeeled:
+    _check.kind("labels", labels, Labels)
     if loss is None:
         chosen: Loss = Unhinged(gamma)
     else:
@@ -171,6 +173,7 @@ def spherical(
         >>> model.spherical, model.rescaling, model.prototypes_move
         (True, 1, False)
     """
+    free_prototypes = _check.flag("free_prototypes", free_prototypes)
     decay_H, decay_W = decays(decay, features_move=True, prototypes_move=free_prototypes, spherical=True)
     return _build(
         labels,

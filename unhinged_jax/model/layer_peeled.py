@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _numbers, initial
+from unhinged_jax._values import Value
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.labels import check_fields
@@ -22,7 +23,7 @@ from unhinged_jax.signal import Signal
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class LayerPeeled:
+class LayerPeeled(Value):
     """Minimise sum_i q_i loss(W h_i + b, y_i) + (decay_H/2)||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
 
     Attributes:
@@ -64,7 +65,9 @@ class LayerPeeled:
     exponent: Any = None
 
     def __post_init__(self) -> None:
-        _numbers.settle(self, ("decay_H", "decay_W", "exponent"), _numbers.real)
+        _numbers.settle(self, ("decay_H", "decay_W", "exponent"), _numbers.number)
+        if isinstance(self.loss, str) or (callable(self.loss) and not isinstance(self.loss, Loss)):
+            object.__setattr__(self, "loss", as_loss(self.loss))
 
     def __repr__(self) -> str:
         decay = f"{self.decay_H}" if self.decay_H is self.decay_W else f"({self.decay_H}, {self.decay_W})"
@@ -104,7 +107,8 @@ class LayerPeeled:
         return self.loss.signal(self.labels)
 
     def replace(self, **changes: Any) -> LayerPeeled:
-        """A copy with fields changed; also `decay` (one number, or a pair for H and W) and `gamma` (of the loss).
+        """A copy with fields changed; also `decay` (one number, or a pair for H and W), `gamma` (of the loss) and
+        `free_prototypes`.
 
         Values are read as by the constructors: a loss may be a name, a kernel an array, and one `decay` belongs to the
         parts that move (to the features alone if they are spherical).
@@ -119,6 +123,11 @@ class LayerPeeled:
             >>> model.replace(decay=(0.2, 0.3)).decay_W
             0.3
         """
+        if "free_prototypes" in changes:
+            changes["prototypes_move"] = changes.pop("free_prototypes")
+        for name in _STRUCTURE:
+            _check.flag(name, changes.get(name, getattr(self, name)))
+        _check.kind("labels", changes.get("labels", self.labels), Labels)
         if "decay" in changes:
             after = {name: changes.get(name, getattr(self, name)) for name in _STRUCTURE}
             changes["decay_H"], changes["decay_W"] = decays(changes.pop("decay"), **after)
@@ -178,16 +187,16 @@ class LayerPeeled:
             >>> model.init(jax.random.key(0)).H.shape
             (6, 4)
         """
-        if not hasattr(key, "dtype"):
-            raise ValueError(f"key must be a JAX key, such as jax.random.key(0), but got {key!r}.")
+        _check.key("key", key)
+        _check.non_negative("scale", scale)
         _memory.refuse(4 * (self.samples + self.classes) * self.dim, f"a state of {self.samples} x {self.dim} features")
         key_H, key_W = jax.random.split(key)
         if prototypes is None:
             prototypes = "normal" if self.prototypes_move or self.dim < self.classes - 1 else "etf"
 
-        def draw(kind: str | ArrayLike, key: jax.Array, rows: int) -> Any:
+        def draw(name: str, kind: str | ArrayLike, key: jax.Array, rows: int) -> Any:
             if not isinstance(kind, str):
-                return _numbers.real("features or prototypes", kind)
+                return _numbers.array(name, kind)
             if kind == "etf" and rows == self.classes:
                 return initial.simplex_etf(self.classes, self.dim)
             _check.choice("initial state", kind, ("normal", "kaiming", "etf"))
@@ -200,19 +209,19 @@ class LayerPeeled:
         with scope(precision):
             dtype = jnp.result_type(float)
             state = State(
-                H=jnp.asarray(draw(features, key_H, self.samples), dtype),
-                W=jnp.asarray(draw(prototypes, key_W, self.classes), dtype),
-                b=jnp.zeros(self.classes, dtype) if bias is None else jnp.asarray(_numbers.real("bias", bias), dtype),
+                H=jnp.asarray(draw("features", features, key_H, self.samples), dtype),
+                W=jnp.asarray(draw("prototypes", prototypes, key_W, self.classes), dtype),
+                b=jnp.zeros(self.classes, dtype) if bias is None else jnp.asarray(_numbers.array("bias", bias), dtype),
             )
             self.check_state(state)
             return _memory.read_all(state) if precision and _check.concrete(state) else state
 
     def check_state(self, state: State) -> None:
         """Raise ValueError unless the state is one, with this model's shapes, and holds finite numbers."""
-        if not isinstance(state, State):
-            hint = "give its `final` or one of its `states`" if hasattr(state, "final") else "use `model.init(key)`"
-            raise ValueError(f"state must be a State here, but got {type(state).__name__}; {hint}.")
+        _check.kind("state", state, State)
         check_fields(self.labels)
+        for name in ("H", "W", "b", "log_scale"):
+            _numbers.array(f"state.{name}", getattr(state, name))
         batch = np.shape(state.b)[:-1]
         inner = ((self.samples, self.dim), (self.classes, self.dim), (self.classes,))
         if batch and tuple(np.shape(part) for part in (state.H, state.W, state.b)) == tuple(batch + s for s in inner):
@@ -225,7 +234,7 @@ class LayerPeeled:
         _check.shape("state.b", state.b, (self.classes,), "one a class")
         _check.shape("state.log_scale", state.log_scale, (), "one number")
         for name in ("H", "W", "b", "log_scale"):
-            _check.finite(f"state.{name}", _numbers.real(f"state.{name}", getattr(state, name)))
+            _check.finite(f"state.{name}", getattr(state, name), array=True)
         if self.spherical and _check.concrete(state.H) and not np.all(np.any(_memory.read(state.H) != 0, axis=1)):
             raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")
 
@@ -299,9 +308,13 @@ def split_rescale(q: Any) -> tuple[int, Any]:
 
 def checked(model: LayerPeeled) -> LayerPeeled:
     """The model, or a ValueError that names the setting that cannot be."""
-    _check.whole("dim", model.dim, 1)
+    _check.kind("labels", model.labels, Labels)
+    _check.kind("loss", model.loss, Loss)
+    _check.whole("dim", model.dim, 1, most=2**31 - 1)
+    for name in ("features_move", "prototypes_move", "bias", "spherical"):
+        _check.flag(name, getattr(model, name))
     for name in ("decay_H", "decay_W", "exponent"):
-        _numbers.real(name, getattr(model, name))
+        _numbers.number(name, getattr(model, name))
     _check.non_negative("decay_H", model.decay_H)
     _check.non_negative("decay_W", model.decay_W)
     gamma = getattr(model.loss, "gamma", None)
@@ -314,10 +327,8 @@ def checked(model: LayerPeeled) -> LayerPeeled:
         raise ValueError(
             "rescaling by the feature norm belongs to spherical features; use `spherical(..., rescale=q)`."
         )
-    for name, part in (("labels", Labels), ("loss", Loss)):
-        if not isinstance(getattr(model, name), part):
-            raise ValueError(f"{name} must be {part.__name__}, but got {getattr(model, name)!r:.80}.")
     if model.kernel is not None:
+        _check.kind("kernel", model.kernel, Kernel)
         check_shape(model.kernel, model.samples, model.dim)
     if model.kernel is not None and model.spherical:
         raise ValueError("a feature kernel and spherical features cannot be combined; drop one of them.")

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check, _memory, _numbers
+from unhinged_jax._values import Value
 from unhinged_jax.special import faint
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class State:
+class State(Value):
     """Features H (n, p), prototypes W (C, p) and biases b (C,).
 
     Attributes:

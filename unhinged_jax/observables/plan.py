@@ -50,22 +50,13 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
     """
     if observe is None:
         observe = paper_observables
-    if isinstance(observe, str):
-        observe = (observe,)
-    if isinstance(observe, Mapping):
-        custom = {name: function for name, function in observe.items() if function is not None}
-        named = tuple(name for name, function in observe.items() if function is None)
-    else:
-        custom, named = {}, tuple(observe)
+    asked = _asked(observe)
+    custom = {name: function for name, function in asked.items() if function is not None}
+    named = tuple(name for name, function in asked.items() if function is None)
     for name, function in custom.items():
-        if not callable(function):
-            raise ValueError(f"observable {name!r} must be a function (model, state) -> array, but got {function!r}.")
-        if jax.tree_util.all_leaves([function]) and not _hashable(function):
-            raise ValueError(
-                f"observable {name!r} is not hashable, so no compiled program can be found again by it; use a "
-                f"function, or register {type(function).__name__} with jax.tree_util.register_dataclass: its numbers "
-                "become data."
-            )
+        _check.function(f"observable {name!r}", function, "(model, state) -> array")
+        if name in ("time", "reached"):
+            raise ValueError(f"an observable cannot be called {name!r}: a table of a run has that already; rename it.")
     for name in named:
         if name not in OBSERVABLES:
             guess = _check.nearest(name, OBSERVABLES)
@@ -82,12 +73,26 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
     return (*kept, *custom.items())
 
 
-def _hashable(function: Any) -> bool:
-    try:
-        hash(function)
-    except TypeError:
-        return False
-    return True
+def _asked(observe: Any) -> dict[str, Any]:
+    """Name -> function, or None for a built-in one, of everything that may be given; names as plain strings."""
+    if isinstance(observe, str):
+        observe = (observe,)
+    if isinstance(observe, (set, frozenset)):  # in an order that is that of every run
+        observe = sorted(observe, key=str)
+    listed = isinstance(observe, Iterable) and getattr(observe, "shape", None) != () and not isinstance(observe, bytes)
+    asked = dict(observe) if isinstance(observe, Mapping) else dict.fromkeys(map(_name, observe)) if listed else None
+    if asked is None:
+        raise ValueError(
+            f"observe must be the name of an observable, a list of names, or a mapping from names to functions (model, "
+            f"state) -> array, but got {_check.given(observe)}."
+        )
+    return {_name(name): function for name, function in asked.items()}
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"the name of an observable must be a string, but got {_check.given(name)}.")
+    return str(name)  # NumPy's strings are not JAX's
 
 
 def wants_split(plan: Plan) -> bool:
@@ -137,6 +142,7 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
     """
     if observe is None:
         observe = ObservableSet(name for name, spec in OBSERVABLES.items() if "split" not in spec.needs)
+    _check.kind("model", model, LayerPeeled)
     model.check_state(state)
     plan = resolve(observe, model, splittable=True)
     if wants_split(plan):

@@ -23,12 +23,12 @@ def sequence(name: str, x: Any) -> Any:
     try:
         return tuple(x)
     except TypeError:
-        raise TypeError(f"`{name}` must be a sequence of numbers, but is {x!r}.") from None
+        raise TypeError(f"`{name}` must be a sequence of numbers, but is {_check.given(x)}.") from None
 
 
 def ascending(name: str, times: Any) -> Any:
     """The times themselves, if they exceed 0 and ascend. Traced times pass unchecked."""
-    _check.positive(name, times, "use times after 0")
+    _check.positive(name, times, "use times after 0", array=True)
     if _check.concrete(times) and np.any(np.diff(np.asarray(times, dtype=np.float64)) <= 0):
         raise ValueError(
             f"{name} must be strictly ascending, but got {times}; sort them and drop repeats."
@@ -38,7 +38,7 @@ def ascending(name: str, times: Any) -> Any:
 
 def checked_times(t: ArrayLike) -> Array:
     """Times as a floating array; integer step counts take the precision of what they meet."""
-    _check.non_negative("t", t, "use times from 0 on")
+    _check.non_negative("t", t, "use times from 0 on", array=True)
     times = jnp.asarray(t)
     return times if jnp.issubdtype(times.dtype, jnp.floating) else times * 1.0
 

@@ -159,7 +159,7 @@ def piecewise(values: Sequence[Any] | Array, boundaries: Sequence[Any] | Array) 
             f"piecewise needs one value more than boundaries, but got {len(values)} values and "
             f"{len(boundaries)} boundaries; give the rate before the first boundary, too."
         )
-    _check.non_negative("values", values)
+    _check.non_negative("values", values, array=True)
     return Piecewise(values, ascending("boundaries", boundaries))
 
 

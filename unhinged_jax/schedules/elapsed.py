@@ -48,6 +48,14 @@ def integrated_outside(schedule: Any) -> bool:
     return isinstance(inner, Numeric) and _callable_now(schedule)
 
 
+def must_be_schedule(value: Any) -> None:
+    """Raise unless this is a schedule, as which numbers and functions are kept."""
+    if not isinstance(value, Schedule):
+        raise ValueError(
+            f"a schedule must be a number, a function of time or a schedule, but got {_check.given(value)}."
+        )
+
+
 def check_rates(schedule: Any, first: float, last: float, updates: bool, compiled: bool = False) -> None:
     """Raise unless the rate is finite and at least 0 from `first` to `last`, as far as it can be seen.
 
@@ -64,11 +72,11 @@ def check_rates(schedule: Any, first: float, last: float, updates: bool, compile
         inner = inner.schedule
     if type(inner) in _BUILDERS:
         _BUILDERS[type(inner)](**vars(inner))
-    elif not isinstance(inner, Schedule):
-        raise ValueError(f"a schedule must be a number, a function of time or a schedule, but got {inner!r}.")
-    elif not _callable_now(schedule):
         return
-    elif updates:
+    must_be_schedule(inner)
+    if not _callable_now(schedule):
+        return
+    if updates:
         count = max(int(last - first), 1)
         times = first + np.unique(np.linspace(0, count - 1, min(count, _UPDATES)).astype(np.int64))
         _judge(times, values_at(schedule, times))

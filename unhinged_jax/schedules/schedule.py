@@ -8,10 +8,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from unhinged_jax._quadrature import Number
+from unhinged_jax._values import RegisteredValue
 from unhinged_jax.schedules.checks import checked_times
 
 
-class Schedule(abc.ABC):
+class Schedule(RegisteredValue, abc.ABC):
     """A learning rate eta(t) >= 0 for t >= 0, with its integral.
 
     Times that are not traced are checked: a negative, infinite or NaN time raises `ValueError`.

@@ -78,9 +78,11 @@ def simulate(
         >>> bool(run["norm"][2] > run["norm"][0])
         True
     """
+    states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target, precision, "simulate", reduce)
     task.refuse_large(states)
-    _check_adjoint(adjoint, dynamics)
+    reduce = bool(reduce)
+    check_adjoint(adjoint, dynamics)
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
@@ -88,7 +90,7 @@ def simulate(
             reads = _scan.reads_at(task.times, task.first)
             given = (
                 model, dynamics, task.state, task.clock(), reads, jnp.asarray(task.first),
-                task.memory, task.plan, states, target, reduce, task.first_start,
+                task.memory, task.plan, states, task.target, reduce, task.first_start,
             )  # fmt: skip
             # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.
             run = _descend(*given, to_the_last=not _check.concrete(given))
@@ -98,16 +100,19 @@ def simulate(
         return task.finish(
             _integrate(
                 model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
-                target, reduce, adjoint, task.first_start,
+                task.target, reduce, adjoint, task.first_start,
             )
         )
 
 
-def _check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
+def check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
+    """Raise unless a dynamics can be differentiated by this adjoint, or it is None."""
     if adjoint is None:
         return
     if not isinstance(adjoint, diffrax.AbstractAdjoint) or isinstance(adjoint, diffrax.ImplicitAdjoint):
-        raise ValueError(f"adjoint must be a diffrax adjoint of a path, such as ForwardMode(), but is {adjoint!r}.")
+        raise ValueError(
+            f"adjoint must be a diffrax adjoint of a path, such as ForwardMode(), but is {_check.given(adjoint)}."
+        )
     if isinstance(dynamics, Descent):
         raise ValueError("adjoint belongs to a Flow; a Descent is differentiated in either mode without one.")
 

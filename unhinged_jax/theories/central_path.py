@@ -130,7 +130,7 @@ def grown(
         True
     """
     _check.positive("omega", omega)
-    _check.non_negative("time", time)
+    _check.non_negative("time", time, array=True)
     _check.choice("renormalised", renormalised, ("projected", "multiplied"))
     dtype = jnp.result_type(jnp.result_type(omega, time), jnp.result_type(float))
     w, t = jnp.broadcast_arrays(jnp.asarray(omega, dtype), jnp.asarray(time, dtype))

@@ -124,7 +124,7 @@ def class_weights(counts: ArrayLike, exponent: float = 0.5) -> jax.Array:
         >>> [round(float(weight), 3) for weight in class_weights([1, 4], 0.5)]
         [1.667, 0.833]
     """
-    _check.positive("counts", counts, "every class needs a sample")
+    _check.positive("counts", counts, "every class needs a sample", array=True)
     _check.finite("exponent", exponent)
     n = jnp.asarray(counts, jnp.result_type(float))
     largest = jnp.where(jnp.asarray(exponent) > 0, jnp.min(n), jnp.max(n))  # weight is set to 1: nothing overflows
@@ -151,7 +151,7 @@ def effective_number_weights(counts: ArrayLike, beta: float = 0.999) -> jax.Arra
         >>> effective_number_weights([1, 4], beta=0.0).tolist()
         [1.0, 1.0]
     """
-    _check.positive("counts", counts, "every class needs a sample")
+    _check.positive("counts", counts, "every class needs a sample", array=True)
     if not 0 <= beta < 1:
         raise ValueError(f"beta must lie in [0, 1), but got {beta}.")
     n = jnp.asarray(counts, jnp.result_type(float))

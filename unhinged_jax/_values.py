@@ -1,0 +1,102 @@
+"""What things made of arrays are to Python and to JAX: compared by value, and trees of the numbers in them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Value:
+    """A frozen dataclass that is compared by value, its arrays entry by entry: `==` gives True or False.
+
+    Arrays are equal if their entries are, whatever their type and whether they are NumPy's or JAX's; NaN equals NaN.
+    A traced array equals itself alone. The hash is that of the fields: where one of them is an array there is none.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Point(Value):
+        ...     place: Any
+        >>> Point(np.ones(2)) == Point(np.ones(2)), Point(np.ones(2)) == Point(np.zeros(2)), Point(1) == 1
+        (True, False, False)
+    """
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        for name in ("__eq__", "__hash__"):  # in the class itself, or `dataclass` would write its own
+            if name not in cls.__dict__:
+                setattr(cls, name, getattr(Value, name))
+
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if type(self) is type(other) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(None if _is_nan(value) else value for value in _fields(self))))
+
+
+class RegisteredValue(Value):
+    """The same, and a pytree whose leaves are its fields: registered with JAX when the first one is built.
+
+    A class that is registered by `jax.tree_util.register_dataclass` stays as it is. One that is no dataclass becomes
+    one: what an `__init__` of its own keeps beside its fields would be lost wherever JAX takes it apart.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        if "__dataclass_fields__" not in cls.__dict__:
+            if "__init__" in cls.__dict__:
+                raise TypeError(
+                    f"{cls.__name__} has an `__init__` of its own, so JAX does not know its numbers; declare them as "
+                    "fields, with @dataclasses.dataclass(frozen=True) above the class, and leave `__init__` out."
+                )
+            dataclasses.dataclass(frozen=True)(cls)
+        thing = object.__new__(cls)
+        if jax.tree_util.all_leaves([thing]):
+            jax.tree_util.register_dataclass(cls)
+        return thing
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two things have the same type and the same entries; see `Value`."""
+    if one is other:
+        return True
+    if isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
+        return False
+    if _is_array(one) and _is_array(other):
+        return _same_entries(one, other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    if dataclasses.is_dataclass(one) and not isinstance(one, type):
+        return all(map(same, _fields(one), _fields(other)))
+    try:
+        return bool(one == other)
+    except Exception:  # whatever a comparison of somebody else's raises
+        return False
+
+
+def _fields(thing: Any) -> tuple[Any, ...]:
+    return tuple(getattr(thing, field.name) for field in dataclasses.fields(thing))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic, jax.Array, int, float, complex))
+
+
+def _same_entries(one: Any, other: Any) -> bool:
+    one, other = (_entries(value) for value in (one, other))
+    return one.shape == other.shape and bool(np.all((one == other) | ((one != one) & (other != other))))
+
+
+def _entries(value: Any) -> np.ndarray:
+    keyed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(value) if keyed else value)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, (float, np.floating)) and bool(value != value)
