@@ -292,3 +292,62 @@ def test_a_loss_in_a_file_takes_its_numbers_from_a_table(tmp_path):
     assert np.allclose(loss({"name": "mylib:power", "tau": 3.0}), 1.0)
     with pytest.raises(ValueError, match=r"unknown key 'tao'; did you mean 'tau'\?"):
         loss({"name": "mylib:TempCE", "tao": 2.0})
+
+
+def optimizers():
+    return {
+        "noisy_sgd": optax.noisy_sgd(0.1, key=jax.random.key(1)),
+        "accumulated in float32": optax.MultiSteps(optax.adam(0.05), 2).gradient_transformation(),
+    }
+
+
+@pytest.mark.parametrize("name", list(optimizers()))
+def test_optimisers_with_keys_and_narrower_memory_go_on_bit_for_bit(name):
+    start, moves = jax.tree.map(lambda part: np.asarray(part, float), STATE), uj.Descent(optimizer=optimizers()[name])
+    whole = uj.simulate(MODEL, moves, start, [3, 6], "norm")
+    rest = uj.simulate(MODEL, moves, uj.simulate(MODEL, moves, start, [3], "norm"), [6], "norm")
+    assert rest.final == whole.final and rest.memory is not None
+
+
+ASK_FOR_THE_LOSS = {
+    "lbfgs": optax.lbfgs, "polyak_sgd": optax.polyak_sgd, "reduce_on_plateau": optax.contrib.reduce_on_plateau,
+    "chained": lambda: optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()), "momo": optax.contrib.momo,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASK_FOR_THE_LOSS)
+def test_optimisers_that_ask_for_the_loss_are_refused(name):
+    with pytest.raises(ValueError, match=r"cannot be stepped from gradients.*: use another, such as optax.adam\.$"):
+        uj.simulate(MODEL, uj.Descent(optimizer=ASK_FOR_THE_LOSS[name]()), STATE, [3], "norm")
+
+
+def test_names_may_be_those_of_numpy():
+    names = np.array(["norm", "log_norm"])  # as `dataset.observable.values` gives them
+    run = uj.simulate(MODEL, FLOW, STATE, [1.0], names, target=np.str_("top"), precision=np.str_("float32"))
+    assert (
+        run == uj.simulate(MODEL, FLOW, STATE, [1.0], ["norm", "log_norm"]) and type(next(iter(run.observables))) is str
+    )
+    when = uj.event_time(MODEL, FLOW, STATE, np.str_("norm"), 1.0, times=[0.0, 1.0], direction=np.str_("above"))
+    assert when == uj.event_time(MODEL, FLOW, STATE, "norm", 1.0, times=[0.0, 1.0])
+    table = uj.sensitivity(MODEL, FLOW, STATE, [1.0], names[:1], np.array(["eta"]), mode=np.str_("forward"))
+    assert table["first"].shape == (2, 1, 1, 1)
+    assert uj.exact(MODEL, FLOW, STATE, [1.0], {"norm", "loss"}) == uj.exact(
+        MODEL, FLOW, STATE, [1.0], ["loss", "norm"]
+    )
+    assert uj.simulate(MODEL, FLOW, STATE, [1.0], names, states=np.bool_(False), reduce=np.bool_(True)) == run
+
+
+@pytest.mark.parametrize("name", ["time", "reached"])
+def test_an_observable_cannot_have_the_name_of_a_coordinate(name):
+    with pytest.raises(ValueError, match=f"an observable cannot be called '{name}'"):
+        uj.exact(MODEL, FLOW, STATE, [1.0], {name: lambda model, state: state.b})
+
+
+def test_an_observable_may_be_called_like_an_axis_of_another():
+    seen = {"a": lambda m, s: s.W, "a_1": lambda m, s: s.b, "a_2": lambda m, s: s.H}
+    run = uj.exact(MODEL, FLOW, STATE, [0.0, 1.0], seen)
+    table = run.to_xarray()
+    assert all(np.array_equal(table[name].values, run[name]) for name in seen)
+    twice = {"a": lambda m, s: {"b": s.b}, "a.b": lambda m, s: s.b}
+    with pytest.raises(ValueError, match=r"two observables are called 'a\.b' in a table"):
+        uj.exact(MODEL, FLOW, STATE, [0.0, 1.0], twice).to_dataframe()

@@ -37,10 +37,14 @@ def read(value: Any) -> np.ndarray:
 
 
 def read_all(tree: Any) -> Any:
-    """`read` of every leaf."""
+    """`read` of every leaf but JAX keys, which NumPy does not have."""
     import jax
 
-    return jax.tree.map(read, tree)
+    def plain(leaf: Any) -> Any:
+        key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if key else read(leaf)
+
+    return jax.tree.map(plain, tree)
 
 
 def out_of_memory(error: BaseException) -> str:

@@ -86,9 +86,10 @@ class Descent(Value):
         rate_H, rate_W: r_1 and r_2, numbers or schedules (descent has an exact solution for both).
         momentum: beta of heavy-ball momentum, as in `optax.sgd(momentum=beta)`; None for plain descent.
         nesterov: Nesterov's form of it, as in optax.
-        optimizer: Any optax optimiser instead (Adam, ...): applied to {"H", "W", "b"}; its updates are multiplied by
-            schedule and rates, which stay at 1 by default. Simulated only. Its functions, too, keep what they read from
-            elsewhere in their first run: build a new optimiser for new numbers.
+        optimizer: Any optax optimiser instead (Adam, ...) that is stepped from gradients, memory and parameters:
+            applied to {"H", "W", "b"}; its updates are multiplied by schedule and rates, which stay at 1 by default.
+            Simulated only. One that also asks for the loss (lbfgs, polyak_sgd, reduce_on_plateau) is refused. Its
+            functions, too, keep what they read from elsewhere in their first run: build a new one for new numbers.
 
     Raises:
         ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a

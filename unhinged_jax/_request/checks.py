@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -45,6 +46,31 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
         raise ValueError(
             f"labels must be those of one problem, one a sample, but have shape {np.shape(model.labels.index)}; map "
             "over a batch with jax.vmap."
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def check_optimizer(optimizer: Any, shapes: tuple[tuple[int, ...], ...], precision: str) -> None:
+    """Raise unless an optax optimiser can be stepped from gradients, its memory and the parameters alone."""
+    dtype = np.dtype(precision)
+    body = {part: jax.ShapeDtypeStruct(shape, dtype) for part, shape in zip("HWb", shapes, strict=True)}
+    with _precision.scope(precision):
+        try:
+            memory = jax.eval_shape(optimizer.init, body)
+            updates, after = jax.eval_shape(optimizer.update, body, memory, body)
+            same = jax.tree.map(
+                lambda one, other: (one.shape, one.dtype) == (other.shape, other.dtype),
+                (updates, after),
+                (body, memory),
+            )
+            why = "" if jax.tree.all(same) else "its updates or its memory change their shape or type from step to step"
+        except Exception as error:  # whatever somebody else's code raises
+            why = " ".join(str(error).split())[:160].rstrip(".")
+    if why:
+        raise ValueError(
+            f"this optimizer cannot be stepped from gradients, its memory and the parameters alone ({why}); those that "
+            "also ask for the loss, such as optax.lbfgs, polyak_sgd and reduce_on_plateau, are not offered: use "
+            "another, such as optax.adam."
         )
 
 

@@ -16,6 +16,7 @@ from unhinged_jax import precision as _precision
 from unhinged_jax._request.checks import (
     check_kinds,
     check_numbers,
+    check_optimizer,
     check_rates,
     check_signal,
     check_tolerance,
@@ -153,6 +154,8 @@ def prepare(
     times, first = checked_times(times, dynamics, first)
     check_rates(dynamics, first, times, name, caller)
     optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
+    if optimizer:
+        check_optimizer(dynamics.optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
     apart = reduce or model.spherical  # a dense state does not carry its leading part apart
     plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)
     outside = _precision.current()

@@ -191,13 +191,14 @@ def _initial_memory(
     momentum = isinstance(memory, dict)
     if descent.optimizer is None and momentum:
         return (optax.TraceState(trace=system.pack(memory)), optax.EmptyState())
-    expected: Any = jax.tree.structure(jax.eval_shape(transform.init, body))
-    if momentum or jax.tree.structure(memory) != expected:
+    begin: Any = jax.eval_shape(transform.init, body)
+    if momentum or jax.tree.structure(memory) != jax.tree.structure(begin):
         raise ValueError(
             "the trajectory ended with the memory of another optimizer; go on with that one, or start afresh from "
             "`trajectory.final`."
         )
-    return memory
+    # An optimiser may keep parts of its memory in a narrower type than the state.
+    return jax.tree.map(lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), memory, begin)
 
 
 def _final_memory(system: System, descent: Descent, carry: dict, dtype: Any) -> Any:
