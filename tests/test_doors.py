@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -351,3 +352,35 @@ def test_an_observable_may_be_called_like_an_axis_of_another():
     twice = {"a": lambda m, s: {"b": s.b}, "a.b": lambda m, s: s.b}
     with pytest.raises(ValueError, match=r"two observables are called 'a\.b' in a table"):
         uj.exact(MODEL, FLOW, STATE, [0.0, 1.0], twice).to_dataframe()
+
+
+def last_norm(decay, adjoint=None):
+    return uj.simulate(MODEL.replace(decay=decay), FLOW, STATE, [1.0], "norm", adjoint=adjoint)["norm"][0]
+
+
+MODES = {
+    "jvp": lambda: jax.jvp(last_norm, (0.1,), (1.0,)),
+    "jacfwd": lambda: jax.jacfwd(last_norm)(0.1),
+    "hessian": lambda: jax.hessian(last_norm)(0.1),
+    "jvp of an event": lambda: jax.jvp(
+        lambda decay: uj.event_time(
+            MODEL.replace(decay=decay), FLOW, STATE, "norm", 4.0, times=[0.0, 9.0], method="simulate"
+        ).time,
+        (0.1,), (1.0,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_forward_mode_through_a_flow_names_its_adjoint(name):
+    with pytest.raises(ValueError, match=r"give adjoint=diffrax.ForwardMode\(\), or diffrax.DirectAdjoint\(\)"):
+        MODES[name]()
+
+
+def test_backsolving_does_not_differentiate_in_the_times():
+    def norm(t):
+        times = jnp.array([0.5, 1.0]) * t
+        return uj.simulate(MODEL, FLOW, STATE, times, "norm", adjoint=diffrax.BacksolveAdjoint())["norm"][-1]
+
+    with pytest.raises(ValueError, match="does not differentiate with respect to the times"):
+        jax.grad(norm)(1.0)

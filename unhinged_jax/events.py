@@ -18,7 +18,7 @@ from unhinged_jax._values import Value
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.exact.run import exact
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.simulate import check_adjoint, scale_must_fit, simulate
+from unhinged_jax.simulate import check_adjoint, modes_explained, scale_must_fit, simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
 
@@ -141,10 +141,11 @@ def event_time(
     how = _How(method, event, sign, task.target, task.precision, adjoint)
     with task.context():
         problem = _request.traceable((model, dynamics, task.resumed(task.state)))
-        if isinstance(dynamics, Descent):
-            found, looked, code = _update(how, problem, level, np.asarray(task.times))
-        else:
-            found, looked, code = _moment(how, problem, level, jnp.asarray(task.times))
+        with modes_explained():
+            if isinstance(dynamics, Descent):
+                found, looked, code = _update(how, problem, level, np.asarray(task.times))
+            else:
+                found, looked, code = _moment(how, problem, level, jnp.asarray(task.times))
         if _check.concrete((found, looked)) and not bool(looked):
             raise ValueError(_unknown(event, Result(int(code))))
         return task.give_back(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import diffrax
@@ -66,7 +68,8 @@ def simulate(
         A `Trajectory`. A run that stops early holds what it reached, NaN elsewhere, and says why in `result`.
 
     Raises:
-        ValueError: for shapes, ranges or combinations that cannot be, with what was expected.
+        ValueError: for shapes, ranges or combinations that cannot be, with what was expected; where a flow is
+            differentiated in a mode that its adjoint does not know, with the one that does.
 
     Source: Zhou et al. 2023, Eq. 4-6, 12, 18-19.
 
@@ -97,12 +100,12 @@ def simulate(
             if not _check.concrete(run.code) or int(run.code) == _descent.CUT_SHORT:
                 run = _descend(*given, to_the_last=True)
             return task.finish(run)
-        return task.finish(
-            _integrate(
+        with modes_explained():
+            run = _integrate(
                 model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
                 task.target, reduce, adjoint, task.first_start,
-            )
-        )
+            )  # fmt: skip
+        return task.finish(run)
 
 
 def check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
@@ -115,6 +118,30 @@ def check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
         )
     if isinstance(dynamics, Descent):
         raise ValueError("adjoint belongs to a Flow; a Descent is differentiated in either mode without one.")
+
+
+@contextlib.contextmanager
+def modes_explained() -> Iterator[None]:
+    """Say which adjoint a flow needs where it is differentiated in a way that its adjoint does not know.
+
+    Of a function that is compiled as a whole, by `jax.jit` around it, JAX itself says it, elsewhere.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error) or "custom_vjp" not in str(error):
+            raise
+        raise ValueError(
+            "a Flow is differentiated in reverse mode by default, but this is forward mode (jax.jvp, jax.jacfwd, "
+            "jax.hessian): give adjoint=diffrax.ForwardMode(), or diffrax.DirectAdjoint() for both modes."
+        ) from error
+    except RuntimeError as error:
+        if "filter_custom_vjp" not in str(error):
+            raise
+        raise ValueError(
+            "diffrax.BacksolveAdjoint() does not differentiate with respect to the times; leave `adjoint` out, or give "
+            "diffrax.DirectAdjoint()."
+        ) from error
 
 
 @eqx.filter_jit
