@@ -122,3 +122,38 @@ def test_a_zoomed_grid_stays_in_its_range():
     axis = _Axis("x", None, 0.01, 1.0, log=True)
     assert axis.points(3, None, 1.0) == pytest.approx([0.01, 0.1, 1.0])
     assert axis.points(3, 1.0, 0.5)[-1] == pytest.approx(1.0)
+
+
+SCALAR = {
+    **RUN,
+    "model": {"case": "regularized", "dim": 4, "decay": [0.1, 0.2]},
+    "design": {"goal": [{"observe": "norm"}], "free": {}, "steps": 1},
+}
+
+
+def plan_with(key, **entry):
+    return DesignPlan.of({**SCALAR, "design": {**SCALAR["design"], "free": {key: {"domain": "interval", **entry}}}})
+
+
+RANGES = {
+    "NaN": ("model.decay.0", {"low": float("nan"), "high": 1.0}, "low must hold finite numbers"),
+    "the wrong way": ("model.decay.0", {"low": 1.0, "high": 0.05}, "`low` must be below `high`"),
+    "below 0": ("model.decay.0", {"low": -1.0, "high": 1.0}, "'model.decay.0' cannot be -0.99.*decay_H must be"),
+    "a grid from 0": ("model.gamma", {"low": 0, "high": 1.0, "start": 0.5, "spacing": "log"}, "`low` above 0"),
+    "a grid from nearly 0": ("model.gamma", {"low": 1e-320, "high": 1.0, "start": 0.5, "spacing": "log"}, "2.2e-308"),
+    "a rate below 0": ("dynamics.schedule", {"low": -1e-4, "high": 1.0, "start": 0.5}, "'dynamics.schedule' cannot be"),
+    "no such key": ("model.decai", {"low": 0.0, "high": 1.0, "start": 0.5}, "'model.decai' is no key"),
+    "no such entry": ("model.decay.7", {"low": 0.0, "high": 1.0, "start": 0.5}, "'model.decay.7' is no key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", RANGES)
+def test_a_range_that_the_run_cannot_have_is_refused(what):
+    key, entry, message = RANGES[what]
+    with pytest.raises(ConfigError, match=message):
+        plan_with(key, **entry)
+
+
+def test_a_free_key_may_lie_inside_a_list():
+    plan = plan_with("model.decay.0", low=0.05, high=1.0)
+    assert plan.free["model.decay.0"].inside(plan.start["model.decay.0"]).item() == pytest.approx(0.1)

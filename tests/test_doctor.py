@@ -159,7 +159,7 @@ def test_report_survives_broken_parts(monkeypatch):
         return real_import(name, *rest)
 
     def broken_version(name):
-        if name == "chex":
+        if name == "optax":
             raise importlib.metadata.PackageNotFoundError(name)
         return real_version(name)
 

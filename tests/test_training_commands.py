@@ -98,7 +98,7 @@ def test_shipped_experiments_are_read_whole(name):
 
 
 def test_experiments_that_cannot_be_are_refused(tmp_path, capsys):
-    assert "shipped: fig2" in failure(capsys, "experiment", "fig3", "--out", tmp_path / "x")
+    assert "Shipped: fig2" in failure(capsys, "experiment", "fig3", "--out", tmp_path / "x")
     assert "epochs cannot be changed" in failure(capsys, "experiment", "ntk", "--epochs", "3", "--out", tmp_path / "x")
     path = tmp_path / "own.toml"
     path.write_text('[experiment]\nreport = "curves"\ntitle = "t"\n[[variant]]\nhead = {kind = "pal"}\n')

@@ -180,9 +180,21 @@ def shape_of(name: str, value: Any) -> tuple[int, ...]:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """What to add to a message about a name that is not there: the one that may have been meant, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """What to add to a message about a name that is not there: the one that may have been meant, or nothing.
+
+    Case does not count, and names that begin like the given one go first.
+
+    Example:
+        >>> nearest("NC3", ["nc1", "unc3", "nc3_self_duality"]), nearest("x", ["norm"])
+        ("; did you mean 'nc3_self_duality'?", '')
+    """
+    given = name.lower()
+    lower = {each.lower(): each for each in known}
+    near = [lower[given]] if given in lower else []
+    if len(given) > 1:
+        near = near or [each for key, each in lower.items() if key.startswith(given)][:4]
+    near = near or [lower[key] for key in difflib.get_close_matches(given, list(lower), n=1, cutoff=0.5)]
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
@@ -201,8 +213,17 @@ def whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
     if not number or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, but got {given(value)}.")
     if value > most:
-        raise ValueError(f"{name} must be at most {most}, but got {given(value)}; no array can be as long.")
+        raise ValueError(f"{name} must be at most {most}, but got {given(value)}.")
     return int(value)
+
+
+MAX_SEED = 2**31 - 1
+"""Seeds are traced as 32-bit integers, in which a larger one would be another seed."""
+
+
+def seed(name: str, value: Any) -> Any:
+    """The seed, or raise unless it is a whole number from 0 to `MAX_SEED`. Traced ones, of a sweep, pass unchecked."""
+    return value if not concrete(value) else whole(name, value, 0, MAX_SEED)
 
 
 def labels(name: str, value: Any, classes: int) -> None:

@@ -22,7 +22,7 @@ from unhinged_jax.canary import LANES, CanaryResult, canary, one_line
 
 __all__ = ["LANES", "CanaryResult", "canary", "known_problem", "main", "report"]
 
-PACKAGES = ("jax", "jaxlib", "optax", "diffrax", "equinox", "chex", "numpy")
+PACKAGES = ("jax", "jaxlib", "optax", "diffrax", "equinox", "numpy")
 COMPILERS = ("jax", "jaxlib")
 THIS_PACKAGE = "unhinged_jax"
 

@@ -16,8 +16,9 @@ import numpy as np
 from unhinged_jax import _check, _request
 from unhinged_jax._values import Value
 from unhinged_jax.dynamics import Descent, Dynamics
-from unhinged_jax.exact.run import exact
+from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.simulate import check_adjoint, modes_explained, scale_must_fit, simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
@@ -127,12 +128,17 @@ def event_time(
         if level is not None:
             raise ValueError(f"the event {event!r} has its level; leave `level` out.")
         event, level, direction = EVENTS[event]
+    if event not in OBSERVABLES:
+        known = [*EVENTS, *OBSERVABLES]
+        raise ValueError(f"unknown event {event!r}{_check.nearest(event, known) or ';'} there are {', '.join(known)}.")
     if level is None:
         raise ValueError(f"give the level that {event!r} is to cross.")
     _check.finite("level", level)
     _check.shape("level", level, (), "one number; map over a batch of levels with jax.vmap")
     direction = _check.choice("direction", direction, ("above", "below"))
     method = _check.choice("method", method, ("exact", "simulate"))
+    if method == "exact" and (why := why_no_closed_form(model, dynamics)):
+        raise NoClosedForm(f"there is no closed form: {why} Give method='simulate' to look in a simulated run.")
     check_adjoint(adjoint, dynamics)
     task = _request.prepare(model, dynamics, state, times, event, target, precision, "event_time")
     if method == "simulate" or model.spherical:

@@ -99,7 +99,7 @@ def lyapunov(
     """
     task = _request.prepare(model, dynamics, state, [until], (), "top", precision, "lyapunov")
     begin, memory = task.first, task.memory
-    _check.whole("seed", seed, 0)
+    _check.seed("seed", seed)
     _check.whole("count", count, 1)
     _check.whole("segments", segments, 1)
     transient = segments // 4 if transient is None else _check.whole("transient", transient, 0)

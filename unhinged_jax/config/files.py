@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax import _check
 from unhinged_jax.config.sections import Array
 
 _UNREADABLE = (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -106,8 +107,11 @@ class Files:
         with loaded:
             if not key and len(loaded.files) == 1:
                 key = loaded.files[0]
-            if key not in loaded.files:
-                found = ", ".join(loaded.files)
+            found = ", ".join(loaded.files)
+            if key and key not in loaded.files:
+                guess = _check.nearest(key, loaded.files) or "."
+                raise ValueError(f"{name}: {path} has no array {key!r}{guess} It has {found}.")
+            if not key:
                 raise ValueError(f"{name}: say which array of {path} to take, as {file}:KEY; it has {found}.")
             try:
                 array: np.ndarray = loaded[key]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from unhinged_jax import labels
+from unhinged_jax import _check, labels
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.reading import unknown
 from unhinged_jax.config.sections import LabelsSection, NoiseTable
@@ -77,4 +77,4 @@ def _noisy(clean: Labels, noise: NoiseTable, files: Files) -> Labels:
     if isinstance(amount, jax.core.Tracer):
         amount = amount.astype("float32")
     with scope("float32"):
-        return method(amount, jax.random.key(noise.seed))
+        return method(amount, jax.random.key(_check.seed("seed", noise.seed)))

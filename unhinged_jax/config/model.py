@@ -89,4 +89,4 @@ def build_state(section: StateSection, problem: LayerPeeled, precision: str, fil
             given[part] = files.array(part, spec)
     if section.bias is not None:
         given["bias"] = files.array("bias", section.bias)
-    return problem.init(jax.random.key(section.seed), precision=precision, **given)
+    return problem.init(jax.random.key(_check.seed("seed", section.seed)), precision=precision, **given)

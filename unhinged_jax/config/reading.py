@@ -22,6 +22,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be; the message names the file and the key."""
 
 
+_COMMANDS = ("sweep", "design")
+"""Sections of plans, each for the command of its name."""
+
+
 def read_config(path: str | Path) -> Config:
     """Read a TOML file strictly: every key must be known and every value of its type.
 
@@ -88,14 +92,20 @@ def shipped_or_file(
         OSError: if the file cannot be read.
     """
     path = Path(path)
+    if str(path) not in shipped and not path.suffix and not path.exists():
+        guess = _check.nearest(str(path), shipped)
+        listed = ", ".join(shipped)
+        raise ConfigError(f"there is no file {str(path)!r}, and none is shipped{guess or '.'} Shipped: {listed}.")
     if str(path) not in shipped or path.exists():
         return read_tables(path), path
     with importlib.resources.as_file(importlib.resources.files(package) / folder / f"{path}.toml") as file:
         return read_tables(file), Path(f"{path}.toml")
 
 
-def config_of(tables: dict[str, Any], path: str | Path = "") -> Config:
+def config_of(tables: dict[str, Any], path: str | Path = "", beside: str = "") -> Config:
     """`read_config` from tables in memory; `path` is named in messages, and its folder is where array files lie.
+
+    `beside`: a section that the file may have beside those of a run, read elsewhere.
 
     Raises:
         ConfigError: for an unknown or missing key or a value of a wrong type.
@@ -109,9 +119,13 @@ def config_of(tables: dict[str, Any], path: str | Path = "") -> Config:
     for name, table in tables.items():
         _refuse_huge(table, f"{path}: {name}")
     sections = {f.name: f for f in dataclasses.fields(Config) if f.name != "path"}
-    for name in tables:
+    for name, table in tables.items():
+        if name in _COMMANDS:
+            raise ConfigError(f"{path}: [{name}] belongs to a plan; run it with `unhinged {name}`.")
+        if name not in sections and not isinstance(table, (dict, list)):
+            raise ConfigError(f"{path}: the key {name!r} stands outside of every section; write it below one.")
         if name not in sections:
-            raise ConfigError(f"{path}: {unknown('section', name, sections)}")
+            raise ConfigError(f"{path}: {unknown('section', name, [*sections, *filter(None, [beside])])}")
     kinds = typing.get_type_hints(Config)
     with placed(str(path)):
         read = {name: read_section(kinds[name], tables.get(name, {}), f"[{name}]") for name in sections}

@@ -148,7 +148,7 @@ class DesignPlan:
         section = given.pop("design", None)
         if section is None:
             raise ConfigError(f"{path}: a plan needs a [design] section with free keys and goals.")
-        config = _config.config_of(given, path)
+        config = _config.config_of(given, path, "design")
         with _config.placed(str(path)):
             design = _config.read_section(DesignSection, section, "[design]")
             goals = tuple(
@@ -159,7 +159,7 @@ class DesignPlan:
                 for key, entry in design.free.items()
             }
         with _config.placed(f"{path}: [design]"):
-            _check_section(design, goals, sections)
+            _check_section(design, goals, sections, config.run.precision)
             problem = _config.build(config)
             _check_method(design.method, problem)
             begun = {key: _domain(key, entry, config, problem) for key, entry in sections.items()}
@@ -194,7 +194,9 @@ class DesignPlan:
         return given_back(found, self.config.run.precision, outside)
 
 
-def _check_section(design: DesignSection, goals: tuple[GoalSection, ...], free: dict[str, FreeSection]) -> None:
+def _check_section(
+    design: DesignSection, goals: tuple[GoalSection, ...], free: dict[str, FreeSection], precision: str
+) -> None:
     _check.choice("method", design.method, ("exact", "simulate"))
     _check.whole("steps", design.steps, 1)
     _check.whole("tries", design.tries, 1)
@@ -209,12 +211,38 @@ def _check_section(design: DesignSection, goals: tuple[GoalSection, ...], free: 
     for entry in free.values():
         _check.choice("domain", entry.domain, KINDS)
         _check.choice("spacing", entry.spacing, ("linear", "log"))
-        if entry.domain == "interval" and (entry.low is None or entry.high is None or entry.low >= entry.high):
-            raise ValueError("an interval needs `low` below `high`.")
+    for key, entry in free.items():
+        with _config.placed(f"[design.free.{key!r}]"):
+            _check_range(entry, precision)
+    for goal in goals:
+        _check.finite("weight", goal.weight)
+        if not isinstance(goal.goal, str):
+            _check.finite("goal", goal.goal)
     if design.reference is not None:
         _check.choice("reference kind", design.reference.kind, ("grid", "equal", "counts", "value"))
+        _check.whole("reference points", design.reference.points, 2)
+        _check.whole("reference zooms", design.reference.zooms, 0)
+        _check.finite("reference exponent", design.reference.exponent)
         if design.reference.kind == "value" and design.reference.value is None:
             raise ValueError("a reference of kind 'value' needs the key 'value'.")
+
+
+def _check_range(entry: FreeSection, precision: str) -> None:
+    """Raise unless the ends of a range are numbers that a grid and an interval can be made of."""
+    for name in ("low", "high", "total"):
+        if getattr(entry, name) is not None:
+            _check.finite(name, getattr(entry, name))
+    if entry.total is not None:
+        _check.positive("total", entry.total)
+    if entry.domain == "interval" and (entry.low is None or entry.high is None):
+        raise ValueError("an interval needs `low` below `high`.")
+    if entry.low is not None and entry.high is not None and not entry.low < entry.high:
+        raise ValueError(f"`low` must be below `high`, but they are {entry.low:g} and {entry.high:g}.")
+    tiny = float(np.finfo(precision).tiny)
+    if entry.spacing == "log" and entry.low is not None and not entry.low >= tiny:
+        raise ValueError(
+            f"spacing = 'log' needs `low` above 0, and at least {tiny:.2g} in {precision}, but it is {entry.low:g}."
+        )
 
 
 def _check_method(method: str, problem: Problem) -> None:
@@ -228,12 +256,20 @@ def _domain(key: str, entry: FreeSection, config: Config, problem: Problem) -> t
     start = entry.start if entry.start is not None else _now(key, config, problem)
     if start is None:
         raise ValueError(f"{key!r} has no value in the configuration; give it a `start`.")
-    array = np.asarray(start, float)
+    array = _check.real(f"the start of {key!r}", start, array=True).astype(float)
     size = float(array.sum()) if entry.domain == "simplex" else float(np.linalg.norm(array))
     total = size if entry.total is None else entry.total
     low, high = (0.0 if entry.low is None else entry.low), (1.0 if entry.high is None else entry.high)
     domain = Domain(entry.domain, low, high, total)
-    return domain, domain.outside(array)
+    outside = domain.outside(array)
+    inset = 1e-9 * (high - low)
+    ends = (low + inset, high - inset) if entry.domain == "interval" and array.ndim == 0 else ()
+    for value in (array, *ends):  # what is chosen is traced, and looked at by nobody
+        try:
+            build_traced(config, {key: np.asarray(value).tolist()})
+        except ValueError as error:
+            raise ValueError(f"{key!r} cannot be {_check.given(np.asarray(value).tolist())}: {error}") from error
+    return domain, outside
 
 
 def _now(key: str, config: Config, problem: Problem) -> Any:
@@ -243,7 +279,10 @@ def _now(key: str, config: Config, problem: Problem) -> Any:
         return np.asarray(getattr(problem.state, part))
     place: Any = config.as_dict()
     for part in key.split("."):
-        place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, list):
+            place = place[int(part)] if part.isdecimal() and int(part) < len(place) else None
+        else:
+            place = place.get(part) if isinstance(place, dict) else None
     return place
 
 

@@ -241,11 +241,12 @@ def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) 
     return Numeric(function, tuple(ascending("breaks", sequence("breaks", breaks))))
 
 
-def as_schedule(x: Any) -> Schedule:
+def as_schedule(x: Any, name: str = "a constant rate") -> Schedule:
     """Make a schedule of a number (`constant`), a callable (`numeric`) or a schedule (itself).
 
     Args:
         x: a real number or 0-d array, a callable eta(t) such as an optax schedule, or a schedule.
+        name: what messages call a number.
 
     Returns:
         The schedule.
@@ -266,6 +267,7 @@ def as_schedule(x: Any) -> Schedule:
     if callable(x):
         return numeric(x)
     if isinstance(x, (int, float, np.number, np.ndarray, Array)) and np.ndim(x) == 0:
+        _check.non_negative(name, x)
         return constant(cast(Number, x))
     raise TypeError(
         f"A schedule must be a number, a callable eta(t) or a schedule, but got "

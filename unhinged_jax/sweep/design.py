@@ -12,9 +12,6 @@ import numpy as np
 
 from unhinged_jax import _check
 
-MAX_SEED = 2**31 - 1
-"""Seeds are traced as 32-bit integers, in which a larger one would be another seed."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -179,7 +176,7 @@ def _random(table: dict[str, Any]) -> Dim:
     design = options.get("design", "sobol")
     _check.choice("[sweep.random] design", design, ("sobol", "latin_hypercube"))
     count = _check.whole("[sweep.random] count", options.get("count"), 1)
-    seed = _check.whole("[sweep.random] seed", options.get("seed", 0), 0)
+    seed = _check.seed("[sweep.random] seed", options.get("seed", 0))
     spans = {key: spec for key, spec in table.items() if "." in key}
     if not spans:
         raise ValueError("[sweep.random] needs axes: dotted keys with {from, to}.")
@@ -211,9 +208,9 @@ def _seeds(given: int | list | None, keys: list | None, default: int) -> Dim:
         given = [default]
     if isinstance(given, int):
         given = list(range(_check.whole("seeds", given, 1)))
-    values = tuple(_check.whole("a seed", seed, 0) for seed in given)
-    if not values or len(set(values)) < len(values) or max(values) > MAX_SEED:
-        raise ValueError(f"seeds must be different numbers from 0 to {MAX_SEED}, but got {given!r:.80}.")
+    values = tuple(_check.seed("a seed", seed) for seed in given)
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"seeds must be different numbers from 0 to {_check.MAX_SEED}, but got {given!r:.80}.")
     axes = []
     for key in ["state.seed"] if keys is None else keys:
         if not isinstance(key, str) or key.rpartition(".")[2] != "seed":

@@ -109,7 +109,10 @@ def dtype_of(key: str, precision: str) -> Any:
 def build_traced(config: Config, values: Mapping[str, Any]) -> Problem:
     """Build a configuration whose numbers at some dotted keys are traced values."""
     for key, value in values.items():
-        config = _put(config, key.split("."), value)
+        try:
+            config = _put(config, key.split("."), value)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            raise ValueError(f"{key!r} is no key of the configuration.") from None
     return _config.build(config)
 
 

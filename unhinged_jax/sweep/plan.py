@@ -86,7 +86,7 @@ class Plan:
         section = given.pop("sweep", None)
         if section is None:
             raise ConfigError(f"{path}: a plan needs a [sweep] section with axes or seeds.")
-        base = _config.config_of(given, path)
+        base = _config.config_of(given, path, "sweep")
         with _config.placed(str(path)):
             sweep = _config.read_section(SweepSection, section, "[sweep]")
         with _config.placed(f"{path}: [sweep]"):

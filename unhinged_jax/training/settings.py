@@ -10,6 +10,7 @@ from typing import Any
 from unhinged_jax import _check
 from unhinged_jax import config as _config
 from unhinged_jax.config import ConfigError
+from unhinged_jax.config.tables import name_and_arguments
 from unhinged_jax.training import heads, networks, penalties
 
 PRECISIONS = ("float32", "bfloat16", "float64")
@@ -169,7 +170,7 @@ def _check_settings(settings: Settings) -> None:
     _check.choice("[network] kind", settings.network.kind, networks.KINDS)
     _check.choice("[head] kind", head.kind, heads.KINDS)
     _check.choice("[head] rescale", head.rescale, penalties.EXPONENTS)
-    name = head.loss if isinstance(head.loss, str) else head.loss.get("kind")
+    name, _ = name_and_arguments(head.loss, "name", "[head] loss")
     _check.choice("[head] loss", name, _KNOWN_LOSSES)
     if name == "adjusted_margin" and head.kind != "fnpal":
         raise ValueError("[head] the adjusted margin loss is defined on unit features; use kind = 'fnpal'.")
@@ -190,5 +191,8 @@ def _check_settings(settings: Settings) -> None:
     _check.choice("[train] schedule", train.schedule, ("cosine", "constant"))
     _check.choice("[train] precision", train.precision, PRECISIONS)
     seeds = settings.seeds
-    if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+    for seed in seeds:
+        _check.seed("[train] a seed", seed)
+    _check.seed("[data] seed", settings.data.seed)
+    if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"[train] seeds must be a number of seeds or different whole numbers, but is {train.seeds}.")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhinged_jax.config.tables import call, name_and_arguments
 from unhinged_jax.losses import NAMED, Loss
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.learner import Learner, Material, Recipe, new_learner
@@ -15,17 +16,14 @@ from unhinged_jax.training.settings import HeadSection, Settings
 
 
 def loss_of(settings: Settings) -> Loss:
-    """The loss of the settings: a name, or a table with `kind` and its parameters.
+    """The loss of the settings: a name, or a table with `name` and its parameters.
 
     Raises:
         ValueError: for a parameter that the loss does not have.
     """
-    given = {"kind": settings.head.loss} if isinstance(settings.head.loss, str) else dict(settings.head.loss)
-    kind = given.pop("kind")
-    try:
-        return NAMED[kind](**given)
-    except TypeError as error:
-        raise ValueError(f"[head] loss: {kind} does not take {', '.join(given)}.") from error
+    name, arguments = name_and_arguments(settings.head.loss, "name", "[head] loss")
+    loss: Loss = call(NAMED[name], arguments, f"[head] loss {name!r}")
+    return loss
 
 
 def mesh_of(settings: Settings) -> jax.sharding.Mesh | None:

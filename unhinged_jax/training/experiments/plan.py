@@ -77,10 +77,7 @@ class Experiment:
             ConfigError: for bad TOML, an unknown key, or settings that cannot be.
             OSError: if the file cannot be read.
         """
-        path = Path(name)
-        if str(name) not in SHIPPED and not path.exists() and path.suffix != ".toml":
-            raise ConfigError(f"there is no experiment {str(name)!r}; shipped: {', '.join(SHIPPED)}; or give a file.")
-        tables, path = _config.shipped_or_file(path, SHIPPED, "unhinged_jax.training", "configs")
+        tables, path = _config.shipped_or_file(name, SHIPPED, "unhinged_jax.training", "configs")
         return cls.of(tables, path.stem, changes)
 
     @classmethod
