@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
+import warnings
 from concurrent.futures.process import BrokenProcessPool
 
 import jax
@@ -25,7 +27,8 @@ from unhinged_jax.config import problem as named_sets
 from unhinged_jax.observables import ObservableSet
 from unhinged_jax.sweep import engine, program, work
 from unhinged_jax.sweep.export import export
-from unhinged_jax.sweep.status import describe, status_of
+from unhinged_jax.sweep.progress import Progress
+from unhinged_jax.sweep.status import Status, describe, status_of
 from unhinged_jax.sweep.store import FINE, REASONS, Store
 from unhinged_jax.trajectory import Result
 
@@ -101,8 +104,23 @@ def test_the_store_says_what_it_holds(whole):
     assert json.loads(data.attrs["plan"])["plan"]["sweep"]["seeds"] == [3, 0, 7]
     assert json.loads(data.attrs["versions"])["jax"] == jax.__version__
     assert np.all(np.isin(data["result"], FINE)) and np.all(data["elapsed"] == 20)
-    plain = xarray.open_zarr(whole[0] / "run.zarr", consolidated=False)  # without our help
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = xarray.open_zarr(whole[0] / "run.zarr")  # without our help
     np.testing.assert_array_equal(plain["norm"], data["norm"])
+
+
+def test_a_plan_that_changes_leaves_a_store_that_other_readers_know(copied):
+    store = Store(copied / "run.zarr")
+    store.change_plan({**store.identity, "inputs": {"a.npy": "00"}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "a.npy" in xarray.open_zarr(copied / "run.zarr").attrs["plan"]
+    record = json.loads((copied / "run.zarr" / "zarr.json").read_text())
+    record["consolidated_metadata"]["metadata"]["norm"]["attributes"]["long_name"] = "another"
+    (copied / "run.zarr" / "zarr.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"zarr.json was altered after the store was made"):
+        uj.open_sweep(copied / "run.zarr")
 
 
 def test_order_blocks_and_parts_do_not_change_a_number(whole, tmp_path):
@@ -410,6 +428,37 @@ def test_a_dask_cluster_survives_the_death_of_a_worker(whole, copied):
         store.withdraw([0, store.layout.blocks - 1])
         found = uj.sweep(uj.Plan.of(BASE), store.path, scheduler=cluster.scheduler_address).load()
     same(found, whole[1])
+
+
+@pytest.mark.parametrize("end, word", [("f()", "under `if __name__ == '__main__':`, or give workers=0"), (
+    "if __name__ == '__main__':\n    f()", ""), ("if __name__ != '__main__':\n    sys.exit()\nf()", ""),
+])  # fmt: skip
+def test_a_script_without_a_guard_is_told_before_workers_start(tmp_path, end, word):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom unhinged_jax.sweep import engine\n\n\ndef f():\n    engine.processes(2)\n\n\n" + end
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    told = done.stderr.splitlines()[-1] if done.stderr else ""
+    where = f"ValueError: {script}, line 9: worker processes import the script that starts them, so call this"
+    assert told == (f"{where} {word}." if word else "")
+
+
+def test_the_rate_is_that_of_blocks_and_not_of_the_moment_they_are_told(monkeypatch):
+    """Blocks of one call are told together; the first line said millions of points a second."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    shown = Progress(10_000, wanted=False)
+    shown.start(Status(10_000, 2000, {}, 100, (), (), (), 0.0, 0.0))
+    outcome = work.Outcome(0, 100, {}, 1.0, 1, 1)
+    for _ in range(4):
+        shown.told(outcome)
+        assert shown.rate() == 0
+    for _ in range(5):
+        now[0] += 2
+        shown.told(outcome)
+        shown.told(outcome)
+    assert shown.rate() == pytest.approx((400 - 100 + 1000) / 10)
 
 
 def test_executors_are_chosen_one_at_a_time(copied):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,15 @@ def make_variables(
     blocks = [f"block_{dim}" for dim in dims]
     each = len(observed) + 3
     meaning = {"long_name": "digests of a block, one a variable"}
-    _array(
-        group, "execution/committed", (*counts, each), (*single, each), "uint64", 0, [*blocks, "variable"], meaning
-    )
+    _array(group, "execution/committed", (*counts, each), (*single, each), "uint64", 0, [*blocks, "variable"], meaning)
     _array(group, "execution/seconds", counts, single, "float32", float("nan"), blocks, {"units": "s"})
+
+
+def consolidate(place: Path) -> None:
+    """Put the descriptions of all arrays beside the attributes: xarray's own reader warns where they are not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(place, zarr_format=3)
 
 
 def coordinate(group: Any, name: str, dim: str, values: np.ndarray, attrs: dict[str, Any]) -> None:

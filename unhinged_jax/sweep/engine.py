@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import concurrent.futures
 import errno
 import multiprocessing
@@ -11,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
+from pathlib import Path
 from typing import Any
 
 from unhinged_jax import _interrupt
@@ -43,6 +45,8 @@ class Here(Executor):
 def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor]:
     """A maker of pools of local processes. They are spawned: a fork of a process that has used JAX hangs."""
 
+    _refuse_without_guard()
+
     def make() -> Executor:
         _start_tracker()
         return concurrent.futures.ProcessPoolExecutor(
@@ -53,6 +57,27 @@ def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor
         )
 
     return make
+
+
+def _refuse_without_guard() -> None:
+    """Raise ValueError in a script whose import would sweep again: every worker imports the script that started it."""
+    main = sys.modules["__main__"]
+    frame = sys._getframe()
+    while frame.f_back is not None and not (frame.f_globals is vars(main) and frame.f_code.co_name == "<module>"):
+        frame = frame.f_back
+    path = getattr(main, "__file__", None)
+    if path is None or frame.f_globals is not vars(main) or getattr(main.__spec__, "name", "").endswith("__main__"):
+        return  # a notebook, another thread, a package: workers do not import it
+    try:
+        tree = ast.parse(Path(path).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    tests = [node for node in ast.walk(tree) if isinstance(node, ast.If) and node.lineno <= frame.f_lineno]
+    if not any("__name__" in (text := ast.unparse(node.test)) or "parent_process" in text for node in tests):
+        raise ValueError(
+            f"{path}, line {frame.f_lineno}: worker processes import the script that starts them, so call this under "
+            "`if __name__ == '__main__':`, or give workers=0."
+        )
 
 
 def _start_tracker() -> None:
@@ -167,10 +192,7 @@ def _blame(task: Task, reason: str, tries: dict[Task, int], given_up: dict[Task,
     if tries[task] < _TRIES:
         pending.append(task)
     else:
-        given_up[task] = (
-            f"{reason} {_TRIES} times (out of memory? `--lanes` makes blocks smaller). A script that calls `sweep` "
-            "must do so under `if __name__ == '__main__':`."
-        )
+        given_up[task] = f"{reason} {_TRIES} times (out of memory? `--lanes` makes blocks smaller)."
 
 
 def _told(error: BaseException) -> str:

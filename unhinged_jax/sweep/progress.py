@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
+import time
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,7 @@ class Progress:
 
     def __init__(self, points: int, wanted: bool = True) -> None:
         self._points, self._failed, self._bar = points, 0, None
+        self._done, self._first = 0, (0.0, 0)
         self._display: Any = None
         if wanted and sys.stderr.isatty():
             self._display = _display()
@@ -31,7 +34,7 @@ class Progress:
 
     def start(self, status: Status) -> None:
         """Begin with what is done already."""
-        self._failed = sum(status.failed.values())
+        self._failed, self._done = sum(status.failed.values()), status.done
         if self._display is not None:
             self._display.reset(self._bar, completed=status.done, description="Compiling")
             self._show()
@@ -39,6 +42,9 @@ class Progress:
     def told(self, outcome: Outcome) -> None:
         """Count a block."""
         self._failed += sum(outcome.failed.values())
+        self._done += outcome.points
+        if not self._first[0]:
+            self._first = time.monotonic(), self._done
         if self._display is not None:
             self._display.update(self._bar, advance=outcome.points, description="Sweeping")
             self._show()
@@ -48,16 +54,26 @@ class Progress:
         if self._display is not None:
             self._display.refresh()
 
+    def rate(self) -> float:
+        """Points a second since the first block was there; 0 in the second after it, for blocks come in bunches."""
+        begun, before = self._first
+        seconds = time.monotonic() - begun
+        return (self._done - before) / seconds if begun and seconds >= 1 else 0.0
+
     def _show(self) -> None:
-        speed = self._display.tasks[0].finished_speed or self._display.tasks[0].speed
-        rate = f"{speed:,.0f} points/s" if speed else ""
+        rate = self.rate()
+        speed = f"{rate:,.0f} points/s, {_clock((self._points - self._done) / rate)} left" if rate else ""
         failed = f"[red]{self._failed:,} failed" if self._failed else ""
-        self._display.update(self._bar, rate=rate, failed=failed)
+        self._display.update(self._bar, rate=speed, failed=failed)
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def _display() -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Rich
 
     return Rich(
@@ -65,8 +81,6 @@ def _display() -> Any:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[failed]}"),
         console=Console(stderr=True),
-        speed_estimate_period=120,
     )

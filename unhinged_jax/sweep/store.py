@@ -25,7 +25,7 @@ import zarr
 from unhinged_jax.sweep.arrays import NOT_A_NUMBER as NOT_A_NUMBER
 from unhinged_jax.sweep.arrays import PENDING as PENDING
 from unhinged_jax.sweep.arrays import REASONS as REASONS
-from unhinged_jax.sweep.arrays import coordinate, make_variables
+from unhinged_jax.sweep.arrays import consolidate, coordinate, make_variables
 from unhinged_jax.sweep.layout import Layout
 from unhinged_jax.sweep.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
 from unhinged_jax.trajectory import Result
@@ -172,6 +172,7 @@ class Store:
             }
             seal = sealed(group, place, [*coordinates, "time"], all_attrs)
             group.attrs.update({**all_attrs, SEAL: seal})
+            consolidate(place)
             place.chmod(0o777 & ~_umask())
             try:
                 os.rename(place, path)
@@ -189,6 +190,7 @@ class Store:
         attrs["plan"] = json.dumps(identity)
         changed = {"plan": attrs["plan"]} | ({} if seal is None else {SEAL: resealed(str(seal), attrs)})
         self.group.attrs.update(changed)
+        consolidate(self.path)
 
     def read(self, number: int) -> dict[str, np.ndarray]:
         """Every variable of a block, unchecked."""
