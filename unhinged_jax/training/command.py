@@ -47,6 +47,8 @@ def train(
         return f"{kept.latest} of {settings.train.epochs} epochs are kept in {out}; the same with --resume goes on."
 
     with Checkpoints(out / "checkpoints", identity_of(settings, data)) as kept, _interrupt.left(left):
+        for note in kept.notes:
+            print(f"unhinged: note: {note}", file=sys.stderr)
         before = kept.restore(trainer, settings) if resume else None
         with Progress(settings.train.epochs) as progress:
             progress.start(config.stem, settings.train.epochs, 0 if before is None else before.epochs)
