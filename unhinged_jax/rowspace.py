@@ -92,9 +92,9 @@ class RowSpace:
         )
 
 
-def row_space(model: LayerPeeled, dtype: Any) -> RowSpace:
-    """The cheapest row space for a linear model."""
+def row_space(model: LayerPeeled, dtype: Any, summed: bool = True) -> RowSpace:
+    """The cheapest row space for a linear model; not `summed`: that of the features themselves."""
     signal = model.signal()
-    summed = isinstance(signal, ClassSignal) and model.kernel is None
+    summed = summed and isinstance(signal, ClassSignal) and model.kernel is None
     squares = signal.square_weights(dtype) if summed else None  # type: ignore[union-attr]
     return RowSpace(model, signal, squares, model.kernel, summed)

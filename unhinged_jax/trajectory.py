@@ -71,7 +71,8 @@ class Trajectory(Value):
         code: A `Result` as an integer; `result` gives the enum.
         steps: Steps the solver took (flow) or updates made (descent); 0 for a closed form.
         states: States at `times`, each array with a leading time axis, if they were asked for; else None.
-        memory: State of the optimiser at `final` (momentum, Adam moments), for a run that goes on.
+        memory: State of the optimiser at `final` (momentum, Adam moments), for a run that goes on. The velocity of
+            momentum, a dictionary of "H", "W" and "b", points downhill and is one over e^log_scale of `final`.
         kind: "simulated" or "exact".
         origin: The state in which the very first run of a chain began: what `gap_H`, `gap_W` and the sign of a limit
             direction refer to, however often the run goes on. None where it is not known.

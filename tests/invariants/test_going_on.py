@@ -107,7 +107,6 @@ def test_a_run_goes_on_only_with_its_own_clock_and_all_it_carried():
             (moved, uj.Descent(0.5), "momentum"),
             (moved, uj.Flow(), "number of updates|momentum"),
             (closed, uj.Descent(0.5), "momentum"),
-            (closed, heavy, "velocity|momentum"),
             (adam, uj.Descent(0.5), "optimizer|momentum"),
         ):
             with pytest.raises(ValueError, match=why):
@@ -169,11 +168,98 @@ def test_cut_anywhere_and_going_on_equals_one_go(case, kind):
         whole = uj.exact(model, dynamics, START, TIMES, observe, states=True)
     except uj.NoClosedForm:
         return
-    if dynamics is not FLOW and dynamics.momentum is not None:
-        with pytest.raises(uj.NoClosedForm, match="momentum"):
-            in_pieces(uj.exact, model, dynamics, "loss")
-        return
     same(whole, in_pieces(uj.exact, model, dynamics, observe, states=True), 1e-9)
+
+
+HEAVY = {
+    "heavy": uj.Descent(WAVE, rate_W=1.3, momentum=0.8),
+    "Nesterov": uj.Descent(0.4, momentum=0.7, nesterov=True),
+    "large steps": uj.Descent(30.0, momentum=0.9),
+}
+SEEN = ObservableSet(["loss", "log_norm", "log_distance", "gap_W", "energy_1_plus"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("case", "kind", "precision"),
+    [
+        ("regularized", "heavy", "float64"), ("unequal classes", "large steps", "float64"),
+        ("kernel", "Nesterov", "float64"), ("anchored", "heavy", "float64"), ("frozen", "large steps", "float64"),
+        ("regularized", "heavy", "float32"),
+    ],
+)  # fmt: skip
+def test_exact_goes_on_with_the_velocity_of_momentum(case, kind, precision):
+    """From exact and from simulated runs, and simulated from exact ones; the scale beside the arrays as well."""
+    model, dynamics = MODELS[case], HEAVY[kind]
+    settings = {"observe": SEEN, "precision": precision}
+    digits = 1e-12 if precision == "float64" else 2e-5
+    start = START.replace(H=START.H / 8, W=START.W / 8, log_scale=np.log(8.0))
+    whole = uj.exact(model, dynamics, START, TIMES, states=True, **settings)
+    scaled = uj.exact(model, dynamics, start, TIMES, **settings)
+    for name, values in scaled.observables.items():
+        np.testing.assert_allclose(values, whole[name], rtol=digits, atol=digits, err_msg=name)
+    for one, other in ((uj.exact, uj.exact), (uj.simulate, uj.exact), (uj.exact, uj.simulate)):
+        before = one(model, dynamics, start, TIMES[:1], **settings)
+        before = one(model, dynamics, before, TIMES[1:2], **settings)
+        after = other(model, dynamics, before, TIMES[2:], **settings)
+        loose = digits if (one, other) == (uj.exact, uj.exact) else 20 * digits
+        for name, values in after.observables.items():
+            np.testing.assert_allclose(values, np.asarray(whole[name])[2:], rtol=loose, atol=loose, err_msg=name)
+        last, scale = after.final, np.exp(float(after.final.log_scale) - float(whole.final.log_scale))
+        for part in "HW":
+            want = getattr(whole.final, part)
+            np.testing.assert_allclose(getattr(last, part) * scale, want, atol=loose * np.max(np.abs(want)))
+        simulated = uj.simulate(model, dynamics, START, TIMES, (), precision=precision)
+        for part in ("H", "W", "b"):
+            size = (
+                1e-30
+                + np.max(np.abs(np.asarray(simulated.memory["H"])))
+                + np.max(np.abs(np.asarray(simulated.memory["W"])))
+            )
+            shift = np.exp(float(after.final.log_scale) - float(simulated.final.log_scale)) if part != "b" else 1.0
+            got = np.asarray(after.memory[part]) * shift
+            np.testing.assert_allclose(
+                got, simulated.memory[part], atol=20 * loose * size, err_msg=f"velocity of {part}"
+            )
+
+
+def test_exact_goes_on_with_a_velocity_that_is_not_along_the_state():
+    """After the decay and gamma have changed, labels too: against a loop over NumPy arrays."""
+    before_model = uj.regularized(LABELS, 4, decay=(0.3, 0.1), gamma=0.9)
+    model = uj.regularized(BIASED, 4, decay=(0.05, 0.2), gamma=0.2, bias=True)
+    descent = uj.Descent(0.6, rate_H=0.8, rate_W=1.3, momentum=0.7, nesterov=True)
+    before = uj.exact(before_model, descent, START, [5], ())
+    run = uj.exact(model, descent, before, [5, 9, 30], "log_distance", states=True)
+    M, eta, beta = np.asarray(model.signal().dense("float64")), 0.6, 0.7
+    parts = [np.asarray(getattr(before.final, name)) for name in ("H", "W", "b")]
+    velocity = [-np.asarray(before.memory[name]) for name in ("H", "W", "b")]
+    velocity[2] = 0 * velocity[2]
+    rates = (0.8, 1.3, 1.3)
+    for k in range(25):
+        H, W, b = parts
+        forces = [M @ W - 0.05 * H, M.T @ H - 0.2 * W, M.sum(axis=0) - 0.2 * b]
+        velocity = [force + beta * v for force, v in zip(forces, velocity, strict=True)]
+        steps = [force + beta * v for force, v in zip(forces, velocity, strict=True)]
+        parts = [part + eta * rate * step for part, rate, step in zip(parts, rates, steps, strict=True)]
+        if k == 3:
+            for part, want in zip("HWb", parts, strict=True):
+                np.testing.assert_allclose(getattr(run.states, part)[1], want, rtol=1e-12, atol=1e-13)
+    for part, want in zip("HWb", parts, strict=True):
+        np.testing.assert_allclose(getattr(run.final, part), want, rtol=1e-11, atol=1e-12)
+
+
+def test_a_batch_goes_on_exactly_with_its_velocities():
+    model, dynamics = MODELS["regularized"], HEAVY["heavy"]
+    starts = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x), 2 * jnp.asarray(x)]), START)
+
+    def run(start):
+        before = uj.exact(model, dynamics, start, TIMES[:2], "loss")
+        return uj.exact(model, dynamics, before, TIMES[2:], "loss")["loss"]
+
+    for i, factor in enumerate((1, 2)):
+        one = START.replace(H=factor * START.H, W=factor * START.W, b=factor * START.b)
+        want = uj.exact(model, dynamics, one, TIMES, "loss")["loss"][2:]
+        np.testing.assert_allclose(jax.vmap(run)(starts)[i], want, rtol=1e-12)
 
 
 @pytest.mark.long

@@ -54,8 +54,8 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
         )
     if carried and before.memory is None:
         raise ValueError(
-            "the trajectory of a closed form does not hold the velocity that a run with momentum goes on with; ask for "
-            f"all times at once, go on from a simulated run, or {afresh}"
+            "the trajectory does not hold the velocity that a run with momentum goes on with; ask for all times at once, "
+            f"or {afresh}"
         )
 
 

@@ -34,7 +34,7 @@ class ExactLinear:
 
     `seen` is the start as the residual sees it, S_0 r^T, F_0 r^T and W_0 r^T: evolved like any other columns it gives
     the residual's part of the logits without a product over the feature dimension. `scatter` is the same for fewer rows
-    with the Gram matrix of r.
+    with the Gram matrix of r. `moving` is the velocity that the run begins with, and `moving_b` that of the bias.
     """
 
     space: RowSpace
@@ -50,21 +50,29 @@ class ExactLinear:
     seen: Columns | None
     scatter: Columns | None = None
     origin: tuple[Leading, Any] | None = None
+    moving: Columns | None = None
+    moving_b: jax.Array | None = None
 
     def view(self, record: Record, slopes: Record) -> View:
         """The state at one moment; `slopes` holds the derivatives of the record in the squared singular values."""
         model = self.space.model
         H, W = self._evolve(record.full, slopes.full, Columns(self.H, self.F, self.W))
-        b = self.b
-        if model.bias and model.prototypes_move:
+        log_full, b = record.log_full, self.b
+        moves_b = model.bias and model.prototypes_move
+        if moves_b:
             b = record.hold * self.b + record.drive * self.drift_b
+        if record.pushed is not None:
+            assert slopes.pushed is not None and self.moving is not None and self.moving_b is not None
+            more = self._evolve(record.pushed.full, slopes.pushed.full, self.moving)
+            (H, W), log_full = added((H, W), log_full, more, record.pushed.log_full)
+            b = b + record.pushed.hold * self.moving_b if moves_b else b
         known: dict[str, Any] = {}
         if self.seen is not None:
             known["with_sums"], known["with_prototypes"] = self._evolve(record.full, slopes.full, self.seen)
         if self.scatter is not None:
             known["scatter"], _ = self._evolve(record.full, slopes.full, self.scatter)
         features = self.space.features(H, self.residual, record.full.keep, **known)
-        view = View(model, features, W, b, record.log_full + self.log_scale)
+        view = View(model, features, W, b, log_full + self.log_scale)
         if self.leading is None:
             return view
         split, log_start = self._split(record, slopes)
@@ -72,6 +80,28 @@ class ExactLinear:
         if self.origin is None:
             return view
         return view.referred(reference(split.direction, self.space.vector(*self.origin[0].parts), self.origin[1]))
+
+    def memory(self, record: Record, slopes: Record, log_scale: Any) -> dict[str, jax.Array]:
+        """The velocity at one moment over e^log_scale, as a simulated descent with momentum holds it: downhill."""
+        model = self.space.model
+        assert record.velocity is not None and slopes.velocity is not None
+        coefficients, hold, drive = record.velocity
+        H, W = self._evolve(coefficients, slopes.velocity[0], Columns(self.H, self.F, self.W))
+        log_full, b = record.log_full, hold * self.b + drive * self.drift_b
+        H = self.space.features(H, self.residual, coefficients.keep).dense()
+        if (pushed := record.pushed) is not None:
+            assert pushed.velocity is not None and slopes.pushed is not None and slopes.pushed.velocity is not None
+            assert self.moving is not None and self.moving_b is not None
+            more = self._evolve(pushed.velocity[0], slopes.pushed.velocity[0], self.moving)
+            (H, W), log_full = added((H, W), log_full, more, pushed.log_full)
+            b = b + pushed.velocity[1] * self.moving_b
+        size = -jnp.exp(log_full + self.log_scale - log_scale)
+        moves_b = model.bias and model.prototypes_move
+        return {
+            "H": size * H if model.features_move else jnp.zeros_like(H),
+            "W": size * W if model.prototypes_move else jnp.zeros_like(W),
+            "b": -b if moves_b else jnp.zeros_like(b),
+        }
 
     def compressed(self) -> ExactLinear:
         """A smaller problem with the same observables, for balanced classes."""
@@ -110,26 +140,51 @@ class ExactLinear:
         assert self.leading is not None
         if self.leading.kind != "coupled":
             return self._driven_split(record)
+        lead = self.leading
+        rest, log_powers = self._without_lead(record, slopes, Columns(self.H, self.F, self.W), (1.0, 1.0))
+        residual = record.rest.keep * self._residual_norm()
+        course = Course(
+            self.space.vector(lead.carrier, lead.prototypes),
+            [self.space.metric(rest[0]), residual, rest[1]],
+            log_powers[0],
+            record.signs[0],
+            record.log_rest,
+        )
+        if record.pushed is not None:
+            assert slopes.pushed is not None and self.moving is not None
+            rest, log_powers = self._without_lead(record.pushed, slopes.pushed, self.moving, (lead.r1, lead.r2))
+            course = course.beside([self.space.metric(rest[0]), 0 * residual, rest[1]], record.pushed.log_rest)
+            pushed = self.space.vector(*lead.part(lead.r1 * self.moving.F, lead.r2 * self.moving.W))
+            course = course.along(pushed, record.pushed.signs[0], log_powers[0])
+        return course.split(self.log_scale)
+
+    def _without_lead(
+        self, record: Record, slopes: Record, start: Columns, rates: tuple[Any, Any]
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        """What becomes of a start but for its leading part, over e^log_rest, and the logarithms of the powers.
+
+        `rates`: what a velocity is multiplied by to be a change of the state.
+        """
+        assert self.leading is not None
         lead, k = self.leading, self.leading.growth
         assert k is not None and lead.square is not None
         others = dataclasses.replace(
             record.rest,
             **{name: (1 - self._mask) * getattr(record.rest, name) for name in ("own", "feed", "carry", "lift")},
         )
-        x, y = lead.top(self.F), lead.top(self.W)
-        bare = self.H - self.space.lift(x / lead.square)
-        H, W = self._evolve(others, slopes.rest, Columns(bare, self.F, self.W))
+        x, y = lead.top(start.F), lead.top(start.W)
+        bare = start.H - self.space.lift(x / lead.square)
+        H, W = self._evolve(others, slopes.rest, start._replace(H=bare))
         log_powers = record.log_powers
         if isinstance(self.spectrum, GeneralSpectrum):
             # Its eigenvalues are constants in the record; what moves the winning one enters here.
             drift = lead.square - jax.lax.stop_gradient(lead.square)
             log_powers = log_powers + slopes.log_powers[0] * drift + slopes.log_powers[1] * drift**2 / 2
         fall = record.signs[1] * jnp.exp(log_powers[1] - record.log_rest) / (2 * k.d)
+        x, y = rates[0] * x, rates[1] * y
         H = H + self.space.lift(fall * (k.rising / lead.square * x - lead.r1 * y))
         W = W + fall * (k.falling * y - lead.r2 * x)
-        direction = [self.space.metric(self.space.lift(lead.carrier)), jnp.zeros((), W.dtype), lead.prototypes]
-        rest = [self.space.metric(H), record.rest.keep * self._residual_norm(), W]
-        return _joined(direction, rest, log_powers[0], record.signs[0], record.log_rest + self.log_scale, self)
+        return (H, W), log_powers
 
     @property
     def _mask(self) -> jax.Array:
@@ -154,24 +209,58 @@ class ExactLinear:
             direction = [still(self.space.metric(self.H)), none, self.F]
             rest = [still(self.space.metric(self.H)), none, self.W]
             ramp, fade = record.full.feed[0], 3
-        log_rest = record.log_powers[fade] + self.log_scale
         rest = [record.signs[fade] * part for part in rest]
-        return _joined(direction, rest, safe_log(jnp.abs(ramp)) + record.log_full, jnp.sign(ramp), log_rest, self)
+        log_amplitude = safe_log(jnp.abs(ramp)) + record.log_full
+        course = Course(direction, rest, log_amplitude, jnp.sign(ramp), record.log_powers[fade])
+        if record.pushed is not None:
+            assert self.moving is not None
+            H, W = (self.moving.H, still(self.W)) if fade == 2 else (still(self.H), self.moving.W)
+            rate = self.leading.r1 if fade == 2 else self.leading.r2
+            pushed = [rate * self.space.metric(H), none, rate * W]
+            course = course.along(pushed, record.pushed.signs[fade], record.pushed.log_powers[fade])
+        return course.split(self.log_scale)
 
 
-def _joined(
-    direction: list[jax.Array],
-    rest: list[jax.Array],
-    log_amplitude: jax.Array,
-    sign: jax.Array,
-    log_rest: jax.Array,
-    exact: ExactLinear,
-) -> tuple[Split, jax.Array]:
-    size = safe_norm(*direction)
-    size = jnp.where(size > 0, size, 1.0)
-    log_size = jnp.log(size)
-    split = Split([part / size for part in direction], rest, log_amplitude + log_size + exact.log_scale, sign, log_rest)
-    return split, log_size
+class Course(NamedTuple):
+    """A state as sign e^log_amplitude direction + e^log_rest rest, the direction not of norm 1."""
+
+    direction: list[jax.Array]
+    rest: list[jax.Array]
+    log_amplitude: jax.Array
+    sign: jax.Array
+    log_rest: jax.Array
+
+    def beside(self, rest: list[jax.Array], log_rest: jax.Array) -> Course:
+        """With more beside the direction."""
+        both, log_rest = added(self.rest, self.log_rest, rest, log_rest)
+        return self._replace(rest=both, log_rest=log_rest)
+
+    def along(self, part: list[jax.Array], sign: jax.Array, log_power: jax.Array) -> Course:
+        """With sign e^log_power times a part that need not lie along the direction."""
+        square = sum((jnp.sum(d * d) for d in self.direction), jnp.zeros(()))
+        inner = sum((jnp.sum(d * p) for d, p in zip(self.direction, part, strict=True)), jnp.zeros(()))
+        share = inner / jnp.where(square > 0, square, 1.0)
+        across = [sign * (p - share * d) for d, p in zip(self.direction, part, strict=True)]
+        (amplitude,), log = added([self.sign], self.log_amplitude, [share * sign], log_power)
+        whole = self._replace(log_amplitude=safe_log(jnp.abs(amplitude)) + log, sign=jnp.sign(amplitude))
+        return whole.beside(across, log_power)
+
+    def split(self, log_scale: jax.Array) -> tuple[Split, jax.Array]:
+        """The split of the state times e^log_scale, and the logarithm of the norm of the direction."""
+        size = safe_norm(*self.direction)
+        size = jnp.where(size > 0, size, 1.0)
+        log_size = jnp.log(size)
+        unit = [part / size for part in self.direction]
+        log_amplitude = self.log_amplitude + log_size + log_scale
+        return Split(unit, self.rest, log_amplitude, self.sign, self.log_rest + log_scale), log_size
+
+
+def added(one: Any, log: jax.Array, other: Any, other_log: jax.Array) -> tuple[Any, jax.Array]:
+    """e^log one + e^other_log other, lists of arrays, over the larger of both factors, and its logarithm."""
+    common = jax.lax.stop_gradient(jnp.maximum(log, other_log))
+    common = jnp.where(jnp.isfinite(common), common, 0.0)
+    by, other_by = jnp.exp(log - common), jnp.exp(other_log - common)
+    return [by * x + other_by * y for x, y in zip(one, other, strict=True)], common
 
 
 def as_seen(space: RowSpace, rows: jax.Array, W: jax.Array, residual: jax.Array) -> Columns:
@@ -186,8 +275,13 @@ def exact_linear(
     state: State,
     leading: Leading | None,
     origin: tuple[Leading, Any] | None = None,
+    memory: dict[str, jax.Array] | None = None,
 ) -> ExactLinear:
-    """Bring a state into the form from which every later moment is evaluated; `origin` as in `linear_system`."""
+    """Bring a state into the form from which every later moment is evaluated; `origin` as in `linear_system`.
+
+    `memory`: the velocity of momentum, downhill, in a row space that is not `summed`.
+    """
+    moving = None if memory is None else Columns(-memory["H"], -space.gather(memory["H"]), -memory["W"])
     rows, residual = space.project(state.H)
     seen = None
     if residual is not None and affordable(residual.shape[0], state.W.shape[0]):
@@ -205,4 +299,6 @@ def exact_linear(
         leading=leading,
         seen=seen,
         origin=origin,
+        moving=moving,
+        moving_b=None if memory is None else -memory["b"],
     )

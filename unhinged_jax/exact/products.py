@@ -43,11 +43,13 @@ _RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "kee
 
 def products(
     model: LayerPeeled, descent: Descent, reads: _scan.Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
-    nodes: jax.Array,
+    nodes: jax.Array, pushed: bool = False,
 ) -> dict[str, Any]:
     """Run all coefficients through the updates; every value gets a leading axis of reads.
 
     `nodes` are the winning mu+ and mu-, -r1 l1 and -r2 l2 (of proportional rates); p is recorded at each of them.
+    The coefficients are those of a start at rest, or, if it is `pushed`, those of a velocity at a start of zeros. "v"
+    holds what they make of the velocity.
     """
     dtype = g.dtype
     moves = (1.0 if model.features_move else 0.0, 1.0 if model.prototypes_move else 0.0)
@@ -66,11 +68,14 @@ def products(
         out = {name: _mode_force(x[name], squares[name], model.decay_H, model.decay_W) for name in squares}
         return {**out, "scalars": _scalar_force(x["scalars"], model.decay_W)}
 
+    at_rest, moving = (x, jnp.ones(4, dtype)), jax.tree.map(jnp.zeros_like, (x, jnp.ones(4, dtype)))
+    if pushed:
+        at_rest, moving = moving, at_rest
     carry = {
-        "x": x,
-        "v": jax.tree.map(jnp.zeros_like, x),
-        "nodes": jnp.ones(4, dtype),
-        "node_v": jnp.zeros(4, dtype),
+        "x": at_rest[0],
+        "v": moving[0],
+        "nodes": at_rest[1],
+        "node_v": moving[1],
         "power": {"full": jnp.zeros((), jnp.int32), "rest": jnp.zeros((), jnp.int32), "nodes": jnp.zeros(4, jnp.int32)},
     }
     beta = None if descent.momentum is None else jnp.asarray(descent.momentum, dtype)
@@ -99,9 +104,8 @@ def products(
         at_nodes = carry["nodes"] + eta * shift
         return _rescale({"x": x, "v": v, "nodes": at_nodes, "node_v": node_v, "power": carry["power"]})
 
-    _, saved, _ = _scan.run(
-        step, carry, reads, lambda c: {"x": c["x"], "nodes": c["nodes"], "power": c["power"]}
-    )
+    kept = ("x", "nodes", "power") if beta is None else ("x", "v", "nodes", "power")
+    _, saved, _ = _scan.run(step, carry, reads, lambda carry: {name: carry[name] for name in kept})
     return saved
 
 

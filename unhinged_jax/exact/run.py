@@ -69,10 +69,6 @@ def exact(
     why = why_no_closed_form(model, dynamics)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
-    if isinstance(state, Trajectory) and (state.memory is not None or state.carries):
-        raise NoClosedForm(
-            "there is no closed form: a run with momentum cannot be continued exactly; start it from its first state."
-        )
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target, precision, "exact")
     task.refuse_large(states)
@@ -88,9 +84,8 @@ def exact(
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
         if model.spherical:
             must_fit(task.state, task.precision)
-        solve = _spherical if model.spherical else _linear
-        given = (clock, reads, start, task.plan, states, task.target, task.first_start)
-        found = solve(model, dynamics, task.state, *given)
+        given = (model, dynamics, task.state, clock, reads, start, task.plan, states, task.target, task.first_start)
+        found = _spherical(*given) if model.spherical else _linear(*given, task.memory)
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
 
 
@@ -139,9 +134,10 @@ def _linear(
     states: bool,
     target: str,
     start: State | None,
+    memory: dict[str, jax.Array] | None,
 ) -> Trajectory:
     dtype = state.W.dtype
-    space = row_space(model, dtype)
+    space = row_space(model, dtype, summed=memory is None)  # a velocity has a residual of its own
     spectrum = spectrum_of(space.signal, model.kernel, model.samples, model.dim, dtype)
     part, origin, mask = None, None, jnp.zeros_like(spectrum.values)
     if wants_split(plan):
@@ -155,17 +151,22 @@ def _linear(
     clock = times.astype(dtype) if isinstance(dynamics, Flow) else times
 
     def record_of(g: jax.Array) -> Record:
-        return timeline(model, dynamics, clock, reads, first, g, mask)
+        return timeline(model, dynamics, clock, reads, first, g, mask, memory is not None)
 
     moments = _with_slopes(record_of, spectrum)
-    problem = exact_linear(space, spectrum, state, part, origin)
+    problem = exact_linear(space, spectrum, state, part, origin, memory)
     apart = origin is not None and refers_to_start(plan)  # the first start need not lie where the smaller problem looks
     if not states and not apart and compressible(space, plan):
         small = problem.compressed()
         values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, plan)), moments)
         last = problem.view(*_end_of(moments))
-        return _trajectory({"values": values}, last, times, jnp.ones(times.shape[0], bool))
-    return _evaluate(lambda moment: problem.view(*moment), moments, times, plan, states)
+        run = _trajectory({"values": values}, last, times, jnp.ones(times.shape[0], bool))
+    else:
+        run = _evaluate(lambda moment: problem.view(*moment), moments, times, plan, states)
+    if moments[0].velocity is None:
+        return run
+    record, slopes = _end_of(moments)
+    return dataclasses.replace(run, memory=problem.memory(record, slopes, run.final.log_scale))
 
 
 def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:

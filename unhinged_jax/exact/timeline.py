@@ -36,7 +36,9 @@ class Record:
 
     `full` and `rest` are coefficients over e^log_full and e^log_rest; in `rest` the winning modes (mask 1) are left
     out. `log_powers` and `signs`: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2.
-    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1.
+    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1. Of a descent with momentum `velocity` holds what these
+    three have become of the velocity, the coefficients over e^log_full, too. `pushed` is the record of a velocity that
+    the run begins with, from a start of zeros.
     """
 
     full: Coefficients
@@ -47,6 +49,8 @@ class Record:
     signs: jax.Array
     hold: jax.Array
     drive: jax.Array
+    velocity: tuple[Coefficients, jax.Array, jax.Array] | None = None
+    pushed: Record | None = None
 
 
 class Updates(NamedTuple):
@@ -77,17 +81,22 @@ def timeline(
     first: Any,
     g: jax.Array,
     mask: jax.Array,
+    pushed: bool = False,
 ) -> Record:
     """The record of a run for squared singular values g, shape (k,), with `mask` on the winning ones.
 
     `reads` says after which updates to save: as `Updates` for descents with a closed form, as `Reads` for others.
+    `pushed`: with the record of a velocity that the run begins with.
     """
     if isinstance(dynamics, Flow):
         return _flow_timeline(model, dynamics, times, first, g, mask)
     if isinstance(reads, Updates):
         return _equal_steps_timeline(model, dynamics, reads, g, mask)
     assert reads is not None
-    return _product_timeline(model, dynamics, reads, first, g, mask)
+    record = _product_timeline(model, dynamics, reads, first, g, mask)
+    if not pushed:
+        return record
+    return dataclasses.replace(record, pushed=_product_timeline(model, dynamics, reads, first, g, mask, pushed=True))
 
 
 def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: Any) -> Rates:
@@ -163,7 +172,8 @@ def _equal_steps_timeline(
 
 
 def _product_timeline(
-    model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, g: jax.Array, mask: jax.Array
+    model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
+    pushed: bool = False,
 ) -> Record:
     """Ordered products of the one-step matrices: any schedule, rates that are not proportional, momentum.
 
@@ -173,13 +183,17 @@ def _product_timeline(
         nodes = _winning_nodes(g, mask, unit_rates(model, descent, g.dtype))
     else:
         nodes = jnp.zeros(4, g.dtype)
-    saved = products(model, descent, reads, first, g, mask, nodes)
+    saved = products(model, descent, reads, first, g, mask, nodes, pushed)
     x, log_two = saved["x"], jnp.log(jnp.asarray(2.0, g.dtype))
     logs = {name: power.astype(g.dtype) * log_two for name, power in saved["power"].items()}
 
     def coefficients(values: dict[str, jax.Array]) -> Coefficients:
         return Coefficients(**{name: values[name] for name in ("own", "feed", "carry", "lift", "keep")})
 
+    velocity = None
+    if "v" in saved:
+        v = saved["v"]
+        velocity = coefficients(v["full"]), v["scalars"]["hold"], v["scalars"]["drive"]
     scalars, log_powers = x["scalars"], safe_log(jnp.abs(saved["nodes"])) + logs["nodes"]
     # What falls of the winning modes, p(mu-), belongs to the rest, and with large steps it may be the largest part.
     above = jax.lax.stop_gradient(jnp.maximum(log_powers[:, 1] - logs["rest"], 0.0))
@@ -193,4 +207,5 @@ def _product_timeline(
         jnp.sign(saved["nodes"]),
         scalars["hold"],
         scalars["drive"],
+        velocity,
     )
