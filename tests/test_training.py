@@ -289,3 +289,23 @@ def test_heads_keep_what_is_anchored_out_of_the_optimiser(data):
 def test_a_run_is_frozen(anchored):
     with pytest.raises(dataclasses.FrozenInstanceError):
         anchored.stopped = None
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_collapse_switched_on_or_off_on_the_way_is_nan_where_it_was_not_asked_for(data, anchored, watched):
+    parts = []
+    before, after = (settings(watch={"collapse": on}, train={"checkpoint_every": 1}) for on in (watched, not watched))
+    train(before, data, keep=parts.append)
+    run = train(after, data, before=parts[0])
+    assert {values.shape for values in run.history.values()} == {(3, 2)}
+    np.testing.assert_array_equal(run.history["loss"], anchored.history["loss"])
+    seen = np.isfinite(run.history["nc1"]).all(axis=1)
+    assert seen.tolist() == ([True, False, False] if watched else [False, True, True])
+    np.testing.assert_array_equal(run.history["nc1"][seen], anchored.history["nc1"][seen])
+
+
+def test_rows_without_a_class_are_said(data):
+    asked = settings(watch={"collapse": True, "samples": 2}, train={"epochs": 1})
+    with pytest.warns(UserWarning, match="of the 2 training images .* none is of class 1, .*raise .watch. samples"):
+        run = train(asked, data)
+    assert np.all(np.isnan(run.history["nc1"])) and run.history["nc1"].shape == (1, 2)

@@ -54,8 +54,8 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
         )
     if carried and before.memory is None:
         raise ValueError(
-            "the trajectory does not hold the velocity that a run with momentum goes on with; ask for all times at once, "
-            f"or {afresh}"
+            "the trajectory does not hold the velocity that a run with momentum goes on with; ask for all times at "
+            f"once, or {afresh}"
         )
 
 

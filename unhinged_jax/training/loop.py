@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 
 import equinox as eqx
@@ -96,11 +97,28 @@ class Trainer:
             self.recipe = recipe_of(settings, data, self._mesh)
             self.material = material_of(settings, data, room)
             self._clean = data.train_y if data.clean_y is None else data.clean_y
+            self._rows = self._watched_rows()
             # What cannot be built is refused now, and not after files were made.
             key = jax.ShapeDtypeStruct((), jnp.int32)
             eqx.filter_eval_shape(new_learner, key, shape_of(settings), data.image, data.classes)
         together = settings.train.together
         self._together = settings.network.kind == "mlp" if together is None else together
+
+    def _watched_rows(self) -> np.ndarray | None:
+        """The rows in which neural collapse is looked at; None where one of the classes has none among them."""
+        size = self._clean.size
+        rows = np.linspace(0, size - 1, min(self.settings.watch.samples, size)).astype(int)
+        without = np.setdiff1d(np.arange(self.data.classes), self._clean[rows])
+        if not without.size:
+            return rows
+        if self.settings.watch.collapse:
+            warnings.warn(
+                f"of the {rows.size} training images in which neural collapse is looked at none is of class "
+                f"{', '.join(map(str, without))}, so its observables are NaN; raise [watch] samples, fill the classes, "
+                "or set [watch] collapse = false.",
+                stacklevel=4,
+            )
+        return None
 
     def start(self) -> Learner:
         """The learners of all seeds before the first update."""
@@ -165,22 +183,21 @@ class Trainer:
         return apply_all(learners, jnp.asarray(images), self.material, self.recipe.compute, chunk, self._together)
 
     def _collapse(self, learners: Learner, now: bool) -> dict[str, np.ndarray]:
-        rows = np.linspace(0, self._clean.size - 1, min(self.settings.watch.samples, self._clean.size)).astype(int)
-        labels = self._clean[rows]
-        if np.unique(labels).size < self.data.classes:
-            return {}
-        if not now:
+        if self._rows is None or not now:
             return {name: np.full(len(self.settings.seeds), np.nan) for name in METRICS}
-        features, logits, _ = self._apply(learners, self.data.train_x[rows])
-        W = learners.model.head.prototypes
-        values = collapse_of_all(features, logits, W, jnp.asarray(labels), self.data.classes)
+        features, logits, _ = self._apply(learners, self.data.train_x[self._rows])
+        W, labels = learners.model.head.prototypes, jnp.asarray(self._clean[self._rows])
+        values = collapse_of_all(features, logits, W, labels, self.data.classes)
         return {name: np.asarray(value, float) for name, value in values.items()}
 
 
 def _longer(run: Trained, learners: Learner, facts: dict[str, np.ndarray], seconds: float) -> Trained:
-    """The run with one more epoch."""
-    empty = np.empty((0, run.stopped.size))
-    history = {name: np.concatenate([run.history.get(name, empty), value[None]]) for name, value in facts.items()}
+    """The run with one more epoch; NaN where something was not observed, then or now."""
+    unseen = np.full((run.epochs + 1, run.stopped.size), np.nan)
+    history = {
+        name: np.concatenate([run.history.get(name, unseen[:-1]), facts.get(name, unseen[-1])[None]])
+        for name in [*run.history, *(name for name in facts if name not in run.history)]
+    }
     halted = np.asarray(learners.halted)
     stopped = np.where((run.stopped < 0) & halted, run.epochs, run.stopped)
     return Trained(run.settings, history, learners, stopped, [*run.seconds, seconds])
