@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.sweep.bands import band_figure
 from unhinged_jax.sweep.boundaries import boundaries
-from unhinged_jax.sweep.maps import map_figure
-from unhinged_jax.sweep.report import _boundaries
+from unhinged_jax.sweep.maps import colours_of, map_figure
+from unhinged_jax.sweep.pictures import in_order
+from unhinged_jax.sweep.report import _axis, _boundaries
 
 xarray = pytest.importorskip("xarray", reason="sweeps need xarray")
 
@@ -102,14 +104,84 @@ def test_a_trade_off_moves_with_the_number_of_classes():
     np.testing.assert_allclose(line.y, [2 / (count - 2) for count in counts], rtol=1e-12)
 
 
-def test_decays_joined_with_different_values_have_no_line_at_the_first_of_them():
+def test_decays_joined_with_different_values_have_their_line_where_the_product_is():
     tables = plan_of(GAMMA).tables()
     tables["model"]["decay"] = [0.1, 0.1]
 
-    def meanings(other):
+    def line(other):
         zipped = {"name": "decays", "model.decay.0": [0.02, 0.2, 2.0], "model.decay.1": other}
         plan = uj.Plan.of({**tables, "sweep": {**tables["sweep"], "zip": zipped}}, check=False)
-        return {line.meaning for line in boundaries(plan, "gamma", "decays", {})}
+        (found,) = (line for line in boundaries(plan, "gamma", "decays", {}) if line.meaning == "λ₁λ₂ = max σ²")
+        return found.y
 
-    assert "λ₁λ₂ = max σ²" in meanings([0.02, 0.2, 2.0])
-    assert "λ₁λ₂ = max σ²" not in meanings([2.0, 2.0, 2.0])
+    sigma = line([0.02, 0.2, 2.0])
+    np.testing.assert_allclose(line([0.08, 0.8, 8.0]), sigma / 2, rtol=1e-12)  # x (4 x) = sigma^2
+    np.testing.assert_allclose(line([2.0, 2.0, 2.0]), np.where(sigma**2 / 2 < 0.02, np.nan, sigma**2 / 2), rtol=1e-12)
+
+
+LISTED = {"gamma": [0.1, 0.4, 0.25], "decays": [0.9, 0.05, 0.3]}
+
+
+@pytest.fixture(scope="module")
+def unsorted():
+    """Axes listed in no order, a zip of decays among them; the value of a point tells where it belongs."""
+    tables = plan_of({"model.gamma": LISTED["gamma"]}).tables()
+    tables["model"]["decay"] = [0.1, 0.1]
+    second = [4 * value for value in LISTED["decays"]]
+    tables["sweep"]["zip"] = {"name": "decays", "model.decay.0": LISTED["decays"], "model.decay.1": second}
+    plan = uj.Plan.of(tables, check=False)
+    data = xarray.Dataset(
+        {"log_norm": (("gamma", "decays", "seed", "time"), np.zeros((3, 3, 1, 2))),
+         "result": (("gamma", "decays", "seed"), np.zeros((3, 3, 1), int))},
+        coords={"time": [0.0, 1.0]},
+    )  # fmt: skip
+    values = 10 * np.asarray(LISTED["gamma"])[:, None] + np.asarray(LISTED["decays"])
+    data["log_norm"][:, :, 0, 1] = values
+    return plan, data
+
+
+def test_cells_of_axes_listed_in_no_order_lie_at_their_values(unsorted):
+    plan, data = in_order(*unsorted)
+    for names in (("gamma", "decays"), ("decays", "gamma")):
+        axes = map_figure(plan, data, names, 1).axes[0]
+        (mesh,) = (found for found in axes.collections if hasattr(found, "get_coordinates"))
+        corners, shades = mesh.get_coordinates(), np.asarray(mesh.get_array()).reshape(3, 3)
+        assert np.all(np.diff(corners[0, :, 0]) > 0) and np.all(np.diff(corners[:, 0, 1]) > 0)
+        for gamma in LISTED["gamma"]:
+            for decay in LISTED["decays"]:
+                x, y = (gamma, decay) if names[0] == "gamma" else (decay, gamma)
+                column = np.searchsorted(corners[0, :, 0], x) - 1
+                row = np.searchsorted(corners[:, 0, 1], y) - 1
+                assert shades[row, column] == pytest.approx(10 * gamma + decay)
+    assert _axis(plan, "gamma")["values"] == sorted(LISTED["gamma"])
+    assert _axis(plan, "decays")["more"]["1"] == [4 * value for value in sorted(LISTED["decays"])]
+    lines = band_figure(plan, data, ("gamma", "decays")).axes[0].get_lines()
+    assert [float(line.get_label()) for line in lines] == sorted(float(line.get_label()) for line in lines)
+
+
+def test_boundaries_of_axes_in_any_order_are_the_same(unsorted):
+    plan, data = unsorted
+    ascending, _ = in_order(plan, data)
+
+    def found(plan):
+        lines = boundaries(plan, "gamma", "decays", {})
+        return {line.meaning: sorted(zip(line.x.tolist(), line.y.tolist(), strict=True)) for line in lines}
+
+    one, other = found(plan), found(ascending)
+    assert {*one} == {*other} and "λ₁λ₂ = max σ²" in one
+    for meaning, points in one.items():
+        np.testing.assert_allclose(points, other[meaning], rtol=1e-12)
+
+
+def test_white_is_the_norm_of_a_start_that_was_observed_and_that_all_points_share(unsorted):
+    from matplotlib.colors import TwoSlopeNorm
+
+    _, data = unsorted
+    field = data["log_norm"].copy()
+    field[..., 0] = 2.0
+    assert isinstance(colours_of(field, 1)["norm"], TwoSlopeNorm) and colours_of(field, 1)["norm"].vcenter == 2.0
+    late = field.assign_coords(time=[1.0, 2.0])
+    differing = field.copy()
+    differing[0, :, :, 0] = 3.0
+    for other in (late, differing):
+        assert not isinstance(colours_of(other, 1)["norm"], TwoSlopeNorm)

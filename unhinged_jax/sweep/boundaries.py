@@ -115,7 +115,7 @@ def _lines(plan: Plan, across: str, up: str, places: dict[str, int], keys: dict[
     values = {dim.name: np.asarray(dim.axes[0].values, float) for dim in plan.dims if dim.name in (across, up)}
     here = [plan.config_at({**places, across: i}) for i in range(len(values[across]))]
     lines = []
-    decay = _decay_for(keys[up], here[0]) if _one_value(plan, up) else None
+    decay = _decay_for(plan, up, here[0])
     if decay is not None and not keys[across] & {"model.decay", "model.decay.0", "model.decay.1"}:
         height = np.asarray([decay(top_singular_value(config), config) for config in here])
         lines.append(Boundary(GROWTH, values[across], height))
@@ -140,20 +140,39 @@ def _lines(plan: Plan, across: str, up: str, places: dict[str, int], keys: dict[
     return lines
 
 
-def _one_value(plan: Plan, name: str) -> bool:
-    """Whether the axes of a dimension that are joined have the same values, so that its coordinate is that of each."""
-    first, *others = next(dim for dim in plan.dims if dim.name == name).axes
-    return all(axis.values == first.values for axis in others)
-
-
-def _decay_for(keys: set[str], config: Config) -> Callable[[float, Config], float] | None:
+def _decay_for(plan: Plan, up: str, config: Config) -> Callable[[float, Config], float] | None:
     """Height of the growth boundary on an axis of decays, from the top singular value."""
-    if keys in ({"model.decay"}, {"model.decay.0", "model.decay.1"}):
+    axes = next(dim for dim in plan.dims if dim.name == up).axes
+    keys = {axis.key for axis in axes}
+    if keys == {"model.decay"}:
         return lambda sigma, config: sigma
+    if keys == {"model.decay.0", "model.decay.1"}:
+        return lambda sigma, config: _where_product_is(sigma**2, *(np.asarray(axis.values, float) for axis in axes))
     for place in (0, 1):
         if keys == {f"model.decay.{place}"} and isinstance(config.model.decay, list):
             return lambda sigma, config: sigma**2 / config.model.decay[1 - place]  # type: ignore[index]
     return None
+
+
+def _where_product_is(square: float, first: np.ndarray, second: np.ndarray) -> float:
+    """The first of two decays that vary together where their product is `square`, between neighbours by powers.
+
+    NaN where the product gets there nowhere, or more than once.
+    """
+    order = np.argsort(first)
+    first, product = first[order], (first * second)[order]
+    known = product > 0
+    logs, heights = np.log(first[known]), np.log(product[known] / square)
+    gap = heights[:-1] * heights[1:]
+    crossed = np.flatnonzero((gap < 0) | (heights[:-1] == 0))
+    ends = int(heights.size and heights[-1] == 0)
+    if crossed.size + ends != 1:
+        return float("nan")
+    if ends:
+        return float(np.exp(logs[-1]))
+    i = crossed[0]
+    share = heights[i] / (heights[i] - heights[i + 1])
+    return float(np.exp(logs[i] + share * (logs[i + 1] - logs[i])))
 
 
 def _gamma(config: Config) -> float:

@@ -72,8 +72,9 @@ def arranged(count: int) -> tuple[int, int]:
 def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     """Map and norm of colours for the medians at a moment.
 
-    A logarithm of a norm is told apart by whether it grew; positive values over more than two decades are drawn by
-    their logarithm. Outliers beyond the 1st and 99th percentile do not stretch the range.
+    A logarithm of a norm is told apart by whether it grew, if the start was observed and all points share it; positive
+    values over more than two decades are drawn by their logarithm. Outliers beyond the 1st and 99th percentile do not
+    stretch the range.
     """
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
@@ -86,12 +87,22 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
         low, high = finite.min(), finite.max()
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     found = {"cmap": "cividis", "extend": extend[bool(finite.min() < low), bool(finite.max() > high)]}
-    start = float(np.nanmedian(array.isel(time=0)))
+    start = _start_of(array)
     if str(array.name).startswith("log_norm") and low < start < high:
         return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high)}
     if low > 0 and high > 100 * low:
         return {**found, "norm": LogNorm(low, high)}
     return {**found, "norm": Normalize(low, high if high > low else low + 1e-12)}
+
+
+def _start_of(array: xarray.DataArray) -> float:
+    """The value at time 0 that all points have, over the median of seeds; NaN where it was not seen, or differs."""
+    if array["time"].values[0] != 0:
+        return math.nan
+    starts = over_seeds(array.isel(time=0))[0]
+    starts = starts[np.isfinite(starts)]
+    same = starts.size > 0 and np.ptp(starts) <= 1e-4 * max(1.0, float(np.max(np.abs(starts))))
+    return float(np.median(starts)) if same else math.nan
 
 
 def _panel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from unhinged_jax._whole import make_folder, whole
 from unhinged_jax.config import only_data
 from unhinged_jax.plots import save, style
 from unhinged_jax.sweep.bands import band_figure
+from unhinged_jax.sweep.design import Dim
 from unhinged_jax.sweep.maps import map_figure
 from unhinged_jax.sweep.plan import Plan
 from unhinged_jax.sweep.read import dataset_of
@@ -64,7 +66,7 @@ def _draw(
     plan, data = plan_of(opened), dataset_of(opened)
     data = _chosen(data, opened.observed, tuple(observe))
     moment = len(data["time"]) - 1 if time is None else int(np.argmin(np.abs(data["time"].values - time)))
-    data = data.load()
+    plan, data = in_order(plan, data.load())
     if not np.any(data["result"].values >= 0):
         raise ValueError(f"{opened.path} holds no finished point yet; run `unhinged sweep` first.")
     names = axes_of_maps(plan, data, x, y)
@@ -79,6 +81,20 @@ def _draw(
         with style():
             written += save(figure, out, name)
     return [*written, page]
+
+
+def in_order(plan: Plan, data: xarray.Dataset) -> tuple[Plan, xarray.Dataset]:
+    """The plan and its data with every axis of numbers ascending, however its values were listed: as they are drawn."""
+    dims: list[Dim] = []
+    for dim in plan.dims:
+        values = dim.axes[0].coordinate()
+        order = np.arange(dim.size)
+        if dim.kind in ("grid", "zip") and values.dtype.kind != "U":
+            order = np.argsort(values, kind="stable")
+            data = data.isel({dim.name: order})
+        axes = tuple(dataclasses.replace(axis, values=tuple(axis.values[i] for i in order)) for axis in dim.axes)
+        dims.append(dataclasses.replace(dim, axes=axes))
+    return dataclasses.replace(plan, dims=tuple(dims)), data
 
 
 def _refuse_others(out: Path) -> None:
