@@ -111,3 +111,80 @@ def test_maps_of_runs_that_end_early_are_refused(which):
             uj.push_forward(model, diverging, state, [40], state)
         else:
             uj.lyapunov(model, diverging, state, 80, 1, segments=2)
+
+
+def limit_direction(model, H, W):
+    """The direction that (H, W) tends to without decay, from the eigenvectors of the dense coupling, in NumPy."""
+    M = np.asarray(model.signal().dense("float64"), float)
+    n, C = M.shape
+    values, vectors = np.linalg.eigh(np.block([[np.zeros((n, n)), M], [M.T, np.zeros((C, C))]]))
+    top = vectors[:, values > values[-1] * (1 - 1e-6)]
+    size = max(np.abs(H).max(), np.abs(W).max())
+    along = top @ (top.T @ (np.concatenate([H, W]) / size))
+    return along[:n], along[n:]
+
+
+def apart(X, Y):
+    """Distance of two directions."""
+    X, Y = (Z / np.abs(Z).max() for Z in (X, Y))
+    return np.linalg.norm(X / np.linalg.norm(X) - Y / np.linalg.norm(Y))
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "balanced", "precision"),
+    [
+        (uj.Flow(0.5), True, "float64"),
+        (uj.Descent(0.5, momentum=0.5), False, "float32"),
+        pytest.param(uj.Descent(0.5), True, "float32", marks=pytest.mark.long),
+        pytest.param(uj.Flow(0.5), False, "float32", marks=pytest.mark.long),
+        pytest.param(uj.Descent(0.5), False, "float64", marks=pytest.mark.long),
+    ],
+)
+def test_parts_of_very_different_size_are_read_as_given_beside_distances(dynamics, balanced, precision):
+    """The leading part is as large as the larger of the two; the smaller one is no difference of such numbers."""
+    model = uj.unconstrained(uj.balanced(3, 4) if balanced else uj.from_counts([6, 4, 2]), 4, gamma=0.2)
+    beside = ("log_norm_H", "log_norm_W", "log_abs_loss", "accuracy_margin", "nc1")
+    large, close = (1e150, 1e-9) if precision == "float64" else (1e18, 2e-4)
+    small = 1e-30 / large if precision == "float64" else 1e-20
+    sizes = [(small, large), (large, small), (small, 1.0), (small, small), (1.0, 1e-9)]
+    kind = np.dtype(precision).type
+    rng = np.random.default_rng(0)
+    H, W = rng.normal(size=(12, 4)).astype(kind), rng.normal(size=(3, 4)).astype(kind)
+    with jax.enable_x64(precision == "float64"):
+
+        @jax.jit
+        @jax.vmap
+        def read(h, w):
+            start = uj.State(h * H, w * W, np.zeros(3, kind))
+            out = []
+            for solve in (uj.simulate, uj.exact):
+                run = solve(model, dynamics, start, [0, 8], [*beside, "distance_H", "distance_W", "distance"])
+                out.append(dict(run.observables))
+            return *out, {name: uj.observe_state(model, start, name)[name] for name in beside}
+
+        found, truth, plain = read(*np.asarray(sizes, kind).T)
+    for lane, (h, w) in enumerate(sizes):
+        for name in beside:
+            for run in (found, truth):
+                assert float(run[name][lane, 0]) == pytest.approx(float(plain[name][lane]), rel=close), (name, h, w)
+        lead_H, lead_W = limit_direction(model, float(h) * H.astype(float), float(w) * W.astype(float))
+        for name, part, lead in (("distance_H", H, lead_H), ("distance_W", W, lead_W)):
+            want = apart(part.astype(float), lead)
+            for run in (found, truth):
+                assert float(run[name][lane, 0]) == pytest.approx(want, rel=close), (name, h, w)
+        for name in found:
+            assert float(found[name][lane, 1]) == pytest.approx(float(truth[name][lane, 1]), rel=close), (name, h, w)
+
+
+def test_what_goes_on_from_a_start_of_very_different_sizes_is_that_start():
+    model = uj.unconstrained(uj.balanced(3, 4), 4, gamma=0.2)
+    rng = np.random.default_rng(0)
+    start = uj.State(1e-180 * rng.normal(size=(12, 4)), 1e150 * rng.normal(size=(3, 4)), np.zeros(3))
+    standing = uj.Descent(uj.piecewise([0.0, 0.5], [3]), momentum=0.5)
+    run = uj.simulate(model, standing, start, [0, 2], ["log_norm_H", "distance_H"])
+    again = uj.simulate(model, standing, run, [2, 3, 4], ["log_norm_H", "distance_H"])
+    for name in ("log_norm_H", "distance_H"):
+        values = np.concatenate([run[name], again[name][:2]])
+        np.testing.assert_allclose(values, values[0], rtol=1e-14)
+    assert again["log_norm_H"][-1] > 300
+    np.testing.assert_allclose(again.final.log_scale + np.log(np.linalg.norm(again.final.H)), again["log_norm_H"][-1])

@@ -208,8 +208,9 @@ class ClassFeatures(Features):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PlaneFeatures(Features):
-    """h_i = along_i e_i + across_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal.
+    """h_i = along_i e_i + aside_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal.
 
+    aside = e^log_unit across, so that it may be smaller than any number of its type; log_unit, (n,), is 0 by default.
     `with_prototypes` = (W e^T, W f^T), two (C, n) arrays, may be given where the prototypes stay.
     """
 
@@ -218,18 +219,24 @@ class PlaneFeatures(Features):
     target: jax.Array
     transverse: jax.Array
     with_prototypes: tuple[jax.Array, jax.Array] | None = None
+    log_unit: jax.Array | None = None
+
+    @property
+    def aside(self) -> jax.Array:
+        """e^log_unit across, shape (n,), which may underflow."""
+        return self.across if self.log_unit is None else jnp.exp(self.log_unit) * self.across
 
     def dense(self) -> jax.Array:
-        return self.along[:, None] * self.target + self.across[:, None] * self.transverse
+        return self.along[:, None] * self.target + self.aside[:, None] * self.transverse
 
     def products(self, V: jax.Array) -> jax.Array:
-        return self.along[:, None] * (self.target @ V.T) + self.across[:, None] * (self.transverse @ V.T)
+        return self.along[:, None] * (self.target @ V.T) + self.aside[:, None] * (self.transverse @ V.T)
 
     def scores(self, W: jax.Array) -> jax.Array:
         if self.with_prototypes is None:
             return self.products(W).T
         along, across = self.with_prototypes
-        return self.along * along + self.across * across
+        return self.along * along + self.aside * across
 
     def rows(self, take: Callable[..., jax.Array]) -> PlaneFeatures:
         known = None
@@ -247,10 +254,10 @@ class PlaneFeatures(Features):
         )
 
     def row_norms(self) -> jax.Array:
-        return jnp.hypot(self.along, self.across)
+        return jnp.hypot(self.along, self.aside)
 
     def norm(self) -> jax.Array:
-        return safe_norm(self.along, self.across)
+        return safe_norm(self.along, self.aside)
 
 
 def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:

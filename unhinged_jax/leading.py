@@ -172,7 +172,8 @@ class Split(NamedTuple):
     """A state as amplitude times a fixed unit direction plus a remainder, for the distance between directions.
 
     `direction` and `rest` are lists of arrays with equal shapes, in orthonormal coordinates. The state is
-    sign e^log_amplitude direction + e^log_rest rest.
+    sign e^log_amplitude direction + e^log_rest rest; `whole` is the same state, over any scale, for where the sum
+    cancels.
     """
 
     direction: list[jax.Array]
@@ -180,6 +181,7 @@ class Split(NamedTuple):
     log_amplitude: jax.Array
     sign: jax.Array
     log_rest: jax.Array
+    whole: list[jax.Array]
 
 
 class Reference(NamedTuple):
@@ -220,6 +222,7 @@ def split_part(split: Split, which: slice) -> Split:
     return split._replace(
         direction=[part / safe for part in direction],
         rest=split.rest[which],
+        whole=split.whole[which],
         log_amplitude=split.log_amplitude + safe_log(size),
     )
 
@@ -228,22 +231,32 @@ def log_distance(split: Split) -> jax.Array:
     """log of the distance between the unit vector of the state and the direction, exact however small it is.
 
     With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest
-    along).
+    along). Where those two all but cancel, as in a part that starts far smaller than the other, the whole is compared.
+    Where the limit or the state has no direction the distance is NaN.
     """
-    along = sum((jnp.sum(d * x) for d, x in zip(split.direction, split.rest, strict=True)), jnp.zeros(()))
+    along, across = _along_and_across(split.direction, split.rest)
+    ahead_whole, aside_whole = _along_and_across(split.direction, split.whole)
     led = safe_norm(*split.direction) > 0
-    across = safe_norm(*(x - along * d for d, x in zip(split.direction, split.rest, strict=True)))
     common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, split.log_rest))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
     lead, shrink = split.sign * jnp.exp(split.log_amplitude - common), jnp.exp(split.log_rest - common)
     ahead = lead + along * shrink
-    angle = jnp.arctan2(across * shrink, ahead)
-    small = (across * shrink < 1e-3 * ahead) & (across > 0)
-    log_tangent = (
-        safe_log(across) + (split.log_rest - common) - jnp.log(jnp.where(small, ahead, 1.0))
-    )
+    aside, log_aside = across * shrink, safe_log(across) + (split.log_rest - common)
+    cancel = jnp.maximum(jnp.abs(ahead), aside) < jnp.abs(lead) / 8
+    ahead, aside = jnp.where(cancel, ahead_whole, ahead), jnp.where(cancel, aside_whole, aside)
+    log_aside = jnp.where(cancel, safe_log(aside_whole), log_aside)
+    there = (ahead != 0) | (aside != 0)
+    angle = jnp.arctan2(aside, jnp.where(there, ahead, 1.0))
+    small = (aside < 1e-3 * ahead) & (aside > 0)
+    log_tangent = log_aside - jnp.log(jnp.where(small, ahead, 1.0))
     # log(2 sin(phi/2)) = log(tan phi) - (3/8) tan^2 phi + O(tan^4 phi), sharp to 1e-13 below 1e-3
     square = jnp.exp(2 * jnp.where(small, log_tangent, 0.0))
     near = log_tangent - 3 / 8 * square + 11 / 64 * square**2
     far = safe_log(2 * jnp.abs(jnp.sin(jnp.where(small, 1.0, angle) / 2)))
-    return jnp.where(led, jnp.where(small, near, far), jnp.nan)
+    return jnp.where(led & there, jnp.where(small, near, far), jnp.nan)
+
+
+def _along_and_across(direction: list[jax.Array], parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Component of a vector along a unit direction, and the length of what is left."""
+    along = sum((jnp.sum(d * x) for d, x in zip(direction, parts, strict=True)), jnp.zeros(()))
+    return along, safe_norm(*(x - along * d for d, x in zip(direction, parts, strict=True)))

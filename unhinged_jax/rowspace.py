@@ -12,6 +12,7 @@ from unhinged_jax.features import ClassFeatures, DenseFeatures, Features
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.signal import ClassSignal, Signal
+from unhinged_jax.special import drift, power_of_two, safe_norm
 
 
 @jax.tree_util.register_dataclass
@@ -58,14 +59,20 @@ class RowSpace:
         """A part (Theta M carrier, prototypes) of the state in orthonormal coordinates: (H, residual, W)."""
         return [self.metric(self.lift(carrier)), jnp.zeros((), prototypes.dtype), prototypes]
 
-    def project(self, H: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """Features (n, p) as rows of this space and the residual that is orthogonal to them (None if there is none)."""
+    def project(self, H: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """Features (n, p) as rows of this space, what is orthogonal to them (None if there is none), and its factor.
+
+        The factor is a power of two that leaves that residual of ordinary size, for products with it.
+        """
         if not self.summed:
-            return H, None
+            return H, None, jnp.ones((), H.dtype)
         assert isinstance(self.signal, ClassSignal) and self.square_weights is not None
         rows = self.signal.class_sums(H)
         index, q = jnp.asarray(self.signal.index), jnp.asarray(self.signal.weights, H.dtype)
-        return rows, H - q[:, None] * (rows / self.divisor[:, None])[index]
+        residual = H - q[:, None] * (rows / self.divisor[:, None])[index]
+        info = jnp.finfo(H.dtype)
+        power = jnp.clip(drift(safe_norm(residual)), 2 - info.maxexp, info.maxexp - 2)
+        return rows, power_of_two(-power, H.dtype) * residual, power_of_two(power, H.dtype)
 
     def features(
         self,

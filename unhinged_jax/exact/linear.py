@@ -32,6 +32,7 @@ class Columns(NamedTuple):
 class ExactLinear:
     """What does not change along a run: the start in the row space of its model, F_0 = M^T H_0, and the winning modes.
 
+    The residual is `factor` times `residual`.
     `seen` is the start as the residual sees it, S_0 r^T, F_0 r^T and W_0 r^T: evolved like any other columns it gives
     the residual's part of the logits without a product over the feature dimension. `scatter` is the same for fewer rows
     with the Gram matrix of r. `moving` is the velocity that the run begins with, and `moving_b` that of the bias.
@@ -41,6 +42,7 @@ class ExactLinear:
     spectrum: Spectrum
     H: jax.Array
     residual: jax.Array | None
+    factor: jax.Array
     F: jax.Array
     W: jax.Array
     b: jax.Array
@@ -71,11 +73,12 @@ class ExactLinear:
             known["with_sums"], known["with_prototypes"] = self._evolve(record.full, slopes.full, self.seen)
         if self.scatter is not None:
             known["scatter"], _ = self._evolve(record.full, slopes.full, self.scatter)
-        features = self.space.features(H, self.residual, record.full.keep, **known)
+        features = self.space.features(H, self.residual, record.full.keep * self.factor, **known)
         view = View(model, features, W, b, log_full + self.log_scale)
         if self.leading is None:
             return view
-        split, log_start = self._split(record, slopes)
+        whole = [self.space.metric(H), record.full.keep * self._residual_norm(), W]
+        split, log_start = self._split(record, slopes, whole)
         view = dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
         if self.origin is None:
             return view
@@ -88,7 +91,7 @@ class ExactLinear:
         coefficients, hold, drive = record.velocity
         H, W = self._evolve(coefficients, slopes.velocity[0], Columns(self.H, self.F, self.W))
         log_full, b = record.log_full, hold * self.b + drive * self.drift_b
-        H = self.space.features(H, self.residual, coefficients.keep).dense()
+        H = self.space.features(H, self.residual, coefficients.keep * self.factor).dense()
         if (pushed := record.pushed) is not None:
             assert pushed.velocity is not None and slopes.pushed is not None and slopes.pushed.velocity is not None
             assert self.moving is not None and self.moving_b is not None
@@ -135,11 +138,11 @@ class ExactLinear:
         carrier = apply(c.carry, dc.carry, start.W) + apply(c.lift, dc.lift, start.F)
         return c.keep * start.H + self.space.lift(carrier), W
 
-    def _split(self, record: Record, slopes: Record) -> tuple[Split, jax.Array]:
+    def _split(self, record: Record, slopes: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
         """The leading part as an amplitude, and the rest alone: other modes, mu- of the winning ones, uncoupled."""
         assert self.leading is not None
         if self.leading.kind != "coupled":
-            return self._driven_split(record)
+            return self._driven_split(record, whole)
         lead = self.leading
         rest, log_powers = self._without_lead(record, slopes, Columns(self.H, self.F, self.W), (1.0, 1.0))
         residual = record.rest.keep * self._residual_norm()
@@ -149,6 +152,7 @@ class ExactLinear:
             log_powers[0],
             record.signs[0],
             record.log_rest,
+            whole,
         )
         if record.pushed is not None:
             assert slopes.pushed is not None and self.moving is not None
@@ -192,9 +196,9 @@ class ExactLinear:
         return self.leading.mask
 
     def _residual_norm(self) -> jax.Array:
-        return jnp.zeros((), self.W.dtype) if self.residual is None else safe_norm(self.residual)
+        return jnp.zeros((), self.W.dtype) if self.residual is None else self.factor * safe_norm(self.residual)
 
-    def _driven_split(self, record: Record) -> tuple[Split, jax.Array]:
+    def _driven_split(self, record: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
         """One part stays and drives the other along a fixed direction; the start of the other fades beside it.
 
         No mode matters then: the coefficient of what drives is the same for all of them.
@@ -204,14 +208,14 @@ class ExactLinear:
         if self.leading.kind == "anchored":
             direction = [self.space.metric(self.space.lift(self.W)), none, still(self.W)]
             rest = [self.space.metric(self.H), self._residual_norm(), still(self.W)]
-            ramp, fade = record.full.carry[0], 2
+            ramp, fade, whole = record.full.carry[0], 2, [*whole[:2], still(self.W)]
         else:
             direction = [still(self.space.metric(self.H)), none, self.F]
             rest = [still(self.space.metric(self.H)), none, self.W]
-            ramp, fade = record.full.feed[0], 3
+            ramp, fade, whole = record.full.feed[0], 3, [still(whole[0]), none, whole[2]]
         rest = [record.signs[fade] * part for part in rest]
         log_amplitude = safe_log(jnp.abs(ramp)) + record.log_full
-        course = Course(direction, rest, log_amplitude, jnp.sign(ramp), record.log_powers[fade])
+        course = Course(direction, rest, log_amplitude, jnp.sign(ramp), record.log_powers[fade], whole)
         if record.pushed is not None:
             assert self.moving is not None
             H, W = (self.moving.H, still(self.W)) if fade == 2 else (still(self.H), self.moving.W)
@@ -222,13 +226,14 @@ class ExactLinear:
 
 
 class Course(NamedTuple):
-    """A state as sign e^log_amplitude direction + e^log_rest rest, the direction not of norm 1."""
+    """A state as sign e^log_amplitude direction + e^log_rest rest, the direction of any norm; `whole`: as in Split."""
 
     direction: list[jax.Array]
     rest: list[jax.Array]
     log_amplitude: jax.Array
     sign: jax.Array
     log_rest: jax.Array
+    whole: list[jax.Array]
 
     def beside(self, rest: list[jax.Array], log_rest: jax.Array) -> Course:
         """With more beside the direction."""
@@ -242,8 +247,8 @@ class Course(NamedTuple):
         share = inner / jnp.where(square > 0, square, 1.0)
         across = [sign * (p - share * d) for d, p in zip(self.direction, part, strict=True)]
         (amplitude,), log = added([self.sign], self.log_amplitude, [share * sign], log_power)
-        whole = self._replace(log_amplitude=safe_log(jnp.abs(amplitude)) + log, sign=jnp.sign(amplitude))
-        return whole.beside(across, log_power)
+        moved = self._replace(log_amplitude=safe_log(jnp.abs(amplitude)) + log, sign=jnp.sign(amplitude))
+        return moved.beside(across, log_power)
 
     def split(self, log_scale: jax.Array) -> tuple[Split, jax.Array]:
         """The split of the state times e^log_scale, and the logarithm of the norm of the direction."""
@@ -252,7 +257,7 @@ class Course(NamedTuple):
         log_size = jnp.log(size)
         unit = [part / size for part in self.direction]
         log_amplitude = self.log_amplitude + log_size + log_scale
-        return Split(unit, self.rest, log_amplitude, self.sign, self.log_rest + log_scale), log_size
+        return Split(unit, self.rest, log_amplitude, self.sign, self.log_rest + log_scale, self.whole), log_size
 
 
 def added(one: Any, log: jax.Array, other: Any, other_log: jax.Array) -> tuple[Any, jax.Array]:
@@ -282,7 +287,7 @@ def exact_linear(
     `memory`: the velocity of momentum, downhill, in a row space that is not `summed`.
     """
     moving = None if memory is None else Columns(-memory["H"], -space.gather(memory["H"]), -memory["W"])
-    rows, residual = space.project(state.H)
+    rows, residual, factor = space.project(state.H)
     seen = None
     if residual is not None and affordable(residual.shape[0], state.W.shape[0]):
         seen = as_seen(space, rows, state.W, residual)
@@ -291,6 +296,7 @@ def exact_linear(
         spectrum=spectrum,
         H=rows,
         residual=residual,
+        factor=factor,
         F=space.gather(rows),
         W=state.W,
         b=state.b,

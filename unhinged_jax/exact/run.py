@@ -210,14 +210,17 @@ def _spherical(
         )
     assert reads is not None
 
+    def view_of(angle: jax.Array, level: jax.Array, *rest: jax.Array) -> View:
+        return sphere.view(angle, _sphere.log_unit(level, dtype), *rest)
+
     def read(carry: tuple[jax.Array, ...]) -> dict:
-        view = sphere.view(*carry)
+        view = view_of(*carry)
         saved = {"values": evaluate(plan, view)}
         return {**saved, "states": settled(view.state())} if states else saved
 
     last, saved, reached = _sphere.descent_values(sphere, dynamics, reads, first, read)
-    run = _trajectory(saved, sphere.view(*last[:4]), times, reached)
-    updates = last[5]
+    run = _trajectory(saved, view_of(*last[:5]), times, reached)
+    updates = last[6]
     code = jnp.where(updates == reads.updates, Result.COMPLETED, Result.OVERFLOW)
     return dataclasses.replace(run, elapsed=first + updates, code=code)
 

@@ -19,6 +19,9 @@ from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
 from unhinged_jax.special import phi1, safe_log
 
+_STEP = 40
+"""Powers of two between the levels of angles: far below 1 and far above what an update makes of an angle."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,7 @@ class LeaningPlane(PlaneFeatures):
     share: jax.Array = dataclasses.field(default_factory=lambda: jnp.zeros(()))
 
     def _plane(self) -> PlaneFeatures:
-        across = self.across + self.share * self.row_norms()
+        across = self.aside + self.share * self.row_norms()
         return PlaneFeatures(self.along, across, self.target, self.transverse, self.with_prototypes)
 
     def dense(self) -> jax.Array:
@@ -62,15 +65,18 @@ class Sphere:
         # What leaves the target grows without bound near its opposite; times 0 it must stay a number.
         self.most = float(jnp.finfo(W.dtype).max) ** 0.5
 
-    def view(self, angle: jax.Array, far: jax.Array, length: jax.Array, leaning: jax.Array) -> View:
-        """The state with these angles, from the target or (`far`) from its opposite, and lengths.
+    def view(
+        self, angle: jax.Array, log_unit: jax.Array, far: jax.Array, length: jax.Array, leaning: jax.Array
+    ) -> View:
+        """The state with the angles e^log_unit `angle`, from the target or (`far`) from its opposite, and lengths.
 
         `leaning`: what a part that leaves the target or its opposite has become, over the length, to first order.
         """
-        along, across = length * jnp.cos(angle), length * jnp.sin(angle)
+        whole = jnp.exp(log_unit) * angle
+        along, across = length * jnp.cos(whole), length * angle * _sinc(whole)
         plane, share = self.plane, jnp.where(self.still, jnp.minimum(leaning, self.most), 0.0)
         along = jnp.where(far, -along, along)
-        features = LeaningPlane(along, across, plane.target, plane.transverse, plane.with_prototypes, share)
+        features = LeaningPlane(along, across, plane.target, plane.transverse, plane.with_prototypes, log_unit, share)
         return View(self.model, features, self.W, self.b, jnp.zeros((), self.W.dtype))
 
 
@@ -81,15 +87,24 @@ def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
     # (e^{slack a tau} - 1) / (slack a) = tau phi1(-slack a tau)
     turned = flow.rate_H * sphere.pull * sphere.length ** (-slack) * tau * phi1(jnp.asarray(-slack * a * tau))
     small = jnp.where(sphere.far, jnp.pi / 2 - sphere.angle, sphere.angle)  # harmless where `far`
-    near = jnp.tan(small / 2) * jnp.exp(-turned)
+    near = jnp.tan(small / 2)
     # Opposite the target the tangent of half the complement grows: its logarithm does not overflow.
     half = jnp.tan(jnp.where(sphere.far, sphere.angle, 1.0) / 2)
     log_away = safe_log(half) + turned
     away, back = jnp.exp(jnp.minimum(log_away, 0.0)), jnp.exp(-jnp.maximum(log_away, 0.0))
     still_far = sphere.far & (log_away < 0)
     tangent = jnp.where(sphere.far, jnp.where(still_far, away, back), near)
+    log_unit = jnp.where(sphere.far, 0.0, -turned)
+    whole = jnp.exp(log_unit) * tangent
+    angle = 2 * tangent * jnp.where(whole == 0, 1.0, jnp.arctan(whole) / jnp.where(whole == 0, 1.0, whole))
     leaning = jnp.exp(jnp.minimum(jnp.where(sphere.far, turned, -turned), math.log(sphere.most))) / sphere.length
-    return sphere.view(2 * jnp.arctan(tangent), still_far, sphere.length * jnp.exp(-a * tau), leaning)
+    return sphere.view(angle, log_unit, still_far, sphere.length * jnp.exp(-a * tau), leaning)
+
+
+def _sinc(x: jax.Array) -> jax.Array:
+    """sin(x)/x, 1 at 0."""
+    safe = jnp.where(x == 0, 1.0, x)
+    return jnp.where(x == 0, 1.0, jnp.sin(safe) / safe)
 
 
 def descent_values(
@@ -101,22 +116,30 @@ def descent_values(
 
     Angles are carried from the nearest pole, with a sign: a step too far crosses the line through the target. What
     rounding loses of an angle or a length is added to its next change (Kahan's summation): angles shrink to nothing in
-    very many turns, and each of them depends on all changes of the length before. The carry ends with the updates made.
+    very many turns, and each of them depends on all changes of the length before. An angle stands for 2^(_STEP level)
+    times itself, level <= 0, so that it may become smaller than any number of its type. The carry ends with the updates
+    made.
     """
     model, dtype = sphere.model, sphere.W.dtype
 
     def step(carry: tuple[Any, ...], k: jax.Array) -> tuple[Any, ...]:
-        angle, far, length, leaning, (lost, lost_length), updates = carry
+        angle, level, far, length, leaning, (lost, lost_length), updates = carry
+        unit = _unit(level, dtype)
+        whole = unit * angle
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time) * rate_at(descent.rate_H, time), dtype)
         decay = eta * model.decay_H
         keep, turn = 1 - decay, eta * sphere.pull * length ** (model.rescaling - 2)
         beyond = keep < 0
-        push = turn * jnp.sin(angle)
-        moved = jnp.arctan2(push, jnp.abs(keep))
+        sine = turn * angle * _sinc(whole)
+        push = unit * sine
+        tiny = jnp.abs(push) < 2.0**-_STEP * jnp.abs(keep)  # its arc tangent is itself
+        safe = jnp.where(tiny, 1.0, jnp.where(unit > 0, unit, 1.0))
+        arc = jnp.arctan2(jnp.where(tiny, 0.0, push), jnp.where(tiny, 1.0, jnp.abs(keep))) / safe
+        moved = jnp.where(tiny, sine / jnp.where(tiny, jnp.abs(keep), 1.0), arc)
         turned, lost = _added(angle, jnp.where(far ^ beyond, moved, -moved), lost)
-        crossed = jnp.abs(turned) > jnp.pi / 2
-        turned = jnp.where(crossed, jnp.sign(turned) * jnp.pi - turned, turned)
+        crossed = jnp.abs(unit * turned) > jnp.pi / 2
+        turned = jnp.where(crossed, jnp.sign(turned) * jnp.pi / safe - turned, turned)
         mirrored = crossed ^ beyond  # the opposite of an angle from one pole is minus it from the other
         turned, lost = jnp.where(beyond, -turned, turned), jnp.where(mirrored, -lost, lost)
         gone = (keep == 0) & (push == 0)
@@ -125,16 +148,37 @@ def descent_values(
         added, lost_added = _added(length, length * growth, lost_length)
         near = growth > -0.5  # below, a sum would cancel
         stretched, lost_length = jnp.where(near, added, length * stretch), jnp.where(near, lost_added, 0.0)
-        across = keep + jnp.where(far, turn, -turn) * jnp.cos(angle)
+        across = keep + jnp.where(far, turn, -turn) * jnp.cos(whole)
         leaning = jnp.clip(leaning * across / jnp.where(gone, 1.0, stretch), -sphere.most, sphere.most)
-        return turned, far ^ mirrored, stretched, leaning, (lost, lost_length), updates + 1
+        (turned, lost), level = _levelled((turned, lost), level)
+        return turned, level, far ^ mirrored, stretched, leaning, (lost, lost_length), updates + 1
 
     def settle(_: Any, after: tuple[Any, ...]) -> tuple[Any, jax.Array]:
-        return after, jnp.all(jnp.isfinite(after[0])) & jnp.all(after[2] < sphere.most)
+        return after, jnp.all(jnp.isfinite(after[0])) & jnp.all(after[3] < sphere.most)
 
     nothing = jnp.zeros_like(sphere.angle)
-    start = (sphere.angle, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing), jnp.zeros((), jnp.int32))
-    return _scan.run(step, start, reads, read, settle, needs=lambda carry: carry[:4])
+    level = jnp.zeros(nothing.shape, jnp.int32)
+    start = (
+        sphere.angle, level, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing), jnp.zeros((), jnp.int32),
+    )  # fmt: skip
+    return _scan.run(step, start, reads, read, settle, needs=lambda carry: carry[:5])
+
+
+def log_unit(level: jax.Array, dtype: Any) -> jax.Array:
+    """Logarithm of what an angle of this level stands for."""
+    return level.astype(dtype) * (_STEP * math.log(2.0))
+
+
+def _unit(level: jax.Array, dtype: Any) -> jax.Array:
+    return jnp.exp2(_STEP * level.astype(dtype))
+
+
+def _levelled(angles: tuple[jax.Array, jax.Array], level: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """Angles, with what is lost of them, at a level where they are neither very small nor large."""
+    size = jnp.abs(angles[0])
+    down, up = (size > 0) & (size < 2.0**-_STEP), (size > 1.0) & (level < 0)
+    factor = jnp.where(down, 2.0**_STEP, jnp.where(up, 2.0**-_STEP, 1.0)).astype(size.dtype)
+    return tuple(factor * angle for angle in angles), level - down + up
 
 
 def _added(value: jax.Array, change: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -49,9 +49,16 @@ def _in_plane(view: View) -> PlaneFeatures:
 
 def _log_spherical_error(features: PlaneFeatures) -> jax.Array:
     """log of the Frobenius distance between unit features and unit targets, from the angles; g_i = 0 counts 0."""
-    angle = jnp.arctan2(jnp.abs(features.across), features.along)
-    moves = jnp.any(features.target != 0, axis=1)
-    return safe_log(safe_norm(jnp.where(moves, 2 * jnp.sin(angle / 2), 0.0)))
+    aside, moves = jnp.abs(features.aside), jnp.any(features.target != 0, axis=1)
+    error = safe_log(2 * jnp.sin(jnp.arctan2(aside, features.along) / 2))
+    if features.log_unit is not None:  # an angle may be smaller than any number of its type, its logarithm not
+        small = aside < jnp.finfo(aside.dtype).eps * features.along
+        log_angle = safe_log(jnp.abs(features.across)) - jnp.log(jnp.where(small, features.along, 1.0))
+        error = jnp.where(small, log_angle + features.log_unit, error)
+    error = jnp.where(moves, error, -jnp.inf)
+    most = jax.lax.stop_gradient(jnp.max(error))
+    most = jnp.where(jnp.isfinite(most), most, 0.0)
+    return safe_log(safe_norm(jnp.exp(error - most))) + most
 
 
 def gap(which: slice) -> Callable[[View], jax.Array]:

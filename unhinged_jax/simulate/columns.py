@@ -125,7 +125,7 @@ class ColumnSystem(System):
         unit = jnp.exp(logs[0] - log_scale)
         return {**turned, "H": unit * turned["H"], "W": unit * turned["W"]}
 
-    def view(self, body: Body, logs: list[jax.Array]) -> View:
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         log_scale = logs[0] if self.scaled else jnp.zeros((), body["W"].dtype)
         return View(self.model, DenseFeatures(body["H"].T), body["W"].T, body["b"], log_scale)
 

@@ -44,5 +44,5 @@ class DenseSystem(System):
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
         return velocity
 
-    def view(self, body: Body, logs: list[jax.Array]) -> View:
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         return View(self.model, DenseFeatures(body["H"]), body["W"], body["b"], jnp.zeros((), body["W"].dtype))

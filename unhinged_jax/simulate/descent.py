@@ -42,16 +42,7 @@ def run(
     """
     body, transform = system.body(), _transformation(descent)
     dtype = next(iter(body.values())).dtype
-    carry = {
-        "body": body,
-        "memory": _initial_memory(system, descent, transform, body, memory),
-        "lost": jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
-        "powers": system.powers,
-        "updates": jnp.zeros((), jnp.int32),
-        "code": jnp.asarray(Result.COMPLETED, jnp.int32),
-    }
-    if system.groups:
-        carry["there"] = jnp.zeros(len(system.groups), bool)
+    carry = _start(system, body, _initial_memory(system, descent, transform, body, memory))
 
     def step(carry: dict, k: jax.Array) -> dict:
         time = (first + k).astype(dtype)
@@ -60,12 +51,13 @@ def run(
         downhill = jax.tree.map(jnp.negative, system.velocity_at(carry["body"], carry["powers"]))
         change, memory = transform.update(downhill, carry["memory"], carry["body"])
         moved, lost = _applied(carry["body"], rated(change, rate_H, rate_W), carry["lost"])
-        return {**carry, "body": moved, "lost": lost, "memory": memory, "updates": carry["updates"] + 1}
+        still, updates = carry["still"] & (rate_H == 0) & (rate_W == 0), carry["updates"] + 1
+        return {**carry, "body": moved, "lost": lost, "memory": memory, "still": still, "updates": updates}
 
     look = reader(system, plan, keep_states)
 
     def read(needed: dict) -> dict:
-        return look(needed["body"], _logs(system, needed, dtype))
+        return look(needed["body"], _logs(system, needed, dtype), needed["still"])
 
     def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
         return _settled(system, before, after, dtype)
@@ -85,7 +77,7 @@ def run(
         return _rescaled(system, carry, jnp.stack(system.sizes(carry["body"])))
 
     carry, saved, reached = _scan.run(
-        step, carry, reads, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers")},
+        step, carry, reads, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers", "still")},
         (_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
         alone if to_the_last else None,
     )  # fmt: skip
@@ -98,6 +90,20 @@ def run(
         "updates": carry["updates"],
         "code": code,
     }
+
+
+def _start(system: System, body: Body, memory: Any) -> dict:
+    """The carry before the first update."""
+    carry = {
+        "body": body,
+        "memory": memory,
+        "lost": jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
+        "powers": system.powers,
+        "still": jnp.asarray(True),
+        "updates": jnp.zeros((), jnp.int32),
+        "code": jnp.asarray(Result.COMPLETED, jnp.int32),
+    }
+    return {**carry, "there": jnp.zeros(carry["powers"].shape, bool)} if system.groups else carry
 
 
 def _settled(system: System, before: dict, after: dict, dtype: Any) -> tuple[dict, jax.Array]:
@@ -131,7 +137,7 @@ def _transformation(descent: Descent) -> optax.GradientTransformation:
 
 
 def _view(system: System, carry: dict, dtype: Any) -> View:
-    return system.view(carry["body"], _logs(system, carry, dtype))
+    return system.view(carry["body"], _logs(system, carry, dtype), carry["still"])
 
 
 def _logs(system: System, carry: dict, dtype: Any) -> list[jax.Array]:

@@ -43,8 +43,12 @@ def run(
     look = reader(system, plan, keep_states)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
 
+    def moment(y: dict) -> tuple[Body, list[jax.Array], jax.Array]:
+        unmoved = jax.tree.map(lambda now, start: jnp.all(now == start), y, begin)
+        return system.clean(y["body"]), y["logs"], jnp.all(jnp.stack(jax.tree.leaves(unmoved)))
+
     def read(time: jax.Array, y: dict, args: Any) -> dict:
-        return look(system.clean(y["body"]), y["logs"])
+        return look(*moment(y))
 
     rtol = flow.rtol if flow.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-5)
     atol = flow.atol if flow.atol is not None else rtol
@@ -67,7 +71,7 @@ def run(
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
     if backsolve:
-        saved = jax.lax.map(lambda y: look(system.clean(y["body"]), y["logs"]), solution.ys)
+        saved = jax.lax.map(lambda y: look(*moment(y)), solution.ys)
         final, times_reached, elapsed = _last(solution.ys), solution.ts, times[-1]
     else:
         saved, last = solution.ys
@@ -78,7 +82,7 @@ def run(
     return {
         **blank,
         "reached": reached,
-        "view": system.view(system.clean(final["body"]), final["logs"]),
+        "view": system.view(*moment(final)),
         "steps": solution.stats["num_steps"],
         "elapsed": elapsed,
         "code": _code(solution, flow),

@@ -55,6 +55,16 @@ class Watch(NamedTuple):
     unit_W: jax.Array
 
 
+class Whole(NamedTuple):
+    """A state in the row space, e^log_scale (H, W) and the factor on its residual, with W r^T if that is known."""
+
+    H: jax.Array
+    W: jax.Array
+    residual: jax.Array
+    log_scale: jax.Array
+    seen: jax.Array | None
+
+
 class Seen(NamedTuple):
     """The start as the residual r sees it, so that logits need no product over the feature dimension.
 
@@ -89,7 +99,7 @@ class LinearSystem(System):
     """A linear run: its row space, its start there, and the leading part that is carried apart if there is one.
 
     The arrays that move: "H" (class sums or features) and "W", one column a coordinate; "residual", the factor on what
-    is orthogonal to the class sums; "lead_H" and "lead_W", one column of the leading part; "b".
+    is orthogonal to the class sums, at first `factor`; "lead_H" and "lead_W", one column of the leading part; "b".
 
     `form` says what the columns of "H" and "W" start as: the "start" itself, the "identity", or the "pair" of its
     columns that belong to the first class.
@@ -100,6 +110,7 @@ class LinearSystem(System):
     W: jax.Array
     b: jax.Array
     residual: jax.Array | None
+    factor: jax.Array
     leading: Leading | None
     lead_H: jax.Array | None
     watch: Watch | None
@@ -128,7 +139,7 @@ class LinearSystem(System):
         elif self.form == "pair":
             first = jnp.zeros((rows_W, 2), dtype)
             H, W = first.at[0, 0].set(1.0), first.at[0, 1].set(1.0)
-        body = {"H": H, "W": W, "residual": jnp.ones((), dtype), "b": self.b}
+        body = {"H": H, "W": W, "residual": self.factor, "b": self.b}
         if self.leading is None:
             return body
         probe = self.watch.probe  # type: ignore[union-attr]
@@ -208,6 +219,9 @@ class LinearSystem(System):
             assert isinstance(space.signal, ClassSignal) and self.residual is not None
             square = jnp.sum(self.residual**2)
             ratio = jnp.sum(H * self.residual) / jnp.where(square > 0, square, 1.0)
+            # What the sum of a large and a tiny part has lost of the tiny one would outweigh it.
+            lost = jnp.abs(ratio) * jnp.sqrt(square) <= 16 * jnp.finfo(ratio.dtype).eps * safe_norm(H)
+            ratio = ratio - jax.lax.stop_gradient(jnp.where(lost, ratio, 0.0))
             H = space.signal.class_sums(H)
         body = {"H": H, "W": W, "residual": ratio, "b": velocity["b"]}
         if self.leading is None:
@@ -226,7 +240,7 @@ class LinearSystem(System):
         H, W = rest * body["H"], rest * body["W"]
         if self.leading is not None:
             assert self.watch is not None and self.lead_H is not None
-            split = self._split(body, body["H"], body["W"], logs, log_rest)
+            split = self._split(body, logs, log_rest)
             lead = split.sign * jnp.exp(split.log_amplitude - log_scale - self.watch.log_start)
             H, W = H + lead * self.lead_H, W + lead * self.leading.prototypes
         model = self.space.model
@@ -264,54 +278,66 @@ class LinearSystem(System):
         everywhere = other[0] * jnp.sum(X, axis=0) + other[1] * jnp.sum(Y, axis=0)
         return (own[0] - other[0]) * X + (own[1] - other[1]) * Y + everywhere
 
-    def view(self, body: Body, logs: list[jax.Array]) -> View:
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         body, seen, log_rest = self._rest(body, logs)
-        H, W = body["H"], body["W"]
-        if self.leading is None:
-            features = self.space.features(H, self.residual, body["residual"], with_prototypes=seen)
-            return View(self.space.model, features, W, body["b"], log_rest)
-        return self._joined(body, H, W, logs, log_rest, seen)
+        now, split = Whole(body["H"], body["W"], body["residual"], log_rest, seen), None
+        if self.leading is not None:
+            split = self._split(body, logs, log_rest)
+            now = self._joined(now, split)
+        # At the start it is read as it was given: a part that is far smaller than the other has digits of its own.
+        start_seen = None if now.seen is None else self.seen.start[self.H.shape[0] :]  # type: ignore[union-attr]
+        start = Whole(self.H, self.W, self.factor, self.log_scale, start_seen)
+        H, W, residual, log_scale, seen = jax.tree.map(lambda one, other: jnp.where(still, one, other), start, now)
+        features = self.space.features(H, self.residual, residual, with_prototypes=seen)
+        view = View(self.space.model, features, W, body["b"], log_scale)
+        if split is None:
+            return view
+        assert self.leading is not None and self.watch is not None
+        split = split._replace(whole=self._seen_by_distances(H, residual, W))
+        return dataclasses.replace(view, split=split, log_start=self.watch.log_start + self.log_scale).referred(
+            self.reference
+        )
 
-    def _joined(
-        self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array], log_rest: jax.Array, seen: Any
-    ) -> View:
-        """Leading part and rest put together, with the split that distances are measured on."""
+    def _joined(self, rest_part: Whole, split: Split) -> Whole:
+        """Leading part and rest put together."""
         assert self.leading is not None and self.watch is not None and self.lead_H is not None
+        H, W, residual, log_rest, seen = rest_part
         kind, log_start = self.leading.kind, self.watch.log_start
-        split = self._split(body, H, W, logs, log_rest)
         common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, log_rest))
         common = common if kind == "coupled" else jnp.maximum(common, self.log_scale)
         lead = split.sign * jnp.exp(split.log_amplitude - common - log_start)
         rest, still = jnp.exp(log_rest - common), jnp.exp(self.log_scale - common)
         total_H = still * self.H if kind == "frozen" else put_together(lead * self.lead_H, rest * H)
         total_W = still * self.W if kind == "anchored" else put_together(lead * self.leading.prototypes, rest * W)
-        residual = still if kind == "frozen" else rest * body["residual"]
+        residual = still * self.factor if kind == "frozen" else rest * residual
         if seen is not None:  # W r^T of the whole W, from that of its rest
             assert self.seen is not None and self.seen.leading is not None
             lead_seen = self.seen.leading
             seen = still * lead_seen if kind == "anchored" else lead * lead_seen + rest * seen
             seen = jnp.where(jnp.any(total_W != 0, axis=1, keepdims=True), seen, seen - jax.lax.stop_gradient(seen))
-        features = self.space.features(total_H, self.residual, residual, with_prototypes=seen)
-        view = View(self.space.model, features, total_W, body["b"], common, split, log_start + self.log_scale)
-        return view.referred(self.reference)
+        return Whole(total_H, total_W, residual, common, seen)
 
-    def _split(
-        self, body: Body, H: jax.Array, W: jax.Array, logs: list[jax.Array], log_rest: jax.Array
-    ) -> Split:
+    def _seen_by_distances(self, H: jax.Array, residual: jax.Array, W: jax.Array) -> list[jax.Array]:
+        """A state in orthonormal coordinates, (H, residual, W), as far as the limit says anything of it."""
+        assert self.leading is not None
+        size = jnp.zeros((), W.dtype) if self.residual is None else safe_norm(self.residual)
+        parts = [self.space.metric(H), residual * size, W]
+        if self.leading.kind == "anchored":
+            parts[2] = jnp.zeros_like(W)
+        elif self.leading.kind == "frozen":
+            parts[:2] = [jnp.zeros_like(parts[0]), jnp.zeros_like(parts[1])]
+        return parts
+
+    def _split(self, body: Body, logs: list[jax.Array], log_rest: jax.Array) -> Split:
         assert self.leading is not None and self.watch is not None
         kind, unit = self.leading.kind, [self.watch.unit_H, self.watch.unit_W]
         now = [body["lead_H"], body["lead_W"]]
         moving = {"coupled": (0, 1), "anchored": (0,), "frozen": (1,)}[kind]
         weight = sum(jnp.sum(unit[i] ** 2) for i in moving)
         amplitude = sum(jnp.sum(unit[i] * now[i]) for i in moving) / jnp.where(weight > 0, weight, 1.0)
-        size = jnp.zeros((), W.dtype) if self.residual is None else safe_norm(self.residual)
-        rest = [self.space.metric(H), body["residual"] * size, W]
-        if kind == "anchored":
-            rest[2] = jnp.zeros_like(W)
-        elif kind == "frozen":
-            rest[:2] = [jnp.zeros_like(rest[0]), jnp.zeros_like(rest[1])]
+        rest = self._seen_by_distances(body["H"], body["residual"], body["W"])
         log_amplitude = safe_log(jnp.abs(amplitude)) + logs[0]
-        return Split(self.watch.direction, rest, log_amplitude, jnp.sign(amplitude), log_rest)
+        return Split(self.watch.direction, rest, log_amplitude, jnp.sign(amplitude), log_rest, rest)
 
 
 def _seen(H: jax.Array, W: jax.Array, residual: jax.Array, leading: Leading | None) -> Seen:
@@ -332,7 +358,7 @@ def linear_system(
     """
     H, W = state.H, state.W
     space = row_space(model, W.dtype)
-    rows, residual = space.project(H)
+    rows, residual, factor = space.project(H)
     form: Form = "start"
     if compress and space.summed:
         wide = H.shape[1] > rows.shape[0] + W.shape[0]
@@ -348,5 +374,5 @@ def linear_system(
     if watch is not None and origin is not None:
         referred = reference(watch.direction, space.vector(*origin[0].parts), origin[1])
     return LinearSystem(
-        space, rows, W, state.b, residual, leading, lead_H, watch, drift_b, log_scale, seen, referred, form
+        space, rows, W, state.b, residual, factor, leading, lead_H, watch, drift_b, log_scale, seen, referred, form
     )

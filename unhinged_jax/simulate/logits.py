@@ -59,7 +59,7 @@ class LogitSystem(ColumnSystem):
         # Products decay with both of their factors.
         return push, decay | {"scores": decay["H"] + decay["W"], "norm_H": decay["H"]}
 
-    def view(self, body: Body, logs: list[jax.Array]) -> View:
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         features = ScoredFeatures(body["H"].T, None, body["scores"], body["norm_H"])
         return View(self.model, features, body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
 

@@ -22,7 +22,8 @@ from unhinged_jax.simulate.system import Body, System
 class PlaneSystem(System):
     """Arrays "along" and "across" (or "log_across"), shape (n,), of h_i = along_i e_i + across_i f_i.
 
-    `pull` is ||g_i||.
+    What is across is carried over a scale of its own, sample by sample, because it shrinks to nothing while the rest
+    stays, and may grow again. `pull` is ||g_i||.
     """
 
     model: LayerPeeled
@@ -37,8 +38,22 @@ class PlaneSystem(System):
         return True
 
     @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return () if self.logarithmic else (("across",),)
+
+    @property
+    def powers(self) -> jax.Array:
+        return jnp.zeros((len(self.groups), *self.pull.shape), jnp.int32)
+
+    def sizes(self, body: Body) -> list[jax.Array]:
+        return [jnp.abs(body[name]) for (name,) in self.groups]
+
+    def heights(self, body: Body) -> list[jax.Array]:
+        return self.sizes(body)
+
+    @property
     def watched(self) -> tuple[tuple[str, ...], ...]:
-        return () if self.logarithmic else (("along", "across"),)
+        return () if self.logarithmic else (("along",),)
 
     @property
     def squares(self) -> bool:
@@ -54,30 +69,37 @@ class PlaneSystem(System):
         """Which samples are off their line; the others have no logarithm and stay on it."""
         return self.plane.across > 0
 
-    def _across(self, body: Body) -> jax.Array:
-        if not self.logarithmic:
-            return body["across"]
-        return jnp.where(self._off, jnp.exp(body["log_across"]), 0.0)
-
     def velocity(self, body: Body) -> Body:
-        u, v = body["along"], self._across(body)
+        return self.velocity_at(body, self.powers)
+
+    def velocity_at(self, body: Body, powers: jax.Array) -> Body:
+        u = body["along"]
+        if self.logarithmic:
+            v = jnp.where(self._off, jnp.exp(body["log_across"]), 0.0)
+        else:
+            v = jnp.exp2(powers[0].astype(u.dtype)) * body["across"]
         length = jnp.sqrt(u * u + v * v)
         turn = self.pull * length ** (self.model.rescaling - 3)
         along, log_across = turn * v * v - self.model.decay_H * u, -turn * u - self.model.decay_H
         if self.logarithmic:
             return {"along": along, "log_across": log_across}
-        return {"along": along, "across": log_across * v}
+        return {"along": along, "across": log_across * body["across"]}
 
     def pack(self, velocity: Body) -> Body:
         H = velocity["H"]
         return {"along": jnp.sum(H * self.plane.target, axis=1), "across": jnp.sum(H * self.plane.transverse, axis=1)}
 
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
-        moved = dataclasses.replace(self.plane, along=velocity["along"], across=velocity["across"])
+        across = jnp.exp(logs[0]) * velocity["across"]
+        moved = dataclasses.replace(self.plane, along=velocity["along"], across=across)
         return {"H": moved.dense(), "W": jnp.zeros_like(self.W), "b": jnp.zeros_like(self.b)}
 
-    def view(self, body: Body, logs: list[jax.Array]) -> View:
-        features = dataclasses.replace(self.plane, along=body["along"], across=self._across(body))
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
+        if self.logarithmic:
+            across, log_unit = self._off.astype(self.W.dtype), body["log_across"]
+        else:
+            across, log_unit = body["across"], logs[0]
+        features = dataclasses.replace(self.plane, along=body["along"], across=across, log_unit=log_unit)
         return View(self.model, features, self.W, self.b, jnp.zeros((), self.W.dtype))
 
 

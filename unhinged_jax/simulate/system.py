@@ -34,7 +34,10 @@ class System:
 
     @property
     def powers(self) -> jax.Array:
-        """Powers of two that the groups of the body at the start stand for, whole numbers."""
+        """Powers of two that the groups of the body at the start stand for, whole numbers, (groups, ...).
+
+        With a further axis the entries of a group have scales of their own, of the shape of its arrays.
+        """
         return jnp.zeros(len(self.groups), jnp.int32)
 
     @property
@@ -80,8 +83,11 @@ class System:
         """The same for a velocity at unit rates."""
         return self.clean(velocity)
 
-    def view(self, body: Body, logs: list[jax.Array]) -> View:
-        """What observables see, of arrays that stand for e^log times themselves, group by group."""
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
+        """What observables see, of arrays that stand for e^log times themselves, group by group.
+
+        `still`: nothing has moved yet, so that the start itself may be seen.
+        """
         raise TypeError("System is the base class")
 
     def pack(self, velocity: Body) -> Body:
@@ -116,14 +122,16 @@ class System:
         return [largest(*(body[name] for name in names)) for names in self.groups]
 
 
-def reader(system: System, plan: Plan, keep_states: bool) -> Callable[[Body, list[jax.Array]], dict[str, Any]]:
-    """(body, logs) -> what is saved of it: the planned observables, and the state if states are kept."""
+def reader(
+    system: System, plan: Plan, keep_states: bool
+) -> Callable[[Body, list[jax.Array], jax.Array], dict[str, Any]]:
+    """(body, logs, still) -> what is saved of it: the planned observables, and the state if states are kept."""
     if not keep_states and system.compressible(plan):
         small = system.compressed()
-        return lambda body, logs: {"values": observed(small, system, (body, logs), plan)}
+        return lambda *moment: {"values": observed(small, system, moment, plan)}
 
-    def read(body: Body, logs: list[jax.Array]) -> dict[str, Any]:
-        view = system.view(body, logs)
+    def read(*moment: Any) -> dict[str, Any]:
+        view = system.view(*moment)
         saved = {"values": evaluate(plan, view)}
         return {**saved, "states": settled(view.state())} if keep_states else saved
 
