@@ -294,6 +294,37 @@ def test_a_store_of_an_older_version_is_read_with_a_word(stores, copied):
         same(swept(store).load(), stores[1])
 
 
+@pytest.mark.parametrize("name", ["result", "norm", "decay", "speed", "execution/committed", "execution/seconds"])
+@pytest.mark.parametrize("how", ["deleted", "empty", "utf8", "list"])
+def test_an_older_store_without_its_descriptions_is_refused_in_a_sentence(copied, tmp_path, capsys, name, how):
+    """There no seal tells what is damaged before it is read."""
+    store = unsealed(copied("full"))
+    path = store / name / "zarr.json"
+    path.unlink() if how == "deleted" else path.write_bytes({"empty": b"", "utf8": b"\xff{}", "list": b"[1]"}[how])
+    for command in (["--status"], ["--export", str(tmp_path / "all.csv")]):
+        assert main(["sweep", "--store", str(store), *command]) == 1
+        assert f"error: {path} is missing or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, value", [
+    *itertools.product(["plan", "execution"], [None, "{", "[]", 3]), ("versions", None), ("versions", "{"),
+    ("versions", 3), ("title", None),
+])  # fmt: skip
+def test_an_older_store_with_other_attributes_is_refused_in_a_sentence(copied, capsys, name, value):
+    store = unsealed(copied("full"), **{name: value})
+    assert main(["sweep", "--store", str(store), "--status"]) == 1
+    assert f"{store / 'zarr.json'} is damaged" in capsys.readouterr().err
+
+
+def unsealed(store, **changed):
+    """A store as an older version made it, with other attributes; None: without them."""
+    record = json.loads((store / "zarr.json").read_text())
+    attributes = {**record["attributes"], **changed}
+    record["attributes"] = {key: value for key, value in attributes.items() if value is not None and key != "seal"}
+    (store / "zarr.json").write_text(json.dumps(record))
+    return store
+
+
 # --- writers and links --------------------------------------------------------------------------
 
 

@@ -7,9 +7,11 @@ import subprocess
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import unhinged_jax as uj
 from unhinged_jax.cli import main
+from unhinged_jax.plots import save
 from unhinged_jax.sweep.maps import edges, is_geometric
 from unhinged_jax.sweep.pictures import draw
 
@@ -129,3 +131,14 @@ def test_cells_meet_half_way():
     np.testing.assert_allclose(edges(np.array([0.0, 1.0, 2.0])), [-0.5, 0.5, 1.5, 2.5])
     np.testing.assert_allclose(edges(np.array([1.0, 10.0, 100.0])), 10.0 ** np.array([-0.5, 0.5, 1.5, 2.5]))
     assert is_geometric(np.array([1.0, 10.0, 100.0])) and not is_geometric(np.array([1.0, 2.0, 3.0]))
+
+
+def test_a_text_that_is_not_tex_is_shown_as_it_is(tmp_path):
+    """In whatever picture: that of a store that was made before, or with a title from the name of a file."""
+    figure = Figure(figsize=(3, 3))
+    axes = figure.add_subplot(title="$\\alpha$", xlabel="$\\nope$")
+    axes.plot([0, 1], label="$\\frac{$")
+    figure.legend(title="$x$ $$")
+    for path in save(figure, tmp_path, "picture"):
+        assert path.stat().st_size > 1000
+    assert [text.get_parse_math() for text in (axes.title, axes.xaxis.label)] == [True, False]

@@ -305,3 +305,16 @@ def test_weights_to_the_half_power_equalise_contrasts_under_a_long_tail():
 def test_no_boundary_is_drawn_where_the_theory_does_not_hold():
     found = plan({"grid": {"model.gamma": [0.1, 0.2], "model.decay": [0.1, 0.2]}}, model={"case": "spherical"})
     assert boundaries(found, "gamma", "decay", {}) == []
+
+
+@pytest.mark.parametrize("axis, named", [
+    ({"values": [0.1, 0.2], "label": "$\\gamma_{$"}, "axis 'model.gamma': label is"),
+    ({"values": [0.1, 0.2], "labels": ["low", "$\\nope$"]}, "axis 'model.gamma': labels is"), (None, "title is"),
+])  # fmt: skip
+def test_a_text_of_pictures_that_is_not_tex_is_refused_with_its_key(axis, named):
+    """matplotlib found out only while it drew, and did not say whose text it was."""
+    grid = {"model.gamma": axis or [0.1, 0.2]}
+    title = {"title": "5 $\\frac{1$"} if axis is None else {}
+    with pytest.raises(config.ConfigError, match=rf"\[sweep\]: {named} .*which cannot be set: (Expected|Unknown)"):
+        plan({"grid": grid, **title})
+    plan({"grid": {"model.gamma": {"values": [0.1, 0.2], "label": "price in $, $\\gamma$"}}, "title": "5 $"})

@@ -162,3 +162,30 @@ def test_force_removes_a_link_and_not_what_it_stands_for(tmp_path):
     (tmp_path / "out" / "checkpoints").symlink_to(tmp_path / "elsewhere")
     training._make_room(tmp_path / "out", force=True, resume=False)
     assert (tmp_path / "elsewhere" / "kept").exists() and not list((tmp_path / "out").iterdir())
+
+
+def test_a_full_disk_is_told_with_the_place(tmp_path, capsys, monkeypatch):
+    """A limit on the size of files stands in for it; Python names no file then."""
+    import resource
+
+    (tmp_path / "one.toml").write_text(
+        'model = {case = "unconstrained", dim = 40}\nlabels = {layout = "balanced", classes = 3, per_class = 20}\n'
+        'dynamics = {kind = "flow"}\nrun = {times = [0, 1], observe = ["norm"]}\n'
+    )
+    (tmp_path / "plan.toml").write_text((tmp_path / "one.toml").read_text() + "sweep = {seeds = 2}\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, command, place in (
+        (2000, ["simulate", str(tmp_path / "one.toml"), "--out", str(tmp_path / "out")], "out"),
+        (100, ["sweep", str(tmp_path / "plan.toml"), "--store", str(tmp_path / "s.zarr")], "s.zarr"),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            assert main([*command]) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"unhinged: error: {tmp_path / place}") and line.endswith(": File too large")
+        assert not (tmp_path / place / "final.npz").exists() and not (tmp_path / "s.zarr").exists()
+    with pytest.raises(OSError, match=r"No space left on device: .*numbers.csv"), whole(tmp_path / "numbers.csv"):
+        raise OSError(28, "No space left on device")
+    assert not (tmp_path / "numbers.csv").exists()

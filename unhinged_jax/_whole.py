@@ -11,6 +11,17 @@ from uuid import uuid4
 
 
 @contextmanager
+def placed(path: str | Path) -> Iterator[None]:
+    """Errors of the system inside that name no file, such as a disk that is full, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+        raise
+
+
+@contextmanager
 def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     """A place beside `path` to write to: it becomes `path` when the block ends well, and is gone when it does not.
 
@@ -41,9 +52,10 @@ def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
         refuse_there([path])
     part = path.with_name(f".{path.name[:150]}.{uuid4().hex[:12]}.part{path.suffix[:20]}")
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())  # before the name: a power cut must not leave an empty file of that name
+        with placed(path):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())  # before the name: a power cut must not leave an empty file of that name
         if force:
             part.replace(path)
         else:

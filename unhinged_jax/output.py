@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import _memory, plots
-from unhinged_jax._whole import make_folder
+from unhinged_jax._whole import make_folder, placed
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
@@ -88,6 +88,13 @@ def write_run(
 
     Source: beyond the paper.
     """
+    with placed(folder):
+        _write_run(folder, place, trajectory, identity, facts)
+
+
+def _write_run(
+    folder: Path, place: Path, trajectory: Trajectory, identity: dict[str, Any], facts: dict[str, Any]
+) -> None:
     text = json.dumps(identity)
     dataset = _dataset(trajectory)
     dataset = dataset.assign_attrs(identity=text, digest=_digest(dataset))

@@ -97,11 +97,32 @@ def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png
         ['picture.png', 'picture.svg']
     """
     paths = [folder / f"{name}.{kind}" for kind in kinds]
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+        text.set_parse_math(not tex_error(text.get_text()))
     with style():
         for path, kind in zip(paths, kinds, strict=True):
             with whole(path) as part:
                 figure.savefig(part, format=kind, metadata=_METADATA.get(kind))
     return paths
+
+
+def tex_error(text: str) -> str:
+    """Why matplotlib cannot read what a text has between dollars, and `save` shows it as it is; empty if it can.
+
+    Example:
+        >>> tex_error("rate $r_1$, 5 $"), tex_error("plain"), tex_error("$\\\\nope$")
+        ('', '', 'Unknown symbol: \\\\nope, found \'\\\\\'  (at char 0), (line:1, col:1)')
+    """
+    if "$" not in text:
+        return ""
+    from matplotlib import cbook, mathtext
+
+    try:
+        if cbook.is_math_text(text):
+            mathtext.MathTextParser("path").parse(text)
+    except ValueError as error:
+        return str(error).strip().splitlines()[-1].partition(": ")[2]
+    return ""
 
 
 def curves(trajectory: Trajectory) -> Figure:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax._whole import make_folder
+from unhinged_jax._whole import make_folder, placed
 from unhinged_jax.design.optimise import Outcome, design
 from unhinged_jax.design.picture import draw
 from unhinged_jax.design.plan import DesignPlan
@@ -33,7 +33,7 @@ def run(plan: str, out: Path, *, steps: int | None, force: bool) -> int:
         raise ValueError(f"{out} holds a design already ({', '.join(there)}); replace it with --force.")
     make_folder(out)
     outcome = _with_progress(read)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:
+    with placed(out), tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:
         _write(Path(folder), read, outcome)
         for name in FILES:
             os.replace(Path(folder) / name, out / name)

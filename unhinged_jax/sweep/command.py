@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unhinged_jax import _interrupt
+from unhinged_jax._whole import placed
 from unhinged_jax.sweep.engine import StoreFull
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def sweep(
         return 0
     if plan is None:
         raise ValueError("give a plan: a TOML file, or one of phase, noise, imbalance, schedules.")
-    opened = prepare.open_store(Plan.read(plan), store, lanes=lanes)
+    read = Plan.read(plan)
+    with placed(store):
+        opened = prepare.open_store(read, store, lanes=lanes)
     for name in opened.mended:
         print(f"unhinged: note: {opened.path / name} was missing or altered; it was written again.", file=sys.stderr)
     for change in prepare.changed_versions(opened):

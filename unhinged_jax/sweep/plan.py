@@ -12,6 +12,7 @@ import numpy as np
 from unhinged_jax import _check
 from unhinged_jax import config as _config
 from unhinged_jax.config import Config, ConfigError
+from unhinged_jax.plots import tex_error
 from unhinged_jax.sweep.design import Dim, read_dims
 
 SHIPPED = ("phase", "noise", "imbalance", "schedules")
@@ -99,6 +100,7 @@ class Plan:
                     raise ValueError(f"{axis.key!r} cannot vary: all points of a sweep share times and observables.")
         plan = cls(base, sweep, dims)
         if check:
+            _refuse_bad_tex(plan)
             plan.check()
         return plan
 
@@ -179,6 +181,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, range)):
         return [_plain(item) for item in value]
     return value
+
+
+def _refuse_bad_tex(plan: Plan) -> None:
+    """Raise ConfigError for a text of pictures that matplotlib cannot read."""
+    axes = [axis for dim in plan.dims for axis in dim.axes]
+    texts = [("title", plan.title), *((f"axis {axis.key!r}: label", axis.label) for axis in axes)]
+    texts += [(f"axis {axis.key!r}: labels", text) for axis in axes for text in axis.labels or ()]
+    for name, text in texts:
+        if why := tex_error(text):
+            raise ConfigError(
+                f"{plan.config.path}: [sweep]: {name} is {text!r}, which cannot be set: {why}; mend it, or write \\$."
+            )
 
 
 def set_key(tables: dict[str, Any], key: str, value: Any) -> None:

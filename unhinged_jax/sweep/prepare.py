@@ -233,7 +233,7 @@ def commit() -> str | None:
 
 def changed_versions(store: Store) -> list[str]:
     """Packages whose version is not the one that made the store, as "jax 0.9.2 -> 0.11.2"."""
-    before = json.loads(str(store.group.attrs["versions"]))
+    before = store.versions
     return [
         f"{name} {before.get(name)} -> {now}" for name, now in versions().items() if before.get(name) != now
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -106,8 +105,8 @@ def describe(store: Store, status: Status) -> str:
         lines.append(f"  damaged   {len(status.damaged)} blocks; they will be computed again")
     if not store.sealed:
         lines.append(f"  checks    it was made by an older version: {UNSEALED}")
-    versions = json.loads(str(attrs["versions"]))
-    made = f"unhinged-jax {versions['unhinged-jax']}, jax {versions['jax']}, commit {attrs['commit']}"
+    versions = store.versions
+    made = f"unhinged-jax {versions.get('unhinged-jax')}, jax {versions.get('jax')}, commit {attrs['commit']}"
     lines.append(f"  made with {made}")
     return "\n".join(lines)
 

@@ -33,6 +33,8 @@ from unhinged_jax.trajectory import Result
 FINE = (int(Result.COMPLETED), int(Result.STEADY))
 _FORMAT = 1
 _CREATED, _STALE = ".unfinished-", 3600.0
+_TOLD = {"title", "method", "device", "precision", "commit"}
+"""Attributes that every store has, and that are shown."""
 _WAY_OUT = "restore it from a copy, or sweep into another folder."
 
 
@@ -76,12 +78,21 @@ class Store:
             raise Damaged(f"{self.path / ROOT} was altered after the store was made; {_WAY_OUT}")
         if check:
             self.refuse_broken()
+        if not self.sealed:  # then nothing but the folders themselves tells of what is gone
+            for folder in (*self.path.iterdir(), *self.path.glob("execution/*")):
+                if folder.is_dir():
+                    self.array(folder.relative_to(self.path).as_posix())
         try:
             facts: Any = json.loads(str(attrs["execution"]))
             self.facts: dict[str, Any] = facts
             self.layout = Layout(tuple(facts["shape"]), tuple(facts["block"]))
             self.dims: tuple[str, ...] = tuple(facts["dims"])
             self.observed: tuple[str, ...] = tuple(facts["observed"])
+            self.identity: dict[str, Any] = json.loads(str(attrs["plan"]))
+            """The plan, and digests of the files it reads: what two commands must share to fill one store."""
+            self.versions: dict[str, str | None] = dict(json.loads(str(attrs["versions"])))
+            if lacking := [*(_TOLD - {*attrs}), *({"plan", "inputs"} - {*self.identity})]:
+                raise KeyError(lacking[0])
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{self.path / ROOT} is damaged; {_WAY_OUT}") from error
         for name in (*self.dims, *self.observed):
@@ -100,17 +111,11 @@ class Store:
     @cached_property
     def committed_array(self) -> Any:
         """Digests of blocks: of each variable along the last axis; of all together in a store of an older version."""
-        return self.group["execution/committed"]
+        return self.array("execution/committed")
 
     @cached_property
     def _by_variable(self) -> bool:
         return int(self.committed_array.ndim) > len(self.dims)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The plan, and digests of the files it reads: what two commands must share to fill one store."""
-        found: dict[str, Any] = json.loads(str(self.group.attrs["plan"]))
-        return found
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -187,7 +192,7 @@ class Store:
         """Take over an `identity`, in one step with its digest."""
         attrs = dict(self.group.attrs)
         seal = attrs.pop(SEAL, None)
-        attrs["plan"] = json.dumps(identity)
+        attrs["plan"], self.identity = json.dumps(identity), identity
         changed = {"plan": attrs["plan"]} | ({} if seal is None else {SEAL: resealed(str(seal), attrs)})
         self.group.attrs.update(changed)
         consolidate(self.path)
@@ -278,14 +283,20 @@ class Store:
 
     def coordinate(self, name: str) -> np.ndarray:
         """Values of a coordinate; texts as texts."""
-        array: Any = self.group[name]
-        values = np.asarray(array[...])
+        array = self.array(name)
+        try:
+            values = np.asarray(array[...])
+        except UNREADABLE as error:
+            raise Damaged(f"{self.path / name / 'c'} is missing or damaged; {_WAY_OUT}") from error
         texts = array.attrs.get("texts")
         return values if texts is None else np.asarray(texts)[values]
 
     def array(self, name: str) -> Any:
         """A variable, or an array of `execution`."""
-        return self.group[name]
+        try:
+            return self.group[name]
+        except UNREADABLE as error:
+            raise Damaged(f"{self.path / name / ROOT} is missing or damaged; {_WAY_OUT}") from error
 
     def _forget(self, array: Any, place: tuple[int, ...]) -> None:
         """Remove a chunk before it is written: a damaged one at the border would be read and merged."""
