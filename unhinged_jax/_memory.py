@@ -41,7 +41,7 @@ def read_all(tree: Any) -> Any:
     import jax
 
     def plain(leaf: Any) -> Any:
-        key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        key = isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return leaf if key else read(leaf)
 
     return jax.tree.map(plain, tree)

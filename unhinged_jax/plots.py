@@ -97,7 +97,8 @@ def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png
         ['picture.png', 'picture.svg']
     """
     paths = [folder / f"{name}.{kind}" for kind in kinds]
-    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+    texts: Any = figure.findobj(lambda artist: hasattr(artist, "set_parse_math"))
+    for text in texts:
         text.set_parse_math(not tex_error(text.get_text()))
     with style():
         for path, kind in zip(paths, kinds, strict=True):

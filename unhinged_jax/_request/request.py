@@ -153,11 +153,11 @@ def prepare(
         check_tolerance(dynamics, name)
     times, first = checked_times(times, dynamics, first)
     check_rates(dynamics, first, times, name, caller)
-    optimizer = isinstance(dynamics, Descent) and dynamics.optimizer is not None
-    if optimizer:
-        check_optimizer(dynamics.optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
+    optimizer = dynamics.optimizer if isinstance(dynamics, Descent) else None
+    if optimizer is not None:
+        check_optimizer(optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
     apart = reduce or model.spherical  # a dense state does not carry its leading part apart
-    plan = resolve(observe, model, dynamics.proportional and not optimizer and apart)
+    plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart)
     outside = _precision.current()
     _precision.refuse_differentiated((model, dynamics, state), name, outside)
     _precision.refuse_compiled(name, outside)
