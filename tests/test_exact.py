@@ -416,14 +416,14 @@ STEP_COUNTS = np.array([0, 1, 2, 3, 10, 101, 5000])
 def flow_modes(parameters, tau):
     g, a, c, r1, r2 = parameters
     rates = modes.Rates(a, c, r1, r2)
-    log_scale = modes.exponents(g[None], rates, lambda nodes: nodes * tau)
+    log_scale, _ = modes.exponents(g[None], rates, lambda nodes: nodes * tau, jnp.ones(1))
     return modes.flow_coefficients(g[None], rates, tau, log_scale), log_scale
 
 
 def descent_modes(parameters, eta, count):
     g, a, c, r1, r2 = parameters
     rates = modes.Rates(a, c, r1, r2)
-    log_scale = modes.exponents(g[None], rates, lambda nodes: count * modes.log_factor(eta * nodes))
+    log_scale, _ = modes.exponents(g[None], rates, lambda nodes: count * modes.log_factor(eta * nodes), jnp.ones(1))
     return modes.descent_coefficients(g[None], rates, eta, count, log_scale), log_scale
 
 

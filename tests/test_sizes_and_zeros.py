@@ -115,7 +115,8 @@ def test_maps_of_runs_that_end_early_are_refused(which):
 
 def limit_direction(model, H, W):
     """The direction that (H, W) tends to without decay, from the eigenvectors of the dense coupling, in NumPy."""
-    M = np.asarray(model.signal().dense("float64"), float)
+    with jax.enable_x64(True):
+        M = np.asarray(model.signal().dense("float64"))
     n, C = M.shape
     values, vectors = np.linalg.eigh(np.block([[np.zeros((n, n)), M], [M.T, np.zeros((C, C))]]))
     top = vectors[:, values > values[-1] * (1 - 1e-6)]

@@ -34,7 +34,8 @@ def test_the_logarithm_of_the_loss_survives_underflow():
 def log_angles_in_the_plane(model, dynamics, H, W, times):
     """log distance to the target of plain updates with longdouble numbers, in Cartesian coordinates of each plane."""
     q, decay, n = model.rescaling, model.decay_H, len(H)
-    pull = np.asarray(model.signal().dense("float64"), float) @ W
+    with jax.enable_x64(True):
+        pull = np.asarray(model.signal().dense("float64")) @ W
     size = np.linalg.norm(pull, axis=1)
     target = pull / size[:, None]
     along = np.sum(H * target, axis=1)

@@ -93,15 +93,34 @@ class Leading:
 
 
 def present_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> jax.Array:
-    """Which modes a state with F = M^T H has a part in, beyond rounding: it never gets one in the others."""
+    """Which modes a state with F = M^T H has a part in, beyond rounding: it never gets one in the others.
+
+    A state of zeros is none of them, and all may count.
+    """
+    if isinstance(spectrum, BalancedSpectrum):
+        return balanced_modes(F, W)
 
     def parts(X: jax.Array) -> jax.Array:
-        noise = 16 * jnp.finfo(X.dtype).eps * largest(X)
-        if isinstance(spectrum, BalancedSpectrum):  # differences, because equal rows may have another mean
-            return jnp.stack([largest(X - X[0]) > noise, largest(jnp.mean(X, axis=0)) > noise])
-        return jnp.max(jnp.abs(spectrum.vectors.T @ X), axis=1) > noise
+        return jnp.max(jnp.abs(spectrum.vectors.T @ X), axis=1) > _noise(X)
 
-    return parts(F) | parts(W)
+    return _or_all(parts(F) | parts(W))
+
+
+def balanced_modes(F: jax.Array, W: jax.Array) -> jax.Array:
+    """The same of balanced classes: whether the state has a part in class contrasts and in the common mean."""
+
+    def parts(X: jax.Array) -> jax.Array:  # differences, because equal rows may have another mean
+        return jnp.stack([largest(X - X[0]), largest(jnp.mean(X, axis=0))]) > _noise(X)
+
+    return _or_all(parts(F) | parts(W))
+
+
+def _noise(X: jax.Array) -> jax.Array:
+    return 16 * jnp.finfo(X.dtype).eps * largest(X)
+
+
+def _or_all(present: jax.Array) -> jax.Array:
+    return present | ~jnp.any(present)
 
 
 def top_modes(spectrum: Spectrum, target: str, present: jax.Array | None = None) -> jax.Array:
@@ -110,7 +129,7 @@ def top_modes(spectrum: Spectrum, target: str, present: jax.Array | None = None)
     if target == "top":
         slack = jnp.finfo(values.dtype).eps ** 0.6
         if present is not None:
-            values = jnp.where(present | ~jnp.any(present), values, -1.0)
+            values = jnp.where(present, values, -1.0)
         return (values >= jnp.max(values) * (1 - slack)).astype(values.dtype)
     if not isinstance(spectrum, BalancedSpectrum):
         raise ValueError(
@@ -247,7 +266,7 @@ def log_distance(split: Split) -> jax.Array:
     log_aside = jnp.where(cancel, safe_log(aside_whole), log_aside)
     there = (ahead != 0) | (aside != 0)
     angle = jnp.arctan2(aside, jnp.where(there, ahead, 1.0))
-    small = (aside < 1e-3 * ahead) & (aside > 0)
+    small = (aside < 1e-3 * ahead) & (log_aside > -jnp.inf)
     log_tangent = log_aside - jnp.log(jnp.where(small, ahead, 1.0))
     # log(2 sin(phi/2)) = log(tan phi) - (3/8) tan^2 phi + O(tan^4 phi), sharp to 1e-13 below 1e-3
     square = jnp.exp(2 * jnp.where(small, log_tangent, 0.0))

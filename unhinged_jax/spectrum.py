@@ -17,17 +17,22 @@ from unhinged_jax.signal import ClassSignal, Signal
 class BalancedSpectrum:
     """G = g_1 (I - 11^T/C) + g_2 11^T/C: class contrasts and the common mean, no factorisation needed.
 
-    `values` is (g_1, g_2) = (sigma_1^2, sigma_2^2).
+    `values` is (g_1, g_2) = (sigma_1^2, sigma_2^2). `present`: 0 for a mode that nothing it is applied to has a part in
+    beyond rounding, which it then leaves out; derivatives along such a mode stay.
 
     Source: Zhou et al. 2023, Lemma 9.
     """
 
     values: jax.Array
+    present: jax.Array | None = None
 
     def apply(self, f: jax.Array, df: jax.Array, X: jax.Array) -> jax.Array:
         """f(G) X for values f, shape (2,), on X of shape (C, p). `df` is not needed here."""
         mean = jnp.mean(X, axis=0)
-        return f[0] * (X - mean) + f[1] * mean
+        contrast = X - mean
+        if self.present is not None:
+            contrast, mean = without(contrast, self.present[0]), without(mean, self.present[1])
+        return f[0] * contrast + f[1] * mean
 
     def eigenvalues(self) -> jax.Array:
         """Distinct eigenvalues, differentiable."""
@@ -37,11 +42,15 @@ class BalancedSpectrum:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GeneralSpectrum:
-    """Eigenvalues and eigenvectors of any G. They are constants; derivatives, first and second, flow through `gram`."""
+    """Eigenvalues and eigenvectors of any G. They are constants; derivatives, first and second, flow through `gram`.
+
+    `present` is as in `BalancedSpectrum`.
+    """
 
     gram: jax.Array
     values: jax.Array
     vectors: jax.Array
+    present: jax.Array | None = None
 
     def apply(self, f: jax.Array, df: jax.Array, X: jax.Array) -> jax.Array:
         """f(G) X for X with m entries or rows, from f, (m,), and its first and second derivatives at the eigenvalues.
@@ -50,7 +59,8 @@ class GeneralSpectrum:
         """
         slopes = df if df.ndim == 2 else jnp.stack([df, jnp.zeros_like(df)])
         rows = X.reshape(self.values.shape[0], -1)
-        return _apply(f, slopes, self.values, self.vectors, self.gram, rows).reshape(X.shape)
+        present = jnp.ones_like(self.values) if self.present is None else self.present
+        return _apply(f, slopes, self.values, self.vectors, self.gram, rows, present[:, None]).reshape(X.shape)
 
     def eigenvalues(self) -> jax.Array:
         """Eigenvalues, ascending; the mean over a degenerate group is differentiable twice."""
@@ -62,6 +72,11 @@ class GeneralSpectrum:
 
 
 Spectrum = BalancedSpectrum | GeneralSpectrum
+
+
+def without(part: jax.Array, present: jax.Array) -> jax.Array:
+    """A part where `present` is 1 and nothing of it where that is 0, with all of its derivative."""
+    return part - jax.lax.stop_gradient(jnp.where(present == 0, part, 0.0))
 
 
 def spectrum_of(signal: Signal, kernel: Kernel | None, samples: int, dim: int, dtype: Any) -> Spectrum:
@@ -98,8 +113,8 @@ def _gaps(values: jax.Array, power: float) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.custom_jvp
-def _apply(f: Any, slopes: Any, values: Any, vectors: Any, gram: Any, X: Any) -> jax.Array:
-    return vectors @ (f[:, None] * (vectors.T @ X))
+def _apply(f: Any, slopes: Any, values: Any, vectors: Any, gram: Any, X: Any, present: Any) -> jax.Array:
+    return vectors @ (f[:, None] * without(vectors.T @ X, present))
 
 
 @_apply.defjvp
@@ -108,13 +123,13 @@ def _apply_jvp(primals: Any, tangents: Any) -> Any:
 
     Calling `_apply` here would not do: partial evaluation, of a scan for instance, looks past rules like this one.
     """
-    f, slopes, values, vectors, gram, X = primals
-    f_dot, slopes_dot, _, _, gram_dot, X_dot = tangents
+    f, slopes, values, vectors, gram, X, present = primals
+    f_dot, slopes_dot, _, _, gram_dot, X_dot, _ = tangents
     drift, moved = (vectors.T @ dG @ vectors for dG in (gram - jax.lax.stop_gradient(gram), gram_dot))
     table, table_dot = (_first_differences(*values_of, values) for values_of in ((f, slopes), (f_dot, slopes_dot)))
     by_X = jnp.diag(f_dot) + table_dot * drift + table * moved + _second_variation(table, slopes, values, moved, drift)
     by_X_dot = jnp.diag(f) + table * drift
-    rows, rows_dot = vectors.T @ X, vectors.T @ X_dot
+    rows, rows_dot = without(vectors.T @ X, present), vectors.T @ X_dot
     return vectors @ (by_X_dot @ rows), vectors @ (by_X @ rows + by_X_dot @ rows_dot)
 
 

@@ -16,7 +16,7 @@ from unhinged_jax.model import State
 from unhinged_jax.observables import View
 from unhinged_jax.rowspace import RowSpace
 from unhinged_jax.special import safe_log, safe_norm
-from unhinged_jax.spectrum import GeneralSpectrum, Spectrum
+from unhinged_jax.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum
 
 
 class Columns(NamedTuple):
@@ -177,7 +177,10 @@ class ExactLinear:
             **{name: (1 - self._mask) * getattr(record.rest, name) for name in ("own", "feed", "carry", "lift")},
         )
         x, y = lead.top(start.F), lead.top(start.W)
-        bare = start.H - self.space.lift(x / lead.square)
+        if isinstance(self.spectrum, BalancedSpectrum) and self.space.summed:  # class sums are made of its modes
+            bare = self.spectrum.apply(1 - self._mask, jnp.zeros_like(self._mask), start.H)
+        else:
+            bare = start.H - self.space.lift(x / lead.square)
         H, W = self._evolve(others, slopes.rest, start._replace(H=bare))
         log_powers = record.log_powers
         if isinstance(self.spectrum, GeneralSpectrum):

@@ -14,6 +14,7 @@ where mu+ = mu-, and comes divided by e^log_scale, so that no horizon overflows.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -79,13 +80,22 @@ def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
     return d, up, down, jnp.where(falls, steady, d + k.mean), k.mean - d
 
 
-def exponents(g: jax.Array, rates: Rates, log_power: Any) -> jax.Array:
-    """The largest log |p| over all modes and uncoupled parts; a constant for differentiation."""
+def exponents(
+    g: jax.Array, rates: Rates, log_power: Any, present: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The largest log |p| over all modes that are `present` and uncoupled parts; and what to divide by mode by mode.
+
+    Of the others only derivatives are seen, which may be larger as far as their type goes. Both are constants for
+    differentiation.
+    """
     k = block(g, rates)
     _, _, _, plus, minus = roots(k, k.square > 0)
     plus, minus = (jnp.where(k.square > 0, node, k.mean) for node in (plus, minus))
-    nodes = jnp.concatenate([jnp.atleast_1d(x) for x in (plus, minus, -rates.a, -rates.c)])
-    return jax.lax.stop_gradient(jnp.max(log_power(nodes)))
+    of_modes = jax.lax.stop_gradient(jnp.maximum(log_power(plus), log_power(minus)))
+    apart = jax.lax.stop_gradient(jnp.maximum(log_power(-rates.a), log_power(-rates.c)))
+    common = jnp.maximum(jnp.max(jnp.where(present > 0, of_modes, -jnp.inf)), apart)
+    most = math.log(float(jnp.finfo(g.dtype).max)) / 2
+    return common, common + jnp.maximum(of_modes - common - most, 0.0)
 
 
 def flow_coefficients(g: jax.Array, rates: Rates, tau: jax.Array, log_scale: jax.Array) -> Coefficients:

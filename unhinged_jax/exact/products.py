@@ -43,13 +43,14 @@ _RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "kee
 
 def products(
     model: LayerPeeled, descent: Descent, reads: _scan.Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
-    nodes: jax.Array, pushed: bool = False,
+    nodes: jax.Array, present: jax.Array, pushed: bool = False,
 ) -> dict[str, Any]:
     """Run all coefficients through the updates; every value gets a leading axis of reads.
 
     `nodes` are the winning mu+ and mu-, -r1 l1 and -r2 l2 (of proportional rates); p is recorded at each of them.
-    The coefficients are those of a start at rest, or, if it is `pushed`, those of a velocity at a start of zeros. "v"
-    holds what they make of the velocity.
+    Coefficients of modes that are not `present` do not decide on the scale, and end where their type does. They are
+    those of a start at rest, or, if it is `pushed`, those of a velocity at a start of zeros. "v" holds what they make
+    of the velocity.
     """
     dtype = g.dtype
     moves = (1.0 if model.features_move else 0.0, 1.0 if model.prototypes_move else 0.0)
@@ -102,20 +103,26 @@ def products(
         }
         shift, node_v = momentum(nodes * carry["nodes"], carry["node_v"])
         at_nodes = carry["nodes"] + eta * shift
-        return _rescale({"x": x, "v": v, "nodes": at_nodes, "node_v": node_v, "power": carry["power"]})
+        return _rescale({"x": x, "v": v, "nodes": at_nodes, "node_v": node_v, "power": carry["power"]}, present)
 
     kept = ("x", "nodes", "power") if beta is None else ("x", "v", "nodes", "power")
     _, saved, _ = _scan.run(step, carry, reads, lambda carry: {name: carry[name] for name in kept})
     return saved
 
 
-def _rescale(carry: dict) -> dict:
+def _rescale(carry: dict, present: jax.Array) -> dict:
     x, v, power = dict(carry["x"]), dict(carry["v"]), dict(carry["power"])
+    most = float(jnp.finfo(present.dtype).max) ** 0.5
+
+    def within(a: jax.Array, factor: jax.Array) -> jax.Array:
+        a = a * factor
+        return a if a.ndim == 0 else jnp.where(present > 0, a, jnp.clip(a, -most, most))
+
     for group in ("full", "rest"):
-        size = jnp.max(jnp.stack([jnp.max(jnp.abs(value)) for value in x[group].values()]))
-        drift, factor = _excess(size)
-        x[group] = jax.tree.map(lambda a, factor=factor: a * factor, x[group])
-        v[group] = jax.tree.map(lambda a, factor=factor: a * factor, v[group])
+        sizes = [jnp.abs(value) if value.ndim == 0 else present * jnp.abs(value) for value in x[group].values()]
+        drift, factor = _excess(jnp.max(jnp.stack([jnp.max(size) for size in sizes])))
+        x[group] = jax.tree.map(lambda a, factor=factor: within(a, factor), x[group])
+        v[group] = jax.tree.map(lambda a, factor=factor: within(a, factor), v[group])
         power[group] = power[group] + drift
     drift, factor = _excess(jnp.abs(carry["nodes"]))
     power["nodes"] = power["nodes"] + drift

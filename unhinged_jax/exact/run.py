@@ -15,7 +15,7 @@ from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
 from unhinged_jax.exact.linear import exact_linear
 from unhinged_jax.exact.timeline import Record, Updates, closed, timeline, updates_at
-from unhinged_jax.leading import leading
+from unhinged_jax.leading import leading, present_modes
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import Observe, Plan, View, evaluate, refers_to_start, wants_split
 from unhinged_jax.rowspace import row_space
@@ -139,6 +139,14 @@ def _linear(
     dtype = state.W.dtype
     space = row_space(model, dtype, summed=memory is None)  # a velocity has a residual of its own
     spectrum = spectrum_of(space.signal, model.kernel, model.samples, model.dim, dtype)
+    present = jnp.ones_like(spectrum.values)
+    if model.kernel is None or model.kernel.kind != "coordinates":
+        H, W = state.H, state.W
+        if memory is not None:
+            H, W = jnp.hstack([H, memory["H"]]), jnp.hstack([W, memory["W"]])
+        F = space.signal.transpose_times(H)
+        present = jax.lax.stop_gradient(present_modes(spectrum, F, W)).astype(dtype)
+        spectrum = dataclasses.replace(spectrum, present=present)
     part, origin, mask = None, None, jnp.zeros_like(spectrum.values)
     if wants_split(plan):
         r1 = dynamics.rate_H if model.features_move else 0.0
@@ -151,7 +159,7 @@ def _linear(
     clock = times.astype(dtype) if isinstance(dynamics, Flow) else times
 
     def record_of(g: jax.Array) -> Record:
-        return timeline(model, dynamics, clock, reads, first, g, mask, memory is not None)
+        return timeline(model, dynamics, clock, reads, first, g, mask, present, memory is not None)
 
     moments = _with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part, origin, memory)

@@ -81,22 +81,26 @@ def timeline(
     first: Any,
     g: jax.Array,
     mask: jax.Array,
+    present: jax.Array,
     pushed: bool = False,
 ) -> Record:
-    """The record of a run for squared singular values g, shape (k,), with `mask` on the winning ones.
+    """The record of a run for squared singular values g, shape (k,).
+
+    `mask` is 1 on the winning ones, `present` on those that the start has a part in.
 
     `reads` says after which updates to save: as `Updates` for descents with a closed form, as `Reads` for others.
     `pushed`: with the record of a velocity that the run begins with.
     """
     if isinstance(dynamics, Flow):
-        return _flow_timeline(model, dynamics, times, first, g, mask)
+        return _flow_timeline(model, dynamics, times, first, g, mask, present)
     if isinstance(reads, Updates):
-        return _equal_steps_timeline(model, dynamics, reads, g, mask)
+        return _equal_steps_timeline(model, dynamics, reads, g, mask, present)
     assert reads is not None
-    record = _product_timeline(model, dynamics, reads, first, g, mask)
+    record = _product_timeline(model, dynamics, reads, first, g, mask, present)
     if not pushed:
         return record
-    return dataclasses.replace(record, pushed=_product_timeline(model, dynamics, reads, first, g, mask, pushed=True))
+    velocity = _product_timeline(model, dynamics, reads, first, g, mask, present, pushed=True)
+    return dataclasses.replace(record, pushed=velocity)
 
 
 def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: Any) -> Rates:
@@ -116,22 +120,23 @@ def _winning_nodes(g: jax.Array, mask: jax.Array, rates: Rates) -> jax.Array:
 
 
 def _flow_timeline(
-    model: LayerPeeled, flow: Flow, times: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array
+    model: LayerPeeled, flow: Flow, times: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array,
+    present: jax.Array,
 ) -> Record:
     rates, others = unit_rates(model, flow, g.dtype), g * (1 - mask)
     nodes = _winning_nodes(g, mask, rates)
     taus = flow.schedule.integral(times) - flow.schedule.integral(first)
 
     def at(tau: jax.Array) -> Record:
-        log_full = exponents(g, rates, lambda nodes: nodes * tau)
-        log_rest = jnp.maximum(
-            exponents(others, rates, lambda nodes: nodes * tau), jax.lax.stop_gradient(nodes[1] * tau)
-        )
+        def coefficients(g: jax.Array, least: Any) -> tuple[Coefficients, jax.Array]:
+            log_scale, by_mode = exponents(g, rates, lambda nodes: nodes * tau, present)
+            log_scale, by_mode = (jnp.maximum(log, least) for log in (log_scale, by_mode))
+            found = flow_coefficients(g, rates, tau, by_mode)
+            return dataclasses.replace(found, keep=jnp.exp(-rates.a * tau - log_scale)), log_scale
+
         return Record(
-            flow_coefficients(g, rates, tau, log_full),
-            log_full,
-            flow_coefficients(others, rates, tau, log_rest),
-            log_rest,
+            *coefficients(g, -jnp.inf),
+            *coefficients(others, jax.lax.stop_gradient(nodes[1] * tau)),
             nodes * tau,
             jnp.ones_like(nodes),
             jnp.exp(-rates.c * tau),
@@ -142,7 +147,7 @@ def _flow_timeline(
 
 
 def _equal_steps_timeline(
-    model: LayerPeeled, descent: Descent, updates: Updates, g: jax.Array, mask: jax.Array
+    model: LayerPeeled, descent: Descent, updates: Updates, g: jax.Array, mask: jax.Array, present: jax.Array
 ) -> Record:
     rates, others = unit_rates(model, descent, g.dtype), g * (1 - mask)
     nodes = _winning_nodes(g, mask, rates)
@@ -152,16 +157,16 @@ def _equal_steps_timeline(
         def log_power(x: jax.Array) -> jax.Array:
             return count * log_factor(eta * x)
 
-        log_full = exponents(g, rates, log_power)
-        log_rest = jnp.maximum(
-            exponents(others, rates, log_power), jax.lax.stop_gradient(log_power(nodes[1]))
-        )
+        def coefficients(g: jax.Array, least: Any) -> tuple[Coefficients, jax.Array]:
+            log_scale, by_mode = exponents(g, rates, log_power, present)
+            log_scale, by_mode = (jnp.maximum(log, least) for log in (log_scale, by_mode))
+            found = descent_coefficients(g, rates, eta, count, by_mode, odd)
+            return dataclasses.replace(found, keep=power(-eta * rates.a, count, log_scale, odd)), log_scale
+
         zero = jnp.zeros_like(eta)
         return Record(
-            descent_coefficients(g, rates, eta, count, log_full, odd),
-            log_full,
-            descent_coefficients(others, rates, eta, count, log_rest, odd),
-            log_rest,
+            *coefficients(g, -jnp.inf),
+            *coefficients(others, jax.lax.stop_gradient(log_power(nodes[1]))),
             log_power(nodes),
             jnp.where((1 + eta * nodes < 0) & odd, -1.0, 1.0),
             power(-eta * rates.c, count, zero, odd),
@@ -173,7 +178,7 @@ def _equal_steps_timeline(
 
 def _product_timeline(
     model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
-    pushed: bool = False,
+    present: jax.Array, pushed: bool = False,
 ) -> Record:
     """Ordered products of the one-step matrices: any schedule, rates that are not proportional, momentum.
 
@@ -183,7 +188,7 @@ def _product_timeline(
         nodes = _winning_nodes(g, mask, unit_rates(model, descent, g.dtype))
     else:
         nodes = jnp.zeros(4, g.dtype)
-    saved = products(model, descent, reads, first, g, mask, nodes, pushed)
+    saved = products(model, descent, reads, first, g, mask, nodes, present, pushed)
     x, log_two = saved["x"], jnp.log(jnp.asarray(2.0, g.dtype))
     logs = {name: power.astype(g.dtype) * log_two for name, power in saved["power"].items()}
 

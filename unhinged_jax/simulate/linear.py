@@ -7,13 +7,16 @@ Nothing here knows modes: a step is the plain update. Two things make it cheap a
 - Columns. The update mixes rows and treats every column (feature coordinate) alike. When there are more columns than
   rows it is cheaper to update the identity and multiply by the start when something is read; and a column more carries
   the leading part alone, so that distances to the limit never come from differences.
-- Symmetry. Balanced classes can be renamed without changing the problem, so what the update makes of one class's sum
-  and of one class's prototype tells what it makes of all: two columns of the identity are enough.
+- Symmetry. Balanced classes can be renamed without changing the problem, so that a difference of two classes stays one,
+  and what all classes share stays shared. What the update makes of one difference and of one shared part, of sums and
+  of prototypes, tells what it makes of all. The two are carried apart, with a scale each: where a start has only one of
+  them, the other one, which may grow faster, is not there to drown it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,13 +24,15 @@ import jax.numpy as jnp
 
 from unhinged_jax.compression import compressible, smaller
 from unhinged_jax.features import affordable
-from unhinged_jax.leading import Leading, Reference, Split, put_together, reference
+from unhinged_jax.leading import Leading, Reference, Split, balanced_modes, put_together, reference
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import Plan, View, refers_to_start
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
+from unhinged_jax.simulate.at_start import Seen, Watch, of_present, seen_by_residuals, watched
 from unhinged_jax.simulate.system import Body, System, rated
 from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax.spectrum import without
 
 Form = Literal["start", "identity", "pair"]
 
@@ -41,20 +46,6 @@ def force(space: RowSpace, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.A
     return move_H, move_W
 
 
-class Watch(NamedTuple):
-    """How the leading part is watched: its unit direction (H, residual, W), the log of its norm, and one column of it.
-
-    The column is along the longest row of the leading part, so that it is never nearly orthogonal to it; `unit_H` and
-    `unit_W` are that column of the unit direction.
-    """
-
-    direction: list[jax.Array]
-    log_start: jax.Array
-    probe: jax.Array
-    unit_H: jax.Array
-    unit_W: jax.Array
-
-
 class Whole(NamedTuple):
     """A state in the row space, e^log_scale (H, W) and the factor on its residual, with W r^T if that is known."""
 
@@ -65,34 +56,6 @@ class Whole(NamedTuple):
     seen: jax.Array | None
 
 
-class Seen(NamedTuple):
-    """The start as the residual r sees it, so that logits need no product over the feature dimension.
-
-    `start` is [S_0; W_0] r^T, (2C, n); `leading` is the prototypes of the leading part times r^T, (C, n).
-    """
-
-    start: jax.Array
-    leading: jax.Array | None
-
-
-def _watch(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
-    H, W = space.metric(lead_H), leading.prototypes
-    if leading.kind == "anchored":
-        W = jnp.zeros_like(W)
-    elif leading.kind == "frozen":
-        H = jnp.zeros_like(H)
-    size = safe_norm(H, W)
-    size = jnp.where(size > 0, size, 1.0)
-    rows = jax.lax.stop_gradient(lead_H if leading.kind == "anchored" else leading.prototypes)
-    largest = jnp.max(jnp.abs(rows))
-    rows = rows / jnp.where(largest > 0, largest, 1.0)  # squares of rows may under- or overflow
-    longest = rows[jnp.argmax(jnp.sum(rows**2, axis=1))]
-    length = jnp.linalg.norm(longest)
-    probe = (longest / jnp.where(length > 0, length, 1.0))[:, None]
-    direction = [H / size, jnp.zeros((), W.dtype), W / size]
-    return Watch(direction, jnp.log(size), probe, lead_H @ probe / size, leading.prototypes @ probe / size)
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LinearSystem(System):
@@ -101,8 +64,9 @@ class LinearSystem(System):
     The arrays that move: "H" (class sums or features) and "W", one column a coordinate; "residual", the factor on what
     is orthogonal to the class sums, at first `factor`; "lead_H" and "lead_W", one column of the leading part; "b".
 
-    `form` says what the columns of "H" and "W" start as: the "start" itself, the "identity", or the "pair" of its
-    columns that belong to the first class.
+    `form` says what the columns of "H" and "W" start as: the "start" itself, the "identity", or a "pair": a difference
+    of two classes, beside what all share in "mean_H" and "mean_W". `present` says, for balanced classes, whether the
+    start has any of either.
     """
 
     space: RowSpace
@@ -117,14 +81,20 @@ class LinearSystem(System):
     drift_b: jax.Array
     log_scale: jax.Array
     seen: Seen | None
+    present: jax.Array | None = None
     reference: Reference | None = None
     form: Form = dataclasses.field(default="start", metadata={"static": True})
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         # The residual is a group of its own: W alone may be far smaller or larger than it.
-        rest = (("H", "W"), ("residual",))
-        return rest if self.leading is None else (("lead_H", "lead_W"), *rest)
+        lead = () if self.leading is None else (("lead_H", "lead_W"),)
+        return (*lead, *self._parts, ("residual",))
+
+    @property
+    def _parts(self) -> tuple[tuple[str, str], ...]:
+        """Names of the arrays that hold what is not leading, of H and of W."""
+        return (("H", "W"), ("mean_H", "mean_W")) if self.form == "pair" else (("H", "W"),)
 
     @property
     def compensated(self) -> bool:
@@ -136,12 +106,13 @@ class LinearSystem(System):
         if self.form == "identity":
             H = jnp.eye(rows_H, rows_H + rows_W, dtype=dtype)
             W = jnp.eye(rows_W, rows_H + rows_W, k=rows_H, dtype=dtype)
-        elif self.form == "pair":
-            first = jnp.zeros((rows_W, 2), dtype)
-            H, W = first.at[0, 0].set(1.0), first.at[0, 1].set(1.0)
         body = {"H": H, "W": W, "residual": self.factor, "b": self.b}
+        if self.form == "pair":
+            apart, none = jnp.zeros((rows_W, 1), dtype).at[0].set(1.0).at[1].set(-1.0), jnp.zeros((rows_W, 1), dtype)
+            for names, column in zip(self._parts, (apart, jnp.ones_like(apart)), strict=True):
+                body.update(zip(names, (jnp.hstack([column, none]), jnp.hstack([none, column])), strict=True))
         if self.leading is None:
-            return body
+            return self.clean(body)
         probe = self.watch.probe  # type: ignore[union-attr]
         lead_H, lead_W = self.lead_H @ probe, self.leading.prototypes @ probe  # type: ignore[operator]
         if self.leading.kind == "anchored":
@@ -163,7 +134,7 @@ class LinearSystem(System):
             lead = dataclasses.replace(lead, carrier=turn(lead.carrier), prototypes=turn(lead.prototypes))
             along = [turn(part) if part.ndim else part for part in watch.direction]
             lead_H, watch = turn(lead_H), watch._replace(direction=along)
-        seen = None if self.seen is None else _seen(H, W, residual, lead)
+        seen = None if self.seen is None else seen_by_residuals(H, W, residual, lead)
         reference = self.reference
         if reference is not None:
             reference = reference._replace(beside=[jnp.zeros_like(H), jnp.zeros((), W.dtype), jnp.zeros_like(W)])
@@ -174,27 +145,33 @@ class LinearSystem(System):
 
     def velocity(self, body: Body) -> Body:
         model = self.space.model
-        move_H, move_W = force(self.space, body["H"], body["W"])
         fade = -model.decay_H * body["residual"] if model.features_move else jnp.zeros_like(body["residual"])
         moves_b = model.bias and model.prototypes_move
         move_b = self.drift_b - model.decay_W * body["b"] if moves_b else jnp.zeros_like(body["b"])
-        moved = {"H": move_H, "W": move_W, "residual": fade, "b": move_b}
-        if self.leading is not None:
-            moved["lead_H"], moved["lead_W"] = force(self.space, body["lead_H"], body["lead_W"])
+        moved = {"residual": fade, "b": move_b}
+        for names in self._parts if self.leading is None else (("lead_H", "lead_W"), *self._parts):
+            moved.update(zip(names, force(self.space, *(body[name] for name in names)), strict=True))
         return moved
 
     def clean(self, body: Body) -> Body:
-        """Take out of the rest the leading part that rounding puts back into it."""
+        """Take out of the rest what rounding puts back into it: the leading part, and modes that the start lacks."""
+        cleaned = dict(body)
+        for names in self._parts:
+            cleaned.update(zip(names, self._cleaned(*(body[name] for name in names)), strict=True))
+        return cleaned
+
+    def _cleaned(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
         leading = self.leading
+        if self.form == "start" and self.present is not None:
+            H, W = of_present(self.present, H), of_present(self.present, W)
         if leading is None:
-            return body
-        H, W = body["H"], body["W"]
+            return H, W
         if leading.kind == "anchored":
-            return {**body, "W": jnp.zeros_like(W)}
+            return H, jnp.zeros_like(W)
         if leading.kind == "frozen":
-            return {**body, "H": jnp.zeros_like(H)}
+            return jnp.zeros_like(H), W
         carrier, prototypes = leading.part(self.space.gather(H), W)
-        return {**body, "H": H - self.space.lift(carrier), "W": W - prototypes}
+        return H - self.space.lift(carrier), W - prototypes
 
     @property
     def _rates(self) -> tuple[Any, Any]:
@@ -253,30 +230,38 @@ class LinearSystem(System):
 
     def _rest(self, body: Body, logs: list[jax.Array]) -> tuple[Body, Any, jax.Array]:
         """The body with all that is not leading over one scale, uncompressed, W r^T if known, and the scale's log."""
-        log_rest, log_residual = logs[-2], logs[-1]
-        common = log_rest
+        log_parts, log_residual = jnp.stack(logs[-1 - len(self._parts) : -1]), logs[-1]
+        there = log_parts
+        if self.form == "pair" and self.present is not None:
+            there = jnp.where(self.present, log_parts, -jnp.inf)
+        common = jnp.max(there)
         if self.residual is not None and self.space.model.features_move:
-            common = jnp.maximum(log_rest, log_residual)
+            common = jnp.maximum(common, log_residual)
         common = jax.lax.stop_gradient(common)
-        shrink = jnp.exp(log_rest - common)
-        H, W, seen = shrink * body["H"], shrink * body["W"], None
-        if self.form != "start":
-            if self.seen is not None:
-                seen = self._applied(W, self.seen.start)
-            both = jnp.concatenate([self.H, self.W])
-            H, W = self._applied(H, both), self._applied(W, both)
+        # Of a part that the start lacks only derivatives are seen, as large as their type allows.
+        most = math.log(float(jnp.finfo(common.dtype).max)) / 2
+        shrink = jnp.exp(jnp.minimum(log_parts - common, most))
+        H, W = ([shrink[i] * body[names[k]] for i, names in enumerate(self._parts)] for k in (0, 1))
+        seen = None if self.seen is None or self.form == "start" else self._applied(W, self.seen.start)
+        both = jnp.concatenate([self.H, self.W]) if self.form != "start" else None
+        H, W = self._applied(H, both), self._applied(W, both)
         residual = jnp.exp(log_residual - common) * body["residual"]
         return {**body, "H": H, "W": W, "residual": residual}, seen, common
 
-    def _applied(self, rows: jax.Array, start: jax.Array) -> jax.Array:
-        """What rows of the identity that has moved make of a start, (rows of H and W, columns)."""
+    def _applied(self, moved: list[jax.Array], start: jax.Array | None) -> jax.Array:
+        """What columns that have moved make of a start, (rows of H and W, columns)."""
+        if start is None:
+            return moved[0]
         if self.form == "identity":
-            return rows @ start
-        # The first class tells of itself and of any other; (C, columns) times (a - b) I + b 11^T, twice.
-        own, other = rows[0], rows[1]
+            return moved[0] @ start
+        # What has become of the first class's 1 has become of all differences, and of all that is shared.
+        difference, shared = (rows[0] for rows in moved)
         X, Y = jnp.split(start, [self.H.shape[0]])
-        everywhere = other[0] * jnp.sum(X, axis=0) + other[1] * jnp.sum(Y, axis=0)
-        return (own[0] - other[0]) * X + (own[1] - other[1]) * Y + everywhere
+        mean_X, mean_Y = jnp.mean(X, axis=0), jnp.mean(Y, axis=0)
+        parts = [difference[0] * (X - mean_X) + difference[1] * (Y - mean_Y), shared[0] * mean_X + shared[1] * mean_Y]
+        if self.present is not None:
+            parts = [without(part, here) for part, here in zip(parts, self.present, strict=True)]
+        return parts[0] + parts[1]
 
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         body, seen, log_rest = self._rest(body, logs)
@@ -340,11 +325,6 @@ class LinearSystem(System):
         return Split(self.watch.direction, rest, log_amplitude, jnp.sign(amplitude), log_rest, rest)
 
 
-def _seen(H: jax.Array, W: jax.Array, residual: jax.Array, leading: Leading | None) -> Seen:
-    lead = None if leading is None else (W if leading.kind == "anchored" else leading.prototypes) @ residual.T
-    return Seen(jnp.concatenate([H, W]) @ residual.T, lead)
-
-
 def linear_system(
     model: LayerPeeled,
     state: State,
@@ -364,15 +344,19 @@ def linear_system(
         wide = H.shape[1] > rows.shape[0] + W.shape[0]
         form = "pair" if model.labels.balanced else "identity" if wide else "start"
     lead_H = None if leading is None else space.lift(leading.carrier)
-    watch = None if leading is None or lead_H is None else _watch(space, leading, lead_H)
+    watch = None if leading is None or lead_H is None else watched(space, leading, lead_H)
     drift_b = space.signal.column_sums(W.dtype)
     log_scale = jnp.asarray(state.log_scale, W.dtype)
     seen = None
     if form != "start" and residual is not None and affordable(residual.shape[0], W.shape[0]):
-        seen = _seen(rows, W, residual, leading)
+        seen = seen_by_residuals(rows, W, residual, leading)
     referred = None
     if watch is not None and origin is not None:
         referred = reference(watch.direction, space.vector(*origin[0].parts), origin[1])
+    present = None
+    if space.summed and model.labels.balanced:
+        present = jax.lax.stop_gradient(balanced_modes(space.gather(rows), W))
     return LinearSystem(
-        space, rows, W, state.b, residual, factor, leading, lead_H, watch, drift_b, log_scale, seen, referred, form
-    )
+        space, rows, W, state.b, residual, factor, leading, lead_H, watch, drift_b, log_scale, seen, present, referred,
+        form,
+    )  # fmt: skip

@@ -15,7 +15,7 @@ from unhinged_jax.special import largest, safe_norm
 
 Body = dict[str, jax.Array]
 
-_WITH_PROTOTYPES = frozenset({"W", "lead_W", "b"})
+_WITH_PROTOTYPES = frozenset({"W", "mean_W", "lead_W", "b"})
 
 
 class System:
