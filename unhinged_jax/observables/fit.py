@@ -125,5 +125,7 @@ def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View],
 def accuracy_margin(view: View) -> jax.Array:
     values, _, common = view.once(margins)
     lengths = view.seen().row_norms() * jnp.max(row_lengths(view.prototypes()))
-    unit_scale = jnp.exp(view.logit_scale() - common)
-    return jnp.min(values / jnp.where(lengths > 0, lengths * unit_scale, 1.0))
+    sizes = lengths * jnp.exp(view.logit_scale() - common)
+    # Beside a bias alone, margins are infinite in units of the norms.
+    without_size = jnp.where(values == 0, 0.0, jnp.sign(values) * jnp.inf)
+    return jnp.min(jnp.where(sizes > 0, values / jnp.where(sizes > 0, sizes, 1.0), without_size))

@@ -111,8 +111,9 @@ def _energies(view: View) -> dict[str, jax.Array]:
         "energy_2_minus": classes * jnp.sum((F_mean - W_mean) ** 2) / 2,
         "energy_3": within,
     }
-    total = sum(parts.values())
-    return {name: value / total for name, value in parts.items()}
+    total = sum(parts.values(), jnp.zeros((), W.dtype))
+    there = total > 0  # of nothing there are no shares, and no derivative of them that would reach others
+    return {name: jnp.where(there, value / jnp.where(there, total, 1.0), jnp.nan) for name, value in parts.items()}
 
 
 def energy(name: str) -> Callable[[View], jax.Array]:
