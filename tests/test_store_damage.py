@@ -60,7 +60,10 @@ def files(store):
     kinds["committed"] = opened.chunk("execution/committed", first), opened.chunk("execution/committed", second)
     for name in ("decay", "gamma", "speed", "seed", "time"):
         kinds[name] = store / name / "c" / "0", store / ("gamma" if name == "decay" else "decay") / "c" / "0"
-    for name in ("norm", "result", "decay", "speed", "time", "execution/committed"):
+    for name in (
+        "norm", "result", "decay", "gamma", "speed", "seed", "time", "execution", "execution/committed",
+        "execution/seconds",
+    ):  # fmt: skip
         kinds[f"{name}/zarr.json"] = store / name / "zarr.json", store / "accuracy" / "zarr.json"
     kinds["zarr.json"] = store / "zarr.json", store / "norm" / "zarr.json"
     return kinds
@@ -132,7 +135,8 @@ HOW = ("deleted", "empty", "cut", "bit 0.0", "bit 0.5", "bit 0.9", "swapped", "r
 KINDS = (
     "norm", "accuracy", "result", "elapsed", "steps", "committed", "decay", "gamma", "speed", "seed", "time",
     "norm/zarr.json", "result/zarr.json", "decay/zarr.json", "speed/zarr.json", "time/zarr.json",
-    "execution/committed/zarr.json", "zarr.json",
+    "execution/committed/zarr.json", "execution/zarr.json", "execution/seconds/zarr.json", "gamma/zarr.json",
+    "seed/zarr.json", "zarr.json",
 )  # fmt: skip
 
 
