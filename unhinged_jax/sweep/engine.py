@@ -65,8 +65,8 @@ def _refuse_without_guard() -> None:
     frame = sys._getframe()
     while frame.f_back is not None and not (frame.f_globals is vars(main) and frame.f_code.co_name == "<module>"):
         frame = frame.f_back
-    path = getattr(main, "__file__", None)
-    if path is None or frame.f_globals is not vars(main) or getattr(main.__spec__, "name", "").endswith("__main__"):
+    path, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
+    if path is None or frame.f_globals is not vars(main) or (spec is not None and spec.name.endswith("__main__")):
         return  # a notebook, another thread, a package: workers do not import it
     try:
         tree = ast.parse(Path(path).read_bytes())

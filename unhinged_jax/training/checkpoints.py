@@ -81,7 +81,8 @@ class Checkpoints:
                     record = {"epochs": run.epochs, "files": files, "digest": _seal(run.epochs, files)}
                     part.write_text(json.dumps(record), encoding="utf-8")
         except (OSError, ValueError, RuntimeError) as error:
-            why = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+            full = "No space left on device"
+            why = full if full in str(error) else str(error).partition("\n")[0][:200]
             raise OSError(
                 f"{place} could not be written ({why}); checkpoints before it are kept, and --resume goes on."
             ) from error
