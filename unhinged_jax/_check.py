@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -63,6 +65,8 @@ _WAYS = {
     "Flow": "write `Flow(rate)` or `Descent(rate)`",
     "Trajectory": "use what `simulate` or `exact` returns",
     "Loss": "give a name or a function of (logits, targets) to a constructor such as `unconstrained`",
+    "Plan": "use `Plan.read(path)` or `Plan.of(tables)`",
+    "DesignPlan": "use `DesignPlan.read(path)` or `DesignPlan.of(tables)`",
     "Kernel": "give an array to `ntk_invariant` or to `replace`",
 }
 
@@ -109,6 +113,13 @@ def function(name: str, value: Any, meaning: str) -> None:
             f"{name} is not hashable, so no compiled program can be found again by it; use a function, or register "
             f"{type(value).__name__} with jax.tree_util.register_dataclass: its numbers become data."
         )
+
+
+def path(name: str, value: Any) -> Path:
+    """The value as a path, or raise unless it is one, or a text."""
+    if not isinstance(value, (str, os.PathLike)) or str(value) == "":
+        raise ValueError(f"{name} must be a path, but got {given(value)}.")
+    return Path(value)
 
 
 def hashable(value: Any) -> bool:

@@ -124,6 +124,8 @@ class Files:
         if self.data:
             return _stand_in
         module, _, name = spec.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+            raise ValueError(f"a function is given as 'module:function', but got {spec!r}.")
         folder = self.folder.resolve()
         sys.path.insert(0, str(folder))
         try:
@@ -132,8 +134,8 @@ class Files:
             self._note(found, folder)
             for part in name.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"{spec!r} cannot be imported: {error}") from error
+        except Exception as error:  # whatever a module raises while it is imported
+            raise ValueError(f"{spec!r} cannot be imported: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(str(folder))
         if not callable(found):

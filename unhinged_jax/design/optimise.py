@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from unhinged_jax import _check
 from unhinged_jax import config as _config
 from unhinged_jax.design.plan import DesignPlan, precision_of
 from unhinged_jax.design.reference import Reference, reference_of
@@ -125,6 +126,7 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         >>> [round(float(weight / weights[0]), 2) for weight in weights]  # n_c^(-1/2)
         [1.0, 2.0, 2.83]
     """
+    _check.kind("plan", plan, DesignPlan)
     with precision_of(plan), jax.default_matmul_precision("highest"):
         coordinates = {key: jnp.asarray(u, jnp.result_type(float)) for key, u in plan.start.items()}
         optimizer = _optimizer(plan)

@@ -17,7 +17,7 @@ from unhinged_jax import config as _config
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.design.domains import KINDS, Domain
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
-from unhinged_jax.precision import current, given_back, scope
+from unhinged_jax.precision import NAMES, current, given_back, scope
 from unhinged_jax.sweep.groups import build_traced
 
 SHIPPED = ("steps", "steps_momentum", "steps_ce", "norm", "prototypes", "weights", "rescaling")
@@ -198,6 +198,7 @@ def _check_section(
     design: DesignSection, goals: tuple[GoalSection, ...], free: dict[str, FreeSection], precision: str
 ) -> None:
     _check.choice("method", design.method, ("exact", "simulate"))
+    _check.choice("precision", precision, NAMES)
     _check.whole("steps", design.steps, 1)
     _check.whole("tries", design.tries, 1)
     if not goals:

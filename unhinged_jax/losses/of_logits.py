@@ -17,7 +17,7 @@ from unhinged_jax.precision import follows_arrays
 
 
 def distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
-    targets = targets if isinstance(targets, jax.Array) else np.asarray(targets)
+    targets = targets if isinstance(targets, jax.Array) else _check.real("targets", targets, array=True)
     if jnp.issubdtype(targets.dtype, jnp.integer):
         targets = _numbers.whole("targets", targets)
     targets = jnp.asarray(targets)
@@ -35,7 +35,8 @@ def distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
 
 
 def _factor(name: str, value: ArrayLike, allowed: tuple[tuple[int, ...], ...]) -> None:
-    """Raise for an array that would be taken along another axis than that of the samples."""
+    """Raise for what is not real, and for an array that would be taken along another axis than that of the samples."""
+    _check.finite(name, value, array=True)
     if np.shape(value) not in allowed:
         shapes = " or ".join(str(shape) for shape in dict.fromkeys(allowed))
         raise ValueError(f"{name} must have shape {shapes}, but got {np.shape(value)}; map over others with jax.vmap.")
@@ -47,9 +48,9 @@ def _of_logits(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     @follows_arrays
     @functools.wraps(function)
     def wrapped(logits: ArrayLike, *args: Any, **kwargs: Any) -> jax.Array:
-        logits = jnp.asarray(logits)
-        floating = jnp.issubdtype(logits.dtype, jnp.floating)
-        return function(logits if floating else _numbers.floats(logits, "logits"), *args, **kwargs)
+        if not isinstance(logits, jax.Array) or not jnp.issubdtype(logits.dtype, jnp.floating):
+            logits = _numbers.floats(_numbers.array("logits", logits), "logits")
+        return function(logits, *args, **kwargs)
 
     return wrapped
 

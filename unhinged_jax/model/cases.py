@@ -12,13 +12,14 @@ from unhinged_jax import _check
 from unhinged_jax.kernel import as_kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import AdjustedMargin, Loss, Unhinged, as_loss
-from unhinged_jax.model.layer_peeled import LayerPeeled, checked, decays, pair, split_rescale
+from unhinged_jax.model.layer_peeled import LARGEST_DIM, LayerPeeled, checked, decays, pair, split_rescale
 
 
 def _build(
     labels: Labels, dim: int, gamma: Any, loss: Loss | str | Callable[..., jax.Array] | None, **settings: Any
 ) -> LayerPeeled:
     _check.kind("labels", labels, Labels)
+    _check.whole("dim", dim, 1, most=LARGEST_DIM)
     if loss is None:
         chosen: Loss = Unhinged(gamma)
     else:

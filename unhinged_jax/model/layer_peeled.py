@@ -20,6 +20,8 @@ from unhinged_jax.model.state import State
 from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
 
+LARGEST_DIM = 2**31 - 1
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -133,6 +135,7 @@ class LayerPeeled(Value):
             changes["decay_H"], changes["decay_W"] = decays(changes.pop("decay"), **after)
         if "loss" in changes:
             changes["loss"] = as_loss(changes["loss"])
+        _check.whole("dim", changes.get("dim", self.dim), 1, most=LARGEST_DIM)
         if changes.get("kernel") is not None:
             labels = changes.get("labels", self.labels)
             changes["kernel"] = as_kernel(changes["kernel"], labels.samples, changes.get("dim", self.dim))
@@ -310,7 +313,7 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     """The model, or a ValueError that names the setting that cannot be."""
     _check.kind("labels", model.labels, Labels)
     _check.kind("loss", model.loss, Loss)
-    _check.whole("dim", model.dim, 1, most=2**31 - 1)
+    _check.whole("dim", model.dim, 1, most=LARGEST_DIM)
     for name in ("features_move", "prototypes_move", "bias", "spherical"):
         _check.flag(name, getattr(model, name))
     for name in ("decay_H", "decay_W", "exponent"):

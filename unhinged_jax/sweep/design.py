@@ -155,6 +155,8 @@ def read_dims(sweep: Any, seed: int) -> tuple[Dim, ...]:
 
 
 def _zipped(table: dict[str, Any]) -> Dim:
+    if not isinstance(table, dict):
+        raise ValueError(f"a zip must be a table of axes, but got {_check.given(table)}.")
     axes = tuple(read_axis(key, spec) for key, spec in table.items() if key != "name")
     if not axes:
         raise ValueError("a zip needs axes: dotted keys with lists of values of one length.")

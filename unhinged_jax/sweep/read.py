@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unhinged_jax import _check
 from unhinged_jax.sweep.seal import SEAL
 from unhinged_jax.sweep.store import Store
 
@@ -49,7 +50,7 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
         >>> data["result"].values.tolist(), data.attrs["precision"]
         ([0, 0], 'float32')
     """
-    opened = Store(store)
+    opened = Store(_check.path("store", store))
     return dataset_of(opened)
 
 

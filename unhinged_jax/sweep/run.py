@@ -83,8 +83,11 @@ def sweep(
     """
     from unhinged_jax.sweep.read import open_sweep
 
+    if not isinstance(plan, (str, os.PathLike)):
+        _check.kind("plan", plan, Plan)
+    folder = _check.path("store", store)
     plan = plan if isinstance(plan, Plan) else Plan.read(plan)
-    opened = prepare.open_store(plan, Path(store), lanes=lanes, memory=memory)
+    opened = prepare.open_store(plan, folder, lanes=lanes, memory=memory)
     run_store(
         opened, workers=workers, executor=executor, scheduler=scheduler, part=part, retry_failed=retry_failed,
         progress=progress,
