@@ -208,7 +208,7 @@ def _with(first: Moves, second: Callable[[str, Problem], Moves]) -> Callable[[st
 
 
 _TOGETHER = Unsaid("the norms of H and W, which move differently, are taken together")
-_APART: dict[str, Move] = {"log_norm": _TOGETHER, "log_distance": _TOGETHER, "share of H": _TOGETHER}
+_APART: dict[str, Move] = {"log_norm": _TOGETHER, "log_distance": _TOGETHER, "share of H*": _TOGETHER}
 
 
 def only_if(*conditions: tuple[Callable[[str, Problem], bool], str]) -> No:
@@ -649,7 +649,9 @@ _GOES_ON = (
     (not_of("push_forward"), "the tangent belongs to the first start"),
     (lambda operation, problem: "sensitivity" not in operation, "what was run before depends on the parameters, too"),
 )  # fmt: skip
-_FORGETS = (lambda operation, problem: problem.momentum is None, "there is no closed form that starts with a velocity")
+_AT_REST = (
+    lambda operation, problem: operation != "limit" or problem.momentum is None, "a limit is that of a run from rest"
+)  # fmt: skip
 _HAS_FORM = (lambda operation, problem: problem.loss == "unhinged", "no closed form")
 _SHARPENS = (
     lambda operation, problem: operation != "limit" or problem.case != "spherical" or problem.kind == "flow",
@@ -668,11 +670,9 @@ RUNS: dict[str, Change] = {
         no=only_if(_RUN, _CONFIG, (lambda operation, problem: problem.kind == "descent", "a flow is no loop")),
     ),
     "cut, simulated and gone on": Change(lambda problem: _cut(problem, "simulate"), later=True, no=only_if(
-        *_GOES_ON, (not_of("limit"), "it takes a state from wherever: from closed forms, which compile less"),
-        (lambda operation, problem: problem.momentum is None or operation.startswith("simulate,"),
-         "there is no closed form that starts with a velocity"))),
+        *_GOES_ON, (not_of("limit"), "it takes a state from wherever: from closed forms, which compile less"))),
     "cut, exact and gone on": Change(
-        lambda problem: _cut(problem, "exact"), later=True, no=only_if(*_GOES_ON, _HAS_FORM, _FORGETS, _SHARPENS)
+        lambda problem: _cut(problem, "exact"), later=True, no=only_if(*_GOES_ON, _HAS_FORM, _AT_REST, _SHARPENS)
     ),
     "other times beside": Change(_other_times, no=only_if(_RUN), later=True),
     "one observable at a time": Change(lambda problem: problem, values=one_by_one, no=only_if(

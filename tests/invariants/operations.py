@@ -52,10 +52,15 @@ def run(solve: str) -> Callable[[Problem], dict[str, Any]]:
 
 
 def limit(problem: Problem) -> dict[str, Any]:
-    found = uj.limit(*problem.built())
-    names = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
-    share = (found.direction.H**2).sum()  # as it comes: `jnp` would round a NumPy array outside of float64
-    return {name: getattr(found, name) for name in names} | {"share of H": share}
+    """Of a flow as long as zeta grows, and where its schedule, which ends, leaves it."""
+    model, dynamics, state = problem.built()
+    ended = uj.limit(model, dynamics, state)
+    if problem.kind == "flow":
+        dynamics = dataclasses.replace(dynamics, schedule=1.0)
+    found = uj.limit(model, dynamics, state)
+    names = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess", "angle")
+    share, last = ((one.direction.H**2).sum() for one in (found, ended))  # as it comes: `jnp` would round NumPy arrays
+    return {name: getattr(found, name) for name in names} | {"share of H": share, "share of H in the end": last}
 
 
 def event(method: str) -> Callable[[Problem], dict[str, Any]]:
@@ -208,7 +213,11 @@ OPERATIONS: dict[str, Operation] = {
     "exact, flow": Operation(run("exact"), _on(_ANY + " / one a class", "flow"), in_time=True, affords=1),
     "exact, descent": Operation(run("exact"), _on(_ANY, "descent"), in_time=True, affords=2),
     "exact, momentum": Operation(run("exact"), ("weighted, momentum", "bias, Nesterov"), in_time=True, affords=1),
-    "limit": Operation(limit, _on("weighted / balanced / anchored / spherical / kernel", "flow", "descent"), affords=1),
+    "limit": Operation(
+        limit,
+        (*_on("weighted / balanced / anchored / spherical / kernel", "flow", "descent"), "weighted, momentum",
+         "bias, Nesterov"), affords=1,
+    ),
     "event_time, exact": Operation(event("exact"), ("weighted, flow", "bias, descent"), affords=1),
     "event_time, simulated": Operation(event("simulate"), ("cross-entropy, flow",), tolerance=1e-5),
     "sensitivity, exact": Operation(sensitivity("exact"), ("weighted, flow", "bias, descent"), False),
