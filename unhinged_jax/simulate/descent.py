@@ -198,8 +198,8 @@ def _initial_memory(
     if descent.optimizer is None and momentum:
         return (optax.TraceState(trace=system.pack(memory)), optax.EmptyState())
     begin: Any = jax.eval_shape(transform.init, body)
-    structure: Any = jax.tree.structure
-    if momentum or structure(memory) != structure(begin):
+    expected: Any = jax.tree.structure(begin)
+    if momentum or jax.tree.structure(memory) != expected:
         raise ValueError(
             "the trajectory ended with the memory of another optimizer; go on with that one, or start afresh from "
             "`trajectory.final`."
