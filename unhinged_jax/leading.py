@@ -75,15 +75,19 @@ class Leading:
         """(carrier, prototypes)."""
         return self.carrier, self.prototypes
 
-    def part(self, F: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The leading part (carrier, prototypes) of a state with F = M^T H."""
+    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+        """The leading part (carrier, prototypes) of a state with F = M^T H, all in one `mode` if that is given."""
         if self.kind == "anchored":
             return W, W
         if self.kind == "frozen":
             return jnp.zeros_like(F), F
         g, k = self.square, self.growth
         assert g is not None and k is not None
-        x, y = self.top(F), self.top(W)
+        if mode is None:
+            x, y = self.top(F), self.top(W)
+        else:
+            assert self.mask is not None
+            x, y = self.mask[mode] * F, self.mask[mode] * W
         return (k.falling / g * x + self.r1 * y) / (2 * k.d), (self.r2 * x + k.rising * y) / (2 * k.d)
 
     def top(self, X: jax.Array) -> jax.Array:

@@ -8,9 +8,9 @@ Nothing here knows modes: a step is the plain update. Two things make it cheap a
   rows it is cheaper to update the identity and multiply by the start when something is read; and a column more carries
   the leading part alone, so that distances to the limit never come from differences.
 - Symmetry. Balanced classes can be renamed without changing the problem, so that a difference of two classes stays one,
-  and what all classes share stays shared. What the update makes of one difference and of one shared part, of sums and
-  of prototypes, tells what it makes of all. The two are carried apart, with a scale each: where a start has only one of
-  them, the other one, which may grow faster, is not there to drown it.
+  and what all classes share stays shared. What the update makes of one class's sum and prototype in either, two numbers
+  each, tells what it makes of all. The two are carried apart, with a scale each: where a start has only one of them,
+  the other one, which may grow faster, is not there to drown it.
 """
 
 from __future__ import annotations
@@ -30,20 +30,12 @@ from unhinged_jax.observables import Plan, View, refers_to_start
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulate.at_start import Seen, Watch, of_present, seen_by_residuals, watched
+from unhinged_jax.simulate.coupling import Coupling, OneClass, force
 from unhinged_jax.simulate.system import Body, System, rated
 from unhinged_jax.special import safe_log, safe_norm
 from unhinged_jax.spectrum import without
 
 Form = Literal["start", "identity", "pair"]
-
-
-def force(space: RowSpace, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(H', W') at unit rates, any number of columns; a part that stays has velocity 0."""
-    model = space.model
-    pull_H, pull_W = space.lift(W), space.gather(H)
-    move_H = pull_H - model.decay_H * H if model.features_move else jnp.zeros_like(H)
-    move_W = pull_W - model.decay_W * W if model.prototypes_move else jnp.zeros_like(W)
-    return move_H, move_W
 
 
 class Whole(NamedTuple):
@@ -64,9 +56,9 @@ class LinearSystem(System):
     The arrays that move: "H" (class sums or features) and "W", one column a coordinate; "residual", the factor on what
     is orthogonal to the class sums, at first `factor`; "lead_H" and "lead_W", one column of the leading part; "b".
 
-    `form` says what the columns of "H" and "W" start as: the "start" itself, the "identity", or a "pair": a difference
-    of two classes, beside what all share in "mean_H" and "mean_W". `present` says, for balanced classes, whether the
-    start has any of either.
+    `form` says what the columns of "H" and "W" start as: the "start" itself, the "identity", or a "pair": what tells of
+    a difference of two classes, beside what tells of all that they share in "mean_H" and "mean_W". `present` says, for
+    balanced classes, whether the start has any of either.
     """
 
     space: RowSpace
@@ -97,6 +89,13 @@ class LinearSystem(System):
         return (("H", "W"), ("mean_H", "mean_W")) if self.form == "pair" else (("H", "W"),)
 
     @property
+    def _couplings(self) -> tuple[Coupling, ...]:
+        """What the signal makes of each of them."""
+        if self.form == "pair":
+            return OneClass(self.space, 0, 0), OneClass(self.space, self.W.shape[0], 1)
+        return (self.space,)
+
+    @property
     def compensated(self) -> bool:
         return self.space.summed
 
@@ -108,9 +107,8 @@ class LinearSystem(System):
             W = jnp.eye(rows_W, rows_H + rows_W, k=rows_H, dtype=dtype)
         body = {"H": H, "W": W, "residual": self.factor, "b": self.b}
         if self.form == "pair":
-            apart, none = jnp.zeros((rows_W, 1), dtype).at[0].set(1.0).at[1].set(-1.0), jnp.zeros((rows_W, 1), dtype)
-            for names, column in zip(self._parts, (apart, jnp.ones_like(apart)), strict=True):
-                body.update(zip(names, (jnp.hstack([column, none]), jnp.hstack([none, column])), strict=True))
+            for names in self._parts:
+                body.update(zip(names, jnp.eye(2, dtype=dtype), strict=True))
         if self.leading is None:
             return self.clean(body)
         probe = self.watch.probe  # type: ignore[union-attr]
@@ -149,18 +147,21 @@ class LinearSystem(System):
         moves_b = model.bias and model.prototypes_move
         move_b = self.drift_b - model.decay_W * body["b"] if moves_b else jnp.zeros_like(body["b"])
         moved = {"residual": fade, "b": move_b}
-        for names in self._parts if self.leading is None else (("lead_H", "lead_W"), *self._parts):
-            moved.update(zip(names, force(self.space, *(body[name] for name in names)), strict=True))
+        parts = [*zip(self._parts, self._couplings, strict=True)]
+        if self.leading is not None:
+            parts.append((("lead_H", "lead_W"), self.space))
+        for names, coupling in parts:
+            moved.update(zip(names, force(model, coupling, *(body[name] for name in names)), strict=True))
         return moved
 
     def clean(self, body: Body) -> Body:
         """Take out of the rest what rounding puts back into it: the leading part, and modes that the start lacks."""
         cleaned = dict(body)
-        for names in self._parts:
-            cleaned.update(zip(names, self._cleaned(*(body[name] for name in names)), strict=True))
+        for names, coupling in zip(self._parts, self._couplings, strict=True):
+            cleaned.update(zip(names, self._cleaned(coupling, *(body[name] for name in names)), strict=True))
         return cleaned
 
-    def _cleaned(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _cleaned(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
         leading = self.leading
         if self.form == "start" and self.present is not None:
             H, W = of_present(self.present, H), of_present(self.present, W)
@@ -170,8 +171,9 @@ class LinearSystem(System):
             return H, jnp.zeros_like(W)
         if leading.kind == "frozen":
             return jnp.zeros_like(H), W
-        carrier, prototypes = leading.part(self.space.gather(H), W)
-        return H - self.space.lift(carrier), W - prototypes
+        mode = coupling.mode if isinstance(coupling, OneClass) else None
+        carrier, prototypes = leading.part(coupling.gather(H), W, mode)
+        return H - coupling.lift(carrier), W - prototypes
 
     @property
     def _rates(self) -> tuple[Any, Any]:
@@ -241,10 +243,10 @@ class LinearSystem(System):
         # Of a part that the start lacks only derivatives are seen, as large as their type allows.
         most = math.log(float(jnp.finfo(common.dtype).max)) / 2
         shrink = jnp.exp(jnp.minimum(log_parts - common, most))
-        H, W = ([shrink[i] * body[names[k]] for i, names in enumerate(self._parts)] for k in (0, 1))
-        seen = None if self.seen is None or self.form == "start" else self._applied(W, self.seen.start)
+        of_H, of_W = ([shrink[i] * body[names[k]] for i, names in enumerate(self._parts)] for k in (0, 1))
+        seen = None if self.seen is None or self.form == "start" else self._applied(of_W, self.seen.start)
         both = jnp.concatenate([self.H, self.W]) if self.form != "start" else None
-        H, W = self._applied(H, both), self._applied(W, both)
+        H, W = self._applied(of_H, both), self._applied(of_W, both)
         residual = jnp.exp(log_residual - common) * body["residual"]
         return {**body, "H": H, "W": W, "residual": residual}, seen, common
 
@@ -254,8 +256,7 @@ class LinearSystem(System):
             return moved[0]
         if self.form == "identity":
             return moved[0] @ start
-        # What has become of the first class's 1 has become of all differences, and of all that is shared.
-        difference, shared = (rows[0] for rows in moved)
+        difference, shared = moved
         X, Y = jnp.split(start, [self.H.shape[0]])
         mean_X, mean_Y = jnp.mean(X, axis=0), jnp.mean(Y, axis=0)
         parts = [difference[0] * (X - mean_X) + difference[1] * (Y - mean_Y), shared[0] * mean_X + shared[1] * mean_Y]
