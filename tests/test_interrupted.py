@@ -39,6 +39,11 @@ def sweeping(folder, workers, plan=SLOW, there=2):
     return process, store
 
 
+def workers_of(process):
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+
+
 def until(true, process, seconds=120.0):
     end = time.monotonic() + seconds
     while not true():
@@ -108,12 +113,20 @@ def test_a_sweep_says_a_word_ends_soon_and_counts_right(tmp_path, workers, numbe
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_second_signal_ends_at_once(tmp_path, workers):
-    process, store = sweeping(tmp_path, workers, SLOW.replace("400000", "40000000"), there=0)  # blocks of minutes
-    time.sleep(6)
+    if workers:
+        process, store = sweeping(tmp_path, workers)
+    else:
+        process, store = sweeping(tmp_path, workers, SLOW.replace("400000", "40000000"), there=0)  # blocks of minutes
+        time.sleep(6)
+    stopped = workers_of(process)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)  # what they have in hand takes for ever
     os.killpg(process.pid, signal.SIGINT)
     process.stderr.readline()
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
     told, seconds = ended(process)
     assert process.returncode == 130 and seconds < 1.5 and told.strip() == ""
     assert not status_of(Store(store), verify=True).damaged
