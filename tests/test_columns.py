@@ -63,9 +63,10 @@ def test_descent_is_the_plain_update(loss, momentum):
         np.testing.assert_allclose(ours, plain, rtol=1e-11, atol=1e-13, err_msg=part)
 
 
-@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
+@pytest.mark.parametrize("name", ["soft", *(pytest.param(n, marks=pytest.mark.long) for n in LABELS if n != "soft")])
 @pytest.mark.parametrize("anchored", [pytest.param(False, marks=pytest.mark.long), True], ids=["both", "anchored"])
-def test_flow_is_the_plain_one(labels, anchored):
+def test_flow_is_the_plain_one(name, anchored):
+    labels = LABELS[name]
     of = uj.anchored if anchored else uj.unconstrained
     model = of(labels, dim=5, loss="cross_entropy", **({"decay": 0.1} if anchored else {}))
     state = model.init(jax.random.key(2), precision="float64")
@@ -88,6 +89,7 @@ def test_kernels_and_spheres_keep_their_own_form():
         np.testing.assert_allclose(ours.W, plain.W, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.long
 def test_momentum_passes_between_the_two_forms():
     model = uj.unconstrained(LABELS["balanced"], dim=5, loss="cross_entropy")
     state, descent = model.init(jax.random.key(0), precision="float64"), uj.Descent(0.1, momentum=0.8)

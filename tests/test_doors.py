@@ -322,6 +322,7 @@ def test_optimisers_that_ask_for_the_loss_are_refused(name):
         uj.simulate(MODEL, uj.Descent(optimizer=ASK_FOR_THE_LOSS[name]()), STATE, [3], "norm")
 
 
+@pytest.mark.long
 def test_names_may_be_those_of_numpy():
     names = np.array(["norm", "log_norm"])  # as `dataset.observable.values` gives them
     run = uj.simulate(MODEL, FLOW, STATE, [1.0], names, target=np.str_("top"), precision=np.str_("float32"))

@@ -92,6 +92,6 @@ def test_what_holds_from_the_start_happens_then_and_bad_requests_are_refused():
         uj.event_time(model, uj.Flow(), state, "norm_W", times=GRID)
     with pytest.raises(ValueError, match="has its level"):
         uj.event_time(model, uj.Flow(), state, "accuracy is 1", 0.5, times=GRID)
-    with pytest.raises(ValueError, match="unknown observable"):
+    with pytest.raises(ValueError, match="unknown event"):
         uj.event_time(model, uj.Flow(), state, "happiness", 0.5, times=GRID)
     assert jnp.isfinite(found.slope)

@@ -57,7 +57,9 @@ def test_a_tie_is_no_success_and_a_jump_is_located_where_it_is():
     assert not bool(uj.event_time(fading, uj.Flow(), big, "norm_W", exactly, times=[0.0, 3.0]).happened)
 
 
-@pytest.mark.parametrize("observable", ["accuracy", "loss_sign", "nc4"])
+@pytest.mark.parametrize(
+    "observable", ["accuracy", *(pytest.param(name, marks=pytest.mark.long) for name in ("loss_sign", "nc4"))]
+)
 def test_the_time_of_a_jump_is_not_differentiated(observable):
     def time(eta):
         return uj.event_time(MODEL, uj.Descent(eta), START, observable, 1.0, times=[0, 2]).time
@@ -67,6 +69,7 @@ def test_the_time_of_a_jump_is_not_differentiated(observable):
             slope(0.5)
 
 
+@pytest.mark.long
 def test_a_run_that_ends_early_has_not_looked():
     few = uj.Flow(max_steps=3)
 
@@ -82,6 +85,7 @@ def test_a_run_that_ends_early_has_not_looked():
         uj.event_time(MODEL, uj.Flow(), ZERO.replace(H=0 * ZERO.H), "energy_3", 0.5, times=[0.0, 1.0])
 
 
+@pytest.mark.long
 def test_the_search_goes_on_from_a_trajectory():
     """Times are those of the whole run, under a schedule that has a clock."""
     flow, steps = uj.Flow(uj.cosine(0.5, 60.0)), uj.Descent(uj.cosine(0.5, 60.0), momentum=0.5)

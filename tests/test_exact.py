@@ -248,7 +248,13 @@ def cosine_rates(peak):
 
 @pytest.mark.parametrize(
     ("momentum", "nesterov", "moves"),
-    [(None, False, "both"), (0.9, False, "both"), (0.8, True, "both"), (0.9, False, "anchored"), (0.9, True, "frozen")],
+    [
+        (None, False, "both"),
+        pytest.param(0.9, False, "both", marks=pytest.mark.long),
+        (0.8, True, "both"),
+        pytest.param(0.9, False, "anchored", marks=pytest.mark.long),
+        (0.9, True, "frozen"),
+    ],
 )
 def test_descent_with_a_schedule_equals_a_loop(momentum, nesterov, moves):
     """Cosine rates, and separate schedules for H and W that are not proportional."""

@@ -134,7 +134,10 @@ def test_a_state_of_zeros_stays_and_completes():
         assert run.result is uj.Result.COMPLETED and np.all(np.asarray(run["norm"]) == 0)
 
 
-@pytest.mark.parametrize(("precision", "sizes"), [("float32", (1e-30, 1e30)), ("float64", (1e-150, 1e150))])
+@pytest.mark.parametrize(
+    ("precision", "sizes"),
+    [("float32", (1e-30, 1e30)), pytest.param("float64", (1e-150, 1e150), marks=pytest.mark.long)],
+)
 def test_what_is_free_of_scale_is_the_same_at_all_sizes(precision, sizes):
     model = uj.unconstrained(uj.balanced(3, 4), 5)
     state = model.init(jax.random.key(0), precision=precision)
@@ -155,6 +158,7 @@ def test_what_is_free_of_scale_is_the_same_at_all_sizes(precision, sizes):
             assert float(got["log_norm_H"]) == pytest.approx(np.log(by_H) + np.log(length), rel=close)
 
 
+@pytest.mark.long
 def test_what_overflows_is_infinite():
     model = uj.unconstrained(uj.balanced(3, 4), 5, gamma=1e3)
     state = model.init(jax.random.key(0), precision="float64")
@@ -165,6 +169,7 @@ def test_what_overflows_is_infinite():
         assert abs(float(run["loss"][0])) == np.inf
 
 
+@pytest.mark.long
 def test_a_start_without_the_leading_modes_tends_to_the_next_ones():
     """Equal class means and prototypes: the mean alone is there and grows, by sigma_2 = (1 - 2 gamma) / sqrt 36."""
     model = uj.unconstrained(uj.balanced(3, 4), 5, gamma=0.1)

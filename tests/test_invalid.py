@@ -123,12 +123,6 @@ def test_what_has_no_closed_form_is_named(name):
         uj.exact(model, dynamics, STATE, [0, 1])
 
 
-def test_a_run_with_momentum_is_not_continued_exactly():
-    first = uj.simulate(MODEL, uj.Descent(0.1, momentum=0.5), STATE, [0, 3], "norm")
-    with pytest.raises(uj.NoClosedForm, match="momentum"):
-        uj.exact(MODEL, uj.Descent(0.1, momentum=0.5), first, [5], "norm")
-
-
 def test_traced_numbers_of_updates_are_refused_in_words():
     with pytest.raises(ValueError, match="must be known when it is compiled"):
         jax.jit(lambda times: uj.simulate(MODEL, uj.Descent(0.1), STATE, times, "norm")["norm"])(np.array([0, 1]))
@@ -144,7 +138,7 @@ def test_the_dense_update_keeps_no_limit_apart():
 
 
 @pytest.mark.parametrize("run", [uj.exact, uj.simulate])
-@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd])
+@pytest.mark.parametrize("derivative", [jax.grad, pytest.param(jax.jacfwd, marks=pytest.mark.long)])
 def test_derivatives_of_float64_runs_ask_for_float64_around_them(run, derivative):
     def last(decay):
         return run(MODEL.replace(decay=decay), uj.Descent(0.1), STATE, [10], "norm", precision="float64").last("norm")

@@ -156,6 +156,7 @@ def test_what_is_left_of_schedules_that_go_on_is_infinite(schedule):
     assert np.isposinf(remaining(schedule, 2.0))
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_has_what_is_left_of_its_schedule():
     model, flow = MODELS["regularized"], uj.Flow(cosine(0.4, horizon=20.0))
     before = uj.exact(model, flow, START, [8.0], ())

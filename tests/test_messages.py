@@ -79,7 +79,7 @@ SAID = {
     ),
     "a dimension beyond all in a file": (
         lambda: built({"model": {"case": "frozen", "dim": 99999999999999999999}}),
-        "dim must be at most",
+        "dim must fit 64 bits",
     ),
     "a solver of other equations": (
         lambda: built({"dynamics": {"kind": "flow", "solver": "KenCarp4"}}),

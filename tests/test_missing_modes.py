@@ -40,7 +40,8 @@ def truth(sigma, f, a, dynamics, decay, times):
 @pytest.mark.parametrize(
     ("dynamics", "dim", "solves"),
     [
-        (uj.Flow(1.0), 20, (uj.simulate, uj.exact)),
+        pytest.param(uj.Flow(1.0), 20, (uj.simulate, uj.exact), marks=pytest.mark.long),
+        (uj.Flow(1.0), 20, (uj.exact,)),
         (uj.Descent(1.0, momentum=0.5), 5, (uj.simulate,)),
         pytest.param(uj.Flow(1.0), 5, (uj.simulate, uj.exact), marks=pytest.mark.long),
         pytest.param(uj.Descent(1.0), 20, (uj.simulate, uj.exact), marks=pytest.mark.long),
@@ -62,6 +63,7 @@ def test_classes_that_are_all_alike_stay_so(dynamics, dim, solves):
         np.testing.assert_allclose(alone["log_norm"], norms, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.long
 def test_what_is_missing_has_its_derivatives():
     """What a class difference put into the start becomes, though there is none."""
     model = uj.unconstrained(uj.balanced(3, 4), 20, gamma=GAMMA)

@@ -87,7 +87,7 @@ def test_one_moving_part_equals_a_plain_loop_and_goes_on(part, observe):
     check_parts(both.final, wanted[40])
 
 
-@pytest.mark.parametrize(("nesterov", "p"), [(False, P), (True, 40)])
+@pytest.mark.parametrize(("nesterov", "p"), [pytest.param(False, P, marks=pytest.mark.long), (True, 40)])
 def test_momentum_with_a_schedule_equals_a_plain_loop_and_goes_on(nesterov, p):
     rng = np.random.default_rng(3)
     model = uj.regularized(uj.from_counts([3, 2, 1]), p, decay=(0.1, 0.03), gamma=0.3, bias=True)
@@ -539,7 +539,7 @@ def test_two_hundred_thousand_samples_fit_in_4_gb():
     assert resource.RUSAGE_SELF == 0 and peak < 4e9, f"{peak / 1e9:.2f} GB"
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("mse", marks=pytest.mark.long)])
 def test_a_flow_that_carries_its_logits_is_the_plain_one(loss):
     labels = uj.from_counts([4, 2, 3])
     model = uj.regularized(labels, dim=8, decay=(0.02, 0.05), bias=True, loss=loss)

@@ -135,7 +135,7 @@ def apart(X, Y):
     ("dynamics", "balanced", "precision"),
     [
         (uj.Flow(0.5), True, "float64"),
-        (uj.Descent(0.5, momentum=0.5), False, "float32"),
+        pytest.param(uj.Descent(0.5, momentum=0.5), False, "float32", marks=pytest.mark.long),
         pytest.param(uj.Descent(0.5), True, "float32", marks=pytest.mark.long),
         pytest.param(uj.Flow(0.5), False, "float32", marks=pytest.mark.long),
         pytest.param(uj.Descent(0.5), False, "float64", marks=pytest.mark.long),

@@ -235,7 +235,7 @@ def test_images_are_shifted_whole_and_flipped_whole():
 
 
 def test_a_loss_takes_its_parameters_from_a_table(data):
-    recipe = Trainer(settings(head={"kind": "linear", "loss": {"kind": "focal", "focusing": 1.0}}), data).recipe
+    recipe = Trainer(settings(head={"kind": "linear", "loss": {"name": "focal", "focusing": 1.0}}), data).recipe
     logits = np.array([[1.0, 0.0, -1.0]])
     p = np.exp(1.0) / np.exp(logits).sum()
     assert float(recipe.loss(jnp.asarray(logits), jnp.array([0]))[0]) == pytest.approx(-(1 - p) * np.log(p), rel=1e-5)
@@ -247,7 +247,7 @@ def test_a_loss_takes_its_parameters_from_a_table(data):
         ({"data": {"classes": 4}}, r"\[data\] classes is 4, but bars has 3"),
         ({"network": {"features": 1}}, "at least classes - 1 = 2"),
         ({"train": {"devices": 99}}, r"\[train\] devices is 99, but there"),
-        ({"head": {"loss": {"kind": "focal", "gamma": 1.0}}}, "focal does not take gamma"),
+        ({"head": {"loss": {"name": "focal", "gamma": 1.0}}}, "focal does not take gamma"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused(data, changes, message):
@@ -276,7 +276,7 @@ def test_settings_that_cannot_be_are_refused_with_their_place(changes, message):
 
 
 def test_settings_survive_their_tables():
-    asked = settings(head={"loss": {"kind": "hinge", "margin": 2.0}}, train={"seeds": [3, 5]})
+    asked = settings(head={"loss": {"name": "hinge", "margin": 2.0}}, train={"seeds": [3, 5]})
     assert Settings.of(asked.tables()) == asked and asked.seeds == (3, 5)
 
 

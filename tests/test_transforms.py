@@ -73,7 +73,14 @@ def test_gradients_equal_central_differences(layout, run):
     np.testing.assert_allclose(slopes, want, rtol=1e-6, atol=1e-6 * np.max(np.abs(want)))
 
 
-@pytest.mark.parametrize("run", ["simulated descent", "simulated flow", "exact flow", "exact momentum"])
+@pytest.mark.parametrize(
+    "run",
+    [
+        "simulated descent",
+        "exact flow",
+        *(pytest.param(run, marks=pytest.mark.long) for run in ("simulated flow", "exact momentum")),
+    ],
+)
 def test_three_learning_rates_compile_once_and_a_batch_equals_its_members(run):
     """Numbers are data: rates, decays and gamma do not recompile; mapped over with a seed they give the same."""
     traces = []

@@ -1,6 +1,7 @@
 """Steps written out stage by stage are those of the diffrax solver they belong to."""
 
 import dataclasses
+import itertools
 
 import diffrax
 import jax
@@ -30,7 +31,11 @@ def path(solver, speed, as_term=False):
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[diffrax.Tsit5(), diffrax.Dopri5()], ids=lambda solver: type(solver).__name__)
+@pytest.fixture(
+    scope="module",
+    params=[diffrax.Tsit5(), pytest.param(diffrax.Dopri5(), marks=pytest.mark.long)],
+    ids=["Tsit5", "Dopri5"],
+)
 def pair(request):
     return request.param, Unrolled(request.param)
 
@@ -103,9 +108,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("points", [3, 101], ids=["few points", "logits carried"])
-@pytest.mark.parametrize("model", CASES.values(), ids=CASES.keys())
-def test_flows_of_large_states_are_those_of_small_ones(model, points):
+QUICK = [("both move", 101), ("prototypes stay", 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [
+        pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.long)
+        for pair in itertools.product(CASES, (3, 101))  # few points, or with the logits carried
+    ],
+)
+def test_flows_of_large_states_are_those_of_small_ones(name, points):
+    model = CASES[name]
     state = model.init(jax.random.key(3), precision="float64")
     observe, times = ["loss", "objective", "accuracy", "norm_H", "norm_W"], np.linspace(0, 25, points)
     flow = uj.Flow(uj.cosine(1.0, horizon=30), rate_H=1.5, rate_W=0.7, rtol=1e-9, solver=Unrolled(diffrax.Tsit5()))

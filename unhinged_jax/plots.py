@@ -111,8 +111,10 @@ def tex_error(text: str) -> str:
     """Why matplotlib cannot read what a text has between dollars, and `save` shows it as it is; empty if it can.
 
     Example:
-        >>> tex_error("rate $r_1$, 5 $"), tex_error("plain"), tex_error("$\\\\nope$")
-        ('', '', 'Unknown symbol: \\\\nope, found \'\\\\\'  (at char 0), (line:1, col:1)')
+        >>> tex_error("rate $r_1$, 5 $"), tex_error("plain")
+        ('', '')
+        >>> "Unknown symbol" in tex_error("$\\\\nope$")
+        True
     """
     if "$" not in text:
         return ""

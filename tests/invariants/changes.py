@@ -684,7 +684,8 @@ RUNS: dict[str, Change] = {
 }  # fmt: skip
 
 _DEAR = {
-    1: ("space embedded", "samples doubled", "schedule: cosine as a function", "jit", "vmap of 2 x 3"),
+    1: ("space embedded", "samples doubled", "schedule: cosine as a function", "jit", "vmap of 2 x 3", "labels: s*(0)",
+        "cut, simulated and gone on"),
     2: ("noise for gamma", "labels: soft", "kernel: identity", "schedule: *", "momentum 0", "one observable at a time",
         "vmap of 1", "vmap of 3"),
 }  # fmt: skip

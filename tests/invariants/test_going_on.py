@@ -223,6 +223,7 @@ def test_exact_goes_on_with_the_velocity_of_momentum(case, kind, precision):
             )
 
 
+@pytest.mark.long
 def test_exact_goes_on_with_a_velocity_that_is_not_along_the_state():
     """After the decay and gamma have changed, labels too: against a loop over NumPy arrays."""
     before_model = uj.regularized(LABELS, 4, decay=(0.3, 0.1), gamma=0.9)
@@ -248,6 +249,7 @@ def test_exact_goes_on_with_a_velocity_that_is_not_along_the_state():
         np.testing.assert_allclose(getattr(run.final, part), want, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.long
 def test_a_batch_goes_on_exactly_with_its_velocities():
     model, dynamics = MODELS["regularized"], HEAVY["heavy"]
     starts = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x), 2 * jnp.asarray(x)]), START)

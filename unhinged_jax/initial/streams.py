@@ -35,7 +35,7 @@ def torch_cpu_normal(seed: int, count: int, skip: int = 0) -> np.ndarray:
         >>> torch_cpu_normal(0, 32)[16:].tolist() == torch_cpu_normal(0, 16, skip=16).tolist()
         True
     """
-    seed = _checked_whole("seed", seed, below=2**32)
+    seed = _check.whole("seed", seed, 0, 2**32 - 1)
     count = _checked_blocks("count", count)
     skip = _checked_blocks("skip", skip)
     # RandomState is NumPy's frozen generator: its byte stream is the Twister's words in order.
@@ -77,8 +77,8 @@ def cuda_uniform(seed: int, count: int) -> np.ndarray:
         >>> bool((z > 0).all() and (z <= 1).all())
         True
     """
-    seed = _checked_whole("seed", seed, below=2**64)
-    count = _checked_whole("count", count, below=2**32)
+    seed = _check.whole("seed", seed, 0, 2**64 - 1)
+    count = _check.whole("count", count, 0, 2**32 - 1)
     element = np.arange(count, dtype=np.uint32)
     zero = np.zeros_like(element)
     a, b, _, _ = philox4x32((zero, zero, element, zero), (seed & _MASK, seed >> 32))
@@ -106,13 +106,6 @@ def _product(words: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
     """High and low 32 bits of the 64-bit product."""
     product = words.astype(np.uint64) * np.uint64(factor)
     return (product >> np.uint64(32)).astype(np.uint32), product.astype(np.uint32)
-
-
-def _checked_whole(name: str, value: int, below: int) -> int:
-    number = _check.whole(name, value, least=0)
-    if number >= below:
-        raise ValueError(f"{name} must be below {below}, but got {number}; use a smaller number.")
-    return number
 
 
 def _checked_blocks(name: str, value: int) -> int:
