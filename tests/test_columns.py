@@ -26,6 +26,7 @@ LOSSES = {
     "cross_entropy": losses.CrossEntropy(), "mse": losses.MSE(), "hinge": losses.Hinge(0.5),
     "focal": losses.Focal(1.5), "a function": losses.Custom(quartic), "a class": jax.tree_util.register_static(Cubic)(),
 }  # fmt: skip
+QUICK = ("cross_entropy", "a function")
 LABELS = {
     "balanced": uj.balanced(classes=3, per_class=4),
     "weighted": uj.from_counts([5, 2, 3]).weighted(classes=[0.2, 0.5, 0.3]),
@@ -48,9 +49,12 @@ def test_pull_and_value_are_those_of_rows(loss, labels):
         np.testing.assert_allclose(loss.of_columns(logits.T, targets.T), loss(logits, targets), rtol=1e-13)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in LOSSES]
+)
 @pytest.mark.parametrize("momentum", [None, pytest.param(0.7, marks=pytest.mark.long)], ids=["plain", "momentum"])
-def test_descent_is_the_plain_update(loss, momentum):
+def test_descent_is_the_plain_update(name, momentum):
+    loss = LOSSES[name]
     model = uj.regularized(LABELS["weighted"], dim=5, decay=(0.02, 0.05), bias=True, loss=loss)
     state = model.init(jax.random.key(2), precision="float64")
     descent, observe = uj.Descent(0.02, rate_H=1.3, rate_W=0.8, momentum=momentum), ["loss", "margin_min", "norm"]

@@ -260,6 +260,7 @@ def test_a_loss_with_an_init_of_its_own_is_refused():
         Hidden(2.0)
 
 
+@pytest.mark.long
 def test_a_schedule_that_nobody_registered_is_data():
     def last(scale):
         return uj.simulate(MODEL, uj.Descent(Root(scale)), STATE, [5], "log_norm")["log_norm"][-1]

@@ -101,6 +101,7 @@ def test_the_search_goes_on_from_a_trajectory():
         uj.event_time(MODEL, flow, uj.exact(MODEL, flow, START, [5.0], ()), "norm", 80.0, times=[0.0, 60.0])
 
 
+@pytest.mark.long
 def test_a_plateau_is_no_steady_state_and_the_start_is_read():
     fading, times = uj.frozen(LABELS, 4, decay=0.2), [0.0, 7.0, 30.0, 4000.0]
     for schedule in (uj.warmup(10.0, 0.5), uj.piecewise([0.5, 0.0, 0.5], [5.0, 9.0])):

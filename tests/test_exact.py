@@ -611,6 +611,7 @@ def test_distances_of_a_driven_part_equal_decimal_arithmetic(part):
     assert run["distance"][-1] < 1e-30
 
 
+@pytest.mark.long
 def test_no_signal_at_all_leaves_only_decay():
     """Symmetric noise of rate (C-1)/C at gamma = 1/(C-1): M = 0, no direction wins."""
     model = uj.regularized(uj.balanced(3, 2).symmetric_noise(2 / 3), 4, decay=0.05)

@@ -113,6 +113,7 @@ def test_states_that_cannot_carry_a_scale_stop_before_they_lose_digits():
     assert "underflow" in repr(run) and 800 < elapsed < 5000
 
 
+@pytest.mark.long
 def test_flows_are_solved_relative_to_a_norm_that_shrinks():
     model, state = shrinking("float64")
     run = uj.simulate(model, uj.Flow(), state, [0, 100, 200, 400], ["log_norm", "accuracy"])

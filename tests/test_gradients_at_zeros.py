@@ -86,6 +86,7 @@ def faults(case, dynamics, solve, times, names, mode):
 FEW = ["log_norm", "accuracy_margin", "energy_3", "distance"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solve", [uj.exact, pytest.param(uj.simulate, marks=pytest.mark.long)])
 def test_derivatives_at_zeros(solve):
     with jax.enable_x64(True):

@@ -137,7 +137,7 @@ def test_the_dense_update_keeps_no_limit_apart():
         uj.simulate(model, uj.Descent(0.1), state, [0, 2], "distance", reduce=False)
 
 
-@pytest.mark.parametrize("run", [uj.exact, uj.simulate])
+@pytest.mark.parametrize("run", [uj.exact, pytest.param(uj.simulate, marks=pytest.mark.long)])
 @pytest.mark.parametrize("derivative", [jax.grad, pytest.param(jax.jacfwd, marks=pytest.mark.long)])
 def test_derivatives_of_float64_runs_ask_for_float64_around_them(run, derivative):
     def last(decay):

@@ -83,6 +83,7 @@ def test_what_is_missing_has_its_derivatives():
             np.testing.assert_allclose(slope, want, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_unequal_classes_without_their_leading_mode():
     model = uj.unconstrained(uj.from_counts([6, 4, 2]), 5, gamma=GAMMA)
     with jax.enable_x64(True):

@@ -102,6 +102,7 @@ def test_momentum_with_a_schedule_equals_a_plain_loop_and_goes_on(nesterov, p):
     assert int(both.elapsed) == 60
 
 
+@pytest.mark.long
 def test_momentum_goes_on_beyond_the_floating_point_range():
     model = uj.unconstrained(uj.balanced(2, 1), 4)
     state, dynamics = model.init(jax.random.key(0), precision="float64"), uj.Descent(0.5, momentum=0.9)
@@ -563,6 +564,7 @@ def test_a_flow_that_carries_its_logits_may_start_at_zero_features():
     np.testing.assert_allclose(run["loss"], plain["loss"], rtol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dynamics", [uj.Flow(), uj.Descent(0.5)], ids=["flow", "descent"])
 def test_functions_observe_states_whose_scale_is_multiplied_in(dynamics):
     model = uj.unconstrained(uj.balanced(3, 2), 4)

@@ -247,7 +247,7 @@ def test_a_loss_takes_its_parameters_from_a_table(data):
         ({"data": {"classes": 4}}, r"\[data\] classes is 4, but bars has 3"),
         ({"network": {"features": 1}}, "at least classes - 1 = 2"),
         ({"train": {"devices": 99}}, r"\[train\] devices is 99, but there"),
-        ({"head": {"loss": {"name": "focal", "gamma": 1.0}}}, "focal does not take gamma"),
+        ({"head": {"loss": {"name": "focal", "gamma": 1.0}}}, "unknown key .gamma.. Known: focusing"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_refused(data, changes, message):

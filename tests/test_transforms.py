@@ -186,6 +186,7 @@ def test_flow_without_decay_conserves_the_difference_of_squares(name, H, W, r1, 
     assert abs(after - before) < (1e-12 if name == "exact flow" else 1e-8) * size * max(1, r1 / r2)
 
 
+@pytest.mark.long
 def test_a_pullback_reaches_sample_weights_and_targets():
     """Gradients flow into the signal itself: against central differences."""
     rng = np.random.default_rng(2)
