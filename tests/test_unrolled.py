@@ -88,6 +88,7 @@ def decaying(solver, decay, as_term):
     return diffrax.diffeqsolve(term, solver, 0.0, 5.0, 0.1, start, saveat=diffrax.SaveAt(ts=jnp.linspace(0, 5, 11))).ys
 
 
+@pytest.mark.long
 def test_decay_in_the_weights_is_decay_in_the_velocity(pair):
     with jax.enable_x64(True):
         want = decaying(pair[0], 0.3, as_term=False)

@@ -29,13 +29,10 @@ class Labels(Value):
         clean: Labels against which accuracy is measured, shape (n,); None means `index`.
         classes: C.
         kind: "hard", "table" or "soft": how `targets` is read; default: as their shape says.
-        balanced: Whether targets are one-hot, counts equal and weights 1/n; the closed form then needs no
-            eigendecomposition. Not a field: it is found from index and weights. Inside of `jax.jit` it is what
-            was found on the arrays that entered, and False for arrays replaced there. The constructor and
-            `replace` take `balanced=True` as your word for traced arrays; elsewhere they check it.
 
     Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced` or `soft`,
-    and refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`.
+    and refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`. The constructor and `replace`
+    take `balanced=True` as your word for traced arrays; elsewhere they check it.
 
     Raises:
         ValueError: for labels that are not integers in 0 ... C-1, weights that are negative, not finite or all 0,
@@ -96,7 +93,11 @@ class Labels(Value):
 
     @property
     def balanced(self) -> bool:
-        """Whether targets are known to be one-hot, counts equal and weights 1/n."""
+        """Whether targets are known to be one-hot, counts equal and weights 1/n.
+
+        The closed form then needs no eigendecomposition. It is not a field, but found from index and weights. Inside
+        `jax.jit` it is what was found for the arrays that entered, and False for arrays that were replaced there.
+        """
         return self.kind == "hard" and known(self.index, self.weights, self.classes, self._known).value
 
     @property
