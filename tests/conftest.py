@@ -18,3 +18,15 @@ def _compiled_programs():
     """Drop compiled programs after every module: LLVM keeps memory maps for each of them."""
     yield
     jax.clear_caches()
+
+
+_MAPS, _MOST_MAPS = Path("/proc/self/maps"), 20_000
+"""Linux allows a process 65,530 of them; beyond that XLA crashes while it compiles."""
+
+
+@pytest.fixture(autouse=True)
+def _few_memory_maps(request):
+    """The same between long tests of one module, which compile more than a module may."""
+    yield
+    if request.node.get_closest_marker("long") and _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()

@@ -117,7 +117,6 @@ CHOSEN = [
 def test_derivatives_at_zeros_of_everything(case, dynamics, solve, mode, times):
     with jax.enable_x64(True):
         assert faults(case, dynamics, solve, times, uj.all_observables, mode) == []
-    jax.clear_caches()
 
 
 def main():
