@@ -598,3 +598,21 @@ def test_accuracy_takes_the_first_of_equal_logits_and_no_logit_that_is_not_a_num
         for row, own in zip(scores, np.asarray(labels.truth), strict=True)
     ]
     assert float(found) == pytest.approx(np.mean(right), rel=1e-12) and np.mean(right) > 0.1
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_a_velocity_that_a_reduced_run_would_lose_is_refused(spherical):
+    """Other labels go on with the first ones' velocity: a dense run keeps all of it, a reduced one would not."""
+    rng = np.random.default_rng(0)
+    models = [
+        uj.spherical(labels, 4, gamma=0.2) if spherical else uj.regularized(labels, 4, gamma=0.2, decay=0.05)
+        for labels in (uj.from_labels([0, 0, 0, 1, 1, 2, 2], 3), uj.from_labels([0, 1, 0, 1, 2, 2, 0], 3))
+    ]
+    state = uj.State(rng.normal(size=(7, 4)), rng.normal(size=(3, 4)), np.zeros(3))
+    descent = uj.Descent(0.3, momentum=0.8)
+    first = uj.simulate(models[0], descent, state, [6], "norm_H")
+    same = [uj.simulate(models[0], descent, first, [20], "norm_H", reduce=how)["norm_H"] for how in (True, False)]
+    np.testing.assert_allclose(same[0], same[1], rtol=1e-12)
+    uj.simulate(models[1], descent, first, [20], "norm_H", reduce=False)
+    with pytest.raises(ValueError, match="would lose a part of it; give reduce=False"):
+        uj.simulate(models[1], descent, first, [20], "norm_H")

@@ -17,6 +17,7 @@ from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.leading import leading
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import Observe, Plan, wants_split
+from unhinged_jax.rowspace import row_space
 from unhinged_jax.simulate import descent as _descent
 from unhinged_jax.simulate import flow as _flow
 from unhinged_jax.simulate.columns import ColumnSystem, column_system, start_power, suits
@@ -88,6 +89,8 @@ def simulate(
     check_adjoint(adjoint, dynamics)
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
+        if isinstance(task.memory, dict) and _form(model, dynamics, reduce) in ("linear", "plane"):
+            _check_velocity(model, task.state, task.memory["H"])
         model, dynamics = _request.traceable((model, dynamics))
         if isinstance(dynamics, Descent):
             reads = _scan.reads_at(task.times, task.first)
@@ -106,6 +109,31 @@ def simulate(
                 task.target, reduce, adjoint, task.first_start,
             )  # fmt: skip
         return task.finish(run)
+
+
+def _check_velocity(model: LayerPeeled, state: State, velocity: Any) -> None:
+    """Raise for a velocity of H that a reduced run would lose: it is that of a run with other labels or prototypes.
+
+    Class sums keep what lies along what is orthogonal to them in H, planes what lies along targets and features.
+    """
+    space = row_space(model, state.W.dtype)
+    if not _check.concrete((model, state, velocity)) or not (model.spherical or space.summed):
+        return
+    H, V = (np.asarray(part, np.float64) for part in (state.H, velocity))
+    if model.spherical:
+        basis = np.stack([np.asarray(space.signal.times(state.W), np.float64), H], axis=2)  # (n, p, 2)
+        lost = V - (basis @ (np.linalg.pinv(basis) @ V[:, :, None]))[:, :, 0]
+    else:
+        projected = (space.project(jnp.asarray(part))[1:] for part in (state.H, velocity))
+        along, aside = (np.asarray(residual, np.float64) * float(factor) for residual, factor in projected)
+        square = np.sum(along**2)
+        lost = aside - along * (np.sum(along * aside) / square if square > 0 else 0.0)
+    resolved = 1e3 * float(np.finfo(state.H.dtype).eps)
+    if np.max(np.abs(lost)) > resolved * (np.max(np.abs(H)) + np.max(np.abs(V))):
+        raise ValueError(
+            "the velocity of the run before does not fit the labels or prototypes of this model, and a reduced run "
+            "would lose a part of it; give reduce=False, or `trajectory.final` to start there at rest."
+        )
 
 
 def check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
