@@ -151,7 +151,8 @@ def test_eight_devices_give_the_numbers_of_one(whole, tmp_path):
         work._PROGRAMS.clear()
         uj.sweep(plan, {str(tmp_path / "sharded.zarr")!r}, lanes=16)
     """
-    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    eight = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    flags = {**os.environ, "XLA_FLAGS": eight, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=flags, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # quiet where there is no terminal
