@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.special import safe_norm
 from unhinged_jax.theories.near_origin import linearised
 from unhinged_jax.theories.off_path import late_rates, split
 
@@ -196,3 +197,22 @@ def test_what_goes_on_from_a_start_of_very_different_sizes_is_that_start():
         np.testing.assert_allclose(values, values[0], rtol=1e-14)
     assert again["log_norm_H"][-1] > 300
     np.testing.assert_allclose(again.final.log_scale + np.log(np.linalg.norm(again.final.H)), again["log_norm_H"][-1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("count", [5, 2**17])
+def test_a_norm_and_its_gradient_are_right_at_every_size(precision, count):
+    info = np.finfo(precision)
+    direction = np.random.default_rng(0).normal(size=count) * np.logspace(0, -3, count)
+    direction /= np.linalg.norm(direction)
+    across = np.roll(direction, 1)
+    across = np.asarray(across - direction * (direction @ across), precision)
+    with jax.enable_x64(precision == "float64"):
+        both = jax.jit(jax.value_and_grad(lambda x: safe_norm(x[:2], x[2:])))
+        for size in np.logspace(np.log10(info.tiny) + 14, np.log10(info.max) - 2, 40):
+            norm, gradient = both(jnp.asarray(size * direction, precision))
+            np.testing.assert_allclose(norm, size, rtol=100 * info.eps)
+            np.testing.assert_allclose(gradient, direction, rtol=100 * info.eps, atol=info.eps)
+        assert both(jnp.full(count, jnp.inf, precision))[0] == jnp.inf
+        assert jnp.isnan(both(jnp.full(count, jnp.nan, precision))[0])
+        assert both(jnp.zeros(count, precision))[0] == 0 and not jnp.any(both(jnp.zeros(count, precision))[1])

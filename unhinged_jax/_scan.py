@@ -99,10 +99,10 @@ def run(
     carry, values, filled = loop(step, carry, reads, keep, guard, tidy)
     if late:
         # An unfilled slot is read at the start, where every value and derivative is finite.
-        sound = jax.tree.map(lambda kept, begin: jnp.where(_along(filled, kept), kept, begin), values, start)
+        sound = jax.tree.map(lambda kept, begin: jnp.where(along(filled, kept), kept, begin), values, start)
         values = jax.lax.map(jax.checkpoint(read), sound)
     blank = jax.tree.map(lambda leaf: jnp.asarray(_blank(leaf.dtype), leaf.dtype), values)
-    return carry, jax.tree.map(lambda v, none: jnp.where(_along(filled, v), v, none), values, blank), filled
+    return carry, jax.tree.map(lambda v, none: jnp.where(along(filled, v), v, none), values, blank), filled
 
 
 class _Guard(NamedTuple):
@@ -252,7 +252,7 @@ def _emptied(again: jax.Array, kept: jax.Array, filled: Any, saved: Any) -> Any:
         return saved
     values, marked = saved
     stays = filled | ~again
-    values = jax.tree.map(lambda v: jnp.where(_along(stays, v), v, jnp.zeros((), v.dtype)), values)
+    values = jax.tree.map(lambda v: jnp.where(along(stays, v), v, jnp.zeros((), v.dtype)), values)
     return values, jnp.where(kept, marked, filled)
 
 
@@ -301,7 +301,8 @@ def _put(slot: jax.Array, live: Any = None) -> Callable[[jax.Array, jax.Array], 
     return put
 
 
-def _along(filled: jax.Array, values: jax.Array) -> jax.Array:
+def along(filled: jax.Array, values: jax.Array) -> jax.Array:
+    """What is known of each time, (T,), in the shape that goes with values (T, ...)."""
     return filled.reshape(-1, *(1,) * (values.ndim - 1))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+_PASS = 2**16  # numbers, beyond which a pass over them costs more than a branch
 _PIECES = 64  # a class of fewer rows than the square of this is added in one piece
 
 
@@ -112,16 +113,19 @@ def largest(*parts: jax.Array) -> jax.Array:
 def safe_norm(*parts: jax.Array) -> jax.Array:
     """Frobenius norm of arrays of any scale, together: no overflow or underflow of squares, gradient 0 at 0."""
     info, nothing = jnp.finfo(parts[0].dtype), jnp.zeros((), parts[0].dtype)
+    far = 9 * info.maxexp // 16  # a power of two that brings squares of the largest and the smallest numbers into range
+
+    def norm(unit: Any) -> jax.Array:
+        return safe_sqrt(sum((jnp.sum((part * unit) ** 2) for part in parts), nothing))
+
     square = sum((jnp.sum(part * part) for part in parts), nothing)
-
-    def scaled() -> jax.Array:
-        # The largest entry is looked for only where it is needed: a maximum costs several times a sum.
-        size = jax.lax.stop_gradient(largest(*parts))
-        size = jnp.where((size > 0) & jnp.isfinite(size), size, 1.0)
-        return size * safe_sqrt(sum((jnp.sum((part / size) ** 2) for part in parts), nothing))
-
-    fits = (square > float(info.tiny) ** 0.5) & (square < float(info.max) ** 0.5)
-    return jax.lax.cond(fits, lambda: safe_sqrt(square), scaled)
+    fits = (square > 2.0 ** (-info.maxexp // 2)) & (square < 2.0**far)
+    unit = jnp.where(square > 1, 2.0**-far, 2.0**far).astype(square.dtype)
+    if sum(part.size for part in parts) > _PASS:
+        return jax.lax.cond(fits, lambda: safe_sqrt(square), lambda: norm(unit) / unit)
+    # A second pass over few numbers costs less than a branch, for which a GPU asks the host.
+    unit = jnp.where(fits, 1.0, unit)
+    return norm(unit) / unit
 
 
 def first_largest(values: jax.Array) -> jax.Array:

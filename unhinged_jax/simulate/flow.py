@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optimistix
 
+from unhinged_jax import _scan
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.observables import Plan
 from unhinged_jax.simulate.system import Body, System, reader
@@ -16,6 +17,7 @@ from unhinged_jax.simulate.unrolled import DecayingTerm, Force, Unrolled
 from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import Result
 
+_KEPT = 2**23  # bytes of states at the times that may be kept until after the solution
 _LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into a cache
 
 
@@ -47,9 +49,11 @@ def run(
         unmoved = jax.tree.map(lambda now, start: jnp.all(now == start), y, begin)
         return system.clean(y["body"]), y["logs"], jnp.all(jnp.stack(jax.tree.leaves(unmoved)))
 
-    def read(time: jax.Array, y: dict, args: Any) -> dict:
+    def read(y: dict) -> dict:
         return look(*moment(y))
 
+    # diffrax traces and XLA compiles what reads inside the solver's loop several times; outside of it is once.
+    late = backsolve or times.shape[0] * sum(leaf.nbytes for leaf in jax.tree.leaves(begin)) <= _KEPT
     rtol = flow.rtol if flow.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-5)
     atol = flow.atol if flow.atol is not None else rtol
     solver = _default_solver(body, rtol) if flow.solver is None else flow.solver
@@ -62,7 +66,7 @@ def run(
         dt0=None,
         y0=begin,
         args=leaves,
-        saveat=diffrax.SaveAt(ts=times) if backsolve else _saved_at(times, read, adjoint),
+        saveat=diffrax.SaveAt(ts=times) if backsolve else _saved_at(times, (lambda y: y) if late else read, adjoint),
         stepsize_controller=_controller(system, flow, rtol, atol, dtype),
         max_steps=flow.max_steps,
         throw=False,
@@ -70,19 +74,21 @@ def run(
         event=None if backsolve else _events(system, flow, bare, rtol, atol),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
-    if backsolve:
-        saved = jax.lax.map(lambda y: look(*moment(y)), solution.ys)
-        final, times_reached, elapsed = _last(solution.ys), solution.ts, times[-1]
-    else:
-        saved, last = solution.ys
-        saved = jax.tree.map(lambda leaf: leaf[: times.shape[0]], saved)
-        final, times_reached, elapsed = _last(last), solution.ts[0][: times.shape[0]], solution.ts[1][0]
+    saved, times_reached, final, elapsed = solution.ys, solution.ts, solution.ys, times[-1]
+    if not backsolve:
+        (saved, final), (times_reached, ended) = solution.ys, solution.ts
+        saved, times_reached = jax.tree.map(lambda leaf: leaf[: times.shape[0]], (saved, times_reached))
+        elapsed = ended[0]
     reached = jnp.isfinite(times_reached)
+    if late:
+        # A time that was not reached is read at the start, where every value and derivative is finite.
+        saved = jax.tree.map(lambda kept, start: jnp.where(_scan.along(reached, kept), kept, start), saved, begin)
+        saved = jax.lax.map(jax.checkpoint(read), saved)
     blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
     return {
         **blank,
         "reached": reached,
-        "view": system.view(*moment(final)),
+        "view": system.view(*moment(_last(final))),
         "steps": solution.stats["num_steps"],
         "elapsed": elapsed,
         "code": _code(solution, flow),
@@ -128,7 +134,8 @@ def _saved_at(times: jax.Array, read: Any, adjoint: Any) -> diffrax.SaveAt:
     """
     lone = isinstance(adjoint, diffrax.DirectAdjoint) and times.shape[0] == 1
     asked = jnp.repeat(times, 2) if lone else times
-    return diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=asked, fn=read), diffrax.SubSaveAt(t1=True)])
+    saved = diffrax.SubSaveAt(ts=asked, fn=lambda time, y, args: read(y))
+    return diffrax.SaveAt(subs=[saved, diffrax.SubSaveAt(t1=True)])
 
 
 def _last(saved: Any) -> Any:
@@ -146,9 +153,8 @@ def _default_solver(body: Body, rtol: float) -> diffrax.AbstractSolver:
 
 def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:
     """Slots that diffrax left at +inf, as NaN."""
-    shape = (-1,) + (1,) * (leaf.ndim - 1)
     blank = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
-    return jnp.where(reached.reshape(shape), leaf, jnp.asarray(blank, leaf.dtype))
+    return jnp.where(_scan.along(reached, leaf), leaf, jnp.asarray(blank, leaf.dtype))
 
 
 def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
