@@ -616,3 +616,6 @@ def test_a_velocity_that_a_reduced_run_would_lose_is_refused(spherical):
     uj.simulate(models[1], descent, first, [20], "norm_H", reduce=False)
     with pytest.raises(ValueError, match="would lose a part of it; give reduce=False"):
         uj.simulate(models[1], descent, first, [20], "norm_H")
+    traced = jax.jit(lambda model: uj.simulate(model, descent, first, [20], "norm_H")["norm_H"])
+    np.testing.assert_allclose(traced(models[0]), same[1], rtol=1e-12)
+    assert jnp.isnan(traced(models[1])).all()

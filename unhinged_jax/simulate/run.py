@@ -89,14 +89,15 @@ def simulate(
     check_adjoint(adjoint, dynamics)
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
-        if isinstance(task.memory, dict) and _form(model, dynamics, reduce) in ("linear", "plane"):
-            _check_velocity(model, task.state, task.memory["H"])
         model, dynamics = _request.traceable((model, dynamics))
+        memory = task.memory
+        if isinstance(memory, dict) and _form(model, dynamics, reduce) in ("linear", "plane"):
+            memory = {**memory, "H": _kept(model, task.state, memory["H"])}
         if isinstance(dynamics, Descent):
             reads = _scan.reads_at(task.times, task.first)
             given = (
                 model, dynamics, task.state, task.clock(), reads, jnp.asarray(task.first),
-                task.memory, task.plan, states, task.target, reduce, task.first_start,
+                memory, task.plan, states, task.target, reduce, task.first_start,
             )  # fmt: skip
             # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.
             run = _descend(*given, to_the_last=not _check.concrete(given))
@@ -111,29 +112,34 @@ def simulate(
         return task.finish(run)
 
 
-def _check_velocity(model: LayerPeeled, state: State, velocity: Any) -> None:
-    """Raise for a velocity of H that a reduced run would lose: it is that of a run with other labels or prototypes.
+def _kept(model: LayerPeeled, state: State, velocity: Any) -> Any:
+    """A velocity of H of which a reduced run keeps all: not one of a run with other labels or prototypes.
 
-    Class sums keep what lies along what is orthogonal to them in H, planes what lies along targets and features.
+    Class sums keep what lies along what is orthogonal to them in H, planes what lies along targets and features. A
+    velocity of which they would lose a part is refused; traced, where no message can say so, it is not a number.
     """
     space = row_space(model, state.W.dtype)
-    if not _check.concrete((model, state, velocity)) or not (model.spherical or space.summed):
-        return
-    H, V = (np.asarray(part, np.float64) for part in (state.H, velocity))
+    if not (model.spherical or space.summed):
+        return velocity
+    H, V = state.H, jnp.asarray(velocity)
     if model.spherical:
-        basis = np.stack([np.asarray(space.signal.times(state.W), np.float64), H], axis=2)  # (n, p, 2)
-        lost = V - (basis @ (np.linalg.pinv(basis) @ V[:, :, None]))[:, :, 0]
+        sides = space.signal.times(state.W), H
+        basis = jnp.stack([part / jnp.maximum(largest(part), faint(part.dtype)) for part in sides], axis=2)  # (n, p, 2)
+        lost = V - (basis @ (jnp.linalg.pinv(basis) @ V[:, :, None]))[:, :, 0]
     else:
-        projected = (space.project(jnp.asarray(part))[1:] for part in (state.H, velocity))
-        along, aside = (np.asarray(residual, np.float64) * float(factor) for residual, factor in projected)
-        square = np.sum(along**2)
-        lost = aside - along * (np.sum(along * aside) / square if square > 0 else 0.0)
-    resolved = 1e3 * float(np.finfo(state.H.dtype).eps)
-    if np.max(np.abs(lost)) > resolved * (np.max(np.abs(H)) + np.max(np.abs(V))):
+        (_, along, _), (_, aside, factor) = space.project(H), space.project(V)
+        assert along is not None and aside is not None
+        square = jnp.sum(along**2)
+        lost = factor * (aside - along * (jnp.sum(along * aside) / jnp.where(square > 0, square, 1.0)))
+    fits = largest(lost) <= 1e3 * float(jnp.finfo(H.dtype).eps) * (largest(H) + largest(V))
+    if not _check.concrete(fits):
+        return jnp.where(fits, V, jnp.nan)
+    if not fits:
         raise ValueError(
             "the velocity of the run before does not fit the labels or prototypes of this model, and a reduced run "
             "would lose a part of it; give reduce=False, or `trajectory.final` to start there at rest."
         )
+    return velocity
 
 
 def check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
