@@ -146,7 +146,8 @@ def event_time(
     sign = 1.0 if direction == "above" else -1.0
     how = _How(method, event, sign, task.target, task.precision, adjoint)
     with task.context():
-        problem = _request.traceable((model, dynamics, task.resumed(task.state)))
+        # The level, too: what is a plain number would be compiled in.
+        problem, level = _request.traceable((model, dynamics, task.resumed(task.state))), jnp.asarray(level)
         with modes_explained():
             if isinstance(dynamics, Descent):
                 found, looked, code = _update(how, problem, level, np.asarray(task.times))

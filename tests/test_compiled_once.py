@@ -1,0 +1,48 @@
+"""Called again with other numbers, an operation compiles nothing: what a person waits for, they wait for once."""
+
+import jax
+import numpy as np
+import pytest
+
+import unhinged_jax as uj
+
+LABELS = uj.balanced(3, 2)
+FLOW, DESCENT = (lambda k: uj.Flow(0.5 + 0.1 * k)), (lambda k: uj.Descent(0.2 + 0.01 * k))
+
+
+def problem(k, dynamics, **settings):
+    model = uj.regularized(LABELS, 3, decay=0.1 + 0.01 * k, **settings)
+    return model, dynamics(k), model.init(jax.random.key(k))
+
+
+def curvature(k):
+    model, _, state = problem(k, FLOW, loss="cross_entropy")
+    return uj.hessian_spectrum(model, state, 2)
+
+
+OPERATIONS = {
+    "simulate, flow": lambda k: uj.simulate(*problem(k, FLOW), [1.0, 2.0 + k], "log_norm"),
+    "simulate, descent": lambda k: uj.simulate(*problem(k, DESCENT), [1, 3], "log_norm"),
+    "exact, flow": lambda k: uj.exact(*problem(k, FLOW), [1.0, 2.0 + k], "log_norm"),
+    "exact, descent": lambda k: uj.exact(*problem(k, DESCENT), [1, 3 + k], "log_norm"),
+    "event_time": lambda k: uj.event_time(*problem(k, FLOW), "log_norm", 3.0 + k / 10, times=[0.0, 5.0 + k]),
+    "lyapunov": lambda k: uj.lyapunov(*problem(k, DESCENT), 10, 2, segments=5),
+    "limit": lambda k: uj.limit(*problem(k, FLOW)),
+    "hessian_spectrum": curvature,
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_other_numbers_compile_nothing(operation):
+    compiled = []
+    before = OPERATIONS[operation](0)
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **said: event.endswith("backend_compile_duration") and compiled.append(said)
+    )
+    try:
+        again = OPERATIONS[operation](1)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert compiled == []
+    both = zip(jax.tree.leaves(before), jax.tree.leaves(again), strict=True)
+    assert any(np.any(one != other) for one, other in both)
