@@ -43,6 +43,19 @@ def test_momentum_is_part_of_what_is_stretched(nesterov):
         np.testing.assert_allclose(found.exponents, want, atol=1e-9)
 
 
+def test_directions_of_a_linear_dynamics_ask_for_no_state():
+    """Those at a state of zeros are those at any other, and at any scale, with momentum and a bias."""
+    model = uj.regularized(COUNTS, P, decay=(0.3, 0.1), gamma=0.7, bias=True)
+    state = model.init(jax.random.key(1), precision="float64")
+    zeros = jax.tree.map(lambda leaf: 0 * leaf, state)
+    want, *others = (
+        uj.lyapunov(model, uj.Descent(0.5, momentum=0.6), at, 8, 3, segments=2, transient=0).history
+        for at in (state, zeros, state.replace(log_scale=3000.0))
+    )
+    for found in others:
+        np.testing.assert_allclose(found, want, rtol=1e-9)
+
+
 def test_the_memory_of_an_optimiser_goes_on_from_segment_to_segment():
     """Sums of logarithms over segments are the logarithm of the whole stretch, and that is of differences of runs."""
     model = uj.regularized(COUNTS, P, decay=0.1, loss="cross_entropy", bias=True)

@@ -45,13 +45,6 @@ def test_losses_of_logits_beyond_the_range(loss, wrong):
     assert np.log(large) == pytest.approx({"cross_entropy": 300, "hinge": 300, "mse": 600 - np.log(2)}[loss], abs=1e-9)
 
 
-def test_limit_of_spheres_takes_the_scale_beside_the_arrays():
-    sphere = uj.spherical(LABELS, 4, decay=0.01)
-    same = uj.State(STATE.H / 8, STATE.W / 8, STATE.b, np.log(8.0))
-    for dynamics in (uj.Descent(0.1), uj.Flow()):
-        assert np.allclose(uj.limit(sphere, dynamics, same).rate, uj.limit(sphere, dynamics, STATE).rate, rtol=1e-12)
-
-
 def test_a_batch_of_limits_says_that_it_is_one():
     model = uj.regularized(LABELS, 4, decay=0.05)
     starts = np.stack([STATE.H, -2 * STATE.H]).astype(np.float32)

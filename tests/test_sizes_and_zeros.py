@@ -1,6 +1,5 @@
 """A scale beside the arrays, whatever it is; parts of very different size; derivatives at states of zeros."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +8,6 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.special import safe_norm
-from unhinged_jax.theories.near_origin import linearised
-from unhinged_jax.theories.off_path import late_rates, split
 
 LABELS = uj.balanced(3, 2)
 
@@ -80,27 +77,6 @@ def test_a_descent_of_cross_entropy_starts_from_any_small_scale_and_goes_on(mome
     whole = uj.simulate(model, dynamics, half, [200, 400], ["log_norm", "accuracy"])
     np.testing.assert_allclose(whole["log_norm"], seen[1]["log_norm"][1:], rtol=3e-7)
     assert float(half.final.log_scale) < -150 and whole["accuracy"].tolist() == seen[1]["accuracy"][1:].tolist()
-
-
-def test_functions_of_a_state_use_its_scale():
-    log_scale = 9 * np.log(2)
-    ball = uj.spherical(LABELS, 3, decay=2**-5)
-    plain = drawn(ball)
-    beside = plain.replace(H=plain.H / 512, W=plain.W / 512, log_scale=log_scale)
-    for q in (0, 1, 2):
-        model = ball if q == 0 else uj.spherical(LABELS, 3, decay=2**-5, rescale=q)
-        for dynamics in (uj.Descent(0.5, 0.75), uj.Flow()):
-            one, other = (uj.limit(model, dynamics, state) for state in (plain, beside))
-            np.testing.assert_allclose(other.rate, one.rate, rtol=1e-12)
-            np.testing.assert_allclose(other.direction.W, one.direction.W, rtol=1e-12)
-            assert q != 0 or not isinstance(dynamics, uj.Descent) or abs(float(one.rate)) > 1e-4
-    squared = uj.unconstrained(LABELS, 3, loss="mse", bias=True)
-    np.testing.assert_allclose(split(squared, beside), split(squared, plain), rtol=1e-12)
-    np.testing.assert_allclose(late_rates(squared, beside), late_rates(squared, plain), atol=2e-12)
-    with jax.enable_x64(True):
-        one, other = (linearised(state, LABELS.index, 3, 2.0) for state in (plain, beside))
-        np.testing.assert_allclose(np.exp(other.log_scale) * other.H, one.H, rtol=1e-12)
-        np.testing.assert_allclose(uj.hessian_spectrum(squared, beside), uj.hessian_spectrum(squared, plain), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,9 +19,8 @@ from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.exact.timeline import closed, unit_rates
 from unhinged_jax.geometry import Times, flow_map
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.simulate import scale_must_fit
-from unhinged_jax.special import safe_norm
 from unhinged_jax.trajectory import Result, Trajectory
 
 
@@ -85,7 +84,8 @@ def lyapunov(
         exponents more exact.
 
     Raises:
-        ValueError: for counts out of range, or a run that stops before its end.
+        ValueError: for counts out of range, a run that stops before its end, or a scale of the start that does not fit
+            where what has a scale is measured beside what has none (a bias, what an optimiser remembers).
 
     Source: beyond the paper (Benettin et al. 1980).
 
@@ -115,7 +115,10 @@ def lyapunov(
         scale_must_fit(model, dynamics, begun)
         moved, dynamics = _request.traceable((model, dynamics))
         memory = _start_memory(dynamics, begun) if memory is None else jax.tree.map(jnp.asarray, memory)
-        moving = sum(int(part.size) for part in _moving(moved, begun, memory)[0])
+        there = _moving(moved, dynamics, begun, memory)
+        if not (model.linear or all(there.scaled)):  # numbers of different kinds, whose lengths are compared
+            must_fit(begun, task.precision)
+        moving = sum(int(part.size) for part in there.parts)
         if count > moving:
             raise ValueError(f"count must be at most {moving}, the numbers that move, but is {count}.")
         drawn = np.linalg.qr(np.random.default_rng(seed).normal(size=(moving, count)))[0]
@@ -134,25 +137,35 @@ def _start_memory(dynamics: Dynamics, state: State) -> Any:
     parts = {"H": state.H, "W": state.W, "b": state.b}
     if getattr(dynamics, "momentum", None) is not None:
         return jax.tree.map(jnp.zeros_like, parts)
-    optimizer = getattr(dynamics, "optimizer", None)
+    optimizer = _optimizer(dynamics)
     if optimizer is None:
         return None
     grown = jnp.exp(state.log_scale)
     return optimizer.init({**parts, "H": grown * state.H, "W": grown * state.W})
 
 
-def _moving(model: LayerPeeled, state: State, memory: Any) -> tuple[list[jax.Array], Callable[[Any], tuple[Any, Any]]]:
-    """The arrays that move, of the state and of its memory, and (such arrays) -> (state, memory)."""
+class _Moving(NamedTuple):
+    """The arrays that move, of a state and its memory; which of them are over the state's scale; (arrays) -> both."""
+
+    parts: list[jax.Array]
+    scaled: list[bool]
+    put: Callable[[Any], tuple[Any, Any]]
+
+
+def _moving(model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any) -> _Moving:
     moves = {
         "H": model.features_move, "W": model.prototypes_move, "b": model.prototypes_move and model.bias
     }  # fmt: skip
     found, form = jax.tree_util.tree_flatten_with_path(({name: getattr(state, name) for name in moves}, memory))
+    names = [[entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)] for path, _ in found]
 
-    def free(path: Any, leaf: Any) -> bool:
-        keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    def free(keys: list[str], leaf: Any) -> bool:
         return jnp.issubdtype(leaf.dtype, jnp.inexact) and all(moves.get(key, True) for key in keys)
 
-    which = [free(path, leaf) for path, leaf in found]
+    which = [free(keys, leaf) for keys, (_, leaf) in zip(names, found, strict=True)]
+    # An optimiser remembers what it is given, with its scale; a velocity is over that of the state.
+    over = [keys in (["H"], ["W"]) and (_optimizer(dynamics) is None or path[0].idx == 0)
+            for keys, (path, _) in zip(names, found, strict=True)]  # fmt: skip
 
     def put(parts: Any) -> tuple[State, Any]:
         pieces = iter(parts)
@@ -160,7 +173,12 @@ def _moving(model: LayerPeeled, state: State, memory: Any) -> tuple[list[jax.Arr
         arrays, kept = jax.tree.unflatten(form, leaves)
         return state.replace(**arrays), kept
 
-    return [leaf for (_, leaf), there in zip(found, which, strict=True) if there], put
+    parts = [leaf for (_, leaf), there in zip(found, which, strict=True) if there]
+    return _Moving(parts, [one for one, there in zip(over, which, strict=True) if there], put)
+
+
+def _optimizer(dynamics: Dynamics) -> Any:
+    return getattr(dynamics, "optimizer", None)
 
 
 def _segment(
@@ -188,34 +206,35 @@ def _later(descent: Descent, start: Any) -> Descent:
 
 @eqx.filter_jit
 def _stretch(
-    model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any, static: Times | None, span: Any,
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: State,
+    memory: Any,
+    static: Times | None,
+    span: Any,
     frame: jax.Array,
 ) -> tuple[tuple[State, Any], jax.Array, jax.Array, jax.Array]:
     """State and memory at the end, the frame there, the logarithms of how far it was stretched, and how it ended."""
-    if memory is not None and model.linear and getattr(dynamics, "optimizer", None) is None:
-        # The directions of a linear dynamics do not ask where H and W are, so they can stay in range.
-        size = safe_norm(state.H, state.W, memory["H"], memory["W"])
-        factors = {"H": 1 / size, "W": 1 / size, "b": 1.0}
-        state = State(state.H / size, state.W / size, state.b, jnp.zeros((), size.dtype))
-        memory = {name: factors[name] * part for name, part in memory.items()}
-    parts, put = _moving(model, state, memory)
-    sizes = np.cumsum([part.size for part in parts])[:-1]
+    if model.linear and _optimizer(dynamics) is None:
+        # The directions of a linear dynamics do not ask where H and W are, nor how large.
+        state = state.replace(log_scale=jnp.zeros_like(state.log_scale))
+    begun, unit = _moving(model, dynamics, state, memory), state.log_scale
+    sizes = np.cumsum([part.size for part in begun.parts])[:-1]
 
     def final(*arrays: jax.Array) -> tuple[Any, Any]:
-        begin, kept = put(arrays)
+        begin, kept = begun.put(arrays)
         first, times = (span[0], span[1:]) if static is None else static.values
         ends, run = flow_map(model, dynamics, begin, first, times, kept)
-        return (ends, _moving(model, run.final, run.memory)[0]), run
+        ended = _moving(model, dynamics, State(*ends), run.memory)
+        # In units of e^unit, since only ratios of lengths are read.
+        factors = jnp.exp(-unit), jnp.exp(ends[3] - unit)
+        return [factors[scaled] * part for part, scaled in zip(ended.parts, ended.scaled, strict=True)], run
 
     def push(column: jax.Array) -> tuple[jax.Array, Any]:
-        tangents = [piece.reshape(part.shape) for piece, part in zip(jnp.split(column, sizes), parts, strict=True)]
-        (ends, _), (moved, every), run = jax.jvp(final, tuple(parts), tuple(tangents), has_aux=True)
-        H, W, b, log_scale = moved
-        # Relative to e^log_scale of the start; only ratios of lengths are read.
-        grown = jnp.exp(run.final.log_scale - state.log_scale)
-        tangent = State((H + ends[0] * log_scale) * grown, (W + ends[1] * log_scale) * grown, b)
-        of_state = _moving(model, tangent, None)[0]
-        return jnp.concatenate([part.reshape(-1) for part in (*of_state, *every[len(of_state) :])]), run
+        pieces = zip(jnp.split(column, sizes), begun.parts, begun.scaled, strict=True)
+        tangents = [piece.reshape(part.shape) * (1 if scaled else jnp.exp(unit)) for piece, part, scaled in pieces]
+        _, moved, run = jax.jvp(final, tuple(begun.parts), tuple(tangents), has_aux=True)
+        return jnp.concatenate([part.reshape(-1) for part in moved]), run
 
     pushed, run = jax.vmap(push, in_axes=1, out_axes=(1, None))(frame)
     frame, R = jnp.linalg.qr(pushed)

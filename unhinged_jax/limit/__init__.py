@@ -18,7 +18,7 @@ from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.limit.linear import coupled, direction_of, driven
 from unhinged_jax.limit.result import STOPS, Limit
 from unhinged_jax.limit.sphere import spherical
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.schedules.total import remaining
 from unhinged_jax.trajectory import Trajectory
 
@@ -46,7 +46,7 @@ def limit(
 
     Raises:
         NoClosedForm: where `exact` has none, and for rates that are not proportional.
-        ValueError: for a state of another shape, or an unknown target.
+        ValueError: for a state of another shape, a part that stays whose scale does not fit, or an unknown target.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
     paper.
@@ -75,6 +75,8 @@ def limit(
         if _check.concrete(state.elapsed):
             begin = np.atleast_1d(np.asarray(state.elapsed))
     task = _request.prepare(model, dynamics, state, begin, (), target, precision, "limit")
+    if model.spherical or not (model.features_move and model.prototypes_move):
+        must_fit(task.state, task.precision)  # what stays is a part of the limit
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
         if isinstance(dynamics, Descent):  # the asymptotics of equal updates, as large as the next one

@@ -16,7 +16,7 @@ from unhinged_jax.limit.factors import factor
 from unhinged_jax.limit.result import Limit
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.rowspace import RowSpace, row_space
-from unhinged_jax.special import faint, largest, safe_norm
+from unhinged_jax.special import largest, safe_norm
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum
 
 
@@ -155,19 +155,9 @@ def _bias(model: LayerPeeled, dynamics: Dynamics, state: State) -> jax.Array:
     return jnp.where(decay > 0, jnp.where(settles, fixed, thrown), runs_away)
 
 
-def with_scale(state: State) -> tuple[jax.Array, ...]:
-    """H and W with their scale, each as it is given where that does not fit its type."""
-
-    def fitting(part: jax.Array, moved: jax.Array) -> jax.Array:
-        size = largest(moved)
-        return jnp.where(jnp.isfinite(size) & (size > faint(part.dtype)), moved, part)
-
-    return tuple(fitting(*both) for both in zip((state.H, state.W), multiplied(state), strict=True))
-
-
 def direction_of(model: LayerPeeled, state: State) -> State:
     """The direction of a state, in the form of `Limit.direction`."""
-    H, W = with_scale(state)
+    H, W = multiplied(state)
     if model.spherical:
         lengths = row_lengths(state.H)
         return State(state.H / jnp.where(lengths > 0, lengths, 1.0), W, state.b)
@@ -195,7 +185,7 @@ def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) ->
     part = jnp.where(log > 0, away, pull)
     size = safe_norm(part)
     unit = part / jnp.where(size > 0, size, 1.0)
-    still_H, still_W = with_scale(state)
+    still_H, still_W = multiplied(state)
     bias = _bias(model, dynamics, state)
     direction = State(still_H, unit, bias) if moving_W else State(unit, still_W, bias)
     none, rate = jnp.full((), jnp.inf, dtype), jnp.abs(log)

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths
 from unhinged_jax.limit.factors import factor
-from unhinged_jax.limit.linear import with_scale
 from unhinged_jax.limit.result import OVERSHOOTS, SHORT, SWINGS, Limit
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled, State, multiplied
 
 _MOST = 2**20  # updates until the steps of a descent count as small
 
@@ -51,7 +50,7 @@ def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str,
     H = jnp.cos(angle)[:, None] * plane.target + jnp.sin(angle)[:, None] * plane.transverse
     rate = jnp.min(jnp.where(turns, speed, jnp.inf))
     none = jnp.full((), jnp.inf, dtype)
-    direction = State(H, with_scale(state)[1], state.b)
+    direction = State(H, multiplied(state)[1], state.b)
     # A length that only fades: what its direction adds to it comes to an end.
     return Limit(direction, rate, rate, none, fading.log, none, none, fading.angle, ending, moving="lengths")
 
