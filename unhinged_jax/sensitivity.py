@@ -195,29 +195,51 @@ def _scalar(name: str, values: Any, times: int) -> jax.Array:
 
 def _derivatives(values: Callable[[Values], jax.Array], theta: Values, order: int, forward: bool) -> dict[str, Any]:
     """Value, first and second derivatives, each source in one compiled program."""
+    scalars = [name for name, x in theta.items() if x.ndim == 0]  # in their order: inside of jit they are sorted
 
     def with_value(theta: Values) -> tuple[jax.Array, jax.Array]:
         out = values(theta)
         return out, out
 
-    def first(theta: Values) -> tuple[Any, jax.Array]:
-        return (jax.jacfwd if forward else jax.jacrev)(with_value, has_aux=True)(theta)
+    def first(theta: Values) -> dict[str, Any]:
+        slopes, value = (jax.jacfwd if forward else jax.jacrev)(with_value, has_aux=True)(theta)
+        return {"value": value, "first": slopes}
 
-    def everything(theta: Values) -> dict[str, Any]:
-        if order == 1:
-            slopes, value = first(theta)
-            return {"value": value, "first": slopes}
-        scalars = {name: x for name, x in theta.items() if x.ndim == 0}
-        arrays = {name: x for name, x in theta.items() if x.ndim}
+    def twice(theta: Values) -> dict[str, Any]:
+        if not scalars:
+            return first(theta)
 
-        def nested(scalars: Values) -> tuple[Any, Any]:
-            slopes, value = first({**scalars, **arrays})
-            return {name: slopes[name] for name in scalars}, {"value": value, "first": slopes}
+        def on(point: jax.Array) -> jax.Array:
+            return values({**theta, **dict(zip(scalars, point, strict=True))})
 
-        curvature, rest = jax.jacfwd(nested, has_aux=True)(scalars)
-        return {**rest, "second": curvature}
+        value, slopes, second = _pairwise(on, jnp.stack([theta[name] for name in scalars]))
+        rest = first(theta)["first"] if len(scalars) < len(theta) else {}
+        return {"value": value, "first": {**rest, **dict(zip(scalars, slopes, strict=True))}, "second": second}
 
-    return jax.jit(everything)(theta)
+    return jax.jit(first if order == 1 else twice)(theta)
+
+
+def _pairwise(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Value, first derivatives (k, ...) and second ones (..., k, k) at a point of k numbers.
+
+    The program differentiates along one pair of directions and runs for one pair after the other: what it takes to
+    compile, and the memory that it needs, do not grow with k.
+    """
+    size = point.shape[0]
+    one, other = np.triu_indices(size)
+    units = jnp.eye(size, dtype=point.dtype)
+
+    def along(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def slope(point: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.jvp(function, (point,), (pair[0],))
+
+        (value, first), (_, second) = jax.jvp(slope, (point,), (pair[1],))
+        return value, first, second
+
+    values, firsts, seconds = jax.lax.map(along, (units[one], units[other]))
+    place = np.zeros((size, size), int)
+    place[one, other] = place[other, one] = np.arange(len(one))
+    return values[0], firsts[np.diagonal(place)], jnp.moveaxis(seconds[place], (0, 1), (-2, -1))
 
 
 def _labelled(
@@ -241,11 +263,7 @@ def _labelled(
             axes = tuple(f"{p.name}_{i}" for i in range(np.ndim(p.value)))
             data[f"first_{p.name}"] = ((*base, *axes), np.stack([found[kind]["first"][p.name] for kind in kinds]))
     if scalars and "second" in found[kinds[0]]:
-
-        def square(f: dict) -> np.ndarray:
-            return np.stack([np.stack([f["second"][a][b] for b in scalars], axis=-1) for a in scalars], axis=-2)
-
-        data["second"] = ((*base, "parameter", "parameter_2"), stacked(square))
+        data["second"] = ((*base, "parameter", "parameter_2"), stacked(lambda f: f["second"]))
     coords: dict[str, Any] = {"source": kinds, "observable": names, "time": times}
     if scalars:
         coords["parameter"] = scalars

@@ -127,10 +127,22 @@ def _apply_jvp(primals: Any, tangents: Any) -> Any:
     f_dot, slopes_dot, _, _, gram_dot, X_dot, _ = tangents
     drift, moved = (vectors.T @ dG @ vectors for dG in (gram - jax.lax.stop_gradient(gram), gram_dot))
     table, table_dot = (_first_differences(*values_of, values) for values_of in ((f, slopes), (f_dot, slopes_dot)))
-    by_X = jnp.diag(f_dot) + table_dot * drift + table * moved + _second_variation(table, slopes, values, moved, drift)
+    by_X = jnp.diag(f_dot) + table * moved + _correction(drift, table, table_dot, slopes, values, moved)
     by_X_dot = jnp.diag(f) + table * drift
     rows, rows_dot = without(vectors.T @ X, present), vectors.T @ X_dot
     return vectors @ (by_X_dot @ rows), vectors @ (by_X @ rows + by_X_dot @ rows_dot)
+
+
+@jax.custom_jvp
+def _correction(drift: Any, table: Any, table_dot: Any, slopes: Any, values: Any, moved: Any) -> jax.Array:
+    """What a drift of G changes in the derivative along `moved`: 0, as `drift` is, but not its derivative."""
+    return table_dot * drift + _second_variation(table, slopes, values, moved, drift)
+
+
+@_correction.defjvp
+def _correction_jvp(primals: Any, tangents: Any) -> Any:
+    """Linear in `drift`: derivatives in everything else are 0 times what would be two thirds of the program."""
+    return jnp.zeros_like(primals[0]), _correction(tangents[0], *primals[1:])
 
 
 def _first_differences(f: jax.Array, slopes: jax.Array, values: jax.Array) -> jax.Array:
