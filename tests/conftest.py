@@ -1,7 +1,6 @@
 """Settings shared by all tests."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,23 +10,19 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for `oracles`, under any import mode
 
+from little_optimization import compile_with_little_optimization  # noqa: E402
+
 hypothesis.settings.register_profile("offline", deadline=None, database=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("offline")
 
 
-_LITTLE_OPTIMIZATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-"""Tests compile a thousand programs and run each for milliseconds: this more than halves their time. What the options
-leave out is exercised by the scripts and pages that `.ci/full` runs."""
-
-
 def pytest_configure():
-    """Workers inherit the flags. A version of XLA that does not know one ends the process, so another tries them."""
-    if "XLA_FLAGS" in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
-        return
-    flags = {"XLA_FLAGS": _LITTLE_OPTIMIZATION}
-    trial = [sys.executable, "-c", "import jax; jax.numpy.zeros(1)"]
-    if subprocess.run(trial, env={**os.environ, **flags}, capture_output=True, check=False).returncode == 0:
-        os.environ.update(flags)
+    """Tests compile a thousand programs and run each for milliseconds: this more than halves their time.
+
+    What the options leave out is exercised by other scripts and pages that `.ci/full` runs. Workers inherit them.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        compile_with_little_optimization()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,15 +16,21 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from little_optimization import compile_with_little_optimization
 
-import unhinged_jax as uj
+compile_with_little_optimization()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+import unhinged_jax as uj  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "docs" / "gradients.md"
 C, P, N, DRAWS = 3, 2, 6, 10
 NUMBERS = ("gamma", "decay_H", "decay_W", "rate_H", "rate_W", "eta", "momentum")
+LABELLED = (*NUMBERS, "noise", "class_weight")
+"""Of unequal classes, which noise and weights leave unequal: the weight is that of the first class."""
 FIRST, SECOND = 1e-7, 1e-5
 """Bounds, relative to the largest derivative of a quantity: what differences of fourth order resolve in float64."""
 EVEN, UNEVEN = uj.balanced(C, N // C), uj.from_counts([3, 2, 1])
@@ -33,6 +39,11 @@ FLOW_TIMES, UPDATES, GRID = [2.0, 6.0], [3, 12], np.arange(16)
 
 def regularized(labels, x):
     return uj.regularized(labels, P, gamma=x["gamma"], decay=(x["decay_H"], x["decay_W"]))
+
+
+def labelled(x):
+    weights = jnp.stack([x["class_weight"], 1.0, 1.0])
+    return UNEVEN.weighted(classes=weights).symmetric_noise(x["noise"])
 
 
 def flow(x):
@@ -45,7 +56,7 @@ def descent(x, **how):
 
 STRUCTURES = {
     "regularized, flow": lambda x: (regularized(EVEN, x), flow(x)),
-    "regularized, unequal classes, descent": lambda x: (regularized(UNEVEN, x), descent(x)),
+    "regularized, unequal classes, descent": lambda x: (regularized(labelled(x), x), descent(x)),
     "regularized, momentum": lambda x: (regularized(EVEN, x), descent(x, momentum=x["momentum"])),
     "anchored, Nesterov": lambda x: (
         uj.anchored(EVEN, P, gamma=x["gamma"], decay=x["decay_H"]), descent(x, momentum=x["momentum"], nesterov=True)
@@ -56,13 +67,17 @@ STRUCTURES = {
 }  # fmt: skip
 
 
-def drawn(rng):
+def numbers_of(name):
+    return LABELLED if "unequal" in name else NUMBERS
+
+
+def drawn(rng, names):
     x = {
         "gamma": rng.uniform(0.1, 0.45), "decay_H": rng.uniform(0.02, 0.1), "decay_W": rng.uniform(0.02, 0.1),
         "rate_H": rng.uniform(0.7, 1.4), "rate_W": rng.uniform(0.7, 1.4), "eta": rng.uniform(0.3, 0.6),
-        "momentum": rng.uniform(0.1, 0.5),
+        "momentum": rng.uniform(0.1, 0.5), "noise": rng.uniform(0.05, 0.3), "class_weight": rng.uniform(0.6, 1.6),
     }  # fmt: skip
-    return np.asarray([x[name] for name in NUMBERS]), rng.normal(size=(N, P)), rng.normal(size=(C, P))
+    return np.asarray([x[name] for name in names]), rng.normal(size=(N, P)), rng.normal(size=(C, P))
 
 
 def seen_by(name):
@@ -70,16 +85,16 @@ def seen_by(name):
 
 
 def quantities(name):
-    """Name -> (function of (numbers, H, W), orders that it is differentiated to); and what makes the problem of them.
+    """Name -> function of (numbers, H, W); and what makes the problem of them.
 
     An event has a level for a number more.
     """
-    build = STRUCTURES[name]
+    build, names = STRUCTURES[name], numbers_of(name)
     flowing = "flow" in name
     times, seen = (FLOW_TIMES if flowing else UPDATES), seen_by(name)
 
     def problem(theta, H, W):
-        model, dynamics = build(dict(zip(NUMBERS, theta, strict=True)))
+        model, dynamics = build(dict(zip(names, theta, strict=True)))
         return model, dynamics, uj.State(H, W, jnp.zeros(C))
 
     def run(solve):
@@ -97,12 +112,11 @@ def quantities(name):
         found = uj.limit(*problem(*at))
         return jnp.stack([found.rate, found.exponent, *([found.threshold] if name.startswith("regularized") else [])])
 
-    orders = 1 if "unequal" in name else 2  # functions of matrices of unequal classes take minutes to compile
-    found = {"`exact`": (run(uj.exact), orders), "`limit`": (limit, 2)}
-    if orders == 2:
-        found["`event_time`"] = event, 2
+    found = {"`exact`": run(uj.exact), "`limit`": limit}
+    if "unequal" not in name:  # there it takes minutes to compile
+        found["`event_time`"] = event
     if not flowing:
-        found["`simulate`"] = (run(uj.simulate), 2)
+        found["`simulate`"] = run(uj.simulate)
     return found, problem
 
 
@@ -146,21 +160,19 @@ def certified(name):
     with jax.enable_x64(True):
         found, problem = quantities(name)
         worst = {}
-        for label, (function, most) in found.items():
+        for label, function in found.items():
             many = jax.jit(jax.vmap(function, in_axes=(0, *[None] * (3 if label == "`event_time`" else 2))))
-            derivatives = {1: jax.jit(jax.jacfwd(function))}
-            if most == 2:
-                derivatives[2] = jax.jit(jax.jacfwd(jax.jacfwd(function)))
+            derivatives = {1: jax.jit(jax.jacfwd(function)), 2: jax.jit(jax.jacfwd(jax.jacfwd(function)))}
             rng = np.random.default_rng([7, len(name)])  # no draw at a kink of `limit`
             loss = jax.jit(lambda *at: uj.exact(*problem(*at), [5, 6], "loss")["loss"])
             row = worst.setdefault(label, [math.nan, math.nan])
             for _ in range(DRAWS):
-                theta, *rest = drawn(rng)
+                theta, *rest = drawn(rng, numbers_of(name))
                 if label == "`event_time`":  # between two updates, where time is interpolated
                     rest = [*rest, jnp.mean(loss(theta, *rest))]
                 for order, derivative in derivatives.items():
                     got, want = derivative(theta, *rest), differences(many, theta, rest, order)
-                    row[order - 1] = max(0.0 if math.isnan(row[order - 1]) else row[order - 1], apart(got, want, order))
+                    row[order - 1] = float(np.fmax(row[order - 1], apart(got, want, order)))
         worst |= by_name(name, found, problem)
         return name, worst, time.monotonic() - began
 
@@ -169,16 +181,32 @@ def by_name(name, found, problem):
     """`sensitivity` in its names, of one simulated draw, against the same differences; flow maps of one draw."""
     if "flow" in name:
         return {}
-    function = found["`simulate`"][0]
-    many = jax.jit(jax.vmap(function, in_axes=(0, None, None)))
-    theta, *rest = drawn(np.random.default_rng(1))
-    wanted = [one for one in NUMBERS if one in uj.parameters.available(*problem(theta, *rest))]
-    table = uj.sensitivity(*problem(theta, *rest), UPDATES, seen_by(name), wanted, order=2, sources="simulated")
-    at = [NUMBERS.index(one) for one in wanted]
-    first = differences(many, theta, rest, 1)[..., at]
-    second = differences(many, theta, rest, 2)[..., at, :][..., at]
+    names, function = numbers_of(name), found["`simulate`"]
+    theta, *rest = drawn(np.random.default_rng(1), names)
+    x = dict(zip(names, theta, strict=True))
+    ratio, weighs = x["rate_H"] / x["rate_W"], "class_weight" in names
+
+    def beside(more, *rest):
+        """With s = r_1/r_2 as one number more, which moves r_1 at the r_2 of the draw."""
+        moved = more[names.index("rate_H")] + (more[-1] - ratio) * x["rate_W"]
+        return function(more[:-1].at[names.index("rate_H")].set(moved), *rest)
+
+    many = jax.jit(jax.vmap(beside, in_axes=(0, None, None)))
+    wanted = [one for one in (*names, "s") if one in uj.parameters.available(*problem(theta, *rest))]
+    table = uj.sensitivity(
+        *problem(theta, *rest), UPDATES, seen_by(name), [*wanted, *["class_weights"] * weighs], order=2,
+        sources="simulated",
+    )  # fmt: skip
+    at = [(*names, "s").index(one) for one in wanted]
+    slopes, second = (differences(many, np.append(theta, ratio), rest, order) for order in (1, 2))
+    got, first = table["first"].values[0], slopes[..., at]
+    if weighs:  # factors on the weights, of which the first one moves the weight of the first class
+        factor = table["first_class_weights"].values[0][..., :1]
+        place = names.index("class_weight")
+        got = np.concatenate([got, factor / x["class_weight"]], axis=-1)
+        first = np.concatenate([first, slopes[..., [place]]], axis=-1)
     return {
-        "`sensitivity`": [apart(table["first"].values[0], first), apart(table["second"].values[0], second, 2)],
+        "`sensitivity`": [apart(got, first), apart(table["second"].values[0], second[..., at, :][..., at], 2)],
         **flow_maps(problem(theta, *rest)),
     }
 
