@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # for `oracles`, under any import mode
 
-from little_optimization import compile_with_little_optimization  # noqa: E402
+from little_optimization import compile_with_little_optimization
 
 hypothesis.settings.register_profile("offline", deadline=None, database=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("offline")
