@@ -11,12 +11,15 @@ from scipy.linalg import expm
 
 import unhinged_jax as uj
 from unhinged_jax import collapse, precision
+from unhinged_jax.collapse import class_statistics
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import cross_entropy, unhinged
 from unhinged_jax.special import segment_sum
+from unhinged_jax.theories.ce_free import gap_on_etf
+from unhinged_jax.theories.central_path import normalised
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.heads import feature_norms
-from unhinged_jax.training.metrics import reliability
+from unhinged_jax.training.metrics import reliability, scores
 from unhinged_jax.training.penalties import feature_penalty
 
 RNG = np.random.default_rng(5)
@@ -153,6 +156,30 @@ def test_states_of_other_things_are_refused(bad):
             use()
     with pytest.raises(ValueError, match="must hold real numbers"):
         uj.exact(MODEL, FLOW, STATE.replace(H=jnp.asarray(H + 1j)), [TIME], "log_norm")
+
+
+MASKED = {
+    "labels": lambda masked: uj.from_labels(masked([0, 1, 2, 1]), 3),
+    "counts": lambda masked: uj.from_counts(masked([3, 2, 1])),
+    "truth": lambda masked: uj.soft(np.eye(3), truth=masked([0, 1, 2])),
+    "times": lambda masked: uj.exact(MODEL, FLOW, STATE, masked([1.0, 2.0])),
+    "updates": lambda masked: uj.simulate(MODEL, uj.Descent(0.1), STATE, masked([1, 2])),
+    "times of an event": lambda masked: uj.event_time(MODEL, FLOW, STATE, "norm", 3.0, times=masked([1.0, 2.0])),
+    "log_scale": lambda masked: uj.exact(MODEL, FLOW, STATE.replace(log_scale=np.ma.masked), [1.0]),
+    "breaks": lambda masked: uj.numeric(jnp.cos, breaks=masked([1.0, 2.0])),
+    "labels of features": lambda masked: class_statistics(np.ones((4, 2)), masked([0, 0, 1, 1]), 2),
+    "probabilities": lambda masked: reliability(masked([[0.9, 0.1], [0.5, 0.5]]), [0, 1]),
+    "labels of probabilities": lambda masked: reliability([[0.9, 0.1], [0.5, 0.5]], masked([0, 1])),
+    "norms": lambda masked: scores([[1.0, 2.0], [2.0, 3.0]], masked([1.0, 2.0])),
+    "times of a theory": lambda masked: gap_on_etf(1.0, classes=2, per_class=1, times=masked([1.0, 2.0])),
+    "features of a theory": lambda masked: normalised(masked(np.ones((4, 2))), [0, 1, 0, 1], classes=2),
+}
+
+
+@pytest.mark.parametrize("place", MASKED)
+def test_no_mask_is_lost(place):
+    with pytest.raises(ValueError, match="mask"):
+        MASKED[place](lambda values: np.ma.masked_where(np.asarray(values) == np.ravel(values)[1], values))
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------

@@ -39,8 +39,9 @@ def given(value: Any) -> str:
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return f"JAX keys of shape {value.shape}" if value.shape else "a JAX key"
     if isinstance(value, (np.ndarray, jax.Array)) and (value.shape or isinstance(value, jax.core.Tracer)):
-        traced = "a traced" if isinstance(value, jax.core.Tracer) else "an"
-        return f"{traced} array of shape {value.shape} and type {value.dtype}"
+        kind = "a traced" if isinstance(value, jax.core.Tracer) else "an"
+        kind = "a masked" if isinstance(value, np.ma.MaskedArray) else kind
+        return f"{kind} array of shape {value.shape} and type {value.dtype}"
     if isinstance(value, (str, bytes, int, float, complex, list, tuple, dict, set, np.generic, np.ndarray)):
         text = " ".join(repr(value).split())
         return text if len(text) <= 80 else f"{text[:77]}..."

@@ -25,8 +25,12 @@ def read(value: Any) -> np.ndarray:
 
     Raises:
         MemoryError: saying how much was wanted.
+        ValueError: for a masked array, of which NumPy forgets the mask.
     """
     import jax
+
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError("the mask of a masked array would be lost; fill or drop the masked entries first.")
 
     try:
         return np.asarray(jax.block_until_ready(value) if isinstance(value, jax.Array) else value)

@@ -36,6 +36,8 @@ def real(name: str, value: Any) -> Any:
         raise ValueError(f"{name} must be a real number, but is {value}; take its real part if that is meant.")
     if isinstance(value, jax.Array):
         return _real_of_jax(name, value)
+    if isinstance(value, np.bool_):
+        return bool(value)  # refused where True is no number
     array = _array(name, value)
     if array is None:
         return value

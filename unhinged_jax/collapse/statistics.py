@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _numbers
+from unhinged_jax import _memory, _numbers
 from unhinged_jax.precision import follows_arrays
 from unhinged_jax.special import drift, power_of_two, safe_norm, segment_sum
 
@@ -121,7 +121,7 @@ def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStat
                [5.]], dtype=float32)
     """
     H = _numbers.floats(H, "features")
-    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    labels = labels if isinstance(labels, jax.Array) else _memory.read(labels)
     _check_features(H, labels, classes)
     labels = jnp.asarray(_numbers.whole("labels", labels))
     n = H.shape[0]

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.integrate
 from numpy.typing import ArrayLike
 
-from unhinged_jax import initial
+from unhinged_jax import _numbers, initial
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import unconstrained
 from unhinged_jax.plots import EXACT, SIMULATED
@@ -41,7 +41,7 @@ def gap_on_etf(gap: float, classes: int, per_class: int, times: ArrayLike) -> np
         >>> gap_on_etf(1.0, classes=2, per_class=1, times=[1e-9]).round(6).tolist()
         [1.0]
     """
-    times = np.asarray(times, float)
+    times = _numbers.counts("times", times).astype(float)
 
     def velocity(s: float, x: np.ndarray) -> np.ndarray:
         return 2 * x * np.exp(s) / (per_class**0.5 * (np.exp(x) + classes - 1))

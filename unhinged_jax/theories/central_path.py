@@ -13,7 +13,7 @@ import numpy as np
 import optimistix
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax.model import LayerPeeled, State
 
 Renormalised = Literal["projected", "multiplied"]
@@ -53,7 +53,7 @@ def normalised(H: ArrayLike, index: ArrayLike, classes: int) -> jax.Array:
         >>> [round(float(x), 3) for x in X.ravel()]
         [-2.53, -1.265, 0.632, 3.162]
     """
-    X = jnp.asarray(H, jnp.result_type(float))
+    X = jnp.asarray(_numbers.real("features", H), jnp.result_type(float))
     X = X - X.mean(axis=0)
     within = X - _means(X, index, classes)[jnp.asarray(index)]
     values, vectors = jnp.linalg.eigh(within.T @ within / X.shape[0])
@@ -181,7 +181,7 @@ def exact(
         (2, 2)
     """
     X, per_class = _checked(X, index, classes)
-    times = jnp.asarray(times, X.dtype)
+    times = jnp.asarray(_numbers.real("times", times), X.dtype)
     means = _means(X, index, classes)
     U, omega, V = jnp.linalg.svd(means, full_matrices=False)
     rank = min(classes - 1, X.shape[1])
@@ -217,7 +217,7 @@ def simulate(
     """
     X, _ = _checked(X, index, classes)
     tolerance = rtol or (1e-11 if X.dtype == jnp.float64 else 1e-6)
-    times = jnp.asarray(times, X.dtype)
+    times = jnp.asarray(_numbers.real("times", times), X.dtype)
     velocity = _velocity(jnp.asarray(index), classes, renormalised)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity), diffrax.Dopri8(), t0=jnp.zeros((), X.dtype), t1=times[-1], dt0=None, y0=X,
@@ -250,7 +250,7 @@ def _velocity(index: jax.Array, classes: int, renormalised: str) -> Callable[[An
 
 
 def _checked(X: ArrayLike, index: ArrayLike, classes: int) -> tuple[jax.Array, int]:
-    X = jnp.asarray(X, jnp.result_type(jnp.result_type(X), jnp.float32))
+    X = _numbers.floats(X, "features")
     counts = np.bincount(np.asarray(index), minlength=classes)
     if np.any(counts != counts[0]):
         raise ValueError(f"classes must have equal sizes on the central path, but they are {counts.tolist()}.")

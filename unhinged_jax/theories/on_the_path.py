@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
 
+from unhinged_jax import _numbers
 from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.theories import central_path
 from unhinged_jax.theories.drawing import logarithmic, pair
@@ -42,7 +43,7 @@ def by_scipy(X: Any, index: Any, classes: int, times: Any) -> np.ndarray:
         cross = within.T @ residuals(force)
         return (force - within @ (cross + cross.T) / (2 * n)).ravel()
 
-    times = np.asarray(times, float)
+    times = _numbers.counts("times", times).astype(float)
     found = scipy.integrate.solve_ivp(
         velocity, (0, times[-1]), X.ravel(), method="DOP853", t_eval=times, rtol=1e-12, atol=1e-12
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax.collapse import class_statistics, nc1
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
@@ -88,7 +88,7 @@ def tethered(
         return (targets - H @ W.T) @ W / n - tether * (H - H0)
 
     tolerance = 1e-10 if H0.dtype == jnp.float64 else 1e-6
-    times = jnp.asarray(times, H0.dtype)
+    times = jnp.asarray(_numbers.real("times", times), H0.dtype)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(velocity), diffrax.Dopri8(), t0=times[0], t1=times[-1], dt0=None, y0=H0,
         saveat=diffrax.SaveAt(ts=times), max_steps=100_000,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import logsumexp, softmax
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _memory, _numbers
 
 SCORES = ("softmax", "energy", "feature_norm")
 
@@ -52,7 +52,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
         >>> reliability([[0.9, 0.1], [0.6, 0.4]], [0, 1], bins=2).ece
         0.25
     """
-    p, y = np.asarray(probabilities, np.float64), np.asarray(labels)
+    p, y = np.asarray(_numbers.real("probabilities", probabilities), np.float64), _memory.read(labels)
     kind = getattr(probabilities, "dtype", np.dtype(np.float64))
     rounding = 4 * float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else 0.0  # of 16 bits
     _check.whole("bins", bins, 1)
@@ -89,7 +89,7 @@ def probabilities_of(logits: ArrayLike) -> np.ndarray:
         >>> probabilities_of([[0.0, 0.0]]).tolist()
         [[0.5, 0.5]]
     """
-    return softmax(np.asarray(logits, np.float64), axis=-1)
+    return softmax(np.asarray(_numbers.real("logits", logits), np.float64), axis=-1)
 
 
 def scores(logits: ArrayLike, norms: ArrayLike) -> dict[str, np.ndarray]:
@@ -111,16 +111,16 @@ def scores(logits: ArrayLike, norms: ArrayLike) -> dict[str, np.ndarray]:
         >>> scores([[0.0, 0.0]], [2.0])["energy"].round(4).tolist()
         [0.6931]
     """
-    s = np.asarray(logits, np.float64)
+    s, lengths = (np.asarray(part, np.float64) for part in _numbers.reals(logits=logits, norms=norms))
     top = np.argmax(s, axis=-1)[..., None]
     others = np.where(np.arange(s.shape[-1]) == top, -np.inf, s)
     odds = np.take_along_axis(s, top, axis=-1)[..., 0] - logsumexp(others, axis=-1)
-    return {"softmax": odds, "energy": logsumexp(s, axis=-1), "feature_norm": np.asarray(norms, np.float64)}
+    return {"softmax": odds, "energy": logsumexp(s, axis=-1), "feature_norm": lengths}
 
 
 def _ranked(inside: ArrayLike, outside: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """True and false positives above each distinct threshold, from the highest down; ties share a threshold."""
-    a, b = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
+    a, b = (np.asarray(part, np.float64) for part in _numbers.reals(inside=inside, outside=outside))
     for name, values in (("inside", a), ("outside", b)):
         if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)):
             raise ValueError(f"scores {name} must be one-dimensional, not empty and finite.")
