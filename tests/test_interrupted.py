@@ -25,6 +25,20 @@ SECONDS = 15.0
 """A command ends within ten, and Python within some more where cores are shared."""
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """A shell starts what is put behind (`pytest &`, `nohup`) deaf to some signals, and its children inherit that."""
+    before = [signal.getsignal(one) for one in SIGNALS]
+    for one, handler in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL), strict=True):
+        signal.signal(one, handler)
+    yield
+    for one, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(one, handler)
+
+
 def begin(*arguments, **options):
     command = [sys.executable, "-m", "unhinged_jax.cli", *map(str, arguments)]
     return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, **options)
@@ -80,13 +94,26 @@ def test_what_is_held_is_finished_first_and_what_goes_wrong_then_is_no_news(monk
         finally:
             raise OSError("the terminal is gone")
 
-    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    before = [signal.getsignal(one) for one in SIGNALS]
     monkeypatch.setattr("unhinged_jax.cli.app", command)
     assert main([]) == status and done == ["held"]
     word, last = capfd.readouterr().err.splitlines()
     assert "once more ends at once" in word and last == "unhinged: interrupted: 3 of 7 things are kept."
-    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert [signal.getsignal(one) for one in SIGNALS] == before
     assert not _interrupt.struck()
+
+
+@pytest.mark.parametrize("ignored", SIGNALS)
+def test_a_signal_that_the_process_was_told_to_ignore_stays_ignored(monkeypatch, capfd, ignored):
+    def command(*_, **__):
+        signal.raise_signal(ignored)
+        assert not _interrupt.struck() and signal.getsignal(ignored) is signal.SIG_IGN
+        raise OSError("the disk is gone")
+
+    signal.signal(ignored, signal.SIG_IGN)
+    monkeypatch.setattr("unhinged_jax.cli.app", command)
+    assert main([]) == 1 and capfd.readouterr().err == "unhinged: error: the disk is gone\n"
+    assert signal.getsignal(ignored) is signal.SIG_IGN
 
 
 @pytest.mark.long
