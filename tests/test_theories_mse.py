@@ -197,3 +197,32 @@ def test_tethered_features_against_scipy():
     with jax.enable_x64(True):
         H, _ = within_class.tethered(H0, index, 3, 0.05, 0.1, [0.0, 20.0])
     assert np.allclose(np.ravel(H[-1]), want, atol=1e-7)
+
+
+def test_the_split_takes_weights_soft_targets_and_features_that_leave_directions_out():
+    """Against least squares by NumPy: the loss of the best classifier of these features, and what is left."""
+    rng, H = np.random.default_rng(4), np.random.default_rng(3).standard_normal((6, 3))
+    H[:, 2] = H[:, 0] - H[:, 1]
+    q, targets = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(3), size=6)
+    labels = uj.soft(targets).replace(weights=q)
+    state = uj.State(H, rng.standard_normal((3, 3)), rng.standard_normal(3))
+    model = uj.unconstrained(labels, 3, loss="mse", bias=True)
+    root, extended = np.sqrt(q)[:, None], np.column_stack([H, np.ones(6)])
+    best = np.linalg.lstsq(root * extended, root * targets, rcond=None)[0]
+    on, off = off_path.split(model, state)
+    assert np.isclose(on, np.sum(q[:, None] * (extended @ best - targets) ** 2) / 2, rtol=1e-12)
+    assert np.isclose(on + off, np.sum(q[:, None] * (H @ state.W.T + state.b - targets) ** 2) / 2, rtol=1e-12)
+
+
+def test_theories_refuse_what_they_are_not_about():
+    state = uj.State(np.ones((4, 2)), np.ones((2, 2)), np.zeros(2))
+    entropy = uj.unconstrained(uj.balanced(2, 2), 2, loss="cross_entropy", bias=True)
+    weighted = uj.unconstrained(uj.from_counts([3, 1]).weighted(classes=[1.0, 2.0]), 2, loss="mse", bias=True)
+    for call, words in (
+        (lambda: off_path.split(entropy, state), "the loss 'mse' with a bias"),
+        (lambda: off_path.late_rates(weighted, state), "equal sample weights"),
+        (lambda: near_origin.linearised(state, [0, 0, 0, 1], 2, 1.0), "classes of equal size"),
+        (lambda: near_origin.linearised(state.replace(b=np.array([0.0, 1.0])), [0, 0, 1, 1], 2, 1.0), "equal biases"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()

@@ -101,7 +101,9 @@ class Change:
 _RNG = np.random.default_rng(3)
 _TURN = np.linalg.qr(_RNG.normal(size=(P, P)))[0]
 _CLASSES = np.array([2, 0, 1])
-_FILES, _ONE_STATE = ("sweep", "design"), ("observe_state", "collapse_metrics", "hessian_spectrum")
+_FILES = ("sweep", "design")
+_THEORIES = ("off_path", "snr_singular_values", "linearised")
+_ONE_STATE = ("observe_state", "collapse_metrics", "hessian_spectrum", *_THEORIES)
 
 
 def permuted(problem: Problem) -> Problem:
@@ -152,9 +154,7 @@ def faster(problem: Problem, c: float = 4.0) -> Problem:
 
 
 def sooner(problem: Problem, c: float = 2.0) -> Problem:
-    return problem.but(
-        eta=c * problem.eta, horizon=problem.horizon / c, times=tuple(t / c for t in problem.times)
-    )
+    return problem.but(eta=c * problem.eta, horizon=problem.horizon / c, times=tuple(t / c for t in problem.times))
 
 
 def costlier(problem: Problem, c: float = 2.0) -> Problem:
@@ -233,6 +233,8 @@ _LINEAR = (lambda operation, problem: problem.linear, "the loss is not linear in
 _UNIT = (no_case("spherical"), "features of unit length do not scale")
 _METRIC = (not_of("hessian_spectrum"), "another measure of length in the space of states has another curvature")
 _CONFIG = (not_of(*_FILES), "a file cannot say it")
+_UNIT_RATES = (not_of("off_path", "linearised"), "theirs are the rates 1 and the weights 1/n")
+_NUMBERS = (not_of("exact_exponents"), "they are those of rates that are numbers")
 
 
 SYMMETRIES: dict[str, Change] = {
@@ -242,7 +244,8 @@ SYMMETRIES: dict[str, Change] = {
     "space embedded": Change(
         embedded,
         no=only_if(
-            (not_of("lyapunov"), "the new directions have exponents of their own"),
+            (not_of("lyapunov", "exact_exponents"), "the new directions have exponents of their own"),
+            (not_of("off_path", "snr_singular_values"), "features that leave a direction out have no such number"),
             (not_of("hessian_spectrum"), "the new directions have curvatures of their own"),
         ),
     ),
@@ -255,7 +258,8 @@ SYMMETRIES: dict[str, Change] = {
         only_if(
             _UNIT,
             (no_case("kernel"), "a kernel counts samples"),
-            (not_of("lyapunov"), "the new samples have exponents of their own"),
+            (not_of("lyapunov", "exact_exponents"), "the new samples have exponents of their own"),
+            _UNIT_RATES,
             _METRIC,
         ),
     ),
@@ -282,7 +286,7 @@ SYMMETRIES: dict[str, Change] = {
             {"loss": Times(2.0), "objective": Times(2.0), "log_abs_loss": Plus(np.log(2.0)), "curvature": Times(2.0)},
             _rates(2.0, 4.0),
         ),
-        only_if((not_of(*_FILES), "the weights in a file are made to sum to 1")),
+        only_if((not_of(*_FILES), "the weights in a file are made to sum to 1"), _UNIT_RATES),
     ),
     "size 1e150": Change(lambda problem: scaled(problem, 498), _sized(498), only_if(_LINEAR, _NO_BIAS)),
     "size 1e-150": Change(lambda problem: scaled(problem, -498), _sized(-498), only_if(_LINEAR, _NO_BIAS)),
@@ -348,7 +352,8 @@ def _state(change: Callable[[Any], Any]) -> Change:
 
 _TYPED = (not_of(*_FILES), "a file holds numbers, which have no type")
 _FROM_ARRAYS = only_if(_TYPED)
-_OF_A_STATE = only_if(_TYPED, (not_of("collapse_metrics"), "functions of arrays compute in their types, as JAX does"))
+_IN_JAX = ("collapse_metrics", "snr_singular_values", "linearised")
+_OF_A_STATE = only_if(_TYPED, (not_of(*_IN_JAX), "functions of arrays compute in their types, as JAX does"))
 _single = np.float32
 
 
@@ -362,9 +367,7 @@ def _jax64(value: Any) -> Any:
 
 
 NUMBERS: dict[str, Change] = {
-    "state big-endian": dataclasses.replace(
-        _state(lambda part: np.asarray(part).astype(">f8")), no=_OF_A_STATE
-    ),
+    "state big-endian": dataclasses.replace(_state(lambda part: np.asarray(part).astype(">f8")), no=_OF_A_STATE),
     "state in strided views": _state(_strided),
     "state in Fortran's order": _state(np.asfortranarray),
     "state in JAX": _state(_jax64),
@@ -499,7 +502,9 @@ def model_by(make: Callable[[Problem, Any], Any], *conditions: Any, **more: Any)
 
 
 def schedule_by(make: Callable[[Any], Any], *conditions: Any) -> Change:
-    return Change(_schedules(make), no=only_if(_CONFIG, _RUNS_ONLY, _ALL_AT_ONE_RATE, _NOT_BY_NAME, *conditions))
+    return Change(
+        _schedules(make), no=only_if(_CONFIG, _NUMBERS, _RUNS_ONLY, _ALL_AT_ONE_RATE, _NOT_BY_NAME, *conditions)
+    )
 
 
 _CONSTANT = only_if(_CONFIG, _RUNS_ONLY)
@@ -529,7 +534,8 @@ WRITINGS: dict[str, Change] = {
     "replace: state": Change(lambda problem: problem.but(state_as=_replaced_state), no=only_if(_CONFIG)),
     "LayerPeeled itself": model_by(_direct),
     "kernel: identity": model_by(_as_kernel(lambda problem: np.eye(problem.samples)), _UNHINGED, _BOTH_MOVE, _NO_BIAS,
-                                 (not_of("design"), "a file cannot say it")),
+                                 (not_of("design"), "a file cannot say it"),
+                                 (not_of("exact_exponents"), "not offered for a kernel")),
     "kernel: a factor": model_by(_as_kernel(lambda problem: written.FACTOR), _KERNEL),
     "kernel: between coordinates": model_by(
         _as_kernel(lambda problem: np.kron(problem.kernel, np.eye(P))),
@@ -547,7 +553,7 @@ WRITINGS: dict[str, Change] = {
     ),
     "momentum 0": Change(
         lambda problem: problem.but(momentum=0.0), no=only_if(_CONFIG, _RUNS_ONLY, _PLAIN, _UNIT,
-        (lambda operation, problem: operation != "lyapunov", "its state has no momentum")),
+        (not_of("lyapunov", "exact_exponents"), "its state has no momentum")),
     ),
     "optax.sgd": Change(
         lambda problem: problem.but(limits=False, dynamics_as=lambda p, schedule: uj.Descent(
@@ -645,9 +651,10 @@ _RUNNING = (lambda operation, problem: operation not in _ONE_STATE, "it looks at
 _SIMULATED = (lambda operation, problem: operation.startswith("simulate,"), "not simulated")
 _GOES_ON = (
     _CONFIG, _RUNNING,
-    (not_of("lyapunov"), "it takes a state"),
+    (not_of("lyapunov", "limit_sensitivity"), "it takes a state"),
+    (not_of("exact_exponents"), "it takes no state"),
     (not_of("push_forward"), "the tangent belongs to the first start"),
-    (lambda operation, problem: "sensitivity" not in operation, "what was run before depends on the parameters, too"),
+    (not_of("sensitivity, exact", "sensitivity, simulated"), "what was run before depends on the parameters, too"),
 )  # fmt: skip
 _AT_REST = (
     lambda operation, problem: operation != "limit" or problem.momentum is None, "a limit is that of a run from rest"

@@ -17,6 +17,7 @@ import numpy as np
 from invariants.problems import P, Problem
 
 import unhinged_jax as uj
+from unhinged_jax.theories import central_path, near_origin, off_path
 
 RUN = ("loss", "objective", "accuracy", "accuracy_margin", "log_norm_H", "log_norm_W")
 """Of every run; more are looked at in one state, where they cost less to compile."""
@@ -105,6 +106,44 @@ def lyapunov(problem: Problem) -> dict[str, Any]:
     moving = problem.samples * P + problem.classes * P + (problem.classes if problem.bias else 0)
     found = uj.lyapunov(model, dynamics, state, problem.times[1], moving, segments=1, transient=0)
     return {"sum of exponents": np.sum(found.exponents)}
+
+
+def exact_exponents(problem: Problem) -> dict[str, Any]:
+    model, dynamics, _ = problem.built()
+    return {"rates": uj.exact_exponents(model, dynamics)}
+
+
+def limit_sensitivity(problem: Problem) -> dict[str, Any]:
+    """From the left, theta d/d theta."""
+    table = uj.limit_sensitivity(*problem.built(), LIMIT_PARAMETERS)
+    names = [(q, p) for q in table["quantity"].values for p in LIMIT_PARAMETERS]
+    slopes = table["left"] * table["theta"]
+    return {f"{q} by {p}": slopes.sel(quantity=q, parameter=p).values for q, p in names}
+
+
+LIMIT_PARAMETERS = ["decay_H", "rate_W", "gamma"]
+
+
+def path_and_rates(problem: Problem) -> dict[str, Any]:
+    """The loss on the central path and off it, and the rates at which they fall."""
+    model, _, state = problem.built()
+    found = off_path.split(model, state), off_path.late_rates(model, state)
+    return dict(zip(("on", "off", "falls on", "falls off"), (*found[0], *found[1]), strict=True))
+
+
+def snr(problem: Problem) -> dict[str, Any]:
+    model, _, state = problem.built()
+    with jax.enable_x64(True):
+        return {"snr": central_path.snr_singular_values(model, state)}
+
+
+def linearised(problem: Problem) -> dict[str, Any]:
+    """Squares of what the linearised flow makes of the state."""
+    _, _, state = problem.built()
+    with jax.enable_x64(True):
+        found = near_origin.linearised(state, problem.index, problem.classes, 3.0)
+    grown = np.exp(2 * np.asarray(found.log_scale))
+    return {f"square_{part}": grown * (np.asarray(getattr(found, part)) ** 2).sum() for part in "HW"}
 
 
 def push_forward(problem: Problem) -> dict[str, Any]:
@@ -215,14 +254,27 @@ OPERATIONS: dict[str, Operation] = {
     "exact, momentum": Operation(run("exact"), ("weighted, momentum", "bias, Nesterov"), in_time=True, affords=1),
     "limit": Operation(
         limit,
-        (*_on("weighted / balanced / anchored / spherical / kernel", "flow", "descent"), "weighted, momentum",
-         "bias, Nesterov"), affords=1,
+        (
+            *_on("weighted / balanced / anchored / spherical / kernel", "flow", "descent"),
+            "weighted, momentum",
+            "bias, Nesterov",
+        ),
+        affords=1,
     ),
     "event_time, exact": Operation(event("exact"), ("weighted, flow", "bias, descent"), affords=1),
     "event_time, simulated": Operation(event("simulate"), ("cross-entropy, flow",), tolerance=1e-5),
     "sensitivity, exact": Operation(sensitivity("exact"), ("weighted, flow", "bias, descent"), False),
     "sensitivity, simulated": Operation(sensitivity("simulated"), ("cross-entropy, flow",), False, FLOWS),
     "lyapunov": Operation(lyapunov, ("weighted, descent", "cross-entropy, descent"), False),
+    "exact_exponents": Operation(
+        exact_exponents,
+        (*_on("weighted / noisy / frozen", "descent"), *_on("weighted / bias / anchored", "flow")),
+        False,
+    ),
+    "limit_sensitivity": Operation(limit_sensitivity, ("bias, descent",), False, 1e-7),
+    "off_path": Operation(path_and_rates, ("mean squares, flow",), False),
+    "snr_singular_values": Operation(snr, ("mean squares, flow",), False),
+    "linearised": Operation(linearised, ("mean squares, flow",), False),
     "push_forward": Operation(push_forward, ("weighted, descent", "cross-entropy, flow"), tolerance=FLOWS, affords=1),
     "hessian_spectrum": Operation(hessian_spectrum, ("weighted, flow", "cross-entropy, flow"), False),
     "observe_state": Operation(observe_state, _on("weighted / bias / cross-entropy / noisy", "flow"), affords=1),

@@ -141,6 +141,7 @@ def problems() -> dict[str, Problem]:
     uneven, even = np.repeat(np.arange(C), [3, 2, 2]), np.tile(np.arange(C), 2)
     q = np.array([2.0, 3, 1, 4, 2, 1, 3]) / 16
     table = np.array([[0.75, 0.25, 0.0], [0.0, 0.75, 0.25], [0.125, 0.125, 0.75]])
+    central = _numbers(np.tile(np.arange(C), 3), True) | {"b": np.full(C, 0.25)}
     of = {
         "weighted": Problem(**_numbers(uneven), weights=q, rich=True, times=()),
         "balanced": Problem(**_numbers(even), times=()),
@@ -152,6 +153,7 @@ def problems() -> dict[str, Problem]:
         "kernel": Problem(**_numbers(uneven), weights=q, case="kernel", kernel=FACTOR @ FACTOR.T, times=()),
         "cross-entropy": Problem(**_numbers(uneven, True), weights=q, loss="cross_entropy", times=()),
         "squared error": Problem(**_numbers(uneven), table=table, loss="mse", times=()),
+        "mean squares": Problem(**central, loss="mse", decay=(0, 0), rates=(1, 1), times=()),
         "one a class": Problem(**_numbers(np.arange(C)), times=()),
     }
     kinds = {

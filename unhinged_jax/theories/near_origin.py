@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unhinged_jax import _check
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced
@@ -35,6 +36,9 @@ def linearised(state: State, index: ArrayLike, classes: int, time: ArrayLike) ->
         classes: C.
         time: A scalar.
 
+    Raises:
+        ValueError: for classes that differ in size, or biases that differ.
+
     Source: Mixon, Parshall & Pi 2022; with the bias on its way beyond the paper.
 
     Example:
@@ -42,7 +46,12 @@ def linearised(state: State, index: ArrayLike, classes: int, time: ArrayLike) ->
         >>> linearised(start, [0, 0, 1, 1], 2, 1e9).b.tolist()
         [0.5, 0.5]
     """
-    H, W, b = (jnp.asarray(part) for part in (state.H, state.W, state.b))
+    if _check.concrete(index) and np.ptp(np.bincount(np.asarray(index), minlength=classes)) > 0:
+        raise ValueError("the linearised flow is that of classes of equal size; give as many samples to each.")
+    if _check.concrete(state.b) and np.ptp(np.asarray(state.b)) > 1e-6 * np.max(np.abs(state.b)):
+        raise ValueError("the linearised flow is that of equal biases; give state.b equal entries.")
+    dtype = jnp.result_type(state.H, state.W, state.b)
+    H, W, b = (jnp.asarray(part, dtype) for part in (state.H, state.W, state.b))
     members = jax.nn.one_hot(jnp.asarray(index), classes, dtype=H.dtype)
     root = jnp.sqrt(H.shape[0] / classes)
     frame = members / root  # orthonormal columns

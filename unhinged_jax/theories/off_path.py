@@ -10,6 +10,7 @@ import scipy.linalg
 
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
+from unhinged_jax.losses import MSE
 from unhinged_jax.model import LayerPeeled, State, must_fit, unconstrained
 from unhinged_jax.simulate import simulate
 from unhinged_jax.theories.central_path import snr_singular_values
@@ -24,13 +25,16 @@ def split(model: LayerPeeled, state: State) -> tuple[float, float]:
     1), the loss is L_LS + (1/2) tr(D S D^T): the second part vanishes exactly on the central path.
 
     Args:
-        model: With the loss "mse", a bias, equal sample weights and one-hot labels.
+        model: With the loss "mse" and a bias; any labels and weights q.
         state: One state.
 
     Returns:
         (loss on the path, loss off the path).
 
-    Source: Han, Papyan & Donoho 2022, decomposition of the MSE loss, here without ridge.
+    Raises:
+        ValueError: for another loss, without a bias, or for features that are made to have unit length.
+
+    Source: Han, Papyan & Donoho 2022, decomposition of the MSE loss, here without ridge; weights are beyond it.
 
     Example:
         >>> model = unconstrained(balanced(classes=2, per_class=3), dim=1, loss="mse", bias=True)
@@ -38,13 +42,23 @@ def split(model: LayerPeeled, state: State) -> tuple[float, float]:
         >>> on > 0 and off > 0
         True
     """
-    (H, prototypes), n = _whole(state), model.samples
-    targets = np.eye(model.classes)[np.asarray(model.labels.index)]
-    Q, upper = scipy.linalg.qr(np.column_stack([H, np.ones(n)]), mode="economic")
-    seen = Q.T @ targets
-    left = targets - Q @ seen
-    aside = upper @ np.column_stack([prototypes, state.b]).T - seen
-    return float(np.sum(left**2) / (2 * n)), float(np.sum(aside**2) / (2 * n))
+    _must_be_mse(model)
+    (H, prototypes), root = _whole(state), np.sqrt(np.asarray(model.labels.weights, float))[:, None]
+    with jax.enable_x64(True):
+        targets = np.asarray(model.labels.probabilities(), float)
+    seen = scipy.linalg.orth(root * np.column_stack([H, np.ones(model.samples)]))
+    wanted = seen.T @ (root * targets)
+    left = root * targets - seen @ wanted
+    aside = seen.T @ (root * (H @ prototypes.T + np.asarray(state.b, float))) - wanted
+    return float(np.sum(left**2) / 2), float(np.sum(aside**2) / 2)
+
+
+def _must_be_mse(model: LayerPeeled) -> None:
+    if not isinstance(model.loss, MSE) or not model.bias or model.spherical:
+        raise ValueError(
+            "the central path is that of the loss 'mse' with a bias and free features; build the model with "
+            "`unconstrained(..., loss='mse', bias=True)`."
+        )
 
 
 def _whole(state: State) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +76,15 @@ def late_rates(model: LayerPeeled, state: State) -> tuple[float, float]:
     and the classifier follows at the rates of the second moments S of (h, 1): the loss off the path falls at min(4
     kappa, 2 min eig S).
 
+    Args:
+        model: As in `split`, with equal weights 1/n.
+        state: One state.
+
     Returns:
         (rate on the path, rate off the path), from the prototypes and features of `state`.
+
+    Raises:
+        ValueError: as `split`, and for other weights.
 
     Source: beyond the papers.
 
@@ -72,6 +93,9 @@ def late_rates(model: LayerPeeled, state: State) -> tuple[float, float]:
         >>> late_rates(model, State(np.array([[-1.0], [1.0]]), np.array([[-2.0], [2.0]]), np.zeros(2)))
         (8.0, 2.0)
     """
+    _must_be_mse(model)
+    if not np.allclose(np.asarray(model.labels.weights) * model.samples, 1, rtol=0, atol=1e-6):
+        raise ValueError("these rates are those of equal sample weights 1/n; leave the labels unweighted.")
     contrasts = scipy.linalg.null_space(np.ones((1, model.classes)))
     H, prototypes = _whole(state)
     W = contrasts.T @ prototypes
