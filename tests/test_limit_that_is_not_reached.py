@@ -180,11 +180,22 @@ def test_limits_that_stop_are_traced_and_differentiated():
     slope = (where(20.0 + 1e-5) - where(20.0 - 1e-5)) / 2e-5
     for derivative in (jax.jit(jax.grad(where)), jax.jacfwd(where)):
         assert float(derivative(20.0)) == pytest.approx(float(slope), rel=1e-7)
+
+
+def test_where_a_descent_rests_is_differentiated_in_both_modes():
+    """Against differences, in the decay and in the start, and to second order."""
     sphere = uj.spherical(LABELS, P, gamma=0.3, rescale=3.0, decay=0.1)
+    turned = np.random.default_rng(9).normal(size=START.H.shape)
 
-    def rests(decay):
-        return uj.limit(dataclasses.replace(sphere, decay_H=decay), uj.Descent(0.5), START).direction.H[0, 0]
+    def rests(x):
+        model = dataclasses.replace(sphere, decay_H=0.1 + x)
+        state = uj.State(START.H + x * turned, START.W, START.b)
+        return uj.limit(model, uj.Descent(0.5), state).direction.H[0, 0]
 
-    slope = (rests(0.1 + 1e-5) - rests(0.1 - 1e-5)) / 2e-5
-    assert float(jax.jacfwd(rests)(0.1)) == pytest.approx(float(slope), rel=1e-5)
-    assert float(jax.vmap(rests)(jnp.array([0.1, 0.2]))[0]) == pytest.approx(float(rests(0.1)), rel=1e-12)
+    far = jax.jit(jax.vmap(rests))(2e-3 * jnp.arange(-2, 3))
+    first, second = (jnp.array(w) @ far for w in ([1, -8, 0, 8, -1], [-1, 16, -30, 16, -1]))
+    for derivative in (jax.jacfwd, jax.grad):
+        assert float(derivative(rests)(0.0)) == pytest.approx(float(first / 12 / 2e-3), rel=1e-6)
+    curvature = jax.jit(jax.jacfwd(jax.grad(rests)))(0.0)
+    assert float(curvature) == pytest.approx(float(second / 12 / 2e-3**2), rel=1e-4)
+    assert float(far[2]) == pytest.approx(float(rests(0.0)), rel=1e-12)

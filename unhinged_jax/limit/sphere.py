@@ -19,7 +19,7 @@ _MOST = 2**20  # updates until the steps of a descent count as small
 def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str, rests: bool = True) -> Limit:
     """Theorem 7 with decay and any rescaling: the rate at which a feature turns goes like its length^(q - 2).
 
-    `rests`: features may come to rest before their targets. In a descent these angles have no reverse derivative.
+    `rests`: features may come to rest before their targets.
     """
     dtype = state.W.dtype
     G = model.signal().times(state.W)
@@ -86,25 +86,49 @@ def _where_descent_rests(
     Updates are made until the angles of all that follow are small; their sum is that of a geometric series.
     """
     eta = jnp.asarray(descent.schedule(0), strength.dtype)
-    keep, eps = 1 - eta * decay, jnp.finfo(strength.dtype).eps
+    start = jnp.arctan2(plane.across, plane.along)
+    given = start, eta * strength, 1 - eta * decay, slack, pace
+    return _settled(*jnp.broadcast_arrays(*given))
+
+
+@jax.custom_jvp
+def _settled(*given: jax.Array) -> jax.Array:
+    """The angles from (start, push, keep, slack, pace) of every feature: its own, so that one sweep gives each slope.
+
+    These slopes do not ask for a direction, which is what makes reverse derivatives of a loop that long possible.
+    """
+    return _rest(*given)
+
+
+@_settled.defjvp
+def _settled_jvp(given: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    units = [jnp.zeros((len(given), *x.shape), x.dtype).at[k].set(1.0) for k, x in enumerate(given)]
+    slopes = jax.vmap(lambda *unit: jax.jvp(_rest, given, unit)[1])(*units)
+    moved = [slope * tangent for slope, tangent in zip(slopes, tangents, strict=True)]
+    return _settled(*given), sum(moved, jnp.zeros_like(given[0]))
+
+
+def _rest(start: jax.Array, push: jax.Array, keep: jax.Array, slack: jax.Array, pace: jax.Array) -> jax.Array:
+    """Two updates after two, from the angles at the start to those in the end."""
+    eps = jnp.finfo(start.dtype).eps
     fall = 1 - jnp.exp(jnp.minimum(pace, -eps))
     small = jnp.where(keep > 0, jnp.sqrt(eps * fall), eps)
 
     def turn(longer: jax.Array) -> jax.Array:
-        return eta * strength * jnp.exp(-slack * longer)
+        return push * jnp.exp(-slack * longer)
 
     def update(angle: jax.Array, longer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        push = turn(longer) * jnp.sin(angle)
-        angle = angle - jnp.arctan2(push, keep)
-        return jnp.arctan2(jnp.sin(angle), jnp.cos(angle)), longer + jnp.log(jnp.hypot(keep, push))
+        pushed = turn(longer) * jnp.sin(angle)
+        angle = angle - jnp.arctan2(pushed, keep)
+        return jnp.arctan2(jnp.sin(angle), jnp.cos(angle)), longer + jnp.log(jnp.hypot(keep, pushed))
 
     def going(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        return (carry[2] < _MOST) & (pace < 0) & jnp.any(turn(carry[1]) > small * jnp.abs(keep))
+        turns = (pace < 0) & (turn(carry[1]) > small * jnp.abs(keep))
+        return (carry[2] < _MOST) & jnp.any(turns)
 
     def two(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         return *update(*update(*carry[:2])), carry[2] + 2
 
-    start = jnp.arctan2(plane.across, plane.along)
     angle, longer, _ = jax.lax.while_loop(going, two, (start, jnp.zeros_like(start), jnp.zeros((), jnp.int32)))
     rest = jnp.where(keep > 0, turn(longer) / (jnp.abs(keep) * fall), 0.0)
     return 2 * jnp.arctan2(jnp.sin(angle / 2) * jnp.exp(-rest), jnp.cos(angle / 2))
