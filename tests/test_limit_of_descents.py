@@ -171,3 +171,27 @@ def test_biases_that_are_thrown_back_run_away():
     drift = np.asarray(model.signal().dense("float64")).sum(axis=0)
     for eta, want in ((0.5, drift / 0.5), (10.0, np.inf * np.sign(0.0 - drift))):
         np.testing.assert_allclose(uj.limit(model, uj.Descent(eta), START).direction.b, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("eta", "falls"), [(0.5, True), (12.0, False)])
+def test_distances_are_those_from_the_limit_of_the_flow_whatever_the_steps(eta, falls):
+    """A loop of plain updates beside the direction of mu_+ by NumPy: of the largest eigenvalue, not of the factor."""
+    model, descent = uj.regularized(LABELS, P, gamma=0.3, decay=(0.6, 0.9)), uj.Descent(eta)
+    q, Y = np.asarray(LABELS.weights)[:, None], np.eye(LABELS.classes)[np.asarray(LABELS.index)]
+    M = q * (1.3 * Y - 0.3)
+    n = len(M)
+    K = np.block([[-0.6 * np.eye(n), M], [M.T, -0.9 * np.eye(LABELS.classes)]])
+    values, vectors = np.linalg.eigh(K)
+    top = vectors[:, values > values[-1] - 1e-9]
+    Z = np.concatenate([START.H, START.W])
+    lead = top @ (top.T @ Z)
+    want = []
+    for _ in range(41):
+        want.append(np.log(np.linalg.norm(Z / np.linalg.norm(Z) - lead / np.linalg.norm(lead))))
+        Z = Z + eta * K @ Z
+    for solve in (uj.exact, uj.simulate):
+        found = solve(model, descent, START, [0, 20, 40], "log_distance")["log_distance"]
+        np.testing.assert_allclose(found, [want[0], want[20], want[40]], atol=1e-9)
+    factor = float(np.exp(uj.limit(model, descent, START).exponent))
+    assert factor == pytest.approx(np.max(np.abs(1 + eta * values)), rel=1e-9)
+    assert (want[40] < want[20] - 0.5) == falls == (factor == pytest.approx(abs(1 + eta * values[-1]), rel=1e-9))

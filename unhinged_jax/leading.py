@@ -2,6 +2,10 @@
 
 The state is Z = Z_lead + X. The leading part keeps its direction for ever; X is carried on its own, so that the
 distance between directions is a ratio of two computed numbers and never a difference of nearly equal ones.
+
+What leads is what wins in the flow: mu_+ of the largest singular value. Where the steps of a descent are so large that
+another |1 + eta mu| is the largest, that 1 + eta mu is below 0: signs change with every update, no direction is
+approached, and the distance from this one does not fall. `limit` says what wins there.
 """
 
 from __future__ import annotations
