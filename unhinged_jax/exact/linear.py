@@ -15,8 +15,8 @@ from unhinged_jax.leading import Leading, Split, reference
 from unhinged_jax.model import State
 from unhinged_jax.observables import View
 from unhinged_jax.rowspace import RowSpace
-from unhinged_jax.special import safe_log, safe_norm
-from unhinged_jax.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum
+from unhinged_jax.special import largest, safe_log, safe_norm
+from unhinged_jax.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum, without
 
 
 class Columns(NamedTuple):
@@ -181,6 +181,9 @@ class ExactLinear:
             bare = self.spectrum.apply(1 - self._mask, jnp.zeros_like(self._mask), start.H)
         else:
             bare = start.H - self.space.lift(x / lead.square)
+            # Rounding, where nothing else is there, would outlast all that falls.
+            there = largest(bare) > 16 * jnp.finfo(bare.dtype).eps * largest(start.H)
+            bare = without(bare, there)
         H, W = self._evolve(others, slopes.rest, start._replace(H=bare))
         log_powers = record.log_powers
         if isinstance(self.spectrum, GeneralSpectrum):

@@ -10,7 +10,8 @@ Nothing here knows modes: a step is the plain update. Two things make it cheap a
 - Symmetry. Balanced classes can be renamed without changing the problem, so that a difference of two classes stays one,
   and what all classes share stays shared. What the update makes of one class's sum and prototype in either, two numbers
   each, tells what it makes of all. The two are carried apart, with a scale each: where a start has only one of them,
-  the other one, which may grow faster, is not there to drown it.
+  the other one, which may grow faster, is not there to drown it. Where classes differ, modes that the start lacks are
+  taken out of what rounding makes of it.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import Plan, View, refers_to_start
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
+from unhinged_jax.simulate.absent import Absent, absent_modes, together
 from unhinged_jax.simulate.at_start import Seen, Watch, of_present, seen_by_residuals, watched
 from unhinged_jax.simulate.coupling import Coupling, OneClass, force
 from unhinged_jax.simulate.system import Body, System, rated
 from unhinged_jax.special import safe_log, safe_norm
-from unhinged_jax.spectrum import without
+from unhinged_jax.spectrum import spectrum_of, without
 
 Form = Literal["start", "identity", "pair"]
 
@@ -58,7 +60,7 @@ class LinearSystem(System):
 
     `form` says what the columns of "H" and "W" start as: the "start" itself, the "identity", or a "pair": what tells of
     a difference of two classes, beside what tells of all that they share in "mean_H" and "mean_W". `present` says, for
-    balanced classes, whether the start has any of either.
+    balanced classes, whether the start has any of either; `absent` holds the modes of other ones that it lacks.
     """
 
     space: RowSpace
@@ -75,6 +77,7 @@ class LinearSystem(System):
     seen: Seen | None
     present: jax.Array | None = None
     reference: Reference | None = None
+    absent: Absent | None = None
     form: Form = dataclasses.field(default="start", metadata={"static": True})
 
     @property
@@ -159,12 +162,17 @@ class LinearSystem(System):
         cleaned = dict(body)
         for names, coupling in zip(self._parts, self._couplings, strict=True):
             cleaned.update(zip(names, self._cleaned(coupling, *(body[name] for name in names)), strict=True))
+        if self.absent is not None and self.leading is not None:
+            lead = self.absent.taken_out(self.space, body["lead_H"], body["lead_W"])
+            cleaned.update(zip(("lead_H", "lead_W"), lead, strict=True))
         return cleaned
 
     def _cleaned(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
         leading = self.leading
         if self.form == "start" and self.present is not None:
             H, W = of_present(self.present, H), of_present(self.present, W)
+        if self.absent is not None:
+            H, W = self.absent.taken_out(self.space, H, W)
         if leading is None:
             return H, W
         if leading.kind == "anchored":
@@ -330,18 +338,20 @@ def linear_system(
     model: LayerPeeled,
     state: State,
     leading: Leading | None,
-    compress: bool = True,
+    memory: Any = None,
     origin: tuple[Leading, Any] | None = None,
+    bare: bool = False,
 ) -> LinearSystem:
-    """Bring a state into the row space of its linear model; `compress` lets it update a smaller identity.
+    """Bring a state into the row space of its linear model; without a velocity, `memory`, it may update an identity.
 
-    `origin`: for a run that goes on, the leading part of the first start and the logarithm of its scale.
+    `bare`: whether modes that the start lacks are to be kept out of it, where classes differ. `origin`: for a run that
+    goes on, the leading part of the first start and the logarithm of its scale.
     """
     H, W = state.H, state.W
     space = row_space(model, W.dtype)
     rows, residual, factor = space.project(H)
     form: Form = "start"
-    if compress and space.summed:
+    if memory is None and space.summed:
         wide = H.shape[1] > rows.shape[0] + W.shape[0]
         form = "pair" if model.labels.balanced else "identity" if wide else "start"
     lead_H = None if leading is None else space.lift(leading.carrier)
@@ -354,10 +364,15 @@ def linear_system(
     referred = None
     if watch is not None and origin is not None:
         referred = reference(watch.direction, space.vector(*origin[0].parts), origin[1])
-    present = None
+    started_H, started_W = together(H, W, memory)
+    present, absent = None, None
     if space.summed and model.labels.balanced:
-        present = jax.lax.stop_gradient(balanced_modes(space.gather(rows), W))
+        present = jax.lax.stop_gradient(balanced_modes(space.signal.transpose_times(started_H), started_W))
+    elif bare:
+        known = None if leading is None else leading.spectrum
+        spectrum = known or spectrum_of(space.signal, model.kernel, model.samples, model.dim, W.dtype)
+        absent = absent_modes(spectrum, space.signal.transpose_times(started_H), started_W)
     return LinearSystem(
         space, rows, W, state.b, residual, factor, leading, lead_H, watch, drift_b, log_scale, seen, present, referred,
-        form,
+        absent, form,
     )  # fmt: skip

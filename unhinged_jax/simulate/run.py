@@ -20,6 +20,7 @@ from unhinged_jax.observables import Observe, Plan, wants_split
 from unhinged_jax.rowspace import row_space
 from unhinged_jax.simulate import descent as _descent
 from unhinged_jax.simulate import flow as _flow
+from unhinged_jax.simulate.absent import lacks_modes
 from unhinged_jax.simulate.columns import ColumnSystem, column_system, start_power, suits
 from unhinged_jax.simulate.dense import DenseSystem
 from unhinged_jax.simulate.linear import LinearSystem, linear_system
@@ -59,7 +60,8 @@ def simulate(
             labels, that subspace whether it wins or not.
         precision: "float32" or "float64"; default: the precision of the state.
         reduce: Use class sums, planes and rescaling where they apply (default). False runs the plain dense update,
-            which measures no distance to the limit except on the sphere.
+            which measures no distance to the limit except on the sphere, and in which rounding grows in modes that the
+            start has no part in.
         adjoint: How a `Flow` is differentiated: a diffrax adjoint. Default `diffrax.RecursiveCheckpointAdjoint()`, for
             reverse mode; `diffrax.ForwardMode()` for forward mode; `diffrax.DirectAdjoint()` for both, in memory that
             grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate, and ignores `steady`. A `Descent` has
@@ -90,14 +92,15 @@ def simulate(
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
-        memory = task.memory
-        if isinstance(memory, dict) and _form(model, dynamics, reduce) in ("linear", "plane"):
+        memory, form = task.memory, _form(model, dynamics, reduce)
+        bare = form == "linear" and lacks_modes(model, task.state, memory)
+        if isinstance(memory, dict) and form in ("linear", "plane"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
         if isinstance(dynamics, Descent):
             reads = _scan.reads_at(task.times, task.first)
             given = (
                 model, dynamics, task.state, task.clock(), reads, jnp.asarray(task.first),
-                memory, task.plan, states, task.target, reduce, task.first_start,
+                memory, task.plan, states, task.target, reduce, task.first_start, bare,
             )  # fmt: skip
             # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.
             run = _descend(*given, to_the_last=not _check.concrete(given))
@@ -107,7 +110,7 @@ def simulate(
         with modes_explained():
             run = _integrate(
                 model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
-                task.target, reduce, adjoint, task.first_start,
+                task.target, reduce, task.first_start, bare, adjoint,
             )  # fmt: skip
         return task.finish(run)
 
@@ -192,9 +195,10 @@ def _descend(
     target: str,
     reduce: bool,
     start: State | None,
+    bare: bool,
     to_the_last: bool,
 ) -> Trajectory:
-    system = _system(model, dynamics, state, plan, target, reduce, start, memory is None)
+    system = _system(model, dynamics, state, plan, target, reduce, start, bare, memory)
     if isinstance(memory, dict):
         memory = _over_the_scale(system, state, memory)
     out = _descent.run(system, dynamics, reads, first, plan, states, memory, to_the_last)
@@ -222,10 +226,11 @@ def _integrate(
     states: bool,
     target: str,
     reduce: bool,
-    adjoint: Any,
     start: State | None,
+    bare: bool,
+    adjoint: Any,
 ) -> Trajectory:
-    system = _system(model, dynamics, state, plan, target, reduce, start)
+    system = _system(model, dynamics, state, plan, target, reduce, start, bare)
     if not states and isinstance(system, ColumnSystem) and worthwhile(system, plan, times.shape[0]):
         system = LogitSystem(model, system.H, system.W, system.b, system.targets, system.power)
     times = jnp.asarray(times, state.W.dtype)
@@ -250,7 +255,8 @@ def _system(
     target: str,
     reduce: bool,
     start: State | None,
-    fresh: bool = True,
+    bare: bool,
+    memory: Any = None,
 ) -> System:
     """The cheapest form of the problem that this dynamics allows; `start`: that of the first run, of one that goes on.
     """
@@ -264,7 +270,7 @@ def _system(
             if start is not None and part.kind == "coupled":
                 before = leading(model, model.signal(), model.kernel, r1, r2, start.H, start.W, target)
                 origin = before, start.log_scale
-        return linear_system(model, state, part, compress=fresh, origin=origin)
+        return linear_system(model, state, part, memory, origin, bare)
     if form == "columns":
         return column_system(model, state, scaled=isinstance(dynamics, Descent))
     # What is left of a state by a scale that does not fit is not a number, where no message can say so.
