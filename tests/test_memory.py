@@ -11,6 +11,7 @@ import pytest
 import unhinged_jax as uj
 from unhinged_jax import _memory, config
 from unhinged_jax.cli import main
+from unhinged_jax.sweep import prepare
 
 FILE = """
 model = {{case = "unconstrained", dim = {dim}}}
@@ -130,3 +131,97 @@ def test_the_machine_is_the_least_of_its_limits(monkeypatch, tmp_path):
         with pytest.raises(MemoryError, match="would need 1e\\+18 TB"):
             _memory.refuse(10**30, "it")
     assert "UNHINGED_ANY_SIZE" not in os.environ
+
+
+@pytest.fixture(scope="module")
+def images():
+    data = pytest.importorskip("unhinged_jax.training.data", reason="needs the train extra")
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 255, (60, 1, 4, 4)).astype(np.uint8), np.arange(60, dtype=np.int32) % 3
+    return data.Dataset("bars", x, y, x[:30], y[:30], 3, "made here")
+
+
+@pytest.mark.parametrize("sections, said", [
+    ({"network": {"width": 10**9}}, r"a network of [\d,]+ parameters in batches of 128 would need [\d.e+]+ TB"),
+    ({"network": {"width": 10**12}}, r"[\d.e+]+ TB"),
+    ({"network": {"kind": "cnn", "width": 10**9}}, r"[\d.e+]+ TB"),
+    ({"network": {"kind": "resnet18", "width": 10**6, "features": 8 * 10**6}}, r"[\d.e+]+ TB"),
+    ({"train": {"batch": 10**12}}, r"in batches of 1,000,000,000,000 would need [\d.e+]+ TB"),
+    ({"network": {"width": 10**4}, "train": {"seeds": 10**6}}, r"training 1000000 networks"),
+    ({"train": {"seeds": 10**14}}, "a list of 100,000,000,000,000 seeds would need 4e"),
+])  # fmt: skip
+def test_training_that_no_machine_holds_is_refused_before(images, sections, said):
+    from unhinged_jax.training.loop import Trainer
+    from unhinged_jax.training.settings import Settings
+
+    with pytest.raises(MemoryError, match=said):
+        Trainer(Settings.of(sections), images)
+
+
+@pytest.mark.parametrize("kind, numbers, precision", [
+    ("mlp", 8 + 4, "float32"), ("cnn", 8 * 4 + 16 + 4, "float32"), ("mlp", 8 + 4, "float64"),
+])  # fmt: skip
+def test_training_takes_what_its_arrays_take(images, monkeypatch, kind, numbers, precision):
+    """The estimate beside the arrays of a run, and the numbers that the layers make of an image, counted by hand."""
+    import equinox as eqx
+
+    from unhinged_jax.training.loop import Trainer
+    from unhinged_jax.training.settings import Settings
+
+    told = []
+    monkeypatch.setattr(_memory, "refuse", lambda wanted, what: told.append(wanted))
+    settings = Settings.of({
+        "network": {"kind": kind, "width": 8, "depth": 1, "features": 4},
+        "train": {"batch": 16, "seeds": [3, 5], "precision": precision},
+    })  # fmt: skip
+    trainer = Trainer(settings, images)
+    learners, width = trainer.start(), np.dtype(precision).itemsize
+    arrays, velocity = (
+        sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(eqx.filter(part, eqx.is_array)))
+        for part in (learners, learners.velocity)
+    )
+    lanes = 2 if kind == "mlp" else 1
+    update = lanes * (velocity // 2 + 16 * width * (16 + numbers))
+    evaluation = 60 * (16 + 2 * width * (4 + 3))
+    assert told[-1] == 2 * arrays + 60 * 16 + max(update, evaluation)
+
+
+def test_an_image_folder_is_refused_before_it_is_read(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="needs the train extra")
+    from unhinged_jax.training.data import load
+
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            image.new("RGB", (4, 4)).save(tmp_path / part / name / "1.png")
+    assert load("folder", tmp_path, 4).image == (3, 4, 4)
+    with pytest.raises(MemoryError, match=r"2 images of 10000000 x 10000000 pixels would need 600 TB"):
+        load("folder", tmp_path, 10**7)
+
+
+BLOCK = """
+model = {{case = "unconstrained", dim = 4}}
+labels = {{layout = "balanced", classes = 3, per_class = 5}}
+dynamics = {{kind = "flow"}}
+run = {{until = 1, points = {count}, observe = ["norm", "loss", "log_norm"]}}
+sweep = {{seeds = 6}}
+"""
+
+
+def test_a_sweep_counts_what_a_block_keeps(tmp_path, monkeypatch):
+    """States that fit and results that do not; and what is asked for, counted by hand."""
+    told = []
+    monkeypatch.setattr(_memory, "refuse", lambda wanted, what: told.append((what, wanted)))
+    (tmp_path / "plan.toml").write_text(BLOCK.format(count=7))
+    prepare.open_store(uj.Plan.read(tmp_path / "plan.toml"), tmp_path / "s.zarr", lanes=3)
+    block = 3 * 4 * (2 * (15 + 3) * 4 + 7 * 3)
+    assert told[[what for what, _ in told].index("a block of 3 points")] == ("a block of 3 points", block)
+
+
+def test_a_block_beyond_the_machine_is_refused_before_a_store_is_made(tmp_path, monkeypatch):
+    (tmp_path / "plan.toml").write_text(BLOCK.format(count=10**6))
+    monkeypatch.setattr(_memory, "_ANYWHERE", 1)
+    monkeypatch.setattr(_memory, "machine", lambda: 2 * 10**7)  # more than the times and a start, less than the results
+    with pytest.raises(MemoryError, match="a block of 3 points would need 36 MB of memory at least"):
+        uj.sweep(tmp_path / "plan.toml", tmp_path / "s.zarr", workers=0, progress=False)
+    assert not (tmp_path / "s.zarr").exists()

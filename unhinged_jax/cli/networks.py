@@ -30,7 +30,7 @@ def train(
     out
         Folder for the results.
     force
-        Replace results that are there.
+        Replace results that are there; try a run that memory does not seem to hold.
     resume
         Go on from the latest checkpoint.
     data_dir
@@ -38,9 +38,11 @@ def train(
     check
         Only read the file and the data, and say whether they fit.
     """
+    from unhinged_jax import _memory
     from unhinged_jax.training import command
 
-    return command.train(config, out, force=force, resume=resume, data_dir=data_dir, check=check)
+    with _memory.any_size(force):
+        return command.train(config, out, force=force, resume=resume, data_dir=data_dir, check=check)
 
 
 @app.command
@@ -64,7 +66,7 @@ def experiment(
     out
         Folder for the results; default experiments/NAME.
     force
-        Run again what is finished.
+        Run again what is finished; try a run that memory does not seem to hold.
     data
         Another data set: digits, cifar10, cifar100, svhn, mnist, folder.
     data_dir
@@ -74,8 +76,10 @@ def experiment(
     epochs
         Number of epochs instead of the one in the file.
     """
+    from unhinged_jax import _memory
     from unhinged_jax.training import command
 
-    return command.experiment(
-        name, out, force=force, data=data, data_dir=data_dir, seeds=seeds, epochs=epochs
-    )  # fmt: skip
+    with _memory.any_size(force):
+        return command.experiment(
+            name, out, force=force, data=data, data_dir=data_dir, seeds=seeds, epochs=epochs
+        )  # fmt: skip

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from unhinged_jax import _memory
 from unhinged_jax import config as _config
 from unhinged_jax._whole import whole
 from unhinged_jax.output import versions
@@ -137,6 +140,7 @@ def _create(
     fits = max(1, memory // bytes_of_a_point(plan, grouping))
     most = lanes or LANES.get(platform, _MANY_LANES)
     layout = layout or layout_of([dim.size for dim in plan.dims], grouping.separate, min(fits, most), order)
+    _refuse_large(plan, grouping, math.prod(layout.block))
     times = grouping.groups[0].times
     coordinates = {name: entry for dim in plan.dims for name, entry in _coordinates(dim).items()}
     for name in (*coordinates, *(dim.name for dim in plan.dims)):
@@ -189,13 +193,26 @@ def bytes_of_a_point(plan: Plan, grouping: Grouping) -> int:
     An exact run holds a few states and tables of logits, an adaptive solve its stages too.
     """
     width = np.dtype(plan.config.run.precision).itemsize
-    sizes = []
+    copies = 6 if plan.sweep.method == "exact" else 24
+    return max(
+        width * (copies * rows * (dim + classes) + times * (observed + 64))
+        for rows, dim, classes, times, observed in _sizes(grouping)
+    )
+
+
+def _refuse_large(plan: Plan, grouping: Grouping, points: int) -> None:
+    """Raise MemoryError if the machine cannot hold what a block of so many points keeps at least: the state that each
+    starts from and the one it ends with, and its results."""
+    width = np.dtype(plan.config.run.precision).itemsize
+    point = max(width * (2 * rows * dim + times * observed) for rows, dim, _, times, observed in _sizes(grouping))
+    _memory.refuse(points * point, f"a block of {points} points")
+
+
+def _sizes(grouping: Grouping) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of every group the rows of H and W together, their length, the classes, the times and the observables."""
     for group in grouping.groups:
         labels, dim = group_labels(group.config), group.config.model.dim
-        state = (labels.samples + labels.classes) * (dim + labels.classes)
-        copies = 6 if plan.sweep.method == "exact" else 24
-        sizes.append(width * (copies * state + len(group.times) * (len(group.observed) + 64)))
-    return max(sizes)
+        yield labels.samples + labels.classes, dim, labels.classes, len(group.times), len(group.observed)
 
 
 def group_labels(config: Any) -> Any:

@@ -15,10 +15,11 @@ import numpy as np
 from unhinged_jax.collapse import METRICS
 from unhinged_jax.precision import scope
 from unhinged_jax.training.data import Dataset
-from unhinged_jax.training.learner import Learner, new_learner
+from unhinged_jax.training.learner import Learner
 from unhinged_jax.training.programs import apply_all, collapse_of_all, epoch_of_all
 from unhinged_jax.training.settings import Settings
 from unhinged_jax.training.setup import material_of, mesh_of, recipe_of, shape_of, start
+from unhinged_jax.training.size import refuse_large
 
 _CHUNK = 512  # images evaluated at a time
 
@@ -80,6 +81,7 @@ class Trainer:
     Raises:
         ValueError: for a class count that does not fit, p < C - 1 with an ETF, or a batch that does not divide by the
             devices.
+        MemoryError: for a run that the machine cannot hold.
 
     Source: Zhou et al. 2023, Appendix C.2.
     """
@@ -92,17 +94,15 @@ class Trainer:
             )
         self.settings, self.data = settings, data
         self.precision = "float64" if settings.train.precision == "float64" else "float32"
+        together = settings.train.together
+        self._together = settings.network.kind == "mlp" if together is None else together
         with scope(self.precision):
+            refuse_large(settings, data, room, self._together)  # with what cannot be built, before files are made
             self._mesh = mesh_of(settings)
             self.recipe = recipe_of(settings, data, self._mesh)
             self.material = material_of(settings, data, room)
             self._clean = data.train_y if data.clean_y is None else data.clean_y
             self._rows = self._watched_rows()
-            # What cannot be built is refused now, and not after files were made.
-            key = jax.ShapeDtypeStruct((), jnp.int32)
-            eqx.filter_eval_shape(new_learner, key, shape_of(settings), data.image, data.classes)
-        together = settings.train.together
-        self._together = settings.network.kind == "mlp" if together is None else together
 
     def _watched_rows(self) -> np.ndarray | None:
         """The rows in which neural collapse is looked at; None where one of the classes has none among them."""
@@ -225,7 +225,7 @@ def train(
         are, the run ends.
 
     Raises:
-        ValueError: as `Trainer`.
+        ValueError, MemoryError: as `Trainer`.
 
     Source: Zhou et al. 2023, Section 4 and Appendix C.2.
 

@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _memory
 from unhinged_jax import config as _config
 from unhinged_jax.config import ConfigError
 from unhinged_jax.config.tables import name_and_arguments
@@ -162,7 +162,10 @@ class Settings:
     def seeds(self) -> tuple[int, ...]:
         """The seeds, each a run of its own."""
         given = self.train.seeds
-        return tuple(range(given)) if isinstance(given, int) else tuple(given)
+        if not isinstance(given, int):
+            return tuple(given)
+        _memory.refuse(40 * given, f"a list of {given:,} seeds")
+        return tuple(range(given))
 
 
 def _check_settings(settings: Settings) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from unhinged_jax import _memory
+
 MD5 = {
     "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
     "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
@@ -154,20 +156,20 @@ def _folder_part(folder: Path, names: list[str], size: int) -> Part:
     unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in names)
     if unknown:
         raise DataError(f"{folder} has the classes {', '.join(unknown)}, which train has not; remove or rename them.")
-    images, index = [], []
-    for label, name in enumerate(names):
-        for path in sorted((folder / name).glob("*")):
-            if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"):
-                continue
-            try:
-                with Image.open(path) as image:
-                    side = min(image.size)
-                    left, top = (image.width - side) // 2, (image.height - side) // 2
-                    cut = image.convert("RGB").resize((size, size), box=(left, top, left + side, top + side))
-            except (UnidentifiedImageError, OSError) as error:
-                raise DataError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
-            images.append(np.moveaxis(np.asarray(cut, np.uint8), -1, 0))
-            index.append(label)
-    if not images:
+    kinds = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+    found = [sorted(path for path in (folder / name).glob("*") if path.suffix.lower() in kinds) for name in names]
+    index = np.repeat(np.arange(len(names), dtype=np.int32), [len(paths) for paths in found])
+    if not index.size:
         raise DataError(f"{folder} holds no images of its classes; put PNG or JPEG files into the class folders.")
-    return np.stack(images), np.asarray(index, np.int32)
+    _memory.refuse(3 * size**2 * index.size, f"{index.size:,} images of {size} x {size} pixels")
+    images = np.empty((index.size, 3, size, size), np.uint8)
+    for place, path in enumerate(path for paths in found for path in paths):
+        try:
+            with Image.open(path) as image:
+                side = min(image.size)
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                cut = image.convert("RGB").resize((size, size), box=(left, top, left + side, top + side))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{path} cannot be read as an image ({error}); repair or remove it.") from error
+        images[place] = np.moveaxis(np.asarray(cut, np.uint8), -1, 0)
+    return images, index
