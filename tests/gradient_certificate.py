@@ -17,6 +17,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from little_optimization import compile_with_little_optimization
 
 import unhinged_jax as uj
 from unhinged_jax.exact.run import exact
@@ -117,6 +118,7 @@ def apart(truth, found):
 
 
 def main():
+    compile_with_little_optimization()
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--first", action="store_true", help="first derivatives only, forward and checkpointed")
     reader.add_argument("--jobs", type=int, default=1, help="cases at a time, each in a process of its own")
