@@ -1,5 +1,7 @@
 """A scale beside the arrays, whatever it is; parts of very different size; derivatives at states of zeros."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,6 +191,11 @@ def test_a_norm_and_its_gradient_are_right_at_every_size(precision, count):
             norm, gradient = both(jnp.asarray(size * direction, precision))
             np.testing.assert_allclose(norm, size, rtol=100 * info.eps)
             np.testing.assert_allclose(gradient, direction, rtol=100 * info.eps, atol=info.eps)
+        zeros = jnp.zeros(count, precision)
+        slope = functools.partial(jax.jvp, lambda x: safe_norm(x[:2], x[2:]))
+        assert jax.jvp(lambda x: slope((x,), (across,))[1], (zeros,), (across,)) == (0, 0)
+        assert not jnp.any(jax.jvp(lambda x: both(x)[1], (zeros,), (across,))[1])
+        assert jax.jit(lambda x: safe_norm(x, jnp.zeros_like(x)))(zeros) == 0  # XLA squares what multiplies constants
         assert both(jnp.full(count, jnp.inf, precision))[0] == jnp.inf
         assert jnp.isnan(both(jnp.full(count, jnp.nan, precision))[0])
         assert both(jnp.zeros(count, precision))[0] == 0 and not jnp.any(both(jnp.zeros(count, precision))[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -216,7 +217,21 @@ def _derivatives(values: Callable[[Values], jax.Array], theta: Values, order: in
         rest = first(theta)["first"] if len(scalars) < len(theta) else {}
         return {"value": value, "first": {**rest, **dict(zip(scalars, slopes, strict=True))}, "second": second}
 
-    return jax.jit(first if order == 1 else twice)(theta)
+    return jax.jit(first if order == 1 else twice, compiler_options=_compiler_options())(theta)
+
+
+@functools.cache
+def _compiler_options() -> dict[str, Any] | None:
+    """These programs are large and run once: on CPUs XLA's lowest level of optimization that keeps them as fast, and
+    its older kernels, while it has them, halve the time it takes to compile them."""
+    options = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # there is no such option any more
+        return None
+    return options
 
 
 def _pairwise(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -110,22 +110,33 @@ def largest(*parts: jax.Array) -> jax.Array:
     return jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in parts]))
 
 
+@jax.custom_jvp
 def safe_norm(*parts: jax.Array) -> jax.Array:
-    """Frobenius norm of arrays of any scale, together: no overflow or underflow of squares, gradient 0 at 0."""
+    """Frobenius norm of arrays of any scale, together: no overflow or underflow of squares, derivatives 0 at 0."""
     info, nothing = jnp.finfo(parts[0].dtype), jnp.zeros((), parts[0].dtype)
-    far = 9 * info.maxexp // 16  # a power of two that brings squares of the largest and the smallest numbers into range
+    # Powers of two that bring squares into range. XLA may square them themselves, where a part is a constant.
+    up, down, most = 2.0 ** (info.maxexp // 2 - 1), 2.0 ** -(info.maxexp // 2 + 2), 2.0 ** (9 * info.maxexp // 16)
 
     def norm(unit: Any) -> jax.Array:
-        return safe_sqrt(sum((jnp.sum((part * unit) ** 2) for part in parts), nothing))
+        return jnp.sqrt(sum((jnp.sum((part * unit) ** 2) for part in parts), nothing))
 
     square = sum((jnp.sum(part * part) for part in parts), nothing)
-    fits = (square > 2.0 ** (-info.maxexp // 2)) & (square < 2.0**far)
-    unit = jnp.where(square > 1, 2.0**-far, 2.0**far).astype(square.dtype)
+    fits = (square > 2.0 ** (-info.maxexp // 2)) & (square < most)
+    unit = jnp.where(square > 1, down, up).astype(square.dtype)
     if sum(part.size for part in parts) > _PASS:
-        return jax.lax.cond(fits, lambda: safe_sqrt(square), lambda: norm(unit) / unit)
+        return jax.lax.cond(fits, lambda: jnp.sqrt(square), lambda: norm(unit) / unit)
     # A second pass over few numbers costs less than a branch, for which a GPU asks the host.
     unit = jnp.where(fits, 1.0, unit)
     return norm(unit) / unit
+
+
+@safe_norm.defjvp
+def _safe_norm_jvp(parts: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    norm = safe_norm(*parts)
+    there = norm != 0
+    size = jnp.where(there, norm, 1.0)
+    slopes = (jnp.sum(part / size * tangent) for part, tangent in zip(parts, tangents, strict=True))
+    return norm, jnp.where(there, sum(slopes, jnp.zeros_like(norm)), 0.0)
 
 
 def first_largest(values: jax.Array) -> jax.Array:
