@@ -12,7 +12,7 @@ from unhinged_jax.collapse.frame import Frame, Prepared, checked_logits, in_scal
 from unhinged_jax.collapse.numerics import ratio, std
 from unhinged_jax.collapse.statistics import ClassStatistics, of_classes
 from unhinged_jax.precision import follows_arrays
-from unhinged_jax.special import first_largest, safe_sqrt
+from unhinged_jax.special import first_largest, greatest, safe_sqrt
 
 
 @follows_arrays
@@ -150,7 +150,7 @@ def margins(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
     logits = checked_logits(stats, logits)
     own = jnp.arange(logits.shape[1]) == stats.labels[:, None]
     target = jnp.take_along_axis(logits, stats.labels[:, None], axis=1)[:, 0]
-    return target - jnp.max(jnp.where(own, -jnp.inf, logits), axis=1)
+    return target - greatest(jnp.where(own, -jnp.inf, logits), 1)
 
 
 @follows_arrays
@@ -177,7 +177,7 @@ def margin_min(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Arra
         >>> print(float(margin_min(stats, jnp.array([[3.0, 1.0], [0.0, 5.0]]))))
         2.0
     """
-    return jnp.min(margins(stats, logits))
+    return -greatest(-margins(stats, logits))
 
 
 @follows_arrays

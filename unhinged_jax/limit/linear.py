@@ -16,7 +16,7 @@ from unhinged_jax.limit.factors import factor
 from unhinged_jax.limit.result import Limit
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.rowspace import RowSpace, row_space
-from unhinged_jax.special import largest, safe_norm
+from unhinged_jax.special import greatest, largest, safe_norm
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum
 
 
@@ -117,7 +117,7 @@ def _gaps(
         slack = 8 * jnp.finfo(values.dtype).eps * (1 + jnp.abs(winner))
         rival = rival & jax.lax.stop_gradient(logs <= winner + slack)
         behind = jnp.maximum(behind, 0.0)
-    return jnp.min(jnp.where(rival, behind, jnp.inf)), gap_H, gap_W
+    return -greatest(-jnp.where(rival, behind, jnp.inf).ravel()), gap_H, gap_W
 
 
 def _direction(

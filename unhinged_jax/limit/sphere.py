@@ -11,6 +11,7 @@ from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths
 from unhinged_jax.limit.factors import factor
 from unhinged_jax.limit.result import OVERSHOOTS, SHORT, SWINGS, Limit
 from unhinged_jax.model import LayerPeeled, State, multiplied
+from unhinged_jax.special import greatest
 
 _MOST = 2**20  # updates until the steps of a descent count as small
 
@@ -48,7 +49,7 @@ def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str,
         ending = jnp.where(pace > 0, OVERSHOOTS, jnp.where(pace < 0, SHORT, ending))
     angle = jnp.where(turns, jnp.where(pace < 0, angle, 0.0), jnp.pi / 2)  # what has no target is transverse to it
     H = jnp.cos(angle)[:, None] * plane.target + jnp.sin(angle)[:, None] * plane.transverse
-    rate = jnp.min(jnp.where(turns, speed, jnp.inf))
+    rate = -greatest(-jnp.where(turns, speed, jnp.inf))
     none = jnp.full((), jnp.inf, dtype)
     direction = State(H, multiplied(state)[1], state.b)
     # A length that only fades: what its direction adds to it comes to an end.

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
 from unhinged_jax.precision import follows_arrays
+from unhinged_jax.special import greatest
 
 
 def distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
@@ -148,7 +149,7 @@ def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> j
 def runner_up_margins(logits: jax.Array) -> jax.Array:
     """s_c - max_{j != c} s_j for every class c, shape (..., C); without sorting, which is slow on CPUs."""
     first = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1, keepdims=True)
-    top = jnp.max(logits, axis=-1, keepdims=True)
-    second = jnp.max(jnp.where(first, -jnp.inf, logits), axis=-1, keepdims=True)
+    top = greatest(logits, -1)[..., None]
+    second = greatest(jnp.where(first, -jnp.inf, logits), -1)[..., None]
     rival = jnp.where(first, second, top)
     return logits - rival

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from unhinged_jax.features import Features, map_samples, row_lengths
 from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.observables.view import View
-from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax.special import greatest, safe_log, safe_norm
 
 
 def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -90,14 +90,29 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
         # Behind a barrier, because XLA may compute an entry twice and round it in two ways: ties must stay ties.
         logits = jax.lax.optimization_barrier(product * features.scores(view.prototypes()) + bias[:, None])
         own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
-        row = jnp.arange(logits.shape[0])[:, None]
-        before, after = (jnp.max(jnp.where(side, logits, -jnp.inf), axis=0) for side in (row < truth, row > truth))
+        rival, before, after = _rivals(logits, truth)
         # The first of equal logits wins. Comparisons with NaN are false: such a sample counts as wrong.
-        return own - jnp.maximum(before, after), (own > before) & (own >= after)
+        return own - rival, (own > before) & (own >= after)
 
     truth = jnp.asarray(view.model.labels.truth)
     margin, right = map_samples(block, view.seen(), view.model.classes, truth)
     return margin, right, common
+
+
+@jax.custom_jvp
+def _rivals(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The largest logit of another class, and of classes before and after the true one. The first is differentiable."""
+    row = jnp.arange(logits.shape[0])[:, None]
+    before, after = (jnp.max(jnp.where(side, logits, -jnp.inf), axis=0) for side in (row < truth, row > truth))
+    return jnp.maximum(before, after), before, after
+
+
+@_rivals.defjvp
+def _rivals_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, Any]) -> tuple[Any, Any]:
+    logits, truth = primals
+    own, found = jnp.arange(logits.shape[0])[:, None] == truth, _rivals(logits, truth)
+    _, moved = jax.jvp(lambda logits: greatest(jnp.where(own, -jnp.inf, logits)), (logits,), (tangents[0],))
+    return found, (moved, jnp.zeros_like(moved), jnp.zeros_like(moved))
 
 
 def accuracy(view: View) -> jax.Array:
@@ -124,8 +139,8 @@ def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View],
 
 def accuracy_margin(view: View) -> jax.Array:
     values, _, common = view.once(margins)
-    lengths = view.seen().row_norms() * jnp.max(row_lengths(view.prototypes()))
+    lengths = view.seen().row_norms() * greatest(row_lengths(view.prototypes()))
     sizes = lengths * jnp.exp(view.logit_scale() - common)
     # Beside a bias alone, margins are infinite in units of the norms.
     without_size = jnp.where(values == 0, 0.0, jnp.sign(values) * jnp.inf)
-    return jnp.min(jnp.where(sizes > 0, values / jnp.where(sizes > 0, sizes, 1.0), without_size))
+    return -greatest(-jnp.where(sizes > 0, values / jnp.where(sizes > 0, sizes, 1.0), without_size))

@@ -12,7 +12,7 @@ from unhinged_jax.features import ClassFeatures, PlaneFeatures, plane_features
 from unhinged_jax.leading import Split, log_distance, split_part
 from unhinged_jax.observables.fit import in_common_units
 from unhinged_jax.observables.view import View
-from unhinged_jax.special import safe_log, safe_norm, segment_sum
+from unhinged_jax.special import greatest, safe_log, safe_norm, segment_sum
 
 
 def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
@@ -121,8 +121,8 @@ def energy(name: str) -> Callable[[View], jax.Array]:
 
 
 def bias_ratio(view: View) -> jax.Array:
-    least = jnp.min(view.b)
-    return jnp.where(least == 0, jnp.inf, jnp.max(view.b) / jnp.where(least == 0, 1.0, least))
+    least = -greatest(-view.b)
+    return jnp.where(least == 0, jnp.inf, greatest(view.b) / jnp.where(least == 0, 1.0, least))
 
 
 def collapse_metric(name: str) -> Callable[[View], jax.Array]:

@@ -17,7 +17,7 @@ class Watch(NamedTuple):
     """How the leading part is watched: its unit direction (H, residual, W), the log of its norm, and one column of it.
 
     The column is along the longest row of the leading part, so that it is never nearly orthogonal to it; `unit_H` and
-    `unit_W` are that column of the unit direction.
+    `unit_W` are that column of the unit direction. `led`: whether there is a leading part at all.
     """
 
     direction: list[jax.Array]
@@ -25,6 +25,7 @@ class Watch(NamedTuple):
     probe: jax.Array
     unit_H: jax.Array
     unit_W: jax.Array
+    led: jax.Array
 
 
 def watched(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
@@ -35,7 +36,7 @@ def watched(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
     elif leading.kind == "frozen":
         H = jnp.zeros_like(H)
     size = safe_norm(H, W)
-    size = jnp.where(size > 0, size, 1.0)
+    led, size = size > 0, jnp.where(size > 0, size, 1.0)
     rows = jax.lax.stop_gradient(lead_H if leading.kind == "anchored" else leading.prototypes)
     largest = jnp.max(jnp.abs(rows))
     rows = rows / jnp.where(largest > 0, largest, 1.0)  # squares of rows may under- or overflow
@@ -43,7 +44,7 @@ def watched(space: RowSpace, leading: Leading, lead_H: jax.Array) -> Watch:
     length = jnp.linalg.norm(longest)
     probe = (longest / jnp.where(length > 0, length, 1.0))[:, None]
     direction = [H / size, jnp.zeros((), W.dtype), W / size]
-    return Watch(direction, jnp.log(size), probe, lead_H @ probe / size, leading.prototypes @ probe / size)
+    return Watch(direction, jnp.log(size), probe, lead_H @ probe / size, leading.prototypes @ probe / size, led)
 
 
 class Seen(NamedTuple):

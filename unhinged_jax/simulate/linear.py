@@ -175,10 +175,10 @@ class LinearSystem(System):
             H, W = self.absent.taken_out(self.space, H, W)
         if leading is None:
             return H, W
-        if leading.kind == "anchored":
-            return H, jnp.zeros_like(W)
-        if leading.kind == "frozen":
-            return jnp.zeros_like(H), W
+        if leading.kind != "coupled":
+            # What stays drives the leading part; where that is 0, its derivatives are left to the rest.
+            led = self.watch.led  # type: ignore[union-attr]
+            return (H, jnp.where(led, 0.0, W)) if leading.kind == "anchored" else (jnp.where(led, 0.0, H), W)
         mode = coupling.mode if isinstance(coupling, OneClass) else None
         carrier, prototypes = leading.part(coupling.gather(H), W, mode)
         return H - coupling.lift(carrier), W - prototypes
