@@ -208,6 +208,7 @@ ELSEWHERE = {
     "exact.linear.exact_linear": "the core of `exact`",
     "simulate.linear.linear_system": "the core of `simulate`",
     "simulate.columns.column_system": "the core of `simulate`",
+    "simulate.absent.lacks_modes": "asks which modes a start has, which a scale leaves",
     "simulate.columns.start_power": "the scale of a core of `simulate`",
 }
 """Functions whose numbers are checked in another one, or that give none, and why."""
