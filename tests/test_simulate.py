@@ -15,8 +15,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import unhinged_jax as uj
-from unhinged_jax.features import ScoredFeatures
 from unhinged_jax.observables import View
+from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.observables.fit import accuracy
 
 N, C, P = 6, 3, 4

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.signal import Signal
-from unhinged_jax.special import largest, safe_log, safe_norm, safe_sqrt
+from unhinged_jax.special import largest, safe_sqrt
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 
 
@@ -193,97 +193,3 @@ def put_together(lead: jax.Array, rest: jax.Array) -> jax.Array:
     size = jnp.max(jnp.abs(lead)) + jnp.max(jnp.abs(rest))
     nothing = jnp.max(jnp.abs(total), axis=1, keepdims=True) <= 16 * jnp.finfo(total.dtype).eps * size
     return total - jax.lax.stop_gradient(jnp.where(nothing, total, 0.0))
-
-
-class Split(NamedTuple):
-    """A state as amplitude times a fixed unit direction plus a remainder, for the distance between directions.
-
-    `direction` and `rest` are lists of arrays with equal shapes, in orthonormal coordinates. The state is
-    sign e^log_amplitude direction + e^log_rest rest; `whole` is the same state, over any scale, for where the sum
-    cancels.
-    """
-
-    direction: list[jax.Array]
-    rest: list[jax.Array]
-    log_amplitude: jax.Array
-    sign: jax.Array
-    log_rest: jax.Array
-    whole: list[jax.Array]
-
-
-class Reference(NamedTuple):
-    """What a run that goes on refers to: the leading part at the start of the first run, seen from this one.
-
-    `turn` is -1 where the leading part has changed its sign since, else 1. The leading part of the first start is
-    e^log_start (direction + beside), with the direction of this run after that turn.
-    """
-
-    turn: jax.Array
-    log_start: jax.Array
-    beside: list[jax.Array]
-
-
-def reference(direction: list[jax.Array], origin: list[jax.Array], log_scale: jax.Array) -> Reference:
-    """The reference of a run with a unit direction, whose first start has the leading part e^log_scale origin."""
-    size = safe_norm(*origin)
-    unit = [part / jnp.where(size > 0, size, 1.0) for part in origin]
-    along = sum((jnp.sum(d * x) for d, x in zip(direction, unit, strict=True)), jnp.zeros(()))
-    # The same dynamics keeps the direction up to its sign; another one has a direction of its own.
-    turn = jax.lax.stop_gradient(jnp.where(along < -0.999, -1.0, 1.0)).astype(size.dtype)
-    share = jnp.where(jnp.abs(along) > 0.5, turn * along, 1.0)
-    share = jnp.where(share > 0, share, 1.0)
-    beside = [x / share - turn * d for d, x in zip(direction, unit, strict=True)]
-    return Reference(turn, safe_log(size) + jnp.log(share) + log_scale, beside)
-
-
-def turned(split: Split, turn: jax.Array) -> Split:
-    """The same state, split along its direction times 1 or -1."""
-    return split._replace(direction=[turn * part for part in split.direction], sign=turn * split.sign)
-
-
-def split_part(split: Split, which: slice) -> Split:
-    """The split of some of the arrays (features alone, say), with their direction made unit again."""
-    direction = split.direction[which]
-    size = safe_norm(*direction)
-    safe = jnp.where(size > 0, size, 1.0)
-    return split._replace(
-        direction=[part / safe for part in direction],
-        rest=split.rest[which],
-        whole=split.whole[which],
-        log_amplitude=split.log_amplitude + safe_log(size),
-    )
-
-
-def log_distance(split: Split) -> jax.Array:
-    """log of the distance between the unit vector of the state and the direction, exact however small it is.
-
-    With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest
-    along). Where those two all but cancel, as in a part that starts far smaller than the other, the whole is compared.
-    Where the limit or the state has no direction the distance is NaN.
-    """
-    along, across = _along_and_across(split.direction, split.rest)
-    ahead_whole, aside_whole = _along_and_across(split.direction, split.whole)
-    led = safe_norm(*split.direction) > 0
-    common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, split.log_rest))
-    common = jnp.where(jnp.isfinite(common), common, 0.0)
-    lead, shrink = split.sign * jnp.exp(split.log_amplitude - common), jnp.exp(split.log_rest - common)
-    ahead = lead + along * shrink
-    aside, log_aside = across * shrink, safe_log(across) + (split.log_rest - common)
-    cancel = jnp.maximum(jnp.abs(ahead), aside) < jnp.abs(lead) / 8
-    ahead, aside = jnp.where(cancel, ahead_whole, ahead), jnp.where(cancel, aside_whole, aside)
-    log_aside = jnp.where(cancel, safe_log(aside_whole), log_aside)
-    there = (ahead != 0) | (aside != 0)
-    angle = jnp.arctan2(aside, jnp.where(there, ahead, 1.0))
-    small = (aside < 1e-3 * ahead) & (log_aside > -jnp.inf)
-    log_tangent = log_aside - jnp.log(jnp.where(small, ahead, 1.0))
-    # log(2 sin(phi/2)) = log(tan phi) - (3/8) tan^2 phi + O(tan^4 phi), sharp to 1e-13 below 1e-3
-    square = jnp.exp(2 * jnp.where(small, log_tangent, 0.0))
-    near = log_tangent - 3 / 8 * square + 11 / 64 * square**2
-    far = safe_log(2 * jnp.abs(jnp.sin(jnp.where(small, 1.0, angle) / 2)))
-    return jnp.where(led & there, jnp.where(small, near, far), jnp.nan)
-
-
-def _along_and_across(direction: list[jax.Array], parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Component of a vector along a unit direction, and the length of what is left."""
-    along = sum((jnp.sum(d * x) for d, x in zip(direction, parts, strict=True)), jnp.zeros(()))
-    return along, safe_norm(*(x - along * d for d, x in zip(direction, parts, strict=True)))

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import ClassFeatures, DenseFeatures, Features
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.model import LayerPeeled
+from unhinged_jax.observables.features import ClassFeatures, DenseFeatures, Features
 from unhinged_jax.signal import ClassSignal, Signal
 from unhinged_jax.special import drift, largest, power_of_two, safe_norm
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from unhinged_jax.compression import smaller
 from unhinged_jax.exact.timeline import Record
-from unhinged_jax.features import affordable
-from unhinged_jax.leading import Leading, Split, reference
+from unhinged_jax.leading import Leading
 from unhinged_jax.model import State
 from unhinged_jax.observables import View
+from unhinged_jax.observables.distance import Split, reference
+from unhinged_jax.observables.features import affordable
 from unhinged_jax.rowspace import RowSpace
 from unhinged_jax.special import largest, safe_log, safe_norm
 from unhinged_jax.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum, without

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 
 from unhinged_jax import _scan
 from unhinged_jax.dynamics import Descent, Flow, rate_at
-from unhinged_jax.features import PlaneFeatures, plane_features, row_lengths, watched
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
+from unhinged_jax.observables.features import PlaneFeatures, plane_features, row_lengths, watched
 from unhinged_jax.special import phi1, safe_log
 
 _STEP = 40

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from unhinged_jax.dynamics import Dynamics, Flow
 from unhinged_jax.exact.timeline import unit_rates
-from unhinged_jax.features import row_lengths
 from unhinged_jax.leading import Growth, growth, leading
 from unhinged_jax.limit.factors import factor
 from unhinged_jax.limit.result import Limit
 from unhinged_jax.model import LayerPeeled, State, multiplied
+from unhinged_jax.observables.features import row_lengths
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.special import greatest, largest, safe_norm
 from unhinged_jax.spectrum import BalancedSpectrum, Spectrum

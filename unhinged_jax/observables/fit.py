@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import Features, map_samples, row_lengths
 from unhinged_jax.losses import AdjustedMargin
+from unhinged_jax.observables.features import Features, map_samples, row_lengths
 from unhinged_jax.observables.view import View
 from unhinged_jax.special import greatest, safe_log, safe_norm
 

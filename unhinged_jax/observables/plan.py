@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import _check, precision
-from unhinged_jax.features import DenseFeatures
 from unhinged_jax.model import LayerPeeled, State, settled
+from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_observables
 from unhinged_jax.observables.view import View
 

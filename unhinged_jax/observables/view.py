@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import ClassFeatures, Features, unit
-from unhinged_jax.leading import Reference, Split, turned
 from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.observables.distance import Reference, Split, turned
+from unhinged_jax.observables.features import ClassFeatures, Features, unit
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.special import drift, power_of_two, safe_norm
 

@@ -7,9 +7,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import DenseFeatures
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
+from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.simulate.system import Body, System
 
 

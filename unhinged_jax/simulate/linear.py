@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.compression import compressible, smaller
-from unhinged_jax.features import affordable
-from unhinged_jax.leading import Leading, Reference, Split, balanced_modes, put_together, reference
+from unhinged_jax.leading import Leading, balanced_modes, put_together
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import Plan, View, refers_to_start
+from unhinged_jax.observables.distance import Reference, Split, reference
+from unhinged_jax.observables.features import affordable
 from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulate.absent import Absent, absent_modes, together

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.features import ScoredFeatures
 from unhinged_jax.observables import Plan, View
+from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.simulate.columns import ColumnSystem
 from unhinged_jax.simulate.system import Body
 from unhinged_jax.special import safe_norm
