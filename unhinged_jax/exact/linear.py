@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.compression import smaller
 from unhinged_jax.exact.timeline import Record
-from unhinged_jax.leading import Leading
+from unhinged_jax.linear.compression import smaller
+from unhinged_jax.linear.leading_part import Leading
+from unhinged_jax.linear.row_space import RowSpace
+from unhinged_jax.linear.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum, without
 from unhinged_jax.model import State
 from unhinged_jax.observables import View
 from unhinged_jax.observables.distance import Split, reference
 from unhinged_jax.observables.features import affordable
-from unhinged_jax.rowspace import RowSpace
 from unhinged_jax.special import largest, safe_log, safe_norm
-from unhinged_jax.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum, without
 
 
 class Columns(NamedTuple):

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import _check, _request, _scan
-from unhinged_jax.compression import compressible, observed
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.exact import sphere as _sphere
 from unhinged_jax.exact.linear import exact_linear
 from unhinged_jax.exact.timeline import Record, Updates, closed, timeline, updates_at
-from unhinged_jax.leading import leading, present_modes
+from unhinged_jax.linear.compression import compressible, observed
+from unhinged_jax.linear.leading_part import leading, present_modes
+from unhinged_jax.linear.row_space import row_space
+from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import Observe, Plan, View, evaluate, refers_to_start, wants_split
-from unhinged_jax.rowspace import row_space
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
-from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 from unhinged_jax.trajectory import Result, Trajectory
 
 

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 
 from unhinged_jax.dynamics import Dynamics, Flow
 from unhinged_jax.exact.timeline import unit_rates
-from unhinged_jax.leading import Growth, growth, leading
 from unhinged_jax.limit.factors import factor
 from unhinged_jax.limit.result import Limit
+from unhinged_jax.linear.leading_part import Growth, growth, leading
+from unhinged_jax.linear.row_space import RowSpace, row_space
+from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables.features import row_lengths
-from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.special import greatest, largest, safe_norm
-from unhinged_jax.spectrum import BalancedSpectrum, Spectrum
 
 
 class _Winner(NamedTuple):

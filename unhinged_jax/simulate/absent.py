@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import _check
-from unhinged_jax.leading import present_modes
+from unhinged_jax.linear.leading_part import present_modes
+from unhinged_jax.linear.row_space import RowSpace
+from unhinged_jax.linear.spectrum import GeneralSpectrum, Spectrum, spectrum_of
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.rowspace import RowSpace
-from unhinged_jax.spectrum import GeneralSpectrum, Spectrum, spectrum_of
 
 _FEW = 64  # classes, up to which two products of (C, C) an update are no matter
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.leading import Leading
-from unhinged_jax.rowspace import RowSpace
+from unhinged_jax.linear.leading_part import Leading
+from unhinged_jax.linear.row_space import RowSpace
+from unhinged_jax.linear.spectrum import without
 from unhinged_jax.special import safe_norm
-from unhinged_jax.spectrum import without
 
 
 class Watch(NamedTuple):

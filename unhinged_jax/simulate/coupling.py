@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import _numbers
+from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.model import LayerPeeled
-from unhinged_jax.rowspace import RowSpace
 from unhinged_jax.signal import ClassSignal
 
 

@@ -23,20 +23,20 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.compression import compressible, smaller
-from unhinged_jax.leading import Leading, balanced_modes, put_together
+from unhinged_jax.linear.compression import compressible, smaller
+from unhinged_jax.linear.leading_part import Leading, balanced_modes, put_together
+from unhinged_jax.linear.row_space import RowSpace, row_space
+from unhinged_jax.linear.spectrum import spectrum_of, without
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import Plan, View, refers_to_start
 from unhinged_jax.observables.distance import Reference, Split, reference
 from unhinged_jax.observables.features import affordable
-from unhinged_jax.rowspace import RowSpace, row_space
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulate.absent import Absent, absent_modes, together
 from unhinged_jax.simulate.at_start import Seen, Watch, of_present, seen_by_residuals, watched
 from unhinged_jax.simulate.coupling import Coupling, OneClass, force
 from unhinged_jax.simulate.system import Body, System, rated
 from unhinged_jax.special import safe_log, safe_norm
-from unhinged_jax.spectrum import spectrum_of, without
 
 Form = Literal["start", "identity", "pair"]
 

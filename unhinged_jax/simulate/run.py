@@ -14,10 +14,10 @@ import numpy as np
 
 from unhinged_jax import _check, _request, _scan
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.leading import leading
+from unhinged_jax.linear.leading_part import leading
+from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import Observe, Plan, wants_split
-from unhinged_jax.rowspace import row_space
 from unhinged_jax.simulate import descent as _descent
 from unhinged_jax.simulate import flow as _flow
 from unhinged_jax.simulate.absent import lacks_modes

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.compression import observed
+from unhinged_jax.linear.compression import observed
 from unhinged_jax.model import settled
 from unhinged_jax.observables import Plan, View, evaluate
 from unhinged_jax.special import largest, safe_norm

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.kernel import Kernel
+from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.signal import Signal
 from unhinged_jax.special import largest, safe_sqrt
-from unhinged_jax.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 
 
 class Growth(NamedTuple):

@@ -19,9 +19,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.observables import Plan, View, evaluate
 from unhinged_jax.observables.features import row_squares
-from unhinged_jax.rowspace import RowSpace
 from unhinged_jax.special import safe_sqrt
 
 

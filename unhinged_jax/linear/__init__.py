@@ -1,0 +1,1 @@
+"""What every linear dynamics has, simulated or solved: spectrum, leading part, row space, compression."""
