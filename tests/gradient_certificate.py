@@ -20,7 +20,7 @@ import numpy as np
 from little_optimization import compile_with_little_optimization
 
 import unhinged_jax as uj
-from unhinged_jax.exact.run import exact
+from unhinged_jax.closed_form.run import exact
 from unhinged_jax.parameters import available
 from unhinged_jax.sensitivity import disagreement
 from unhinged_jax.verify import problems

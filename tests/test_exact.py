@@ -11,7 +11,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import unhinged_jax as uj
-from unhinged_jax.exact import modes
+from unhinged_jax.closed_form import modes
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import Unhinged

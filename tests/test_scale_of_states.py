@@ -16,7 +16,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax import parameters
-from unhinged_jax.limit.linear import direction_of
+from unhinged_jax.limits.linear import direction_of
 from unhinged_jax.model.state import multiplied, settled
 from unhinged_jax.theories import central_path, near_origin, off_path
 from unhinged_jax.verify import state_errors
@@ -180,7 +180,7 @@ FUNCTIONS = {
     },
     "theories.off_path.split": {"squared error": off_path.split},
     "theories.off_path.late_rates": {"squared error": off_path.late_rates},
-    "limit.linear.direction_of": {
+    "limits.linear.direction_of": {
         name: lambda model, state: whole(direction_of(model, jax_state(state))) for name in ("frozen", "spherical")
     },
     "model.state.multiplied": {"regularized": lambda model, state: multiplied(jax_state(state))},
@@ -198,18 +198,18 @@ ELSEWHERE = {
     "paper.reproduce.run_curve": "is given starts of the paper, whose scale is 0",
     "LayerPeeled.check_state": "returns nothing, and looks at shapes",
     "model.state.must_fit": "returns nothing, and is there for scales",
-    "simulate.run.scale_must_fit": "returns nothing, and is there for scales",
+    "simulation.run.scale_must_fit": "returns nothing, and is there for scales",
     "parameters.chosen": "gives what `available` does",
     "parameters.together": "puts values where `available` says",
     "geometry.flow_map": "the core of `push_forward` and `lyapunov`",
-    "limit.linear.coupled": "the core of `limit`",
-    "limit.linear.driven": "the core of `limit`",
-    "limit.sphere.spherical": "the core of `limit`",
-    "exact.linear.exact_linear": "the core of `exact`",
-    "simulate.linear.linear_system": "the core of `simulate`",
-    "simulate.columns.column_system": "the core of `simulate`",
-    "simulate.absent.lacks_modes": "asks which modes a start has, which a scale leaves",
-    "simulate.columns.start_power": "the scale of a core of `simulate`",
+    "limits.linear.coupled": "the core of `limit`",
+    "limits.linear.driven": "the core of `limit`",
+    "limits.spherical.spherical": "the core of `limit`",
+    "closed_form.linear.exact_linear": "the core of `exact`",
+    "simulation.linear.linear_system": "the core of `simulate`",
+    "simulation.columns.column_system": "the core of `simulate`",
+    "simulation.absent.lacks_modes": "asks which modes a start has, which a scale leaves",
+    "simulation.columns.start_power": "the scale of a core of `simulate`",
 }
 """Functions whose numbers are checked in another one, or that give none, and why."""
 

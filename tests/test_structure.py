@@ -30,8 +30,8 @@ LAYERS = (
     "observables",
     "config linear trajectory",
     "_request plots",
-    "exact output simulate",
-    "geometry limit paper sweep",
+    "closed_form output simulation",
+    "geometry limits paper sweep",
     "design events exponents kinks sensitivity verify",
     "curvature sensitivity_command simulate_command theories training",
     "citation",
@@ -132,7 +132,7 @@ def wrong_views(files: dict[str, str]) -> list[str]:
         others = seen.get(name, set()) - before
         return others.union(*(reached(other, before | others) for other in others)) if others else set()
 
-    views = {name: {"exact", "simulate"} & {name, *reached(name)} for name in seen}
+    views = {name: {"closed_form", "simulation"} & {name, *reached(name)} for name in seen}
     both = {name for name, view in views.items() if len(view) == 2}
     return [f"{name} sees both simulated and exact" for name in sorted(both - SEES_BOTH)]
 
@@ -229,16 +229,28 @@ BROKEN = {
     ),
     "by a string": (
         wrong_imports,
-        {"model.state": "import importlib\nimportlib.import_module('unhinged_jax.simulate')\n"},
-        "model imports simulate",
+        {"model.state": "import importlib\nimportlib.import_module('unhinged_jax.simulation')\n"},
+        "model imports simulation",
     ),
-    "sideways": (wrong_imports, {"exact.modes": "from unhinged_jax.simulate.plane import x"}, "exact imports simulate"),
-    "the other way": (wrong_imports, {"simulate.dense": "import unhinged_jax.exact\n"}, "simulate imports exact"),
+    "sideways": (
+        wrong_imports,
+        {"closed_form.modes": "from unhinged_jax.simulation.spherical import x"},
+        "closed_form imports simulation",
+    ),
+    "the other way": (
+        wrong_imports,
+        {"simulation.dense": "import unhinged_jax.closed_form\n"},
+        "simulation imports closed_form",
+    ),
     "a new room": (wrong_imports, {"novelty": ""}, "novelty is in no layer"),
-    "a new view": (wrong_views, {"limit": "import unhinged_jax.simulate, unhinged_jax.exact\n"}, "limit sees both"),
+    "a new view": (
+        wrong_views,
+        {"limits": "import unhinged_jax.simulation, unhinged_jax.closed_form\n"},
+        "limits sees both",
+    ),
     "a view through another": (
         wrong_views,
-        {"kinks": "import unhinged_jax.simulate, unhinged_jax.limit\n"},
+        {"kinks": "import unhinged_jax.simulation, unhinged_jax.limits\n"},
         "kinks sees both",
     ),
     "a circle": (circles, {"model.state": "from unhinged_jax.model import cases\n"}, "model.state is in a circle"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.simulate.unrolled import DecayingTerm, Force, Unrolled
+from unhinged_jax.simulation.large_states import DecayingTerm, Force, Unrolled
 
 TIMES = np.linspace(0.0, 2.0, 11)
 

@@ -130,7 +130,7 @@ def test_a_case_passes_and_one_wrong_coefficient_fails_it(monkeypatch):
     assert 0 < max(row.error_H, row.error_W) < case.bound
     assert row.predicted > 0
 
-    timeline = importlib.import_module("unhinged_jax.exact.timeline")
+    timeline = importlib.import_module("unhinged_jax.closed_form.timeline")
     right = timeline.flow_coefficients
 
     def wrong(*inputs):

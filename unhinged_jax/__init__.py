@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unhinged_jax.citation import citation as citation
+    from unhinged_jax.closed_form import NoClosedForm as NoClosedForm
+    from unhinged_jax.closed_form import exact as exact
     from unhinged_jax.curvature import hessian_spectrum as hessian_spectrum
     from unhinged_jax.design import DesignPlan as DesignPlan
     from unhinged_jax.design import Outcome as Outcome
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from unhinged_jax.dynamics import steps as steps
     from unhinged_jax.events import EventTime as EventTime
     from unhinged_jax.events import event_time as event_time
-    from unhinged_jax.exact import NoClosedForm as NoClosedForm
-    from unhinged_jax.exact import exact as exact
     from unhinged_jax.exponents import Lyapunov as Lyapunov
     from unhinged_jax.exponents import exact_exponents as exact_exponents
     from unhinged_jax.exponents import lyapunov as lyapunov
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from unhinged_jax.labels import long_tailed as long_tailed
     from unhinged_jax.labels import soft as soft
     from unhinged_jax.labels import step_imbalanced as step_imbalanced
-    from unhinged_jax.limit import Limit as Limit
-    from unhinged_jax.limit import limit as limit
+    from unhinged_jax.limits import Limit as Limit
+    from unhinged_jax.limits import limit as limit
     from unhinged_jax.model import LayerPeeled as LayerPeeled
     from unhinged_jax.model import State as State
     from unhinged_jax.model import anchored as anchored
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import polynomial as polynomial
     from unhinged_jax.schedules import warmup as warmup
     from unhinged_jax.sensitivity import sensitivity as sensitivity
-    from unhinged_jax.simulate import simulate as simulate
+    from unhinged_jax.simulation import simulate as simulate
     from unhinged_jax.sweep import Plan as Plan
     from unhinged_jax.sweep import SweepIncomplete as SweepIncomplete
     from unhinged_jax.sweep import open_sweep as open_sweep
@@ -73,19 +73,19 @@ _HOMES = {
     "design": "DesignPlan Outcome design",
     "dynamics": "Descent Flow logspaced steps",
     "events": "EventTime event_time",
-    "exact": "NoClosedForm exact",
+    "closed_form": "NoClosedForm exact",
     "exponents": "Lyapunov exact_exponents lyapunov",
     "geometry": "push_forward",
     "kinks": "limit_sensitivity one_sided",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
-    "limit": "Limit limit",
+    "limits": "Limit limit",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables observe_state paper_observables",
     "optimizers": "rescale_by_feature_norm",
     "parameters": "Parameter",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "sensitivity": "sensitivity",
-    "simulate": "simulate",
+    "simulation": "simulate",
     "sweep": "Plan SweepIncomplete open_sweep sweep",
     "trajectory": "Result Trajectory",
     "verify": "Comparison verify",

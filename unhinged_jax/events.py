@@ -15,11 +15,11 @@ import numpy as np
 
 from unhinged_jax import _check, _request
 from unhinged_jax._values import Value
+from unhinged_jax.closed_form.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics
-from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import OBSERVABLES
-from unhinged_jax.simulate import check_adjoint, modes_explained, scale_must_fit, simulate
+from unhinged_jax.simulation import check_adjoint, modes_explained, scale_must_fit, simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
 

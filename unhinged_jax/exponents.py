@@ -15,12 +15,12 @@ import numpy as np
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax._values import Value
+from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.timeline import closed, unit_rates
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
-from unhinged_jax.exact.timeline import closed, unit_rates
 from unhinged_jax.geometry import Times, flow_map
 from unhinged_jax.model import LayerPeeled, State, must_fit
-from unhinged_jax.simulate import scale_must_fit
+from unhinged_jax.simulation import scale_must_fit
 from unhinged_jax.trajectory import Result, Trajectory
 
 

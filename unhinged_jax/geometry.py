@@ -14,7 +14,7 @@ import numpy as np
 from unhinged_jax import _check, _request
 from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.simulate import scale_must_fit, simulate
+from unhinged_jax.simulation import scale_must_fit, simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
 

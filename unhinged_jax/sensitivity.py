@@ -14,12 +14,12 @@ import numpy as np
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
+from unhinged_jax.closed_form.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.exact.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservableSet, Observe
 from unhinged_jax.parameters import Choice, Parameter, Problem, chosen, together
-from unhinged_jax.simulate import scale_must_fit, simulate
+from unhinged_jax.simulation import scale_must_fit, simulate
 from unhinged_jax.trajectory import Trajectory
 
 if TYPE_CHECKING:

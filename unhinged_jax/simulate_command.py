@@ -12,9 +12,9 @@ from typing import Any
 
 from unhinged_jax import _memory, output
 from unhinged_jax._spinner import spinner
+from unhinged_jax.closed_form import exact as solve_exactly
 from unhinged_jax.config import Config, Problem, build, read_config
-from unhinged_jax.exact import exact as solve_exactly
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
 STOPPED_EARLY = 3

@@ -18,10 +18,10 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax._whole import refuse_there, whole
+from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced, from_counts, soft
-from unhinged_jax.limit import limit
+from unhinged_jax.limits import limit
 from unhinged_jax.model import (
     LayerPeeled,
     State,
@@ -33,7 +33,7 @@ from unhinged_jax.model import (
     unconstrained,
 )
 from unhinged_jax.schedules import cosine
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.trajectory import Trajectory
 
 UPDATES = 5_000

@@ -14,9 +14,9 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
+from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.design.domains import KINDS, Domain
-from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.precision import NAMES, current, given_back, scope
 from unhinged_jax.sweep.groups import build_traced
 
@@ -317,7 +317,7 @@ class _Looks:
         return {name: values[-1] for name, values in run.observables.items()}
 
     def _limit_of(self) -> Any:
-        from unhinged_jax.limit import limit
+        from unhinged_jax.limits import limit
 
         problem = self.problem
         return limit(

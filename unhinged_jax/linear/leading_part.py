@@ -38,7 +38,9 @@ class Growth(NamedTuple):
 
 
 def growth(g: jax.Array, a: Any, c: Any, r1: Any, r2: Any) -> Growth:
-    """The eigenvalues of K for squared singular values g. Not differentiable where d = 0; see `exact.modes` for that.
+    """The eigenvalues of K for squared singular values g.
+
+    Not differentiable where d = 0; see `closed_form.modes` for that.
 
     Source: THEORY of Zhou et al. 2023, Theorem 4, for any two decays and rates (beyond the paper).
     """

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax._whole import make_folder, refuse_there, whole
-from unhinged_jax.exact import exact
+from unhinged_jax.closed_form import exact
 from unhinged_jax.paper import published
 from unhinged_jax.paper.draw import draw
 from unhinged_jax.paper.figures import FIGURES, UPDATES, Curve, Figure, Outcome, Panel, start
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 
 _GRID = 440  # evenly and logarithmically spaced indices in every panel, besides the published ones
 _COMMON = ("5", "6", "7", "8")  # figures whose panels are alike: equal numbers of indices share compiled programs

@@ -12,8 +12,8 @@ import numpy as np
 
 from unhinged_jax import _request
 from unhinged_jax import config as _config
+from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
-from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.precision import scope
 from unhinged_jax.sweep.design import Dim
 from unhinged_jax.sweep.plan import Plan

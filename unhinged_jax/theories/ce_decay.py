@@ -17,7 +17,7 @@ from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import balanced
 from unhinged_jax.losses import Loss, as_loss
 from unhinged_jax.model import regularized
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 

@@ -12,7 +12,7 @@ from unhinged_jax.dynamics import Flow, logspaced
 from unhinged_jax.labels import from_counts
 from unhinged_jax.model import LayerPeeled, frozen
 from unhinged_jax.schedules import cosine
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 

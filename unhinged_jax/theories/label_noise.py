@@ -12,7 +12,7 @@ from unhinged_jax import _check
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import Labels, from_labels
 from unhinged_jax.model import frozen
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst

@@ -13,7 +13,7 @@ import scipy.optimize
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import frozen
 from unhinged_jax.plots import EXACT, SIMULATED
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory

@@ -10,11 +10,11 @@ import numpy as np
 import scipy.optimize
 
 from unhinged_jax import _check
+from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Descent, Flow
-from unhinged_jax.exact import exact
 from unhinged_jax.labels import Labels, step_imbalanced
 from unhinged_jax.model import regularized, unconstrained
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
 

@@ -13,7 +13,7 @@ from unhinged_jax import _check, _memory
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, regularized
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 

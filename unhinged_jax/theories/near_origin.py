@@ -10,11 +10,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
+from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Flow
-from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import State, unconstrained
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 

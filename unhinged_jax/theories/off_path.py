@@ -12,7 +12,7 @@ from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.losses import MSE
 from unhinged_jax.model import LayerPeeled, State, must_fit, unconstrained
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.central_path import snr_singular_values
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Descent, Flow
-from unhinged_jax.exact import exact
 from unhinged_jax.labels import balanced
-from unhinged_jax.limit import limit
+from unhinged_jax.limits import limit
 from unhinged_jax.model import LayerPeeled, regularized, spherical, unconstrained
 from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.schedules import cosine
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 from unhinged_jax.verify import verify
 

@@ -16,7 +16,7 @@ from unhinged_jax.collapse import class_statistics, nc1
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import regularized
-from unhinged_jax.simulate import simulate
+from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 

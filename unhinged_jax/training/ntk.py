@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
+from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Descent, Flow
-from unhinged_jax.exact import exact
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.labels import Labels, from_counts
 from unhinged_jax.model import LayerPeeled, State, ntk_invariant

@@ -12,8 +12,8 @@ import optimistix
 from unhinged_jax import _scan
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.observables import Plan
-from unhinged_jax.simulate.system import Body, System, reader
-from unhinged_jax.simulate.unrolled import DecayingTerm, Force, Unrolled
+from unhinged_jax.simulation.large_states import DecayingTerm, Force, Unrolled
+from unhinged_jax.simulation.system import Body, System, reader
 from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import Result
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from unhinged_jax.observables import Plan, View
 from unhinged_jax.observables.features import ScoredFeatures
-from unhinged_jax.simulate.columns import ColumnSystem
-from unhinged_jax.simulate.system import Body
+from unhinged_jax.simulation.columns import ColumnSystem
+from unhinged_jax.simulation.system import Body
 from unhinged_jax.special import safe_norm
 
 _MANY = 100  # times; for fewer the plain system is as fast

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
-from unhinged_jax.simulate.system import Body, System
+from unhinged_jax.simulation.system import Body, System
 
 
 @jax.tree_util.register_dataclass

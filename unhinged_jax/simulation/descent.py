@@ -12,7 +12,7 @@ from unhinged_jax import _scan
 from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import settled
 from unhinged_jax.observables import Plan, View
-from unhinged_jax.simulate.system import Body, System, rated, reader
+from unhinged_jax.simulation.system import Body, System, rated, reader
 from unhinged_jax.special import faint, largest, power_of_two
 from unhinged_jax.trajectory import Result
 

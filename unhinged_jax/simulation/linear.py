@@ -32,10 +32,10 @@ from unhinged_jax.observables import Plan, View, refers_to_start
 from unhinged_jax.observables.distance import Reference, Split, reference
 from unhinged_jax.observables.features import affordable
 from unhinged_jax.signal import ClassSignal
-from unhinged_jax.simulate.absent import Absent, absent_modes, together
-from unhinged_jax.simulate.at_start import Seen, Watch, of_present, seen_by_residuals, watched
-from unhinged_jax.simulate.coupling import Coupling, OneClass, force
-from unhinged_jax.simulate.system import Body, System, rated
+from unhinged_jax.simulation.absent import Absent, absent_modes, together
+from unhinged_jax.simulation.at_start import Seen, Watch, of_present, seen_by_residuals, watched
+from unhinged_jax.simulation.coupling import Coupling, OneClass, force
+from unhinged_jax.simulation.system import Body, System, rated
 from unhinged_jax.special import safe_log, safe_norm
 
 Form = Literal["start", "identity", "pair"]

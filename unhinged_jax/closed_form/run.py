@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import _check, _request, _scan
+from unhinged_jax.closed_form import spherical
+from unhinged_jax.closed_form.linear import exact_linear
+from unhinged_jax.closed_form.timeline import Record, Updates, closed, timeline, updates_at
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.exact import sphere as _sphere
-from unhinged_jax.exact.linear import exact_linear
-from unhinged_jax.exact.timeline import Record, Updates, closed, timeline, updates_at
 from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import leading, present_modes
 from unhinged_jax.linear.row_space import row_space
@@ -209,24 +209,24 @@ def _spherical(
     start: State | None,
 ) -> Trajectory:
     dtype = state.W.dtype
-    sphere = _sphere.Sphere(model, *multiplied(state), state.b)
+    sphere = spherical.Sphere(model, *multiplied(state), state.b)
     if isinstance(dynamics, Flow):
         moments = times.astype(dtype)
         taus = dynamics.schedule.integral(moments) - dynamics.schedule.integral(first)
         return _evaluate(
-            lambda tau: _sphere.flow_at(sphere, dynamics, tau), taus.astype(dtype), times, plan, states
+            lambda tau: spherical.flow_at(sphere, dynamics, tau), taus.astype(dtype), times, plan, states
         )
     assert reads is not None
 
     def view_of(angle: jax.Array, level: jax.Array, *rest: jax.Array) -> View:
-        return sphere.view(angle, _sphere.log_unit(level, dtype), *rest)
+        return sphere.view(angle, spherical.log_unit(level, dtype), *rest)
 
     def read(carry: tuple[jax.Array, ...]) -> dict:
         view = view_of(*carry)
         saved = {"values": evaluate(plan, view)}
         return {**saved, "states": settled(view.state())} if states else saved
 
-    last, saved, reached = _sphere.descent_values(sphere, dynamics, reads, first, read)
+    last, saved, reached = spherical.descent_values(sphere, dynamics, reads, first, read)
     run = _trajectory(saved, view_of(*last[:5]), times, reached)
     updates = last[6]
     code = jnp.where(updates == reads.updates, Result.COMPLETED, Result.OVERFLOW)

@@ -18,15 +18,15 @@ from unhinged_jax.linear.leading_part import leading
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import Observe, Plan, wants_split
-from unhinged_jax.simulate import descent as _descent
-from unhinged_jax.simulate import flow as _flow
-from unhinged_jax.simulate.absent import lacks_modes
-from unhinged_jax.simulate.columns import ColumnSystem, column_system, start_power, suits
-from unhinged_jax.simulate.dense import DenseSystem
-from unhinged_jax.simulate.linear import LinearSystem, linear_system
-from unhinged_jax.simulate.logits import LogitSystem, worthwhile
-from unhinged_jax.simulate.plane import plane_system
-from unhinged_jax.simulate.system import System
+from unhinged_jax.simulation import descent as _descent
+from unhinged_jax.simulation import flow as _flow
+from unhinged_jax.simulation.absent import lacks_modes
+from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power, suits
+from unhinged_jax.simulation.dense import DenseSystem
+from unhinged_jax.simulation.linear import LinearSystem, linear_system
+from unhinged_jax.simulation.logits import LogitSystem, worthwhile
+from unhinged_jax.simulation.spherical import plane_system
+from unhinged_jax.simulation.system import System
 from unhinged_jax.special import faint, largest
 from unhinged_jax.trajectory import Trajectory
 

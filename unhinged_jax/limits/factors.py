@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.closed_form.modes import log_factor
 from unhinged_jax.dynamics import Dynamics, Flow
-from unhinged_jax.exact.modes import log_factor
 from unhinged_jax.special import safe_log
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.exact.timeline import Record
+from unhinged_jax.closed_form.timeline import Record
 from unhinged_jax.linear.compression import smaller
 from unhinged_jax.linear.leading_part import Leading
 from unhinged_jax.linear.row_space import RowSpace

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax._scan import Reads
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.exact.modes import (
+from unhinged_jax.closed_form.modes import (
     Coefficients,
     Rates,
     block,
@@ -23,7 +22,8 @@ from unhinged_jax.exact.modes import (
     quotient,
     roots,
 )
-from unhinged_jax.exact.products import products
+from unhinged_jax.closed_form.updates import products
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.schedules import Constant
 from unhinged_jax.special import phi1, safe_log

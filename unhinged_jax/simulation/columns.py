@@ -17,7 +17,7 @@ from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
-from unhinged_jax.simulate.system import Body, System
+from unhinged_jax.simulation.system import Body, System
 from unhinged_jax.special import largest, power_of_two
 
 

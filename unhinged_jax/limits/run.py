@@ -1,4 +1,4 @@
-"""Where a run goes, how fast it gets there, and whether it grows or shrinks on the way."""
+"""`limit`: the request, checked; the winner of each kind of problem; what is left where the run stops before."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check, _request
+from unhinged_jax.closed_form import exact
+from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.exact import exact
-from unhinged_jax.exact.run import NoClosedForm, why_no_closed_form
-from unhinged_jax.limit.linear import coupled, direction_of, driven
-from unhinged_jax.limit.result import STOPS, Limit
-from unhinged_jax.limit.sphere import spherical
+from unhinged_jax.limits.linear import coupled, direction_of, driven
+from unhinged_jax.limits.result import STOPS, Limit
+from unhinged_jax.limits.spherical import spherical
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.schedules.total import remaining
 from unhinged_jax.trajectory import Trajectory
 
-__all__ = ["Limit", "limit"]
+__all__ = ["limit"]
 
 
 def limit(

@@ -8,10 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.closed_form.timeline import unit_rates
 from unhinged_jax.dynamics import Dynamics, Flow
-from unhinged_jax.exact.timeline import unit_rates
-from unhinged_jax.limit.factors import factor
-from unhinged_jax.limit.result import Limit
+from unhinged_jax.limits.factors import factor
+from unhinged_jax.limits.result import Limit
 from unhinged_jax.linear.leading_part import Growth, growth, leading
 from unhinged_jax.linear.row_space import RowSpace, row_space
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum

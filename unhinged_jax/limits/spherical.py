@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.limit.factors import factor
-from unhinged_jax.limit.result import OVERSHOOTS, SHORT, SWINGS, Limit
+from unhinged_jax.limits.factors import factor
+from unhinged_jax.limits.result import OVERSHOOTS, SHORT, SWINGS, Limit
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables.features import PlaneFeatures, plane_features, row_lengths
 from unhinged_jax.special import greatest
