@@ -528,7 +528,7 @@ def called(monkeypatch):
 
     import unhinged_jax.doctor as doctor
 
-    monkeypatch.setitem(sys.modules, "unhinged_jax.verify", stand_in(1))
+    monkeypatch.setitem(sys.modules, "unhinged_jax.certificate", stand_in(1))
     monkeypatch.setitem(sys.modules, "unhinged_jax.paper", types.ModuleType("paper"))
     monkeypatch.setitem(sys.modules, "unhinged_jax.paper.reproduce", stand_in(0))
     monkeypatch.setattr(doctor, "main", stand_in(1).main)

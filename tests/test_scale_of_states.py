@@ -16,10 +16,10 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax import parameters
+from unhinged_jax.comparison import state_errors
 from unhinged_jax.limits.linear import direction_of
 from unhinged_jax.model.state import multiplied, settled
 from unhinged_jax.theories import central_path, near_origin, off_path
-from unhinged_jax.verify import state_errors
 
 P, POWER = 2, 9
 LABELS, EVEN = uj.from_counts([4, 2, 3]), uj.balanced(3, 3)
@@ -172,7 +172,7 @@ FUNCTIONS = {
         "balanced": derivatives("exact", "log_norm_W", "decay_H", "H"),
     },
     "verify": {"regularized": compared},
-    "verify.state_errors": {"regularized": apart},
+    "comparison.state_errors": {"regularized": apart},
     "parameters.available": {"regularized": named_parameters},
     "theories.central_path.snr_singular_values": {"squared error": central_path.snr_singular_values},
     "theories.near_origin.linearised": {
@@ -193,7 +193,7 @@ ELSEWHERE = {
     "plots.curves": "draws the observables of a run",
     "output.write_run": "keeps a run as it is",
     "output.joined": "puts a run behind another, each with its scales",
-    "verify.fitted_rate": "reads the observables of a run",
+    "comparison.fitted_rate": "reads the observables of a run",
     "training.networks.features_of": "the state of a network, not of the model",
     "paper.reproduce.run_curve": "is given starts of the paper, whose scale is 0",
     "LayerPeeled.check_state": "returns nothing, and looks at shapes",

@@ -10,7 +10,7 @@ import pytest
 
 import unhinged_jax as uj
 
-certificate = importlib.import_module("unhinged_jax.verify")
+certificate = importlib.import_module("unhinged_jax.certificate")
 
 MODEL = uj.regularized(uj.from_counts([3, 2, 1]), 4, decay=(0.1, 0.05), gamma=0.3, bias=True)
 TIMES = [0, 10, 50, 100, 110, 120]

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from unhinged_jax.citation import citation as citation
     from unhinged_jax.closed_form import NoClosedForm as NoClosedForm
     from unhinged_jax.closed_form import exact as exact
+    from unhinged_jax.comparison import Comparison as Comparison
+    from unhinged_jax.comparison import verify as verify
     from unhinged_jax.curvature import hessian_spectrum as hessian_spectrum
     from unhinged_jax.design import DesignPlan as DesignPlan
     from unhinged_jax.design import Outcome as Outcome
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     from unhinged_jax.sweep import sweep as sweep
     from unhinged_jax.trajectory import Result as Result
     from unhinged_jax.trajectory import Trajectory as Trajectory
-    from unhinged_jax.verify import Comparison as Comparison
-    from unhinged_jax.verify import verify as verify
 
 # Names are imported when first used, so that `unhinged --help` need not wait for JAX.
 _HOMES = {
@@ -88,7 +88,7 @@ _HOMES = {
     "simulation": "simulate",
     "sweep": "Plan SweepIncomplete open_sweep sweep",
     "trajectory": "Result Trajectory",
-    "verify": "Comparison verify",
+    "comparison": "Comparison verify",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = list(_HOME_OF)

@@ -34,7 +34,7 @@ def verify(*, json: Path | None = None, force: bool = False) -> int:
     force
         Replace that file if it is there.
     """
-    return int(importlib.import_module("unhinged_jax.verify").main(json=json, **_asked(force)))
+    return int(importlib.import_module("unhinged_jax.certificate").main(json=json, **_asked(force)))
 
 
 @app.command

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from unhinged_jax.closed_form import exact
+from unhinged_jax.comparison import verify
 from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.limits import limit
@@ -16,7 +17,6 @@ from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.schedules import cosine
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
-from unhinged_jax.verify import verify
 
 UPDATES = 4_000
 

@@ -1,4 +1,4 @@
-"""Simulation against closed form: one comparison, and the certificate over every case, dynamics and precision."""
+"""The certificate: simulation against closed form, over every case, dynamics and precision."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax import _check
 from unhinged_jax._whole import refuse_there, whole
 from unhinged_jax.closed_form import exact
+from unhinged_jax.comparison import state_errors
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.labels import balanced, from_counts, soft
 from unhinged_jax.limits import limit
@@ -38,133 +38,6 @@ from unhinged_jax.trajectory import Trajectory
 
 UPDATES = 5_000
 _SEEN = np.unique(np.round(np.geomspace(1, UPDATES, 24)).astype(int))
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """How far one run is from another, observable by observable and, if states were kept, part by part.
-
-    Attributes:
-        errors: Name -> largest relative difference over time; for H, W and b the Frobenius norm of the difference over
-            that of the second run (b over max(||b_0||, ||b||)).
-        rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`) in t (not in
-            zeta, as those of `limit` are); NaN if it was not observed at two times or more there.
-
-    Source: beyond the paper.
-
-    Example:
-        >>> found = Comparison({"norm": 1e-6, "loss": 3e-6}, rate=0.5, rate_of_truth=0.5)
-        >>> found.worst
-        3e-06
-    """
-
-    errors: dict[str, float]
-    rate: float
-    rate_of_truth: float
-
-    @property
-    def worst(self) -> float:
-        """The largest of the errors."""
-        return max(self.errors.values(), default=0.0)
-
-    def __repr__(self) -> str:
-        rows = [f"  {name:<20} {error:9.2e}" for name, error in self.errors.items()]
-        rates = f"; late rate a unit of t, fitted: {self.rate:.6g}, of the truth {self.rate_of_truth:.6g}"
-        known = "" if math.isnan(self.rate) and math.isnan(self.rate_of_truth) else rates
-        return "\n".join([f"Comparison: worst relative difference {self.worst:.2e}{known}", *rows])
-
-
-def verify(run: Trajectory, truth: Trajectory) -> Comparison:
-    """Compare two runs at the same times, as a rule a simulated one with the exact one.
-
-    Args:
-        run, truth: Trajectories over the same times. Compared are the observables both have, and the states if both
-            kept them; times that were not reached count as infinitely wrong.
-
-    Returns:
-        A `Comparison`; print it for a table.
-
-    Raises:
-        ValueError: if the times differ, nothing is common to both, an observable has another shape in one than in the
-            other, or one is a batch of trajectories.
-
-    Source: beyond the paper.
-
-    Example:
-        >>> import unhinged_jax as uj
-        >>> model = uj.unconstrained(uj.balanced(classes=3, per_class=2), dim=4)
-        >>> state = model.init(jax.random.key(0))
-        >>> runs = [solve(model, uj.Descent(0.1), state, [5, 10], "norm") for solve in (uj.simulate, uj.exact)]
-        >>> uj.verify(*runs).worst < 1e-5
-        True
-    """
-    for name, one in (("run", run), ("truth", truth)):
-        _check.kind(name, one, Trajectory)
-        one.check_single("a comparison")
-    if not _same_times(np.asarray(run.times), np.asarray(truth.times)):
-        raise ValueError("the two runs must have the same times; run both with one list of times.")
-    errors = {}
-    if run.states is not None and truth.states is not None:
-        errors.update(state_errors(run.states, truth.states))
-    values, others = run.arrays(), truth.arrays()
-    for name in values:
-        if name in others:
-            if values[name].shape != others[name].shape:
-                raise ValueError(
-                    f"observable {name!r} has shape {values[name].shape} in one run and {others[name].shape} in the "
-                    "other; observe the same in both."
-                )
-            errors[name] = _relative(values[name], others[name])
-    if not errors:
-        raise ValueError("the two runs have no observable in common, and not both kept their states.")
-    return Comparison(errors, fitted_rate(run), fitted_rate(truth))
-
-
-def _same_times(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether times are equal, as far as the narrower of their types can tell."""
-    narrow = min(a.dtype, b.dtype, key=lambda dtype: (dtype.kind != "f", dtype.itemsize))
-    return a.shape == b.shape and np.array_equal(a.astype(narrow), b.astype(narrow))
-
-
-def _relative(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(float), b.astype(float)
-    gap = np.abs(np.where(a == b, 0.0, a - b))
-    size = np.maximum(np.abs(b), np.finfo(float).tiny)
-    return float(np.max(np.where(np.isfinite(gap), gap / size, np.inf), initial=0.0))
-
-
-def state_errors(run: State, truth: State) -> dict[str, float]:
-    """Largest relative Frobenius error of H, W and b over a leading axis of times.
-
-    States beyond the floating-point range are compared at a common scale.
-    """
-    shift = np.exp(np.asarray(run.log_scale, float) - np.asarray(truth.log_scale, float))
-    errors = {}
-    for name in ("H", "W", "b"):
-        a, b = np.asarray(getattr(run, name), float), np.asarray(getattr(truth, name), float)
-        times = a.shape[0]
-        if name != "b":
-            a = a * shift.reshape(-1, 1, 1)
-        gap = np.linalg.norm((a - b).reshape(times, -1), axis=1)
-        size = np.linalg.norm(b.reshape(times, -1), axis=1)
-        if name == "b":
-            size = np.maximum(size, size[0])
-        relative = np.divide(gap, size, out=np.where(gap > 0, np.inf, 0.0), where=size > 0)
-        errors[name] = float(np.max(np.where(np.isfinite(relative), relative, np.inf)))
-    return errors
-
-
-def fitted_rate(run: Trajectory) -> float:
-    """Least-squares exponential rate of the distance to the limit, over the last quarter of the time reached."""
-    for name, transform in (("log_distance", float), ("distance", math.log)):
-        if name in run.observables:
-            reached = np.asarray(run.reached)
-            t = np.asarray(run.times, float)[reached]
-            logs = np.array([transform(value) if value != 0 else -np.inf for value in np.asarray(run[name])[reached]])
-            late = (t >= 0.75 * t[-1]) & np.isfinite(logs)
-            if late.sum() >= 2:
-                return float(-np.polyfit(t[late], logs[late], 1)[0])
-    return math.nan
 
 
 @dataclasses.dataclass(frozen=True)
