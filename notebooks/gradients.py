@@ -34,8 +34,8 @@ import numpy as np
 import pandas as pd
 
 import unhinged_jax as uj
+from unhinged_jax.derivatives import disagreement
 from unhinged_jax.plots import PALETTE, style
-from unhinged_jax.sensitivity import disagreement
 
 # %% [markdown]
 # ## Sensitivities, simulated beside exact

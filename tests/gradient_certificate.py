@@ -22,8 +22,8 @@ from little_optimization import compile_with_little_optimization
 import unhinged_jax as uj
 from unhinged_jax.certificate import problems
 from unhinged_jax.closed_form.run import exact
-from unhinged_jax.parameters import available
-from unhinged_jax.sensitivity import disagreement
+from unhinged_jax.derivatives.parameters import available
+from unhinged_jax.derivatives.sensitivities import disagreement
 
 FIRST, SECOND, BACKSOLVE = 1e-6, 1e-5, 1e-5
 MODES = {"flow": ("forward", "checkpointed", "direct", "backsolve"), "descent": ("forward", "checkpointed"),

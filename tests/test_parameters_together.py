@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.parameters import available, chosen, together
+from unhinged_jax.derivatives.parameters import available, chosen, together
 
 C, P, UPDATES = 3, 2, 6
 INDEX = np.array([0, 0, 1, 2])

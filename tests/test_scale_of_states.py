@@ -15,8 +15,8 @@ import optax
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax import parameters
 from unhinged_jax.comparison import state_errors
+from unhinged_jax.derivatives import parameters
 from unhinged_jax.limits.linear import direction_of
 from unhinged_jax.model.state import multiplied, settled
 from unhinged_jax.theories import central_path, near_origin, off_path
@@ -173,7 +173,7 @@ FUNCTIONS = {
     },
     "verify": {"regularized": compared},
     "comparison.state_errors": {"regularized": apart},
-    "parameters.available": {"regularized": named_parameters},
+    "derivatives.parameters.available": {"regularized": named_parameters},
     "theories.central_path.snr_singular_values": {"squared error": central_path.snr_singular_values},
     "theories.near_origin.linearised": {
         "squared error": lambda model, state: whole(near_origin.linearised(state, model.labels.index, 3, 2.0))
@@ -199,9 +199,9 @@ ELSEWHERE = {
     "LayerPeeled.check_state": "returns nothing, and looks at shapes",
     "model.state.must_fit": "returns nothing, and is there for scales",
     "simulation.run.scale_must_fit": "returns nothing, and is there for scales",
-    "parameters.chosen": "gives what `available` does",
-    "parameters.together": "puts values where `available` says",
-    "geometry.flow_map": "the core of `push_forward` and `lyapunov`",
+    "derivatives.parameters.chosen": "gives what `available` does",
+    "derivatives.parameters.together": "puts values where `available` says",
+    "derivatives.flow_map.flow_map": "the core of `push_forward` and `lyapunov`",
     "limits.linear.coupled": "the core of `limit`",
     "limits.linear.driven": "the core of `limit`",
     "limits.spherical.spherical": "the core of `limit`",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unhinged_jax.sensitivity_command import _write, rows
+from unhinged_jax.derivatives.command import _write, rows
 
 xarray = pytest.importorskip("xarray", reason="tables need xarray")
 pandas = pytest.importorskip("pandas", reason="tables need pandas")

@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from unhinged_jax.closed_form import exact as exact
     from unhinged_jax.comparison import Comparison as Comparison
     from unhinged_jax.comparison import verify as verify
-    from unhinged_jax.curvature import hessian_spectrum as hessian_spectrum
+    from unhinged_jax.derivatives import EventTime as EventTime
+    from unhinged_jax.derivatives import Lyapunov as Lyapunov
+    from unhinged_jax.derivatives import Parameter as Parameter
+    from unhinged_jax.derivatives import event_time as event_time
+    from unhinged_jax.derivatives import exact_exponents as exact_exponents
+    from unhinged_jax.derivatives import hessian_spectrum as hessian_spectrum
+    from unhinged_jax.derivatives import limit_sensitivity as limit_sensitivity
+    from unhinged_jax.derivatives import lyapunov as lyapunov
+    from unhinged_jax.derivatives import one_sided as one_sided
+    from unhinged_jax.derivatives import push_forward as push_forward
+    from unhinged_jax.derivatives import sensitivity as sensitivity
     from unhinged_jax.design import DesignPlan as DesignPlan
     from unhinged_jax.design import Outcome as Outcome
     from unhinged_jax.design import design as design
@@ -19,14 +29,6 @@ if TYPE_CHECKING:
     from unhinged_jax.dynamics import Flow as Flow
     from unhinged_jax.dynamics import logspaced as logspaced
     from unhinged_jax.dynamics import steps as steps
-    from unhinged_jax.events import EventTime as EventTime
-    from unhinged_jax.events import event_time as event_time
-    from unhinged_jax.exponents import Lyapunov as Lyapunov
-    from unhinged_jax.exponents import exact_exponents as exact_exponents
-    from unhinged_jax.exponents import lyapunov as lyapunov
-    from unhinged_jax.geometry import push_forward as push_forward
-    from unhinged_jax.kinks import limit_sensitivity as limit_sensitivity
-    from unhinged_jax.kinks import one_sided as one_sided
     from unhinged_jax.labels import Labels as Labels
     from unhinged_jax.labels import balanced as balanced
     from unhinged_jax.labels import from_counts as from_counts
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from unhinged_jax.observables import observe_state as observe_state
     from unhinged_jax.observables import paper_observables as paper_observables
     from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
-    from unhinged_jax.parameters import Parameter as Parameter
     from unhinged_jax.schedules import constant as constant
     from unhinged_jax.schedules import cosine as cosine
     from unhinged_jax.schedules import exponential as exponential
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import piecewise as piecewise
     from unhinged_jax.schedules import polynomial as polynomial
     from unhinged_jax.schedules import warmup as warmup
-    from unhinged_jax.sensitivity import sensitivity as sensitivity
     from unhinged_jax.simulation import simulate as simulate
     from unhinged_jax.sweep import Plan as Plan
     from unhinged_jax.sweep import SweepIncomplete as SweepIncomplete
@@ -69,22 +69,17 @@ if TYPE_CHECKING:
 # Names are imported when first used, so that `unhinged --help` need not wait for JAX.
 _HOMES = {
     "citation": "citation",
-    "curvature": "hessian_spectrum",
+    "derivatives": "EventTime Lyapunov Parameter event_time exact_exponents hessian_spectrum limit_sensitivity "
+    "lyapunov one_sided push_forward sensitivity",
     "design": "DesignPlan Outcome design",
     "dynamics": "Descent Flow logspaced steps",
-    "events": "EventTime event_time",
     "closed_form": "NoClosedForm exact",
-    "exponents": "Lyapunov exact_exponents lyapunov",
-    "geometry": "push_forward",
-    "kinks": "limit_sensitivity one_sided",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
     "limits": "Limit limit",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables observe_state paper_observables",
     "optimizers": "rescale_by_feature_norm",
-    "parameters": "Parameter",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
-    "sensitivity": "sensitivity",
     "simulation": "simulate",
     "sweep": "Plan SweepIncomplete open_sweep sweep",
     "trajectory": "Result Trajectory",

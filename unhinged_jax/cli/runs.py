@@ -82,7 +82,8 @@ def sensitivity(
         Replace that file if it is there; try a problem that memory does not seem to hold.
     """
     with spinner("Loading"):
-        from unhinged_jax import _memory, sensitivity_command
+        from unhinged_jax import _memory
+        from unhinged_jax.derivatives import command as sensitivity_command
 
     with spinner("Differentiating"), _memory.any_size(force):
         return sensitivity_command.run(

@@ -17,8 +17,8 @@ from unhinged_jax import precision as _precision
 from unhinged_jax._values import Value
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.timeline import closed, unit_rates
+from unhinged_jax.derivatives.flow_map import Times, flow_map
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.geometry import Times, flow_map
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.simulation import scale_must_fit
 from unhinged_jax.trajectory import Result, Trajectory

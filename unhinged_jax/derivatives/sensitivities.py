@@ -15,10 +15,10 @@ import numpy as np
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.closed_form.run import NoClosedForm, exact, why_no_closed_form
+from unhinged_jax.derivatives.parameters import Choice, Parameter, Problem, chosen, together
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservableSet, Observe
-from unhinged_jax.parameters import Choice, Parameter, Problem, chosen, together
 from unhinged_jax.simulation import scale_must_fit, simulate
 from unhinged_jax.trajectory import Trajectory
 
@@ -80,7 +80,7 @@ def sensitivity(
     Args:
         model, dynamics, state, times, observe, target, precision: as in `simulate`; observables must be scalars. Of a
             `Trajectory` to go on from, parameters change what comes after its end alone.
-        parameters: Names (see `unhinged_jax.parameters.available`) or `Parameter`s; default every scalar one. Those
+        parameters: Names (see `unhinged_jax.derivatives.available`) or `Parameter`s; default every scalar one. Those
             that touch one another, such as "decay" and "decay_H", act together: what each changes is added, so that
             every derivative is the one that the parameter has alone.
         order: 1 (default), or 2 for second derivatives among the scalar parameters, too.

@@ -12,10 +12,10 @@ import numpy as np
 
 from unhinged_jax import _check, _request
 from unhinged_jax import precision as _precision
+from unhinged_jax.derivatives.parameters import Choice, Parameter, Problem, chosen
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.limits import limit
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.parameters import Choice, Parameter, Problem, chosen
 
 if TYPE_CHECKING:
     import xarray

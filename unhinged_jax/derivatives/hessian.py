@@ -13,7 +13,7 @@ import numpy as np
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
-from unhinged_jax.geometry import moving_numbers
+from unhinged_jax.derivatives.flow_map import moving_numbers
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from unhinged_jax._whole import refuse_there, whole
 from unhinged_jax.config import build, read_config
-from unhinged_jax.sensitivity import disagreement, sensitivity
+from unhinged_jax.derivatives.sensitivities import disagreement, sensitivity
 
 if TYPE_CHECKING:
     import pandas
