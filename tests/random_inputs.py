@@ -40,9 +40,9 @@ from unhinged_jax import losses
 from unhinged_jax.config.problem import build
 from unhinged_jax.config.reading import checked_value, config_of
 from unhinged_jax.config.sections import Config
-from unhinged_jax.design.plan import DesignSection
+from unhinged_jax.designs.plan import DesignSection
 from unhinged_jax.kernel import Kernel
-from unhinged_jax.sweep.plan import SweepSection
+from unhinged_jax.sweeps.plan import SweepSection
 from unhinged_jax.training.settings import Settings
 
 ROOT = str(pathlib.Path(uj.__file__).parent)

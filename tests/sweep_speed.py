@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 import unhinged_jax as uj
-from unhinged_jax.sweep import engine
-from unhinged_jax.sweep.groups import grouping_of
-from unhinged_jax.sweep.prepare import open_store
-from unhinged_jax.sweep.program import Programs
+from unhinged_jax.sweeps import engine
+from unhinged_jax.sweeps.groups import grouping_of
+from unhinged_jax.sweeps.prepare import open_store
+from unhinged_jax.sweeps.program import Programs
 
 
 def plan(gammas, decays, seeds):

@@ -9,8 +9,8 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.losses import Focal
-from unhinged_jax.sweep import boundaries
-from unhinged_jax.sweep.export import tables
+from unhinged_jax.sweeps import boundaries
+from unhinged_jax.sweeps.export import tables
 from unhinged_jax.theories.ce_decay import etf_minimiser
 from unhinged_jax.theories.within_class import variability_rates
 from unhinged_jax.training import ntk

@@ -8,10 +8,10 @@ import pytest
 
 from unhinged_jax import cli
 from unhinged_jax.config import ConfigError
-from unhinged_jax.design.domains import Domain
-from unhinged_jax.design.optimise import Outcome, design
-from unhinged_jax.design.plan import SHIPPED, DesignPlan
-from unhinged_jax.design.reference import Reference, _Axis
+from unhinged_jax.designs.domains import Domain
+from unhinged_jax.designs.optimise import Outcome, design
+from unhinged_jax.designs.plan import SHIPPED, DesignPlan
+from unhinged_jax.designs.reference import Reference, _Axis
 
 RUN = {
     "model": {"case": "unconstrained", "dim": 4},

@@ -16,8 +16,8 @@ import sweep_kills
 import unhinged_jax as uj
 from unhinged_jax import _interrupt
 from unhinged_jax.cli import main
-from unhinged_jax.sweep.status import status_of
-from unhinged_jax.sweep.store import Store
+from unhinged_jax.sweeps.status import status_of
+from unhinged_jax.sweeps.store import Store
 
 SLOW = sweep_kills.PLAN.replace("[0, 10, 100]", "[0, 10, 400000]")
 """Blocks of a second or so."""

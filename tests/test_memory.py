@@ -11,7 +11,7 @@ import pytest
 import unhinged_jax as uj
 from unhinged_jax import _memory, config
 from unhinged_jax.cli import main
-from unhinged_jax.sweep import prepare
+from unhinged_jax.sweeps import prepare
 
 FILE = """
 model = {{case = "unconstrained", dim = {dim}}}

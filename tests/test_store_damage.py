@@ -9,10 +9,10 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.cli import main
-from unhinged_jax.sweep.export import export
-from unhinged_jax.sweep.pictures import draw
-from unhinged_jax.sweep.status import describe, status_of
-from unhinged_jax.sweep.store import Damaged, Store
+from unhinged_jax.sweeps.export import export
+from unhinged_jax.sweeps.pictures import draw
+from unhinged_jax.sweeps.status import describe, status_of
+from unhinged_jax.sweeps.store import Damaged, Store
 
 TABLES = {
     "model": {"case": "regularized", "dim": 3, "decay": 0.1},
@@ -254,7 +254,7 @@ def test_any_selection_is_what_the_whole_says(stores):
 
 
 def test_large_stores_are_read_in_pieces(stores, monkeypatch):
-    from unhinged_jax.sweep import lazy
+    from unhinged_jax.sweeps import lazy
 
     monkeypatch.setattr(lazy, "_BYTES", 1)
     same(uj.open_sweep(stores[0] / "full.zarr").load(), stores[1])
@@ -272,7 +272,7 @@ def test_a_store_of_an_older_version_is_read_with_a_word(stores, copied):
     """Without seal, and with one digest a block over all of its variables."""
     import zarr
 
-    from unhinged_jax.sweep.store import digest
+    from unhinged_jax.sweeps.store import digest
 
     store = copied("full")
     opened = Store(store)

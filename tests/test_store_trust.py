@@ -10,9 +10,9 @@ import pytest
 import unhinged_jax as uj
 from unhinged_jax import config
 from unhinged_jax.cli import main
-from unhinged_jax.sweep import work
-from unhinged_jax.sweep.boundaries import boundaries
-from unhinged_jax.sweep.pictures import draw
+from unhinged_jax.sweeps import work
+from unhinged_jax.sweeps.boundaries import boundaries
+from unhinged_jax.sweeps.pictures import draw
 from unhinged_jax.training.experiments.markdown import as_code, as_text
 
 OURS = '''

@@ -30,8 +30,8 @@ LAYERS = (
     "config linear trajectory",
     "_request comparison plots",
     "closed_form output simulation",
-    "limits paper sweep",
-    "certificate derivatives design",
+    "limits paper sweeps",
+    "certificate derivatives designs",
     "simulate_command theories training",
     "citation",
     "cli",
@@ -39,7 +39,7 @@ LAYERS = (
 """Rooms from the bottom up. A new room belongs into the lowest layer above everything it imports."""
 
 SEES_BOTH = {
-    "certificate", "citation", "cli", "derivatives", "design", "paper", "simulate_command", "sweep",
+    "certificate", "citation", "cli", "derivatives", "designs", "paper", "simulate_command", "sweeps",
     "theories", "training",
 }  # fmt: skip
 """Rooms that see simulated and exact; every other one at most one of them, also through what it imports."""

@@ -25,11 +25,11 @@ from unhinged_jax import config
 from unhinged_jax.cli import main
 from unhinged_jax.config import problem as named_sets
 from unhinged_jax.observables import ObservableSet
-from unhinged_jax.sweep import engine, program, work
-from unhinged_jax.sweep.export import export
-from unhinged_jax.sweep.progress import Progress
-from unhinged_jax.sweep.status import Status, describe, status_of
-from unhinged_jax.sweep.store import FINE, REASONS, Store
+from unhinged_jax.sweeps import engine, program, work
+from unhinged_jax.sweeps.export import export
+from unhinged_jax.sweeps.progress import Progress
+from unhinged_jax.sweeps.status import Status, describe, status_of
+from unhinged_jax.sweeps.store import FINE, REASONS, Store
 from unhinged_jax.trajectory import Result
 
 BASE = {
@@ -143,7 +143,7 @@ def test_order_blocks_and_parts_do_not_change_a_number(whole, tmp_path):
 def test_eight_devices_give_the_numbers_of_one(whole, tmp_path):
     code = f"""
         import json, jax, unhinged_jax as uj
-        from unhinged_jax.sweep import program, work
+        from unhinged_jax.sweeps import program, work
         assert jax.device_count() == 8
         plan = uj.Plan.of(json.loads({json.dumps(json.dumps(BASE))}))
         uj.sweep(plan, {str(tmp_path / "eight.zarr")!r}, lanes=16)
@@ -437,7 +437,7 @@ def test_a_dask_cluster_survives_the_death_of_a_worker(whole, copied):
 def test_a_script_without_a_guard_is_told_before_workers_start(tmp_path, end, word):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom unhinged_jax.sweep import engine\n\n\ndef f():\n    engine.processes(2)\n\n\n" + end
+        "import sys\nfrom unhinged_jax.sweeps import engine\n\n\ndef f():\n    engine.processes(2)\n\n\n" + end
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True)
     told = done.stderr.splitlines()[-1] if done.stderr else ""
@@ -494,7 +494,7 @@ def test_the_command_line_sweeps_tells_and_exports(whole, tmp_path, capsys):
 
 def test_exports_hold_every_number(whole, tmp_path, monkeypatch):
     data = whole[1]
-    monkeypatch.setattr(sys.modules["unhinged_jax.sweep.export"], "_ROWS", 30)  # several portions
+    monkeypatch.setattr(sys.modules["unhinged_jax.sweeps.export"], "_ROWS", 30)  # several portions
     export(whole[0] / "run.zarr", tmp_path / "all.csv")
     rows = pandas.read_csv(tmp_path / "all.csv")
     assert len(rows) == data["norm"].size and set(rows["result"]) == {"completed"}

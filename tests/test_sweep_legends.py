@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.sweep.bands import band_figure
-from unhinged_jax.sweep.boundaries import boundaries
-from unhinged_jax.sweep.maps import colours_of, map_figure
-from unhinged_jax.sweep.pictures import in_order
-from unhinged_jax.sweep.report import _axis, _boundaries
+from unhinged_jax.sweeps.bands import band_figure
+from unhinged_jax.sweeps.boundaries import boundaries
+from unhinged_jax.sweeps.maps import colours_of, map_figure
+from unhinged_jax.sweeps.pictures import in_order
+from unhinged_jax.sweeps.report import _axis, _boundaries
 
 xarray = pytest.importorskip("xarray", reason="sweeps need xarray")
 

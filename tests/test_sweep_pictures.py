@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 import unhinged_jax as uj
 from unhinged_jax.cli import main
 from unhinged_jax.plots import save
-from unhinged_jax.sweep.maps import edges, is_geometric
-from unhinged_jax.sweep.pictures import draw
+from unhinged_jax.sweeps.maps import edges, is_geometric
+from unhinged_jax.sweeps.pictures import draw
 
 TABLES = {
     "model": {"case": "regularized", "dim": 4, "decay": 0.1},

@@ -10,10 +10,10 @@ from scipy.stats import qmc
 
 import unhinged_jax as uj
 from unhinged_jax import config
-from unhinged_jax.sweep.boundaries import boundaries, critical_gammas, critical_noise
-from unhinged_jax.sweep.groups import grouping_of
-from unhinged_jax.sweep.layout import Layout, layout_of
-from unhinged_jax.sweep.plan import SHIPPED
+from unhinged_jax.sweeps.boundaries import boundaries, critical_gammas, critical_noise
+from unhinged_jax.sweeps.groups import grouping_of
+from unhinged_jax.sweeps.layout import Layout, layout_of
+from unhinged_jax.sweeps.plan import SHIPPED
 
 BASE = {
     "model": {"case": "regularized", "dim": 3, "decay": 0.1, "gamma": 0.5},

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from unhinged_jax.derivatives import one_sided as one_sided
     from unhinged_jax.derivatives import push_forward as push_forward
     from unhinged_jax.derivatives import sensitivity as sensitivity
-    from unhinged_jax.design import DesignPlan as DesignPlan
-    from unhinged_jax.design import Outcome as Outcome
-    from unhinged_jax.design import design as design
+    from unhinged_jax.designs import DesignPlan as DesignPlan
+    from unhinged_jax.designs import Outcome as Outcome
+    from unhinged_jax.designs import design as design
     from unhinged_jax.dynamics import Descent as Descent
     from unhinged_jax.dynamics import Flow as Flow
     from unhinged_jax.dynamics import logspaced as logspaced
@@ -59,10 +59,10 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import polynomial as polynomial
     from unhinged_jax.schedules import warmup as warmup
     from unhinged_jax.simulation import simulate as simulate
-    from unhinged_jax.sweep import Plan as Plan
-    from unhinged_jax.sweep import SweepIncomplete as SweepIncomplete
-    from unhinged_jax.sweep import open_sweep as open_sweep
-    from unhinged_jax.sweep import sweep as sweep
+    from unhinged_jax.sweeps import Plan as Plan
+    from unhinged_jax.sweeps import SweepIncomplete as SweepIncomplete
+    from unhinged_jax.sweeps import open_sweep as open_sweep
+    from unhinged_jax.sweeps import sweep as sweep
     from unhinged_jax.trajectory import Result as Result
     from unhinged_jax.trajectory import Trajectory as Trajectory
 
@@ -71,7 +71,7 @@ _HOMES = {
     "citation": "citation",
     "derivatives": "EventTime Lyapunov Parameter event_time exact_exponents hessian_spectrum limit_sensitivity "
     "lyapunov one_sided push_forward sensitivity",
-    "design": "DesignPlan Outcome design",
+    "designs": "DesignPlan Outcome design",
     "dynamics": "Descent Flow logspaced steps",
     "closed_form": "NoClosedForm exact",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
@@ -81,7 +81,7 @@ _HOMES = {
     "optimizers": "rescale_by_feature_norm",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulation": "simulate",
-    "sweep": "Plan SweepIncomplete open_sweep sweep",
+    "sweeps": "Plan SweepIncomplete open_sweep sweep",
     "trajectory": "Result Trajectory",
     "comparison": "Comparison verify",
 }

@@ -111,6 +111,6 @@ def design(plan: str, /, *, out: Path, steps: int | None = None, force: bool = F
     """
     with spinner("Loading"):
         from unhinged_jax import _memory
-        from unhinged_jax.design import command
+        from unhinged_jax.designs import command
     with _memory.any_size(force):
         return command.run(plan, out, steps=steps, force=force)

@@ -55,7 +55,7 @@ def sweep(
         Most points in a block of a new store.
     """
     from unhinged_jax import _memory
-    from unhinged_jax.sweep import command
+    from unhinged_jax.sweeps import command
 
     with _memory.any_size(force):
         return command.sweep(
@@ -97,6 +97,6 @@ def plot(
     force
         Replace files of these names that are no pictures of a sweep.
     """
-    from unhinged_jax.sweep import command
+    from unhinged_jax.sweeps import command
 
     return command.plot(store, out=out, observe=observe, x=x, y=y, time=time, force=force)

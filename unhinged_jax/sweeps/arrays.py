@@ -11,7 +11,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from unhinged_jax.observables import OBSERVABLES
-from unhinged_jax.sweep.layout import Layout
+from unhinged_jax.sweeps.layout import Layout
 from unhinged_jax.trajectory import Result
 
 NOT_A_NUMBER, PENDING = 5, -1

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unhinged_jax import _check
-from unhinged_jax.sweep.seal import SEAL
-from unhinged_jax.sweep.store import Store
+from unhinged_jax.sweeps.seal import SEAL
+from unhinged_jax.sweeps.store import Store
 
 if TYPE_CHECKING:
     import xarray
@@ -61,7 +61,7 @@ def dataset_of(opened: Store) -> xarray.Dataset:
     import xarray
     from xarray.core import indexing
 
-    from unhinged_jax.sweep.lazy import Checked
+    from unhinged_jax.sweeps.lazy import Checked
 
     def variable(name: str) -> xarray.Variable:
         array = opened.array(name)

@@ -14,10 +14,10 @@ import numpy as np
 
 from unhinged_jax import _interrupt
 from unhinged_jax.config import Config
-from unhinged_jax.sweep.groups import dtype_of
-from unhinged_jax.sweep.plan import Plan, set_key
-from unhinged_jax.sweep.program import Programs, padded
-from unhinged_jax.sweep.store import FINE, NOT_A_NUMBER, REASONS, Store
+from unhinged_jax.sweeps.groups import dtype_of
+from unhinged_jax.sweeps.plan import Plan, set_key
+from unhinged_jax.sweeps.program import Programs, padded
+from unhinged_jax.sweeps.store import FINE, NOT_A_NUMBER, REASONS, Store
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,14 @@ import numpy as np
 from unhinged_jax._whole import make_folder, whole
 from unhinged_jax.config import only_data
 from unhinged_jax.plots import save, style
-from unhinged_jax.sweep.bands import band_figure
-from unhinged_jax.sweep.design import Dim
-from unhinged_jax.sweep.maps import map_figure
-from unhinged_jax.sweep.plan import Plan
-from unhinged_jax.sweep.read import dataset_of
-from unhinged_jax.sweep.report import report
-from unhinged_jax.sweep.store import Store
-from unhinged_jax.sweep.work import plan_of
+from unhinged_jax.sweeps.bands import band_figure
+from unhinged_jax.sweeps.design import Dim
+from unhinged_jax.sweeps.maps import map_figure
+from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.read import dataset_of
+from unhinged_jax.sweeps.report import report
+from unhinged_jax.sweeps.store import Store
+from unhinged_jax.sweeps.work import plan_of
 
 if TYPE_CHECKING:
     import xarray
@@ -53,7 +53,7 @@ def draw(
     Raises:
         ValueError: for a name that is not in the store, a store without a finished point, or one that is damaged.
 
-    Source: beyond the paper; boundaries as in `unhinged_jax.sweep.boundaries`.
+    Source: beyond the paper; boundaries as in `unhinged_jax.sweeps.boundaries`.
     """
     opened = Store(store)
     with only_data(opened.facts.get("arrays", {})):

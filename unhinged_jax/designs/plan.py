@@ -16,9 +16,9 @@ from unhinged_jax import _check
 from unhinged_jax import config as _config
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
-from unhinged_jax.design.domains import KINDS, Domain
+from unhinged_jax.designs.domains import KINDS, Domain
 from unhinged_jax.precision import NAMES, current, given_back, scope
-from unhinged_jax.sweep.groups import build_traced
+from unhinged_jax.sweeps.groups import build_traced
 
 SHIPPED = ("steps", "steps_momentum", "steps_ce", "norm", "prototypes", "weights", "rescaling")
 PLACES = ("run", "limit", "direction", "modes")
@@ -174,7 +174,7 @@ class DesignPlan:
             ConfigError: for bad TOML, an unknown key or a value that cannot be.
             OSError: if the file cannot be read.
         """
-        return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.design", "plans"))
+        return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.designs", "plans"))
 
     def objective(self, values: Mapping[str, Any]) -> jax.Array:
         """The sum of the goals' terms for values of the free keys, in the plan's precision; differentiable."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax.config import Config, build_stateless
-from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweeps.plan import Plan
 
 GROWTH = "λ₁λ₂ = max σ²"
 CONTRASTS = "exponent ½: equal contrasts"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax.design.optimise import WITHIN, Outcome
+from unhinged_jax.designs.optimise import WITHIN, Outcome
 from unhinged_jax.plots import PALETTE, save, style
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from unhinged_jax import _check
 from unhinged_jax import config as _config
 from unhinged_jax.config import Config, ConfigError
 from unhinged_jax.plots import tex_error
-from unhinged_jax.sweep.design import Dim, read_dims
+from unhinged_jax.sweeps.design import Dim, read_dims
 
 SHIPPED = ("phase", "noise", "imbalance", "schedules")
 
@@ -116,7 +116,7 @@ class Plan:
             >>> Plan.read("phase").shape
             {'gamma': 64, 'decay': 64, 'seed': 16}
         """
-        return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.sweep", "plans"))
+        return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.sweeps", "plans"))
 
     @property
     def title(self) -> str:

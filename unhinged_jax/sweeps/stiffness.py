@@ -12,9 +12,9 @@ import numpy as np
 from unhinged_jax.config import Config
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.precision import scope
-from unhinged_jax.sweep.design import Dim
-from unhinged_jax.sweep.groups import Grouping, build_traced, dtype_of
-from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweeps.design import Dim
+from unhinged_jax.sweeps.groups import Grouping, build_traced, dtype_of
+from unhinged_jax.sweeps.plan import Plan
 
 _ITERATIONS, _BATCH = 8, 256
 

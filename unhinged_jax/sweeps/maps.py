@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
-from unhinged_jax.sweep.bands import coordinate_of, over_seeds, shown
-from unhinged_jax.sweep.lines import lines as boundaries
-from unhinged_jax.sweep.plan import Plan
-from unhinged_jax.sweep.store import FINE
+from unhinged_jax.sweeps.bands import coordinate_of, over_seeds, shown
+from unhinged_jax.sweeps.lines import lines as boundaries
+from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.store import FINE
 
 if TYPE_CHECKING:
     import xarray

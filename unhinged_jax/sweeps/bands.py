@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
-from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweeps.plan import Plan
 
 if TYPE_CHECKING:
     import xarray

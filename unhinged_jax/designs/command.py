@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax._whole import make_folder, placed
-from unhinged_jax.design.optimise import Outcome, design
-from unhinged_jax.design.picture import draw
-from unhinged_jax.design.plan import DesignPlan
+from unhinged_jax.designs.optimise import Outcome, design
+from unhinged_jax.designs.picture import draw
+from unhinged_jax.designs.plan import DesignPlan
 from unhinged_jax.output import versions
 
 NOT_MET = 3

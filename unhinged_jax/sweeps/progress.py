@@ -8,8 +8,8 @@ import time
 from types import TracebackType
 from typing import Any
 
-from unhinged_jax.sweep.status import Status
-from unhinged_jax.sweep.work import Outcome
+from unhinged_jax.sweeps.status import Status
+from unhinged_jax.sweeps.work import Outcome
 
 
 class Progress:

@@ -19,13 +19,13 @@ from unhinged_jax import _memory
 from unhinged_jax import config as _config
 from unhinged_jax._whole import whole
 from unhinged_jax.output import versions
-from unhinged_jax.sweep.design import Dim
-from unhinged_jax.sweep.groups import Grouping, grouping_of
-from unhinged_jax.sweep.layout import Layout, layout_of
-from unhinged_jax.sweep.plan import Plan
-from unhinged_jax.sweep.seal import ROOT, SEAL
-from unhinged_jax.sweep.stiffness import by_stiffness
-from unhinged_jax.sweep.store import Store, plain_name
+from unhinged_jax.sweeps.design import Dim
+from unhinged_jax.sweeps.groups import Grouping, grouping_of
+from unhinged_jax.sweeps.layout import Layout, layout_of
+from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.seal import ROOT, SEAL
+from unhinged_jax.sweeps.stiffness import by_stiffness
+from unhinged_jax.sweeps.store import Store, plain_name
 
 LANES = {"cpu": 128}
 """Most points in a block: beyond this a CPU's caches overflow and the cost of a point rises again."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax.sweep.bands import coordinate_of, over_seeds
-from unhinged_jax.sweep.lines import lines as boundaries
-from unhinged_jax.sweep.maps import is_geometric
-from unhinged_jax.sweep.plan import Plan
-from unhinged_jax.sweep.store import FINE, PENDING, REASONS
+from unhinged_jax.sweeps.bands import coordinate_of, over_seeds
+from unhinged_jax.sweeps.lines import lines as boundaries
+from unhinged_jax.sweeps.maps import is_geometric
+from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.store import FINE, PENDING, REASONS
 
 if TYPE_CHECKING:
     import xarray
@@ -40,7 +40,7 @@ def report(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
 
     Source: beyond the paper.
     """
-    template = (importlib.resources.files("unhinged_jax.sweep") / "report.html").read_text(encoding="utf-8")
+    template = (importlib.resources.files("unhinged_jax.sweeps") / "report.html").read_text(encoding="utf-8")
     # "<" escaped: no text of a plan can end the script that holds it.
     content = json.dumps(_content(plan, data, names), allow_nan=False).replace("<", "\\u003c")
     title = html.escape(plan.title)

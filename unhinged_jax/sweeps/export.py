@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unhinged_jax._whole import whole
-from unhinged_jax.sweep.read import open_sweep
-from unhinged_jax.sweep.store import PENDING, REASONS
+from unhinged_jax.sweeps.read import open_sweep
+from unhinged_jax.sweeps.store import PENDING, REASONS
 
 if TYPE_CHECKING:
     import pandas

@@ -13,8 +13,8 @@ import optax
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
-from unhinged_jax.design.plan import DesignPlan, precision_of
-from unhinged_jax.design.reference import Reference, reference_of
+from unhinged_jax.designs.plan import DesignPlan, precision_of
+from unhinged_jax.designs.reference import Reference, reference_of
 
 WITHIN = 0.02  # of the optimum
 

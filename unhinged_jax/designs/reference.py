@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax.design.plan import DesignPlan, FreeSection, counts_of
+from unhinged_jax.designs.plan import DesignPlan, FreeSection, counts_of
 
 _LARGEST = 3  # numbers that brute force can choose
 

@@ -15,8 +15,8 @@ from unhinged_jax import config as _config
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.precision import scope
-from unhinged_jax.sweep.design import Dim
-from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweeps.design import Dim
+from unhinged_jax.sweeps.plan import Plan
 
 
 @dataclasses.dataclass(frozen=True)

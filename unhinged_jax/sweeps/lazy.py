@@ -10,8 +10,8 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from unhinged_jax.sweep.seal import UNREADABLE
-from unhinged_jax.sweep.store import Damaged, Store
+from unhinged_jax.sweeps.seal import UNREADABLE
+from unhinged_jax.sweeps.store import Damaged, Store
 
 _BYTES = 2**26
 """Most bytes that are read at once."""

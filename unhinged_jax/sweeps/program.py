@@ -14,7 +14,7 @@ import unhinged_jax as uj
 from unhinged_jax import _memory
 from unhinged_jax.config import Config
 from unhinged_jax.precision import scope
-from unhinged_jax.sweep.groups import build_traced, dtype_of
+from unhinged_jax.sweeps.groups import build_traced, dtype_of
 
 Values = tuple[dict[str, np.ndarray], ...]
 """For each dimension, key -> values along it, with a leading axis of devices."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unhinged_jax import _interrupt
-from unhinged_jax.sweep.work import Outcome, initialize, run_blocks
+from unhinged_jax.sweeps.work import Outcome, initialize, run_blocks
 
 Task = tuple[int, ...]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -2,7 +2,7 @@
 
 A block is written in two steps: its chunk of every variable, then their digests into `execution/committed`. Each chunk
 appears whole or not at all, so a block whose digests are there and fit its data is complete; everything else is
-computed again. What is no block is under a seal, see `unhinged_jax.sweep.seal`.
+computed again. What is no block is under a seal, see `unhinged_jax.sweeps.seal`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import zarr
 
-from unhinged_jax.sweep.arrays import NOT_A_NUMBER as NOT_A_NUMBER
-from unhinged_jax.sweep.arrays import PENDING as PENDING
-from unhinged_jax.sweep.arrays import REASONS as REASONS
-from unhinged_jax.sweep.arrays import consolidate, coordinate, make_variables
-from unhinged_jax.sweep.layout import Layout
-from unhinged_jax.sweep.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
+from unhinged_jax.sweeps.arrays import NOT_A_NUMBER as NOT_A_NUMBER
+from unhinged_jax.sweeps.arrays import PENDING as PENDING
+from unhinged_jax.sweeps.arrays import REASONS as REASONS
+from unhinged_jax.sweeps.arrays import consolidate, coordinate, make_variables
+from unhinged_jax.sweeps.layout import Layout
+from unhinged_jax.sweeps.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
 from unhinged_jax.trajectory import Result
 
 FINE = (int(Result.COMPLETED), int(Result.STEADY))

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from unhinged_jax import _check, _interrupt
-from unhinged_jax.sweep import engine, prepare
-from unhinged_jax.sweep.plan import Plan
-from unhinged_jax.sweep.progress import Progress
-from unhinged_jax.sweep.status import Status, status_of
-from unhinged_jax.sweep.store import Store
-from unhinged_jax.sweep.work import count_devices, group_of
+from unhinged_jax.sweeps import engine, prepare
+from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.progress import Progress
+from unhinged_jax.sweeps.status import Status, status_of
+from unhinged_jax.sweeps.store import Store
+from unhinged_jax.sweeps.work import count_devices, group_of
 
 if TYPE_CHECKING:
     import xarray
@@ -81,7 +81,7 @@ def sweep(
         >>> dict(data["norm"].sizes)
         {'gamma': 3, 'seed': 2, 'time': 2}
     """
-    from unhinged_jax.sweep.read import open_sweep
+    from unhinged_jax.sweeps.read import open_sweep
 
     if not isinstance(plan, (str, os.PathLike)):
         _check.kind("plan", plan, Plan)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax.sweep.read import UNSEALED
-from unhinged_jax.sweep.store import Store
-from unhinged_jax.sweep.work import tally
+from unhinged_jax.sweeps.read import UNSEALED
+from unhinged_jax.sweeps.store import Store
+from unhinged_jax.sweeps.work import tally
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unhinged_jax.config import NotHeld
-from unhinged_jax.sweep.boundaries import Boundary, boundaries
-from unhinged_jax.sweep.plan import Plan
+from unhinged_jax.sweeps.boundaries import Boundary, boundaries
+from unhinged_jax.sweeps.plan import Plan
 
 
 def lines(plan: Plan, x: str, y: str, places: dict[str, int]) -> list[Boundary]:

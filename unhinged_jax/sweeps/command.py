@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from unhinged_jax import _interrupt
 from unhinged_jax._whole import placed
-from unhinged_jax.sweep.engine import StoreFull
+from unhinged_jax.sweeps.engine import StoreFull
 
 if TYPE_CHECKING:
-    from unhinged_jax.sweep.store import Store
+    from unhinged_jax.sweeps.store import Store
 
 INCOMPLETE, BAD_INPUT = 3, 1
 
@@ -31,10 +31,10 @@ def sweep(
     force: bool = False,
 ) -> int:
     """Run, resume, describe or export a sweep; see `unhinged sweep --help`."""
-    from unhinged_jax.sweep import prepare, run
-    from unhinged_jax.sweep.plan import Plan
-    from unhinged_jax.sweep.status import describe, status_of
-    from unhinged_jax.sweep.store import Store
+    from unhinged_jax.sweeps import prepare, run
+    from unhinged_jax.sweeps.plan import Plan
+    from unhinged_jax.sweeps.status import describe, status_of
+    from unhinged_jax.sweeps.store import Store
 
     if status or export is not None:
         opened = Store(store)
@@ -80,8 +80,8 @@ def sweep(
 
 
 def _export(opened: Store, file: Path, force: bool) -> None:
-    from unhinged_jax.sweep.export import export
-    from unhinged_jax.sweep.status import status_of
+    from unhinged_jax.sweeps.export import export
+    from unhinged_jax.sweeps.status import status_of
 
     export(opened.path, file, force=force)
     there = status_of(opened)
@@ -100,7 +100,7 @@ def plot(
     force: bool = False,
 ) -> int:
     """Draw a sweep; see `unhinged plot --help`."""
-    from unhinged_jax.sweep.pictures import draw
+    from unhinged_jax.sweeps.pictures import draw
 
     named = Path(os.path.normpath(store.absolute())) if store.name in ("", "..") else store  # "." has no name
     out = out or named.with_name(f"{named.stem}-pictures")

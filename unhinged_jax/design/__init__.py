@@ -1,5 +1,0 @@
-"""Choosing by gradient: schedules, decays, weights, prototypes that make training end where it should."""
-
-from unhinged_jax.design.optimise import Outcome as Outcome
-from unhinged_jax.design.optimise import design as design
-from unhinged_jax.design.plan import DesignPlan as DesignPlan
