@@ -17,9 +17,10 @@ import pytest
 import xarray
 
 import unhinged_jax as uj
-from unhinged_jax import output, plots
+from unhinged_jax import plots
 from unhinged_jax.cli import main
 from unhinged_jax.config import build, read_config
+from unhinged_jax.runs import files
 from unhinged_jax.trajectory import Result
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "regularized.toml"
@@ -292,7 +293,7 @@ def output_files(folder):
     if not folder.exists():
         return {}
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(found) <= set(output.FILES)
+    assert set(found) <= set(files.FILES)
     return found
 
 
@@ -335,7 +336,7 @@ def copy(folder, target):
 
 def test_files_hold_what_the_library_computes(momentum_runs):
     folder = momentum_runs / "whole"
-    assert set(output_files(folder)) == set(output.FILES)
+    assert set(output_files(folder)) == set(files.FILES)
     model = uj.regularized(uj.from_counts([1, 2, 2]), 4, decay=0.05)
     state = model.init(jax.random.key(3), precision="float64")
     descent = uj.Descent(uj.cosine(0.5, 30), momentum=0.9)
@@ -388,7 +389,7 @@ def test_a_kill_between_two_files_loses_nothing(momentum_runs, tmp_path, monkeyp
         moved.append(Path(source).rename(destination))
 
     with monkeypatch.context() as patch:
-        patch.setattr(output.os, "replace", replace)
+        patch.setattr(files.os, "replace", replace)
         with pytest.raises(Killed):
             main(argv)
     assert final(target)["elapsed"] == 9
@@ -431,10 +432,10 @@ def test_results_are_replaced_only_when_asked(momentum_runs, tmp_path, capsys):
     target = copy(momentum_runs / "half", tmp_path / "out")
     (target / "notes.txt").write_text("mine")
     whole = momentum_runs / "run.toml"
-    before = {name: (target / name).read_bytes() for name in output.FILES}
+    before = {name: (target / name).read_bytes() for name in files.FILES}
     message = failure(capsys, "simulate", whole, "--out", target)
     assert "--force" in message and "observables.csv" in message
-    assert before == {name: (target / name).read_bytes() for name in output.FILES}
+    assert before == {name: (target / name).read_bytes() for name in files.FILES}
     assert main(["simulate", str(whole), "--out", str(target), "--force"]) == 0
     assert (target / "notes.txt").read_text() == "mine"
     (target / "notes.txt").unlink()
@@ -526,7 +527,7 @@ def called(monkeypatch):
 
         return types.SimpleNamespace(main=run)
 
-    import unhinged_jax.doctor as doctor
+    import unhinged_jax.diagnosis.doctor as doctor
 
     monkeypatch.setitem(sys.modules, "unhinged_jax.certificate", stand_in(1))
     monkeypatch.setitem(sys.modules, "unhinged_jax.paper", types.ModuleType("paper"))

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from unhinged_jax import canary as programs
-from unhinged_jax import doctor
+from unhinged_jax.diagnosis import canary as programs
+from unhinged_jax.diagnosis import doctor
 
 SIZE = 17
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax import cli, doctor, losses
+from unhinged_jax import cli, losses
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.problem import build
 from unhinged_jax.config.reading import config_of
+from unhinged_jax.diagnosis import doctor
 from unhinged_jax.training.experiments.plan import Experiment
 from unhinged_jax.training.penalties import feature_penalty
 from unhinged_jax.training.settings import Settings

@@ -191,8 +191,8 @@ FUNCTIONS = {
 ELSEWHERE = {
     "citation": "names what a run used",
     "plots.curves": "draws the observables of a run",
-    "output.write_run": "keeps a run as it is",
-    "output.joined": "puts a run behind another, each with its scales",
+    "runs.files.write_run": "keeps a run as it is",
+    "runs.files.joined": "puts a run behind another, each with its scales",
     "comparison.fitted_rate": "reads the observables of a run",
     "training.networks.features_of": "the state of a network, not of the model",
     "paper.reproduce.run_curve": "is given starts of the paper, whose scale is 0",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax import _scan
+from unhinged_jax import _loop
 
 MODULUS = 1009
 
@@ -25,9 +25,9 @@ def by_hand(updates):
 
 
 def counted(times, start=0, **more):
-    reads = _scan.reads_at(np.asarray(times), start)
+    reads = _loop.reads_at(np.asarray(times), start)
     carry = {"x": jnp.asarray(3), "y": jnp.asarray(0.0)}
-    return reads, *jax.jit(lambda carry: _scan.run(step, carry, reads, lambda carry: carry, **more))(carry)
+    return reads, *jax.jit(lambda carry: _loop.run(step, carry, reads, lambda carry: carry, **more))(carry)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 import scipy.integrate
 from jax.tree_util import Partial
 
-from unhinged_jax import _quadrature
 from unhinged_jax.schedules import (
     QuadratureWarning,
     as_schedule,
@@ -23,6 +22,7 @@ from unhinged_jax.schedules import (
     numeric,
     piecewise,
     polynomial,
+    quadrature,
     warmup,
 )
 
@@ -323,7 +323,7 @@ def test_vmap_over_times_refines_one_mesh():
     schedule = numeric(Partial(rate, 0.3, 0.7))
     program = str(jax.make_jaxpr(jax.vmap(schedule.integral))(jnp.linspace(0, 1, 777)))
     assert "[777,16]" in program
-    assert f"[777,{_quadrature.PANELS}" not in program
+    assert f"[777,{quadrature.PANELS}" not in program
 
 
 # --- the house ----------------------------------------------------------------------------------

@@ -20,26 +20,27 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 LAYERS = (
     "_interrupt _memory",
-    "_check _scan _spinner _values _whole canary references special",
+    "_check _files _loop _terminal _values references special",
     "_numbers precision",
-    "_quadrature collapse doctor initial kernel labels optimizers",
+    "collapse diagnosis initial kernel labels optimizers",
     "schedules signal",
     "dynamics losses",
     "model",
     "observables",
     "config linear trajectory",
     "_request comparison plots",
-    "closed_form output simulation",
-    "limits paper sweeps",
+    "closed_form simulation",
+    "limits paper runs",
+    "sweeps",
     "certificate derivatives designs",
-    "simulate_command theories training",
+    "theories training",
     "citation",
     "cli",
 )
 """Rooms from the bottom up. A new room belongs into the lowest layer above everything it imports."""
 
 SEES_BOTH = {
-    "certificate", "citation", "cli", "derivatives", "designs", "paper", "simulate_command", "sweeps",
+    "certificate", "citation", "cli", "derivatives", "designs", "paper", "runs", "sweeps",
     "theories", "training",
 }  # fmt: skip
 """Rooms that see simulated and exact; every other one at most one of them, also through what it imports."""

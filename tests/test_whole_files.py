@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax import output
-from unhinged_jax._whole import make_folder, refuse_there, whole
+from unhinged_jax._files import make_folder, refuse_there, whole
 from unhinged_jax.cli import main
 from unhinged_jax.paper import reproduce
 from unhinged_jax.paper.figures import FIGURES
+from unhinged_jax.runs import files
 from unhinged_jax.theories import command as theories
 from unhinged_jax.training import command as training
 
@@ -116,9 +116,9 @@ def test_a_csv_file_of_a_run_is_whole_and_replaces_an_older_one_as_pandas_does(t
 @pytest.mark.parametrize("name", ["observables.nc", "final.npz"])
 def test_a_run_is_not_continued_from_damaged_files(tmp_path, name):
     flow, identity = uj.Flow(), {"any": 1}
-    with output.workspace(tmp_path / "run") as place:
-        output.write_run(tmp_path / "run", place, small(), identity, {})
-    stored = output.read_run(tmp_path / "run", flow)
+    with files.workspace(tmp_path / "run") as place:
+        files.write_run(tmp_path / "run", place, small(), identity, {})
+    stored = files.read_run(tmp_path / "run", flow)
     assert stored.identity == identity and stored.trajectory["norm"].shape == (3,)
     path = tmp_path / "run" / name
     whole_file = path.read_bytes()
@@ -127,7 +127,7 @@ def test_a_run_is_not_continued_from_damaged_files(tmp_path, name):
         spoilt[at] ^= 16
         path.write_bytes(spoilt)
         try:
-            found = output.read_run(tmp_path / "run", flow)
+            found = files.read_run(tmp_path / "run", flow)
         except ValueError as error:
             assert name in str(error)
         else:  # a byte that says nothing

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax._whole import refuse_there, whole
+from unhinged_jax._files import refuse_there, whole
 from unhinged_jax.closed_form import exact
 from unhinged_jax.comparison import state_errors
 from unhinged_jax.dynamics import Descent, Dynamics, Flow

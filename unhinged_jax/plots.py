@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check, _memory
+from unhinged_jax._files import whole
 from unhinged_jax._values import Value
-from unhinged_jax._whole import whole
 from unhinged_jax.model import State
 from unhinged_jax.observables import OBSERVABLES
 

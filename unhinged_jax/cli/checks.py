@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from unhinged_jax._spinner import spinner
+from unhinged_jax._terminal import spinner
 from unhinged_jax.cli.application import app
 
 
@@ -19,7 +19,7 @@ def doctor(*, json: bool = False) -> int:
         Print one JSON object instead of tables.
     """
     with spinner("Checking"):
-        from unhinged_jax import doctor as module
+        from unhinged_jax.diagnosis import doctor as module
     return module.main(json=json)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from unhinged_jax._spinner import spinner
+from unhinged_jax._terminal import spinner
 from unhinged_jax.cli.application import app
 
 
@@ -45,7 +45,8 @@ def simulate(
     if force and resume:
         raise ValueError("--force starts again and --resume goes on; give one of them.")
     with spinner("Loading"):
-        from unhinged_jax import _memory, simulate_command
+        from unhinged_jax import _memory
+        from unhinged_jax.runs import command as simulate_command
     with _memory.any_size(force):
         return simulate_command.run(config, out, force=force, resume=resume, precision=precision, exact=exact)
 

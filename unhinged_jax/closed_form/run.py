@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import _check, _request, _scan
+from unhinged_jax import _check, _loop, _request
 from unhinged_jax.closed_form import spherical
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.timeline import Record, Updates, closed, timeline, updates_at
@@ -79,7 +79,7 @@ def exact(
         reads: Any = None
         if isinstance(dynamics, Descent):
             stepped = model.spherical or not closed(dynamics)
-            reads = (_scan.reads_at if stepped else updates_at)(task.times, task.first)
+            reads = (_loop.reads_at if stepped else updates_at)(task.times, task.first)
         if start is None:
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
         if model.spherical:
@@ -128,7 +128,7 @@ def _linear(
     dynamics: Dynamics,
     state: State,
     times: jax.Array,
-    reads: _scan.Reads | Updates | None,
+    reads: _loop.Reads | Updates | None,
     first: jax.Array,
     plan: Plan,
     states: bool,
@@ -201,7 +201,7 @@ def _spherical(
     dynamics: Dynamics,
     state: State,
     times: jax.Array,
-    reads: _scan.Reads | None,
+    reads: _loop.Reads | None,
     first: jax.Array,
     plan: Plan,
     states: bool,

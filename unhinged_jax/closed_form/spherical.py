@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import _scan
+from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, Flow, rate_at
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
@@ -108,7 +108,7 @@ def _sinc(x: jax.Array) -> jax.Array:
 
 
 def descent_values(
-    sphere: Sphere, descent: Descent, reads: _scan.Reads, first: jax.Array, read: Any
+    sphere: Sphere, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Any
 ) -> tuple[Any, Any, jax.Array]:
     """h <- rho (c e_r - w e_theta) with c = 1 - r1 eta l1 and w = r1 eta kappa rho^(q-2) sin theta, in angles:
 
@@ -161,7 +161,7 @@ def descent_values(
     start = (
         sphere.angle, level, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing), jnp.zeros((), jnp.int32),
     )  # fmt: skip
-    return _scan.run(step, start, reads, read, settle, needs=lambda carry: carry[:5])
+    return _loop.run(step, start, reads, read, settle, needs=lambda carry: carry[:5])
 
 
 def log_unit(level: jax.Array, dtype: Any) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax._scan import Reads
+from unhinged_jax._loop import Reads
 from unhinged_jax.closed_form.modes import (
     Coefficients,
     Rates,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import _scan
+from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import LayerPeeled
 
@@ -42,7 +42,7 @@ _RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "kee
 
 
 def products(
-    model: LayerPeeled, descent: Descent, reads: _scan.Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
+    model: LayerPeeled, descent: Descent, reads: _loop.Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
     nodes: jax.Array, present: jax.Array, pushed: bool = False,
 ) -> dict[str, Any]:
     """Run all coefficients through the updates; every value gets a leading axis of reads.
@@ -106,7 +106,7 @@ def products(
         return _rescale({"x": x, "v": v, "nodes": at_nodes, "node_v": node_v, "power": carry["power"]}, present)
 
     kept = ("x", "nodes", "power") if beta is None else ("x", "v", "nodes", "power")
-    _, saved, _ = _scan.run(step, carry, reads, lambda carry: {name: carry[name] for name in kept})
+    _, saved, _ = _loop.run(step, carry, reads, lambda carry: {name: carry[name] for name in kept})
     return saved
 
 

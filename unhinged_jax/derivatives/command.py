@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unhinged_jax._whole import refuse_there, whole
+from unhinged_jax._files import refuse_there, whole
 from unhinged_jax.config import build, read_config
 from unhinged_jax.derivatives.sensitivities import disagreement, sensitivity
 

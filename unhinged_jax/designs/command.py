@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax._whole import make_folder, placed
+from unhinged_jax._files import make_folder, placed
 from unhinged_jax.designs.optimise import Outcome, design
 from unhinged_jax.designs.picture import draw
 from unhinged_jax.designs.plan import DesignPlan
-from unhinged_jax.output import versions
+from unhinged_jax.runs.files import versions
 
 NOT_MET = 3
 FILES = ("design.json", "path.csv", "path.png", "path.svg")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax._whole import make_folder, refuse_there, whole
+from unhinged_jax._files import make_folder, refuse_there, whole
 from unhinged_jax.closed_form import exact
 from unhinged_jax.paper import published
 from unhinged_jax.paper.draw import draw

@@ -11,9 +11,9 @@ from jax import Array
 from jax.tree_util import Partial
 
 from unhinged_jax import _check, _numbers
-from unhinged_jax._quadrature import Number
 from unhinged_jax.schedules.checks import ascending, check_function, sequence
 from unhinged_jax.schedules.integrated import Numeric
+from unhinged_jax.schedules.quadrature import Number
 from unhinged_jax.schedules.schedule import Schedule
 from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check
-from unhinged_jax._quadrature import PANELS
 from unhinged_jax.schedules import constructors as build
 from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
+from unhinged_jax.schedules.quadrature import PANELS
 from unhinged_jax.schedules.schedule import Schedule
 from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
 

@@ -14,8 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax._quadrature import Number, pointwise, quadrature
 from unhinged_jax.schedules.checks import checked_times
+from unhinged_jax.schedules.quadrature import Number, pointwise, quadrature
 from unhinged_jax.schedules.schedule import Schedule
 
 

@@ -7,9 +7,9 @@ import abc
 from jax import Array
 from jax.typing import ArrayLike
 
-from unhinged_jax._quadrature import Number
 from unhinged_jax._values import RegisteredValue
 from unhinged_jax.schedules.checks import checked_times
+from unhinged_jax.schedules.quadrature import Number
 
 
 class Schedule(RegisteredValue, abc.ABC):

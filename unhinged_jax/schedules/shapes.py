@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from unhinged_jax._quadrature import Number
+from unhinged_jax.schedules.quadrature import Number
 from unhinged_jax.schedules.schedule import Schedule
 from unhinged_jax.special import phi1
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unhinged_jax import _scan
+from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import settled
 from unhinged_jax.observables import Plan, View
@@ -25,7 +25,7 @@ _TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding
 def run(
     system: System,
     descent: Descent,
-    reads: _scan.Reads,
+    reads: _loop.Reads,
     first: jax.Array,
     plan: Plan,
     keep_states: bool,
@@ -76,7 +76,7 @@ def run(
     def tidied(carry: dict) -> dict:
         return _rescaled(system, carry, jnp.stack(system.sizes(carry["body"])))
 
-    carry, saved, reached = _scan.run(
+    carry, saved, reached = _loop.run(
         step, carry, reads, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers", "still")},
         (_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
         alone if to_the_last else None,

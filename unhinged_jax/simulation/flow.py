@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optimistix
 
-from unhinged_jax import _scan
+from unhinged_jax import _loop
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.observables import Plan
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Unrolled
@@ -82,7 +82,7 @@ def run(
     reached = jnp.isfinite(times_reached)
     if late:
         # A time that was not reached is read at the start, where every value and derivative is finite.
-        saved = jax.tree.map(lambda kept, start: jnp.where(_scan.along(reached, kept), kept, start), saved, begin)
+        saved = jax.tree.map(lambda kept, start: jnp.where(_loop.along(reached, kept), kept, start), saved, begin)
         saved = jax.lax.map(jax.checkpoint(read), saved)
     blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
     return {
@@ -154,7 +154,7 @@ def _default_solver(body: Body, rtol: float) -> diffrax.AbstractSolver:
 def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:
     """Slots that diffrax left at +inf, as NaN."""
     blank = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
-    return jnp.where(_scan.along(reached, leaf), leaf, jnp.asarray(blank, leaf.dtype))
+    return jnp.where(_loop.along(reached, leaf), leaf, jnp.asarray(blank, leaf.dtype))
 
 
 def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax import _check, _request, _scan
+from unhinged_jax import _check, _loop, _request
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.leading_part import leading
 from unhinged_jax.linear.row_space import row_space
@@ -97,7 +97,7 @@ def simulate(
         if isinstance(memory, dict) and form in ("linear", "plane"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
         if isinstance(dynamics, Descent):
-            reads = _scan.reads_at(task.times, task.first)
+            reads = _loop.reads_at(task.times, task.first)
             given = (
                 model, dynamics, task.state, task.clock(), reads, jnp.asarray(task.first),
                 memory, task.plan, states, task.target, reduce, task.first_start, bare,
@@ -187,7 +187,7 @@ def _descend(
     dynamics: Descent,
     state: State,
     times: jax.Array,
-    reads: _scan.Reads,
+    reads: _loop.Reads,
     first: Any,
     memory: Any,
     plan: Plan,

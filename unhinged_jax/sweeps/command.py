@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unhinged_jax import _interrupt
-from unhinged_jax._whole import placed
+from unhinged_jax._files import placed
 from unhinged_jax.sweeps.engine import StoreFull
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 from unhinged_jax.sweeps.read import open_sweep
 from unhinged_jax.sweeps.store import PENDING, REASONS
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax._whole import make_folder, whole
+from unhinged_jax._files import make_folder, whole
 from unhinged_jax.config import only_data
 from unhinged_jax.plots import save, style
 from unhinged_jax.sweeps.bands import band_figure

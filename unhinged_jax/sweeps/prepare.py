@@ -17,8 +17,8 @@ import numpy as np
 
 from unhinged_jax import _memory
 from unhinged_jax import config as _config
-from unhinged_jax._whole import whole
-from unhinged_jax.output import versions
+from unhinged_jax._files import whole
+from unhinged_jax.runs.files import versions
 from unhinged_jax.sweeps.design import Dim
 from unhinged_jax.sweeps.groups import Grouping, grouping_of
 from unhinged_jax.sweeps.layout import Layout, layout_of

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from unhinged_jax._whole import make_folder, refuse_there, whole
+from unhinged_jax._files import make_folder, refuse_there, whole
 from unhinged_jax.plots import save, style
 from unhinged_jax.theories import page
 from unhinged_jax.theories.registry import THEORIES, chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 from unhinged_jax.references import fields, in_words
 from unhinged_jax.theories.theory import Finding, Theory
 

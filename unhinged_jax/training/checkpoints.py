@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import _interrupt, _memory
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 from unhinged_jax.precision import scope
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.extra import require

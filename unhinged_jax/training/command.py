@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax import _interrupt
-from unhinged_jax._whole import make_folder, whole
+from unhinged_jax._files import make_folder, whole
 
 STOPPED = 3
 _FILES = ("history.csv", "history.png", "history.svg", "run.json")
@@ -106,7 +106,7 @@ def _make_room(out: Path, force: bool, resume: bool) -> None:
 
 
 def _write(out: Path, run: Any, data: Any, evaluation: Any) -> None:
-    from unhinged_jax.output import versions
+    from unhinged_jax.runs.files import versions
     from unhinged_jax.training.experiments.figures import save
     from unhinged_jax.training.metrics import expected_calibration_error, probabilities_of
     from unhinged_jax.training.pictures import history

@@ -15,10 +15,10 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import Labels, from_labels
-from unhinged_jax.output import versions
+from unhinged_jax.runs.files import versions
 from unhinged_jax.training import ntk
 from unhinged_jax.training.data import load
 from unhinged_jax.training.experiments import kernel_report

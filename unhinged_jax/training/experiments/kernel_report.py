@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from unhinged_jax import plots
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 from unhinged_jax.training.experiments import figures
 from unhinged_jax.training.experiments.kernel_plan import FACTS, KernelSection, times_of
 from unhinged_jax.training.experiments.markdown import as_code, as_text

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 from unhinged_jax.training.data.load import LICENCES
 from unhinged_jax.training.experiments import figures, tables
 from unhinged_jax.training.experiments.markdown import as_code, as_text

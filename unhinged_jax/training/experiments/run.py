@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax._whole import make_folder, whole
-from unhinged_jax.output import versions
+from unhinged_jax._files import make_folder, whole
+from unhinged_jax.runs.files import versions
 from unhinged_jax.training import prepare
 from unhinged_jax.training.checkpoints import identity_of
 from unhinged_jax.training.data import load, outside_images

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from unhinged_jax._whole import whole
+from unhinged_jax._files import whole
 from unhinged_jax.training.experiments.markdown import as_text
 from unhinged_jax.training.experiments.outcome import Outcome
 

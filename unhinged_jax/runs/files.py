@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import _memory, plots
-from unhinged_jax._whole import make_folder, placed
+from unhinged_jax._files import make_folder, placed
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from unhinged_jax.canary import LANES, CanaryResult, canary, one_line
+from unhinged_jax.diagnosis.canary import LANES, CanaryResult, canary, one_line
 
 __all__ = ["LANES", "CanaryResult", "canary", "known_problem", "main", "report"]
 

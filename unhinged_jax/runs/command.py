@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unhinged_jax import _memory, output
-from unhinged_jax._spinner import spinner
+from unhinged_jax import _memory
+from unhinged_jax._terminal import spinner
 from unhinged_jax.closed_form import exact as solve_exactly
 from unhinged_jax.config import Config, Problem, build, read_config
+from unhinged_jax.runs import files
 from unhinged_jax.simulation import simulate
 from unhinged_jax.trajectory import Result, Trajectory
 
@@ -30,10 +31,10 @@ def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | 
         problem = build(read, precision)
         identity = _identity(read, problem, exact)
     started = time.perf_counter()
-    with output.workspace(out, force=force, resume=resume) as place:
+    with files.workspace(out, force=force, resume=resume) as place:
         before = None
         if resume:
-            stored = output.read_run(out, problem.dynamics)
+            stored = files.read_run(out, problem.dynamics)
             _check_same(stored.identity, identity, out)
             before = stored.trajectory
         with spinner("Solving" if exact else "Simulating"), _named(config):
@@ -44,7 +45,7 @@ def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | 
             "seconds": round(time.perf_counter() - started, 3),
         }
         with spinner("Writing"):
-            output.write_run(out, place, trajectory, identity, facts)
+            files.write_run(out, place, trajectory, identity, facts)
     print(trajectory)
     return _status(trajectory)
 
@@ -75,7 +76,7 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
     # JAX sorts the keys of a dictionary; people read them in the order they asked for.
     order = [name for name in problem.observe if name in after.observables]
     after = dataclasses.replace(after, observables={name: after[name] for name in order})
-    return after if before is None else output.joined(before, after)
+    return after if before is None else files.joined(before, after)
 
 
 def _refuse_gaps(observed: Collection[str]) -> None:

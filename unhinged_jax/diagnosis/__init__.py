@@ -1,0 +1,1 @@
+"""`unhinged doctor`: whether this installation and this device compute right numbers."""
