@@ -50,7 +50,7 @@ from unhinged_jax.plots import PALETTE, style
 
 # %%
 C, N, p, count = 10, 5, 32, 41
-plan = uj.Plan.of({
+plan = uj.SweepPlan.of({
     "model": {"case": "regularized", "dim": p, "decay": 0.01},
     "labels": {"layout": "balanced", "classes": C, "per_class": N},
     "dynamics": {"kind": "flow"},

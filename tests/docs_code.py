@@ -41,7 +41,7 @@ def run_bash(block: Block, folder: Path) -> None:
 
 def check_toml(block: Block) -> None:
     """Sections of a file that one of the commands reads; what is left out comes from the shipped example."""
-    from unhinged_jax import DesignPlan, Plan
+    from unhinged_jax import DesignPlan, SweepPlan
     from unhinged_jax.config import build, config_of
     from unhinged_jax.training import Settings
 
@@ -52,7 +52,7 @@ def check_toml(block: Block) -> None:
     example = ROOT / "examples" / "regularized.toml"
     tables = {**tomllib.loads(example.read_text(encoding="utf-8")), **tables}
     if "sweep" in tables:
-        Plan.of(tables, block.place)
+        SweepPlan.of(tables, block.place)
     elif "design" in tables:
         DesignPlan.of(tables, block.place)
     else:

@@ -82,9 +82,7 @@ class Modes:
     def __init__(self, M, H, W, s=1.0, decay1=0.0, decay2=0.0):
         n, C = H.shape[1], W.shape[1]
         r, D = s**0.5, np.concatenate([np.full(n, s**0.5), np.ones(C)])  # D A D^-1 is symmetric
-        values, vectors = np.linalg.eigh(
-            np.block([[-decay1 * s * np.eye(n), r * M.T], [r * M, -decay2 * np.eye(C)]])
-        )
+        values, vectors = np.linalg.eigh(np.block([[-decay1 * s * np.eye(n), r * M.T], [r * M, -decay2 * np.eye(C)]]))
         Z = np.hstack([H, W]) / D
         order = np.argsort(-values)
         self.growth, levels, parts = values[order[0]], [], []

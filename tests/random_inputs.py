@@ -138,7 +138,7 @@ def read(kind: str, tables: dict[str, Any]) -> None:
     """Read a file as its command does, and run it if it is that of a run."""
     folder = pathlib.Path("plan.toml")
     if kind == "sweep":
-        uj.Plan.of(tables, folder)
+        uj.SweepPlan.of(tables, folder)
     elif kind == "design":
         uj.DesignPlan.of(tables, folder)
     elif kind == "training":

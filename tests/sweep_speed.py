@@ -22,7 +22,7 @@ from unhinged_jax.sweeps.program import Programs
 
 def plan(gammas, decays, seeds):
     """The runs of the target."""
-    return uj.Plan.of(
+    return uj.SweepPlan.of(
         {
             "model": {"case": "regularized", "dim": 64, "decay": 0.01},
             "labels": {"layout": "balanced", "classes": 10, "per_class": 10},

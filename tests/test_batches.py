@@ -9,7 +9,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax import plots
-from unhinged_jax.trajectory import Result
+from unhinged_jax.trajectory import RunResult
 
 LABELS = uj.balanced(3, 2)
 MODEL = uj.regularized(LABELS, dim=3, decay=5e-3)  # as many coordinates as classes and members: nothing hides
@@ -88,7 +88,7 @@ def test_what_belongs_to_one_run_says_how_to_take_one(runs, tmp_path):
     assert "a batch of shape (3,), 3 times each" in text and "2 completed" in text and "leaf[0]" in text
     with pytest.raises(ValueError, match="is being traced"):
         jax.jit(lambda run: run.result)(member(runs, 0))
-    assert member(runs, 0).result is Result.COMPLETED
+    assert member(runs, 0).result is RunResult.COMPLETED
 
 
 def test_going_on_from_a_batch_says_what_is_possible(runs):

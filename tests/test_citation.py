@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.citation import citation
+from unhinged_jax.references import citation
 
 PAPER, DIFFRAX, OPTAX = "zhou2023unhinged", "kidger2021on", "deepmind2020jax"
 

@@ -64,7 +64,7 @@ def test_class_means_are_refused_where_they_do_not_suffice(form):
 @pytest.mark.long
 def test_a_float64_sweep_over_expected_noise_is_that_of_single_runs(tmp_path):
     rates = [0.1, 0.3]
-    plan = uj.Plan.of({
+    plan = uj.SweepPlan.of({
         "model": {"case": "unconstrained", "dim": 3},
         "labels": {
             "layout": "balanced", "classes": 3, "per_class": 2,

@@ -21,7 +21,7 @@ from unhinged_jax import plots
 from unhinged_jax.cli import main
 from unhinged_jax.config import build, read_config
 from unhinged_jax.runs import files
-from unhinged_jax.trajectory import Result
+from unhinged_jax.trajectory import RunResult
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "regularized.toml"
 BASE = {
@@ -355,7 +355,7 @@ def test_files_hold_what_the_library_computes(momentum_runs):
     np.testing.assert_allclose(end["W"], truth.final.W, rtol=0, atol=1e-12)
     assert end["elapsed"] == 20 and end["H"].dtype == np.float64
     record = json.loads((folder / "run.json").read_text())
-    assert record["result"] == {"code": 0, "name": "completed", "message": Result.COMPLETED.message}
+    assert record["result"] == {"code": 0, "name": "completed", "message": RunResult.COMPLETED.message}
     assert record["versions"]["jax"] == jax.__version__
     assert record["config"]["model"] == {"case": "regularized", "dim": 4, "decay": 0.05}
     assert record["seconds"] > 0
@@ -451,7 +451,7 @@ def test_a_run_that_stops_early_says_so_and_can_be_looked_at(tmp_path, capsys):
     )
     assert main(["simulate", str(path), "--out", str(tmp_path / "out")]) == 3
     captured = capsys.readouterr()
-    assert captured.err == f"unhinged: stopped early: {Result.OVERFLOW.message}\n"
+    assert captured.err == f"unhinged: stopped early: {RunResult.OVERFLOW.message}\n"
     table = pandas.read_csv(tmp_path / "out" / "observables.csv", index_col="time")
     assert table["norm"].notna().tolist() == [True, False, False, False, False]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["result"]["name"] == "overflow"

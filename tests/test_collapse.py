@@ -64,9 +64,7 @@ def oracle(H, labels, W, b):
 
     def etf(V):
         gram = V @ V.T
-        return np.linalg.norm(
-            gram / np.linalg.norm(gram) - (np.eye(C) - np.ones((C, C)) / C) / np.sqrt(C - 1)
-        )
+        return np.linalg.norm(gram / np.linalg.norm(gram) - (np.eye(C) - np.ones((C, C)) / C) / np.sqrt(C - 1))
 
     unit = A / np.linalg.norm(A, axis=1)[:, None]
     energy = np.mean([-np.log(np.linalg.norm(unit[i] - unit[j])) for i, j in pairs])
@@ -77,15 +75,11 @@ def oracle(H, labels, W, b):
     return {
         "nc1": np.trace(within @ np.linalg.pinv(between, rcond=1e-12)) / C,
         "nc1_trace_ratio": np.trace(within) / np.trace(between),
-        "cdnv": np.mean(
-            [(variance[i] + variance[j]) / 2 / np.sum((mu[i] - mu[j]) ** 2) for i, j in pairs]
-        ),
+        "cdnv": np.mean([(variance[i] + variance[j]) / 2 / np.sum((mu[i] - mu[j]) ** 2) for i, j in pairs]),
         "nc2_equinorm_means": equinorm(A),
         "nc2_equinorm_prototypes": equinorm(W),
         "nc2_equiangularity_means": np.mean([abs(cos(A, i, j) + 1 / (C - 1)) for i, j in pairs]),
-        "nc2_equiangularity_prototypes": np.mean(
-            [abs(cos(W, i, j) + 1 / (C - 1)) for i, j in pairs]
-        ),
+        "nc2_equiangularity_prototypes": np.mean([abs(cos(W, i, j) + 1 / (C - 1)) for i, j in pairs]),
         "etf_distance_means": etf(A),
         "etf_distance_prototypes": etf(W),
         "gnc2": energy + 0.5 * np.log(2 * C / (C - 1)),
@@ -191,9 +185,7 @@ def test_ideal_values_at_exact_collapse_with_finite_gradients(classes, dim):
         _assert_finite_gradients(H, labels, W)
 
 
-_jacobian = jax.jit(
-    lambda H, labels, W: jax.jacrev(_evaluate, argnums=(0, 2))(H, labels, W, jnp.zeros(len(W)))
-)
+_jacobian = jax.jit(lambda H, labels, W: jax.jacrev(_evaluate, argnums=(0, 2))(H, labels, W, jnp.zeros(len(W))))
 
 
 def _assert_finite_gradients(H, labels, W):
@@ -332,9 +324,7 @@ def test_nc1_second_derivative_where_means_span_a_plane():
         @jax.jit
         @jax.value_and_grad
         def slope(t):
-            return jax.grad(
-                lambda t: collapse.nc1(collapse.class_statistics(H + t * direction, LABELS, 5))
-            )(t)
+            return jax.grad(lambda t: collapse.nc1(collapse.class_statistics(H + t * direction, LABELS, 5)))(t)
 
         points = [float(slope(t)[0]) for t in (1e-4, -1e-4, 2e-4, -2e-4)]
         curvature = float(slope(0.0)[1])
@@ -401,9 +391,7 @@ def test_class_statistics_survive_a_common_offset():
         np.testing.assert_array_equal(stats.counts, [4] * 5)
         np.testing.assert_allclose(stats.variances, squares, rtol=1e-15)
         want = deviations @ (means - lattice.mean(0)).T
-        np.testing.assert_allclose(
-            stats.projections, want, rtol=1e-14, atol=1e-14 * np.abs(want).max()
-        )
+        np.testing.assert_allclose(stats.projections, want, rtol=1e-14, atol=1e-14 * np.abs(want).max())
 
 
 def test_identical_rows_have_zero_variance():
@@ -416,9 +404,7 @@ def test_identical_rows_have_zero_variance():
 def _shapes(jaxpr):
     for equation in jaxpr.eqns:
         yield from (variable.aval.shape for variable in equation.outvars)
-        for parameter in jax.tree.leaves(
-            equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
-        ):
+        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
                 yield from _shapes(inner)

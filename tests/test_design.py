@@ -9,7 +9,7 @@ import pytest
 from unhinged_jax import cli
 from unhinged_jax.config import ConfigError
 from unhinged_jax.designs.domains import Domain
-from unhinged_jax.designs.optimise import Outcome, design
+from unhinged_jax.designs.optimise import DesignOutcome, design
 from unhinged_jax.designs.plan import SHIPPED, DesignPlan
 from unhinged_jax.designs.reference import Reference, _Axis
 
@@ -110,12 +110,12 @@ def test_every_shipped_plan_reads():
 def test_a_design_is_judged_in_objective_and_in_place():
     reference = Reference(1.0, {"x": np.array([2.0])}, "known")
     near, far = (
-        Outcome({"x": np.array([x])}, value, {}, np.array([11.0, value]), {}, reference)
+        DesignOutcome({"x": np.array([x])}, value, {}, np.array([11.0, value]), {}, reference)
         for x, value in ((2.02, 1.1), (3.0, 1.1))
     )
     assert near.gap == pytest.approx(0.01) and near.met
     assert far.distance == pytest.approx(0.5) and not far.met
-    assert Outcome({}, 1.0, {}, np.array([2.0, 1.0]), {}, None).met is None
+    assert DesignOutcome({}, 1.0, {}, np.array([2.0, 1.0]), {}, None).met is None
 
 
 def test_a_zoomed_grid_stays_in_its_range():

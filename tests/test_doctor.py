@@ -79,8 +79,7 @@ def test_bias_left_unscaled_is_noticed(monkeypatch):
 def test_float32_products_in_lower_precision_are_noticed(monkeypatch):
     def truncated(rows, matrix):
         rows, matrix = (
-            (np.asarray(a, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
-            for a in (rows, matrix)
+            (np.asarray(a, np.float32).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32) for a in (rows, matrix)
         )
         return ((rows @ matrix.T) ** 2).sum(axis=1)  # ten bits of mantissa, as TF32 keeps
 

@@ -108,8 +108,8 @@ def test_a_plateau_is_no_steady_state_and_the_start_is_read():
         run = uj.simulate(fading, uj.Flow(schedule, steady=True), START, times, "norm_W")
         want = uj.exact(fading, uj.Flow(schedule), START, times, "norm_W")["norm_W"]
         np.testing.assert_allclose(run["norm_W"][:3], want[:3], rtol=1e-7)
-        assert run.result is uj.Result.STEADY and np.isnan(run["norm_W"][3])
+        assert run.result is uj.RunResult.STEADY and np.isnan(run["norm_W"][3])
     nothing = START.replace(H=0 * START.H, W=0 * START.W)
     model = uj.regularized(LABELS, 4, decay=0.05, loss="mse", bias=False)
     rest = uj.simulate(model, uj.Flow(0.5, steady=True), nothing, [0.0, 7.0, 20.0], "loss")
-    assert rest.result is uj.Result.STEADY and float(rest["loss"][0]) == pytest.approx(0.5)
+    assert rest.result is uj.RunResult.STEADY and float(rest["loss"][0]) == pytest.approx(0.5)

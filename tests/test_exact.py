@@ -203,8 +203,14 @@ def check_descent(case, states, etas, rates, momentum=None, nesterov=False, thet
 
 def descent_states(case, dynamics, theta=None, **settings):
     model = uj.LayerPeeled(
-        labels_of(case["labels"], "weighted"), Unhinged(case["gamma"]), case["decay"][0], case["decay"][1], theta, P,
-        bias=settings.pop("bias", True), **settings,
+        labels_of(case["labels"], "weighted"),
+        Unhinged(case["gamma"]),
+        case["decay"][0],
+        case["decay"][1],
+        theta,
+        P,
+        bias=settings.pop("bias", True),
+        **settings,
     )
     start = uj.State(case["H"], case["W"], case["b"])
     return uj.exact(model, dynamics, start, COUNTS, observe=(), states=True).states

@@ -40,7 +40,7 @@ def test_a_diverging_descent_ends_at_the_same_update_whatever_is_observed():
     assert 91 < count < 110
     for times in ([400], [0, 90, 93, count, 400], list(range(0, 401, 50))):
         run = uj.simulate(model, dynamics, state, times, ["log_norm_H"])
-        assert run.result is uj.Result.OVERFLOW and int(run.elapsed) == count, times
+        assert run.result is uj.RunResult.OVERFLOW and int(run.elapsed) == count, times
         assert np.asarray(run.reached).tolist() == [time <= count for time in times]
         # Every update of a diverging run multiplies what it rounded by three.
         assert np.log(np.abs(run.final.H).max()) == pytest.approx(np.log(np.abs(H).max()), rel=1e-3)
@@ -77,7 +77,7 @@ def test_a_group_that_grows_by_a_hundred_times_an_update_is_kept_within_float32(
     eta = 3000.0
     run = uj.simulate(model, uj.Descent(eta), state, [0, 60], ["log_norm"])
     truth = uj.exact(model, uj.Descent(eta), state, [0, 60], ["log_norm"])
-    assert run.result is uj.Result.COMPLETED and truth["log_norm"][1] > 300
+    assert run.result is uj.RunResult.COMPLETED and truth["log_norm"][1] > 300
     np.testing.assert_allclose(run["log_norm"], truth["log_norm"], rtol=1e-5)
 
 
@@ -91,7 +91,7 @@ def test_descents_of_cross_entropy_shrink_beyond_float32(momentum):
     """Far below the range the softmax is uniform, and the log of the norm falls along a line."""
     model, state = shrinking("float32")
     run = uj.simulate(model, uj.Descent(0.1, momentum=momentum), state, [0, 2000, 4000, 8000], ["log_norm", "accuracy"])
-    assert run.result is uj.Result.COMPLETED
+    assert run.result is uj.RunResult.COMPLETED
     # Contrasts of H and W obey H' = sigma W, sigma = 1/(C sqrt N), in coordinates of unit weights.
     node = 1 / (5 * np.sqrt(8)) - 0.5
     factor = 1 + 0.1 * node
@@ -106,7 +106,7 @@ def test_states_that_cannot_carry_a_scale_stop_before_they_lose_digits():
     model, state = shrinking("float32")
     for times in ([5000], [0, 800, 5000]):
         run = uj.simulate(model, uj.Descent(0.1), state, times, ["log_norm"], reduce=False)
-        assert run.result is uj.Result.UNDERFLOW and not bool(run.reached[-1])
+        assert run.result is uj.RunResult.UNDERFLOW and not bool(run.reached[-1])
         size = np.linalg.norm(np.asarray(run.final.W, float))
         assert 1e-31 < size < 1e-29
         elapsed = int(run.elapsed)
@@ -123,7 +123,7 @@ def test_flows_are_solved_relative_to_a_norm_that_shrinks():
     assert run["accuracy"][-1] == 1.0
     single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), state)
     short = uj.simulate(model, uj.Flow(), single, [0, 100, 400], ["log_norm"])
-    assert short.result is uj.Result.UNDERFLOW and np.asarray(short.reached).tolist() == [True, True, False]
+    assert short.result is uj.RunResult.UNDERFLOW and np.asarray(short.reached).tolist() == [True, True, False]
     assert short["log_norm"][1] == pytest.approx(float(run["log_norm"][1]), abs=1e-2)
 
 
@@ -132,7 +132,7 @@ def test_a_state_of_zeros_stays_and_completes():
     zeros = uj.State(np.zeros((4, 3)), np.zeros((2, 3)), np.zeros(2))
     for dynamics in (uj.Descent(0.1), uj.Flow()):
         run = uj.simulate(model, dynamics, zeros, [0, 40], ["norm"])
-        assert run.result is uj.Result.COMPLETED and np.all(np.asarray(run["norm"]) == 0)
+        assert run.result is uj.RunResult.COMPLETED and np.all(np.asarray(run["norm"]) == 0)
 
 
 @pytest.mark.parametrize(

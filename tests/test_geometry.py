@@ -50,9 +50,7 @@ def test_lyapunov_exponents_of_a_linear_dynamics_are_its_spectrum(dynamics, boun
 def test_a_tangent_is_pushed_like_a_difference_of_runs():
     model = uj.regularized(COUNTS, P, decay=0.1, loss="cross_entropy", bias=True)
     rng = np.random.default_rng(2)
-    state, step = (
-        uj.State(rng.normal(size=(4, P)), rng.normal(size=(C, P)), rng.normal(size=C)) for _ in range(2)
-    )
+    state, step = (uj.State(rng.normal(size=(4, P)), rng.normal(size=(C, P)), rng.normal(size=C)) for _ in range(2))
     run, pushed = uj.push_forward(model, uj.Descent(0.4), state, [30], step)
     assert int(run.steps) == 30
     h = 1e-5

@@ -43,10 +43,7 @@ def mersenne_twister(seed, count):
 def torch_normal_scalar(seed, blocks):
     """Normals of the CPU stream, one number at a time."""
     words = mersenne_twister(seed, 32 * blocks)
-    uniform = [
-        (((high << 32) | low) % 2**53) / 2**53
-        for high, low in zip(words[::2], words[1::2], strict=True)
-    ]
+    uniform = [(((high << 32) | low) % 2**53) / 2**53 for high, low in zip(words[::2], words[1::2], strict=True)]
     numbers = []
     for start in range(0, 16 * blocks, 16):
         pairs = [(uniform[start + j], uniform[start + 8 + j]) for j in range(8)]
@@ -92,9 +89,7 @@ def test_mersenne_twister_oracle_known_answer():
 def test_torch_cpu_normal_equals_scalar_loop(seed):
     expected = torch_normal_scalar(seed, blocks=6)
     np.testing.assert_allclose(initial.torch_cpu_normal(seed, 96), expected, rtol=1e-13)
-    np.testing.assert_allclose(
-        initial.torch_cpu_normal(seed, 48, skip=32), expected[32:80], rtol=1e-13
-    )
+    np.testing.assert_allclose(initial.torch_cpu_normal(seed, 48, skip=32), expected[32:80], rtol=1e-13)
 
 
 def test_empty_draws():

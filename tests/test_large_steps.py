@@ -47,7 +47,7 @@ def test_spherical_descent_of_any_step_equals_a_loop(q, eta, decay):
     size = np.linalg.norm(want, axis=2, keepdims=True)
     fits = (size[..., 0] < 1e100).all(axis=1)
     np.testing.assert_allclose((run.states.H / size)[fits], (want / size)[fits], atol=1e-10)
-    assert run.result == (uj.Result.COMPLETED if fits.all() else uj.Result.OVERFLOW)
+    assert run.result == (uj.RunResult.COMPLETED if fits.all() else uj.RunResult.OVERFLOW)
     simulated = uj.simulate(model, uj.Descent(eta), START, updates, (), states=True).states.H
     np.testing.assert_allclose((simulated / size)[fits], (want / size)[fits], atol=1e-9)
 

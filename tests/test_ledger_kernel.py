@@ -52,8 +52,12 @@ def test_theorem_8():
     driven = t * of_root(sinhc) @ W + r2 * t**2 / 2 * of_root(lambda x: sinhc(x / 2) ** 2) @ pulled
     right = columns.relative(np.vstack([H + r1 * theta @ M @ driven, W_t]), truth)
     run = uj.exact(
-        uj.ntk_invariant(uj.balanced(C, N), p, theta, gamma=gamma), uj.Flow(rate_H=r1, rate_W=r2),
-        uj.State(H, W, np.zeros(C)), [t], "norm", precision="float64",
+        uj.ntk_invariant(uj.balanced(C, N), p, theta, gamma=gamma),
+        uj.Flow(rate_H=r1, rate_W=r2),
+        uj.State(H, W, np.zeros(C)),
+        [t],
+        "norm",
+        precision="float64",
     )
     right = max(right, columns.relative(np.vstack([run.final.H, run.final.W]), truth))
     false_as_printed("theorem-8", printed=printed, off=0.5, right=right, within=1e-11)

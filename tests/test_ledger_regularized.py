@@ -120,8 +120,12 @@ def test_theorem_4():
         truth = columns.flow(columns.signal(C, N, gamma), H, W, s * zeta, zeta, l1, l2)
         worst = max(worst, columns.relative(out, truth))
     run = uj.exact(
-        uj.regularized(uj.balanced(C, N), 3, gamma=gamma, decay=(l1, l2)), uj.Flow(rate_H=s),
-        uj.State(H.T, W.T, np.zeros(C)), [zeta], "norm", precision="float64",
+        uj.regularized(uj.balanced(C, N), 3, gamma=gamma, decay=(l1, l2)),
+        uj.Flow(rate_H=s),
+        uj.State(H.T, W.T, np.zeros(C)),
+        [zeta],
+        "norm",
+        precision="float64",
     )
     worst = max(worst, columns.relative((run.final.H.T, run.final.W.T), truth))
     holds("theorem-4", worst, within=1e-12)
@@ -206,8 +210,10 @@ def test_eq_79():
             W_limit = sum((s * decay + high + sign * sigma) / gap * parts[1, sign][1] for sign in (1, -1))
             worst = max(worst, columns.relative((H_limit, W_limit), modes.limit))
     found = uj.limit(
-        uj.regularized(uj.balanced(C, N), 3, gamma=gamma, decay=decay), uj.Flow(rate_H=s),
-        uj.State(H.T, W.T, np.zeros(C)), precision="float64",
+        uj.regularized(uj.balanced(C, N), 3, gamma=gamma, decay=decay),
+        uj.Flow(rate_H=s),
+        uj.State(H.T, W.T, np.zeros(C)),
+        precision="float64",
     )
     direction = (found.direction.H.T, found.direction.W.T)
     worst = max(worst, columns.relative(direction, columns.unit(np.hstack([H_limit, W_limit]))))
@@ -282,8 +288,12 @@ def test_theorem_6():
     one = (W[:, 0] - gamma * (W.sum(axis=1) - W[:, 0])) / (decay * C * N)  # the class that the text names
     worst = max(worst, columns.relative(one, (W @ M / decay)[:, 0]))
     run = uj.exact(
-        uj.anchored(uj.balanced(C, N), 3, gamma=gamma, decay=decay), uj.Flow(),
-        uj.State(H.T, W.T, np.zeros(C)), [zeta], "norm", precision="float64",
+        uj.anchored(uj.balanced(C, N), 3, gamma=gamma, decay=decay),
+        uj.Flow(),
+        uj.State(H.T, W.T, np.zeros(C)),
+        [zeta],
+        "norm",
+        precision="float64",
     )
     worst = max(worst, columns.relative(run.final.H.T, truth))
     free = columns.flow(M, H, W, zeta, 0.0)[0]

@@ -75,8 +75,12 @@ def test_eq_84():
     H, W = columns.start(4, C, N, 0)
     W = W - W.mean(axis=1, keepdims=True)
     run = uj.exact(
-        uj.spherical(uj.balanced(C, N), 4, gamma=gamma), uj.Descent(eta),
-        uj.State(H.T, W.T, np.zeros(C)), [7], "norm_H", precision="float64",
+        uj.spherical(uj.balanced(C, N), 4, gamma=gamma),
+        uj.Descent(eta),
+        uj.State(H.T, W.T, np.zeros(C)),
+        [7],
+        "norm_H",
+        precision="float64",
     )
     for i in range(C * N):
         h = H[:, i]
@@ -197,7 +201,7 @@ def test_rescaled_rate():
     for q, rate in ((1, 0.9), (2, 0.9)):
         x, y = h
         for _ in range(50):
-            (x, y), = travel(np.array([x, y]), w, [rate * np.hypot(x, y) ** q])
+            ((x, y),) = travel(np.array([x, y]), w, [rate * np.hypot(x, y) ** q])
         lengths.append(2 * abs(np.sin(np.arctan2(y, x) / 2)))
     assert lengths[2] < 1e-12  # q = 2 also converges, by the constant factor (1 - 0.9)
     corrected("rescaled-rate", printed=drop, off=0.25, right=right, within=1e-14)

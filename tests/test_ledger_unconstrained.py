@@ -155,8 +155,12 @@ def test_theorem_2():
     printed = printed_theorem_2(H, W, gamma, s * zeta, zeta)
     worst = max(worst, columns.relative(printed, solved.y[:, -1].reshape(3, -1)))
     run = uj.exact(
-        uj.unconstrained(uj.balanced(C, N), 3, gamma=gamma), uj.Flow(uj.cosine(1.0, horizon=horizon), rate_H=s),
-        uj.State(H.T, W.T, np.zeros(C)), [5.0], "norm", precision="float64",
+        uj.unconstrained(uj.balanced(C, N), 3, gamma=gamma),
+        uj.Flow(uj.cosine(1.0, horizon=horizon), rate_H=s),
+        uj.State(H.T, W.T, np.zeros(C)),
+        [5.0],
+        "norm",
+        precision="float64",
     )
     worst = max(worst, columns.relative((run.final.H.T, run.final.W.T), printed))
     holds("theorem-2", worst, within=1e-10)

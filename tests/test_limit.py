@@ -33,11 +33,11 @@ def signal_of(labels, gamma):
 COUPLED = {
     "unconstrained": (uj.unconstrained(EVEN, P, gamma=0.3), uj.Flow(), [300.0, 400.0]),
     "regularized": (
-        uj.regularized(UNEVEN, P, decay=(0.05, 0.4), gamma=0.3), uj.Flow(rate_H=0.7, rate_W=1.8), [300.0, 400.0]
+        uj.regularized(UNEVEN, P, decay=(0.05, 0.4), gamma=0.3),
+        uj.Flow(rate_H=0.7, rate_W=1.8),
+        [300.0, 400.0],
     ),
-    "momentum": (
-        uj.regularized(UNEVEN, P, decay=(0.2, 0.05), gamma=0.3), uj.Descent(0.3, momentum=0.6), [600, 800]
-    ),
+    "momentum": (uj.regularized(UNEVEN, P, decay=(0.2, 0.05), gamma=0.3), uj.Descent(0.3, momentum=0.6), [600, 800]),
 }
 
 

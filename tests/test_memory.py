@@ -213,7 +213,7 @@ def test_a_sweep_counts_what_a_block_keeps(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(_memory, "refuse", lambda wanted, what: told.append((what, wanted)))
     (tmp_path / "plan.toml").write_text(BLOCK.format(count=7))
-    prepare.open_store(uj.Plan.read(tmp_path / "plan.toml"), tmp_path / "s.zarr", lanes=3)
+    prepare.open_store(uj.SweepPlan.read(tmp_path / "plan.toml"), tmp_path / "s.zarr", lanes=3)
     block = 3 * 4 * (2 * (15 + 3) * 4 + 7 * 3)
     assert told[[what for what, _ in told].index("a block of 3 points")] == ("a block of 3 points", block)
 

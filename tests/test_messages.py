@@ -50,7 +50,7 @@ SAID = {
         lambda: uj.exact(MODEL, FLOW, STATE, [1.0], "nc3"), "'nc3'; did you mean 'nc3_self_duality'?"
     ),
     "a name in capitals": (lambda: uj.exact(MODEL, FLOW, STATE, [1.0], "NC1"), "'NC1'; did you mean 'nc1'?"),
-    "a sweep that is not shipped": (lambda: uj.Plan.read("fase"), "did you mean 'phase'? Shipped: phase, "),
+    "a sweep that is not shipped": (lambda: uj.SweepPlan.read("fase"), "did you mean 'phase'? Shipped: phase, "),
     "a design that is not shipped": (lambda: uj.DesignPlan.read("nope"), "no file 'nope', and none is shipped"),
     "an experiment that is not shipped": (lambda: Experiment.read("fig3"), "did you mean 'fig2'? Shipped: "),
     "a title outside of sections": (
@@ -60,7 +60,7 @@ SAID = {
         lambda: config_of({"sweep": {}}, "plan.toml"), "[sweep] belongs to a plan; run it with `unhinged sweep`"
     ),
     "a section misspelt in a plan": (
-        lambda: uj.Plan.of({"sweep": {}, "mode": {}}), "Known: model, labels, state, dynamics, run, sweep."
+        lambda: uj.SweepPlan.of({"sweep": {}, "mode": {}}), "Known: model, labels, state, dynamics, run, sweep."
     ),
     "a loss of a head without its name": (
         lambda: Settings.of({"head": {"loss": {"kind": "focal"}}}), "[head] loss needs the key 'name', a name"

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from unhinged_jax.training.experiments import figures, report
-from unhinged_jax.training.experiments.outcome import Outcome
+from unhinged_jax.training.experiments.outcome import ExperimentOutcome
 from unhinged_jax.training.experiments.plan import Experiment
 
 
@@ -18,7 +18,7 @@ def outcome(case, seeds=3):
     logits = draw.normal(size=(seeds, 40, 4)) + np.array([1.0, 5.0, 0.0])[:, None, None] * np.eye(4)[labels]
     logits[2] = np.nan
     history = {"test_accuracy": np.ones((2, seeds))}
-    return Outcome(
+    return ExperimentOutcome(
         case.variant, case.point, history, labels, logits, np.ones((seeds, 40)), {}, np.array([-1, -1, 1]),
         np.full(4, 10), 1.0,
     )  # fmt: skip
@@ -38,9 +38,7 @@ def test_every_place_shows_the_same_number(tmp_path, monkeypatch):
     few = [c for c in plan.cases if c.variant in ("CE", "UL") and c.point in ("long-tailed 100", "step 100")]
     plan = dataclasses.replace(plan, cases=tuple(few))
     found = [outcome(case) for case in plan.cases]
-    right = {
-        (o.variant, o.point): [by_hand(o.logits[seed], o.labels) for seed in range(2)] for o in found
-    }
+    right = {(o.variant, o.point): [by_hand(o.logits[seed], o.labels) for seed in range(2)] for o in found}
     drawn = {}
     whole = figures.reliability_diagrams
 

@@ -86,9 +86,7 @@ def test_closed_form_equals_quadrature(name):
     make, parameters, rate, breaks = CASES[name]
     with jax.enable_x64(True):
         schedule = make(*parameters)
-        np.testing.assert_allclose(
-            schedule(TIMES), [rate(t, *parameters) for t in TIMES], rtol=1e-13, atol=1e-17
-        )
+        np.testing.assert_allclose(schedule(TIMES), [rate(t, *parameters) for t in TIMES], rtol=1e-13, atol=1e-17)
         expected = [quad(rate, parameters, breaks, t) for t in TIMES]
         np.testing.assert_allclose(schedule.integral(TIMES), expected, rtol=1e-13)
         np.testing.assert_allclose(schedule.breaks, breaks)
@@ -127,18 +125,14 @@ def test_exponential_through_zero_rate():
     with jax.enable_x64(True):
         for rate in (0.0, 1e-18, -1e-12, 1e-7):
             x = rate * t
-            assert exponential(0.4, rate).integral(t) == pytest.approx(
-                0.4 * t * (1 - x / 2 + x**2 / 6), rel=1e-15
-            )
+            assert exponential(0.4, rate).integral(t) == pytest.approx(0.4 * t * (1 - x / 2 + x**2 / 6), rel=1e-15)
 
             def zeta(k):
                 return exponential(0.4, k).integral(t)
 
             slope = 0.4 * t**2 * (-1 / 2 + x / 3 - x**2 / 8)
             assert jax.grad(zeta)(rate) == pytest.approx(slope, rel=1e-14)
-            assert jax.grad(jax.grad(zeta))(rate) == pytest.approx(
-                0.4 * t**3 * (1 / 3 - x / 4), rel=1e-12
-            )
+            assert jax.grad(jax.grad(zeta))(rate) == pytest.approx(0.4 * t**3 * (1 / 3 - x / 4), rel=1e-12)
         assert exponential(0.4, 2.0).integral(1e6) == pytest.approx(0.2, rel=1e-15)
 
 
@@ -149,9 +143,7 @@ def test_no_cancellation():
         assert cosine(0.1, 5000)(t) == pytest.approx(0.1 * x**2 * (1 - x**2 / 3), rel=1e-14)
         v = 1e-9
         assert polynomial(0.1, 1.0, 2).integral(v) == pytest.approx(0.1 * v * (1 - v), rel=1e-15)
-        assert polynomial(0.1, 4.0, 0.5)(4 - 1e-8) == pytest.approx(
-            0.1 * ((4 - (4 - 1e-8)) / 4) ** 0.5, rel=1e-14
-        )
+        assert polynomial(0.1, 4.0, 0.5)(4 - 1e-8) == pytest.approx(0.1 * ((4 - (4 - 1e-8)) / 4) ** 0.5, rel=1e-14)
 
 
 def test_rates_match_optax():
@@ -292,9 +284,7 @@ def test_numeric_derivatives():
 
         np.testing.assert_allclose(jax.grad(leaves, (0, 1, 2))(*x), expected, rtol=1e-12)
         np.testing.assert_allclose(jax.grad(closure, (0, 1, 2))(*x), expected, rtol=1e-12)
-        np.testing.assert_allclose(
-            jax.hessian(leaves, (0, 1, 2))(*x), second, rtol=1e-12, atol=1e-15
-        )
+        np.testing.assert_allclose(jax.hessian(leaves, (0, 1, 2))(*x), second, rtol=1e-12, atol=1e-15)
         with jax.checking_leaks():
             assert jax.jit(jax.grad(closure))(*x) == pytest.approx(float(expected[0]), rel=1e-12)
 

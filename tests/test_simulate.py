@@ -252,9 +252,7 @@ def test_adam_equals_adam_by_hand_and_goes_on():
         grads = gradient(*parts)
         mean = [0.8 * m + 0.2 * g for m, g in zip(mean, grads, strict=True)]
         square = [0.95 * v + 0.05 * g**2 for v, g in zip(square, grads, strict=True)]
-        change = [
-            (m / (1 - 0.8**k)) / (np.sqrt(v / (1 - 0.95**k)) + 1e-8) for m, v in zip(mean, square, strict=True)
-        ]
+        change = [(m / (1 - 0.8**k)) / (np.sqrt(v / (1 - 0.95**k)) + 1e-8) for m, v in zip(mean, square, strict=True)]
         parts = [x - 0.05 * r * d for x, r, d in zip(parts, (1.0, 0.4, 0.4), change, strict=True)]
     check_parts(both.final, parts, 1e-11)
 
@@ -399,7 +397,7 @@ def test_a_horizon_of_a_million_by_rescaling():
     model, state, _ = imbalanced()
     slow, times, names = uj.Flow(0.03), [300.0, 1e6], ["log_norm", "log_distance"]
     run, exact = (run(model, slow, state, times, names) for run in (uj.simulate, uj.exact))
-    assert run.result is uj.Result.COMPLETED
+    assert run.result is uj.RunResult.COMPLETED
     np.testing.assert_allclose(run["log_norm"], exact["log_norm"], rtol=1e-7)
     np.testing.assert_allclose(run["log_distance"], exact["log_distance"], rtol=1e-6)
     assert run["log_norm"][-1] > 800
@@ -412,7 +410,7 @@ def test_descent_beyond_1e300_by_rescaling(precision):
     eta = 0.5 / np.max(np.linalg.eigvals(A).real)
     times = [10, 700, 10_000]
     run = uj.simulate(model, uj.Descent(eta), state, times, ["log_norm", "log_distance"], precision=precision)
-    assert run.result is uj.Result.COMPLETED
+    assert run.result is uj.RunResult.COMPLETED
     step = oracles.decimals(np.eye(7)) + oracles.decimals(A) * Decimal(float(eta))
     Z = oracles.decimals(np.concatenate([state.H, state.W]))
     tolerance = 1e-12 if precision == "float64" else 1e-5
@@ -440,7 +438,7 @@ def test_other_runs_stop_before_overflow_and_keep_what_they_reached(name):
     _, state, _ = imbalanced()
     times = [0.0, 0.1, 3e3] if name == "flow" else [0, 1, 1000]
     run = uj.simulate(model, dynamics, state, times, ["norm_H"])
-    assert run.result is uj.Result.OVERFLOW
+    assert run.result is uj.RunResult.OVERFLOW
     assert "overflow" in repr(run)
     assert bool(run.reached[0]) and not bool(run.reached[-1])
     values = np.asarray(run["norm_H"])
@@ -496,7 +494,7 @@ def test_a_steady_state_stops_the_flow():
     rng = np.random.default_rng(15)
     model = uj.regularized(uj.from_counts([3, 2, 1]), P, decay=0.5, loss="cross_entropy")
     run = uj.simulate(model, uj.Flow(steady=True), start(rng), [1.0, 1e6], "norm")
-    assert run.result is uj.Result.STEADY
+    assert run.result is uj.RunResult.STEADY
     assert list(run.reached) == [True, False]
 
 

@@ -71,7 +71,7 @@ def test_angles_of_spherical_descents_fall_beyond_the_range_of_float32(labels, d
     start = uj.State(H, W, np.zeros(3, np.float32))
     for solve in (uj.simulate, uj.exact) if dynamics.momentum is None else (uj.simulate,):
         run = solve(model, dynamics, start, times, "log_distance")
-        assert run.result is uj.Result.COMPLETED
+        assert run.result is uj.RunResult.COMPLETED
         np.testing.assert_allclose(run["log_distance"], want, rtol=1e-5, atol=1e-5)
 
 

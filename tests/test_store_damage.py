@@ -30,7 +30,7 @@ TABLES = {
 
 
 def swept(store, **options):
-    return uj.sweep(uj.Plan.of(TABLES), store, workers=0, lanes=8, progress=False, **options)
+    return uj.sweep(uj.SweepPlan.of(TABLES), store, workers=0, lanes=8, progress=False, **options)
 
 
 @pytest.fixture(scope="module")

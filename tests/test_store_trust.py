@@ -15,7 +15,7 @@ from unhinged_jax.sweeps.boundaries import boundaries
 from unhinged_jax.sweeps.pictures import draw
 from unhinged_jax.training.experiments.markdown import as_code, as_text
 
-OURS = '''
+OURS = """
 from pathlib import Path
 Path(__file__).with_name("imported").touch()
 
@@ -26,7 +26,7 @@ def rate(t):
 
 def made(size):
     return lambda t: size + 0 * t
-'''
+"""
 
 TABLES = {
     "model": {"case": "regularized", "dim": 3, "decay": 0.1},
@@ -52,7 +52,7 @@ def laid(folder, weights=(1.0, 2.0, 3.0)):
 
 
 def plan_in(folder, **changed):
-    return uj.Plan.of({**TABLES, **changed}, folder / "plan.toml")
+    return uj.SweepPlan.of({**TABLES, **changed}, folder / "plan.toml")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_name_cannot_be_a_path(tmp_path, name):
         "dynamics": {"kind": "descent"}, "sweep": {"grid": grid},
     }  # fmt: skip
     with pytest.raises(ValueError, match="would be a path in the store"):
-        uj.sweep(uj.Plan.of(tables), tmp_path / "in" / "s.zarr", workers=0, progress=False)
+        uj.sweep(uj.SweepPlan.of(tables), tmp_path / "in" / "s.zarr", workers=0, progress=False)
     assert not list(tmp_path.rglob("*zarr*"))
 
 

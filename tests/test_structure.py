@@ -20,27 +20,26 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 LAYERS = (
     "_interrupt _memory",
-    "_check _files _loop _terminal _values references special",
+    "_check _files _loop _terminal _values special",
     "_numbers precision",
-    "collapse diagnosis initial kernel labels optimizers",
+    "collapse diagnosis initial kernel labels",
     "schedules signal",
     "dynamics losses",
     "model",
     "observables",
     "config linear trajectory",
-    "_request comparison plots",
+    "_request comparison plots references",
     "closed_form simulation",
     "limits paper runs",
     "sweeps",
     "certificate derivatives designs",
     "theories training",
-    "citation",
     "cli",
 )
 """Rooms from the bottom up. A new room belongs into the lowest layer above everything it imports."""
 
 SEES_BOTH = {
-    "certificate", "citation", "cli", "derivatives", "designs", "paper", "runs", "sweeps",
+    "certificate", "cli", "derivatives", "designs", "paper", "runs", "sweeps",
     "theories", "training",
 }  # fmt: skip
 """Rooms that see simulated and exact; every other one at most one of them, also through what it imports."""

@@ -30,7 +30,7 @@ from unhinged_jax.sweeps.export import export
 from unhinged_jax.sweeps.progress import Progress
 from unhinged_jax.sweeps.status import Status, describe, status_of
 from unhinged_jax.sweeps.store import FINE, REASONS, Store
-from unhinged_jax.trajectory import Result
+from unhinged_jax.trajectory import RunResult
 
 BASE = {
     "model": {"case": "regularized", "dim": 3, "decay": 0.1},
@@ -54,7 +54,7 @@ def tables(**sections):
 
 def run(folder, name="run.zarr", lanes=16, workers=0, given=None, **options):
     """Sweep BASE, or other tables, in this process."""
-    return uj.sweep(uj.Plan.of(given or BASE), folder / name, lanes=lanes, workers=workers, **options).load()
+    return uj.sweep(uj.SweepPlan.of(given or BASE), folder / name, lanes=lanes, workers=workers, **options).load()
 
 
 def same(first, second):
@@ -82,7 +82,7 @@ def copied(whole, tmp_path):
 
 
 def test_every_point_is_the_single_run_of_its_configuration(whole):
-    data, plan = whole[1], uj.Plan.of(BASE)
+    data, plan = whole[1], uj.SweepPlan.of(BASE)
     assert dict(data.sizes) == {"gamma": 7, "rate_H": 2, "seed": 3, "time": 3}
     assert data["gamma"].values.tolist() == list(np.linspace(0, 1, 7))
     assert data["seed"].values.tolist() == [3, 0, 7]
@@ -145,7 +145,7 @@ def test_eight_devices_give_the_numbers_of_one(whole, tmp_path):
         import json, jax, unhinged_jax as uj
         from unhinged_jax.sweeps import program, work
         assert jax.device_count() == 8
-        plan = uj.Plan.of(json.loads({json.dumps(json.dumps(BASE))}))
+        plan = uj.SweepPlan.of(json.loads({json.dumps(json.dumps(BASE))}))
         uj.sweep(plan, {str(tmp_path / "eight.zarr")!r}, lanes=16)
         program._one_for_each = program._sharded  # as on accelerators
         work._PROGRAMS.clear()
@@ -173,7 +173,8 @@ def test_structure_of_several_kinds_in_one_store(tmp_path, monkeypatch):
             "seeds": 1,
             "grid": {"model.decay": [0.1, 0.2]},
             "zip": {
-                "name": "kind", "model.loss": {"values": ["unhinged", "mse"], "name": "kind"},
+                "name": "kind",
+                "model.loss": {"values": ["unhinged", "mse"], "name": "kind"},
                 "dynamics.schedule": [0.1, 0.2],
                 "labels.per_class": [2, 3],
             },
@@ -181,7 +182,7 @@ def test_structure_of_several_kinds_in_one_store(tmp_path, monkeypatch):
     )
     data = run(tmp_path, given=given)
     assert data["kind"].values.tolist() == ["unhinged", "mse"] and data["schedule"].dims == ("kind",)
-    plan = uj.Plan.of(given)
+    plan = uj.SweepPlan.of(given)
     problem = config.build(plan.config_at({"decay": 1, "kind": 1}))
     alone = uj.simulate(problem.model, problem.dynamics, problem.state, problem.times, "norm")
     np.testing.assert_allclose(data["norm"].isel(decay=1, kind=1, seed=0), alone["norm"], rtol=1e-13)
@@ -208,7 +209,7 @@ def test_a_failed_point_is_recorded_leaves_its_neighbours_alone_and_is_retried_a
     wild = flows([0.1, 200.0, 0.2, 0.3], 20, tmp_path, "wild.zarr")
     tame = flows([0.1, 0.15, 0.2, 0.3], 20, tmp_path, "tame.zarr")
     assert Store(tmp_path / "wild.zarr").layout.blocks == 1  # neighbours in one program call
-    assert np.all(wild["result"].isel(schedule=1) == int(Result.MAX_STEPS))
+    assert np.all(wild["result"].isel(schedule=1) == int(RunResult.MAX_STEPS))
     assert np.all(np.isin(tame["result"], FINE))
     others = {"schedule": [0, 2, 3]}
     same(wild.isel(others), tame.isel(others))
@@ -427,7 +428,7 @@ def test_a_dask_cluster_survives_the_death_of_a_worker(whole, copied):
             )
         assert left == {} and status_of(store).missing == ()
         store.withdraw([0, store.layout.blocks - 1])
-        found = uj.sweep(uj.Plan.of(BASE), store.path, scheduler=cluster.scheduler_address).load()
+        found = uj.sweep(uj.SweepPlan.of(BASE), store.path, scheduler=cluster.scheduler_address).load()
     same(found, whole[1])
 
 
@@ -451,7 +452,7 @@ def test_the_rate_is_that_of_blocks_and_not_of_the_moment_they_are_told(monkeypa
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     shown = Progress(10_000, wanted=False)
     shown.start(Status(10_000, 2000, {}, 100, (), (), (), 0.0, 0.0))
-    outcome = work.Outcome(0, 100, {}, 1.0, 1, 1)
+    outcome = work.BlockOutcome(0, 100, {}, 1.0, 1, 1)
     for _ in range(4):
         shown.told(outcome)
         assert shown.rate() == 0
@@ -464,7 +465,7 @@ def test_the_rate_is_that_of_blocks_and_not_of_the_moment_they_are_told(monkeypa
 
 def test_executors_are_chosen_one_at_a_time(copied):
     with pytest.raises(ValueError, match="one of workers"):
-        uj.sweep(uj.Plan.of(BASE), copied / "new.zarr", workers=0, scheduler="tcp://nowhere:1")
+        uj.sweep(uj.SweepPlan.of(BASE), copied / "new.zarr", workers=0, scheduler="tcp://nowhere:1")
     with pytest.raises(ValueError, match="0 <= i < n"):
         run(copied, "new.zarr", part=(2, 2))
 

@@ -26,7 +26,7 @@ def plan_of(grid, labels=None):
         "run": {"times": [0, 1], "observe": ["log_norm"]},
         "sweep": {"method": "exact", "seeds": 1, "grid": grid},
     }
-    return uj.Plan.of(tables, check=False)
+    return uj.SweepPlan.of(tables, check=False)
 
 
 GAMMA = {"model.gamma": [0.0, 0.02, 0.1, 0.5, 1.0]}
@@ -68,9 +68,7 @@ def looks(line):
 def test_lines_are_named_by_what_they_are(drawn):
     _, _, figure = drawn
     (legend,) = figure.legends
-    named = {
-        looks(line): text.get_text() for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True)
-    }
+    named = {looks(line): text.get_text() for line, text in zip(legend.get_lines(), legend.get_texts(), strict=True)}
     assert len(named) == len(legend.get_texts())  # no two meanings look alike
     panels = [axes for axes in figure.axes if axes.get_xlabel()]
     assert len(panels) == len(NOISE)
@@ -110,7 +108,7 @@ def test_decays_joined_with_different_values_have_their_line_where_the_product_i
 
     def line(other):
         zipped = {"name": "decays", "model.decay.0": [0.02, 0.2, 2.0], "model.decay.1": other}
-        plan = uj.Plan.of({**tables, "sweep": {**tables["sweep"], "zip": zipped}}, check=False)
+        plan = uj.SweepPlan.of({**tables, "sweep": {**tables["sweep"], "zip": zipped}}, check=False)
         (found,) = (line for line in boundaries(plan, "gamma", "decays", {}) if line.meaning == "λ₁λ₂ = max σ²")
         return found.y
 
@@ -129,7 +127,7 @@ def unsorted():
     tables["model"]["decay"] = [0.1, 0.1]
     second = [4 * value for value in LISTED["decays"]]
     tables["sweep"]["zip"] = {"name": "decays", "model.decay.0": LISTED["decays"], "model.decay.1": second}
-    plan = uj.Plan.of(tables, check=False)
+    plan = uj.SweepPlan.of(tables, check=False)
     data = xarray.Dataset(
         {"log_norm": (("gamma", "decays", "seed", "time"), np.zeros((3, 3, 1, 2))),
          "result": (("gamma", "decays", "seed"), np.zeros((3, 3, 1), int))},

@@ -35,7 +35,7 @@ TABLES = {
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    uj.sweep(uj.Plan.of(TABLES), folder / "s.zarr", workers=0)
+    uj.sweep(uj.SweepPlan.of(TABLES), folder / "s.zarr", workers=0)
     return folder, draw(folder / "s.zarr", folder / "pictures")
 
 
@@ -58,7 +58,7 @@ def content(folder):
 
 def test_the_report_is_one_file_that_needs_no_network(drawn):
     text, held = content(drawn[0])
-    assert not re.search(r'(src|href)\s*=|@import|url\(|fetch\(|XMLHttp|https?://(?!www\.w3\.org)', text)
+    assert not re.search(r"(src|href)\s*=|@import|url\(|fetch\(|XMLHttp|https?://(?!www\.w3\.org)", text)
     assert text.count("</script>") == 1 and "&lt;b&gt;starts" in text
     assert held["facts"]["points"] == 90 and held["facts"]["failed"] == 0
     assert {line["meaning"] for line in held["boundaries"]} == {"λ₁λ₂ = max σ²", "γ = 2/(C−2)"}
@@ -120,7 +120,7 @@ def test_one_axis_texts_and_random_points_are_drawn_too(tmp_path):
         "method": "exact", "random": {"count": 8, **spans},
         "grid": {"labels.order": ["blocks", "cyclic"]},
     }  # fmt: skip
-    uj.sweep(uj.Plan.of(tables), tmp_path / "s.zarr", workers=0)
+    uj.sweep(uj.SweepPlan.of(tables), tmp_path / "s.zarr", workers=0)
     assert main(["plot", str(tmp_path / "s.zarr"), "--observe", "log_norm", "--time", "0.9"]) == 0
     assert (tmp_path / "s-pictures" / "report.html").exists()
     assert main(["plot", str(tmp_path / "s.zarr"), "--observe", "loss"]) == 1

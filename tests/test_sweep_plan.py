@@ -28,7 +28,7 @@ def plan(sweep, **sections):
     tables = copy.deepcopy(BASE)
     for name, keys in sections.items():
         tables.setdefault(name, {}).update(keys)
-    return uj.Plan.of({**tables, "sweep": sweep})
+    return uj.SweepPlan.of({**tables, "sweep": sweep})
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_a_plan_that_cannot_be_says_why(case):
 
 def test_a_plan_without_a_sweep_section_and_states_are_refused():
     with pytest.raises(ValueError, match=r"\[sweep\]"):
-        uj.Plan.of(BASE)
+        uj.SweepPlan.of(BASE)
     with pytest.raises(ValueError, match="states"):
         plan({"seeds": 2}, run={"states": True})
 
@@ -99,8 +99,8 @@ seeds = 3
 "model.gamma" = {from = 0.1, to = 0.9, count = 5}
 """
     (tmp_path / "plan.toml").write_text(text)
-    read = uj.Plan.read(tmp_path / "plan.toml")
-    made = uj.Plan.of(
+    read = uj.SweepPlan.read(tmp_path / "plan.toml")
+    made = uj.SweepPlan.of(
         {
             "model": {"case": "unconstrained", "dim": np.int64(3)},
             "labels": {"layout": "balanced", "classes": 3, "per_class": 2},
@@ -112,7 +112,7 @@ seeds = 3
     assert read.shape == made.shape == {"gamma": 5, "seed": 3}
     assert read.points == 15
     np.testing.assert_allclose(read.dims[0].axes[0].values, made.dims[0].axes[0].values, rtol=1e-15)
-    assert uj.Plan.of(read.tables()).tables() == read.tables()
+    assert uj.SweepPlan.of(read.tables()).tables() == read.tables()
     assert read.config_at({"gamma": 4, "seed": 2}).model.gamma == 0.9
     assert read.config_at({"gamma": 4, "seed": 2}).state.seed == 2
 
@@ -193,7 +193,7 @@ def test_points_without_a_closed_form_or_with_other_times_are_refused():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_plans_need_few_programs(name):
-    shipped = uj.Plan.read(name)
+    shipped = uj.SweepPlan.read(name)
     found = grouping_of(shipped)
     assert len(found.groups) == {"phase": 1, "noise": 1, "imbalance": 6, "schedules": 5}[name]
     if name == "phase":

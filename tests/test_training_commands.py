@@ -11,7 +11,7 @@ import pytest
 
 from unhinged_jax.cli import main
 from unhinged_jax.training.experiments import SHIPPED, Experiment, figures, report, tables
-from unhinged_jax.training.experiments.run import Outcome
+from unhinged_jax.training.experiments.run import ExperimentOutcome
 from unhinged_jax.training.extra import require
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -114,7 +114,7 @@ def outcome(variant, point, seeds=3, stopped=-1, outside=False):
     history = {name: draw.uniform(0.5, 1, (3, seeds)) for name in ("test_accuracy", "feature_norm", "norm_W")}
     history["prototype_ratio"] = np.ones((3, seeds))
     pairs = {"elsewhere": (draw.normal(size=(seeds, 30, 4)), draw.uniform(1, 2, (seeds, 30)))} if outside else {}
-    return Outcome(
+    return ExperimentOutcome(
         variant, point, history, labels, logits, draw.uniform(2, 3, (seeds, 40)), pairs,
         np.full(seeds, stopped), np.full(4, 10), 1.0,
     )  # fmt: skip

@@ -34,7 +34,7 @@ def ten_lines() -> jax.Array:
     assert_type(times, np.ndarray)
     assert_type(run, uj.Trajectory)
     assert_type(truth, uj.Trajectory)
-    assert_type(run.result, uj.Result)
+    assert_type(run.result, uj.RunResult)
     assert_type(uj.verify(run, truth), uj.Comparison)
     assert_type(uj.verify(run, truth).worst, float)
     assert_type(uj.limit(model, flow, state), uj.Limit)
@@ -90,14 +90,14 @@ def gradients(model: uj.LayerPeeled, state: uj.State) -> None:
     assert_type(uj.exact_exponents(model, flow), np.ndarray)
     assert_type(uj.observe_state(model, state, uj.all_observables), dict[str, jax.Array])
     outcome = uj.design(uj.DesignPlan.read("weights"))
-    assert_type(outcome, uj.Outcome)
+    assert_type(outcome, uj.DesignOutcome)
     assert_type(outcome.met, bool | None)
 
 
 def many(folder: str) -> None:
     """Sweeps."""
-    plan = uj.Plan.read("phase")
-    assert_type(plan, uj.Plan)
+    plan = uj.SweepPlan.read("phase")
+    assert_type(plan, uj.SweepPlan)
     try:
         assert_type(uj.sweep(plan, folder, workers=0), xarray.Dataset)
     except uj.SweepIncomplete:

@@ -1,12 +1,14 @@
 """Simulate, solve and differentiate the learning dynamics of layer-peeled models under the unhinged loss and beyond."""
 
 import importlib
+import importlib.abc
+import importlib.machinery
 import sys
 import types
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unhinged_jax.citation import citation as citation
     from unhinged_jax.closed_form import NoClosedForm as NoClosedForm
     from unhinged_jax.closed_form import exact as exact
     from unhinged_jax.comparison import Comparison as Comparison
@@ -22,12 +24,13 @@ if TYPE_CHECKING:
     from unhinged_jax.derivatives import one_sided as one_sided
     from unhinged_jax.derivatives import push_forward as push_forward
     from unhinged_jax.derivatives import sensitivity as sensitivity
+    from unhinged_jax.designs import DesignOutcome as DesignOutcome
     from unhinged_jax.designs import DesignPlan as DesignPlan
-    from unhinged_jax.designs import Outcome as Outcome
     from unhinged_jax.designs import design as design
     from unhinged_jax.dynamics import Descent as Descent
     from unhinged_jax.dynamics import Flow as Flow
     from unhinged_jax.dynamics import logspaced as logspaced
+    from unhinged_jax.dynamics import rescale_by_feature_norm as rescale_by_feature_norm
     from unhinged_jax.dynamics import steps as steps
     from unhinged_jax.labels import Labels as Labels
     from unhinged_jax.labels import balanced as balanced
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     from unhinged_jax.observables import collapse_observables as collapse_observables
     from unhinged_jax.observables import observe_state as observe_state
     from unhinged_jax.observables import paper_observables as paper_observables
-    from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
+    from unhinged_jax.references import citation as citation
     from unhinged_jax.schedules import constant as constant
     from unhinged_jax.schedules import cosine as cosine
     from unhinged_jax.schedules import exponential as exponential
@@ -59,37 +62,48 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import polynomial as polynomial
     from unhinged_jax.schedules import warmup as warmup
     from unhinged_jax.simulation import simulate as simulate
-    from unhinged_jax.sweeps import Plan as Plan
     from unhinged_jax.sweeps import SweepIncomplete as SweepIncomplete
+    from unhinged_jax.sweeps import SweepPlan as SweepPlan
     from unhinged_jax.sweeps import open_sweep as open_sweep
     from unhinged_jax.sweeps import sweep as sweep
-    from unhinged_jax.trajectory import Result as Result
+    from unhinged_jax.trajectory import RunResult as RunResult
     from unhinged_jax.trajectory import Trajectory as Trajectory
 
 # Names are imported when first used, so that `unhinged --help` need not wait for JAX.
 _HOMES = {
-    "citation": "citation",
+    "closed_form": "NoClosedForm exact",
+    "comparison": "Comparison verify",
     "derivatives": "EventTime Lyapunov Parameter event_time exact_exponents hessian_spectrum limit_sensitivity "
     "lyapunov one_sided push_forward sensitivity",
-    "designs": "DesignPlan Outcome design",
-    "dynamics": "Descent Flow logspaced steps",
-    "closed_form": "NoClosedForm exact",
+    "designs": "DesignOutcome DesignPlan design",
+    "dynamics": "Descent Flow logspaced rescale_by_feature_norm steps",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
     "limits": "Limit limit",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables observe_state paper_observables",
-    "optimizers": "rescale_by_feature_norm",
+    "references": "citation",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulation": "simulate",
-    "sweeps": "Plan SweepIncomplete open_sweep sweep",
-    "trajectory": "Result Trajectory",
-    "comparison": "Comparison verify",
+    "sweeps": "SweepIncomplete SweepPlan open_sweep sweep",
+    "trajectory": "RunResult Trajectory",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = list(_HOME_OF)
 
+# Names and modules of 0.1, kept for one release.
+_RENAMED = {"Outcome": "DesignOutcome", "Plan": "SweepPlan", "Result": "RunResult"}
+_MOVED = {
+    "design": "designs", "events": "derivatives", "exact": "closed_form", "exponents": "derivatives",
+    "geometry": "derivatives", "kinks": "derivatives", "limit": "limits", "optimizers": "dynamics",
+    "parameters": "derivatives", "curvature": "derivatives", "sensitivity": "derivatives", "simulate": "simulation",
+    "sweep": "sweeps", "verify": "comparison",
+}  # fmt: skip
+
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        _warn(name, _RENAMED[name])
+        return __getattr__(_RENAMED[name])
     if name in _HOME_OF:
         value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
         globals()[name] = value
@@ -106,12 +120,38 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-class _Package(types.ModuleType):
-    """`simulate`, `exact`, ... are functions that live in modules of the same name; the function keeps the name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOME_OF and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
+def _warn(old: str, new: str) -> None:
+    message = f"{__name__}.{old} is now {__name__}.{new}; the old name goes with the next release."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
-sys.modules[__name__].__class__ = _Package
+class _Old(types.ModuleType):
+    """A module under its old name. Importing it puts it in the place of a function of that name, which it calls."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        room, _, own = self.__name__.rpartition(".")
+        found = getattr(importlib.import_module(f"{room}.{_MOVED[own]}"), _RENAMED.get(name, name))
+        _warn(f"{own}.{name}", f"{_MOVED[own]}.{_RENAMED.get(name, name)}")
+        return found
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return __getattr__(self.__name__.rpartition(".")[2])(*args, **options)
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds modules under their old names."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        room, _, own = name.rpartition(".")
+        return importlib.machinery.ModuleSpec(name, self) if room == __name__ and own in _MOVED else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return _Old(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing: what is asked of the module is looked up when it is asked for."""
+
+
+sys.meta_path.append(_Moved())

@@ -66,7 +66,7 @@ _WAYS = {
     "Flow": "write `Flow(rate)` or `Descent(rate)`",
     "Trajectory": "use what `simulate` or `exact` returns",
     "Loss": "give a name or a function of (logits, targets) to a constructor such as `unconstrained`",
-    "Plan": "use `Plan.read(path)` or `Plan.of(tables)`",
+    "SweepPlan": "use `SweepPlan.read(path)` or `SweepPlan.of(tables)`",
     "DesignPlan": "use `DesignPlan.read(path)` or `DesignPlan.of(tables)`",
     "Kernel": "give an array to `ntk_invariant` or to `replace`",
 }

@@ -203,8 +203,15 @@ def _looked_up(
 
 
 def _guarded(
-    guard: _Guard | None, step: Step, save: Callable[..., Tree], before: Tree, after: Tree, filled: Any, saved: Any,
-    going: jax.Array, ks: jax.Array,
+    guard: _Guard | None,
+    step: Step,
+    save: Callable[..., Tree],
+    before: Tree,
+    after: Tree,
+    filled: Any,
+    saved: Any,
+    going: jax.Array,
+    ks: jax.Array,
 ) -> tuple[Tree, Tree, jax.Array]:
     """(carry, saved, going) after a block of steps; undone and repeated step by step if it does not settle.
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import xarray
 
 
-class Result(enum.IntEnum):
+class RunResult(enum.IntEnum):
     """Why a run ended.
 
     Source: beyond the paper.
 
     Example:
-        >>> Result(1).message
+        >>> RunResult(1).message
         'steady: the rate of change fell below the tolerances; later times were not needed.'
     """
 
@@ -46,13 +46,13 @@ class Result(enum.IntEnum):
 
 
 _MESSAGES = {
-    Result.COMPLETED: "completed: every requested time was reached.",
-    Result.STEADY: "steady: the rate of change fell below the tolerances; later times were not needed.",
-    Result.OVERFLOW: "overflow: the state was about to leave the floating-point range; "
+    RunResult.COMPLETED: "completed: every requested time was reached.",
+    RunResult.STEADY: "steady: the rate of change fell below the tolerances; later times were not needed.",
+    RunResult.OVERFLOW: "overflow: the state was about to leave the floating-point range; "
     "lower the rate, add decay, or stop earlier.",
-    Result.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps` or loosen the tolerances.",
-    Result.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
-    Result.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
+    RunResult.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps` or loosen the tolerances.",
+    RunResult.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
+    RunResult.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
     "digits; use float64, lower the decay, or stop earlier.",
 }
 
@@ -68,7 +68,7 @@ class Trajectory(Value):
         reached: Which times were reached, shape (T,).
         final: The state where the run stopped.
         elapsed: Time or number of updates at `final`.
-        code: A `Result` as an integer; `result` gives the enum.
+        code: A `RunResult` as an integer; `result` gives the enum.
         steps: Steps the solver took (flow) or updates made (descent); 0 for a closed form.
         states: States at `times`, each array with a leading time axis, if they were asked for; else None.
         memory: State of the optimiser at `final` (momentum, Adam moments), for a run that goes on. The velocity of
@@ -118,14 +118,14 @@ class Trajectory(Value):
         return tuple(np.shape(self.code))
 
     @property
-    def result(self) -> Result:
-        """Why the run ended, as a `Result`.
+    def result(self) -> RunResult:
+        """Why the run ended, as a `RunResult`.
 
         Raises:
             ValueError: for a batch, whose members have one each, and where the run is being traced.
         """
         self.check_single("`result`")
-        return Result(int(self.code))
+        return RunResult(int(self.code))
 
     def check_single(self, what: str) -> None:
         """Raise ValueError unless this is a single run with values that can be looked at; `what` needs one."""
@@ -162,7 +162,7 @@ class Trajectory(Value):
             return f"Trajectory({self.kind}, observables: {listed})"
         if self.batch:
             codes, counts = np.unique(np.asarray(self.code), return_counts=True)
-            ends = ", ".join(f"{n} {Result(int(c)).name.lower()}" for c, n in zip(codes, counts, strict=True))
+            ends = ", ".join(f"{n} {RunResult(int(c)).name.lower()}" for c, n in zip(codes, counts, strict=True))
             return (
                 f"Trajectory ({self.kind}): a batch of shape {self.batch}, {np.shape(self.times)[-1]} times each\n"
                 f"  observables: {listed}\n"

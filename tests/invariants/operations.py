@@ -200,7 +200,7 @@ def sweep(problem: Problem) -> dict[str, Any]:
     if problem.kind == "flow":
         given["dynamics"] |= {"rtol": 1e-10}
     with tempfile.TemporaryDirectory() as folder:
-        data = uj.sweep(uj.Plan.of(given), f"{folder}/s.zarr", workers=0, progress=False).load()
+        data = uj.sweep(uj.SweepPlan.of(given), f"{folder}/s.zarr", workers=0, progress=False).load()
     at = data.isel(gamma=1)
     return {name: np.squeeze(at[name].values) for name in observed(problem)}
 

@@ -25,7 +25,7 @@ from unhinged_jax._request.checks import (
 from unhinged_jax._request.going_on import check_goes_on, check_one_run, handed_over
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State, checked
-from unhinged_jax.observables import Observe, Plan, refers_to_start, resolve, wants_split
+from unhinged_jax.observables import ObservablePlan, Observe, refers_to_start, resolve, wants_split
 from unhinged_jax.trajectory import Trajectory
 
 _RESOLVED = 2.0**28  # float32 numbers of this size are 32 apart: e^32 still fits its range, with room for several
@@ -39,7 +39,7 @@ class Task:
     times: Any
     first: Any
     memory: Any
-    plan: Plan
+    plan: ObservablePlan
     target: str
     precision: str
     outside: str

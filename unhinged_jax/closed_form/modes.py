@@ -80,9 +80,7 @@ def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
     return d, up, down, jnp.where(falls, steady, d + k.mean), k.mean - d
 
 
-def exponents(
-    g: jax.Array, rates: Rates, log_power: Any, present: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def exponents(g: jax.Array, rates: Rates, log_power: Any, present: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest log |p| over all modes that are `present` and uncoupled parts; and what to divide by mode by mode.
 
     Of the others only derivatives are seen, which may be larger as far as their type goes. Both are constants for

@@ -19,9 +19,9 @@ from unhinged_jax.linear.leading_part import leading, present_modes
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
-from unhinged_jax.observables import Observe, Plan, View, evaluate, refers_to_start, wants_split
+from unhinged_jax.observables import ObservablePlan, Observe, View, evaluate, refers_to_start, wants_split
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
-from unhinged_jax.trajectory import Result, Trajectory
+from unhinged_jax.trajectory import RunResult, Trajectory
 
 
 class NoClosedForm(ValueError):
@@ -130,7 +130,7 @@ def _linear(
     times: jax.Array,
     reads: _loop.Reads | Updates | None,
     first: jax.Array,
-    plan: Plan,
+    plan: ObservablePlan,
     states: bool,
     target: str,
     start: State | None,
@@ -203,7 +203,7 @@ def _spherical(
     times: jax.Array,
     reads: _loop.Reads | None,
     first: jax.Array,
-    plan: Plan,
+    plan: ObservablePlan,
     states: bool,
     target: str,
     start: State | None,
@@ -213,9 +213,7 @@ def _spherical(
     if isinstance(dynamics, Flow):
         moments = times.astype(dtype)
         taus = dynamics.schedule.integral(moments) - dynamics.schedule.integral(first)
-        return _evaluate(
-            lambda tau: spherical.flow_at(sphere, dynamics, tau), taus.astype(dtype), times, plan, states
-        )
+        return _evaluate(lambda tau: spherical.flow_at(sphere, dynamics, tau), taus.astype(dtype), times, plan, states)
     assert reads is not None
 
     def view_of(angle: jax.Array, level: jax.Array, *rest: jax.Array) -> View:
@@ -229,11 +227,11 @@ def _spherical(
     last, saved, reached = spherical.descent_values(sphere, dynamics, reads, first, read)
     run = _trajectory(saved, view_of(*last[:5]), times, reached)
     updates = last[6]
-    code = jnp.where(updates == reads.updates, Result.COMPLETED, Result.OVERFLOW)
+    code = jnp.where(updates == reads.updates, RunResult.COMPLETED, RunResult.OVERFLOW)
     return dataclasses.replace(run, elapsed=first + updates, code=code)
 
 
-def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: Plan, states: bool) -> Trajectory:
+def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: ObservablePlan, states: bool) -> Trajectory:
     """Observables moment by moment: never more than one state in memory, unless states are asked for."""
 
     def at(moment: Any) -> dict:
@@ -256,7 +254,7 @@ def _trajectory(saved: dict, last: View, times: jax.Array, reached: jax.Array) -
         reached=reached,
         final=settled(last.state()),
         elapsed=times[-1],
-        code=jnp.asarray(Result.COMPLETED),
+        code=jnp.asarray(RunResult.COMPLETED),
         steps=jnp.asarray(0),
         states=saved.get("states"),
         kind="exact",

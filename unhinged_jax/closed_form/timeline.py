@@ -120,7 +120,12 @@ def _winning_nodes(g: jax.Array, mask: jax.Array, rates: Rates) -> jax.Array:
 
 
 def _flow_timeline(
-    model: LayerPeeled, flow: Flow, times: jax.Array, first: jax.Array, g: jax.Array, mask: jax.Array,
+    model: LayerPeeled,
+    flow: Flow,
+    times: jax.Array,
+    first: jax.Array,
+    g: jax.Array,
+    mask: jax.Array,
     present: jax.Array,
 ) -> Record:
     rates, others = unit_rates(model, flow, g.dtype), g * (1 - mask)
@@ -177,8 +182,14 @@ def _equal_steps_timeline(
 
 
 def _product_timeline(
-    model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
-    present: jax.Array, pushed: bool = False,
+    model: LayerPeeled,
+    descent: Descent,
+    reads: Reads,
+    first: jax.Array,
+    g: jax.Array,
+    mask: jax.Array,
+    present: jax.Array,
+    pushed: bool = False,
 ) -> Record:
     """Ordered products of the one-step matrices: any schedule, rates that are not proportional, momentum.
 

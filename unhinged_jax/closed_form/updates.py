@@ -41,9 +41,23 @@ def _scalar_force(x: dict[str, jax.Array], decay_W: Any) -> dict[str, jax.Array]
 _RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "keep": 0}
 
 
+def _identity(g: jax.Array) -> dict[str, dict[str, jax.Array]]:
+    """All coefficients before the first update: the state is its start."""
+    one, zero, zeros = jnp.ones((), g.dtype), jnp.zeros((), g.dtype), jnp.zeros_like(g)
+    modes = {"own": jnp.ones_like(g), "feed": zeros, "carry": zeros, "lift": zeros, "keep": one}
+    return {"full": modes, "rest": modes, "scalars": {"hold": one, "drive": zero}}
+
+
 def products(
-    model: LayerPeeled, descent: Descent, reads: _loop.Reads, first: jax.Array, g: jax.Array, mask: jax.Array,
-    nodes: jax.Array, present: jax.Array, pushed: bool = False,
+    model: LayerPeeled,
+    descent: Descent,
+    reads: _loop.Reads,
+    first: jax.Array,
+    g: jax.Array,
+    mask: jax.Array,
+    nodes: jax.Array,
+    present: jax.Array,
+    pushed: bool = False,
 ) -> dict[str, Any]:
     """Run all coefficients through the updates; every value gets a leading axis of reads.
 
@@ -54,17 +68,9 @@ def products(
     """
     dtype = g.dtype
     moves = (1.0 if model.features_move else 0.0, 1.0 if model.prototypes_move else 0.0)
-    one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
-    start_modes = {
-        "own": jnp.ones_like(g), "feed": jnp.zeros_like(g), "carry": jnp.zeros_like(g), "lift": jnp.zeros_like(g),
-        "keep": one,
-    }
-    x = {
-        "full": start_modes,
-        "rest": start_modes,
-        "scalars": {"hold": one, "drive": zero},
-    }
+    x = _identity(g)
     squares = {"full": g, "rest": g * (1 - mask)}
+
     def force(x: dict) -> dict:
         out = {name: _mode_force(x[name], squares[name], model.decay_H, model.decay_W) for name in squares}
         return {**out, "scalars": _scalar_force(x["scalars"], model.decay_W)}

@@ -16,9 +16,7 @@ from unhinged_jax.special import first_largest, greatest, safe_sqrt
 
 
 @follows_arrays
-def nc3_self_duality(
-    stats: ClassStatistics | Prepared, W: ArrayLike | Frame
-) -> jax.Array:
+def nc3_self_duality(stats: ClassStatistics | Prepared, W: ArrayLike | Frame) -> jax.Array:
     """Self-duality NC3: ‖ W/‖W‖ − M/‖M‖ ‖, M the (C, p) centred class means.
 
     Frobenius norms. Ideal value 0, at most 2; √2 (as for orthogonal matrices) where all means are
@@ -55,9 +53,7 @@ def nc3_self_duality(
 
 
 @follows_arrays
-def unc3(
-    stats: ClassStatistics | Prepared, W: ArrayLike | Frame, normalise: bool = True
-) -> jax.Array:
+def unc3(stats: ClassStatistics | Prepared, W: ArrayLike | Frame, normalise: bool = True) -> jax.Array:
     """Uniform duality UNC3: variation over classes of cos(w_c, μ_c − μ_G).
 
     Coefficient of variation std/|mean| of the C cosines. Ideal value 0: every prototype is aligned

@@ -117,9 +117,7 @@ def gnc2(
         0.202733
     """
     if reduction not in ("excess", "mean", "variation"):
-        raise ValueError(
-            f"Unknown reduction {reduction!r}; use 'excess', 'mean' or 'variation'."
-        )
+        raise ValueError(f"Unknown reduction {reduction!r}; use 'excess', 'mean' or 'variation'.")
     squared = vectors.chords if isinstance(vectors, Prepared) else squared_chords(frame_of(vectors))
     C = squared.shape[0]
     apart = squared > 0

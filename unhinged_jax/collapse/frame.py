@@ -74,8 +74,7 @@ def frame_of(vectors: Vectors) -> Frame:
     V = _numbers.floats(vectors, "prototypes")
     if V.ndim != 2 or V.shape[0] < 2:
         raise ValueError(
-            f"Expected class statistics or prototypes (C, p) with C ≥ 2, got shape {V.shape}; "
-            "pass one row per class."
+            f"Expected class statistics or prototypes (C, p) with C ≥ 2, got shape {V.shape}; pass one row per class."
         )
     return rows_frame(V)
 

@@ -50,9 +50,7 @@ def _lower_inverse(L: jax.Array, leaf: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def pseudo_inverse(
-    gram: jax.Array, null: jax.Array, full_rank: bool, rtol: float | None
-) -> jax.Array:
+def pseudo_inverse(gram: jax.Array, null: jax.Array, full_rank: bool, rtol: float | None) -> jax.Array:
     """Pseudo-inverse of a PSD (C, C) matrix that annihilates the unit vector `null`.
 
     Where nothing but `null` is annihilated (`full_rank` says that it may be so) an ordinary inverse
@@ -72,9 +70,7 @@ def pseudo_inverse(
     limit = float(jnp.finfo(gram.dtype).eps) ** -0.5
     if rtol:
         limit = min(limit, 1 / rtol)
-    return jax.lax.cond(
-        condition < limit, lambda _: inverse - projector / fill, by_eigenvalues, gram
-    )
+    return jax.lax.cond(condition < limit, lambda _: inverse - projector / fill, by_eigenvalues, gram)
 
 
 @pseudo_inverse.defjvp

@@ -81,8 +81,7 @@ def _check_features(H: jax.Array, labels: jax.Array | np.ndarray, classes: int) 
     present = np.unique(np.asarray(labels))
     if present.size and (present[0] < 0 or present[-1] >= classes):
         raise ValueError(
-            f"Labels must lie in 0..{classes - 1}, got {present[0]}..{present[-1]}; "
-            "renumber them or raise `classes`."
+            f"Labels must lie in 0..{classes - 1}, got {present[0]}..{present[-1]}; renumber them or raise `classes`."
         )
     empty = classes - present.size
     if empty:

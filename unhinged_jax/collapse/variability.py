@@ -12,9 +12,7 @@ from unhinged_jax.precision import follows_arrays
 
 
 @follows_arrays
-def nc1(
-    stats: ClassStatistics | Prepared, normalise: bool = True, rtol: float | None = None
-) -> jax.Array:
+def nc1(stats: ClassStatistics | Prepared, normalise: bool = True, rtol: float | None = None) -> jax.Array:
     """Within-class variability collapse, NC1.
 
     tr(Σ_W Σ_B⁺)/C with Σ_W = (1/n) Σ_i (h_i−μ_{y_i})(h_i−μ_{y_i})ᵀ and

@@ -20,7 +20,13 @@ _SUFFIXES = (".csv", ".nc")
 
 
 def run(
-    config: Path, *, parameter: tuple[str, ...], observe: tuple[str, ...], mode: str, order: int, out: Path | None,
+    config: Path,
+    *,
+    parameter: tuple[str, ...],
+    observe: tuple[str, ...],
+    mode: str,
+    order: int,
+    out: Path | None,
     force: bool = False,
 ) -> int:
     """Print the sensitivities at the last time of [run]; write all times to `out`."""

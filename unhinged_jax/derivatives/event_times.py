@@ -20,7 +20,7 @@ from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.simulation import check_adjoint, modes_explained, scale_must_fit, simulate
-from unhinged_jax.trajectory import Result, Trajectory
+from unhinged_jax.trajectory import RunResult, Trajectory
 
 
 @jax.tree_util.register_dataclass
@@ -154,18 +154,18 @@ def event_time(
             else:
                 found, looked, code = _moment(how, problem, level, jnp.asarray(task.times))
         if _check.concrete((found, looked)) and not bool(looked):
-            raise ValueError(_unknown(event, Result(int(code))))
+            raise ValueError(_unknown(event, RunResult(int(code))))
         return task.give_back(found)
 
 
-def _unknown(event: str, code: Result) -> str:
+def _unknown(event: str, code: RunResult) -> str:
     """Why it is not known whether an event happens."""
-    if code is Result.COMPLETED:
+    if code is RunResult.COMPLETED:
         return f"{event} is NaN at some of the times searched, so it is not known whether it gets to the level."
     return (
         f"the run ended before the last of the times searched, and {event} had not got to the level: it is not known "
         f"whether it does. Its result is {code.message}"
-        + (" Leave `steady` out to look there, too." if code is Result.STEADY else "")
+        + (" Leave `steady` out to look there, too." if code is RunResult.STEADY else "")
     )
 
 

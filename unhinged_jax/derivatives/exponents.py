@@ -21,7 +21,7 @@ from unhinged_jax.derivatives.flow_map import Times, flow_map
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.simulation import scale_must_fit
-from unhinged_jax.trajectory import Result, Trajectory
+from unhinged_jax.trajectory import RunResult, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +125,8 @@ def lyapunov(
         frame, history = jnp.asarray(drawn, jnp.result_type(float)), []
         for start, end in itertools.pairwise(times):
             (begun, memory), frame, stretch, code = _segment(moved, dynamics, begun, memory, start, end, frame)
-            if int(code) != Result.COMPLETED:
-                raise ValueError(f"the run stops between {start} and {end}: {Result(int(code)).message}")
+            if int(code) != RunResult.COMPLETED:
+                raise ValueError(f"the run stops between {start} and {end}: {RunResult(int(code)).message}")
             history.append(_memory.read(stretch) / (end - start))
     rates = np.asarray(history)
     return Lyapunov(np.sort(rates[transient:].mean(axis=0))[::-1], rates, times, transient)

@@ -15,7 +15,7 @@ from unhinged_jax import _check, _request
 from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.simulation import scale_must_fit, simulate
-from unhinged_jax.trajectory import Result, Trajectory
+from unhinged_jax.trajectory import RunResult, Trajectory
 
 
 def push_forward(
@@ -67,8 +67,8 @@ def _must_arrive(code: Any, what: str, times: Any) -> None:
     """Raise if a run did not get to its last time, where that is known."""
     if not _check.concrete((code, times)):
         return
-    result = Result(int(code))
-    if result not in (Result.COMPLETED, Result.STEADY):
+    result = RunResult(int(code))
+    if result not in (RunResult.COMPLETED, RunResult.STEADY):
         raise ValueError(
             f"{what} to {np.asarray(times)[-1]:g} cannot be followed: the run ended before, with the result "
             f"{result.message}"

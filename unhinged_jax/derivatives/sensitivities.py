@@ -159,9 +159,7 @@ def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
         raise ValueError(f"second derivatives are taken in forward mode, but mode is {mode!r}; leave it at 'auto'.")
 
 
-def _runner(
-    kind: str, mode: str, problem: Problem, task: _request.Task, observe: Any
-) -> Callable[..., Trajectory]:
+def _runner(kind: str, mode: str, problem: Problem, task: _request.Task, observe: Any) -> Callable[..., Trajectory]:
     """A function (model, dynamics, state) -> Trajectory."""
     common = {"observe": observe, "target": task.target, "precision": task.precision}
     if kind == "exact":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax._files import make_folder, placed
-from unhinged_jax.designs.optimise import Outcome, design
+from unhinged_jax.designs.optimise import DesignOutcome, design
 from unhinged_jax.designs.picture import draw
 from unhinged_jax.designs.plan import DesignPlan
 from unhinged_jax.runs.files import versions
@@ -41,7 +41,7 @@ def run(plan: str, out: Path, *, steps: int | None, force: bool) -> int:
     return 0 if outcome.met in (None, True) else NOT_MET
 
 
-def _with_progress(plan: DesignPlan) -> Outcome:
+def _with_progress(plan: DesignPlan) -> DesignOutcome:
     if not sys.stderr.isatty():
         return design(plan)
     from rich.console import Console
@@ -57,13 +57,13 @@ def _with_progress(plan: DesignPlan) -> Outcome:
         return design(plan, progress=tell)
 
 
-def _write(folder: Path, plan: DesignPlan, outcome: Outcome) -> None:
+def _write(folder: Path, plan: DesignPlan, outcome: DesignOutcome) -> None:
     (folder / "design.json").write_text(json.dumps(_record(plan, outcome), indent=1), encoding="utf-8")
     _table(outcome).to_csv(folder / "path.csv", index_label="step")
     draw(outcome, folder, plan.design.title or plan.config.path.stem)
 
 
-def _record(plan: DesignPlan, outcome: Outcome) -> dict[str, Any]:
+def _record(plan: DesignPlan, outcome: DesignOutcome) -> dict[str, Any]:
     reference = outcome.reference
     told: dict[str, Any] = {
         "plan": plan.config.as_dict() | {"design": _plain(plan)},
@@ -86,7 +86,7 @@ def _plain(plan: DesignPlan) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(plan.design).items() if value is not None}
 
 
-def _table(outcome: Outcome) -> Any:
+def _table(outcome: DesignOutcome) -> Any:
     """One row an outer step: the objective and every free number, arrays of more than 16 by their norm."""
     import pandas
 

@@ -20,7 +20,7 @@ WITHIN = 0.02  # of the optimum
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class DesignOutcome:
     """What a design found.
 
     Attributes:
@@ -34,7 +34,8 @@ class Outcome:
     Source: beyond the paper.
 
     Example:
-        >>> found = Outcome({"x": np.ones(1)}, 0.5, {"x": np.ones((2, 1))}, np.array([2.0, 0.5]), {"loss": 0.5}, None)
+        >>> path, objectives = {"x": np.ones((2, 1))}, np.array([2.0, 0.5])
+        >>> found = DesignOutcome({"x": np.ones(1)}, 0.5, path, objectives, {"loss": 0.5}, None)
         >>> print(found)
         Outcome after 1 steps: objective 0.5 (start 2)
           x = [1.]
@@ -93,7 +94,7 @@ class Outcome:
         return text + (": within 2 %" if self.met else ": NOT within 2 %")
 
 
-def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = None) -> Outcome:
+def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = None) -> DesignOutcome:
     """Choose the free keys of a plan by gradient.
 
     Minimises sum over goals of weight * term with an optax optimiser in unconstrained coordinates, which keep every key
@@ -104,7 +105,7 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         progress: Called with (step, objective) after every outer step.
 
     Returns:
-        An `Outcome`; its `met` says whether it lies within 2 % of the plan's reference.
+        An `DesignOutcome`; its `met` says whether it lies within 2 % of the plan's reference.
 
     Raises:
         ValueError: if the objective is not a finite number at the start, or stops being one.
@@ -140,9 +141,7 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         @jax.jit
         def step(coordinates: Any, memory: Any) -> tuple[Any, Any, jax.Array, jax.Array]:
             value, slope = jax.value_and_grad(objective)(coordinates)
-            change, memory = optimizer.update(
-                slope, memory, coordinates, value=value, grad=slope, value_fn=objective
-            )
+            change, memory = optimizer.update(slope, memory, coordinates, value=value, grad=slope, value_fn=objective)
             fine = jnp.isfinite(value) & jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in jax.tree.leaves(slope)]))
             return optax.apply_updates(coordinates, change), memory, value, fine
 
@@ -169,7 +168,7 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         chosen = {key: x[best] for key, x in path.items()}
         measured = jax.jit(plan.measured)({key: jnp.asarray(x) for key, x in chosen.items()})
         seen = {name: float(v) for name, v in measured.items()}
-        return Outcome(chosen, float(objectives[best]), path, objectives, seen, reference_of(plan))
+        return DesignOutcome(chosen, float(objectives[best]), path, objectives, seen, reference_of(plan))
 
 
 def _best_start(objective: Callable[[Any], jax.Array], given: dict[str, jax.Array], tries: int) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax.designs.optimise import WITHIN, Outcome
+from unhinged_jax.designs.optimise import WITHIN, DesignOutcome
 from unhinged_jax.plots import PALETTE, save, style
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOST = 7  # curves in a panel, as many as there are colours
 
 
-def picture(outcome: Outcome, title: str = "") -> Figure:
+def picture(outcome: DesignOutcome, title: str = "") -> Figure:
     """Objective and free parameters over the outer steps, the reference beside them; write it with `save`."""
     from matplotlib.figure import Figure
 
@@ -32,7 +32,7 @@ def picture(outcome: Outcome, title: str = "") -> Figure:
     return figure
 
 
-def _objective(axes: Axes, outcome: Outcome) -> None:
+def _objective(axes: Axes, outcome: DesignOutcome) -> None:
     axes.set(title="objective", xlabel="outer step")
     reference = outcome.reference
     if reference is None:
@@ -48,7 +48,7 @@ def _objective(axes: Axes, outcome: Outcome) -> None:
     axes.set_ylabel("excess over the reference\n(start: 1)")
 
 
-def _values(axes: Axes, outcome: Outcome, key: str) -> None:
+def _values(axes: Axes, outcome: DesignOutcome, key: str) -> None:
     path = outcome.path[key]
     axes.set(title=key.rpartition(".")[2].replace("_", " "), xlabel="outer step")
     axes.set_ylabel(key, fontsize=8)
@@ -70,7 +70,7 @@ def _values(axes: Axes, outcome: Outcome, key: str) -> None:
     axes.legend(ncols=2, fontsize=8)
 
 
-def draw(outcome: Outcome, folder: Path, title: str) -> list[Path]:
+def draw(outcome: DesignOutcome, folder: Path, title: str) -> list[Path]:
     """Write path.png and path.svg."""
     with style():
         return save(picture(outcome, title), folder, "path")

@@ -204,7 +204,7 @@ def _check_section(
     if not goals:
         raise ValueError("give at least one [[design.goal]].")
     if not free:
-        raise ValueError("give at least one key to choose, as [design.free.\"KEY\"].")
+        raise ValueError('give at least one key to choose, as [design.free."KEY"].')
     for goal in goals:
         _check.choice("of", goal.of, PLACES)
         if isinstance(goal.goal, str):
@@ -320,9 +320,7 @@ class _Looks:
         from unhinged_jax.limits import limit
 
         problem = self.problem
-        return limit(
-            problem.model, problem.dynamics, problem.state, target=problem.target, precision=problem.precision
-        )
+        return limit(problem.model, problem.dynamics, problem.state, target=problem.target, precision=problem.precision)
 
     def _limit(self) -> dict[str, jax.Array]:
         found = self._limit_of()

@@ -60,7 +60,7 @@ class _Axis:
 
     def points(self, count: int, centre: float | None, width: float) -> np.ndarray:
         """Grid coordinates: all of the range, or the part of relative width `width` around a centre."""
-        low, high = (np.log([self.low, self.high]) if self.log else (self.low, self.high))
+        low, high = np.log([self.low, self.high]) if self.log else (self.low, self.high)
         if centre is not None:
             middle, half = (np.log(centre) if self.log else centre), width * (high - low) / 2
             low, high = max(low, middle - half), min(high, middle + half)

@@ -198,9 +198,7 @@ def _descent(rate: jax.Array, features: jax.Array, prototypes: jax.Array) -> jax
     return jnp.concatenate(state, axis=1)
 
 
-def _descent_reference(
-    rate: np.ndarray, features: np.ndarray, prototypes: np.ndarray
-) -> np.ndarray:
+def _descent_reference(rate: np.ndarray, features: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
     one_hot = np.eye(DESCENT_CLASSES)[DESCENT_LABELS]
     signal = ((1 + DESCENT_GAMMA) * one_hot - DESCENT_GAMMA) / len(DESCENT_LABELS)
     step = rate[:, None, None]

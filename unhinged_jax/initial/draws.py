@@ -41,9 +41,7 @@ def normal(key: jax.Array, shape: Sequence[int], scale: ArrayLike = 1.0) -> jax.
     """
     _check_key(key)
     if np.ndim(scale) != 0:
-        raise ValueError(
-            f"scale must be a scalar, but got shape {np.shape(scale)}; multiply the result instead."
-        )
+        raise ValueError(f"scale must be a scalar, but got shape {np.shape(scale)}; multiply the result instead.")
     _check.non_negative("scale", scale)
     draw = jax.random.normal(key, _checked_shape(shape, least_axes=0))
     return draw * jnp.asarray(scale, draw.dtype)
@@ -172,8 +170,7 @@ def _check_key(key: object) -> None:
     # A NumPy array is what a legacy key becomes when saved and loaded; JAX takes it.
     if not isinstance(key, jax.Array | np.ndarray):
         raise TypeError(
-            f"key must be a JAX key, but got {key!r} of type {type(key).__name__}; "
-            "use jax.random.key(seed)."
+            f"key must be a JAX key, but got {key!r} of type {type(key).__name__}; use jax.random.key(seed)."
         )
 
 
@@ -182,7 +179,6 @@ def _checked_shape(shape: Sequence[int], least_axes: int) -> tuple[int, ...]:
         raise TypeError(f"shape must be a tuple of whole numbers, as (3, 2), but got {shape!r}.")
     if len(shape) < least_axes:
         raise ValueError(
-            f"shape must have at least {least_axes} axes, but got {shape}; "
-            "give the rows first and the features last."
+            f"shape must have at least {least_axes} axes, but got {shape}; give the rows first and the features last."
         )
     return tuple(_check.whole("each length in shape", length, least=1) for length in shape)

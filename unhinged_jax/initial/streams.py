@@ -112,7 +112,6 @@ def _checked_blocks(name: str, value: int) -> int:
     number = _check.whole(name, value, least=0)
     if number % 16:
         raise ValueError(
-            f"{name} must be a multiple of 16, the block of the generator, but got {number}; "
-            "draw more and cut."
+            f"{name} must be a multiple of 16, the block of the generator, but got {number}; draw more and cut."
         )
     return number

@@ -185,9 +185,7 @@ def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | No
     return from_counts(np.where(np.arange(classes) < majority, largest, small))
 
 
-def soft(
-    targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequence[int] | None = None
-) -> Labels:
+def soft(targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequence[int] | None = None) -> Labels:
     """Soft targets: one distribution over the classes for every sample (mixup, distillation).
 
     Args:

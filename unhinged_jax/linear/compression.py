@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.linear.row_space import RowSpace
-from unhinged_jax.observables import Plan, View, evaluate
+from unhinged_jax.observables import ObservablePlan, View, evaluate
 from unhinged_jax.observables.features import row_squares
 from unhinged_jax.special import safe_sqrt
 
@@ -44,7 +44,7 @@ class Smaller(NamedTuple):
     turn: Callable[[jax.Array], jax.Array]
 
 
-def compressible(space: RowSpace, plan: Plan) -> bool:
+def compressible(space: RowSpace, plan: ObservablePlan) -> bool:
     """Whether class sums of balanced classes carry the problem and only built-in observables look at it."""
     return space.summed and space.model.labels.balanced and all(function is None for _, function in plan)
 
@@ -77,15 +77,13 @@ def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) ->
 
 
 @eqx.filter_custom_jvp
-def observed(small: Viewed, whole: Viewed, moment: tuple, plan: Plan) -> dict[str, jax.Array]:
+def observed(small: Viewed, whole: Viewed, moment: tuple, plan: ObservablePlan) -> dict[str, jax.Array]:
     """Planned observables of small.view(*moment), with the derivatives of those of the `whole`, which has the same."""
     return evaluate(plan, small.view(*moment))
 
 
 @observed.def_jvp
-def _observed_jvp(
-    primals: tuple, tangents: tuple
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def _observed_jvp(primals: tuple, tangents: tuple) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     small, whole, moment, plan = primals
     start = [getattr(tangents[1], name) for name in ("H", "W", "residual")]
     still = all(tangent is None for tangent in start)

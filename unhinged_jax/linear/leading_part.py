@@ -183,8 +183,10 @@ def leading(
 def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: Any) -> jax.Array:
     """Squared singular values up to here are rounding of a signal that vanishes: nothing leads then."""
     q = jnp.asarray(model.labels.weights, dtype)
-    theta = 1.0 if kernel is None else jnp.max(jnp.abs(jnp.asarray(kernel.matrix, dtype))) ** (
-        2 if kernel.kind == "factor" else 1
+    theta = (
+        1.0
+        if kernel is None
+        else jnp.max(jnp.abs(jnp.asarray(kernel.matrix, dtype))) ** (2 if kernel.kind == "factor" else 1)
     )
     return (8 * jnp.finfo(dtype).eps) ** 2 * model.classes * jnp.sum(q * q) * theta
 

@@ -33,9 +33,7 @@ def _build(
     return checked(LayerPeeled(labels=labels, loss=chosen, dim=dim, **settings))
 
 
-def unconstrained(
-    labels: Labels, dim: int, *, gamma: Any = None, loss: Any = None, bias: bool = False
-) -> LayerPeeled:
+def unconstrained(labels: Labels, dim: int, *, gamma: Any = None, loss: Any = None, bias: bool = False) -> LayerPeeled:
     """Free features and prototypes without decay.
 
     Args:
@@ -89,9 +87,7 @@ def regularized(
     return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W)
 
 
-def anchored(
-    labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None
-) -> LayerPeeled:
+def anchored(labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None) -> LayerPeeled:
     """Prototypes (and biases) stay where they start; features move.
 
     Args:

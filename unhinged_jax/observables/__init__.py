@@ -1,8 +1,8 @@
 """What is measured on the way: loss, accuracy, norms, energies, distance to the limit, neural collapse."""
 
 from unhinged_jax.observables.plan import (
+    ObservablePlan,
     Observe,
-    Plan,
     evaluate,
     observe_state,
     refers_to_start,
@@ -23,9 +23,9 @@ from unhinged_jax.observables.view import View
 __all__ = [
     "OBSERVABLES",
     "Observable",
+    "ObservablePlan",
     "ObservableSet",
     "Observe",
-    "Plan",
     "View",
     "all_observables",
     "collapse_observables",

@@ -249,9 +249,7 @@ class PlaneFeatures(Features):
     def scaled(self, factor: jax.Array, factor_W: jax.Array) -> PlaneFeatures:
         known = self.with_prototypes
         known = None if known is None else (known[0] * factor_W, known[1] * factor_W)
-        return dataclasses.replace(
-            self, along=factor * self.along, across=factor * self.across, with_prototypes=known
-        )
+        return dataclasses.replace(self, along=factor * self.along, across=factor * self.across, with_prototypes=known)
 
     def row_norms(self) -> jax.Array:
         return jnp.hypot(self.along, self.aside)

@@ -15,7 +15,7 @@ from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_obs
 from unhinged_jax.observables.view import View
 
 Observe = str | Iterable[str] | Mapping[str, Callable[[LayerPeeled, State], Any]] | None
-Plan = tuple[tuple[str, Callable[[LayerPeeled, State], Any] | None], ...]
+ObservablePlan = tuple[tuple[str, Callable[[LayerPeeled, State], Any] | None], ...]
 
 
 def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
@@ -42,7 +42,7 @@ def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
     return None
 
 
-def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Plan:
+def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> ObservablePlan:
     """What to observe as a hashable plan of (name, function or None for a built-in one).
 
     Raises:
@@ -95,17 +95,17 @@ def _name(name: Any) -> str:
     return str(name)  # NumPy's strings are not JAX's
 
 
-def wants_split(plan: Plan) -> bool:
+def wants_split(plan: ObservablePlan) -> bool:
     """Whether any observable of the plan needs the state split along its limit."""
     return any(function is None and "split" in OBSERVABLES[name].needs for name, function in plan)
 
 
-def refers_to_start(plan: Plan) -> bool:
+def refers_to_start(plan: ObservablePlan) -> bool:
     """Whether any observable of the plan is measured from the start of the run."""
     return any(function is None and name in ("gap_H", "gap_W") for name, function in plan)
 
 
-def evaluate(plan: Plan, view: View) -> dict[str, jax.Array]:
+def evaluate(plan: ObservablePlan, view: View) -> dict[str, jax.Array]:
     """Values of the planned observables at one moment."""
     values = {}
     for name, function in plan:

@@ -56,9 +56,7 @@ OBSERVABLES: dict[str, Observable] = {
     **_with_exponential("norm_W", lambda view: view.once(log_norms)[1], "norm of W"),
     "norm_b": Observable(lambda view: safe_norm(view.b), "norm of b"),
     "bias_ratio": Observable(bias_ratio, "largest bias over smallest"),
-    **_with_exponential(
-        "distance", log_to_limit(_BOTH), "distance of the direction of (H, W) from its limit", "split"
-    ),
+    **_with_exponential("distance", log_to_limit(_BOTH), "distance of the direction of (H, W) from its limit", "split"),
     **_with_exponential("distance_H", log_to_limit(_H), "distance of the direction of H from its limit", "split"),
     **_with_exponential("distance_W", log_to_limit(_W), "distance of the direction of W from its limit", "free split"),
     "gap_H": Observable(gap(_H), "norm of H minus the leading part of its start", "free split"),
@@ -69,9 +67,7 @@ OBSERVABLES: dict[str, Observable] = {
     },
 }
 _COLLAPSE_ONLY = [name for name in collapse.METRICS if name not in OBSERVABLES]
-OBSERVABLES.update(
-    {name: Observable(collapse_metric(name), collapse.METRICS[name].meaning) for name in _COLLAPSE_ONLY}
-)
+OBSERVABLES.update({name: Observable(collapse_metric(name), collapse.METRICS[name].meaning) for name in _COLLAPSE_ONLY})
 
 
 class ObservableSet(tuple):
@@ -82,9 +78,16 @@ class ObservableSet(tuple):
 
 paper_observables = ObservableSet(
     [
-        "loss", "accuracy", "accuracy_margin",
-        "norm", "norm_H", "norm_W", "log_norm",
-        "distance", "distance_H", "distance_W",
+        "loss",
+        "accuracy",
+        "accuracy_margin",
+        "norm",
+        "norm_H",
+        "norm_W",
+        "log_norm",
+        "distance",
+        "distance_H",
+        "distance_W",
     ]
 )
 """What the paper's figures show, and the margin that decides the accuracy."""

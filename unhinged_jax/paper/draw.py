@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax.paper import published
-from unhinged_jax.paper.figures import Outcome
+from unhinged_jax.paper.figures import Reproduction
 from unhinged_jax.plots import EXACT, PALETTE, SIMULATED, save, style
 
 _LEAST = 1e-18  # where a logarithmic axis of distances ends: far below what the original runs could resolve
 
 
-def draw(outcome: Outcome, out: Path, with_published: bool) -> None:
+def draw(outcome: Reproduction, out: Path, with_published: bool) -> None:
     """Write figN.png and figN.svg."""
     with style():
         picture = figure_of(outcome, with_published)
         save(picture, out, f"fig{outcome.figure.number}")
 
 
-def figure_of(outcome: Outcome, with_published: bool) -> Any:
+def figure_of(outcome: Reproduction, with_published: bool) -> Any:
     """The matplotlib figure of all panels."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -50,7 +50,7 @@ def figure_of(outcome: Outcome, with_published: bool) -> Any:
     return picture
 
 
-def _panel(ax: Any, outcome: Outcome, panel: Any, colours: dict[str, str], with_published: bool) -> None:
+def _panel(ax: Any, outcome: Reproduction, panel: Any, colours: dict[str, str], with_published: bool) -> None:
     smallest, largest = np.inf, 0.0
     name = outcome.figure.number + panel.letter
     for label, (t, values) in outcome.exact[panel.letter].items():

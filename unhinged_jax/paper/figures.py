@@ -94,7 +94,7 @@ Curves = dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]  # panel letter -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Reproduction:
     """All curves of a figure, simulated and exact."""
 
     figure: Figure

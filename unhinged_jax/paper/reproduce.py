@@ -18,11 +18,12 @@ from unhinged_jax._files import make_folder, refuse_there, whole
 from unhinged_jax.closed_form import exact
 from unhinged_jax.paper import published
 from unhinged_jax.paper.draw import draw
-from unhinged_jax.paper.figures import FIGURES, UPDATES, Curve, Figure, Outcome, Panel, start
+from unhinged_jax.paper.figures import FIGURES, UPDATES, Curve, Figure, Panel, Reproduction, start
 from unhinged_jax.simulation import simulate
 
 _GRID = 440  # evenly and logarithmically spaced indices in every panel, besides the published ones
 _COMMON = ("5", "6", "7", "8")  # figures whose panels are alike: equal numbers of indices share compiled programs
+
 
 def figure_numbers(names: Iterable[str]) -> list[str]:
     """Checked figure numbers in the paper's order; all of them if none are named."""
@@ -106,9 +107,7 @@ def run_curve(
         needs = list(dict.fromkeys(name for panel in wanted for name in panel.needs))
         if not wanted:
             continue
-        run = solve(
-            curve.model, curve.descent, state, points + side, needs, target=figure.target, precision="float64"
-        )
+        run = solve(curve.model, curve.descent, state, points + side, needs, target=figure.target, precision="float64")
         for panel in wanted:
             if curve.label not in panel.omit:
                 values = panel.value(*(np.asarray(run[name]) for name in panel.needs))
@@ -122,10 +121,10 @@ def run_figures(
     seed: int | None,
     advance: Callable[[str], None] = lambda label: None,
     workers: int | None = None,
-) -> list[Outcome]:
+) -> list[Reproduction]:
     """All curves of the figures, simulated and exact, side by side on the cores there are."""
     plans = plan_indices(figures, extra)
-    outcomes = [Outcome(figure, {}, {}) for figure in figures]
+    outcomes = [Reproduction(figure, {}, {}) for figure in figures]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         jobs = {}
         for outcome in outcomes:
@@ -153,7 +152,7 @@ def write_csv(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]], orde
                 writer.writerows([label, int(t), repr(float(value))] for t, value in zip(*curves[label], strict=True))
 
 
-def summarise(outcome: Outcome, from_paper: bool) -> dict[str, Any]:
+def summarise(outcome: Reproduction, from_paper: bool) -> dict[str, Any]:
     """Agreement of simulated, exact and published, panel by panel."""
     figure, panels = outcome.figure, {}
     for panel in figure.panels:

@@ -16,7 +16,7 @@ from unhinged_jax.closed_form import exact as solve_exactly
 from unhinged_jax.config import Config, Problem, build, read_config
 from unhinged_jax.runs import files
 from unhinged_jax.simulation import simulate
-from unhinged_jax.trajectory import Result, Trajectory
+from unhinged_jax.trajectory import RunResult, Trajectory
 
 STOPPED_EARLY = 3
 
@@ -113,7 +113,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _status(trajectory: Trajectory) -> int:
-    if trajectory.result in (Result.COMPLETED, Result.STEADY):
+    if trajectory.result in (RunResult.COMPLETED, RunResult.STEADY):
         return 0
     print(f"unhinged: stopped early: {trajectory.result.message}", file=sys.stderr)
     return STOPPED_EARLY

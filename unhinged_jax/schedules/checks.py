@@ -30,9 +30,7 @@ def ascending(name: str, times: Any) -> Any:
     """The times themselves, if they exceed 0 and ascend. Traced times pass unchecked."""
     _check.positive(name, times, "use times after 0", array=True)
     if _check.concrete(times) and np.any(np.diff(np.asarray(times, dtype=np.float64)) <= 0):
-        raise ValueError(
-            f"{name} must be strictly ascending, but got {times}; sort them and drop repeats."
-        )
+        raise ValueError(f"{name} must be strictly ascending, but got {times}; sort them and drop repeats.")
     return times
 
 
@@ -52,9 +50,7 @@ def check_function(function: Callable[[Any], Any]) -> None:
         raise TypeError(f"The callable schedule cannot be traced by JAX: {advice}") from problem
     shape, kind = getattr(out, "shape", None), np.dtype(getattr(out, "dtype", object)).kind
     if shape != () or kind not in "fiuV":
-        raise TypeError(
-            f"The callable schedule must return one real scalar, but returns {out}: {advice}"
-        )
+        raise TypeError(f"The callable schedule must return one real scalar, but returns {out}: {advice}")
     try:
         hash(jax.tree_util.tree_structure(function))
     except TypeError as problem:

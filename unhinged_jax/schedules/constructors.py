@@ -98,9 +98,7 @@ def exponential(initial: Number, rate: Number) -> Exponential:
     return Exponential(*_numbers.reals(initial=initial, rate=rate))
 
 
-def polynomial(
-    initial: Number, horizon: Number, power: Number = 1.0, final: Number = 0.0
-) -> Polynomial:
+def polynomial(initial: Number, horizon: Number, power: Number = 1.0, final: Number = 0.0) -> Polynomial:
     """Polynomial decay, held at its final rate from the horizon T on.
 
     eta(t) = final + (initial - final)(1 - t/T)^power for t < T, and final for t >= T;

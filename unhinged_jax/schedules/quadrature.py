@@ -52,9 +52,7 @@ def _integrate(function: Callable, breaks: tuple[Number, ...], t: Array) -> tupl
     dtype = jnp.promote_types(jnp.promote_types(t.dtype, rate.dtype), jnp.float32)
     t = t.astype(dtype)
     # With what it closes over made explicit, the mesh can ignore derivatives and see `vmap`.
-    explicit = eqx.filter_closure_convert(
-        lambda s: jnp.asarray(function(s), dtype), jnp.zeros((), dtype)
-    )
+    explicit = eqx.filter_closure_convert(lambda s: jnp.asarray(function(s), dtype), jnp.zeros((), dtype))
     parameters, rest = eqx.partition(explicit, eqx.is_inexact_array)
     indices, structure = eqx.partition(rest, eqx.is_array)
     rest = Partial(lambda i, s, p: eqx.combine(p, i, structure)(s), indices)

@@ -11,13 +11,13 @@ import optax
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import settled
-from unhinged_jax.observables import Plan, View
+from unhinged_jax.observables import ObservablePlan, View
 from unhinged_jax.simulation.system import Body, System, rated, reader
 from unhinged_jax.special import faint, largest, power_of_two
-from unhinged_jax.trajectory import Result
+from unhinged_jax.trajectory import RunResult
 
 _LOST = 2**19  # powers of two that no group drifts in a block, and whose sums over a block fit an integer
-CUT_SHORT = -1  # in place of a `Result`: the run ended, and nobody looked where exactly and why
+CUT_SHORT = -1  # in place of a `RunResult`: the run ended, and nobody looked where exactly and why
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
 _TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding nor norms can grow far in between
 
@@ -27,7 +27,7 @@ def run(
     descent: Descent,
     reads: _loop.Reads,
     first: jax.Array,
-    plan: Plan,
+    plan: ObservablePlan,
     keep_states: bool,
     memory: Any = None,
     to_the_last: bool = True,
@@ -69,7 +69,7 @@ def run(
             sizes = jnp.stack(system.heights(after["body"]))
             tidy = {**_rescaled(system, after, sizes, mark=False), "there": sizes > 0}
         inside, sunk = _in_range(system, tidy["body"], dtype), _sunk(system, tidy["body"], dtype)
-        stopped = {**before, "code": jnp.where(inside, Result.UNDERFLOW, Result.OVERFLOW).astype(jnp.int32)}
+        stopped = {**before, "code": jnp.where(inside, RunResult.UNDERFLOW, RunResult.OVERFLOW).astype(jnp.int32)}
         fine = inside & ~sunk
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), tidy, stopped), fine
 
@@ -101,7 +101,7 @@ def _start(system: System, body: Body, memory: Any) -> dict:
         "powers": system.powers,
         "still": jnp.asarray(True),
         "updates": jnp.zeros((), jnp.int32),
-        "code": jnp.asarray(Result.COMPLETED, jnp.int32),
+        "code": jnp.asarray(RunResult.COMPLETED, jnp.int32),
     }
     return {**carry, "there": jnp.zeros(carry["powers"].shape, bool)} if system.groups else carry
 

@@ -11,18 +11,24 @@ import optimistix
 
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Flow, rate_at
-from unhinged_jax.observables import Plan
+from unhinged_jax.observables import ObservablePlan
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Unrolled
 from unhinged_jax.simulation.system import Body, System, reader
 from unhinged_jax.special import faint, safe_norm
-from unhinged_jax.trajectory import Result
+from unhinged_jax.trajectory import RunResult
 
 _KEPT = 2**23  # bytes of states at the times that may be kept until after the solution
 _LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into a cache
 
 
 def run(
-    system: System, flow: Flow, times: jax.Array, first: jax.Array, plan: Plan, keep_states: bool, adjoint: Any = None
+    system: System,
+    flow: Flow,
+    times: jax.Array,
+    first: jax.Array,
+    plan: ObservablePlan,
+    keep_states: bool,
+    adjoint: Any = None,
 ) -> dict[str, Any]:
     """Integrate the flow and read the observables at the times.
 
@@ -36,10 +42,8 @@ def run(
     # Unit root-mean-square entries, so that tolerances mean the same for every problem.
     units = [size / count for size, count in zip(sizes, entries, strict=True)]
     base = getattr(system, "log_scale", jnp.zeros((), dtype))
-    begin = {
-        "body": system.scale(body, [1 / unit for unit in units]),
-        "logs": [jnp.log(unit) + base for unit in units],
-    }
+    scaled = system.scale(body, [1 / unit for unit in units])
+    begin = {"body": scaled, "logs": [jnp.log(unit) + base for unit in units]}
 
     leaves, field, force, bare = _velocities(system, flow, dtype)
     look = reader(system, plan, keep_states)
@@ -74,11 +78,7 @@ def run(
         event=None if backsolve else _events(system, flow, bare, rtol, atol),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
-    saved, times_reached, final, elapsed = solution.ys, solution.ts, solution.ys, times[-1]
-    if not backsolve:
-        (saved, final), (times_reached, ended) = solution.ys, solution.ts
-        saved, times_reached = jax.tree.map(lambda leaf: leaf[: times.shape[0]], (saved, times_reached))
-        elapsed = ended[0]
+    saved, times_reached, final, elapsed = _solved(solution, times, backsolve)
     reached = jnp.isfinite(times_reached)
     if late:
         # A time that was not reached is read at the start, where every value and derivative is finite.
@@ -93,6 +93,15 @@ def run(
         "elapsed": elapsed,
         "code": _code(solution, flow),
     }
+
+
+def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.Array, Any, jax.Array]:
+    """What was saved at the times, the times that were reached (others are infinite), and the end, with its time."""
+    if backsolve:
+        return solution.ys, solution.ts, solution.ys, times[-1]
+    (saved, final), (times_reached, ended) = solution.ys, solution.ts
+    saved, times_reached = jax.tree.map(lambda leaf: leaf[: times.shape[0]], (saved, times_reached))
+    return saved, times_reached, final, ended[0]
 
 
 def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any, Any, Any]:
@@ -189,9 +198,7 @@ class _RelativeController(diffrax.PIDController):
             return {**y, "body": {name: part if name == "b" else part / unit for name, part in y["body"].items()}}
 
         error = None if y_error is None else over(y_error)
-        return super().adapt_step_size(
-            t0, t1, over(y0), over(y1_candidate), args, error, error_order, controller_state
-        )
+        return super().adapt_step_size(t0, t1, over(y0), over(y1_candidate), args, error, error_order, controller_state)
 
 
 def _controller(system: System, flow: Flow, rtol: float, atol: float, dtype: Any) -> diffrax.AbstractStepSizeController:
@@ -238,10 +245,10 @@ def _events(system: System, flow: Flow, bare: Any, rtol: float, atol: float) -> 
 def _code(solution: Any, flow: Flow) -> jax.Array:
     results = diffrax.RESULTS
     stopped = solution.event_mask
-    code = jnp.where(solution.result == results.successful, Result.COMPLETED, Result.SOLVER_FAILED)
-    code = jnp.where(solution.result == results.max_steps_reached, Result.MAX_STEPS, code)
+    code = jnp.where(solution.result == results.successful, RunResult.COMPLETED, RunResult.SOLVER_FAILED)
+    code = jnp.where(solution.result == results.max_steps_reached, RunResult.MAX_STEPS, code)
     if stopped is not None:
-        for meaning in (Result.STEADY, Result.OVERFLOW, Result.UNDERFLOW):
+        for meaning in (RunResult.STEADY, RunResult.OVERFLOW, RunResult.UNDERFLOW):
             name = meaning.name.lower()
             if name in stopped:
                 code = jnp.where(stopped[name], meaning, code)

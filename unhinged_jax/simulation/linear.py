@@ -28,7 +28,7 @@ from unhinged_jax.linear.leading_part import Leading, balanced_modes, put_togeth
 from unhinged_jax.linear.row_space import RowSpace, row_space
 from unhinged_jax.linear.spectrum import spectrum_of, without
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.observables import Plan, View, refers_to_start
+from unhinged_jax.observables import ObservablePlan, View, refers_to_start
 from unhinged_jax.observables.distance import Reference, Split, reference
 from unhinged_jax.observables.features import affordable
 from unhinged_jax.signal import ClassSignal
@@ -123,7 +123,7 @@ class LinearSystem(System):
             lead_H, lead_W = self.H @ probe, jnp.zeros_like(lead_W)
         return self.clean({**body, "lead_H": lead_H, "lead_W": lead_W})
 
-    def compressible(self, plan: Plan) -> bool:
+    def compressible(self, plan: ObservablePlan) -> bool:
         # The first start need not lie where the smaller system looks.
         apart = self.reference is not None and refers_to_start(plan)
         return self.form == "pair" and not apart and compressible(self.space, plan)

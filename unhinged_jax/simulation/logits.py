@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.observables import Plan, View
+from unhinged_jax.observables import ObservablePlan, View
 from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.simulation.columns import ColumnSystem
 from unhinged_jax.simulation.system import Body
@@ -23,13 +23,20 @@ from unhinged_jax.special import safe_norm
 _MANY = 100  # times; for fewer the plain system is as fast
 _READABLE = frozenset(
     [
-        "loss", "loss_sign", "log_abs_loss", "objective", "accuracy", "margin_min", "margin_mean", "norm_b",
+        "loss",
+        "loss_sign",
+        "log_abs_loss",
+        "objective",
+        "accuracy",
+        "margin_min",
+        "margin_mean",
+        "norm_b",
         *(f"{log}norm{part}" for log in ("", "log_") for part in ("", "_H", "_W")),
     ]
 )
 
 
-def worthwhile(system: ColumnSystem, plan: Plan, times: int) -> bool:
+def worthwhile(system: ColumnSystem, plan: ObservablePlan, times: int) -> bool:
     """Whether logits and norms alone are asked for, so often that it pays to carry them."""
     asked = all(function is None and name in _READABLE for name, function in plan)
     return asked and times >= _MANY and 2 * system.model.classes <= system.model.dim

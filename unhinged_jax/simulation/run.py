@@ -17,7 +17,7 @@ from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.leading_part import leading
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
-from unhinged_jax.observables import Observe, Plan, wants_split
+from unhinged_jax.observables import ObservablePlan, Observe, wants_split
 from unhinged_jax.simulation import descent as _descent
 from unhinged_jax.simulation import flow as _flow
 from unhinged_jax.simulation.absent import lacks_modes
@@ -190,7 +190,7 @@ def _descend(
     reads: _loop.Reads,
     first: Any,
     memory: Any,
-    plan: Plan,
+    plan: ObservablePlan,
     states: bool,
     target: str,
     reduce: bool,
@@ -222,7 +222,7 @@ def _integrate(
     state: State,
     times: Any,
     first: Any,
-    plan: Plan,
+    plan: ObservablePlan,
     states: bool,
     target: str,
     reduce: bool,
@@ -251,15 +251,14 @@ def _system(
     model: LayerPeeled,
     dynamics: Dynamics,
     state: State,
-    plan: Plan,
+    plan: ObservablePlan,
     target: str,
     reduce: bool,
     start: State | None,
     bare: bool,
     memory: Any = None,
 ) -> System:
-    """The cheapest form of the problem that this dynamics allows; `start`: that of the first run, of one that goes on.
-    """
+    """The cheapest form of the problem that this dynamics allows; `start`: that of the first of the runs that go on."""
     form = _form(model, dynamics, reduce)
     if form == "linear":
         part, origin = None, None

@@ -103,9 +103,7 @@ class PlaneSystem(System):
         return View(self.model, features, self.W, self.b, jnp.zeros((), self.W.dtype))
 
 
-def plane_system(
-    model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array, logarithmic: bool
-) -> PlaneSystem:
+def plane_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array, logarithmic: bool) -> PlaneSystem:
     """Bring a state into the planes of its samples; `logarithmic` for solvers, whose tolerances are absolute near zero.
 
     A sample without pull (g_i = 0) keeps its own direction: it lies across a target of zero.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from unhinged_jax.linear.compression import observed
 from unhinged_jax.model import settled
-from unhinged_jax.observables import Plan, View, evaluate
+from unhinged_jax.observables import ObservablePlan, View, evaluate
 from unhinged_jax.special import largest, safe_norm
 
 Body = dict[str, jax.Array]
@@ -98,7 +98,7 @@ class System:
         """The inverse of `pack`: dense "H" and "W" divided by e^log_scale, and "b"; zero for a part that stays."""
         raise TypeError("System is the base class")
 
-    def compressible(self, plan: Plan) -> bool:
+    def compressible(self, plan: ObservablePlan) -> bool:
         """Whether `compressed` gives a smaller system with the same body and the same values of these observables."""
         return False
 
@@ -123,7 +123,7 @@ class System:
 
 
 def reader(
-    system: System, plan: Plan, keep_states: bool
+    system: System, plan: ObservablePlan, keep_states: bool
 ) -> Callable[[Body, list[jax.Array], jax.Array], dict[str, Any]]:
     """(body, logs, still) -> what is saved of it: the planned observables, and the state if states are kept."""
     if not keep_states and system.compressible(plan):

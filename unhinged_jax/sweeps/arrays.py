@@ -12,10 +12,10 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.sweeps.layout import Layout
-from unhinged_jax.trajectory import Result
+from unhinged_jax.trajectory import RunResult
 
 NOT_A_NUMBER, PENDING = 5, -1
-REASONS = {**{int(code): code.name.lower() for code in Result}, NOT_A_NUMBER: "not_a_number"}
+REASONS = {**{int(code): code.name.lower() for code in RunResult}, NOT_A_NUMBER: "not_a_number"}
 """Why a point ended, by its number in the variable `result`."""
 
 zarr.config.set({"array.write_empty_chunks": True})  # a missing chunk must mean a missing block

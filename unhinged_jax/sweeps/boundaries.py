@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax.config import Config, build_stateless
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 
 GROWTH = "λ₁λ₂ = max σ²"
 CONTRASTS = "exponent ½: equal contrasts"
@@ -91,7 +91,7 @@ def top_singular_value(config: Config) -> float:
     return float(np.sqrt(np.linalg.eigvalsh(gram)[-1]))
 
 
-def boundaries(plan: Plan, x: str, y: str, places: dict[str, int]) -> list[Boundary]:
+def boundaries(plan: SweepPlan, x: str, y: str, places: dict[str, int]) -> list[Boundary]:
     """Every boundary that theory draws in the plane of dimensions x and y, the others held at `places`.
 
     Args:
@@ -110,7 +110,7 @@ def boundaries(plan: Plan, x: str, y: str, places: dict[str, int]) -> list[Bound
     return found
 
 
-def _lines(plan: Plan, across: str, up: str, places: dict[str, int], keys: dict[str, set[str]]) -> list[Boundary]:
+def _lines(plan: SweepPlan, across: str, up: str, places: dict[str, int], keys: dict[str, set[str]]) -> list[Boundary]:
     """Boundaries that are functions of `across`."""
     values = {dim.name: np.asarray(dim.axes[0].values, float) for dim in plan.dims if dim.name in (across, up)}
     here = [plan.config_at({**places, across: i}) for i in range(len(values[across]))]
@@ -140,7 +140,7 @@ def _lines(plan: Plan, across: str, up: str, places: dict[str, int], keys: dict[
     return lines
 
 
-def _decay_for(plan: Plan, up: str, config: Config) -> Callable[[float, Config], float] | None:
+def _decay_for(plan: SweepPlan, up: str, config: Config) -> Callable[[float, Config], float] | None:
     """Height of the growth boundary on an axis of decays, from the top singular value."""
     axes = next(dim for dim in plan.dims if dim.name == up).axes
     keys = {axis.key for axis in axes}

@@ -32,14 +32,14 @@ def sweep(
 ) -> int:
     """Run, resume, describe or export a sweep; see `unhinged sweep --help`."""
     from unhinged_jax.sweeps import prepare, run
-    from unhinged_jax.sweeps.plan import Plan
+    from unhinged_jax.sweeps.plan import SweepPlan
     from unhinged_jax.sweeps.status import describe, status_of
     from unhinged_jax.sweeps.store import Store
 
     if status or export is not None:
         opened = Store(store)
         if plan is not None:
-            prepare.refuse_other(opened, Plan.read(plan), change=False)
+            prepare.refuse_other(opened, SweepPlan.read(plan), change=False)
         if export is not None:
             _export(opened, export, force)
         if status:
@@ -47,7 +47,7 @@ def sweep(
         return 0
     if plan is None:
         raise ValueError("give a plan: a TOML file, or one of phase, noise, imbalance, schedules.")
-    read = Plan.read(plan)
+    read = SweepPlan.read(plan)
     with placed(store):
         opened = prepare.open_store(read, store, lanes=lanes)
     for name in opened.mended:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unhinged_jax import _interrupt
-from unhinged_jax.sweeps.work import Outcome, initialize, run_blocks
+from unhinged_jax.sweeps.work import BlockOutcome, initialize, run_blocks
 
 Task = tuple[int, ...]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -100,7 +100,7 @@ def drive(
     window: int,
     owned: bool,
     retry: bool,
-    told: Callable[[Outcome], None],
+    told: Callable[[BlockOutcome], None],
     waiting: Callable[[], None] = lambda: None,
     source: str | None = None,
 ) -> dict[Task, str]:

@@ -16,7 +16,7 @@ from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Grouping:
         return self.which[tuple(i for i, alone in zip(index, self.separate, strict=True) if alone)]
 
 
-def grouping_of(plan: Plan) -> Grouping:
+def grouping_of(plan: SweepPlan) -> Grouping:
     """Find out, by tracing, which numbers of a plan can vary inside one program, and form the groups.
 
     Raises:
@@ -129,7 +129,7 @@ def _put(place: Any, way: list[str], value: Any) -> Any:
     return {**place, head: _put(place[head], rest, value)}
 
 
-def _traceable(plan: Plan, dim: Dim, key: str) -> bool:
+def _traceable(plan: SweepPlan, dim: Dim, key: str) -> bool:
     """Whether a program can take the value at a key as data. All its values have been built before."""
     if dim.size == 1 and dim.kind != "seed":
         return False
@@ -146,7 +146,7 @@ def _shapes(problem: Problem) -> Any:
     return problem.state.H, problem.state.W
 
 
-def _group(plan: Plan, places: dict[str, int], traced: tuple[tuple[str, ...], ...]) -> Group:
+def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...], ...]) -> Group:
     config, run = plan.config_at(places), plan.config.run
     found: dict[str, Any] = {}
 
@@ -166,6 +166,6 @@ def _group(plan: Plan, places: dict[str, int], traced: tuple[tuple[str, ...], ..
     return Group(config, tuple(places.values()), **found)
 
 
-def _shown(plan: Plan, places: dict[str, int]) -> str:
+def _shown(plan: SweepPlan, places: dict[str, int]) -> str:
     chosen = [(axis, places[dim.name]) for dim in plan.dims if dim.name in places for axis in dim.axes]
     return ", ".join(f"{axis.key} = {axis.values[place]!r}" for axis, place in chosen)

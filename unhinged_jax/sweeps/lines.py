@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from unhinged_jax.config import NotHeld
 from unhinged_jax.sweeps.boundaries import Boundary, boundaries
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 
 
-def lines(plan: Plan, x: str, y: str, places: dict[str, int]) -> list[Boundary]:
+def lines(plan: SweepPlan, x: str, y: str, places: dict[str, int]) -> list[Boundary]:
     """`boundaries`; none where they would need numbers that the store does not hold, such as those of a large file."""
     try:
         return boundaries(plan, x, y, places)

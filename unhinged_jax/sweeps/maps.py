@@ -11,7 +11,7 @@ import numpy as np
 from unhinged_jax.plots import PALETTE, style
 from unhinged_jax.sweeps.bands import coordinate_of, over_seeds, shown
 from unhinged_jax.sweeps.lines import lines as boundaries
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.store import FINE
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FACETS = 6
 
 
-def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
+def map_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
     """A map for each observable: the median over seeds at one moment, over one or two axes.
 
     A further axis with a few values makes a column of each; any others stand in the middle. Points of which
@@ -106,7 +106,13 @@ def _start_of(array: xarray.DataArray) -> float:
 
 
 def _panel(
-    panel: Any, plan: Plan, one: xarray.Dataset, name: str, names: tuple[str, ...], moment: int, colours: dict[str, Any]
+    panel: Any,
+    plan: SweepPlan,
+    one: xarray.Dataset,
+    name: str,
+    names: tuple[str, ...],
+    moment: int,
+    colours: dict[str, Any],
 ) -> Any:
     values = over_seeds(one[name].isel(time=moment))
     kept = np.isin(one["result"].values, FINE).mean(axis=one["result"].get_axis_num("seed")) > 0.5
@@ -132,7 +138,7 @@ def _panel(
     return drawn
 
 
-def _line(panel: Any, plan: Plan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
+def _line(panel: Any, plan: SweepPlan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
     """One axis only: the value at the moment against it, with the seeds' band."""
     at = np.arange(len(x)) if x.dtype.kind == "U" else x
     order = np.argsort(at)
@@ -172,7 +178,7 @@ def _scale(axis: Any, values: np.ndarray) -> None:
         getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
 
 
-def _overlay(panel: Any, plan: Plan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
+def _overlay(panel: Any, plan: SweepPlan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
     """Draw the boundaries inside the map, in the dashes of their meanings; returns those seen by meaning."""
     kinds = [next(dim for dim in plan.dims if dim.name == name) for name in names]
     if any(dim.kind == "random" or not dim.axes[0].numeric or dim.axes[0].labels for dim in kinds):

@@ -15,7 +15,7 @@ from unhinged_jax.plots import save, style
 from unhinged_jax.sweeps.bands import band_figure
 from unhinged_jax.sweeps.design import Dim
 from unhinged_jax.sweeps.maps import map_figure
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.read import dataset_of
 from unhinged_jax.sweeps.report import report
 from unhinged_jax.sweeps.store import Store
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import xarray
 
 FILES = ("curves.png", "curves.svg", "map.png", "map.svg", "report.html")
+
 
 def draw(
     store: str | Path,
@@ -83,7 +84,7 @@ def _draw(
     return [*written, page]
 
 
-def in_order(plan: Plan, data: xarray.Dataset) -> tuple[Plan, xarray.Dataset]:
+def in_order(plan: SweepPlan, data: xarray.Dataset) -> tuple[SweepPlan, xarray.Dataset]:
     """The plan and its data with every axis of numbers ascending, however its values were listed: as they are drawn."""
     dims: list[Dim] = []
     for dim in plan.dims:
@@ -112,15 +113,13 @@ def _is_ours(path: Path) -> bool:
         return b'name="generator" content="unhinged plot"' in file.read(400)
 
 
-def _figures(
-    plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int
-) -> Iterator[tuple[str, Any]]:
+def _figures(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Iterator[tuple[str, Any]]:
     yield "curves", band_figure(plan, data, names)
     if names:
         yield "map", map_figure(plan, data, names, moment)
 
 
-def axes_of_maps(plan: Plan, data: xarray.Dataset, x: str | None, y: str | None) -> tuple[str, ...]:
+def axes_of_maps(plan: SweepPlan, data: xarray.Dataset, x: str | None, y: str | None) -> tuple[str, ...]:
     """Names of the dimensions that maps are drawn over: two, or one if there is only one."""
     offered = [dim for dim in plan.dims if dim.kind != "seed" and dim.size > 1]
     known = [dim.name for dim in offered]

@@ -43,7 +43,7 @@ class SweepSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A sweep: the configuration of one run, and the settings that vary.
 
     Attributes:
@@ -51,12 +51,12 @@ class Plan:
         sweep: The [sweep] section.
         dims: The dimensions of the result, `seed` last; `time` is added by the run.
 
-    Make one with `Plan.of` from tables, or with `Plan.read` from a TOML file or the name of a shipped plan.
+    Make one with `SweepPlan.of` from tables, or with `SweepPlan.read` from a TOML file or the name of a shipped plan.
 
     Source: beyond the paper.
 
     Example:
-        >>> plan = Plan.of({
+        >>> plan = SweepPlan.of({
         ...     "model": {"case": "regularized", "dim": 4, "decay": 0.1},
         ...     "labels": {"layout": "balanced", "classes": 3, "per_class": 2},
         ...     "dynamics": {"kind": "flow"},
@@ -72,7 +72,7 @@ class Plan:
     dims: tuple[Dim, ...]
 
     @classmethod
-    def of(cls, tables: Mapping[str, Any], path: str | Path = "plan", *, check: bool = True) -> Plan:
+    def of(cls, tables: Mapping[str, Any], path: str | Path = "plan", *, check: bool = True) -> SweepPlan:
         """A plan from tables, those of a TOML file or the same in Python; NumPy arrays may stand for lists.
 
         Args:
@@ -105,7 +105,7 @@ class Plan:
         return plan
 
     @classmethod
-    def read(cls, path: str | Path) -> Plan:
+    def read(cls, path: str | Path) -> SweepPlan:
         """A plan from a TOML file, or a shipped one by its name: phase, noise, imbalance, schedules.
 
         Raises:
@@ -113,7 +113,7 @@ class Plan:
             OSError: if the file cannot be read.
 
         Example:
-            >>> Plan.read("phase").shape
+            >>> SweepPlan.read("phase").shape
             {'gamma': 64, 'decay': 64, 'seed': 16}
         """
         return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.sweeps", "plans"))
@@ -142,7 +142,7 @@ class Plan:
         """The configuration of one point, from its index along each dimension (0 where left out).
 
         Example:
-            >>> Plan.read("phase").config_at({"gamma": 63, "seed": 5}).state.seed
+            >>> SweepPlan.read("phase").config_at({"gamma": 63, "seed": 5}).state.seed
             5
         """
         tables = self.config.as_dict()
@@ -183,7 +183,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _refuse_bad_tex(plan: Plan) -> None:
+def _refuse_bad_tex(plan: SweepPlan) -> None:
     """Raise ConfigError for a text of pictures that matplotlib cannot read."""
     axes = [axis for dim in plan.dims for axis in dim.axes]
     texts = [("title", plan.title), *((f"axis {axis.key!r}: label", axis.label) for axis in axes)]

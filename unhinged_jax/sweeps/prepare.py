@@ -22,7 +22,7 @@ from unhinged_jax.runs.files import versions
 from unhinged_jax.sweeps.design import Dim
 from unhinged_jax.sweeps.groups import Grouping, grouping_of
 from unhinged_jax.sweeps.layout import Layout, layout_of
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.seal import ROOT, SEAL
 from unhinged_jax.sweeps.stiffness import by_stiffness
 from unhinged_jax.sweeps.store import Store, plain_name
@@ -35,7 +35,7 @@ MAY_CHANGE = ("dynamics.max_steps", "sweep.title")
 """Keys of a plan that may differ on a store that is there: no point that has ended would end differently."""
 
 
-def open_store(plan: Plan, path: Path, *, lanes: int | None = None, memory: int | None = None) -> Store:
+def open_store(plan: SweepPlan, path: Path, *, lanes: int | None = None, memory: int | None = None) -> Store:
     """The store of a plan at a path, made if there is none.
 
     Args:
@@ -63,7 +63,7 @@ def open_store(plan: Plan, path: Path, *, lanes: int | None = None, memory: int 
     return store
 
 
-def _mended(store: Store, plan: Plan) -> Store:
+def _mended(store: Store, plan: SweepPlan) -> Store:
     """A store whose broken files are those of a new one with the same plan and blocks, where the seal confirms them."""
     beside = store.path.resolve()
     with tempfile.TemporaryDirectory(prefix=f".unfinished-{beside.name}-", dir=beside.parent) as place:
@@ -80,7 +80,7 @@ def _mended(store: Store, plan: Plan) -> Store:
     return whole_again
 
 
-def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
+def refuse_other(store: Store, plan: SweepPlan, change: bool = True) -> None:
     """Raise ValueError if a plan is not the one of a store; take over what may change, unless told not to."""
     before, now = store.identity, _identity(plan, _inputs(grouping_of(plan)) if store.identity["inputs"] else {})
     old, new = flat(before), flat(now)
@@ -112,7 +112,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:28]} ... {text[-28:]}"
 
 
-def _identity(plan: Plan, inputs: dict[str, str]) -> dict[str, Any]:
+def _identity(plan: SweepPlan, inputs: dict[str, str]) -> dict[str, Any]:
     return {"plan": plan.tables(), "inputs": inputs}
 
 
@@ -120,7 +120,7 @@ def _inputs(grouping: Grouping) -> dict[str, str]:
     return {name: digest for group in grouping.groups for name, digest in group.inputs.items()}
 
 
-def _arrays(plan: Plan, grouping: Grouping) -> dict[str, Any]:
+def _arrays(plan: SweepPlan, grouping: Grouping) -> dict[str, Any]:
     """Numbers that labels take from files, by their name in the plan: pictures need them, and open no file."""
     found: dict[str, np.ndarray] = {}
     for group in grouping.groups if _inputs(grouping) else ():
@@ -130,9 +130,7 @@ def _arrays(plan: Plan, grouping: Grouping) -> dict[str, Any]:
     return {name: array.tolist() for name, array in found.items() if array.size <= _HELD}
 
 
-def _create(
-    plan: Plan, path: Path, lanes: int | None, memory: int | None, layout: Layout | None = None
-) -> Store:
+def _create(plan: SweepPlan, path: Path, lanes: int | None, memory: int | None, layout: Layout | None = None) -> Store:
     grouping = grouping_of(plan)
     platform = jax.default_backend()
     memory = memory or default_memory()
@@ -176,9 +174,7 @@ def _coordinates(dim: Dim) -> dict[str, tuple[str, np.ndarray, dict[str, Any]]]:
     if dim.kind in ("grid", "seed"):  # one value at every key
         axis, keys = dim.axes[0], " + ".join(axis.key for axis in dim.axes)
         return {dim.name: (dim.name, axis.coordinate(), {"long_name": axis.label, "key": keys})}
-    return {
-        axis.name: (dim.name, axis.coordinate(), {"long_name": axis.label, "key": axis.key}) for axis in dim.axes
-    }
+    return {axis.name: (dim.name, axis.coordinate(), {"long_name": axis.label, "key": axis.key}) for axis in dim.axes}
 
 
 def default_memory() -> int:
@@ -187,7 +183,7 @@ def default_memory() -> int:
     return int(known["bytes_limit"]) // 4 if known and "bytes_limit" in known else 2**30
 
 
-def bytes_of_a_point(plan: Plan, grouping: Grouping) -> int:
+def bytes_of_a_point(plan: SweepPlan, grouping: Grouping) -> int:
     """What one lane takes, roughly; a block that takes more after all is halved.
 
     An exact run holds a few states and tables of logits, an adaptive solve its stages too.
@@ -200,7 +196,7 @@ def bytes_of_a_point(plan: Plan, grouping: Grouping) -> int:
     )
 
 
-def _refuse_large(plan: Plan, grouping: Grouping, points: int) -> None:
+def _refuse_large(plan: SweepPlan, grouping: Grouping, points: int) -> None:
     """Raise MemoryError if the machine cannot hold what a block of so many points keeps at least: the state that each
     starts from and the one it ends with, and its results."""
     width = np.dtype(plan.config.run.precision).itemsize
@@ -251,6 +247,4 @@ def commit() -> str | None:
 def changed_versions(store: Store) -> list[str]:
     """Packages whose version is not the one that made the store, as "jax 0.9.2 -> 0.11.2"."""
     before = store.versions
-    return [
-        f"{name} {before.get(name)} -> {now}" for name, now in versions().items() if before.get(name) != now
-    ]
+    return [f"{name} {before.get(name)} -> {now}" for name, now in versions().items() if before.get(name) != now]

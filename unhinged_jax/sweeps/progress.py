@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from unhinged_jax.sweeps.status import Status
-from unhinged_jax.sweeps.work import Outcome
+from unhinged_jax.sweeps.work import BlockOutcome
 
 
 class Progress:
@@ -39,7 +39,7 @@ class Progress:
             self._display.reset(self._bar, completed=status.done, description="Compiling")
             self._show()
 
-    def told(self, outcome: Outcome) -> None:
+    def told(self, outcome: BlockOutcome) -> None:
         """Count a block."""
         self._failed += sum(outcome.failed.values())
         self._done += outcome.points

@@ -45,7 +45,7 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
         ...     "sweep": {"method": "exact", "seeds": 2},
         ... }
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = uj.sweep(uj.Plan.of(tables), f"{folder}/small.zarr", workers=0)
+        ...     _ = uj.sweep(uj.SweepPlan.of(tables), f"{folder}/small.zarr", workers=0)
         ...     data = open_sweep(f"{folder}/small.zarr").load()
         >>> data["result"].values.tolist(), data.attrs["precision"]
         ([0, 0], 'float32')

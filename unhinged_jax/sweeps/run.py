@@ -16,7 +16,7 @@ import jax
 
 from unhinged_jax import _check, _interrupt
 from unhinged_jax.sweeps import engine, prepare
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.progress import Progress
 from unhinged_jax.sweeps.status import Status, status_of
 from unhinged_jax.sweeps.store import Store
@@ -30,7 +30,7 @@ _TOGETHER = 8
 
 
 def sweep(
-    plan: Plan | str | Path,
+    plan: SweepPlan | str | Path,
     store: str | Path,
     *,
     workers: int | None = None,
@@ -45,7 +45,7 @@ def sweep(
     """Run every point of a plan that is not in the store yet.
 
     Args:
-        plan: A `Plan`, the path of a TOML file, or the name of a shipped plan.
+        plan: A `SweepPlan`, the path of a TOML file, or the name of a shipped plan.
         store: Folder of the Zarr store; made if it is not there. The same call again goes on where the last one ended.
         workers: Local processes, one thread each; 0 computes in this process on all of its devices. Default: one a
             core, or 0 on an accelerator. A script needs `if __name__ == "__main__":` around the call.
@@ -69,7 +69,7 @@ def sweep(
 
     Example:
         >>> import tempfile, unhinged_jax as uj
-        >>> plan = uj.Plan.of({
+        >>> plan = uj.SweepPlan.of({
         ...     "model": {"case": "unconstrained", "dim": 2},
         ...     "labels": {"layout": "balanced", "classes": 2, "per_class": 1},
         ...     "dynamics": {"kind": "flow"},
@@ -84,9 +84,9 @@ def sweep(
     from unhinged_jax.sweeps.read import open_sweep
 
     if not isinstance(plan, (str, os.PathLike)):
-        _check.kind("plan", plan, Plan)
+        _check.kind("plan", plan, SweepPlan)
     folder = _check.path("store", store)
-    plan = plan if isinstance(plan, Plan) else Plan.read(plan)
+    plan = plan if isinstance(plan, SweepPlan) else SweepPlan.read(plan)
     opened = prepare.open_store(plan, folder, lanes=lanes, memory=memory)
     run_store(
         opened, workers=workers, executor=executor, scheduler=scheduler, part=part, retry_failed=retry_failed,

@@ -113,5 +113,3 @@ def describe(store: Store, status: Status) -> str:
 
 def _lanes(store: Store) -> str:
     return " × ".join(str(length) for length in store.layout.block)
-
-

@@ -14,12 +14,12 @@ from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
 from unhinged_jax.sweeps.groups import Grouping, build_traced, dtype_of
-from unhinged_jax.sweeps.plan import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 
 _ITERATIONS, _BATCH = 8, 256
 
 
-def by_stiffness(plan: Plan, grouping: Grouping) -> tuple[Plan, tuple[int, ...]]:
+def by_stiffness(plan: SweepPlan, grouping: Grouping) -> tuple[SweepPlan, tuple[int, ...]]:
     """The plan with its random points sorted by stiffness, and the order in which blocks fill dimensions.
 
     Blocks extend along seeds first, then along dimensions whose points are about equally stiff.
@@ -71,7 +71,7 @@ def stiffness(config: Config, values: dict[str, Any]) -> jax.Array:
     return sizes[-1] * (times[-1] - times[0])
 
 
-def _along(plan: Plan, dim: Dim, keys: tuple[str, ...]) -> np.ndarray:
+def _along(plan: SweepPlan, dim: Dim, keys: tuple[str, ...]) -> np.ndarray:
     """Stiffness of the points along a dimension, at the first point of the others."""
     config, precision = plan.config_at({}), plan.config.run.precision
     values = {axis.key: np.asarray(axis.values, dtype_of(axis.key, precision)) for axis in dim.axes if axis.key in keys}

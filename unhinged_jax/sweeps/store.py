@@ -28,9 +28,9 @@ from unhinged_jax.sweeps.arrays import REASONS as REASONS
 from unhinged_jax.sweeps.arrays import consolidate, coordinate, make_variables
 from unhinged_jax.sweeps.layout import Layout
 from unhinged_jax.sweeps.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
-from unhinged_jax.trajectory import Result
+from unhinged_jax.trajectory import RunResult
 
-FINE = (int(Result.COMPLETED), int(Result.STEADY))
+FINE = (int(RunResult.COMPLETED), int(RunResult.STEADY))
 _FORMAT = 1
 _CREATED, _STALE = ".unfinished-", 3600.0
 _TOLD = {"title", "method", "device", "precision", "commit"}

@@ -15,13 +15,13 @@ import numpy as np
 from unhinged_jax import _interrupt
 from unhinged_jax.config import Config
 from unhinged_jax.sweeps.groups import dtype_of
-from unhinged_jax.sweeps.plan import Plan, set_key
+from unhinged_jax.sweeps.plan import SweepPlan, set_key
 from unhinged_jax.sweeps.program import Programs, padded
 from unhinged_jax.sweeps.store import FINE, NOT_A_NUMBER, REASONS, Store
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class BlockOutcome:
     """A committed block: its points, how many failed and why, the time it took.
 
     `steps` are those its points needed, `lockstep` those they made: all lanes of a call go on until the slowest ends.
@@ -43,7 +43,7 @@ _PROGRAMS: dict[str, Programs] = {}
 
 def run_blocks(
     path: str, numbers: tuple[int, ...], retry: bool = False, source: str | None = None
-) -> list[Outcome]:
+) -> list[BlockOutcome]:
     """Compute blocks of one group and commit each.
 
     Args:
@@ -72,7 +72,7 @@ class Job:
         """Whether the store at this path is still the one that was opened."""
         return _stamp(str(self.store.path)) == self._stamp
 
-    def run(self, numbers: tuple[int, ...], retry: bool) -> list[Outcome]:
+    def run(self, numbers: tuple[int, ...], retry: bool) -> list[BlockOutcome]:
         """See `run_blocks`."""
         if not retry:
             numbers = tuple(number for number in numbers if not self.store.is_committed(number))
@@ -87,7 +87,7 @@ class Job:
                 found += self._call(programs, call, retry)
         return found
 
-    def _call(self, programs: Programs, numbers: tuple[int, ...], retry: bool) -> list[Outcome]:
+    def _call(self, programs: Programs, numbers: tuple[int, ...], retry: bool) -> list[BlockOutcome]:
         """One block on every device; devices beyond the last block repeat it."""
         started = time.perf_counter()
         filled = [*numbers, *[numbers[-1]] * (len(programs.devices) - len(numbers))]
@@ -127,7 +127,7 @@ class Job:
             )
         return values
 
-    def _commit(self, number: int, found: dict[str, Any], seconds: float, retry: bool) -> Outcome:
+    def _commit(self, number: int, found: dict[str, Any], seconds: float, retry: bool) -> BlockOutcome:
         region = self.store.layout.slices(number)
         inside = tuple(slice(0, part.stop - part.start) for part in region)
         found = {name: array[inside] for name, array in _variables(found).items()}
@@ -148,7 +148,7 @@ class Job:
                 where = keep if found[name].ndim == keep.ndim else keep[..., None]
                 found[name] = np.where(where, before[name], found[name])
         self.store.write(number, found, seconds)
-        return Outcome(
+        return BlockOutcome(
             number, int(np.prod(shape)), tally(found["result"]), seconds, int(found["steps"].sum()),
             int(found["steps"].max()) * found["steps"].size,
         )  # fmt: skip
@@ -160,14 +160,16 @@ def tally(result: np.ndarray) -> dict[str, int]:
     return {REASONS[int(c)]: int(n) for c, n in zip(codes, counts, strict=True) if c >= 0 and c not in FINE}
 
 
-def plan_of(store: Store, source: str | None = None) -> Plan:
+def plan_of(store: Store, source: str | None = None) -> SweepPlan:
     """The plan of a store, with the numbers it was created with: a random design is read, not drawn again.
 
     Args:
         store: It is data: where what it names lies, only the user can say.
         source: File of the plan that the user gave.
     """
-    plan = Plan.of(store.identity["plan"], Path(store.facts["name"]).name if source is None else source, check=False)
+    plan = SweepPlan.of(
+        store.identity["plan"], Path(store.facts["name"]).name if source is None else source, check=False
+    )
     dims = []
     for dim in plan.dims:
         axes = [

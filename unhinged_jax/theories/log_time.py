@@ -186,8 +186,7 @@ THEORY = Theory(
     loss="cross-entropy",
     case="frozen features",
     predicted=(
-        "W(t) = Ŵ log t + W̃ + o(1) with Ŵ the hard-margin SVM, so the direction converges like 1/log t; t · loss → "
-        "‖Ŵ‖²"
+        "W(t) = Ŵ log t + W̃ + o(1) with Ŵ the hard-margin SVM, so the direction converges like 1/log t; t · loss → ‖Ŵ‖²"
     ),
     assumptions="separable data; support vectors that span the data, for W̃",
     references=("soudry2018implicit",),

@@ -57,9 +57,7 @@ class MSEMinimiser:
         return "orthogonal frame" if self.mean == self.contrast else "between simplex ETF and orthogonal frame"
 
 
-def mse_minimiser(
-    classes: int, per_class: int, decay_H: float, decay_W: float, bias: bool = False
-) -> MSEMinimiser:
+def mse_minimiser(classes: int, per_class: int, decay_H: float, decay_W: float, bias: bool = False) -> MSEMinimiser:
     """Global minimiser of (1/2) mean ||W h + b - y||^2 + (decay_H/2) ||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
 
     With c = C sqrt(N lambda_1 lambda_2), W W^T has the eigenvalue sqrt(N lambda_1/lambda_2) max(0, 1 - c) on contrasts,

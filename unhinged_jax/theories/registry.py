@@ -53,7 +53,7 @@ def run(name: str) -> Finding:
         name: A key of `THEORIES`; see `unhinged theories --help`.
 
     Returns:
-        A `Finding`; `unhinged_jax.citation` prints what it used.
+        A `Finding`; `unhinged_jax.references` prints what it used.
 
     Raises:
         ValueError: for a name that is not there.

@@ -19,9 +19,7 @@ _FILES = ("history.csv", "history.png", "history.svg", "run.json")
 _COLUMNS = ("feature_norm", "loss", "train_accuracy", "test_accuracy", "norm_W", "prototype_ratio")
 
 
-def train(
-    config: Path, out: Path, *, force: bool, resume: bool, data_dir: Path | None, check: bool = False
-) -> int:
+def train(config: Path, out: Path, *, force: bool, resume: bool, data_dir: Path | None, check: bool = False) -> int:
     """Train what a TOML file describes; see `unhinged train --help`."""
     from unhinged_jax.training.checkpoints import Checkpoints, identity_of
     from unhinged_jax.training.loop import Trainer
@@ -151,5 +149,3 @@ def _told(run: Any, data: Any, evaluation: Any) -> int:
         )
         return STOPPED
     return 0
-
-

@@ -97,9 +97,7 @@ def feature_norms(features: jax.Array) -> jax.Array:
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
-def initial_prototypes(
-    key: jax.Array, classes: int, dim: int, kind: str = "etf", scale: ArrayLike = 1.0
-) -> jax.Array:
+def initial_prototypes(key: jax.Array, classes: int, dim: int, kind: str = "etf", scale: ArrayLike = 1.0) -> jax.Array:
     """Prototypes to start from, or to anchor: their structure and their importance beside the features.
 
     Args:

@@ -66,9 +66,7 @@ class Recipe(eqx.Module):
 
     def optimizer(self) -> optax.GradientTransformation:
         """Momentum on the gradient with its weight decay; the rate comes after it."""
-        return optax.chain(
-            optax.add_decayed_weights(self.decay), optax.trace(self.momentum, nesterov=self.nesterov)
-        )
+        return optax.chain(optax.add_decayed_weights(self.decay), optax.trace(self.momentum, nesterov=self.nesterov))
 
     def rate_at(self, step: jax.Array) -> jax.Array:
         """Learning rate of an update: constant, or half a cosine down to zero."""
@@ -97,9 +95,7 @@ def new_learner(seed: jax.Array, settings: Settings, image: tuple[int, int, int]
     model = Classifier(network, last)
     zeros = jax.tree.map(jnp.zeros_like, split(model)[0])
     velocity = (optax.EmptyState(), optax.TraceState(zeros))
-    return Learner(
-        model, stats, velocity, jax.random.key_data(keys[2]), jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    )
+    return Learner(model, stats, velocity, jax.random.key_data(keys[2]), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
 
 
 def split(model: Classifier) -> tuple[Any, Any]:
@@ -121,9 +117,7 @@ def cast(tree: Any, dtype: str) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
-def forward(
-    model: Classifier, stats: Any, images: jax.Array, compute: str, inference: bool
-) -> tuple[jax.Array, Any]:
+def forward(model: Classifier, stats: Any, images: jax.Array, compute: str, inference: bool) -> tuple[jax.Array, Any]:
     """Features (n, p) in the precision of the head, and the new running statistics."""
     features, stats = features_of(cast(model.network, compute), stats, images, inference)
     return features.astype(model.head.prototypes.dtype), stats

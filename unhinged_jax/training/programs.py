@@ -61,4 +61,3 @@ def collapse_of_all(
         return collapse_metrics(class_statistics(H, labels, classes), W, S)
 
     return jax.lax.map(one, (features, logits, prototypes))
-

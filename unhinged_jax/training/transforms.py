@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
+from unhinged_jax.dynamics import rescale_by_feature_norm as rescale_by_feature_norm
 
 
 def anchor(optimizer: optax.GradientTransformation, anchored: Callable[[str], bool]) -> optax.GradientTransformation:

@@ -135,9 +135,7 @@ def noisy(data: Dataset, rate: float, seed: int = 0, kind: str = "symmetric") ->
     with jax.enable_x64(False):
         key = jax.random.key(seed)
         drawn = clean.symmetric_noise(rate, key) if kind == "symmetric" else clean.asymmetric_noise(rate, key)
-    return data.replace(
-        train_y=np.asarray(drawn.index), clean_y=data.train_y if data.clean_y is None else data.clean_y
-    )
+    return data.replace(train_y=np.asarray(drawn.index), clean_y=data.train_y if data.clean_y is None else data.clean_y)
 
 
 def held_out(data: Dataset, classes: int) -> tuple[Dataset, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax import plots
-from unhinged_jax.training.experiments.outcome import Outcome
+from unhinged_jax.training.experiments.outcome import ExperimentOutcome
 from unhinged_jax.training.experiments.tables import mean_of
 from unhinged_jax.training.metrics import probabilities_of, reliability, scores
 
@@ -53,7 +53,7 @@ def _band(axes: Axes, x: np.ndarray, values: np.ndarray, place: int, label: str)
     axes.fill_between(x, middle - error, middle + error, color=color, alpha=0.2, lw=0)
 
 
-def accuracy_curves(outcomes: Sequence[Outcome]) -> Figure:
+def accuracy_curves(outcomes: Sequence[ExperimentOutcome]) -> Figure:
     """Test accuracy against the epoch, whole and near its end."""
     with plots.style():
         figure, axes = _figure(2, width=5.2, height=3.8)
@@ -75,7 +75,7 @@ def accuracy_curves(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def against_points(outcomes: Sequence[Outcome], label: str, measure: Any = None, xlabel: str = "") -> Figure:
+def against_points(outcomes: Sequence[ExperimentOutcome], label: str, measure: Any = None, xlabel: str = "") -> Figure:
     """A measure of each variant at every point, with standard errors."""
     measure = measure or (lambda outcome: 100 * outcome.accuracy)
     points = list(dict.fromkeys(outcome.point for outcome in outcomes))
@@ -105,7 +105,7 @@ def against_points(outcomes: Sequence[Outcome], label: str, measure: Any = None,
     return figure
 
 
-def reliability_diagrams(outcomes: Sequence[Outcome]) -> Figure:
+def reliability_diagrams(outcomes: Sequence[ExperimentOutcome]) -> Figure:
     """Accuracy against confidence: a row for each point, a column for each variant.
 
     Bars hold the samples of all seeds that ended well; the numbers are means over these seeds, those of the tables.
@@ -127,7 +127,7 @@ def reliability_diagrams(outcomes: Sequence[Outcome]) -> Figure:
     return figure
 
 
-def _reliability(axes: Axes, outcome: Outcome) -> None:
+def _reliability(axes: Axes, outcome: ExperimentOutcome) -> None:
     ended = outcome.logits[outcome.stopped < 0]
     accuracy, error = mean_of(outcome.accuracy), mean_of(outcome.calibration_error)
     text = f"accuracy {100 * accuracy.value:.1f} %\nECE {100 * error.value:.1f} %" if len(ended) else "stopped"
@@ -154,7 +154,7 @@ def _bars(axes: Axes, probabilities: np.ndarray, labels: np.ndarray) -> None:
         )  # fmt: skip
 
 
-def score_histograms(outcomes: Sequence[Outcome]) -> Figure:
+def score_histograms(outcomes: Sequence[ExperimentOutcome]) -> Figure:
     """Histograms of each score inside and outside, all seeds together: a row for each variant."""
     names = {"softmax": "log odds of the softmax", "energy": "energy score", "feature_norm": "feature norm"}
     with plots.style():
@@ -183,7 +183,7 @@ def _histogram(axes: Axes, parts: dict[str, np.ndarray], colours: dict[str, str]
         )  # fmt: skip
 
 
-def growth(outcomes: Sequence[Outcome]) -> Figure:
+def growth(outcomes: Sequence[ExperimentOutcome]) -> Figure:
     """Norms of features and prototypes, imbalance between prototypes and accuracy against the epoch."""
     panels = {
         "feature_norm": "mean feature norm", "norm_W": "norm of the prototypes",

@@ -64,8 +64,7 @@ def write(
     times = times_of(asked)
     place = int(np.flatnonzero(times == asked.fixed)[0])
     at = {
-        name: np.array([[found[w, s][name][place] for s in range(asked.seeds)] for w in asked.widths])
-        for name in FACTS
+        name: np.array([[found[w, s][name][place] for s in range(asked.seeds)] for w in asked.widths]) for name in FACTS
     }
     slopes = {name: fitted_slope(asked.widths, at[name]) for name in _NAMES}
     fits = "; ".join(f"{_NAMES[name]} {s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for name, s in slopes.items())

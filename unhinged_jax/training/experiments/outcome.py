@@ -10,7 +10,7 @@ from unhinged_jax.training.metrics import expected_calibration_error, probabilit
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class ExperimentOutcome:
     """What is kept of a case: its history, and what the networks say of the test images and of outsiders.
 
     Attributes:

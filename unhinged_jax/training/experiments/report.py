@@ -14,14 +14,16 @@ from unhinged_jax._files import whole
 from unhinged_jax.training.data.load import LICENCES
 from unhinged_jax.training.experiments import figures, tables
 from unhinged_jax.training.experiments.markdown import as_code, as_text
-from unhinged_jax.training.experiments.outcome import Outcome
+from unhinged_jax.training.experiments.outcome import ExperimentOutcome
 from unhinged_jax.training.experiments.plan import Experiment
 from unhinged_jax.training.metrics import SCORES, detection, scores
 
 Written = tuple[str, dict[str, Any], dict[str, Any]]  # the text, figures by name, measures of the CSV
 
 
-def write(experiment: Experiment, outcomes: Sequence[Outcome], out: Path, facts: dict[str, Any]) -> list[Path]:
+def write(
+    experiment: Experiment, outcomes: Sequence[ExperimentOutcome], out: Path, facts: dict[str, Any]
+) -> list[Path]:
     """Write report.md, values.csv, report.json and the figures.
 
     Returns:
@@ -33,9 +35,7 @@ def write(experiment: Experiment, outcomes: Sequence[Outcome], out: Path, facts:
     return [page(experiment, out, text, list(drawn), facts, _made(experiment, outcomes)), *paths]
 
 
-def page(
-    experiment: Experiment, out: Path, text: str, drawn: list[str], facts: dict[str, Any], made: str
-) -> Path:
+def page(experiment: Experiment, out: Path, text: str, drawn: list[str], facts: dict[str, Any], made: str) -> Path:
     """Write report.md and report.json."""
     pictures = "\n".join(f"![{name}]({name}.png)\n" for name in drawn)
     command = f"{as_code(facts['command'])}: " if facts["command"] else ""
@@ -43,9 +43,7 @@ def page(
     spent = f" {used:.0f} s of processor time." if np.isfinite(used) else ""
     foot = f"{command}{made}{spent}"
     with whole(out / "report.md") as part:
-        part.write_text(
-            f"# {as_text(experiment.about.title)}\n\n{text}\n\n{pictures}\n{foot}\n", encoding="utf-8"
-        )
+        part.write_text(f"# {as_text(experiment.about.title)}\n\n{text}\n\n{pictures}\n{foot}\n", encoding="utf-8")
     facts = {name: value for name, value in facts.items() if value == value}  # JSON has no NaN
     record = {"experiment": experiment.name, **facts, "cases": [case.settings.tables() for case in experiment.cases]}
     with whole(out / "report.json") as part:
@@ -53,7 +51,7 @@ def page(
     return out / "report.md"
 
 
-def _made(experiment: Experiment, outcomes: Sequence[Outcome]) -> str:
+def _made(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> str:
     first = experiment.cases[0].settings
     sizes = sorted({int(o.counts.sum()) for o in outcomes})
     images = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -64,15 +62,15 @@ def _made(experiment: Experiment, outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _accuracy(outcome: Outcome) -> np.ndarray:
+def _accuracy(outcome: ExperimentOutcome) -> np.ndarray:
     return outcome.accuracy
 
 
-def _ece(outcome: Outcome) -> np.ndarray:
+def _ece(outcome: ExperimentOutcome) -> np.ndarray:
     return outcome.calibration_error
 
 
-def _stopped(outcomes: Sequence[Outcome]) -> str:
+def _stopped(outcomes: Sequence[ExperimentOutcome]) -> str:
     told = [
         as_text(f"{o.variant} {o.point}") + f" stopped in epoch {', '.join(str(e + 1) for e in o.stopped if e >= 0)}"
         for o in outcomes
@@ -81,7 +79,7 @@ def _stopped(outcomes: Sequence[Outcome]) -> str:
     return "Stopped before overflow: " + "; ".join(told) + "." if told else ""
 
 
-def _curves(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
+def _curves(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
     table = tables.markdown(tables.grid(outcomes, _accuracy), "higher", "test accuracy (%), mean ± standard error")
     lowest = min(np.nanmin(o.accuracy) for o in outcomes)
     parts = [table, f"The lowest accuracy of any seed of any variant is {100 * lowest:.2f} %."]
@@ -92,13 +90,13 @@ def _curves(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     return "\n\n".join(p for p in parts if p), {"accuracy": figures.accuracy_curves(outcomes)}, {"accuracy": _accuracy}
 
 
-def _table(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
+def _table(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
     table = tables.markdown(tables.grid(outcomes, _accuracy), "higher", "test accuracy (%)")
     figure = figures.against_points(outcomes, "test accuracy (%)", xlabel=experiment.about.axis or "")
     return "\n\n".join(p for p in (table, _stopped(outcomes)) if p), {"accuracy": figure}, {"accuracy": _accuracy}
 
 
-def _imbalance(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
+def _imbalance(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
     accuracy = tables.markdown(tables.grid(outcomes, _accuracy), "higher", "test accuracy (%)")
     ece = tables.markdown(tables.grid(outcomes, _ece), "lower", "ECE (%), 15 bins")
     drawn = {"accuracy": figures.against_points(outcomes, "test accuracy (%)", xlabel=experiment.about.axis or "")}
@@ -109,12 +107,12 @@ def _imbalance(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     return f"{accuracy}\n\n{ece}\n\n{_stopped(outcomes)}", drawn, {"accuracy": _accuracy, "ece": _ece}
 
 
-def _detected(outcome: Outcome, source: str, score: str, metric: str) -> np.ndarray:
+def _detected(outcome: ExperimentOutcome, source: str, score: str, metric: str) -> np.ndarray:
     inside, outside = scores(outcome.logits, outcome.norms)[score], scores(*outcome.outside[source])[score]
     return np.array([detection(a, b)[metric] for a, b in zip(inside, outside, strict=True)])
 
 
-def _detection(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
+def _detection(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
     parts, measures = [], {"accuracy": _accuracy}
     for source in outcomes[0].outside:
         for metric in ("fpr95", "auroc", "aupr"):
@@ -130,7 +128,7 @@ def _detection(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
     return "\n\n".join([accuracy, *parts]), {"scores": figures.score_histograms(outcomes)}, measures
 
 
-def _blowup(experiment: Experiment, outcomes: Sequence[Outcome]) -> Written:
+def _blowup(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
     lines = ["| | last feature norm | last prototype norm | longest/shortest prototype | accuracy (%) | ended |"]
     lines.append("|" + "---|" * 6)
     for o in outcomes:

@@ -21,7 +21,7 @@ from unhinged_jax.training.checkpoints import identity_of
 from unhinged_jax.training.data import load, outside_images
 from unhinged_jax.training.experiments import report
 from unhinged_jax.training.experiments.kernel import run_kernel
-from unhinged_jax.training.experiments.outcome import Outcome
+from unhinged_jax.training.experiments.outcome import ExperimentOutcome
 from unhinged_jax.training.experiments.plan import Case, Experiment
 from unhinged_jax.training.loop import Trained, Trainer
 from unhinged_jax.training.progress import Progress
@@ -30,9 +30,7 @@ _OUTSIDE_COUNT = 2000
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def run_experiment(
-    experiment: Experiment, out: Path, *, force: bool = False, command: str = ""
-) -> list[Path]:
+def run_experiment(experiment: Experiment, out: Path, *, force: bool = False, command: str = "") -> list[Path]:
     """Run the cases that are not there yet, and write tables, figures and `report.md`.
 
     Args:
@@ -73,7 +71,7 @@ def run_experiment(
 
 def _outcome(
     experiment: Experiment, case: Case, folder: Path, force: bool, told: Callable[[int, Any], None]
-) -> Outcome:
+) -> ExperimentOutcome:
     data, novel = prepare.novel_classes(case.settings)
     full = load(case.settings.data.name, case.settings.data.dir, case.settings.data.size)
     room = full.train_y.size if case.settings.data.imbalance else None
@@ -94,7 +92,7 @@ def _outcome(
 
 def _observed(
     case: Case, trainer: Trainer, novel: np.ndarray | None, run: Trained, sources: list[str], begin: float
-) -> Outcome:
+) -> ExperimentOutcome:
     data = trainer.data
     inside = trainer.evaluate(run.learners, data.test_x)
     outside = {}
@@ -105,13 +103,13 @@ def _observed(
     if novel is not None and sources:
         seen = trainer.evaluate(run.learners, novel)
         outside["novel classes"] = (seen.logits, seen.norms)
-    return Outcome(
+    return ExperimentOutcome(
         case.variant, case.point, run.history, data.test_y, inside.logits, inside.norms, outside, run.stopped,
         data.counts(), time.process_time() - begin,
     )  # fmt: skip
 
 
-def _write(path: Path, identity: str, outcome: Outcome) -> None:
+def _write(path: Path, identity: str, outcome: ExperimentOutcome) -> None:
     arrays: dict[str, Any] = {
         "identity": identity, "labels": outcome.labels, "logits": outcome.logits.astype(np.float32),
         "norms": outcome.norms.astype(np.float32), "stopped": outcome.stopped, "counts": outcome.counts,
@@ -124,7 +122,7 @@ def _write(path: Path, identity: str, outcome: Outcome) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def _read(path: Path, identity: str, case: Case) -> Outcome | None:
+def _read(path: Path, identity: str, case: Case) -> ExperimentOutcome | None:
     """The outcome in a file, if it is that of these settings and data."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -137,7 +135,7 @@ def _read(path: Path, identity: str, case: Case) -> Outcome | None:
             if name.startswith("outside.") and name.endswith(".logits")
         }
         history = {name[8:]: values for name, values in saved.items() if name.startswith("history.")}
-        return Outcome(
+        return ExperimentOutcome(
             case.variant, case.point, history, saved["labels"], saved["logits"].astype(float),
             saved["norms"].astype(float), outside, saved["stopped"], saved["counts"],
             float(saved.get("processor_seconds", np.nan)),

@@ -12,7 +12,7 @@ from scipy import stats
 
 from unhinged_jax._files import whole
 from unhinged_jax.training.experiments.markdown import as_text
-from unhinged_jax.training.experiments.outcome import Outcome
+from unhinged_jax.training.experiments.outcome import ExperimentOutcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def mean_of(values: np.ndarray) -> Mean:
 
 
 def grid(
-    outcomes: Sequence[Outcome], measure: Callable[[Outcome], np.ndarray]
+    outcomes: Sequence[ExperimentOutcome], measure: Callable[[ExperimentOutcome], np.ndarray]
 ) -> dict[str, dict[str, Mean]]:
     """Variant -> point -> mean of a measure of each seed."""
     found: dict[str, dict[str, Mean]] = {}
@@ -79,7 +79,9 @@ def markdown(table: dict[str, dict[str, Mean]], unit: str, corner: str = "") -> 
     return "\n".join(lines)
 
 
-def write_csv(path: Path, outcomes: Sequence[Outcome], measures: dict[str, Callable[[Outcome], np.ndarray]]) -> Path:
+def write_csv(
+    path: Path, outcomes: Sequence[ExperimentOutcome], measures: dict[str, Callable[[ExperimentOutcome], np.ndarray]]
+) -> Path:
     """One line a variant, point, measure and seed, so that nothing is averaged away."""
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -91,7 +93,7 @@ def write_csv(path: Path, outcomes: Sequence[Outcome], measures: dict[str, Calla
     return path
 
 
-def verdict(outcomes: Sequence[Outcome], reference: str, candidate: str) -> str:
+def verdict(outcomes: Sequence[ExperimentOutcome], reference: str, candidate: str) -> str:
     """Whether the candidate is within one standard error of the reference, or above it, in words and numbers."""
     known = {outcome.variant: outcome for outcome in outcomes}
     given = reference, candidate
