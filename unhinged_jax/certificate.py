@@ -140,8 +140,8 @@ def run_case(case: Case) -> Row:
     bias = np.linspace(-1.0, 1.0, model.classes) if model.bias else None
     state = model.init(jax.random.key(7), bias=bias, precision=case.precision)
     times = np.concatenate([[0], _SEEN])
-    observe = ["log_distance_H" if not model.features_move or not model.prototypes_move else "log_distance"]
-    if not model.features_move:
+    observe = ["log_distance_H" if not model.moves.coupled else "log_distance"]
+    if not model.moves.H:
         observe = ["log_distance"]
     run = simulate(model, case.dynamics, state, times, observe, states=True, precision=case.precision)
     truth = exact(model, case.dynamics, state, times, (), states=True, precision=case.precision)
@@ -167,7 +167,7 @@ def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float,
     if isinstance(dynamics, Flow):  # as long as zeta grows
         dynamics = dataclasses.replace(dynamics, schedule=1.0)
     found = limit(case.model, dynamics, state, precision=case.precision)
-    predicted = float(found.rate_H if case.model.spherical or not case.model.prototypes_move else found.rate)
+    predicted = float(found.rate_H if case.model.spherical or not case.model.moves.W else found.rate)
     clock = np.asarray(run.times, float)
     if isinstance(case.dynamics, Flow):
         with jax.enable_x64(True):

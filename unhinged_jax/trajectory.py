@@ -57,6 +57,22 @@ _MESSAGES = {
 }
 
 
+class Remark:
+    """Words beside a run that do not make it another kind of tree: runs that took different ways can be stacked."""
+
+    def __init__(self, words: Any = "") -> None:
+        self.words = str(words)
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remark)
+
+    def __hash__(self) -> int:
+        return hash(Remark)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trajectory(Value):
@@ -78,6 +94,7 @@ class Trajectory(Value):
             direction refer to, however often the run goes on. None where it is not known.
         clock: What `elapsed` counts: "time" (a flow) or "updates" (a descent).
         carries: What the run moves beside the state: "" (nothing), "momentum" or "optimizer".
+        form: How a simulation was run, in words: in which form, and with which solver.
 
     A `Trajectory` can be given to `simulate` or `exact` in place of a state, to go on from where it ended: the clock of
     its schedules runs on, and so does what the run carries. `final`, or one of `states`, is a state like any other: a
@@ -111,6 +128,7 @@ class Trajectory(Value):
     origin: State | None = None
     clock: str = dataclasses.field(default="", metadata={"static": True})
     carries: str = dataclasses.field(default="", metadata={"static": True})
+    form: Remark = dataclasses.field(default=Remark(), metadata={"static": True})
 
     @property
     def batch(self) -> tuple[int, ...]:

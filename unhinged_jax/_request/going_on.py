@@ -67,7 +67,6 @@ def handed_over(before: Trajectory, model: LayerPeeled) -> Trajectory:
 
     memory, origin = jax.tree.map(converted, (before.memory, before.origin))
     if before.carries == "momentum" and memory is not None:  # a part that stays now has no velocity
-        moves_W = model.prototypes_move
-        moves = {"H": model.features_move, "W": moves_W, "b": moves_W and model.bias}
+        moves = model.moves._asdict()
         memory = {name: part if moves[name] else jnp.zeros_like(part) for name, part in memory.items()}
     return dataclasses.replace(before, memory=memory, origin=origin)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from unhinged_jax.closed_form.timeline import Record
 from unhinged_jax.linear.compression import smaller
-from unhinged_jax.linear.leading_part import Leading
+from unhinged_jax.linear.leading_part import Coupled, LeadingPart, Origin
 from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.linear.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum, without
 from unhinged_jax.model import State
@@ -49,10 +49,10 @@ class ExactLinear:
     b: jax.Array
     drift_b: jax.Array
     log_scale: jax.Array
-    leading: Leading | None
+    leading: LeadingPart | None
     seen: Columns | None
     scatter: Columns | None = None
-    origin: tuple[Leading, Any] | None = None
+    origin: Origin | None = None
     moving: Columns | None = None
     moving_b: jax.Array | None = None
 
@@ -61,7 +61,7 @@ class ExactLinear:
         model = self.space.model
         H, W = self._evolve(record.full, slopes.full, Columns(self.H, self.F, self.W))
         log_full, b = record.log_full, self.b
-        moves_b = model.bias and model.prototypes_move
+        moves_b = model.moves.b
         if moves_b:
             b = record.hold * self.b + record.drive * self.drift_b
         if record.pushed is not None:
@@ -83,7 +83,8 @@ class ExactLinear:
         view = dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
         if self.origin is None:
             return view
-        return view.referred(reference(split.direction, self.space.vector(*self.origin[0].parts), self.origin[1]))
+        first = self.space.vector(*self.origin.part.parts)
+        return view.referred(reference(split.direction, first, self.origin.log_scale))
 
     def memory(self, record: Record, slopes: Record, log_scale: Any) -> dict[str, jax.Array]:
         """The velocity at one moment over e^log_scale, as a simulated descent with momentum holds it: downhill."""
@@ -100,10 +101,10 @@ class ExactLinear:
             (H, W), log_full = added((H, W), log_full, more, pushed.log_full)
             b = b + pushed.velocity[1] * self.moving_b
         size = -jnp.exp(log_full + self.log_scale - log_scale)
-        moves_b = model.bias and model.prototypes_move
+        moves_b = model.moves.b
         return {
-            "H": size * H if model.features_move else jnp.zeros_like(H),
-            "W": size * W if model.prototypes_move else jnp.zeros_like(W),
+            "H": size * H if model.moves.H else jnp.zeros_like(H),
+            "W": size * W if model.moves.W else jnp.zeros_like(W),
             "b": -b if moves_b else jnp.zeros_like(b),
         }
 
@@ -112,12 +113,8 @@ class ExactLinear:
         assert self.residual is not None
         space, residual, turn = smaller(self.space, self.H, self.W, self.residual)
         H, W = turn(self.H), turn(self.W)
-
-        def smaller_part(lead: Leading) -> Leading:
-            return dataclasses.replace(lead, carrier=turn(lead.carrier), prototypes=turn(lead.prototypes))
-
-        lead = None if self.leading is None else smaller_part(self.leading)
-        origin = None if self.origin is None else (smaller_part(self.origin[0]), self.origin[1])
+        lead = None if self.leading is None else self.leading.turned(turn)
+        origin = None if self.origin is None else self.origin._replace(part=self.origin.part.turned(turn))
         few = residual.shape[1] < residual.shape[0]
         return dataclasses.replace(
             self,
@@ -141,10 +138,10 @@ class ExactLinear:
 
     def _split(self, record: Record, slopes: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
         """The leading part as an amplitude, and the rest alone: other modes, mu- of the winning ones, uncoupled."""
-        assert self.leading is not None
-        if self.leading.kind != "coupled":
-            return self._driven_split(record, whole)
         lead = self.leading
+        if not isinstance(lead, Coupled):
+            return self._driven_split(record, whole)
+        r1, r2 = lead.rates.r1, lead.rates.r2
         rest, log_powers = self._without_lead(record, slopes, Columns(self.H, self.F, self.W), (1.0, 1.0))
         residual = record.rest.keep * self._residual_norm()
         course = Course(
@@ -157,9 +154,9 @@ class ExactLinear:
         )
         if record.pushed is not None:
             assert slopes.pushed is not None and self.moving is not None
-            rest, log_powers = self._without_lead(record.pushed, slopes.pushed, self.moving, (lead.r1, lead.r2))
+            rest, log_powers = self._without_lead(record.pushed, slopes.pushed, self.moving, (r1, r2))
             course = course.beside([self.space.metric(rest[0]), 0 * residual, rest[1]], record.pushed.log_rest)
-            pushed = self.space.vector(*lead.part(lead.r1 * self.moving.F, lead.r2 * self.moving.W))
+            pushed = self.space.vector(*lead.part(r1 * self.moving.F, r2 * self.moving.W))
             course = course.along(pushed, record.pushed.signs[0], log_powers[0])
         return course.split(self.log_scale)
 
@@ -170,16 +167,15 @@ class ExactLinear:
 
         `rates`: what a velocity is multiplied by to be a change of the state.
         """
-        assert self.leading is not None
+        assert isinstance(self.leading, Coupled)
         lead, k = self.leading, self.leading.growth
-        assert k is not None and lead.square is not None
         others = dataclasses.replace(
             record.rest,
-            **{name: (1 - self._mask) * getattr(record.rest, name) for name in ("own", "feed", "carry", "lift")},
+            **{name: (1 - lead.mask) * getattr(record.rest, name) for name in ("own", "feed", "carry", "lift")},
         )
         x, y = lead.top(start.F), lead.top(start.W)
         if isinstance(self.spectrum, BalancedSpectrum) and self.space.summed:  # class sums are made of its modes
-            bare = self.spectrum.apply(1 - self._mask, jnp.zeros_like(self._mask), start.H)
+            bare = self.spectrum.apply(1 - lead.mask, jnp.zeros_like(lead.mask), start.H)
         else:
             bare = start.H - self.space.lift(x / lead.square)
             # Rounding, where nothing else is there, would outlast all that falls.
@@ -193,14 +189,9 @@ class ExactLinear:
             log_powers = log_powers + slopes.log_powers[0] * drift + slopes.log_powers[1] * drift**2 / 2
         fall = record.signs[1] * jnp.exp(log_powers[1] - record.log_rest) / (2 * k.d)
         x, y = rates[0] * x, rates[1] * y
-        H = H + self.space.lift(fall * (k.rising / lead.square * x - lead.r1 * y))
-        W = W + fall * (k.falling * y - lead.r2 * x)
+        H = H + self.space.lift(fall * (k.rising / lead.square * x - lead.rates.r1 * y))
+        W = W + fall * (k.falling * y - lead.rates.r2 * x)
         return (H, W), log_powers
-
-    @property
-    def _mask(self) -> jax.Array:
-        assert self.leading is not None and self.leading.mask is not None
-        return self.leading.mask
 
     def _residual_norm(self) -> jax.Array:
         return jnp.zeros((), self.W.dtype) if self.residual is None else self.factor * safe_norm(self.residual)
@@ -212,7 +203,7 @@ class ExactLinear:
         """
         assert self.leading is not None
         still, none = jnp.zeros_like, jnp.zeros((), self.W.dtype)
-        if self.leading.kind == "anchored":
+        if self.leading.H_moves:
             direction = [self.space.metric(self.space.lift(self.W)), none, still(self.W)]
             rest = [self.space.metric(self.H), self._residual_norm(), still(self.W)]
             ramp, fade, whole = record.full.carry[0], 2, [*whole[:2], still(self.W)]
@@ -226,7 +217,7 @@ class ExactLinear:
         if record.pushed is not None:
             assert self.moving is not None
             H, W = (self.moving.H, still(self.W)) if fade == 2 else (still(self.H), self.moving.W)
-            rate = self.leading.r1 if fade == 2 else self.leading.r2
+            rate = self.leading.rates.r1 if fade == 2 else self.leading.rates.r2
             pushed = [rate * self.space.metric(H), none, rate * W]
             course = course.along(pushed, record.pushed.signs[fade], record.pushed.log_powers[fade])
         return course.split(self.log_scale)
@@ -285,8 +276,8 @@ def exact_linear(
     space: RowSpace,
     spectrum: Spectrum,
     state: State,
-    leading: Leading | None,
-    origin: tuple[Leading, Any] | None = None,
+    leading: LeadingPart | None,
+    origin: Origin | None = None,
     memory: dict[str, jax.Array] | None = None,
 ) -> ExactLinear:
     """Bring a state into the form from which every later moment is evaluated; `origin` as in `linear_system`.

@@ -20,20 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.linear.rates import Rates
 from unhinged_jax.special import log1p_ratio, phi1
 
 _TERMS = 22  # of the power series used for |d tau| < 1: the next term is below 1e-20
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """a = r1 lambda_1, c = r2 lambda_2 and the rates themselves."""
-
-    a: Any
-    c: Any
-    r1: Any
-    r2: Any
 
 
 @jax.tree_util.register_dataclass

@@ -15,7 +15,7 @@ from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.timeline import Record, Updates, closed, timeline, updates_at
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.compression import compressible, observed
-from unhinged_jax.linear.leading_part import leading, present_modes
+from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
@@ -115,7 +115,7 @@ def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
         )
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
         return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
-    if model.spherical and model.prototypes_move:
+    if model.spherical and model.moves.W:
         return "spherical features with free prototypes are not linear; anchor the prototypes or use `simulate`."
     if model.spherical and isinstance(dynamics, Descent) and dynamics.momentum is not None:
         return "momentum on spherical features has no closed form; use plain descent or `simulate`."
@@ -149,13 +149,8 @@ def _linear(
         spectrum = dataclasses.replace(spectrum, present=present)
     part, origin, mask = None, None, jnp.zeros_like(spectrum.values)
     if wants_split(plan):
-        r1 = dynamics.rate_H if model.features_move else 0.0
-        r2 = dynamics.rate_W if model.prototypes_move else 0.0
-        part = leading(model, space.signal, model.kernel, r1, r2, state.H, state.W, target)
-        if start is not None and part.kind == "coupled":
-            before = leading(model, space.signal, model.kernel, r1, r2, start.H, start.W, target)
-            origin = before, start.log_scale
-        mask = mask if part.mask is None else part.mask
+        part, origin = leading_parts(model, dynamics, state, start, target)
+        mask = part.mask if isinstance(part, Coupled) else mask
     clock = times.astype(dtype) if isinstance(dynamics, Flow) else times
 
     def record_of(g: jax.Array) -> Record:
@@ -164,7 +159,7 @@ def _linear(
     moments = _with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part, origin, memory)
     apart = origin is not None and refers_to_start(plan)  # the first start need not lie where the smaller problem looks
-    if not states and not apart and compressible(space, plan):
+    if not states and not apart and memory is None and compressible(model, plan):
         small = problem.compressed()
         values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, plan)), moments)
         last = problem.view(*_end_of(moments))

@@ -12,7 +12,6 @@ import numpy as np
 from unhinged_jax._loop import Reads
 from unhinged_jax.closed_form.modes import (
     Coefficients,
-    Rates,
     block,
     descent_coefficients,
     exponents,
@@ -24,6 +23,7 @@ from unhinged_jax.closed_form.modes import (
 )
 from unhinged_jax.closed_form.updates import products
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.linear.rates import Rates, unit_rates
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.schedules import Constant
 from unhinged_jax.special import phi1, safe_log
@@ -101,13 +101,6 @@ def timeline(
         return record
     velocity = _product_timeline(model, dynamics, reads, first, g, mask, present, pushed=True)
     return dataclasses.replace(record, pushed=velocity)
-
-
-def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: Any) -> Rates:
-    """Rates of a proportional dynamics at eta = 1; 0 for a part that stays."""
-    r1 = jnp.asarray(dynamics.rate_H if model.features_move else 0.0, dtype)
-    r2 = jnp.asarray(dynamics.rate_W if model.prototypes_move else 0.0, dtype)
-    return Rates(r1 * model.decay_H, r2 * model.decay_W, r1, r2)
 
 
 def _winning_nodes(g: jax.Array, mask: jax.Array, rates: Rates) -> jax.Array:

@@ -67,7 +67,7 @@ def products(
     of the velocity.
     """
     dtype = g.dtype
-    moves = (1.0 if model.features_move else 0.0, 1.0 if model.prototypes_move else 0.0)
+    moves = (1.0 if model.moves.H else 0.0, 1.0 if model.moves.W else 0.0)
     x = _identity(g)
     squares = {"full": g, "rest": g * (1 - mask)}
 

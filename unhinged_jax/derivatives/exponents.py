@@ -16,9 +16,10 @@ from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax._values import Value
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
-from unhinged_jax.closed_form.timeline import closed, unit_rates
+from unhinged_jax.closed_form.timeline import closed
 from unhinged_jax.derivatives.flow_map import Times, flow_map
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.linear.rates import unit_rates
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.simulation import scale_must_fit
 from unhinged_jax.trajectory import RunResult, Trajectory
@@ -153,9 +154,7 @@ class _Moving(NamedTuple):
 
 
 def _moving(model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any) -> _Moving:
-    moves = {
-        "H": model.features_move, "W": model.prototypes_move, "b": model.prototypes_move and model.bias
-    }  # fmt: skip
+    moves = model.moves._asdict()
     found, form = jax.tree_util.tree_flatten_with_path(({name: getattr(state, name) for name in moves}, memory))
     names = [[entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)] for path, _ in found]
 
@@ -286,10 +285,10 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
     root = np.sqrt(((a - c) / 2) ** 2 + r1 * r2 * squares)
     modes = [-(a + c) / 2 + root, -(a + c) / 2 - root]
     modes += [np.full(model.samples - pairs, -a), np.full(model.classes - pairs, -c)]
-    if not (model.features_move and model.prototypes_move):
-        modes = [np.full(model.samples, -a) if model.features_move else np.full(model.classes, -c)]
+    if not model.moves.coupled:
+        modes = [np.full(model.samples, -a) if model.moves.H else np.full(model.classes, -c)]
     every = np.repeat(np.concatenate(modes), model.dim)
-    if model.bias and model.prototypes_move:
+    if model.moves.b:
         every = np.concatenate([every, np.full(model.classes, -c)])
     if eta is not None:
         every = np.log(np.maximum(np.abs(1 + eta * every), np.finfo(float).tiny))

@@ -120,9 +120,5 @@ def _push(
 
 def moving_numbers(model: LayerPeeled) -> int:
     """How many entries of H, W and b move."""
-    sizes = (
-        model.samples * model.dim if model.features_move else 0,
-        model.classes * model.dim if model.prototypes_move else 0,
-        model.classes if model.prototypes_move and model.bias else 0,
-    )
-    return sum(sizes)
+    sizes = model.samples * model.dim, model.classes * model.dim, model.classes
+    return sum(size for size, moves in zip(sizes, model.moves, strict=True) if moves)

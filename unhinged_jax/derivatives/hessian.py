@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,8 +84,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     must_fit(state, _precision.of((state.H, state.W)))
     state = jax.tree.map(lambda part: jnp.asarray(part, float), state)  # as wide as the widest
     parts = [*multiplied(state), state.b]
-    moves = [model.features_move, model.prototypes_move, model.prototypes_move and model.bias]
-    product = _product(_request.traceable(model), parts, tuple(moves))
+    product = jax.tree_util.Partial(_hessian_times, _request.traceable(model), parts)
     dtype = np.dtype(parts[1].dtype)
 
     def matvec(v: np.ndarray) -> np.ndarray:
@@ -108,26 +106,17 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     return np.sort(eigsh(operator, count, which=which, v0=start, tol=tolerance, return_eigenvectors=False))
 
 
-def _product(model: LayerPeeled, parts: list[jax.Array], moves: tuple[bool, ...]) -> Any:
-    """v -> Hessian of the objective times v, on the entries that move, laid end to end."""
-    return jax.tree_util.Partial(_hessian_times, model, parts, _Moves(moves))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Moves:
-    which: tuple[bool, ...]
-
-
 @eqx.filter_jit
-def _hessian_times(model: LayerPeeled, parts: list[jax.Array], moves: _Moves, v: jax.Array) -> jax.Array:
+def _hessian_times(model: LayerPeeled, parts: list[jax.Array], v: jax.Array) -> jax.Array:
+    """The Hessian of the objective times v, on the entries that move, laid end to end."""
     from jax.flatten_util import ravel_pytree
 
-    free = [part for part, there in zip(parts, moves.which, strict=True) if there]
+    free = [part for part, there in zip(parts, model.moves, strict=True) if there]
     _, unravel = ravel_pytree(free)
 
     def objective(free: list[jax.Array]) -> jax.Array:
         pieces = iter(free)
-        H, W, b = (next(pieces) if there else part for part, there in zip(parts, moves.which, strict=True))
+        H, W, b = (next(pieces) if there else part for part, there in zip(parts, model.moves, strict=True))
         decay = model.decay_H * jnp.sum(H**2) + model.decay_W * (jnp.sum(W**2) + jnp.sum(b**2))
         return model.data_loss(H, W, b) + decay / 2
 

@@ -92,9 +92,9 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     named = {**_model_parameters(model), **_label_parameters(model), **_dynamics_parameters(dynamics)}
     for name in ("H", "W") + (("b",) if model.bias else ()):
         named[name] = (getattr(state, name), lambda p, value, name=name: (*p[:2], p[2].replace(**{name: value})))
-    moves = {"decay_H": model.features_move, "decay_W": model.prototypes_move}
-    moves |= {"rate_H": model.features_move, "rate_W": model.prototypes_move}
-    both = model.features_move and model.prototypes_move
+    moves = {"decay_H": model.moves.H, "decay_W": model.moves.W}
+    moves |= {"rate_H": model.moves.H, "rate_W": model.moves.W}
+    both = model.moves.coupled
     moves |= {"s": both, "decay": both}
     return {name: Parameter(name, *found) for name, found in named.items() if moves.get(name, True)}
 

@@ -8,11 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.closed_form.timeline import unit_rates
 from unhinged_jax.dynamics import Dynamics, Flow
 from unhinged_jax.limits.factors import factor
 from unhinged_jax.limits.result import Limit
-from unhinged_jax.linear.leading_part import Growth, growth, leading
+from unhinged_jax.linear.leading_part import Coupled, Growth, growth, leading_part
+from unhinged_jax.linear.rates import unit_rates
 from unhinged_jax.linear.row_space import RowSpace, row_space
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled, State, multiplied
@@ -34,10 +34,10 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     """Both parts move: the eigenvalue of largest modulus of the update, of those that the start has a part in."""
     dtype = state.W.dtype
     space, rates = row_space(model, dtype), unit_rates(model, dynamics, dtype)
-    lead = leading(model, space.signal, model.kernel, rates.r1, rates.r2, state.H, state.W, target)
-    assert lead.spectrum is not None and lead.mask is not None and lead.square is not None
+    lead = leading_part(model, dynamics, state, target)
+    assert isinstance(lead, Coupled)
     values, F = lead.spectrum.eigenvalues(), space.signal.transpose_times(state.H)
-    modes = growth(values, rates.a, rates.c, rates.r1, rates.r2)
+    modes = growth(values, rates)
     logs = factor(dynamics, jnp.stack([modes.plus, modes.minus])).log
     alive = values > jnp.finfo(dtype).eps ** 0.6 * jnp.max(values)
     seen = alive & _present(lead.spectrum, modes, rates, F, state.W)
@@ -46,7 +46,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     mask, up = _winning(values, jax.lax.stop_gradient(logs), jnp.where(jnp.any(wanted), wanted, alive))
     mask = jnp.where(led, mask if target == "top" else lead.mask, 0.0)
     square = jnp.where(led, jnp.sum(mask * values) / jnp.where(led, jnp.sum(mask), 1.0), 1.0)
-    won = _Winner(mask, square, growth(square, rates.a, rates.c, rates.r1, rates.r2), up)
+    won = _Winner(mask, square, growth(square, rates), up)
     found = factor(dynamics, jnp.where(up, won.growth.plus, won.growth.minus))
 
     rate, gap_H, gap_W = _gaps(dynamics, won, found.log, values, modes, logs, alive, rates, target == "top")
@@ -142,7 +142,7 @@ def features_of(model: LayerPeeled, space: RowSpace, carrier: jax.Array) -> jax.
 
 def _bias(model: LayerPeeled, dynamics: Dynamics, state: State) -> jax.Array:
     """The limit of the bias: infinite where it grows without bound, NaN where it goes to and fro for ever."""
-    if not (model.bias and model.prototypes_move):
+    if not model.moves.b:
         return state.b
     drift = model.signal().column_sums(state.b.dtype)
     decay = jnp.asarray(model.decay_W, state.b.dtype)
@@ -161,11 +161,11 @@ def direction_of(model: LayerPeeled, state: State) -> State:
     if model.spherical:
         lengths = row_lengths(state.H)
         return State(state.H / jnp.where(lengths > 0, lengths, 1.0), W, state.b)
-    parts = (state.H,) * model.features_move + (state.W,) * model.prototypes_move
+    parts = (state.H,) * model.moves.H + (state.W,) * model.moves.W
     size = safe_norm(*parts)
     size = jnp.where(size > 0, size, 1.0)
-    H = state.H / size if model.features_move else H
-    return State(H, state.W / size if model.prototypes_move else W, state.b)
+    H = state.H / size if model.moves.H else H
+    return State(H, state.W / size if model.moves.W else W, state.b)
 
 
 @eqx.filter_jit
@@ -176,7 +176,7 @@ def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) ->
     """
     dtype = state.W.dtype
     space, rates = row_space(model, dtype), unit_rates(model, dynamics, dtype)
-    moving_W = model.prototypes_move
+    moving_W = model.moves.W
     pull = space.signal.transpose_times(state.H) if moving_W else features_of(model, space, state.W)
     decay = jnp.asarray(model.decay_W if moving_W else model.decay_H, dtype)
     found = factor(dynamics, -(rates.c if moving_W else rates.a))

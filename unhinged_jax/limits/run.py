@@ -75,7 +75,7 @@ def limit(
         if _check.concrete(state.elapsed):
             begin = np.atleast_1d(np.asarray(state.elapsed))
     task = _request.prepare(model, dynamics, state, begin, (), target, precision, "limit")
-    if model.spherical or not (model.features_move and model.prototypes_move):
+    if model.spherical or not model.moves.coupled:
         must_fit(task.state, task.precision)  # what stays is a part of the limit
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
@@ -93,7 +93,7 @@ def limit(
 
 def _solver(model: LayerPeeled, dynamics: Dynamics) -> Callable[..., Limit]:
     if not model.spherical:
-        return coupled if model.features_move and model.prototypes_move else driven
+        return coupled if model.moves.coupled else driven
     lengthen = False  # a descent in which one decay alone makes features longer
     if isinstance(dynamics, Descent) and _check.concrete((model, dynamics)):
         lengthen = float(dynamics.schedule(0) * dynamics.rate_H * model.decay_H) > 2

@@ -19,7 +19,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.linear.row_space import RowSpace
+from unhinged_jax.linear.row_space import RowSpace, summable
+from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import ObservablePlan, View, evaluate
 from unhinged_jax.observables.features import row_squares
 from unhinged_jax.special import safe_sqrt
@@ -44,9 +45,9 @@ class Smaller(NamedTuple):
     turn: Callable[[jax.Array], jax.Array]
 
 
-def compressible(space: RowSpace, plan: ObservablePlan) -> bool:
+def compressible(model: LayerPeeled, plan: ObservablePlan) -> bool:
     """Whether class sums of balanced classes carry the problem and only built-in observables look at it."""
-    return space.summed and space.model.labels.balanced and all(function is None for _, function in plan)
+    return model.labels.balanced and summable(model) and all(function is None for _, function in plan)
 
 
 def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) -> Smaller:

@@ -10,16 +10,20 @@ approached, and the distance from this one does not fall. `limit` says what wins
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.kernel import Kernel
+from unhinged_jax.linear.rates import Rates, unit_rates
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum, spectrum_of
-from unhinged_jax.model import LayerPeeled
-from unhinged_jax.signal import Signal
+from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.special import largest, safe_sqrt
 
 
@@ -37,14 +41,15 @@ class Growth(NamedTuple):
     minus: jax.Array
 
 
-def growth(g: jax.Array, a: Any, c: Any, r1: Any, r2: Any) -> Growth:
+def growth(g: jax.Array, rates: Rates) -> Growth:
     """The eigenvalues of K for squared singular values g.
 
     Not differentiable where d = 0; see `closed_form.modes` for that.
 
     Source: THEORY of Zhou et al. 2023, Theorem 4, for any two decays and rates (beyond the paper).
     """
-    delta, m, coupling = (a - c) / 2, -(a + c) / 2, r1 * r2 * g
+    a, c = rates.a, rates.c
+    delta, m, coupling = (a - c) / 2, -(a + c) / 2, rates.r1 * rates.r2 * g
     square = delta**2 + coupling
     d = safe_sqrt(square)
 
@@ -58,48 +63,72 @@ def growth(g: jax.Array, a: Any, c: Any, r1: Any, r2: Any) -> Growth:
     return Growth(d, rising, falling, plus, m - d)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Leading:
-    """The winning part of (H, W): Theta M `carrier` and `prototypes`, both (C, p).
+class LeadingPart(eqx.Module):
+    """The winning part of (H, W): Theta M `carrier` and `prototypes`, both (C, p), in units of the state.
 
-    kind: "coupled" (both parts move), "anchored" (W stays; H tends to M W) or "frozen" (H stays; W tends to M^T H).
+    `H_moves` and `W_moves` say which of the two is a part of the state that moves; the other one stays what it is.
     """
 
     carrier: jax.Array
     prototypes: jax.Array
-    spectrum: Spectrum | None
-    mask: jax.Array | None
-    square: jax.Array | None
-    growth: Growth | None
-    r1: Any
-    r2: Any
-    kind: str = dataclasses.field(default="coupled", metadata={"static": True})
+    rates: Rates
+    H_moves: ClassVar[bool] = True
+    W_moves: ClassVar[bool] = True
 
     @property
     def parts(self) -> tuple[jax.Array, jax.Array]:
         """(carrier, prototypes)."""
         return self.carrier, self.prototypes
 
+    @abc.abstractmethod
     def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
-        """The leading part (carrier, prototypes) of a state with F = M^T H, all in one `mode` if that is given."""
-        if self.kind == "anchored":
-            return W, W
-        if self.kind == "frozen":
-            return jnp.zeros_like(F), F
-        g, k = self.square, self.growth
-        assert g is not None and k is not None
-        if mode is None:
-            x, y = self.top(F), self.top(W)
-        else:
-            assert self.mask is not None
-            x, y = self.mask[mode] * F, self.mask[mode] * W
-        return (k.falling / g * x + self.r1 * y) / (2 * k.d), (self.r2 * x + k.rising * y) / (2 * k.d)
+        """(carrier, prototypes) of the leading part of a state with F = M^T H, all in one `mode` if that is given."""
+
+    def turned(self, turn: Callable[[jax.Array], jax.Array]) -> Self:
+        """The same with every row turned."""
+        return dataclasses.replace(self, carrier=turn(self.carrier), prototypes=turn(self.prototypes))
+
+
+class Coupled(LeadingPart):
+    """Both parts move: what the start has of the eigenvector of mu_+ of the winning modes.
+
+    Attributes:
+        mask: 1 for the winning modes, else 0, (k,).
+        square: Their squared singular value g, (), 1 where nothing leads.
+        growth: The eigenvalues of their block.
+    """
+
+    spectrum: Spectrum
+    mask: jax.Array
+    square: jax.Array
+    growth: Growth
+
+    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+        k, r1, r2 = self.growth, self.rates.r1, self.rates.r2
+        x, y = (self.top(F), self.top(W)) if mode is None else (self.mask[mode] * F, self.mask[mode] * W)
+        return (k.falling / self.square * x + r1 * y) / (2 * k.d), (r2 * x + k.rising * y) / (2 * k.d)
 
     def top(self, X: jax.Array) -> jax.Array:
         """Projection of (C, p) on the winning modes."""
-        assert self.spectrum is not None and self.mask is not None
         return self.spectrum.apply(self.mask, jnp.zeros_like(self.mask), X)
+
+
+class Anchored(LeadingPart):
+    """W stays and pulls H: along M W, which is the leading part whatever its modes."""
+
+    W_moves: ClassVar[bool] = False
+
+    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+        return W, W
+
+
+class Frozen(LeadingPart):
+    """H stays and pulls W: along M^T H."""
+
+    H_moves: ClassVar[bool] = False
+
+    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros_like(F), F
 
 
 def present_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> jax.Array:
@@ -148,25 +177,17 @@ def top_modes(spectrum: Spectrum, target: str, present: jax.Array | None = None)
     return jnp.asarray([1.0, 0.0] if target == "contrast" else [0.0, 1.0], values.dtype)
 
 
-def leading(
-    model: LayerPeeled,
-    signal: Signal,
-    kernel: Kernel | None,
-    r1: Any,
-    r2: Any,
-    H: jax.Array,
-    W: jax.Array,
-    target: str = "top",
-) -> Leading:
-    """The leading part of the state (H, W) under the linear dynamics with rates r1, r2 (0 for a part that stays).
+def leading_part(model: LayerPeeled, dynamics: Dynamics, state: State, target: str = "top") -> LeadingPart:
+    """The leading part of a state (H, W) under a linear dynamics with proportional rates.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5 and Theorem 6, for any signal, decays, rates and kernel beyond it.
     """
-    if not (model.features_move and model.prototypes_move):
-        kind = "frozen" if model.prototypes_move else "anchored"
-        F = signal.transpose_times(H) if kind == "frozen" else W
-        carrier = jnp.zeros_like(W) if kind == "frozen" else W
-        return Leading(carrier, F, None, None, None, None, r1, r2, kind)
+    signal, kernel, (H, W) = model.signal(), model.kernel, (state.H, state.W)
+    rates = unit_rates(model, dynamics, W.dtype)
+    if not model.moves.H:
+        return Frozen(jnp.zeros_like(W), signal.transpose_times(H), rates)
+    if not model.moves.W:
+        return Anchored(W, W, rates)
     spectrum = spectrum_of(signal, kernel, model.samples, model.dim, W.dtype)
     F = signal.transpose_times(H)
     mixed = kernel is not None and kernel.kind == "coordinates"
@@ -174,10 +195,26 @@ def leading(
     square = jnp.sum(mask * spectrum.eigenvalues()) / jnp.sum(mask)
     nothing = jax.lax.stop_gradient(square) <= _rounding(model, kernel, W.dtype)
     mask, square = jnp.where(nothing, 0.0, mask), jnp.where(nothing, 1.0, square)
-    blank = Leading(W, W, spectrum, mask, square, None, r1, r2)
-    found = dataclasses.replace(blank, growth=growth(square, r1 * model.decay_H, r2 * model.decay_W, r1, r2))
-    carrier, prototypes = found.part(F, W)
-    return dataclasses.replace(found, carrier=carrier, prototypes=prototypes)
+    blank = Coupled(W, W, rates, spectrum, mask, square, growth(square, rates))
+    carrier, prototypes = blank.part(F, W)
+    return dataclasses.replace(blank, carrier=carrier, prototypes=prototypes)
+
+
+class Origin(NamedTuple):
+    """The leading part at the start of the first of the runs that go on from one another: e^log_scale times `part`."""
+
+    part: LeadingPart
+    log_scale: jax.Array
+
+
+def leading_parts(
+    model: LayerPeeled, dynamics: Dynamics, state: State, first: State | None, target: str
+) -> tuple[LeadingPart, Origin | None]:
+    """The leading part of a start; and that of the `first` start of a run that goes on, which sets signs and sizes."""
+    part = leading_part(model, dynamics, state, target)
+    if first is None or not model.moves.coupled:
+        return part, None
+    return part, Origin(leading_part(model, dynamics, first, target), first.log_scale)
 
 
 def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: Any) -> jax.Array:

@@ -102,9 +102,14 @@ class RowSpace:
         )
 
 
+def summable(model: LayerPeeled) -> bool:
+    """Whether class sums carry the problem: targets depend on the class alone, and no kernel couples samples."""
+    return model.kernel is None and isinstance(jax.eval_shape(model.signal), ClassSignal)
+
+
 def row_space(model: LayerPeeled, dtype: Any, summed: bool = True) -> RowSpace:
     """The cheapest row space for a linear model; not `summed`: that of the features themselves."""
     signal = model.signal()
-    summed = summed and isinstance(signal, ClassSignal) and model.kernel is None
+    summed = summed and summable(model)
     squares = signal.square_weights(dtype) if summed else None  # type: ignore[union-attr]
     return RowSpace(model, signal, squares, model.kernel, summed)

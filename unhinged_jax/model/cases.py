@@ -12,7 +12,8 @@ from unhinged_jax import _check
 from unhinged_jax.kernel import as_kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import AdjustedMargin, Loss, Unhinged, as_loss
-from unhinged_jax.model.layer_peeled import LARGEST_DIM, LayerPeeled, checked, decays, pair, split_rescale
+from unhinged_jax.model.layer_peeled import LARGEST_DIM, LayerPeeled, checked
+from unhinged_jax.model.settings import decays, pair, split_rescale
 
 
 def _build(

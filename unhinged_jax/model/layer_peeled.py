@@ -16,6 +16,7 @@ from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.labels import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
+from unhinged_jax.model.settings import STRUCTURE, Moves, decays, split_rescale
 from unhinged_jax.model.state import State
 from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
@@ -104,6 +105,11 @@ class LayerPeeled(Value):
         """Whether the dynamics of H and W is linear: a loss linear in the logits of unnormalised features."""
         return self.loss.linear and not self.spherical
 
+    @property
+    def moves(self) -> Moves:
+        """Which of H, W and b move."""
+        return Moves(self.features_move, self.prototypes_move, self.prototypes_move and self.bias)
+
     def signal(self) -> Signal:
         """The signal matrix M; raises `NotLinear` unless the loss is linear in the logits."""
         return self.loss.signal(self.labels)
@@ -127,11 +133,11 @@ class LayerPeeled(Value):
         """
         if "free_prototypes" in changes:
             changes["prototypes_move"] = changes.pop("free_prototypes")
-        for name in _STRUCTURE:
+        for name in STRUCTURE:
             _check.flag(name, changes.get(name, getattr(self, name)))
         _check.kind("labels", changes.get("labels", self.labels), Labels)
         if "decay" in changes:
-            after = {name: changes.get(name, getattr(self, name)) for name in _STRUCTURE}
+            after = {name: changes.get(name, getattr(self, name)) for name in STRUCTURE}
             changes["decay_H"], changes["decay_W"] = decays(changes.pop("decay"), **after)
         if "loss" in changes:
             changes["loss"] = as_loss(changes["loss"])
@@ -278,35 +284,9 @@ class LayerPeeled(Value):
             force_H = force_H * jnp.linalg.norm(H, axis=1, keepdims=True) ** self.rescaling
         if self.kernel is not None:
             force_H = self.kernel.apply(force_H)
-        step_H = force_H - self.decay_H * H if self.features_move else jnp.zeros_like(H)
-        step_W = force_W - self.decay_W * W if self.prototypes_move else jnp.zeros_like(W)
-        moves_b = self.prototypes_move and self.bias
-        step_b = force_b - self.decay_W * b if moves_b else jnp.zeros_like(b)
-        return step_H, step_W, step_b
-
-
-def pair(decay: Any) -> tuple[Any, Any]:
-    """Decays of H and of W, given as one number or as two."""
-    if isinstance(decay, (tuple, list)):
-        if len(decay) != 2:
-            raise ValueError(f"decay must be one number or a pair (for H, for W), but got {len(decay)} numbers.")
-        return decay[0], decay[1]
-    return decay, decay
-
-
-_STRUCTURE = ("features_move", "prototypes_move", "spherical")
-
-
-def decays(decay: Any, features_move: bool, prototypes_move: bool, spherical: bool) -> tuple[Any, Any]:
-    """Decays of H and of W from a pair; or from one number, for the parts that it is meant for."""
-    if isinstance(decay, (tuple, list)):
-        return pair(decay)
-    return decay if features_move else 0.0, decay if prototypes_move and not spherical else 0.0
-
-
-def split_rescale(q: Any) -> tuple[int, Any]:
-    """(rescale, exponent): whole numbers are structure, which is faster, all others data."""
-    return (q, None) if isinstance(q, int) else (0, q)
+        steps = force_H - self.decay_H * H, force_W - self.decay_W * W, force_b - self.decay_W * b
+        H, W, b = (step if moves else jnp.zeros_like(step) for step, moves in zip(steps, self.moves, strict=True))
+        return H, W, b
 
 
 def checked(model: LayerPeeled) -> LayerPeeled:

@@ -33,11 +33,11 @@ def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
             )
         if model.kernel is not None and model.kernel.kind == "coordinates":
             return "the limit direction is not offered for a kernel between feature coordinates"
-        if model.spherical and model.prototypes_move:
+        if model.spherical and model.moves.W:
             return "spherical features with free prototypes have no known limit"
-        if "free" in needs and (model.spherical or not (model.features_move and model.prototypes_move)):
+        if "free" in needs and (model.spherical or not model.moves.coupled):
             return "both features and prototypes must move"
-    if name.endswith("_H") and "split" in needs and not model.features_move:
+    if name.endswith("_H") and "split" in needs and not model.moves.H:
         return "the features do not move"
     return None
 

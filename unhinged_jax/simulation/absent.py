@@ -42,7 +42,7 @@ def absent_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> Absent:
 
 def lacks_modes(model: LayerPeeled, state: State, memory: Any) -> bool:
     """Whether there are such modes; where nobody can look, in a trace, whether it costs little to say yes."""
-    if not (model.features_move and model.prototypes_move) or (model.labels.balanced and model.kernel is None):
+    if not model.moves.coupled or (model.labels.balanced and model.kernel is None):
         return False
     given = model, *together(state.H, state.W, memory)
     return bool(_lacks_any(*given)) if _check.concrete(given) else model.classes <= _FEW

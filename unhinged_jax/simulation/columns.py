@@ -7,13 +7,12 @@ samples are rows, they lose a fifth of it in float64.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
@@ -21,13 +20,6 @@ from unhinged_jax.simulation.system import Body, System
 from unhinged_jax.special import largest, power_of_two
 
 
-def suits(model: LayerPeeled) -> bool:
-    """Whether the force is that of the logits H W^T + b and nothing else."""
-    return not (model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class ColumnSystem(System):
     """Arrays "H" (p, n), "W" (p, C) and "b" (C,); `targets` (C, n) stay.
 
@@ -41,7 +33,7 @@ class ColumnSystem(System):
     b: jax.Array
     targets: jax.Array
     power: jax.Array
-    scaled: bool = dataclasses.field(default=False, metadata={"static": True})
+    scaled: bool = eqx.field(default=False, static=True)
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -95,25 +87,19 @@ class ColumnSystem(System):
 
     def pushed(self, body: Body, pull: jax.Array, rate_H: Any, rate_W: Any) -> Body:
         """Minus the gradients of the loss in H, W and b, at given rates; 0 for what stays."""
-        moves_H, moves_W, moves_b = self.moves()
+        moves = self.model.moves
         # The rate of H enters with the smaller factor, not in a pass over H.
         return {
-            "H": body["W"] @ (rate_H * pull) if moves_H else jnp.zeros_like(body["H"]),
-            "W": rate_W * (body["H"] @ pull.T) if moves_W else jnp.zeros_like(body["W"]),
-            "b": rate_W * jnp.sum(pull, axis=1) if moves_b else jnp.zeros_like(body["b"]),
+            "H": body["W"] @ (rate_H * pull) if moves.H else jnp.zeros_like(body["H"]),
+            "W": rate_W * (body["H"] @ pull.T) if moves.W else jnp.zeros_like(body["W"]),
+            "b": rate_W * jnp.sum(pull, axis=1) if moves.b else jnp.zeros_like(body["b"]),
         }
 
     def decays(self, rate_H: Any, rate_W: Any) -> Body:
         """Decay of every array at given rates; 0 for what stays."""
-        moves_H, moves_W, moves_b = self.moves()
-        decay_H, decay_W = rate_H * self.model.decay_H, rate_W * self.model.decay_W
-        rates = {"H": decay_H if moves_H else 0.0, "W": decay_W if moves_W else 0.0, "b": decay_W if moves_b else 0.0}
-        return {name: jnp.asarray(rate, self.W.dtype) for name, rate in rates.items()}
-
-    def moves(self) -> tuple[bool, bool, bool]:
-        """Whether H, W and b move."""
-        model = self.model
-        return model.features_move, model.prototypes_move, model.prototypes_move and model.bias
+        decay_H, decay_W, moves = rate_H * self.model.decay_H, rate_W * self.model.decay_W, self.model.moves._asdict()
+        rates = {"H": decay_H, "W": decay_W, "b": decay_W}
+        return {name: jnp.asarray(rate if moves[name] else 0.0, self.W.dtype) for name, rate in rates.items()}
 
     def pack(self, velocity: Body) -> Body:
         return _turned(velocity)

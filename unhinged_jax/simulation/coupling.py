@@ -48,6 +48,6 @@ class OneClass(NamedTuple):
 def force(model: LayerPeeled, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(H', W') at unit rates, any number of columns; a part that stays has velocity 0."""
     pull_H, pull_W = coupling.lift(W), coupling.gather(H)
-    move_H = pull_H - model.decay_H * H if model.features_move else jnp.zeros_like(H)
-    move_W = pull_W - model.decay_W * W if model.prototypes_move else jnp.zeros_like(W)
+    move_H = pull_H - model.decay_H * H if model.moves.H else jnp.zeros_like(H)
+    move_W = pull_W - model.decay_W * W if model.moves.W else jnp.zeros_like(W)
     return move_H, move_W

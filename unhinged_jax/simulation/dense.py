@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +11,6 @@ from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.simulation.system import Body, System
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class DenseSystem(System):
     """Arrays "H" (n, p), "W" (C, p) and "b" (C,)."""
 

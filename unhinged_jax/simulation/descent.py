@@ -11,8 +11,8 @@ import optax
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import settled
-from unhinged_jax.observables import ObservablePlan, View
-from unhinged_jax.simulation.system import Body, System, rated, reader
+from unhinged_jax.observables import View
+from unhinged_jax.simulation.system import Body, Reader, System, rated
 from unhinged_jax.special import faint, largest, power_of_two
 from unhinged_jax.trajectory import RunResult
 
@@ -27,12 +27,11 @@ def run(
     descent: Descent,
     reads: _loop.Reads,
     first: jax.Array,
-    plan: ObservablePlan,
-    keep_states: bool,
+    look: Reader,
     memory: Any = None,
     to_the_last: bool = True,
 ) -> dict[str, Any]:
-    """Run the descent and read the observables.
+    """Run the descent and `look` after the updates that are asked for.
 
     A run that leaves the floating-point range ends at the last update within it; if not `to_the_last`, which compiles
     in half of the time, somewhere before it, with the code `CUT_SHORT`.
@@ -53,8 +52,6 @@ def run(
         moved, lost = _applied(carry["body"], rated(change, rate_H, rate_W), carry["lost"])
         still, updates = carry["still"] & (rate_H == 0) & (rate_W == 0), carry["updates"] + 1
         return {**carry, "body": moved, "lost": lost, "memory": memory, "still": still, "updates": updates}
-
-    look = reader(system, plan, keep_states)
 
     def read(needed: dict) -> dict:
         return look(needed["body"], _logs(system, needed, dtype), needed["still"])
@@ -141,8 +138,7 @@ def _view(system: System, carry: dict, dtype: Any) -> View:
 
 
 def _logs(system: System, carry: dict, dtype: Any) -> list[jax.Array]:
-    base = getattr(system, "log_scale", jnp.zeros((), dtype))
-    logs = carry["powers"].astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + base
+    logs = carry["powers"].astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + system.log_unit()
     return [logs[i] for i in range(len(system.groups))]
 
 

@@ -11,14 +11,11 @@ import optimistix
 
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Flow, rate_at
-from unhinged_jax.observables import ObservablePlan
+from unhinged_jax.simulation.choose import Choice, tolerance
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Unrolled
-from unhinged_jax.simulation.system import Body, System, reader
+from unhinged_jax.simulation.system import Body, Reader, System
 from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import RunResult
-
-_KEPT = 2**23  # bytes of states at the times that may be kept until after the solution
-_LARGE = 100_000  # numbers in a state, beyond which its stages do not fit into a cache
 
 
 def run(
@@ -26,11 +23,11 @@ def run(
     flow: Flow,
     times: jax.Array,
     first: jax.Array,
-    plan: ObservablePlan,
-    keep_states: bool,
+    look: Reader,
+    choice: Choice,
     adjoint: Any = None,
 ) -> dict[str, Any]:
-    """Integrate the flow and read the observables at the times.
+    """Integrate the flow and `look` at the times.
 
     Returns:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `steps`, `code`, `elapsed`.
@@ -41,12 +38,10 @@ def run(
     entries = [sum(body[name].size for name in names) ** 0.5 for names in system.groups]
     # Unit root-mean-square entries, so that tolerances mean the same for every problem.
     units = [size / count for size, count in zip(sizes, entries, strict=True)]
-    base = getattr(system, "log_scale", jnp.zeros((), dtype))
     scaled = system.scale(body, [1 / unit for unit in units])
-    begin = {"body": scaled, "logs": [jnp.log(unit) + base for unit in units]}
+    begin = {"body": scaled, "logs": [jnp.log(unit) + system.log_unit() for unit in units]}
 
     leaves, field, force, bare = _velocities(system, flow, dtype)
-    look = reader(system, plan, keep_states)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
 
     def moment(y: dict) -> tuple[Body, list[jax.Array], jax.Array]:
@@ -56,11 +51,9 @@ def run(
     def read(y: dict) -> dict:
         return look(*moment(y))
 
-    # diffrax traces and XLA compiles what reads inside the solver's loop several times; outside of it is once.
-    late = backsolve or times.shape[0] * sum(leaf.nbytes for leaf in jax.tree.leaves(begin)) <= _KEPT
-    rtol = flow.rtol if flow.rtol is not None else (1e-8 if dtype == jnp.float64 else 1e-5)
+    rtol = tolerance(flow, dtype)
     atol = flow.atol if flow.atol is not None else rtol
-    solver = _default_solver(body, rtol) if flow.solver is None else flow.solver
+    solver = choice.solver
     split = isinstance(solver, Unrolled) and not system.groups and not backsolve
     solution = diffrax.diffeqsolve(
         DecayingTerm(force) if split else diffrax.ODETerm(field),
@@ -70,7 +63,9 @@ def run(
         dt0=None,
         y0=begin,
         args=leaves,
-        saveat=diffrax.SaveAt(ts=times) if backsolve else _saved_at(times, (lambda y: y) if late else read, adjoint),
+        saveat=diffrax.SaveAt(ts=times)
+        if backsolve
+        else _saved_at(times, (lambda y: y) if choice.late else read, adjoint),
         stepsize_controller=_controller(system, flow, rtol, atol, dtype),
         max_steps=flow.max_steps,
         throw=False,
@@ -80,7 +75,7 @@ def run(
     )
     saved, times_reached, final, elapsed = _solved(solution, times, backsolve)
     reached = jnp.isfinite(times_reached)
-    if late:
+    if choice.late:  # diffrax traces and XLA compiles what reads inside the solver's loop several times
         # A time that was not reached is read at the start, where every value and derivative is finite.
         saved = jax.tree.map(lambda kept, start: jnp.where(_loop.along(reached, kept), kept, start), saved, begin)
         saved = jax.lax.map(jax.checkpoint(read), saved)
@@ -149,15 +144,6 @@ def _saved_at(times: jax.Array, read: Any, adjoint: Any) -> diffrax.SaveAt:
 
 def _last(saved: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[-1], saved)
-
-
-def _default_solver(body: Body, rtol: float) -> diffrax.AbstractSolver:
-    """Dopri8; Tsit5 for large states, but for the tightest tolerances.
-
-    Where states outgrow the caches the passes over a step's stages count, and seven stages cost half of fourteen.
-    """
-    large = sum(array.size for array in body.values()) > _LARGE
-    return Unrolled(diffrax.Tsit5()) if large and rtol > 1e-11 else diffrax.Dopri8()
 
 
 def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:

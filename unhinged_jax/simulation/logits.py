@@ -8,42 +8,18 @@ without them.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax.observables import ObservablePlan, View
+from unhinged_jax.observables import View
 from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.simulation.columns import ColumnSystem
 from unhinged_jax.simulation.system import Body
 from unhinged_jax.special import safe_norm
 
-_MANY = 100  # times; for fewer the plain system is as fast
-_READABLE = frozenset(
-    [
-        "loss",
-        "loss_sign",
-        "log_abs_loss",
-        "objective",
-        "accuracy",
-        "margin_min",
-        "margin_mean",
-        "norm_b",
-        *(f"{log}norm{part}" for log in ("", "log_") for part in ("", "_H", "_W")),
-    ]
-)
 
-
-def worthwhile(system: ColumnSystem, plan: ObservablePlan, times: int) -> bool:
-    """Whether logits and norms alone are asked for, so often that it pays to carry them."""
-    asked = all(function is None and name in _READABLE for name, function in plan)
-    return asked and times >= _MANY and 2 * system.model.classes <= system.model.dim
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class LogitSystem(ColumnSystem):
     """Arrays "H" (p, n), "W" (p, C) and "b" (C,), with "scores" W^T H (C, n) and "norm_H"."""
 
@@ -54,13 +30,12 @@ class LogitSystem(ColumnSystem):
         H, W, scores = body["H"], body["W"], body["scores"]
         pull = self.pull(body, scores)
         push, decay = self.pushed(body, pull, rate_H, rate_W), self.decays(rate_H, rate_W)
-        moves_H, moves_W, _ = self.moves()
         move_scores, growth = jnp.zeros_like(scores), jnp.zeros_like(body["norm_H"])
-        if moves_H:
+        if self.model.moves.H:
             # W^T (W pull) by way of W^T W, which is small; <H, W pull> = <scores, pull> without a pass over H.
             move_scores += (W.T @ W) @ (rate_H * pull)
             growth = _growth(rate_H * jnp.sum(scores * pull), body["norm_H"], push["H"])
-        if moves_W:
+        if self.model.moves.W:
             move_scores += jax.lax.optimization_barrier(push["W"].T) @ H
         push |= {"scores": move_scores, "norm_H": growth}
         # Products decay with both of their factors.

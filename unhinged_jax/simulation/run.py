@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -14,21 +15,21 @@ import numpy as np
 
 from unhinged_jax import _check, _loop, _request
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.linear.leading_part import leading
+from unhinged_jax.linear.leading_part import leading_parts
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
-from unhinged_jax.observables import ObservablePlan, Observe, wants_split
+from unhinged_jax.observables import ObservablePlan, Observe
 from unhinged_jax.simulation import descent as _descent
 from unhinged_jax.simulation import flow as _flow
-from unhinged_jax.simulation.absent import lacks_modes
-from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power, suits
+from unhinged_jax.simulation.choose import Choice, choose, form_of
+from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
-from unhinged_jax.simulation.logits import LogitSystem, worthwhile
+from unhinged_jax.simulation.logits import LogitSystem
 from unhinged_jax.simulation.spherical import plane_system
-from unhinged_jax.simulation.system import System
+from unhinged_jax.simulation.system import Reader, System, reader
 from unhinged_jax.special import faint, largest
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.trajectory import Remark, Trajectory
 
 
 def simulate(
@@ -92,27 +93,40 @@ def simulate(
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
-        memory, form = task.memory, _form(model, dynamics, reduce)
-        bare = form == "linear" and lacks_modes(model, task.state, memory)
-        if isinstance(memory, dict) and form in ("linear", "plane"):
+        memory = task.memory
+        choice = choose(
+            model, dynamics, task.plan, len(task.times), task.state, states=states, reduce=reduce, adjoint=adjoint,
+            memory=memory, goes_on=task.first_start is not None,
+        )  # fmt: skip
+        if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
+        first = jnp.asarray(task.first)
+        job = _Job(model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice)
         if isinstance(dynamics, Descent):
-            reads = _loop.reads_at(task.times, task.first)
-            given = (
-                model, dynamics, task.state, task.clock(), reads, jnp.asarray(task.first),
-                memory, task.plan, states, task.target, reduce, task.first_start, bare,
-            )  # fmt: skip
+            given = job, task.clock(), _loop.reads_at(task.times, task.first)
             # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.
             run = _descend(*given, to_the_last=not _check.concrete(given))
             if not _check.concrete(run.code) or int(run.code) == _descent.CUT_SHORT:
                 run = _descend(*given, to_the_last=True)
-            return task.finish(run)
-        with modes_explained():
-            run = _integrate(
-                model, dynamics, task.state, jnp.asarray(task.times), jnp.asarray(task.first), task.plan, states,
-                task.target, reduce, task.first_start, bare, adjoint,
-            )  # fmt: skip
-        return task.finish(run)
+        else:
+            with modes_explained():
+                run = _integrate(job, jnp.asarray(task.times), adjoint)
+        return task.finish(dataclasses.replace(run, form=Remark(choice)))
+
+
+class _Job(NamedTuple):
+    """What is run: a problem, where it starts, what is read of it and which way it goes."""
+
+    model: LayerPeeled
+    dynamics: Any
+    state: State
+    first: jax.Array
+    memory: Any
+    plan: ObservablePlan
+    states: bool
+    target: str
+    first_start: State | None
+    choice: Choice
 
 
 def _kept(model: LayerPeeled, state: State, velocity: Any) -> Any:
@@ -182,32 +196,17 @@ def modes_explained() -> Iterator[None]:
 
 
 @eqx.filter_jit
-def _descend(
-    model: LayerPeeled,
-    dynamics: Descent,
-    state: State,
-    times: jax.Array,
-    reads: _loop.Reads,
-    first: Any,
-    memory: Any,
-    plan: ObservablePlan,
-    states: bool,
-    target: str,
-    reduce: bool,
-    start: State | None,
-    bare: bool,
-    to_the_last: bool,
-) -> Trajectory:
-    system = _system(model, dynamics, state, plan, target, reduce, start, bare, memory)
+def _descend(job: _Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool) -> Trajectory:
+    system, memory = _system(job), job.memory
     if isinstance(memory, dict):
-        memory = _over_the_scale(system, state, memory)
-    out = _descent.run(system, dynamics, reads, first, plan, states, memory, to_the_last)
+        memory = _over_the_scale(system, job.state, memory)
+    out = _descent.run(system, job.dynamics, reads, job.first, _reader(job, system), memory, to_the_last)
     return Trajectory(
         times=times,
         observables=out["values"],
         reached=out["reached"],
-        final=_final(out["view"]),
-        elapsed=first + out["updates"],
+        final=settled(out["view"].state()),
+        elapsed=job.first + out["updates"],
         code=out["code"],
         steps=out["updates"],
         states=out.get("states"),
@@ -216,30 +215,15 @@ def _descend(
 
 
 @eqx.filter_jit
-def _integrate(
-    model: LayerPeeled,
-    dynamics: Flow,
-    state: State,
-    times: Any,
-    first: Any,
-    plan: ObservablePlan,
-    states: bool,
-    target: str,
-    reduce: bool,
-    start: State | None,
-    bare: bool,
-    adjoint: Any,
-) -> Trajectory:
-    system = _system(model, dynamics, state, plan, target, reduce, start, bare)
-    if not states and isinstance(system, ColumnSystem) and worthwhile(system, plan, times.shape[0]):
-        system = LogitSystem(model, system.H, system.W, system.b, system.targets, system.power)
-    times = jnp.asarray(times, state.W.dtype)
-    out = _flow.run(system, dynamics, times, jnp.asarray(first, state.W.dtype), plan, states, adjoint)
+def _integrate(job: _Job, times: jax.Array, adjoint: Any) -> Trajectory:
+    system, dtype = _system(job), job.state.W.dtype
+    times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
+    out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
     return Trajectory(
         times=times,
         observables=out["values"],
         reached=out["reached"],
-        final=_final(out["view"]),
+        final=settled(out["view"].state()),
         elapsed=out["elapsed"],
         code=out["code"],
         steps=out["steps"],
@@ -247,56 +231,36 @@ def _integrate(
     )
 
 
-def _system(
-    model: LayerPeeled,
-    dynamics: Dynamics,
-    state: State,
-    plan: ObservablePlan,
-    target: str,
-    reduce: bool,
-    start: State | None,
-    bare: bool,
-    memory: Any = None,
-) -> System:
-    """The cheapest form of the problem that this dynamics allows; `start`: that of the first of the runs that go on."""
-    form = _form(model, dynamics, reduce)
-    if form == "linear":
+def _reader(job: _Job, system: System) -> Reader:
+    return reader(system, job.plan, job.states, job.choice.compressed)
+
+
+def _system(job: _Job) -> System:
+    """The problem in the form that was chosen."""
+    model, dynamics, state, choice = job.model, job.dynamics, job.state, job.choice
+    if choice.form == "linear":
         part, origin = None, None
-        if wants_split(plan):
-            r1 = dynamics.rate_H if model.features_move else 0.0
-            r2 = dynamics.rate_W if model.prototypes_move else 0.0
-            part = leading(model, model.signal(), model.kernel, r1, r2, state.H, state.W, target)
-            if start is not None and part.kind == "coupled":
-                before = leading(model, model.signal(), model.kernel, r1, r2, start.H, start.W, target)
-                origin = before, start.log_scale
-        return linear_system(model, state, part, memory, origin, bare)
-    if form == "columns":
-        return column_system(model, state, scaled=isinstance(dynamics, Descent))
+        if choice.leading:
+            part, origin = leading_parts(model, dynamics, state, job.first_start, job.target)
+        return linear_system(model, state, part, choice, job.memory, origin)
+    if choice.form in ("columns", "logits"):
+        columns = column_system(model, state, scaled=isinstance(dynamics, Descent))
+        if choice.form == "columns":
+            return columns
+        return LogitSystem(model, columns.H, columns.W, columns.b, columns.targets, columns.power)
     # What is left of a state by a scale that does not fit is not a number, where no message can say so.
     H, W = (
         jnp.where((largest(part) >= faint(part.dtype)) & (largest(moved) < faint(part.dtype)), jnp.nan, moved)
         for part, moved in zip((state.H, state.W), multiplied(state), strict=True)
     )
-    if form == "plane":
+    if choice.form == "sphere":
         return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
     return DenseSystem(model, H, W, state.b)
 
 
-def _form(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> str:
-    """The cheapest form: "linear", "plane", "columns" or "dense"."""
-    # What an optimiser keeps has the shapes of the state's arrays, and some look at rows and columns apart.
-    if not reduce or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
-        return "dense"
-    if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
-        return "linear"
-    if model.spherical and model.loss.linear and not model.prototypes_move:
-        return "plane"
-    return "columns" if suits(model) else "dense"
-
-
 def scale_must_fit(model: LayerPeeled, dynamics: Dynamics, state: State, reduce: bool = True) -> None:
     """Raise where a run multiplies the scale of its start into arrays that cannot hold it."""
-    form = _form(model, dynamics, reduce)
+    form = form_of(model, dynamics, reduce)
     if form != "linear":
         small = form == "columns" and isinstance(dynamics, Descent)
         must_fit(state, str(np.dtype(state.W.dtype)), reduce, small)
@@ -309,7 +273,3 @@ def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) 
     power = start_power(state) if isinstance(system, ColumnSystem) else 0
     H, W = multiplied(state.replace(H=memory["H"], W=memory["W"]), power)
     return {**memory, "H": H, "W": W}
-
-
-def _final(view: Any) -> State:
-    return settled(view.state())

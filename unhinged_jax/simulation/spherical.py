@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -17,8 +18,6 @@ from unhinged_jax.observables.features import PlaneFeatures, plane_features, row
 from unhinged_jax.simulation.system import Body, System
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class PlaneSystem(System):
     """Arrays "along" and "across" (or "log_across"), shape (n,), of h_i = along_i e_i + across_i f_i.
 
@@ -31,7 +30,7 @@ class PlaneSystem(System):
     b: jax.Array
     plane: PlaneFeatures
     pull: jax.Array
-    logarithmic: bool = dataclasses.field(default=False, metadata={"static": True})
+    logarithmic: bool = eqx.field(default=False, static=True)
 
     @property
     def compensated(self) -> bool:

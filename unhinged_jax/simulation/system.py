@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -14,12 +16,16 @@ from unhinged_jax.observables import ObservablePlan, View, evaluate
 from unhinged_jax.special import largest, safe_norm
 
 Body = dict[str, jax.Array]
+"""The arrays that move, by name."""
+
+Reader = Callable[[Body, list[jax.Array], jax.Array], dict[str, Any]]
+"""(body, logarithms of the scales of its groups, whether nothing has moved yet) -> what is saved of that moment."""
 
 _WITH_PROTOTYPES = frozenset({"W", "mean_W", "lead_W", "b"})
 
 
-class System:
-    """A problem in the form in which it is simulated. Subclasses are pytrees."""
+class System(eqx.Module):
+    """A problem in the form in which it is simulated."""
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -55,13 +61,17 @@ class System:
         """Whether updates are summed with compensation for rounding: worth it where few numbers stand for many."""
         return False
 
+    def log_unit(self) -> Any:
+        """Logarithm of what the arrays at the start stand for."""
+        return 0.0
+
+    @abc.abstractmethod
     def body(self) -> Body:
         """The arrays that move, at the start."""
-        raise TypeError("System is the base class")
 
+    @abc.abstractmethod
     def velocity(self, body: Body) -> Body:
         """Minus the gradient, at unit rates."""
-        raise TypeError("System is the base class")
 
     def velocity_at(self, body: Body, powers: jax.Array) -> Body:
         """The velocity where group i stands for 2^powers_i times itself, over the same powers of two."""
@@ -83,27 +93,23 @@ class System:
         """The same for a velocity at unit rates."""
         return self.clean(velocity)
 
+    @abc.abstractmethod
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         """What observables see, of arrays that stand for e^log times themselves, group by group.
 
         `still`: nothing has moved yet, so that the start itself may be seen.
         """
-        raise TypeError("System is the base class")
 
+    @abc.abstractmethod
     def pack(self, velocity: Body) -> Body:
         """A dense velocity of "H", "W" and "b" in the arrays of this system."""
-        raise TypeError("System is the base class")
 
+    @abc.abstractmethod
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
         """The inverse of `pack`: dense "H" and "W" divided by e^log_scale, and "b"; zero for a part that stays."""
-        raise TypeError("System is the base class")
-
-    def compressible(self, plan: ObservablePlan) -> bool:
-        """Whether `compressed` gives a smaller system with the same body and the same values of these observables."""
-        return False
 
     def compressed(self) -> System:
-        """The smaller system."""
+        """A smaller system with the same body and the same values of built-in observables."""
         raise TypeError("this system has no smaller one")
 
     def scale(self, body: Body, factors: list[jax.Array]) -> Body:
@@ -122,11 +128,12 @@ class System:
         return [largest(*(body[name] for name in names)) for names in self.groups]
 
 
-def reader(
-    system: System, plan: ObservablePlan, keep_states: bool
-) -> Callable[[Body, list[jax.Array], jax.Array], dict[str, Any]]:
-    """(body, logs, still) -> what is saved of it: the planned observables, and the state if states are kept."""
-    if not keep_states and system.compressible(plan):
+def reader(system: System, plan: ObservablePlan, keep_states: bool, compressed: bool) -> Reader:
+    """What saves the planned observables of a moment, and the state if states are kept.
+
+    `compressed`: read off the smaller system.
+    """
+    if compressed:
         small = system.compressed()
         return lambda *moment: {"values": observed(small, system, moment, plan)}
 

@@ -100,7 +100,7 @@ def boundaries(plan: SweepPlan, x: str, y: str, places: dict[str, int]) -> list[
         places: Index along the other dimensions.
     """
     model = build_stateless(plan.config_at(places)).model
-    if not (model.linear and model.kernel is None and model.features_move and model.prototypes_move):
+    if not (model.linear and model.kernel is None and model.moves.coupled):
         return []
     axes = {dim.name: dim.axes for dim in plan.dims}
     found: list[Boundary] = []

@@ -1,0 +1,173 @@
+"""Which way a simulation takes: every variant is decided here, before anything is traced.
+
+| form | what moves | for |
+|---|---|---|
+| linear | class sums (or features) and prototypes, in the row space | losses linear in the logits |
+| sphere | two coordinates per sample, in the plane of its start and its target | spherical features, W anchored |
+| columns | H (p, n) and W (p, C) with samples as columns | losses of the logits alone |
+| logits | the same and the logits W^T H (C, n) | the same, read at many times |
+| dense | H (n, p) and W (C, p), by differentiating the loss | everything else, `reduce=False`, optimisers |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import diffrax
+import numpy as np
+
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.linear.compression import compressible
+from unhinged_jax.linear.row_space import summable
+from unhinged_jax.losses import AdjustedMargin
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.observables import ObservablePlan, refers_to_start, wants_split
+from unhinged_jax.simulation.absent import lacks_modes
+from unhinged_jax.simulation.large_states import Unrolled
+
+Form = Literal["linear", "sphere", "columns", "logits", "dense"]
+
+LARGE = 100_000  # numbers that move, beyond which the stages of a solver's step do not fit into a cache
+KEPT = 2**23  # bytes of states at the times that may be kept until after the solution
+MANY = 100  # times from which it pays to carry the logits
+READ_OFF_LOGITS = {"loss", "loss_sign", "log_abs_loss", "objective", "accuracy", "margin_min", "margin_mean", "norm_b"}
+READ_OFF_LOGITS |= {f"{log}norm{part}" for log in ("", "log_") for part in ("", "_H", "_W")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How a simulation is run.
+
+    Attributes:
+        form: What moves; see the table of this module.
+        summed: Linear: whether rows are class sums.
+        columns: Linear: what is carried of the rest: the "start", an "identity" or the "pair" of balanced classes.
+        leading: Linear: whether the leading part is carried apart, for distances to the limit.
+        bare: Linear: whether modes that the start lacks are kept out of it, where classes differ.
+        compressed: Linear: whether observables are read off a smaller problem that has the same ones.
+        solver: Of a flow, the diffrax solver.
+        late: Of a flow, whether observables are read after the solution, from states kept at the times.
+    """
+
+    form: Form
+    summed: bool = False
+    columns: Literal["start", "identity", "pair"] = "start"
+    leading: bool = False
+    bare: bool = False
+    compressed: bool = False
+    solver: diffrax.AbstractSolver | None = None
+    late: bool = False
+
+    def __str__(self) -> str:
+        said = [_IN_WORDS[self.form]]
+        if self.form == "linear":
+            said = ["class sums" if self.summed else "features", _COLUMNS_IN_WORDS[self.columns]]
+            said += ["leading part apart"] * self.leading + ["absent modes kept out"] * self.bare
+            said += ["observables of a smaller problem"] * self.compressed
+        if self.solver is not None:
+            said.append(type(getattr(self.solver, "solver", self.solver)).__name__)
+        return ", ".join(said)
+
+
+_IN_WORDS = {
+    "linear": "",
+    "sphere": "planes of samples and targets",
+    "columns": "dense, samples as columns",
+    "logits": "dense, samples as columns, with logits",
+    "dense": "dense, gradient of the loss",
+}
+_COLUMNS_IN_WORDS = {
+    "start": "as they are",
+    "identity": "as a matrix that multiplies the start",
+    "pair": "as two 2 x 2 matrices that multiply the start",
+}
+
+
+def choose(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    plan: ObservablePlan,
+    times: int,
+    state: State,
+    *,
+    states: bool = False,
+    reduce: bool = True,
+    adjoint: Any = None,
+    memory: Any = None,
+    goes_on: bool = False,
+) -> Choice:
+    """The way of a run with so many `times`; keywords as in `simulate`.
+
+    Args:
+        memory: What the run begins with beside the state, such as a velocity.
+        goes_on: Whether it goes on from another run whose start matters.
+    """
+    form = form_of(model, dynamics, reduce)
+    n, C, p = model.samples, model.classes, model.dim
+    if form == "linear":
+        choice = _linear(model, plan, state, states, memory, goes_on)
+    elif form == "columns" and isinstance(dynamics, Flow) and not states and _reads_logits(model, plan, times):
+        choice = Choice("logits")
+    else:
+        choice = Choice(form)
+    if not isinstance(dynamics, Flow):
+        return choice
+    rows = C if choice.summed else n
+    carried = {"start": (rows + C) * p, "identity": (rows + C) ** 2, "pair": 8}[choice.columns]
+    numbers = {
+        "sphere": 2 * n,
+        "logits": carried + C * (n + 1) + 1,
+        "linear": carried + (rows + C) * choice.leading + C + 1,
+    }
+    moving = numbers.get(choice.form, carried + C)
+    dtype = np.result_type(state.W)
+    kept = times * moving * dtype.itemsize <= KEPT
+    solver = _solver(dynamics, moving, dtype) if dynamics.solver is None else dynamics.solver
+    late = kept or isinstance(adjoint, diffrax.BacksolveAdjoint)
+    return dataclasses.replace(choice, solver=solver, late=late)
+
+
+def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
+    """The cheapest form that a problem allows."""
+    # What an optimiser keeps has the shapes of the state's arrays, and some look at rows and columns apart.
+    if not reduce or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
+        return "dense"
+    if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
+        return "linear"
+    if model.spherical and model.loss.linear and not model.moves.W:
+        return "sphere"
+    # The force must be that of the logits H W^T + b and nothing else.
+    more = model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin)
+    return "dense" if more else "columns"
+
+
+def _linear(model: LayerPeeled, plan: ObservablePlan, state: State, states: bool, memory: Any, goes_on: bool) -> Choice:
+    summed = summable(model)
+    columns: Literal["start", "identity", "pair"] = "start"
+    if memory is None and summed:
+        wide = model.dim > 2 * model.classes
+        columns = "pair" if model.labels.balanced else "identity" if wide else "start"
+    # The first start need not lie where the smaller problem looks.
+    apart = goes_on and model.moves.coupled and refers_to_start(plan)
+    small = columns == "pair" and not states and not apart and compressible(model, plan)
+    return Choice("linear", summed, columns, wants_split(plan), lacks_modes(model, state, memory), small)
+
+
+def _reads_logits(model: LayerPeeled, plan: ObservablePlan, times: int) -> bool:
+    """Whether logits and norms alone are asked for, so often that it pays to carry them."""
+    asked = all(function is None and name in READ_OFF_LOGITS for name, function in plan)
+    return asked and times >= MANY and 2 * model.classes <= model.dim
+
+
+def _solver(flow: Flow, moving: int, dtype: np.dtype) -> diffrax.AbstractSolver:
+    """Dopri8; Tsit5 for large states, but for the tightest tolerances.
+
+    Where states outgrow the caches the passes over a step's stages count, and seven stages cost half of fourteen.
+    """
+    return Unrolled(diffrax.Tsit5()) if moving > LARGE and tolerance(flow, dtype) > 1e-11 else diffrax.Dopri8()
+
+
+def tolerance(flow: Flow, dtype: Any) -> float:
+    """The relative tolerance of a flow."""
+    return flow.rtol if flow.rtol is not None else (1e-8 if dtype == np.float64 else 1e-5)
