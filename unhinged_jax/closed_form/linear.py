@@ -63,22 +63,22 @@ class ExactLinear:
         log_full, b = record.log_full, self.b
         moves_b = model.moves.b
         if moves_b:
-            b = record.hold * self.b + record.drive * self.drift_b
+            b = record.bias.b_from_b * self.b + record.bias.b_from_drift * self.drift_b
         if record.pushed is not None:
             assert slopes.pushed is not None and self.moving is not None and self.moving_b is not None
             more = self._evolve(record.pushed.full, slopes.pushed.full, self.moving)
             (H, W), log_full = added((H, W), log_full, more, record.pushed.log_full)
-            b = b + record.pushed.hold * self.moving_b if moves_b else b
+            b = b + record.pushed.bias.b_from_b * self.moving_b if moves_b else b
         known: dict[str, Any] = {}
         if self.seen is not None:
             known["with_sums"], known["with_prototypes"] = self._evolve(record.full, slopes.full, self.seen)
         if self.scatter is not None:
             known["scatter"], _ = self._evolve(record.full, slopes.full, self.scatter)
-        features = self.space.features(H, self.residual, record.full.keep * self.factor, **known)
+        features = self.space.features(H, self.residual, record.full.H_from_H * self.factor, **known)
         view = View(model, features, W, b, log_full + self.log_scale)
         if self.leading is None:
             return view
-        whole = [self.space.metric(H), record.full.keep * self._residual_norm(), W]
+        whole = [self.space.metric(H), record.full.H_from_H * self._residual_norm(), W]
         split, log_start = self._split(record, slopes, whole)
         view = dataclasses.replace(view, split=split, log_start=log_start + self.log_scale)
         if self.origin is None:
@@ -90,16 +90,16 @@ class ExactLinear:
         """The velocity at one moment over e^log_scale, as a simulated descent with momentum holds it: downhill."""
         model = self.space.model
         assert record.velocity is not None and slopes.velocity is not None
-        coefficients, hold, drive = record.velocity
-        H, W = self._evolve(coefficients, slopes.velocity[0], Columns(self.H, self.F, self.W))
-        log_full, b = record.log_full, hold * self.b + drive * self.drift_b
-        H = self.space.features(H, self.residual, coefficients.keep * self.factor).dense()
+        (coefficients, bias), slope = record.velocity, slopes.velocity.modes
+        H, W = self._evolve(coefficients, slope, Columns(self.H, self.F, self.W))
+        log_full, b = record.log_full, bias.b_from_b * self.b + bias.b_from_drift * self.drift_b
+        H = self.space.features(H, self.residual, coefficients.H_from_H * self.factor).dense()
         if (pushed := record.pushed) is not None:
             assert pushed.velocity is not None and slopes.pushed is not None and slopes.pushed.velocity is not None
             assert self.moving is not None and self.moving_b is not None
-            more = self._evolve(pushed.velocity[0], slopes.pushed.velocity[0], self.moving)
+            more = self._evolve(pushed.velocity.modes, slopes.pushed.velocity.modes, self.moving)
             (H, W), log_full = added((H, W), log_full, more, pushed.log_full)
-            b = b + pushed.velocity[1] * self.moving_b
+            b = b + pushed.velocity.bias.b_from_b * self.moving_b
         size = -jnp.exp(log_full + self.log_scale - log_scale)
         moves_b = model.moves.b
         return {
@@ -132,9 +132,9 @@ class ExactLinear:
     def _evolve(self, c: Any, dc: Any, start: Columns) -> tuple[jax.Array, jax.Array]:
         """Rows of H and W from coefficients and a start."""
         apply = self.spectrum.apply
-        W = apply(c.own, dc.own, start.W) + apply(c.feed, dc.feed, start.F)
-        carrier = apply(c.carry, dc.carry, start.W) + apply(c.lift, dc.lift, start.F)
-        return c.keep * start.H + self.space.lift(carrier), W
+        W = apply(c.W_from_W, dc.W_from_W, start.W) + apply(c.W_from_F, dc.W_from_F, start.F)
+        carrier = apply(c.H_from_W, dc.H_from_W, start.W) + apply(c.H_from_F, dc.H_from_F, start.F)
+        return c.H_from_H * start.H + self.space.lift(carrier), W
 
     def _split(self, record: Record, slopes: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
         """The leading part as an amplitude, and the rest alone: other modes, mu- of the winning ones, uncoupled."""
@@ -143,7 +143,7 @@ class ExactLinear:
             return self._driven_split(record, whole)
         r1, r2 = lead.rates.r1, lead.rates.r2
         rest, log_powers = self._without_lead(record, slopes, Columns(self.H, self.F, self.W), (1.0, 1.0))
-        residual = record.rest.keep * self._residual_norm()
+        residual = record.rest.H_from_H * self._residual_norm()
         course = Course(
             self.space.vector(lead.carrier, lead.prototypes),
             [self.space.metric(rest[0]), residual, rest[1]],
@@ -169,10 +169,7 @@ class ExactLinear:
         """
         assert isinstance(self.leading, Coupled)
         lead, k = self.leading, self.leading.growth
-        others = dataclasses.replace(
-            record.rest,
-            **{name: (1 - lead.mask) * getattr(record.rest, name) for name in ("own", "feed", "carry", "lift")},
-        )
+        others = jax.tree.map(lambda c: c if c.ndim == 0 else (1 - lead.mask) * c, record.rest)
         x, y = lead.top(start.F), lead.top(start.W)
         if isinstance(self.spectrum, BalancedSpectrum) and self.space.summed:  # class sums are made of its modes
             bare = self.spectrum.apply(1 - lead.mask, jnp.zeros_like(lead.mask), start.H)
@@ -206,11 +203,11 @@ class ExactLinear:
         if self.leading.H_moves:
             direction = [self.space.metric(self.space.lift(self.W)), none, still(self.W)]
             rest = [self.space.metric(self.H), self._residual_norm(), still(self.W)]
-            ramp, fade, whole = record.full.carry[0], 2, [*whole[:2], still(self.W)]
+            ramp, fade, whole = record.full.H_from_W[0], 2, [*whole[:2], still(self.W)]
         else:
             direction = [still(self.space.metric(self.H)), none, self.F]
             rest = [still(self.space.metric(self.H)), none, self.W]
-            ramp, fade, whole = record.full.feed[0], 3, [still(whole[0]), none, whole[2]]
+            ramp, fade, whole = record.full.W_from_F[0], 3, [still(whole[0]), none, whole[2]]
         rest = [record.signs[fade] * part for part in rest]
         log_amplitude = safe_log(jnp.abs(ramp)) + record.log_full
         course = Course(direction, rest, log_amplitude, jnp.sign(ramp), record.log_powers[fade], whole)

@@ -2,11 +2,14 @@
 
 With F = M^T H and G = M^T Theta M the whole state is
 
-    W = own(G) W_0 + feed(G) F_0,      H = keep H_0 + Theta M [carry(G) W_0 + lift(G) F_0],
+    W = W_from_W(G) W_0 + W_from_F(G) F_0,      H = H_from_H H_0 + Theta M [H_from_W(G) W_0 + H_from_F(G) F_0],
 
 where for p(x) = e^{x tau} (flow) or p(x) = (1 + eta x)^k (descent) the coefficients are divided differences at the
-eigenvalues mu+- of K: feed = r2 p[mu+, mu-], carry = r1 p[mu+, mu-], lift = r1 r2 p[mu+, mu-, -r1 l1], keep =
-p(-r1 l1), and own is the last entry of p(K).
+eigenvalues mu+- of K:
+
+    W_from_F = r2 p[mu+, mu-],    H_from_W = r1 p[mu+, mu-],    H_from_F = r1 r2 p[mu+, mu-, -r1 l1],
+    H_from_H = p(-r1 l1),         W_from_W the last entry of p(K).
+
 This is the paper's solution for any signal matrix, decays, rates and kernel. Every coefficient is finite and smooth
 where mu+ = mu-, and comes divided by e^log_scale, so that no horizon overflows.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +29,37 @@ from unhinged_jax.special import log1p_ratio, phi1
 _TERMS = 22  # of the power series used for |d tau| < 1: the next term is below 1e-20
 
 
+class Modes(NamedTuple):
+    """The modes of a problem, each (k,): squared singular values g, 1 for those that win and those the start has."""
+
+    squares: jax.Array
+    winning: jax.Array
+    present: jax.Array
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
-    """Coefficients at one time divided by e^log_scale: own, feed, carry and lift by mode, (k,), and the scalar keep."""
+    """Coefficients at one time, over e^log_scale.
 
-    own: jax.Array
-    feed: jax.Array
-    carry: jax.Array
-    lift: jax.Array
-    keep: jax.Array
+    Attributes:
+        W_from_W, W_from_F: What W has of W_0 and of F_0 = M^T H_0, by mode, (k,).
+        H_from_W, H_from_F: What the carrier of H has of W_0 and of F_0, by mode, (k,).
+        H_from_H: What is left of H_0 itself, ().
+    """
+
+    W_from_W: jax.Array
+    W_from_F: jax.Array
+    H_from_W: jax.Array
+    H_from_F: jax.Array
+    H_from_H: jax.Array
+
+
+class BiasCoefficients(NamedTuple):
+    """b = b_from_b b_0 + b_from_drift M^T 1; both ()."""
+
+    b_from_b: jax.Array
+    b_from_drift: jax.Array
 
 
 @jax.tree_util.register_dataclass

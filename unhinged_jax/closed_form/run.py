@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 from unhinged_jax import _check, _loop, _request
 from unhinged_jax.closed_form import spherical
 from unhinged_jax.closed_form.linear import exact_linear
-from unhinged_jax.closed_form.timeline import Record, Updates, closed, timeline, updates_at
+from unhinged_jax.closed_form.modes import Modes
+from unhinged_jax.closed_form.timeline import Clock, Record, Updates, closed, timeline, updates_at
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
@@ -84,8 +86,11 @@ def exact(
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
         if model.spherical:
             must_fit(task.state, task.precision)
-        given = (model, dynamics, task.state, clock, reads, start, task.plan, states, task.target, task.first_start)
-        found = _spherical(*given) if model.spherical else _linear(*given, task.memory)
+        job = _Job(
+            model, dynamics, task.state, Clock(clock, reads, start), task.plan, states, task.target, task.first_start,
+            task.memory,
+        )  # fmt: skip
+        found = _spherical(job) if model.spherical else _linear(job)
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
 
 
@@ -122,20 +127,23 @@ def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     return None
 
 
+class _Job(NamedTuple):
+    """What is evaluated: a problem, where it starts, when it is read, and what is read of it."""
+
+    model: LayerPeeled
+    dynamics: Any
+    state: State
+    clock: Clock
+    plan: ObservablePlan
+    states: bool
+    target: str
+    first_start: State | None
+    memory: dict[str, jax.Array] | None
+
+
 @eqx.filter_jit
-def _linear(
-    model: LayerPeeled,
-    dynamics: Dynamics,
-    state: State,
-    times: jax.Array,
-    reads: _loop.Reads | Updates | None,
-    first: jax.Array,
-    plan: ObservablePlan,
-    states: bool,
-    target: str,
-    start: State | None,
-    memory: dict[str, jax.Array] | None,
-) -> Trajectory:
+def _linear(job: _Job) -> Trajectory:
+    model, dynamics, state, memory = job.model, job.dynamics, job.state, job.memory
     dtype = state.W.dtype
     space = row_space(model, dtype, summed=memory is None)  # a velocity has a residual of its own
     spectrum = spectrum_of(space.signal, model.kernel, model.samples, model.dim, dtype)
@@ -148,24 +156,28 @@ def _linear(
         present = jax.lax.stop_gradient(present_modes(spectrum, F, W)).astype(dtype)
         spectrum = dataclasses.replace(spectrum, present=present)
     part, origin, mask = None, None, jnp.zeros_like(spectrum.values)
-    if wants_split(plan):
-        part, origin = leading_parts(model, dynamics, state, start, target)
+    if wants_split(job.plan):
+        part, origin = leading_parts(model, dynamics, state, job.first_start, job.target)
         mask = part.mask if isinstance(part, Coupled) else mask
-    clock = times.astype(dtype) if isinstance(dynamics, Flow) else times
+    clock = job.clock
+    if isinstance(dynamics, Flow):
+        clock = clock._replace(times=clock.times.astype(dtype))
 
     def record_of(g: jax.Array) -> Record:
-        return timeline(model, dynamics, clock, reads, first, g, mask, present, memory is not None)
+        return timeline(model, dynamics, clock, Modes(g, mask, present), memory is not None)
 
     moments = _with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part, origin, memory)
-    apart = origin is not None and refers_to_start(plan)  # the first start need not lie where the smaller problem looks
-    if not states and not apart and memory is None and compressible(model, plan):
+    apart = origin is not None and refers_to_start(
+        job.plan
+    )  # the first start need not lie where the smaller problem looks
+    if not job.states and not apart and memory is None and compressible(model, job.plan):
         small = problem.compressed()
-        values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, plan)), moments)
+        values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, job.plan)), moments)
         last = problem.view(*_end_of(moments))
-        run = _trajectory({"values": values}, last, times, jnp.ones(times.shape[0], bool))
+        run = _trajectory({"values": values}, last, job.clock.times)
     else:
-        run = _evaluate(lambda moment: problem.view(*moment), moments, times, plan, states)
+        run = _evaluate(job, lambda moment: problem.view(*moment), moments)
     if moments[0].velocity is None:
         return run
     record, slopes = _end_of(moments)
@@ -191,62 +203,52 @@ def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:
 
 
 @eqx.filter_jit
-def _spherical(
-    model: LayerPeeled,
-    dynamics: Dynamics,
-    state: State,
-    times: jax.Array,
-    reads: _loop.Reads | None,
-    first: jax.Array,
-    plan: ObservablePlan,
-    states: bool,
-    target: str,
-    start: State | None,
-) -> Trajectory:
+def _spherical(job: _Job) -> Trajectory:
+    model, dynamics, state, clock = job.model, job.dynamics, job.state, job.clock
     dtype = state.W.dtype
     sphere = spherical.Sphere(model, *multiplied(state), state.b)
     if isinstance(dynamics, Flow):
-        moments = times.astype(dtype)
-        taus = dynamics.schedule.integral(moments) - dynamics.schedule.integral(first)
-        return _evaluate(lambda tau: spherical.flow_at(sphere, dynamics, tau), taus.astype(dtype), times, plan, states)
-    assert reads is not None
+        schedule = dynamics.schedule
+        taus = schedule.integral(clock.times.astype(dtype)) - schedule.integral(clock.first)
+        return _evaluate(job, lambda tau: spherical.flow_at(sphere, dynamics, tau), taus.astype(dtype))
+    reads, first = clock.reads, clock.first
+    assert isinstance(reads, _loop.Reads)
 
     def view_of(angle: jax.Array, level: jax.Array, *rest: jax.Array) -> View:
         return sphere.view(angle, spherical.log_unit(level, dtype), *rest)
 
     def read(carry: tuple[jax.Array, ...]) -> dict:
-        view = view_of(*carry)
-        saved = {"values": evaluate(plan, view)}
-        return {**saved, "states": settled(view.state())} if states else saved
+        return _saved(job, view_of(*carry))
 
     last, saved, reached = spherical.descent_values(sphere, dynamics, reads, first, read)
-    run = _trajectory(saved, view_of(*last[:5]), times, reached)
+    run = _trajectory(saved, view_of(*last[:5]), clock.times, reached)
     updates = last[6]
     code = jnp.where(updates == reads.updates, RunResult.COMPLETED, RunResult.OVERFLOW)
     return dataclasses.replace(run, elapsed=first + updates, code=code)
 
 
-def _evaluate(view_at: Any, moments: Any, times: jax.Array, plan: ObservablePlan, states: bool) -> Trajectory:
+def _evaluate(job: _Job, view_at: Callable[[Any], View], moments: Any) -> Trajectory:
     """Observables moment by moment: never more than one state in memory, unless states are asked for."""
+    # A derivative recomputes what it needs of a moment.
+    saved = jax.lax.map(jax.checkpoint(lambda moment: _saved(job, view_at(moment))), moments)
+    return _trajectory(saved, view_at(_end_of(moments)), job.clock.times)
 
-    def at(moment: Any) -> dict:
-        view = view_at(moment)
-        saved = {"values": evaluate(plan, view)}
-        return {**saved, "states": settled(view.state())} if states else saved
 
-    saved = jax.lax.map(jax.checkpoint(at), moments)  # a derivative recomputes what it needs of a moment
-    return _trajectory(saved, view_at(_end_of(moments)), times, jnp.ones(times.shape[0], bool))
+def _saved(job: _Job, view: View) -> dict[str, Any]:
+    """What is saved of a moment."""
+    saved = {"values": evaluate(job.plan, view)}
+    return {**saved, "states": settled(view.state())} if job.states else saved
 
 
 def _end_of(moments: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[-1], moments)
 
 
-def _trajectory(saved: dict, last: View, times: jax.Array, reached: jax.Array) -> Trajectory:
+def _trajectory(saved: dict, last: View, times: jax.Array, reached: jax.Array | None = None) -> Trajectory:
     return Trajectory(
         times=times,
         observables=saved["values"],
-        reached=reached,
+        reached=jnp.ones(times.shape[0], bool) if reached is None else reached,
         final=settled(last.state()),
         elapsed=times[-1],
         code=jnp.asarray(RunResult.COMPLETED),

@@ -11,7 +11,9 @@ import numpy as np
 
 from unhinged_jax._loop import Reads
 from unhinged_jax.closed_form.modes import (
+    BiasCoefficients,
     Coefficients,
+    Modes,
     block,
     descent_coefficients,
     exponents,
@@ -29,16 +31,25 @@ from unhinged_jax.schedules import Constant
 from unhinged_jax.special import phi1, safe_log
 
 
+class Velocity(NamedTuple):
+    """What coefficients have become of the velocity of momentum, those of modes over e^log_full."""
+
+    modes: Coefficients
+    bias: BiasCoefficients
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Record:
     """Everything a moment needs, each with a leading axis of times.
 
-    `full` and `rest` are coefficients over e^log_full and e^log_rest; in `rest` the winning modes (mask 1) are left
-    out. `log_powers` and `signs`: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2.
-    `hold` and `drive` give the bias, b = hold b_0 + drive M^T 1. Of a descent with momentum `velocity` holds what these
-    three have become of the velocity, the coefficients over e^log_full, too. `pushed` is the record of a velocity that
-    the run begins with, from a start of zeros.
+    Attributes:
+        full, log_full: Coefficients over e^log_full, and that logarithm, ().
+        rest, log_rest: The same without the winning modes.
+        log_powers, signs: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2, (4,).
+        bias: Coefficients of the bias.
+        velocity: Of a descent with momentum.
+        pushed: The record of a velocity that the run begins with, from a start of zeros.
     """
 
     full: Coefficients
@@ -47,10 +58,23 @@ class Record:
     log_rest: jax.Array
     log_powers: jax.Array
     signs: jax.Array
-    hold: jax.Array
-    drive: jax.Array
-    velocity: tuple[Coefficients, jax.Array, jax.Array] | None = None
+    bias: BiasCoefficients
+    velocity: Velocity | None = None
     pushed: Record | None = None
+
+
+class Clock(NamedTuple):
+    """When a run is read.
+
+    Attributes:
+        times: Of a flow, (T,).
+        reads: After which updates: `Updates` for descents with a closed form, `Reads` for others; None for a flow.
+        first: Where it begins, ().
+    """
+
+    times: jax.Array
+    reads: Reads | Updates | None
+    first: jax.Array
 
 
 class Updates(NamedTuple):
@@ -73,82 +97,55 @@ def closed(dynamics: Dynamics) -> bool:
     return dynamics.proportional and dynamics.momentum is None and isinstance(dynamics.schedule, Constant)
 
 
-def timeline(
-    model: LayerPeeled,
-    dynamics: Dynamics,
-    times: Any,
-    reads: Reads | Updates | None,
-    first: Any,
-    g: jax.Array,
-    mask: jax.Array,
-    present: jax.Array,
-    pushed: bool = False,
-) -> Record:
-    """The record of a run for squared singular values g, shape (k,).
-
-    `mask` is 1 on the winning ones, `present` on those that the start has a part in.
-
-    `reads` says after which updates to save: as `Updates` for descents with a closed form, as `Reads` for others.
-    `pushed`: with the record of a velocity that the run begins with.
-    """
+def timeline(model: LayerPeeled, dynamics: Dynamics, clock: Clock, modes: Modes, pushed: bool = False) -> Record:
+    """The record of a run, `pushed`: with that of a velocity that it begins with."""
     if isinstance(dynamics, Flow):
-        return _flow_timeline(model, dynamics, times, first, g, mask, present)
-    if isinstance(reads, Updates):
-        return _equal_steps_timeline(model, dynamics, reads, g, mask, present)
-    assert reads is not None
-    record = _product_timeline(model, dynamics, reads, first, g, mask, present)
-    if not pushed:
-        return record
-    velocity = _product_timeline(model, dynamics, reads, first, g, mask, present, pushed=True)
-    return dataclasses.replace(record, pushed=velocity)
+        return _flow_timeline(model, dynamics, clock, modes)
+    if isinstance(clock.reads, Updates):
+        return _equal_steps_timeline(model, dynamics, clock.reads, modes)
+    assert clock.reads is not None
+    given = model, dynamics, clock.reads, clock.first, modes
+    record = _product_timeline(*given)
+    return dataclasses.replace(record, pushed=_product_timeline(*given, pushed=True)) if pushed else record
 
 
-def _winning_nodes(g: jax.Array, mask: jax.Array, rates: Rates) -> jax.Array:
+def _winning_nodes(modes: Modes, rates: Rates) -> jax.Array:
     """mu+ and mu- of the winning modes, -a and -c."""
-    top = jnp.sum(mask * g) / jnp.maximum(jnp.sum(mask), 1.0)
+    top = jnp.sum(modes.winning * modes.squares) / jnp.maximum(jnp.sum(modes.winning), 1.0)
     k = block(top, rates)
     _, _, _, plus, minus = roots(k, k.square > 0)
     plus, minus = (jnp.where(k.square > 0, node, k.mean) for node in (plus, minus))
     return jnp.stack([plus, minus, -rates.a, -rates.c])
 
 
-def _flow_timeline(
-    model: LayerPeeled,
-    flow: Flow,
-    times: jax.Array,
-    first: jax.Array,
-    g: jax.Array,
-    mask: jax.Array,
-    present: jax.Array,
-) -> Record:
-    rates, others = unit_rates(model, flow, g.dtype), g * (1 - mask)
-    nodes = _winning_nodes(g, mask, rates)
-    taus = flow.schedule.integral(times) - flow.schedule.integral(first)
+def _flow_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes) -> Record:
+    g, present = modes.squares, modes.present
+    rates, others = unit_rates(model, flow, g.dtype), g * (1 - modes.winning)
+    nodes = _winning_nodes(modes, rates)
+    taus = flow.schedule.integral(clock.times) - flow.schedule.integral(clock.first)
 
     def at(tau: jax.Array) -> Record:
         def coefficients(g: jax.Array, least: Any) -> tuple[Coefficients, jax.Array]:
             log_scale, by_mode = exponents(g, rates, lambda nodes: nodes * tau, present)
             log_scale, by_mode = (jnp.maximum(log, least) for log in (log_scale, by_mode))
             found = flow_coefficients(g, rates, tau, by_mode)
-            return dataclasses.replace(found, keep=jnp.exp(-rates.a * tau - log_scale)), log_scale
+            return dataclasses.replace(found, H_from_H=jnp.exp(-rates.a * tau - log_scale)), log_scale
 
         return Record(
             *coefficients(g, -jnp.inf),
             *coefficients(others, jax.lax.stop_gradient(nodes[1] * tau)),
             nodes * tau,
             jnp.ones_like(nodes),
-            jnp.exp(-rates.c * tau),
-            rates.r2 * tau * phi1(rates.c * tau),
+            BiasCoefficients(jnp.exp(-rates.c * tau), rates.r2 * tau * phi1(rates.c * tau)),
         )
 
     return jax.vmap(at)(taus.astype(g.dtype))
 
 
-def _equal_steps_timeline(
-    model: LayerPeeled, descent: Descent, updates: Updates, g: jax.Array, mask: jax.Array, present: jax.Array
-) -> Record:
-    rates, others = unit_rates(model, descent, g.dtype), g * (1 - mask)
-    nodes = _winning_nodes(g, mask, rates)
+def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates, modes: Modes) -> Record:
+    g, present = modes.squares, modes.present
+    rates, others = unit_rates(model, descent, g.dtype), g * (1 - modes.winning)
+    nodes = _winning_nodes(modes, rates)
     eta = jnp.asarray(descent.schedule(0), g.dtype)
 
     def at(count: jax.Array, odd: jax.Array) -> Record:
@@ -159,7 +156,7 @@ def _equal_steps_timeline(
             log_scale, by_mode = exponents(g, rates, log_power, present)
             log_scale, by_mode = (jnp.maximum(log, least) for log in (log_scale, by_mode))
             found = descent_coefficients(g, rates, eta, count, by_mode, odd)
-            return dataclasses.replace(found, keep=power(-eta * rates.a, count, log_scale, odd)), log_scale
+            return dataclasses.replace(found, H_from_H=power(-eta * rates.a, count, log_scale, odd)), log_scale
 
         zero = jnp.zeros_like(eta)
         return Record(
@@ -167,54 +164,39 @@ def _equal_steps_timeline(
             *coefficients(others, jax.lax.stop_gradient(log_power(nodes[1]))),
             log_power(nodes),
             jnp.where((1 + eta * nodes < 0) & odd, -1.0, 1.0),
-            power(-eta * rates.c, count, zero, odd),
-            rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero, odd),
+            BiasCoefficients(
+                power(-eta * rates.c, count, zero, odd),
+                rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero, odd),
+            ),
         )
 
     return jax.vmap(at)(updates.number.astype(g.dtype), updates.odd)
 
 
 def _product_timeline(
-    model: LayerPeeled,
-    descent: Descent,
-    reads: Reads,
-    first: jax.Array,
-    g: jax.Array,
-    mask: jax.Array,
-    present: jax.Array,
-    pushed: bool = False,
+    model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, modes: Modes, pushed: bool = False
 ) -> Record:
     """Ordered products of the one-step matrices: any schedule, rates that are not proportional, momentum.
 
     Source: beyond the paper.
     """
+    dtype = modes.squares.dtype
+    nodes = jnp.zeros(4, dtype)
     if descent.proportional:
-        nodes = _winning_nodes(g, mask, unit_rates(model, descent, g.dtype))
-    else:
-        nodes = jnp.zeros(4, g.dtype)
-    saved = products(model, descent, reads, first, g, mask, nodes, present, pushed)
-    x, log_two = saved["x"], jnp.log(jnp.asarray(2.0, g.dtype))
-    logs = {name: power.astype(g.dtype) * log_two for name, power in saved["power"].items()}
-
-    def coefficients(values: dict[str, jax.Array]) -> Coefficients:
-        return Coefficients(**{name: values[name] for name in ("own", "feed", "carry", "lift", "keep")})
-
-    velocity = None
-    if "v" in saved:
-        v = saved["v"]
-        velocity = coefficients(v["full"]), v["scalars"]["hold"], v["scalars"]["drive"]
-    scalars, log_powers = x["scalars"], safe_log(jnp.abs(saved["nodes"])) + logs["nodes"]
+        nodes = _winning_nodes(modes, unit_rates(model, descent, dtype))
+    saved = products(model, descent, reads, first, modes, nodes, pushed)
+    log_full, log_rest, log_nodes = (power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in saved.power)
+    log_powers = safe_log(jnp.abs(saved.nodes)) + log_nodes
     # What falls of the winning modes, p(mu-), belongs to the rest, and with large steps it may be the largest part.
-    above = jax.lax.stop_gradient(jnp.maximum(log_powers[:, 1] - logs["rest"], 0.0))
-    rest = jax.tree.map(lambda part: part * jnp.exp(-above).reshape(-1, *(1,) * (part.ndim - 1)), x["rest"])
+    above = jax.lax.stop_gradient(jnp.maximum(log_powers[:, 1] - log_rest, 0.0))
+    rest = jax.tree.map(lambda part: part * jnp.exp(-above).reshape(-1, *(1,) * (part.ndim - 1)), saved.x.rest)
     return Record(
-        coefficients(x["full"]),
-        logs["full"],
-        coefficients(rest),
-        logs["rest"] + above,
+        saved.x.full,
+        log_full,
+        rest,
+        log_rest + above,
         log_powers,
-        jnp.sign(saved["nodes"]),
-        scalars["hold"],
-        scalars["drive"],
-        velocity,
+        jnp.sign(saved.nodes),
+        saved.x.bias,
+        None if descent.momentum is None else Velocity(saved.v.full, saved.v.bias),
     )

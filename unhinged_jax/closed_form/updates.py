@@ -8,44 +8,74 @@ the way.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unhinged_jax import _loop
+from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes
 from unhinged_jax.dynamics import Descent, rate_at
 from unhinged_jax.model import LayerPeeled
 
 _DRIFT = 30  # powers of two that a column may drift before it is rescaled
 
 
-def _mode_force(x: dict[str, jax.Array], g: jax.Array, decay_H: Any, decay_W: Any) -> dict[str, jax.Array]:
-    """B' = W - l1 B and W' = keep F_0 + g B - l2 W, on the coefficients of W_0 and F_0."""
-    return {
-        "own": g * x["carry"] - decay_W * x["own"],
-        "feed": x["keep"] + g * x["lift"] - decay_W * x["feed"],
-        "carry": x["own"] - decay_H * x["carry"],
-        "lift": x["feed"] - decay_H * x["lift"],
-        "keep": -decay_H * x["keep"],
-    }
+class Held(NamedTuple):
+    """All coefficients after some updates, over powers of two: of all modes, of those that do not win, of the bias."""
+
+    full: Coefficients
+    rest: Coefficients
+    bias: BiasCoefficients
 
 
-def _scalar_force(x: dict[str, jax.Array], decay_W: Any) -> dict[str, jax.Array]:
-    return {
-        "hold": -decay_W * x["hold"],
-        "drive": 1 - decay_W * x["drive"],
-    }
+class Powers(NamedTuple):
+    """Powers of two that the coefficients and p at the nodes, (4,), stand for."""
+
+    full: jax.Array
+    rest: jax.Array
+    nodes: jax.Array
 
 
-_RATE = {"own": 1, "feed": 1, "hold": 1, "drive": 1, "carry": 0, "lift": 0, "keep": 0}
+class Carry(NamedTuple):
+    """What goes from update to update: coefficients `x` and their velocity `v`, p at the nodes and its velocity."""
+
+    x: Held
+    v: Any
+    nodes: jax.Array
+    node_v: Any
+    power: Powers
 
 
-def _identity(g: jax.Array) -> dict[str, dict[str, jax.Array]]:
+def _downhill(c: Coefficients, g: jax.Array, model: LayerPeeled) -> Coefficients:
+    """The velocity of all coefficients at unit rates, from B' = W - l1 B and W' = b F_0 + g B - l2 W."""
+    l1, l2 = model.decay_H, model.decay_W
+    return Coefficients(
+        W_from_W=g * c.H_from_W - l2 * c.W_from_W,
+        W_from_F=c.H_from_H + g * c.H_from_F - l2 * c.W_from_F,
+        H_from_W=c.W_from_W - l1 * c.H_from_W,
+        H_from_F=c.W_from_F - l1 * c.H_from_F,
+        H_from_H=-l1 * c.H_from_H,
+    )
+
+
+def _times(rate_H: jax.Array, rate_W: jax.Array, change: Held) -> Held:
+    """A change at given rates."""
+
+    def of_modes(c: Coefficients) -> Coefficients:
+        return Coefficients(
+            rate_W * c.W_from_W, rate_W * c.W_from_F, rate_H * c.H_from_W, rate_H * c.H_from_F, rate_H * c.H_from_H
+        )
+
+    bias = BiasCoefficients(rate_W * change.bias.b_from_b, rate_W * change.bias.b_from_drift)
+    return Held(of_modes(change.full), of_modes(change.rest), bias)
+
+
+def _identity(g: jax.Array) -> Held:
     """All coefficients before the first update: the state is its start."""
     one, zero, zeros = jnp.ones((), g.dtype), jnp.zeros((), g.dtype), jnp.zeros_like(g)
-    modes = {"own": jnp.ones_like(g), "feed": zeros, "carry": zeros, "lift": zeros, "keep": one}
-    return {"full": modes, "rest": modes, "scalars": {"hold": one, "drive": zero}}
+    modes = Coefficients(W_from_W=jnp.ones_like(g), W_from_F=zeros, H_from_W=zeros, H_from_F=zeros, H_from_H=one)
+    return Held(modes, modes, BiasCoefficients(b_from_b=one, b_from_drift=zero))
 
 
 def products(
@@ -53,87 +83,80 @@ def products(
     descent: Descent,
     reads: _loop.Reads,
     first: jax.Array,
-    g: jax.Array,
-    mask: jax.Array,
+    modes: Modes,
     nodes: jax.Array,
-    present: jax.Array,
     pushed: bool = False,
-) -> dict[str, Any]:
+) -> Carry:
     """Run all coefficients through the updates; every value gets a leading axis of reads.
 
     `nodes` are the winning mu+ and mu-, -r1 l1 and -r2 l2 (of proportional rates); p is recorded at each of them.
-    Coefficients of modes that are not `present` do not decide on the scale, and end where their type does. They are
-    those of a start at rest, or, if it is `pushed`, those of a velocity at a start of zeros. "v" holds what they make
-    of the velocity.
+    Coefficients of modes that are not present do not decide on the scale, and end where their type does. They are
+    those of a start at rest, or, if it is `pushed`, those of a velocity at a start of zeros.
     """
-    dtype = g.dtype
-    moves = (1.0 if model.moves.H else 0.0, 1.0 if model.moves.W else 0.0)
-    x = _identity(g)
-    squares = {"full": g, "rest": g * (1 - mask)}
+    g, present = modes.squares, modes.present
+    dtype, moves = g.dtype, model.moves
+    ones = _identity(g), jnp.ones(4, dtype)
+    zeros = jax.tree.map(jnp.zeros_like, ones)
+    (x, at_nodes), (v, node_v) = (zeros, ones) if pushed else (ones, zeros)
+    none = jnp.zeros((), jnp.int32)
+    start = Carry(x, v, at_nodes, node_v, Powers(none, none, jnp.zeros(4, jnp.int32)))
 
-    def force(x: dict) -> dict:
-        out = {name: _mode_force(x[name], squares[name], model.decay_H, model.decay_W) for name in squares}
-        return {**out, "scalars": _scalar_force(x["scalars"], model.decay_W)}
+    def downhill(x: Held) -> Held:
+        bias = BiasCoefficients(-model.decay_W * x.bias.b_from_b, 1 - model.decay_W * x.bias.b_from_drift)
+        return Held(_downhill(x.full, g, model), _downhill(x.rest, g * (1 - modes.winning), model), bias)
 
-    at_rest, moving = (x, jnp.ones(4, dtype)), jax.tree.map(jnp.zeros_like, (x, jnp.ones(4, dtype)))
-    if pushed:
-        at_rest, moving = moving, at_rest
-    carry = {
-        "x": at_rest[0],
-        "v": moving[0],
-        "nodes": at_rest[1],
-        "node_v": moving[1],
-        "power": {"full": jnp.zeros((), jnp.int32), "rest": jnp.zeros((), jnp.int32), "nodes": jnp.zeros(4, jnp.int32)},
-    }
-    beta = None if descent.momentum is None else jnp.asarray(descent.momentum, dtype)
-
-    def momentum(gradient: Any, velocity: Any) -> tuple[Any, Any]:
-        if beta is None:
-            return gradient, velocity
-        velocity = jax.tree.map(lambda d, v: d + beta * v, gradient, velocity)
-        if descent.nesterov:
-            return jax.tree.map(lambda d, v: d + beta * v, gradient, velocity), velocity
-        return velocity, velocity
-
-    def step(carry: dict, k: jax.Array) -> dict:
+    def step(carry: Carry, k: jax.Array) -> Carry:
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time), dtype)
-        rates = [
-            eta * moved * jnp.asarray(rate_at(rate, time), dtype)
-            for moved, rate in zip(moves, (descent.rate_H, descent.rate_W), strict=True)
-        ]
-        change, v = momentum(force(carry["x"]), carry["v"])
-        x = {
-            group: {name: value + rates[_RATE[name]] * change[group][name] for name, value in values.items()}
-            for group, values in carry["x"].items()
-        }
-        shift, node_v = momentum(nodes * carry["nodes"], carry["node_v"])
-        at_nodes = carry["nodes"] + eta * shift
-        return _rescale({"x": x, "v": v, "nodes": at_nodes, "node_v": node_v, "power": carry["power"]}, present)
+        rate_H, rate_W = (
+            eta * (1.0 if moving else 0.0) * jnp.asarray(rate_at(rate, time), dtype)
+            for moving, rate in ((moves.H, descent.rate_H), (moves.W, descent.rate_W))
+        )
+        change, v = _with_momentum(descent, downhill(carry.x), carry.v)
+        x = jax.tree.map(jnp.add, carry.x, _times(rate_H, rate_W, change))
+        shift, node_v = _with_momentum(descent, nodes * carry.nodes, carry.node_v)
+        return _rescaled(Carry(x, v, carry.nodes + eta * shift, node_v, carry.power), present)
 
-    kept = ("x", "nodes", "power") if beta is None else ("x", "v", "nodes", "power")
-    _, saved, _ = _loop.run(step, carry, reads, lambda carry: {name: carry[name] for name in kept})
-    return saved
+    def kept(carry: Carry) -> Carry:
+        return carry._replace(node_v=None, v=None if descent.momentum is None else carry.v)
+
+    return _loop.run(step, start, reads, kept)[1]
 
 
-def _rescale(carry: dict, present: jax.Array) -> dict:
-    x, v, power = dict(carry["x"]), dict(carry["v"]), dict(carry["power"])
+def _with_momentum(descent: Descent, gradient: Any, velocity: Any) -> tuple[Any, Any]:
+    """What a descent makes of a gradient: the change at unit rate, and the velocity to go on with."""
+    if descent.momentum is None:
+        return gradient, velocity
+    velocity = jax.tree.map(lambda d, v: d + jnp.asarray(descent.momentum, d.dtype) * v, gradient, velocity)
+    if descent.nesterov:
+        return jax.tree.map(lambda d, v: d + jnp.asarray(descent.momentum, d.dtype) * v, gradient, velocity), velocity
+    return velocity, velocity
+
+
+def _rescaled(carry: Carry, present: jax.Array) -> Carry:
+    """The carry with powers of two taken out of coefficients that have drifted far."""
     most = float(jnp.finfo(present.dtype).max) ** 0.5
 
     def within(a: jax.Array, factor: jax.Array) -> jax.Array:
         a = a * factor
         return a if a.ndim == 0 else jnp.where(present > 0, a, jnp.clip(a, -most, most))
 
-    for group in ("full", "rest"):
-        sizes = [jnp.abs(value) if value.ndim == 0 else present * jnp.abs(value) for value in x[group].values()]
+    def tidied(x: Coefficients, v: Coefficients, power: jax.Array) -> tuple[Coefficients, Coefficients, jax.Array]:
+        sizes = [jnp.abs(value) if value.ndim == 0 else present * jnp.abs(value) for value in jax.tree.leaves(x)]
         drift, factor = _excess(jnp.max(jnp.stack([jnp.max(size) for size in sizes])))
-        x[group] = jax.tree.map(lambda a, factor=factor: within(a, factor), x[group])
-        v[group] = jax.tree.map(lambda a, factor=factor: within(a, factor), v[group])
-        power[group] = power[group] + drift
-    drift, factor = _excess(jnp.abs(carry["nodes"]))
-    power["nodes"] = power["nodes"] + drift
-    nodes, node_v = carry["nodes"] * factor, carry["node_v"] * factor
-    return {"x": x, "v": v, "nodes": nodes, "node_v": node_v, "power": power}
+        x, v = jax.tree.map(lambda a: within(a, factor), (x, v))
+        return x, v, power + drift
+
+    full, full_v, power_full = tidied(carry.x.full, carry.v.full, carry.power.full)
+    rest, rest_v, power_rest = tidied(carry.x.rest, carry.v.rest, carry.power.rest)
+    drift, factor = _excess(jnp.abs(carry.nodes))
+    return Carry(
+        Held(full, rest, carry.x.bias),
+        Held(full_v, rest_v, carry.v.bias),
+        carry.nodes * factor,
+        carry.node_v * factor,
+        Powers(power_full, power_rest, carry.power.nodes + drift),
+    )
 
 
 def _excess(size: jax.Array) -> tuple[jax.Array, jax.Array]:
