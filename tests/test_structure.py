@@ -44,10 +44,13 @@ SEES_BOTH = {
 }  # fmt: skip
 """Rooms that see simulated and exact; every other one at most one of them, also through what it imports."""
 
-LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+LONGEST_FILE, LONGEST_FUNCTION = 320, 60
 """Lines of a file, all of them; lines of code of a function, without docstring, comments and blank lines. What is
 longer says why in a comment that begins with `EXCUSE`."""
+MOST_POSITIONAL, MOST_MODULES = 7, 18
+"""Arguments of a function that may be given by place, and modules right under the package beside its `__init__`."""
 EXCUSE = "# Long because"
+OVERRIDES = "# Overrides"
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -174,6 +177,27 @@ def long_functions(files: dict[str, str]) -> list[str]:
     return found
 
 
+def many_positional(files: dict[str, str]) -> list[str]:
+    """Functions with many arguments by place, but for those that override a function of another library."""
+    found = []
+    for module, source in files.items():
+        lines = source.splitlines()
+        for node in nodes(source):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            places = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+            count = len(places) - (places[:1] in (["self"], ["cls"]))
+            if count > MOST_POSITIONAL and OVERRIDES not in lines[node.lineno - 2]:
+                found.append(f"{module}.{node.name} has {count} positional arguments")
+    return found
+
+
+def loose_modules(files: dict[str, str]) -> list[str]:
+    loose = [m for m in files if m and "." not in m and not any(other.startswith(f"{m}.") for other in files)]
+    # A package without modules of its own is one file, too.
+    return [f"{len(loose)} modules stand right under the package"] if len(loose) > MOST_MODULES else []
+
+
 def private_jax(files: dict[str, str]) -> list[str]:
     found = []
     for module, source in files.items():
@@ -207,6 +231,8 @@ RULES = (
     circles,
     long_files,
     long_functions,
+    many_positional,
+    loose_modules,
     private_jax,
     global_precision,
 )
@@ -263,13 +289,19 @@ BROKEN = {
         {"model.state": "if TYPE_CHECKING:\n    from unhinged_jax.model import cases\n"},
         "model.state is in a circle",
     ),
-    "a long file": (long_files, {"special": "x = 1\n" * 401}, "special has 401 lines"),
+    "a long file": (long_files, {"special": "x = 1\n" * 321}, "special has 321 lines"),
     "a long function": (long_functions, {"special": "def f():\n" + "    x = 1\n" * 60}, "special.f has 61 lines"),
     "a long method": (
         long_functions,
         {"special": "class A:\n    def f(self):\n" + "        x = (\n            1)\n" * 30},
         "special.f has 61 lines",
     ),
+    "many arguments": (
+        many_positional,
+        {"special": "def f(a, b, c, d, e, f, g, h, *, i):\n    pass\n"},
+        "special.f has 8 positional arguments",
+    ),
+    "many loose modules": (loose_modules, {f"loose_{i}": "" for i in range(19)}, "modules stand right under"),
     "jax._src": (private_jax, {"special": "from jax._src import core\n"}, "special uses jax._src"),
     "jax._src, an attribute": (private_jax, {"special": "import jax\njax._src.core.Tracer\n"}, "special uses jax._src"),
     "the flag": (

@@ -65,6 +65,7 @@ def run(
     reads: Reads,
     read: Callable[[Tree], Tree],
     settle: Settle | None = None,
+    *,
     needs: Callable[[Tree], Tree] = lambda carry: carry,
     tidy: Tidy | None = None,
     alone: Settle | None = None,
@@ -90,8 +91,7 @@ def run(
         The last carry, the saved values with a leading axis of reads, and which of them were reached.
     """
     start = needs(carry)
-    # Kept and read after the loop, where they are few: the derivative of a read inside the loop would be carried, with
-    # everything the read refers to, through every step.
+    # Few are kept and read after the loop: a read inside of it would carry its derivative through every step.
     late = reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start)) <= _KEPT
     keep = needs if late else lambda carry: read(needs(carry))
     loop = _regular if reads.slots is None else _looked_up
@@ -130,8 +130,8 @@ def _regular(
 
     def guarded(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, jax.Array]:
         carry, going = state
-        carry, _, going = _guarded(guard, plain, lambda _carry, _k, _live, saved: saved, carry, many(carry, ks), (), (),
-                                   going, ks)  # fmt: skip
+        block = _Block(carry, many(carry, ks), (), (), going, ks)
+        carry, _, going = _guarded(guard, plain, lambda _carry, _k, _live, saved: saved, block)
         return carry, going
 
     def until_read(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, tuple[Tree, jax.Array]]:
@@ -189,7 +189,8 @@ def _looked_up(
     def guarded(state: Tree, ks: jax.Array) -> Tree:
         (before, saved), going = state
         after, kept = many(state[0], ks)
-        carry, saved, going = _guarded(guard, plain, save_live, before, after, saved[1], kept, going, ks)
+        block = _Block(before, after, saved[1], kept, going, ks)
+        carry, saved, going = _guarded(guard, plain, save_live, block)
         return (carry, saved), going
 
     state = ((carry, save(carry, (empty, jnp.zeros(count, bool)), slots[0])), jnp.asarray(True))
@@ -202,21 +203,25 @@ def _looked_up(
     return carry, values, filled
 
 
-def _guarded(
-    guard: _Guard | None,
-    step: Step,
-    save: Callable[..., Tree],
-    before: Tree,
-    after: Tree,
-    filled: Any,
-    saved: Any,
-    going: jax.Array,
-    ks: jax.Array,
-) -> tuple[Tree, Tree, jax.Array]:
-    """(carry, saved, going) after a block of steps; undone and repeated step by step if it does not settle.
+class _Block(NamedTuple):
+    """A block of steps `ks`: the carry before and after it, and whether the loop was still going.
 
     `filled` tells which slots were filled before the block, `saved` = (values, filled) holds what the block added.
-    """  # fmt: skip
+    """
+
+    before: Tree
+    after: Tree
+    filled: Any
+    saved: Any
+    going: jax.Array
+    ks: jax.Array
+
+
+def _guarded(
+    guard: _Guard | None, step: Step, save: Callable[..., Tree], block: _Block
+) -> tuple[Tree, Tree, jax.Array]:
+    """(carry, saved, going) after a block of steps; undone and repeated step by step if it does not settle."""
+    before, after, filled, saved, going, ks = block
     if guard is None:
         return after, saved, going
     settled, fine = guard.settle(before, after)
@@ -295,8 +300,7 @@ def _divisor(number: int, near: int, most: int | None = None) -> int:
 
 
 def _put(slot: jax.Array, live: Any = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Write a value into an empty slot, by adding where that has a derivative: unlike setting, it leaves the buffer's
-    own as it is, and XLA need not copy it at every step. Where not `live` the slot stays as it is."""
+    """Write a value into an empty slot, where `live`: by adding if it has a derivative, so that XLA need copy nothing."""
 
     def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
         place = buffer.at[slot]

@@ -128,12 +128,16 @@ def prepare(
     state: State | Trajectory,
     times: Any,
     observe: Observe,
+    *,
     target: str,
     precision: str | None,
     caller: str,
     reduce: bool = True,
 ) -> Task:
-    """Check a request; raise one clear ValueError if it cannot be. `reduce`: as in `simulate`."""
+    """Check a request; raise one clear ValueError if it is not allowed. `reduce`: as in `simulate`.
+
+    `caller` is the name of the public function, for messages.
+    """
     check_kinds(model, dynamics)
     _check.kind("state", state, State, Trajectory)
     reduce = _check.flag("reduce", reduce)

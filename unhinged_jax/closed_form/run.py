@@ -72,7 +72,7 @@ def exact(
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
     states = _check.flag("states", states)
-    task = _request.prepare(model, dynamics, state, times, observe, target, precision, "exact")
+    task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
     task.refuse_large(states)
     with task.context():
         times = task.clock()

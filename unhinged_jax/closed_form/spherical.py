@@ -16,7 +16,8 @@ from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, Flow, rate_at
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
-from unhinged_jax.observables.features import PlaneFeatures, plane_features, row_lengths, watched
+from unhinged_jax.observables.features import row_lengths
+from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features, watched
 from unhinged_jax.special import phi1, safe_log
 
 _STEP = 40

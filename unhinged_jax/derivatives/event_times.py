@@ -140,7 +140,9 @@ def event_time(
     if method == "exact" and (why := why_no_closed_form(model, dynamics)):
         raise NoClosedForm(f"there is no closed form: {why} Give method='simulate' to look in a simulated run.")
     check_adjoint(adjoint, dynamics)
-    task = _request.prepare(model, dynamics, state, times, event, target, precision, "event_time")
+    task = _request.prepare(
+        model, dynamics, state, times, event, target=target, precision=precision, caller="event_time"
+    )
     if method == "simulate" or model.spherical:
         scale_must_fit(model, dynamics, task.state)
     sign = 1.0 if direction == "above" else -1.0

@@ -98,7 +98,7 @@ def lyapunov(
         >>> bool(abs(found.exponents[0] - want[0]) < 1e-9)
         True
     """
-    task = _request.prepare(model, dynamics, state, [until], (), "top", precision, "lyapunov")
+    task = _request.prepare(model, dynamics, state, [until], (), target="top", precision=precision, caller="lyapunov")
     begin, memory = task.first, task.memory
     _check.seed("seed", seed)
     _check.whole("count", count, 1)

@@ -50,7 +50,7 @@ def push_forward(
         >>> bool(jnp.allclose(pushed.W, run.final.W, rtol=1e-5))  # a linear flow map
         True
     """
-    task = _request.prepare(model, dynamics, state, times, (), "top", precision, "push_forward")
+    task = _request.prepare(model, dynamics, state, times, (), target="top", precision=precision, caller="push_forward")
     scale_must_fit(model, dynamics, task.state)
     _check.kind("tangent", tangent, State)
     for name in ("H", "W", "b"):

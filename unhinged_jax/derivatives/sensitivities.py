@@ -110,7 +110,9 @@ def sensitivity(
         True
     """
     order, mode = _check.choice("order", order, (1, 2)), _check.choice("mode", mode, MODES)
-    task = _request.prepare(model, dynamics, state, times, observe, target, precision, "sensitivity")
+    task = _request.prepare(
+        model, dynamics, state, times, observe, target=target, precision=precision, caller="sensitivity"
+    )
     scale_must_fit(model, dynamics, task.state)
     problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
     names = [name for name, _ in task.plan]

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax.designs.plan import DesignPlan, FreeSection, counts_of
+from unhinged_jax.designs.plan import DesignPlan, counts_of
+from unhinged_jax.designs.sections import FreeSection
 
 _LARGEST = 3  # numbers that brute force can choose
 

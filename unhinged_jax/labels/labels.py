@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from unhinged_jax import _check, _numbers
 from unhinged_jax._values import Value
 from unhinged_jax.labels.balance import Known, known, register
+from unhinged_jax.labels.fields import as_array, as_labels, kind_of, largest_again, wide
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -67,17 +68,17 @@ class Labels(Value):
     ) -> None:
         classes = _check.whole("classes", classes, 2, most=2**31 - 1)
         claimed = balanced is not None and _check.flag("balanced", balanced)
-        index = _labels("index", index, classes)
+        index = as_labels("index", index, classes)
         weights, targets = (
-            _numbers.real(name, _array(name, value)) for name, value in (("weights", weights), ("targets", targets))
+            _numbers.real(name, as_array(name, value)) for name, value in (("weights", weights), ("targets", targets))
         )
         fields = {
             "index": index,
             "weights": weights,
             "targets": targets,
-            "clean": None if clean is None else _labels("clean", clean, classes),
+            "clean": None if clean is None else as_labels("clean", clean, classes),
             "classes": classes,
-            "kind": _kind(targets, np.shape(index)[-1], classes) if kind is None else kind,
+            "kind": kind_of(targets, np.shape(index)[-1], classes) if kind is None else kind,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -141,7 +142,7 @@ class Labels(Value):
         if "targets" in changes:
             soft = self.kind == "soft" and changes.get("kind", "soft") == "soft"
             if soft and "index" not in changes and np.shape(changes["targets"]) == np.shape(self.targets):
-                changes["index"] = _largest_again(self.index, self.targets, changes["targets"])
+                changes["index"] = largest_again(self.index, self.targets, changes["targets"])
             changes.setdefault("kind", "soft" if soft else None)
         return dataclasses.replace(self, **changes)
 
@@ -212,7 +213,7 @@ class Labels(Value):
             array([[0.75, 0.25],
                    [0.25, 0.75]])
         """
-        classes, rate = self.classes, _wide("noise rate", rate)
+        classes, rate = self.classes, wide("noise rate", rate)
         off = rate / (classes - 1)
         if _check.concrete(rate):
             return self.transition(np.full((classes, classes), off) + np.eye(classes) * (1 - rate - off), key)
@@ -225,7 +226,7 @@ class Labels(Value):
 
         Source: beyond the paper.
         """
-        xp, rate = (np if _check.concrete(rate) else jnp), _wide("noise rate", rate)
+        xp, rate = (np if _check.concrete(rate) else jnp), wide("noise rate", rate)
         eye = xp.eye(self.classes)
         return self.transition((1 - rate) * eye + rate * xp.roll(eye, 1, axis=1), key)
 
@@ -234,7 +235,7 @@ class Labels(Value):
 
         Source: beyond the paper.
         """
-        xp, amount = (np if _check.concrete(amount) else jnp), _wide("amount of smoothing", amount)
+        xp, amount = (np if _check.concrete(amount) else jnp), wide("amount of smoothing", amount)
         eye = xp.eye(self.classes)
         return self.transition((1 - amount) * eye + amount / self.classes, None)
 
@@ -271,32 +272,6 @@ class Labels(Value):
 register(Labels, ("index", "weights", "targets", "clean"), ("classes", "kind"))
 
 
-def _array(name: str, value: Any) -> Any:
-    """Lists and numbers as NumPy arrays: as they are they would be trees of numbers."""
-    return value if value is None or hasattr(value, "dtype") else _check.real(name, value, array=True)
-
-
-def _labels(name: str, value: Any, classes: int) -> Any:
-    """Integer labels in 0 ... C-1, in a signed type that can count samples."""
-    value = _array(name, value)
-    _check.labels(name, value, classes)
-    if np.ndim(value) == 0:
-        raise ValueError(f"{name} must hold one label a sample, shape (n,), but is a single number.")
-    return _numbers.whole(name, value)
-
-
-def _kind(targets: Any, samples: int, classes: int) -> str:
-    """How targets are read, from their shape."""
-    if targets is None:
-        return "hard"
-    if samples == classes:
-        raise ValueError(
-            f"targets of shape {np.shape(targets)} may be one row a class or one row a sample; say which with "
-            "kind='table' or kind='soft'."
-        )
-    return "table" if np.shape(targets)[-2:] == (classes, classes) else "soft"
-
-
 def check_fields(labels: Labels) -> None:
     """Raise unless shapes, kind and numbers fit together: where they are built, and where a tree was changed."""
     samples, classes = labels.samples, labels.classes
@@ -324,20 +299,3 @@ def check_fields(labels: Labels) -> None:
             raise ValueError(
                 f"targets of kind {labels.kind!r} must have shape {expected}, but got {np.shape(labels.targets)}."
             )
-
-
-def _largest_again(index: Any, targets: Any, changed: Any) -> Any:
-    """The largest of the changed targets of each row, if `index` was that of the targets before; else `index`."""
-    xp = np if _check.concrete((index, targets, changed)) else jnp
-    was = xp.all(xp.argmax(xp.asarray(targets), axis=-1) == xp.asarray(index))
-    return xp.where(was, xp.argmax(xp.asarray(changed), axis=-1), xp.asarray(index)).astype(xp.int32)
-
-
-def _wide(name: str, rate: Any) -> Any:
-    """A rate as a Python number, so that 1 - rate is not rounded to its narrower type; a traced one as it is."""
-    if not _check.concrete(rate):
-        return rate
-    value = _check.real(name, rate)
-    if value.shape or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be one number between 0 and 1, but got {_check.given(rate)}.")
-    return float(value)

@@ -12,7 +12,7 @@ from unhinged_jax.dynamics import Dynamics, Flow
 from unhinged_jax.limits.factors import factor
 from unhinged_jax.limits.result import Limit
 from unhinged_jax.linear.leading_part import Coupled, Growth, growth, leading_part
-from unhinged_jax.linear.rates import unit_rates
+from unhinged_jax.linear.rates import Rates, unit_rates
 from unhinged_jax.linear.row_space import RowSpace, row_space
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled, State, multiplied
@@ -27,6 +27,15 @@ class _Winner(NamedTuple):
     square: jax.Array
     growth: Growth
     up: jax.Array
+
+
+class _Others(NamedTuple):
+    """All modes: squared singular values (k,), eigenvalues, logarithms of |factor|, (2, k), and which are above 0."""
+
+    values: jax.Array
+    modes: Growth
+    logs: jax.Array
+    alive: jax.Array
 
 
 @eqx.filter_jit
@@ -49,7 +58,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     won = _Winner(mask, square, growth(square, rates), up)
     found = factor(dynamics, jnp.where(up, won.growth.plus, won.growth.minus))
 
-    rate, gap_H, gap_W = _gaps(dynamics, won, found.log, values, modes, logs, alive, rates, target == "top")
+    rate, gap_H, gap_W = _gaps(dynamics, won, found.log, _Others(values, modes, logs, alive), rates, target == "top")
     balanced = isinstance(lead.spectrum, BalancedSpectrum)
     rank = jnp.sum(alive * (jnp.asarray([model.classes - 1, 1]) if balanced else jnp.ones_like(values)))
     rate_H = jnp.where(rank < model.samples, jnp.minimum(rate, gap_H), rate)
@@ -101,9 +110,10 @@ def _winning(values: jax.Array, logs: jax.Array, candidates: jax.Array) -> tuple
 
 
 def _gaps(
-    dynamics: Dynamics, won: _Winner, winner: Any, values: Any, modes: Any, logs: Any, alive: Any, rates: Any, top: Any
-) -> tuple[jax.Array, ...]:  # fmt: skip
+    dynamics: Dynamics, won: _Winner, winner: jax.Array, others: _Others, rates: Rates, top: bool
+) -> tuple[jax.Array, ...]:
     """How far the nearest rival's logarithm is behind, and those of what lies beside the modes of H and of W."""
+    values, modes, logs, alive = others
     behind = winner - logs
     gap_H, gap_W = (winner - factor(dynamics, -node).log for node in (rates.a, rates.c))
     if isinstance(dynamics, Flow):  # without cancellation

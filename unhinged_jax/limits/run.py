@@ -74,7 +74,7 @@ def limit(
             )
         if _check.concrete(state.elapsed):
             begin = np.atleast_1d(np.asarray(state.elapsed))
-    task = _request.prepare(model, dynamics, state, begin, (), target, precision, "limit")
+    task = _request.prepare(model, dynamics, state, begin, (), target=target, precision=precision, caller="limit")
     if model.spherical or not model.moves.coupled:
         must_fit(task.state, task.precision)  # what stays is a part of the limit
     with task.context():

@@ -10,7 +10,8 @@ from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.limits.factors import factor
 from unhinged_jax.limits.result import OVERSHOOTS, SHORT, SWINGS, Limit
 from unhinged_jax.model import LayerPeeled, State, multiplied
-from unhinged_jax.observables.features import PlaneFeatures, plane_features, row_lengths
+from unhinged_jax.observables.features import row_lengths
+from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features
 from unhinged_jax.special import greatest
 
 _MOST = 2**20  # updates until the steps of a descent count as small

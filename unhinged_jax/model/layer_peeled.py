@@ -231,18 +231,16 @@ class LayerPeeled(Value):
         check_fields(self.labels)
         for name in ("H", "W", "b", "log_scale"):
             _numbers.array(f"state.{name}", getattr(state, name))
-        batch = np.shape(state.b)[:-1]
-        inner = ((self.samples, self.dim), (self.classes, self.dim), (self.classes,))
+        batch, inner = np.shape(state.b)[:-1], ((self.samples, self.dim), (self.classes, self.dim), (self.classes,))
         if batch and tuple(np.shape(part) for part in (state.H, state.W, state.b)) == tuple(batch + s for s in inner):
             raise ValueError(
                 f"a single state is expected, but this is a batch of states of shape {batch}; map over it with "
                 "jax.vmap, or take a member of it."
             )
-        _check.shape("state.H", state.H, (self.samples, self.dim), "samples x dim")
-        _check.shape("state.W", state.W, (self.classes, self.dim), "classes x dim")
-        _check.shape("state.b", state.b, (self.classes,), "one a class")
-        _check.shape("state.log_scale", state.log_scale, (), "one number")
-        for name in ("H", "W", "b", "log_scale"):
+        meanings = {"H": "samples x dim", "W": "classes x dim", "b": "one a class", "log_scale": "one number"}
+        for (name, meaning), shape in zip(meanings.items(), (*inner, ()), strict=True):
+            _check.shape(f"state.{name}", getattr(state, name), shape, meaning)
+        for name in meanings:
             _check.finite(f"state.{name}", getattr(state, name), array=True)
         if self.spherical and _check.concrete(state.H) and not np.all(np.any(_memory.read(state.H) != 0, axis=1)):
             raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")

@@ -205,66 +205,6 @@ class ClassFeatures(Features):
         )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PlaneFeatures(Features):
-    """h_i = along_i e_i + aside_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal.
-
-    aside = e^log_unit across, so that it may be smaller than any number of its type; log_unit, (n,), is 0 by default.
-    `with_prototypes` = (W e^T, W f^T), two (C, n) arrays, may be given where the prototypes stay.
-    """
-
-    along: jax.Array
-    across: jax.Array
-    target: jax.Array
-    transverse: jax.Array
-    with_prototypes: tuple[jax.Array, jax.Array] | None = None
-    log_unit: jax.Array | None = None
-
-    @property
-    def aside(self) -> jax.Array:
-        """e^log_unit across, shape (n,), which may underflow."""
-        return self.across if self.log_unit is None else jnp.exp(self.log_unit) * self.across
-
-    def dense(self) -> jax.Array:
-        return self.along[:, None] * self.target + self.aside[:, None] * self.transverse
-
-    def products(self, V: jax.Array) -> jax.Array:
-        return self.along[:, None] * (self.target @ V.T) + self.aside[:, None] * (self.transverse @ V.T)
-
-    def scores(self, W: jax.Array) -> jax.Array:
-        if self.with_prototypes is None:
-            return self.products(W).T
-        along, across = self.with_prototypes
-        return self.along * along + self.aside * across
-
-    def rows(self, take: Callable[..., jax.Array]) -> PlaneFeatures:
-        known = None
-        if self.with_prototypes is not None:
-            along, across = self.with_prototypes
-            known = take(along, 1), take(across, 1)
-        rows = jax.tree.map(take, dataclasses.replace(self, with_prototypes=None))
-        return dataclasses.replace(rows, with_prototypes=known)
-
-    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> PlaneFeatures:
-        known = self.with_prototypes
-        known = None if known is None else (known[0] * factor_W, known[1] * factor_W)
-        return dataclasses.replace(self, along=factor * self.along, across=factor * self.across, with_prototypes=known)
-
-    def row_norms(self) -> jax.Array:
-        return jnp.hypot(self.along, self.aside)
-
-    def norm(self) -> jax.Array:
-        return safe_norm(self.along, self.aside)
-
-
-def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
-    """The plane with its products with prototypes that stay, if they may be kept."""
-    if not affordable(plane.along.shape[0], W.shape[0]):
-        return plane
-    return dataclasses.replace(plane, with_prototypes=(W @ plane.target.T, W @ plane.transverse.T))
-
-
 def row_lengths(X: jax.Array) -> jax.Array:
     """Norms of the rows, shape (n, 1), with gradient 0 at a zero row."""
     return safe_sqrt(row_squares(X))
@@ -273,25 +213,6 @@ def row_lengths(X: jax.Array) -> jax.Array:
 def row_squares(X: jax.Array) -> jax.Array:
     """Squared norms of the rows, shape (n, 1)."""
     return jnp.sum(X * X, axis=1, keepdims=True)
-
-
-def plane_features(H: jax.Array, G: jax.Array) -> PlaneFeatures:
-    """H (n, p) in the planes spanned by each row and its target row of G; a zero row of G has a zero target."""
-    pull = row_lengths(G)
-    target = G / jnp.where(pull > 0, pull, 1.0)
-    along = jnp.sum(H * target, axis=1, keepdims=True)
-    rest = H - along * target
-    across = row_lengths(rest)
-    transverse = rest / jnp.where(across > 0, across, 1.0)
-    return PlaneFeatures(along[:, 0], across[:, 0], target, transverse)
-
-
-def unit(features: Features) -> Features:
-    """The features divided by their own length, sample by sample."""
-    length = features.row_norms()
-    if isinstance(features, PlaneFeatures):
-        return dataclasses.replace(features, along=features.along / length, across=features.across / length)
-    return DenseFeatures(features.dense() / length[:, None])
 
 
 def affordable(samples: int, classes: int) -> bool:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables.distance import Reference, Split, turned
-from unhinged_jax.observables.features import ClassFeatures, Features, unit
+from unhinged_jax.observables.features import ClassFeatures, Features
+from unhinged_jax.observables.plane_features import unit
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.special import drift, power_of_two, safe_norm
 

@@ -74,9 +74,10 @@ def run(
         return _rescaled(system, carry, jnp.stack(system.sizes(carry["body"])))
 
     carry, saved, reached = _loop.run(
-        step, carry, reads, read, settle, lambda carry: {name: carry[name] for name in ("body", "powers", "still")},
-        (_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
-        alone if to_the_last else None,
+        step, carry, reads, read, settle,
+        needs=lambda carry: {name: carry[name] for name in ("body", "powers", "still")},
+        tidy=(_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
+        alone=alone if to_the_last else None,
     )  # fmt: skip
     code = carry["code"] if to_the_last else jnp.where(carry["updates"] == reads.updates, carry["code"], CUT_SHORT)
     return {

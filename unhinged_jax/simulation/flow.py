@@ -170,6 +170,7 @@ class _RelativeController(diffrax.PIDController):
     A state that shrinks is so solved as sharply as one that does not, and its logarithm with it.
     """
 
+    # Overrides diffrax's, argument by argument.
     def adapt_step_size(
         self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any,
         controller_state: Any,

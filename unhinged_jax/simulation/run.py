@@ -86,7 +86,9 @@ def simulate(
         True
     """
     states = _check.flag("states", states)
-    task = _request.prepare(model, dynamics, state, times, observe, target, precision, "simulate", reduce)
+    task = _request.prepare(
+        model, dynamics, state, times, observe, target=target, precision=precision, caller="simulate", reduce=reduce
+    )
     task.refuse_large(states)
     reduce = bool(reduce)
     check_adjoint(adjoint, dynamics)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
-from unhinged_jax.observables.features import PlaneFeatures, plane_features, row_lengths, watched
+from unhinged_jax.observables.features import row_lengths
+from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features, watched
 from unhinged_jax.simulation.system import Body, System
 
 

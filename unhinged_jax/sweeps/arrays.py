@@ -23,10 +23,10 @@ zarr.config.set({"array.write_empty_chunks": True})  # a missing chunk must mean
 _CODECS = (ZstdCodec(level=1), Crc32cCodec())  # without the second, flipped bits pass unseen
 
 
-def _array(group: Any, name: str, shape: Any, chunks: Any, dtype: Any, fill: Any, dims: Any, attrs: Any = None) -> Any:
+def _array(group: Any, name: str, shape: Any, chunks: Any, dtype: Any, fill: Any, dims: Any, **attrs: Any) -> Any:
     return group.create_array(
         name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, dimension_names=dims,
-        compressors=_CODECS, attributes=attrs or {},
+        compressors=_CODECS, attributes=attrs,
     )  # fmt: skip
 
 
@@ -40,23 +40,32 @@ def make_variables(
         known = OBSERVABLES.get(name)
         attrs = {"long_name": known.meaning if known else name, "units": "1"}
         _array(
-            group, name, (*layout.shape, count), (*layout.block, count), precision, float("nan"), (*dims, "time"), attrs
+            group,
+            name,
+            (*layout.shape, count),
+            (*layout.block, count),
+            precision,
+            float("nan"),
+            (*dims, "time"),
+            **attrs,
         )
     meanings = {"flag_values": list(REASONS), "flag_meanings": " ".join(REASONS.values())}
     codes = {"long_name": "why a point ended", **meanings}
     unit = "updates" if descent else "time"
-    _array(group, "result", layout.shape, layout.block, "int8", PENDING, dims, codes)
+    _array(group, "result", layout.shape, layout.block, "int8", PENDING, dims, **codes)
     attrs = {"long_name": "how far a point came", "units": unit}
-    _array(group, "elapsed", layout.shape, layout.block, "float64", float("nan"), dims, attrs)
+    _array(group, "elapsed", layout.shape, layout.block, "float64", float("nan"), dims, **attrs)
     attrs = {"long_name": "steps of the solver or updates made; 0 for a closed form", "units": "1"}
-    _array(group, "steps", layout.shape, layout.block, "int32", 0, dims, attrs)
+    _array(group, "steps", layout.shape, layout.block, "int32", 0, dims, **attrs)
     coordinate(group, "time", "time", times, {"long_name": "number of updates" if descent else "time", "units": unit})
     counts, single = layout.counts, (1,) * len(layout.counts)
     blocks = [f"block_{dim}" for dim in dims]
     each = len(observed) + 3
     meaning = {"long_name": "digests of a block, one a variable"}
-    _array(group, "execution/committed", (*counts, each), (*single, each), "uint64", 0, [*blocks, "variable"], meaning)
-    _array(group, "execution/seconds", counts, single, "float32", float("nan"), blocks, {"units": "s"})
+    _array(
+        group, "execution/committed", (*counts, each), (*single, each), "uint64", 0, [*blocks, "variable"], **meaning
+    )
+    _array(group, "execution/seconds", counts, single, "float32", float("nan"), blocks, units="s")
 
 
 def consolidate(place: Path) -> None:
@@ -73,5 +82,5 @@ def coordinate(group: Any, name: str, dim: str, values: np.ndarray, attrs: dict[
         attrs = {**attrs, "texts": texts}
         values = np.asarray([texts.index(text) for text in values.tolist()], np.int32)
     with warnings.catch_warnings():
-        array = _array(group, name, values.shape, values.shape, values.dtype, 0, (dim,), attrs)
+        array = _array(group, name, values.shape, values.shape, values.dtype, 0, (dim,), **attrs)
         array[...] = values

@@ -155,8 +155,8 @@ def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...
         if plan.sweep.method == "exact" and (why := why_no_closed_form(problem.model, problem.dynamics)):
             raise NoClosedForm(f"there is no closed form: {why}")
         task = _request.prepare(
-            problem.model, problem.dynamics, problem.state, problem.times, problem.observe, problem.target,
-            problem.precision, "sweep",
+            problem.model, problem.dynamics, problem.state, problem.times, problem.observe, target=problem.target,
+            precision=problem.precision, caller="sweep",
         )  # fmt: skip
         found.update(observed=tuple(name for name, _ in task.plan), times=np.asarray(task.times), inputs=problem.inputs)
         return jnp.zeros(())

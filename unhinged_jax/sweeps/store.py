@@ -8,7 +8,6 @@ computed again. What is no block is under a seal, see `unhinged_jax.sweeps.seal`
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from unhinged_jax.sweeps.arrays import PENDING as PENDING
 from unhinged_jax.sweeps.arrays import REASONS as REASONS
 from unhinged_jax.sweeps.arrays import consolidate, coordinate, make_variables
 from unhinged_jax.sweeps.layout import Layout
-from unhinged_jax.sweeps.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
+from unhinged_jax.sweeps.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, digest, resealed, sealed
 from unhinged_jax.trajectory import RunResult
 
 FINE = (int(RunResult.COMPLETED), int(RunResult.STEADY))
@@ -163,9 +162,7 @@ class Store:
             make_variables(group, layout, dims, observed, times, precision)
             for name, (dim, values, described) in coordinates.items():
                 coordinate(group, name, dim, values, described)
-            execution = {
-                "shape": layout.shape, "block": layout.block, "dims": dims, "observed": observed, **facts,
-            }  # fmt: skip
+            execution = {"shape": layout.shape, "block": layout.block, "dims": dims, "observed": observed, **facts}
             extra = [name for name, (dim, _, _) in coordinates.items() if name != dim]
             all_attrs = {
                 "sweep_format": _FORMAT,
@@ -311,21 +308,12 @@ class Store:
         return self.path / str(array.path) / array.metadata.encode_chunk_key((*place, *inner))
 
 
-def digest(arrays: Iterable[np.ndarray], of: str = "") -> int:
-    """64 bits of BLAKE2 over what arrays are of and their bytes, never 0."""
-    state = hashlib.blake2b(of.encode(), digest_size=8)
-    for array in arrays:
-        state.update(np.ascontiguousarray(array).tobytes())
-    return int.from_bytes(state.digest(), "little") or 1
+def _umask() -> int:
+    os.umask(current := os.umask(0))
+    return current
 
 
 def plain_name(name: str) -> None:
     """Raise ValueError for the name of an array that would lie elsewhere: names become folders of the store."""
     if not name or name.startswith((".", "__")) or any(letter in name for letter in "/\\\0") or name == ROOT:
         raise ValueError(f"{name!r} cannot be the name of an axis: it would be a path in the store; give a plain name.")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -1,8 +1,4 @@
-"""The neural tangent kernel of a real network, and the exact prediction of its training under the unhinged loss.
-
-A network maps inputs (n, ...) to features (n, p). While its Jacobian J stays what it is at the start, its features obey
-H' = r1 eta J J^T vec(M W): the layer-peeled model with the kernel J J^T, which `exact` solves.
-"""
+"""Tangent kernels of a network at its start: J J^T of all coordinates, or its mean within classes."""
 
 from __future__ import annotations
 
@@ -18,14 +14,9 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.closed_form import exact
-from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.kernel import Kernel
-from unhinged_jax.labels import Labels, from_counts
-from unhinged_jax.model import LayerPeeled, State, ntk_invariant
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.labels import Labels
 
-FORMS = ("coordinates", "samples", "class_means", "class_kernel")
 _ROWS = 32  # rows of the Jacobian computed at a time
 
 Network = Callable[[Any, jax.Array], jax.Array]
@@ -181,143 +172,3 @@ def _check_weights(labels: Labels) -> None:
                 f"class means need equal weights within each class, but those of class {c} range from {own.min():g} to "
                 f"{own.max():g}; use the form 'coordinates' or 'samples', or equal weights."
             )
-
-
-def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: Any = None) -> LayerPeeled:
-    """The layer-peeled model of the class means: one sample a class, weighted by the weight of its class.
-
-    Its data loss, prototypes and rows of H are those of the full problem, class by class.
-
-    Args:
-        labels: One-hot labels of the full problem, with equal weights within each class.
-        dim: p.
-        kernel: From `class_mean_kernel`, or `per_sample` of it (C x C).
-        gamma: Trade-off; default 1/(C-1).
-
-    Raises:
-        ValueError: for soft targets, weights that differ within a class, or a class without a sample.
-
-    Source: beyond the paper.
-    """
-    class_averages(labels)  # checks them
-    index, q = np.asarray(labels.index), np.asarray(labels.weights)
-    shares = np.bincount(index, q, labels.classes)
-    means = from_counts(np.ones(labels.classes, int)).weighted(samples=labels.classes * shares, normalise=False)
-    return ntk_invariant(means, dim, kernel, gamma=gamma)
-
-
-def predict(
-    network: Network,
-    parameters: Any,
-    prototypes: ArrayLike,
-    inputs: ArrayLike,
-    labels: Labels,
-    dynamics: Flow | Descent,
-    times: ArrayLike,
-    *,
-    gamma: Any = None,
-    form: str = "coordinates",
-    observe: Any = ("loss", "accuracy"),
-) -> Trajectory:
-    """The exact prediction of how this network trains under the unhinged loss, while its kernel stays.
-
-    Args:
-        network, parameters, inputs: As `empirical_kernel`; `parameters` at the start of training.
-        prototypes: W at the start, shape (C, p); trained with rate r2.
-        labels: Labels of the inputs.
-        dynamics: How it is trained: full-batch descent, or gradient flow.
-        times: Updates or times to predict.
-        gamma: Trade-off; default 1/(C-1).
-        form: "coordinates" (the whole kernel), "samples" (n x n), "class_means" (C p x C p: predicts class means) or
-            "class_kernel" (C x C: the same, isotropic).
-        observe: Observables of the prediction.
-
-    Returns:
-        A `Trajectory` with states; of the class means in the last two forms.
-
-    Raises:
-        ValueError: for an unknown form or shapes that do not fit; of the last two forms, for soft targets, weights that
-            differ within a class, or a class without a sample.
-
-    Source: Zhou et al. 2023, Theorem 8 (corrected).
-    """
-    _check.choice("form", form, FORMS)
-    x, W = jnp.asarray(inputs), jnp.asarray(prototypes)
-    H, dim = network(parameters, x), W.shape[1]
-    if form in ("coordinates", "samples"):
-        kernel = empirical_kernel(network, parameters, x)
-        model = ntk_invariant(labels, dim, kernel if form == "coordinates" else per_sample(kernel, dim), gamma=gamma)
-    else:
-        kernel = class_mean_kernel(network, parameters, x, labels)
-        kernel = kernel if form == "class_means" else per_sample(kernel, dim)
-        model = class_mean_problem(labels, dim, kernel, gamma)
-        H = jnp.asarray(class_averages(labels), H.dtype) @ H
-    state = State(H=H, W=W, b=jnp.zeros(labels.classes, W.dtype))
-    return exact(model, dynamics, state, times, observe, states=True)
-
-
-def descend(
-    network: Network,
-    parameters: Any,
-    prototypes: ArrayLike,
-    inputs: ArrayLike,
-    labels: Labels,
-    rate: ArrayLike,
-    times: ArrayLike,
-    *,
-    gamma: Any = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Train the network itself by full-batch gradient descent on the unhinged loss, prototypes included.
-
-    Args:
-        network, parameters, prototypes, inputs, labels, gamma: As `predict`.
-        rate: Learning rate eta of every update.
-        times: Numbers of updates at which to look, increasing whole numbers.
-
-    Returns:
-        Features (times, n, p), prototypes (times, C, p), and which times were reached: the unhinged loss of a real
-        network can grow without bound in finite time, and what would overflow is not done.
-
-    Raises:
-        ValueError: for times that do not increase.
-
-    Source: Zhou et al. 2023, Eq. 22 by small steps.
-    """
-    marks = np.asarray(times)
-    if marks.ndim != 1 or not np.issubdtype(marks.dtype, np.integer) or np.any(np.diff(marks, prepend=-1) <= 0):
-        raise ValueError(f"times must be increasing whole numbers of updates, but got {times}.")
-    W = jnp.asarray(prototypes)
-    model = ntk_invariant(labels, W.shape[1], np.eye(labels.samples), gamma=gamma)
-    out = _descend(network, parameters, W, jnp.asarray(inputs), model, jnp.asarray(rate, W.dtype), jnp.asarray(marks))
-    H, seen, reached = (np.asarray(part) for part in out)
-    return H, seen, reached
-
-
-@eqx.filter_jit
-def _descend(
-    network: Network,
-    parameters: Any,
-    W: jax.Array,
-    inputs: jax.Array,
-    model: LayerPeeled,
-    rate: jax.Array,
-    marks: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    bias, largest = jnp.zeros(model.classes, W.dtype), jnp.sqrt(jnp.finfo(W.dtype).max)
-
-    def loss(parts: tuple[Any, jax.Array]) -> jax.Array:
-        return model.data_loss(network(parts[0], inputs), parts[1], bias)
-
-    def update(_: Any, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
-        parts, fine = carry
-        moved = jax.tree.map(lambda value, slope: value - rate * slope, parts, jax.grad(loss)(parts))
-        sizes = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(moved)])
-        fine &= jnp.all(sizes < largest)  # NaN is not below anything
-        return jax.tree.map(lambda new, old: jnp.where(fine, new, old), moved, parts), fine
-
-    def until(carry: Any, count: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array]]:
-        parts, fine = jax.lax.fori_loop(0, count, update, carry)
-        return (parts, fine), (network(parts[0], inputs), parts[1], fine)
-
-    start = ((parameters, W), jnp.ones((), bool))
-    return jax.lax.scan(until, start, jnp.diff(marks, prepend=0))[1]

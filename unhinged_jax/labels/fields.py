@@ -1,0 +1,53 @@
+"""Fields of labels as they are given, read: lists and numbers as arrays, labels as integers, kinds from shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, _numbers
+
+
+def as_array(name: str, value: Any) -> Any:
+    """Lists and numbers as NumPy arrays: as they are they would be trees of numbers."""
+    return value if value is None or hasattr(value, "dtype") else _check.real(name, value, array=True)
+
+
+def as_labels(name: str, value: Any, classes: int) -> Any:
+    """Integer labels in 0 ... C-1, in a signed type that can count samples."""
+    value = as_array(name, value)
+    _check.labels(name, value, classes)
+    if np.ndim(value) == 0:
+        raise ValueError(f"{name} must hold one label a sample, shape (n,), but is a single number.")
+    return _numbers.whole(name, value)
+
+
+def kind_of(targets: Any, samples: int, classes: int) -> str:
+    """How targets are read, from their shape."""
+    if targets is None:
+        return "hard"
+    if samples == classes:
+        raise ValueError(
+            f"targets of shape {np.shape(targets)} may be one row a class or one row a sample; say which with "
+            "kind='table' or kind='soft'."
+        )
+    return "table" if np.shape(targets)[-2:] == (classes, classes) else "soft"
+
+
+def largest_again(index: Any, targets: Any, changed: Any) -> Any:
+    """The largest of the changed targets of each row, if `index` was that of the targets before; else `index`."""
+    xp = np if _check.concrete((index, targets, changed)) else jnp
+    was = xp.all(xp.argmax(xp.asarray(targets), axis=-1) == xp.asarray(index))
+    return xp.where(was, xp.argmax(xp.asarray(changed), axis=-1), xp.asarray(index)).astype(xp.int32)
+
+
+def wide(name: str, rate: Any) -> Any:
+    """A rate as a Python number, so that 1 - rate is not rounded to its narrower type; a traced one as it is."""
+    if not _check.concrete(rate):
+        return rate
+    value = _check.real(name, rate)
+    if value.shape or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be one number between 0 and 1, but got {_check.given(rate)}.")
+    return float(value)
