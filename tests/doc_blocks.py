@@ -16,7 +16,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from checkout import ROOT
+
 RUN = ("python", "bash", "toml")
 SHOWN = ("text", "console", "bibtex", "")  # output and formulae
 _FENCE = re.compile(r"^\s*(`{3,})\s*(\{?[\w-]*\}?)\s*(.*)$")
@@ -91,6 +92,11 @@ def blocks(page: Path) -> list[Block]:
         found.append(Block(page, place + 1, language, text, *note))
         note, place = ("", ""), end + 1
     return found
+
+
+def texts(page: str, language: str) -> list[str]:
+    """The text of every fenced block of a page in one language; `page` is a path within the checkout."""
+    return [block.text for block in blocks(ROOT / page) if block.language == language]
 
 
 def _read_note(comment: str, place: str) -> tuple[str, str]:

@@ -8,9 +8,10 @@ verdict on the page: a verdict that is changed on the page, or a measurement tha
 import dataclasses
 import functools
 import re
-from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs" / "ledger.md"
+from checkout import ROOT
+
+PAGE = ROOT / "docs" / "ledger.md"
 HOLDS, CORRECTED, FALSE = "holds", "corrected", "false as printed"
 LINK = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)")
 

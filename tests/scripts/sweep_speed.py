@@ -1,0 +1,109 @@
+"""How fast sweeps are here. Not a test: what it prints depends on what else runs.
+
+    python tests/scripts/sweep_speed.py
+
+65,536 exact runs of p = 64, C = 10, N = 10 at 100 times with six observables; the cost of a run by the size of a block;
+and two single-threaded processes against one, taken in turns. Compilation is left out of the two comparisons.
+"""
+
+import argparse
+import itertools
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import unhinged_jax as uj
+from unhinged_jax.sweeps import engine
+from unhinged_jax.sweeps.groups import grouping_of
+from unhinged_jax.sweeps.prepare import open_store
+from unhinged_jax.sweeps.program import Programs
+
+
+def plan(gammas, decays, seeds):
+    """The runs of the target."""
+    return uj.SweepPlan.of(
+        {
+            "model": {"case": "regularized", "dim": 64, "decay": 0.01},
+            "labels": {"layout": "balanced", "classes": 10, "per_class": 10},
+            "dynamics": {"kind": "flow", "schedule": 0.5},
+            "run": {
+                "until": 1000, "first": 1, "points": 100, "spacing": "log",
+                "observe": ["loss", "accuracy", "accuracy_margin", "log_norm", "log_distance", "nc3_self_duality"],
+            },
+            "sweep": {
+                "method": "exact",
+                "seeds": seeds,
+                "grid": {
+                    "model.gamma": {"from": 0.01, "to": 0.4, "count": gammas},
+                    "model.decay": {"from": 1e-3, "to": 1e-1, "count": decays},
+                },
+            },
+        }
+    )  # fmt: skip
+
+
+def all_of_it(folder):
+    """The whole sweep as a user runs it, everything included."""
+    begun = time.perf_counter()
+    uj.sweep(plan(64, 64, 16), folder / "all.zarr")
+    seconds = time.perf_counter() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(f"65,536 runs: {seconds:.0f} s, at most {peak / 2**20:.2f} GiB in a process and its largest child")
+
+
+def by_block():
+    """Milliseconds a run takes in one process, by the points of a block."""
+    small = plan(4, 4, 8)
+    keys = grouping_of(small).traced
+    for points, decays, seeds in ((1, 1, 1), (2, 2, 2), (2, 4, 8), (4, 4, 8), (8, 8, 16)):
+        shape = (points, decays, seeds)
+        programs = Programs(small.config_at({}), "exact", keys)
+        devices = len(programs.devices)
+        values = (
+            {"model.gamma": np.tile(np.linspace(0.01, 0.4, points, dtype="f4"), (devices, 1))},
+            {"model.decay": np.tile(np.linspace(0.01, 0.1, decays, dtype="f4"), (devices, 1))},
+            {"state.seed": np.tile(np.arange(seeds, dtype=np.int32), (devices, 1))},
+        )
+        programs(values, shape)
+        best = min(timed(lambda p=programs, v=values, s=shape: p(v, s)) for _ in range(5))
+        print(f"  {points * decays * seeds:5d} points a block: {1e3 * best / (points * decays * seeds):.2f} ms a run")
+
+
+def timed(call):
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def processes(folder, rounds):
+    """Points a second of one and of two single-threaded processes, in turns, warm."""
+    speeds = {1: [], 2: []}
+    pools = {}
+    for count in (1, 2):
+        pool = engine.processes(count, single_threaded=True)()
+        pools[count] = lambda pool=pool: pool
+    for turn, count in itertools.product(range(rounds + 1), (1, 2)):
+        store = open_store(plan(16, 16, 16), folder / f"{turn}-{count}.zarr")
+        seen = []
+        engine.drive(
+            pools[count], str(store.path), [(i,) for i in range(store.layout.blocks)], window=count + 1, owned=False,
+            retry=False, told=lambda outcome, seen=seen: seen.append((time.perf_counter(), outcome.points)),
+        )  # fmt: skip
+        # Programs are compiled anew for a store: the clock starts once every process has given its first block.
+        warm = seen[2 * count - 1 :]
+        speeds[count].append(sum(points for _, points in warm[1:]) / (warm[-1][0] - warm[0][0]))
+    one, two = (float(np.median(speeds[count][1:])) for count in (1, 2))
+    print(f"one process {one:.0f} points/s, two {two:.0f}: {two / one:.2f} times")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        all_of_it(Path(place))
+        by_block()
+        processes(Path(place), asked.rounds)
