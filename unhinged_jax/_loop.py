@@ -151,9 +151,8 @@ def _looked_up(
     step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], guard: _Guard | None, tidy: Tidy | None
 ) -> Loop:
     """The loop in blocks that a derivative recomputes, asking after every step whether it is read."""
-    slots, count = reads.slots, reads.total
+    slots, count, plain = reads.slots, reads.total, step
     assert slots is not None
-    plain = step
     step = step if tidy is None else _now_and_then(step, *tidy)
     block = _block(reads.updates)
     whole, rest = divmod(reads.updates, block)
@@ -300,7 +299,7 @@ def _divisor(number: int, near: int, most: int | None = None) -> int:
 
 
 def _put(slot: jax.Array, live: Any = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Write a value into an empty slot, where `live`: by adding if it has a derivative, so that XLA need copy nothing."""
+    """Write a value into an empty slot, where `live`; by adding if it has a derivative, so that XLA copies nothing."""
 
     def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
         place = buffer.at[slot]
