@@ -90,5 +90,3 @@ def _as_rst(app, what, name, obj, options, lines) -> None:
 def setup(app) -> None:
     """Before napoleon, which has priority 500."""
     app.connect("autodoc-process-docstring", _as_rst, priority=400)
-
-

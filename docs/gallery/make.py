@@ -72,46 +72,59 @@ def _experiment(name: str, picture: str, title: str, caption: str) -> Picture:
 CHAPTERS: dict[str, tuple[Picture, ...]] = {
     "The paper's figures": (
         _figure(
-            1, "Unconstrained features and prototypes",
+            1,
+            "Unconstrained features and prototypes",
             "Simulated (dashes), exact (bands) and published (dots), over 50,000 updates and up to a loss of −10⁵⁴.",
             "figure-1.png",
         ),
         _figure(
-            5, "Critical decay",
+            5,
+            "Critical decay",
             "The decay at which growth stops, for five trade-offs γ: accuracy, directions and norms.",
         ),
         _figure(9, "Spherical features", "Features normalised: with the plain rate, and with the rate times ‖h‖."),
     ),
     "One run": (
         Picture(
-            "run", "A regularised flow", "What one file gives: every observable that it asks for.",
-            ("unhinged simulate examples/regularized.toml --out run",), "run/curves.png", "", "cases.md",
+            "run",
+            "A regularised flow",
+            "What one file gives: every observable that it asks for.",
+            ("unhinged simulate examples/regularized.toml --out run",),
+            "run/curves.png",
+            "",
+            "cases.md",
         ),
         Picture(
-            "design", "Chosen by gradient",
+            "design",
+            "Chosen by gradient",
             "γ and λ that end at norm 50, nearest to the limit, beside brute force over 8,405 points.",
-            ("unhinged design norm --out norm",), "norm/path.png", "", "gradients.md",
+            ("unhinged design norm --out norm",),
+            "norm/path.png",
+            "",
+            "gradients.md",
         ),
     ),
     "Sweeps": (
-        _sweep(
-            "phase", "map", "A phase diagram", "64 × 64 points of 16 seeds each. Both lines are theory, not fits."
-        ),
+        _sweep("phase", "map", "A phase diagram", "64 × 64 points of 16 seeds each. Both lines are theory, not fits."),
         _sweep("noise", "map", "Label noise", "Symmetric noise that each trade-off γ stands, and the predicted line."),
         _sweep(
-            "imbalance", "map", "Weights against imbalance",
+            "imbalance",
+            "map",
+            "Weights against imbalance",
             "Class weights n_c^(−exponent): only the exponent ½ tells all classes apart at any ratio and noise.",
         ),
         _sweep("schedules", "curves", "Schedules", "Cross-entropy under five schedules: medians and seed bands."),
     ),
     "Other theories": (
         _theory(
-            "central-path", "MSE on the central path",
+            "central-path",
+            "MSE on the central path",
             "Singular values of the signal-to-noise ratio, closed form and flow; they become equal like a fourth root.",
         ),
         _theory("log-time", "Cross-entropy and the maximal margin", "Ten decades of time; nothing is fitted."),
         _theory(
-            "minority-collapse", "Minority collapse",
+            "minority-collapse",
+            "Minority collapse",
             "Prototypes of rare classes fall together: cross-entropy beyond a threshold, unhinged always.",
         ),
         _theory(

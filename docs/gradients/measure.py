@@ -1,6 +1,6 @@
 """Measure what docs/gradients.md says of modes: error, time, memory. Writes modes.json, modes.md and adjoints.png.
 
-    python docs/gradients/measure.py [--quick]
+Run it as `python docs/gradients/measure.py [--quick]`.
 """
 
 import argparse
