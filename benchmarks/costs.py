@@ -73,7 +73,7 @@ def class_sums(case: Case, evaluations: int = 0) -> Cost:
     return _whole(case, evaluations, Cost(4 * size, 2 * size * case.dtype.itemsize), logged)
 
 
-def closed_form(case: Case, evaluations: int = 0) -> Cost:
+def closed_form(case: Case, _evaluations: int = 0) -> Cost:
     """No steps: coefficients of every logged point on class sums, and one product of n rows for the accuracy."""
     rank = min(case.dim, 2 * case.classes)
     logged = Cost(2 * case.samples * case.classes * rank, 2 * case.classes * rank * case.dtype.itemsize)

@@ -196,7 +196,7 @@ def entropy_flow(case: Case) -> Curves:
     (H, W), times = (part.astype(float) for part in case.start()), case.times
     split, downhill = H.size, entropy_gradient(case)
 
-    def field(t: float, y: np.ndarray) -> np.ndarray:
+    def field(_t: float, y: np.ndarray) -> np.ndarray:
         moves = downhill(y[:split].reshape(H.shape), y[split:].reshape(W.shape))
         return case.rate * np.concatenate([move.ravel() for move in moves])
 

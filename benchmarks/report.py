@@ -47,7 +47,7 @@ def cell_table(cell: Cell) -> str:
     """Everybody in a cell, the fastest first."""
     results = sorted(cell.results, key=lambda result: result.seconds)
     fastest = next((result.seconds for result in results if result.ours), results[0].seconds)
-    rows = [_row(result, cell, fastest) for result in results]
+    rows = [_row(result, fastest) for result in results]
     head = [
         "contender", "time", "quartiles", "against our fastest", f"{cell.unit}/s", "timed", "compile", "memory",
         "bandwidth", "GEMM", "largest errors",
@@ -55,7 +55,7 @@ def cell_table(cell: Cell) -> str:
     return table(head, rows)
 
 
-def _row(result: Result, cell: Cell, fastest: float) -> list[str]:
+def _row(result: Result, fastest: float) -> list[str]:
     name = f"**{result.contender}**" if result.ours else result.contender
     timed = "all" if result.share > 0.999 else f"{100 * result.share:.2g} %"
     memory = "" if result.peak_memory is None else engineering(result.peak_memory, "B")

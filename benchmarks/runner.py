@@ -47,6 +47,7 @@ def run_cell(
     limits: Limits,
     peaks: Mapping[str, Any],
     say: Say,
+    *,
     full: bool = False,
     quick: bool = False,
 ) -> tuple[Cell | None, list[Skipped]]:
@@ -103,7 +104,7 @@ def run_cell(
     return cell, skipped
 
 
-def _built(contender: Contender, case: Case, full: bool, rtol: float | None = None) -> Entry | str:
+def _built(contender: Contender, case: Case, full: bool) -> Entry | str:
     """A contender after its first call, or why it failed."""
     part, factor = (case, 1.0) if full else contender.part(case)
     try:

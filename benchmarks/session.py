@@ -125,7 +125,7 @@ def measure(options: Options, out: Path) -> int:
             label = f"[{number}/{len(cells)}] {workload.name}, {size}, {precision}"
             cell, left_out = runner.run_cell(
                 workload, size, precision, limits_for(size, options.quick, options.seconds), found.peaks,
-                partial(_say_in, say, label), options.full, options.quick,
+                partial(_say_in, say, label), full=options.full, quick=options.quick,
             )  # fmt: skip
             found.skipped.extend(left_out)
             if cell is not None:

@@ -75,7 +75,7 @@ def _copy_notebooks() -> None:
 _copy_notebooks()
 
 
-def _as_rst(app, what, name, obj, options, lines) -> None:
+def _as_rst(_app, _what, _name, _obj, _options, lines) -> None:
     """Docstrings are plain text: ||h||, 2*x and x_ are mathematics, not markup."""
     for place, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):

@@ -162,7 +162,7 @@ def drawing(moving: Motion, q: int = 1, size: int = 420, stops: int = 24, second
 @media(prefers-reduced-motion:reduce){{circle[id]{{animation:none}}}}</style>
 <rect width="{size}" height="{size}" fill="#fff"/>
 <circle cx="{half}" cy="{half}" r="{radius}" fill="#f4f6f8" stroke="#9aa4ae"/>
-{meridians(size, half, radius)}
+{meridians(half, radius)}
 <g fill="none" stroke-width="1" opacity=".35">{"".join(trails)}</g>
 {"".join(anchors)}
 {"".join(bodies)}
@@ -170,7 +170,7 @@ def drawing(moving: Motion, q: int = 1, size: int = 420, stops: int = 24, second
 """
 
 
-def meridians(size: int, half: float, radius: float) -> str:
+def meridians(half: float, radius: float) -> str:
     """Parallels and meridians, those behind fainter."""
     turn = np.linspace(0, 2 * np.pi, 97)
     lines = [np.stack([np.cos(b) * np.cos(turn), np.cos(b) * np.sin(turn), np.full_like(turn, np.sin(b))], -1)

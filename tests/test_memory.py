@@ -86,7 +86,7 @@ def test_labels_of_more_samples_than_memory_holds_are_refused(call):
         call()
 
 
-@pytest.mark.parametrize("call, said", [
+@pytest.mark.parametrize(("call", "said"), [
     (lambda: uj.balanced(10, 10**19), "per_class must be at most 9223372036854775807"),
     (lambda: uj.from_counts([10**25, 1]), "counts must hold real numbers"),
     (lambda: uj.from_counts([10**19, 1]), "two or more whole numbers"),
@@ -97,7 +97,7 @@ def test_numbers_beyond_64_bits_and_more_classes_than_samples_are_refused(call, 
         call()
 
 
-@pytest.mark.parametrize("section, key", [
+@pytest.mark.parametrize(("section", "key"), [
     ("model", "dim"), ("labels", "classes"), ("state", "seed"), ("labels", "noise"), ("run", "times"),
     ("dynamics", "rate_H"),
 ])  # fmt: skip
@@ -141,7 +141,7 @@ def images():
     return data.Dataset("bars", x, y, x[:30], y[:30], 3, "made here")
 
 
-@pytest.mark.parametrize("sections, said", [
+@pytest.mark.parametrize(("sections", "said"), [
     ({"network": {"width": 10**9}}, r"a network of [\d,]+ parameters in batches of 128 would need [\d.e+]+ TB"),
     ({"network": {"width": 10**12}}, r"[\d.e+]+ TB"),
     ({"network": {"kind": "cnn", "width": 10**9}}, r"[\d.e+]+ TB"),
@@ -158,7 +158,7 @@ def test_training_that_no_machine_holds_is_refused_before(images, sections, said
         Trainer(Settings.of(sections), images)
 
 
-@pytest.mark.parametrize("kind, numbers, precision", [
+@pytest.mark.parametrize(("kind", "numbers", "precision"), [
     ("mlp", 8 + 4, "float32"), ("cnn", 8 * 4 + 16 + 4, "float32"), ("mlp", 8 + 4, "float64"),
 ])  # fmt: skip
 def test_training_takes_what_its_arrays_take(images, monkeypatch, kind, numbers, precision):

@@ -138,7 +138,7 @@ def obey_parent() -> None:
     signal.signal(signal.SIGTERM, _heard)
 
 
-def _heard(number: int, frame: FrameType | None) -> None:
+def _heard(number: int, _frame: FrameType | None) -> None:
     _now.number = _now.number or number
     _now.act()
 

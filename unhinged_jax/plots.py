@@ -108,12 +108,12 @@ def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png
 
 
 def tex_error(text: str) -> str:
-    """Why matplotlib cannot read what a text has between dollars, and `save` shows it as it is; empty if it can.
+    r"""Why matplotlib cannot read what a text has between dollars, and `save` shows it as it is; empty if it can.
 
     Example:
         >>> tex_error("rate $r_1$, 5 $"), tex_error("plain")
         ('', '')
-        >>> "Unknown symbol" in tex_error("$\\\\nope$")
+        >>> "Unknown symbol" in tex_error("$\\nope$")
         True
     """
     if "$" not in text:

@@ -24,7 +24,7 @@ def _diffrax_program(case: Case) -> tuple[Any, tuple[Any, ...]]:
     H, W = case.start()
     loss, observe, gamma = loss_of(case), jax_observer(case, H, W), case.gammas[0]
 
-    def field(t: Any, y: Any, args: Any) -> Any:
+    def field(_t: Any, y: Any, _args: Any) -> Any:
         moves = jax.grad(loss)(y, gamma)
         return jax.tree.map(lambda move, part: -case.rate * (move + case.decay * part), moves, y)
 
@@ -104,7 +104,7 @@ def _numpy_field(case: Case) -> Callable[[float, np.ndarray], np.ndarray]:
 
     moves = downhill if case.loss == "cross_entropy" else linear
 
-    def field(t: float, y: np.ndarray) -> np.ndarray:
+    def field(_t: float, y: np.ndarray) -> np.ndarray:
         H, W = y[:split].reshape(-1, case.dim), y[split:].reshape(-1, case.dim)
         return case.rate * np.concatenate([move.ravel() for move in moves(H, W)])
 

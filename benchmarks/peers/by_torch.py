@@ -22,12 +22,13 @@ def torch_device() -> Any:
     return torch.device("cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu")
 
 
-def refuses(case: Case) -> str | None:
+def refuses(_case: Case) -> str | None:
     """No PyTorch for TPUs here; on the host it would be no comparison."""
     return "PyTorch has no TPU here" if jax.default_backend() == "tpu" else None
 
 
 def synchronise(device: Any) -> None:
+    """Wait for what is still running on the device."""
     import torch
 
     if device.type == "cuda":
@@ -207,7 +208,7 @@ def flow(case: Case) -> Run:
     def run() -> dict[str, Any]:
         evaluations = 0
 
-        def field(t: Any, y: tuple[Any, Any]) -> tuple[Any, Any]:
+        def field(_t: Any, y: tuple[Any, Any]) -> tuple[Any, Any]:
             nonlocal evaluations
             evaluations += 1
             with torch.enable_grad():

@@ -25,7 +25,7 @@ def _reference(case: Case) -> reference.Curves:
     return dict(by_perceptron.by_hand(case, wide)())
 
 
-def _cost(case: Case, evaluations: int = 0) -> Cost:
+def _cost(case: Case, _evaluations: int = 0) -> Cost:
     """Two layers of width 2p: a product forward and two backward each, but none for the gradient of the inputs."""
     layer, weights = 2 * case.samples * case.dim * 2 * case.dim, 4 * case.dim**2
     step = Cost(5 * layer, 4 * weights * case.dtype.itemsize)

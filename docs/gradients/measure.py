@@ -49,7 +49,7 @@ def apart(found, truth):
     return float(np.max(np.abs(np.asarray(found) - truth)) / np.max(np.abs(truth)))
 
 
-def flow_value(state, dim, classes, per_class, until, rtol, adjoint=None, run=uj.simulate, max_steps=4096):
+def flow_value(state, dim, classes, per_class, until, rtol, adjoint=None, *, run=uj.simulate, max_steps=4096):
     """log distance at the end as a function of (gamma, decay, peak)."""
     labels = uj.balanced(classes, per_class)
 
@@ -161,6 +161,7 @@ def draw(rows):
 
 
 def main():
+    """Measure, then write the numbers, the table and the figure."""
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--quick", action="store_true")
     quick = reader.parse_args().quick

@@ -80,7 +80,7 @@ def ended(process, seconds=SECONDS):
     return told, time.monotonic() - begun
 
 
-@pytest.mark.parametrize("number, status", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_what_is_held_is_finished_first_and_what_goes_wrong_then_is_no_news(monkeypatch, capfd, number, status):
     done = []
 
@@ -117,7 +117,7 @@ def test_a_signal_that_the_process_was_told_to_ignore_stays_ignored(monkeypatch,
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("workers, number, whole", [
+@pytest.mark.parametrize(("workers", "number", "whole"), [
     (1, signal.SIGINT, True), (1, signal.SIGTERM, False), (2, signal.SIGINT, False), (2, signal.SIGHUP, True),
     (0, signal.SIGINT, True),
 ])  # fmt: skip
@@ -230,7 +230,7 @@ def test_training_keeps_its_epochs(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("command, number", [("simulate", signal.SIGTERM), ("design", signal.SIGINT)])
+@pytest.mark.parametrize(("command", "number"), [("simulate", signal.SIGTERM), ("design", signal.SIGINT)])
 def test_one_run_ends_also_while_a_program_is_running(tmp_path, command, number):
     """A program of XLA runs for an hour here, and Python in the main thread hears of nothing."""
     (tmp_path / "long.toml").write_text(

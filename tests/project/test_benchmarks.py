@@ -258,7 +258,7 @@ def test_errors_see_what_is_wrong_and_where():
 
 
 def test_workloads_scale_shares_to_the_whole():
-    contender = Contender("slow", lambda case: lambda: {}, lambda case, count: Cost(1, 1), share={"tiny": 0.4})
+    contender = Contender("slow", lambda case: dict, lambda case, count: Cost(1, 1), share={"tiny": 0.4})
     part, factor = contender.part(TINY)
     assert (part.steps, factor) == (20, 3.0)
     runs = dataclasses.replace(contender, fewer_runs=True, share={"tiny": 0.25})

@@ -77,7 +77,7 @@ FILES = (
 SECTIONS: dict[str, Any] = {
     **{name: kind for name, kind in typing.get_type_hints(Config).items() if name != "path"},
     "sweep": SweepSection, "design": DesignSection,
-    **{name: kind for name, kind in typing.get_type_hints(Settings).items()},
+    **typing.get_type_hints(Settings),
 }  # fmt: skip
 VALUES: tuple[Any, ...] = (
     -1, 0, 1, 2, 3, 10**19, 0.5, -0.5, 1.5, 1e-300, 1e300, float("nan"), float("inf"), -float("inf"), "", "text",

@@ -166,7 +166,7 @@ def survives(store, data, kind, how):
     return found, status
 
 
-@pytest.mark.parametrize("kind, how", [
+@pytest.mark.parametrize(("kind", "how"), [
     ("norm", "deleted"), ("norm", "swapped"), ("committed", "swapped"), ("result", "rewritten"), ("decay", "deleted"),
     ("gamma", "swapped"), ("seed", "rewritten"), ("speed/zarr.json", "rewritten"), ("decay/zarr.json", "deleted"),
     ("time", "bit 0.5"), ("zarr.json", "rewritten"), ("zarr.json", "cut"),
@@ -292,9 +292,9 @@ def test_a_store_of_an_older_version_is_read_with_a_word(stores, copied):
     assert "made by an older version" in describe(Store(store), status_of(Store(store)))
     Store(store).chunk("norm", 0).unlink()
     assert status_of(Store(store), verify=True).damaged == (0,)
-    with pytest.warns(UserWarning), pytest.raises(Damaged, match="norm/c"):
+    with pytest.warns(UserWarning, match="older version"), pytest.raises(Damaged, match="norm/c"):
         uj.open_sweep(store).load()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="older version"):
         same(swept(store).load(), stores[1])
 
 
@@ -310,7 +310,7 @@ def test_an_older_store_without_its_descriptions_is_refused_in_a_sentence(copied
         assert f"error: {path} is missing or damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, value", [
+@pytest.mark.parametrize(("name", "value"), [
     *itertools.product(["plan", "execution"], [None, "{", "[]", 3]), ("versions", None), ("versions", "{"),
     ("versions", 3), ("title", None),
 ])  # fmt: skip

@@ -432,7 +432,7 @@ def test_a_dask_cluster_survives_the_death_of_a_worker(whole, copied):
     same(found, whole[1])
 
 
-@pytest.mark.parametrize("end, word", [("f()", "under `if __name__ == '__main__':`, or give workers=0"), (
+@pytest.mark.parametrize(("end", "word"), [("f()", "under `if __name__ == '__main__':`, or give workers=0"), (
     "if __name__ == '__main__':\n    f()", ""), ("if __name__ != '__main__':\n    sys.exit()\nf()", ""),
 ])  # fmt: skip
 def test_a_script_without_a_guard_is_told_before_workers_start(tmp_path, end, word):

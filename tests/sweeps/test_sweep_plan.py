@@ -307,7 +307,7 @@ def test_no_boundary_is_drawn_where_the_theory_does_not_hold():
     assert boundaries(found, "gamma", "decay", {}) == []
 
 
-@pytest.mark.parametrize("axis, named", [
+@pytest.mark.parametrize(("axis", "named"), [
     ({"values": [0.1, 0.2], "label": "$\\gamma_{$"}, "axis 'model.gamma': label is"),
     ({"values": [0.1, 0.2], "labels": ["low", "$\\nope$"]}, "axis 'model.gamma': labels is"), (None, "title is"),
 ])  # fmt: skip

@@ -43,7 +43,7 @@ def test_a_finding_without_checks_has_not_passed():
     assert not Finding("toy", (), {}, ()).passed
 
 
-@pytest.mark.parametrize("value, status", [(0.5, 0), (1.5, 1), (math.nan, 1)])
+@pytest.mark.parametrize(("value", "status"), [(0.5, 0), (1.5, 1), (math.nan, 1)])
 def test_the_command_writes_page_figures_and_record(tmp_path, monkeypatch, capsys, value, status):
     monkeypatch.setattr(registry, "THEORIES", {"toy": toy(value)})
     out = tmp_path / "page.md"

@@ -97,7 +97,7 @@ def survives(folder, made, name, how):
     assert {file: file.read_bytes() for file in files(folder / "2")} == before["2"]
 
 
-@pytest.mark.parametrize("kind, how", [
+@pytest.mark.parametrize(("kind", "how"), [
     ("largest", "bit 0.5"), ("identity/metadata", "bit 0.5"), ("state/manifest.ocdbt", "deleted"),
     ("_CHECKPOINT_METADATA", "empty"), ("digests.json", "bit 0.0"), ("digests.json", "deleted"),
 ])  # fmt: skip

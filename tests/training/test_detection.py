@@ -17,7 +17,7 @@ def cases():
     yield draw.normal(0, 1, 20), draw.normal(0.5, 1, 1000)
 
 
-@pytest.mark.parametrize("inside, outside", list(cases()))
+@pytest.mark.parametrize(("inside", "outside"), list(cases()))
 def test_detection_agrees_with_scikit_learn(inside, outside):
     sklearn = pytest.importorskip("sklearn.metrics", reason="compares with scikit-learn")
     truth = np.concatenate([np.ones(inside.size), np.zeros(outside.size)])
@@ -28,7 +28,7 @@ def test_detection_agrees_with_scikit_learn(inside, outside):
     assert metrics.fpr_at_tpr(inside, outside) == pytest.approx(fpr[np.argmax(tpr >= 0.95 - 1e-12)], abs=1e-12)
 
 
-@pytest.mark.parametrize("inside, outside", list(cases()))
+@pytest.mark.parametrize(("inside", "outside"), list(cases()))
 def test_detection_agrees_with_counting(inside, outside):
     pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
     assert metrics.auroc(inside, outside) == pytest.approx(np.mean(pairs), abs=1e-12)

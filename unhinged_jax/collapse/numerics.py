@@ -19,6 +19,7 @@ def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def std(x: jax.Array) -> jax.Array:
+    """Population standard deviation, with a derivative of 0 where all values are equal."""
     return safe_sqrt(jnp.mean((x - jnp.mean(x)) ** 2))
 
 

@@ -142,6 +142,7 @@ def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStat
 
 
 def class_weights(counts: jax.Array, dtype: Any) -> jax.Array:
+    """(C,) share of each class among the samples."""
     counts = jnp.asarray(counts).astype(dtype)
     return counts / jnp.sum(counts)
 

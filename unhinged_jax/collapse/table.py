@@ -45,15 +45,15 @@ class MetricInfo:
     meaning: str
 
 
-def _zero(classes: int) -> float:
+def _zero(_classes: int) -> float:
     return 0.0
 
 
-def _one(classes: int) -> float:
+def _one(_classes: int) -> float:
     return 1.0
 
 
-def _unbounded(classes: int) -> float:
+def _unbounded(_classes: int) -> float:
     return math.inf
 
 

@@ -227,13 +227,13 @@ def _moves(leaf: Any) -> bool:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _held(event: str, time: jax.Array, problem: list[Any]) -> jax.Array:
+def _held(_event: str, time: jax.Array, _problem: list[Any]) -> jax.Array:
     """The time, which has no derivative in the problem."""
     return time
 
 
 @_held.defjvp
-def _held_jvp(event: str, primals: tuple, tangents: tuple) -> Any:
+def _held_jvp(event: str, _primals: tuple, _tangents: tuple) -> Any:
     raise ValueError(
         f"{event} is piecewise constant, so the time at which it jumps has no derivative by way of its slope; ask for "
         f"{_SMOOTH[event]}."
@@ -241,8 +241,8 @@ def _held_jvp(event: str, primals: tuple, tangents: tuple) -> Any:
 
 
 @jax.custom_jvp
-def _undetermined(flat: jax.Array, value: jax.Array) -> jax.Array:
-    """0, with a derivative of NaN in the value where `flat`."""
+def _undetermined(_flat: jax.Array, value: jax.Array) -> jax.Array:
+    """0, with a derivative of NaN in the value where `_flat`."""
     return jnp.zeros_like(value)
 
 

@@ -91,6 +91,7 @@ class Times:
 def flow_map(
     model: LayerPeeled, dynamics: Dynamics, state: State, first: Any, times: Any, memory: Any
 ) -> tuple[list[jax.Array], Trajectory]:
+    """Arrays of the state at the last of `times`, from `state` and `memory` at `first`, and the run itself."""
     adjoint = diffrax.ForwardMode() if isinstance(dynamics, Flow) else None
     carries = "" if memory is None else carried_by(dynamics)
     begin = Trajectory(

@@ -18,6 +18,7 @@ from unhinged_jax.special import greatest
 
 
 def distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
+    """Targets as distributions over classes, from distributions or from labels; raises ValueError on another shape."""
     targets = targets if isinstance(targets, jax.Array) else _check.real("targets", targets, array=True)
     if jnp.issubdtype(targets.dtype, jnp.integer):
         targets = _numbers.whole("targets", targets)

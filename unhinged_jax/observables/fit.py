@@ -32,6 +32,7 @@ def _linear_loss(view: View) -> tuple[jax.Array, jax.Array]:
 
 
 def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
+    """The data loss as (mantissa, logarithm of its scale)."""
     if view.model.loss.linear:
         return _linear_loss(view)
     model = view.model
@@ -57,15 +58,18 @@ def _scaled(mantissa: jax.Array, log_scale: jax.Array) -> jax.Array:
 
 
 def loss(view: View) -> jax.Array:
+    """The data loss, without decay."""
     return _scaled(*view.once(loss_parts))
 
 
 def log_abs_loss(view: View) -> jax.Array:
+    """Logarithm of the absolute value of the data loss."""
     mantissa, log_scale = view.once(loss_parts)
     return safe_log(jnp.abs(mantissa)) + log_scale
 
 
 def objective(view: View) -> jax.Array:
+    """The data loss and the decay of H, W and b."""
     model, scale = view.model, jnp.exp(view.log_scale)
 
     def term(decay: Any, *sizes: jax.Array) -> jax.Array:
@@ -116,6 +120,7 @@ def _rivals_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array,
 
 
 def accuracy(view: View) -> jax.Array:
+    """Share of samples whose largest logit is that of their label."""
     right = view.once(margins)[1]
     # Behind a barrier, because XLA would multiply by a rounded 1/n: k/n must come out as k/n.
     count = jax.lax.optimization_barrier(jnp.asarray(right.shape[0], view.W.dtype))
@@ -123,6 +128,8 @@ def accuracy(view: View) -> jax.Array:
 
 
 def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View], jax.Array]:
+    """An observable: the margins of all samples, reduced to one number."""
+
     def margin(view: View) -> jax.Array:
         values, _, common = view.once(margins)
 
@@ -138,6 +145,7 @@ def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View],
 
 
 def accuracy_margin(view: View) -> jax.Array:
+    """Least margin over the norm of the feature times the largest norm of a prototype."""
     values, _, common = view.once(margins)
     lengths = view.seen().row_norms() * greatest(row_lengths(view.prototypes()))
     sizes = lengths * jnp.exp(view.logit_scale() - common)

@@ -17,6 +17,7 @@ from unhinged_jax.special import greatest, safe_log, safe_norm, segment_sum
 
 
 def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
+    """Logarithms of the norms of H and of W."""
     return (
         safe_log(view.features.norm()) + view.log_scale,
         safe_log(safe_norm(view.W)) + view.log_scale,
@@ -24,6 +25,7 @@ def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
 
 
 def log_norm(view: View) -> jax.Array:
+    """Logarithm of the norm of (H, W)."""
     return safe_log(safe_norm(jnp.stack([view.features.norm(), safe_norm(view.W)]))) + view.log_scale
 
 
@@ -33,6 +35,8 @@ def _split(view: View) -> Split:
 
 
 def log_to_limit(which: slice) -> Callable[[View], jax.Array]:
+    """An observable: logarithm of the distance of these parts from their limit direction."""
+
     def value(view: View) -> jax.Array:
         if view.model.spherical:
             return _log_spherical_error(_in_plane(view))
@@ -63,6 +67,8 @@ def _log_spherical_error(features: PlaneFeatures) -> jax.Array:
 
 
 def gap(which: slice) -> Callable[[View], jax.Array]:
+    """An observable: norm of these parts less the leading part of the start."""
+
     def value(view: View) -> jax.Array:
         split = _split(view)
         assert view.log_start is not None
@@ -118,15 +124,18 @@ def _energies(view: View) -> dict[str, jax.Array]:
 
 
 def energy(name: str) -> Callable[[View], jax.Array]:
+    """An observable: the energy of this name."""
     return lambda view: view.once(_energies)[name]
 
 
 def bias_ratio(view: View) -> jax.Array:
+    """Largest bias over the smallest."""
     least = -greatest(-view.b)
     return jnp.where(least == 0, jnp.inf, greatest(view.b) / jnp.where(least == 0, 1.0, least))
 
 
 def collapse_metric(name: str) -> Callable[[View], jax.Array]:
+    """An observable: the collapse metric of this name."""
     return lambda view: view.once(_collapse_metrics)[name]
 
 

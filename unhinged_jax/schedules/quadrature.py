@@ -117,7 +117,7 @@ def _mesh(end: Array, breaks: Array, parameters: Any, rest: Any) -> tuple[Array,
 
 
 @_mesh.def_vmap
-def _mesh_vmap(size: int, batched: Any, end: Array, *others: Any) -> tuple[tuple, tuple]:
+def _mesh_vmap(_size: int, batched: Any, end: Array, *others: Any) -> tuple[tuple, tuple]:
     """Lanes that differ only in their end share a mesh: `vmap` over times refines one, not many."""
     if any(jax.tree.leaves(batched[1:])):
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))

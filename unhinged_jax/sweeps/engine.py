@@ -44,7 +44,6 @@ class Here(Executor):
 
 def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor]:
     """A maker of pools of local processes. They are spawned: a fork of a process that has used JAX hangs."""
-
     _refuse_without_guard()
 
     def make() -> Executor:

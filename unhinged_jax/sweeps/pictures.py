@@ -70,7 +70,7 @@ def _draw(
     plan, data = in_order(plan, data.load())
     if not np.any(data["result"].values >= 0):
         raise ValueError(f"{opened.path} holds no finished point yet; run `unhinged sweep` first.")
-    names = axes_of_maps(plan, data, x, y)
+    names = axes_of_maps(plan, x, y)
     if not force:
         _refuse_others(out)
     make_folder(out)
@@ -119,7 +119,7 @@ def _figures(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], mome
         yield "map", map_figure(plan, data, names, moment)
 
 
-def axes_of_maps(plan: SweepPlan, data: xarray.Dataset, x: str | None, y: str | None) -> tuple[str, ...]:
+def axes_of_maps(plan: SweepPlan, x: str | None, y: str | None) -> tuple[str, ...]:
     """Names of the dimensions that maps are drawn over: two, or one if there is only one."""
     offered = [dim for dim in plan.dims if dim.kind != "seed" and dim.size > 1]
     known = [dim.name for dim in offered]

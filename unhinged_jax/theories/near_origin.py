@@ -74,7 +74,6 @@ def linearised(state: State, index: ArrayLike, classes: int, time: ArrayLike) ->
 
 def _gap(run: State, truth: State) -> np.ndarray:
     """Relative difference of (H, W) along a leading axis of times."""
-
     common = np.asarray(truth.log_scale, float)
 
     def joined(state: State) -> np.ndarray:

@@ -34,7 +34,7 @@ def by_scipy(X: Any, index: Any, classes: int, times: Any) -> np.ndarray:
             out[group] -= Z[group].mean(axis=0)
         return out
 
-    def velocity(time: float, flat: np.ndarray) -> np.ndarray:
+    def velocity(_time: float, flat: np.ndarray) -> np.ndarray:
         Z = flat.reshape(n, p)
         extended = np.column_stack([Z, np.ones(n)])
         fitted = np.linalg.lstsq(extended, targets, rcond=None)[0]

@@ -83,7 +83,7 @@ def tethered(
     def fitted(H: jax.Array) -> jax.Array:
         return jnp.linalg.solve(H.T @ H / n + decay_W * jnp.eye(p), H.T @ targets / n).T
 
-    def velocity(time: Any, H: jax.Array, args: Any) -> jax.Array:
+    def velocity(_time: Any, H: jax.Array, _args: Any) -> jax.Array:
         W = fitted(H)
         return (targets - H @ W.T) @ W / n - tether * (H - H0)
 

@@ -22,6 +22,7 @@ def _over_seeds(function: Callable[[Any], Any], arrays: Any, together: bool) -> 
 def epoch_of_all(
     recipe: Recipe, learners: Learner, material: Material, epoch: jax.Array, together: bool
 ) -> tuple[Learner, dict[str, jax.Array]]:
+    """One epoch of the learners of all seeds: the learners after it, and what was measured in it."""
     arrays, static = eqx.partition(learners, eqx.is_array)
 
     def one(arrays: Any) -> tuple[Any, dict]:
@@ -56,6 +57,8 @@ def apply_all(
 def collapse_of_all(
     features: jax.Array, logits: jax.Array, prototypes: jax.Array, labels: jax.Array, classes: int
 ) -> dict[str, jax.Array]:
+    """Collapse metrics of every seed."""
+
     def one(parts: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, jax.Array]:
         H, S, W = parts
         return collapse_metrics(class_statistics(H, labels, classes), W, S)

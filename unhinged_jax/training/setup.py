@@ -27,6 +27,7 @@ def loss_of(settings: Settings) -> Loss:
 
 
 def mesh_of(settings: Settings) -> jax.sharding.Mesh | None:
+    """Devices that share a batch; None if it is one. Raises ValueError if they cannot."""
     devices = jax.local_devices()
     count = settings.train.devices or len(devices)
     if count > len(devices):
@@ -40,6 +41,7 @@ def mesh_of(settings: Settings) -> jax.sharding.Mesh | None:
 
 
 def recipe_of(settings: Settings, data: Dataset, mesh: jax.sharding.Mesh | None) -> Recipe:
+    """Numbers of the training that programs take as arrays."""
     head, opt = settings.head, settings.train
     updates = opt.epochs * max(data.train_y.size // opt.batch, 1)
     flip = data.flips if opt.flip is None else opt.flip
@@ -65,6 +67,7 @@ def recipe_of(settings: Settings, data: Dataset, mesh: jax.sharding.Mesh | None)
 
 
 def material_of(settings: Settings, data: Dataset, room: int | None) -> Material:
+    """Training images, labels and class weights on the devices, with room for `room` images."""
     head, number = settings.head, jnp.result_type(float)
     counts = data.counts()
     if (head.effective_number is not None or head.weight_exponent) and np.any(counts == 0):
@@ -92,4 +95,5 @@ def shape_of(settings: Settings) -> Settings:
 
 @eqx.filter_jit
 def start(seeds: jax.Array, settings: Settings, image: tuple[int, int, int], classes: int) -> Learner:
+    """Learners of all seeds before the first update."""
     return eqx.filter_vmap(lambda seed: new_learner(seed, settings, image, classes))(seeds)

@@ -26,5 +26,6 @@ class KernelSection:
 
 
 def times_of(asked: KernelSection) -> np.ndarray:
+    """Numbers of updates at which network and prediction are compared."""
     spread = np.round(np.linspace(0, asked.updates, _LOOKS)).astype(int)
     return np.unique(np.append(spread, asked.fixed))

@@ -83,7 +83,7 @@ class Experiment:
     @classmethod
     def of(cls, tables: dict[str, Any], name: str, changes: dict[str, dict[str, Any]] | None = None) -> Experiment:
         """An experiment from tables: [experiment], the sections of a training run, [[variant]] and [[point]]."""
-        given = {key: value for key, value in tables.items()}
+        given = dict(tables)
         about = _config.read_section(ExperimentSection, given.pop("experiment", None) or {}, f"{name}: [experiment]")
         _check.choice(f"{name}: [experiment] report", about.report, REPORTS)
         kernel = given.pop("kernel", None)

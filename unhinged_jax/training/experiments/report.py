@@ -112,7 +112,7 @@ def _detected(outcome: ExperimentOutcome, source: str, score: str, metric: str) 
     return np.array([detection(a, b)[metric] for a, b in zip(inside, outside, strict=True)])
 
 
-def _detection(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
+def _detection(_experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
     parts, measures = [], {"accuracy": _accuracy}
     for source in outcomes[0].outside:
         for metric in ("fpr95", "auroc", "aupr"):
@@ -128,7 +128,7 @@ def _detection(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) ->
     return "\n\n".join([accuracy, *parts]), {"scores": figures.score_histograms(outcomes)}, measures
 
 
-def _blowup(experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
+def _blowup(_experiment: Experiment, outcomes: Sequence[ExperimentOutcome]) -> Written:
     lines = ["| | last feature norm | last prototype norm | longest/shortest prototype | accuracy (%) | ended |"]
     lines.append("|" + "---|" * 6)
     for o in outcomes:
