@@ -1,4 +1,4 @@
-"""What a user of the typed package writes: the README's ten lines and the other public names, each with its type.
+"""What a user of the typed package writes: the example of the README and the other public names, each with its type.
 
 `mypy --strict` must pass on this file and find every value to be of the type that is asserted, so that no public name
 comes out as `Any` where it should not. `test_public.py` sees to it.
