@@ -122,7 +122,7 @@ def descent_rows(lengths, dim, classes, per_class, x, observe):
 def markdown(rows):
     """The tables of the page."""
     tight = min(row["rtol"] for row in rows if row["what"] == "flow")
-    lines = [f"| flow, rtol {tight:.0e} | error of the gradient | time | of the value's | temporary memory |",
+    lines = [f"| flow, rtol {tight:.0e} | error of the gradient | time | relative to the value | temporary memory |",
              "|---|---|---|---|---|"]  # fmt: skip
     flow = [row for row in rows if row["what"] == "flow" and row["rtol"] == tight]
     alone = next(row for row in flow if row["mode"] == "value alone")
@@ -130,7 +130,7 @@ def markdown(rows):
     for problem, length in sorted({(row["problem"], row["updates"]) for row in rows if row["what"] == "descent"}):
         part = [row for row in rows if row.get("problem") == problem and row["updates"] == length]
         alone = next(row for row in part if row["mode"] == "value alone")
-        head = "error of the gradient | time | of the value's | temporary memory |"
+        head = "error of the gradient | time | relative to the value | temporary memory |"
         lines += ["", f"| descent, {length:,} updates, {problem} | {head}", "|---|---|---|---|---|"]
         lines += [_line(row, alone) for row in part]
     return "\n".join(lines) + "\n"
