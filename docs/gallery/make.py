@@ -82,13 +82,13 @@ CHAPTERS: dict[str, tuple[Picture, ...]] = {
             "Critical decay",
             "The decay at which growth stops, for five trade-offs γ: accuracy, directions and norms.",
         ),
-        _figure(9, "Spherical features", "Features normalised: with the plain rate, and with the rate times ‖h‖."),
+        _figure(9, "Spherical features", "Normalised features, with the plain rate and with the rate times ‖h‖."),
     ),
     "One run": (
         Picture(
             "run",
             "A regularised flow",
-            "What one file gives: every observable that it asks for.",
+            "One file gives every observable that it asks for.",
             ("unhinged simulate examples/regularized.toml --out run",),
             "run/curves.png",
             "",
@@ -97,7 +97,8 @@ CHAPTERS: dict[str, tuple[Picture, ...]] = {
         Picture(
             "design",
             "Chosen by gradient",
-            "γ and λ that end at norm 50, nearest to the limit, beside brute force over 8,405 points.",
+            "γ and λ for which the norm ends at 50, as near as possible to the limit, beside brute force over 8,405 "
+            "points.",
             ("unhinged design norm --out norm",),
             "norm/path.png",
             "",
@@ -106,34 +107,53 @@ CHAPTERS: dict[str, tuple[Picture, ...]] = {
     ),
     "Sweeps": (
         _sweep("phase", "map", "A phase diagram", "64 × 64 points of 16 seeds each. Both lines are theory, not fits."),
-        _sweep("noise", "map", "Label noise", "Symmetric noise that each trade-off γ stands, and the predicted line."),
+        _sweep(
+            "noise",
+            "map",
+            "Label noise",
+            "The symmetric noise that each trade-off γ tolerates, and the predicted line.",
+        ),
         _sweep(
             "imbalance",
             "map",
             "Weights against imbalance",
-            "Class weights n_c^(−exponent): only the exponent ½ tells all classes apart at any ratio and noise.",
+            "Class weights n_c^(−exponent). Only with the exponent ½ are all classes told apart at any ratio and "
+            "noise.",
         ),
-        _sweep("schedules", "curves", "Schedules", "Cross-entropy under five schedules: medians and seed bands."),
+        _sweep("schedules", "curves", "Schedules", "Cross-entropy under five schedules: medians and bands over seeds."),
     ),
     "Other theories": (
         _theory(
             "central-path",
             "MSE on the central path",
-            "Singular values of the signal-to-noise ratio, closed form and flow; they become equal like a fourth root.",
+            "Singular values of the signal-to-noise ratio, closed form and flow. They become equal at the rate of a "
+            "fourth root.",
         ),
-        _theory("log-time", "Cross-entropy and the maximal margin", "Ten decades of time; nothing is fitted."),
+        _theory(
+            "log-time",
+            "Cross-entropy and the maximal margin",
+            "The flow runs through ten decades of time; nothing is fitted.",
+        ),
         _theory(
             "minority-collapse",
             "Minority collapse",
-            "Prototypes of rare classes fall together: cross-entropy beyond a threshold, unhinged always.",
+            "Prototypes of rare classes become equal: under cross-entropy beyond a threshold, under the unhinged loss "
+            "always.",
         ),
         _theory(
-            "perils", "The perils of being unhinged", "Separable data on which the unhinged minimiser is right on half."
+            "perils",
+            "The perils of being unhinged",
+            "Separable data on which the unhinged minimiser classifies only half correctly.",
         ),
     ),
     "Real networks": (
         _experiment("fig2", "accuracy", "Heads", "Test accuracy of seven heads on digits, mean and standard error."),
-        _experiment("weights", "accuracy", "Class weights", "n_c^(−1/2), which theory singles out, and three others."),
+        _experiment(
+            "weights",
+            "accuracy",
+            "Class weights",
+            "The weights n_c^(−1/2), which theory singles out, and three others.",
+        ),
         _experiment("ntk", "kernel", "The tangent kernel", "How well theory predicts a network, against its width."),
     ),
 }
@@ -142,17 +162,18 @@ PICTURES = {picture.name: picture for chapter in CHAPTERS.values() for picture i
 INTRODUCTION = """\
 # Gallery
 
-Bands are exact, thin dashes simulated, wherever both are drawn; colours are told apart with any common colour vision.
-Under each picture is the command that makes it, as PNG and as SVG; `python docs/gallery/make.py` runs them all and
-writes this page.
+Bands are exact curves and thin dashes are simulated ones, wherever both are drawn. The colours can be
+told apart with any common colour vision. Below each picture is the command that makes it, as PNG and
+as SVG; `python docs/gallery/make.py` runs all commands and writes this page.
 
 ## Features on their way to their prototypes
 
 [![Animation: features of four classes on a sphere on their way to four prototypes](gallery/sphere.svg)][sphere]
 
-*Four classes in three dimensions, prototypes at a simplex ETF. [The page behind it][sphere] shows the simulated flow
-beside the closed form tan(θ/2) = tan(θ₀/2) exp(−κ ‖h‖^(q−2) ζ(t)): play, drag the time, turn the sphere, choose how the
-rate is rescaled by the feature norm. It is one file and needs no network.*
+*Four classes in three dimensions, with the prototypes at a simplex ETF. [The page behind the
+picture][sphere] shows the simulated flow beside the closed form tan(θ/2) = tan(θ₀/2)
+exp(−κ ‖h‖^(q−2) ζ(t)). You can play it, drag the time, turn the sphere, and choose how the feature
+norm rescales the rate. It is one file and needs no network.*
 
 [sphere]: gallery/sphere.html
 

@@ -222,11 +222,11 @@ THEORY = Theory(
     libraries=("deepmind2020jax", "optimistix2024", "virtanen2020scipy"),
     account=(
         "Fang et al. (under bounds on the norms) and Zhu et al. (with decay) prove that cross-entropy with balanced "
-        "classes is least at a simplex ETF. Its scale solves one scalar equation, which for cross-entropy has the "
-        "solution above: the logit gap grows like the logarithm of the decay, and at `C√(Nλ₁λ₂) = 1` it vanishes, the "
-        "same threshold as for the MSE and, up to `1 + γ`, for the unhinged loss. The same equation serves focal loss "
-        "and label smoothing. Descent with momentum from random states ends at these norms; the minimum under norm "
-        "constraints is checked by an independent optimiser."
+        "classes has its minimum at a simplex ETF. The scale of the ETF solves one scalar equation, which for "
+        "cross-entropy has the solution above: the logit gap grows like the logarithm of the decay, and at `C√(Nλ₁λ₂) "
+        "= 1` it vanishes, the same threshold as for the MSE and, up to `1 + γ`, for the unhinged loss. The same "
+        "equation serves focal loss and label smoothing. Descent with momentum from random states ends at these "
+        "norms; the minimum under norm constraints is checked by an independent optimiser."
     ),
     caption="Left: logit gap at the minimum, and where descent ended. Right: norm of the prototypes.",
     compute=_compute,

@@ -126,11 +126,12 @@ THEORY = Theory(
     account=(
         "Papyan, Han & Donoho describe how trained networks collapse: within-class variability vanishes (NC1), means "
         "and prototypes form a simplex ETF (NC2, NC3), and the nearest centre decides (NC4). Ji et al. show that in "
-        "the layer-peeled model without any decay the flow of cross-entropy converges in direction to a critical point "
-        "of a minimum-norm problem whose minimiser is that shape. On the ETF the flow is one scalar equation for the "
-        "logit gap, which grows like `log t`; from a generic start the loss ends up moving at the same pace, while the "
-        "part of the features that no prototype sees stays where it was, so that NC1 falls only like `1/log t`. The "
-        "unhinged loss, in contrast, need not end in an ETF, but gets to its limit exponentially fast."
+        "the layer-peeled model without any decay the flow of cross-entropy converges in direction to a critical "
+        "point of a minimum-norm problem whose minimiser is that shape. On the ETF the flow is one scalar equation "
+        "for the logit gap, which grows like `log t`; from a generic start the loss ends up falling at the same rate, "
+        "while the part of the features that is orthogonal to all prototypes stays where it was, so NC1 falls only "
+        "like `1/log t`. Under the unhinged loss, in contrast, the limit need not be an ETF, but it is approached "
+        "exponentially fast."
     ),
     caption="Left: collapse from a generic start through eight decades of time. Right: logit gap on the ETF.",
     compute=_compute,

@@ -110,10 +110,10 @@ THEORY = Theory(
     references=("zhou2023unhinged", "vanrooyen2015unhinged"),
     libraries=("kidger2021on",),
     account=(
-        "With features that stay put the unhinged gradient is constant, so prototypes leave on a straight line and "
-        "stay on it: the direction at any time is the one of the first instant, `MᵀH`, a difference of class means. "
-        "This is `r₁ = 0` in the gradient flow of Zhou et al.; that the minimiser is a difference of means goes back "
-        "to van Rooyen et al. Other losses turn. The data here are unbalanced and noisy, and γ is not 1/(C−1)."
+        "With frozen features the unhinged gradient is constant, so the prototypes move on a straight line. Their "
+        "direction of motion is always that of the first instant, `MᵀH`, a difference of class means. This is `r₁ = "
+        "0` in the gradient flow of Zhou et al.; that the minimiser is a difference of means goes back to van Rooyen "
+        "et al. Under other losses the prototypes turn. The data here are unbalanced and noisy, and γ is not 1/(C−1)."
     ),
     caption=(
         "Left: angle between the displacement of the prototypes and their first velocity; for the unhinged loss it is "

@@ -131,12 +131,12 @@ THEORY = Theory(
     references=("vanrooyen2015unhinged", "long2010random"),
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(
-        "Flipping labels at random with rate ρ multiplies the signal matrix at `γ = 1/(C−1)` by `1 − ρC/(C−1)`, so the "
-        "unhinged path is the same line, walked more slowly: van Rooyen et al.'s reason for the loss. The data are "
-        "those of Long & Servedio (2010), on which any noise defeats every convex potential: without noise "
-        "cross-entropy classifies all of them, with 5 % of it the minimiser gives up the half of the mass that lies at "
-        "`(m, −m)`. These and the data of the perils above are mirror images: each loss has separable data that defeat "
-        "it."
+        "Flipping labels at random with rate ρ multiplies the signal matrix at `γ = 1/(C−1)` by `1 − ρC/(C−1)`, so "
+        "the unhinged path is the same line, but the motion along it is slower. This is van Rooyen et al.'s reason "
+        "for the loss. The data are those of Long & Servedio (2010), on which any noise defeats every convex "
+        "potential: without noise, cross-entropy classifies all of them correctly; with 5 % of noise, the minimiser "
+        "gives up the half of the mass that lies at `(m, −m)`. These data and those of the perils above are mirror "
+        "images: for each loss there are separable data that defeat it."
     ),
     caption="Left: angle between the direction learned with and without noise. Right: accuracy on the clean labels.",
     compute=_compute,

@@ -192,16 +192,16 @@ THEORY = Theory(
     references=("soudry2018implicit",),
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(
-        "On separable data cross-entropy has no minimiser: its prototypes grow like `log t` along the hard-margin SVM, "
-        "and the direction trails behind like `1/log t` (Soudry et al.). Where the support constraints span the data "
-        "even the constant `W̃` of the asymptote follows from the multipliers of the SVM, so that the distance to the "
-        "limit is predicted and not fitted. The flow is integrated in `log t` through ten decades; what is left of the "
-        "distance at the end shows how slow this is beside the exponential rate that the unhinged loss has with free "
+        "On separable data cross-entropy has no minimiser: its prototypes grow like `log t` along the hard-margin "
+        "SVM, and the direction trails behind like `1/log t` (Soudry et al.). Where the support constraints span the "
+        "data even the constant `W̃` of the asymptote follows from the multipliers of the SVM, so the distance to the "
+        "limit is predicted and not fitted. The flow is integrated in `log t` through ten decades; the distance that "
+        "remains at the end shows how slow this is compared with the exponential rate of the unhinged loss with free "
         "features."
     ),
     caption=(
-        "Left: distance of the normalised prototypes from the SVM's. Right: what the asymptote leaves out: a power "
-        "of t."
+        "Left: distance of the normalised prototypes from the SVM's. Right: the remainder that the asymptote leaves "
+        "out, which is a power of t."
     ),
     compute=_compute,
     draw=_draw,

@@ -188,12 +188,12 @@ THEORY = Theory(
     libraries=("deepmind2020jax", "kidger2021on", "virtanen2020scipy"),
     account=(
         "Fang et al. found that beyond some imbalance the prototypes of minority classes become equal under "
-        "cross-entropy; Hong & Ling gave a sharp threshold. With decay it can be read off the signal matrix: contrasts "
-        "among minority classes enter it with the singular value `√n_B/n`, and decay extinguishes them as soon as that "
-        "is not above `√(λ₁λ₂)`. Simulated minimisers and an independent reduced problem sit on the two sides of it. "
-        "Under the unhinged loss there is no threshold: every contrast grows at its own rate, those of the majority "
-        "faster, and relative to them the minority's die out exponentially at any imbalance; the exact solution gives "
-        "the rate."
+        "cross-entropy; Hong & Ling gave a sharp threshold. With decay the threshold can be read off the signal "
+        "matrix: contrasts among minority classes have the singular value `√n_B/n`, and decay extinguishes them as "
+        "soon as that value is not above `√(λ₁λ₂)`. Simulated minimisers and an independent reduced problem are "
+        "checked on both sides of the threshold. Under the unhinged loss there is no threshold: every contrast grows "
+        "at its own rate, and those of the majority grow faster, so the minority's contrasts die out exponentially "
+        "relative to them at any imbalance. The exact solution gives the rate."
     ),
     caption=(
         "Left: spread of the minority prototypes over the majority's at the minimum of cross-entropy. Right: the same "

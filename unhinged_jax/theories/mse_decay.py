@@ -192,9 +192,9 @@ THEORY = Theory(
         "Tirer & Bruna find the global minimisers of the MSE with decay: features collapse to their class means, "
         "aligned with the prototypes, and the norms follow from one number, `c = C√(Nλ₁λ₂)`: on every active mode `σ² "
         "= √(Nλ₁/λ₂)(1 − c)`, and nothing is learned once `c ≥ 1`. Without a bias the common mean is such a mode and "
-        "prototypes form an orthogonal frame; a free bias takes it over and leaves a simplex ETF. Here the bias decays "
-        "too, which puts a third shape between them when `c(1 + 1/λ₂) < 1`. Descent with momentum from random states "
-        "ends there in all cases."
+        "prototypes form an orthogonal frame; a free bias takes it over and leaves a simplex ETF. Here the bias "
+        "decays as well, which adds a third shape between them when `c(1 + 1/λ₂) < 1`. Descent with momentum from "
+        "random states ends at these minimisers in all cases."
     ),
     caption="Left: norm of the prototypes at the minimum. Right: entries of their Gram matrix where descent ended.",
     compute=_compute,

@@ -161,13 +161,13 @@ THEORY = Theory(
     references=("mixon2022neural", "zhou2023unhinged"),
     libraries=("kidger2021on",),
     account=(
-        "Mixon, Parshall & Pi linearise the MSE flow of free features and prototypes near the origin. With the bias at "
-        "its fixed point `1/C` what is left is `H' = MW`, `W' = MᵀH` with `M = (Y − 1/C)/n`, which is `(C−1)/C` times "
-        "the unhinged signal matrix at `γ = 1/(C−1)`: its exact solution is `exact` on the unhinged model with the "
-        "rate `(C−1)/C`. What is left out is of third order, so the relative error is quadratic in the size of the "
-        "start, and grows until it has eaten it up: the linearisation is good for a time `C√N log(1/size)` plus a "
-        "constant, which is measured. A bias that starts at 0 makes the signal depend on time, but its two parts "
-        "commute and the solution stays closed."
+        "Mixon, Parshall & Pi linearise the MSE flow of free features and prototypes near the origin. With the bias "
+        "at its fixed point `1/C` the dynamics is `H' = MW`, `W' = MᵀH` with `M = (Y − 1/C)/n`, which is `(C−1)/C` "
+        "times the unhinged signal matrix at `γ = 1/(C−1)`: its exact solution is `exact` on the unhinged model with "
+        "the rate `(C−1)/C`. The neglected terms are of third order, so the relative error is at first quadratic in "
+        "the size of the start, and grows until it is of order one. The linearisation is accurate for a time `C√N "
+        "log(1/size)` plus a constant, which is measured. A bias that starts at 0 makes the signal depend on time, "
+        "but its two parts commute and the solution stays closed."
     ),
     caption="Left: distance between the MSE flow and its linearisation. Right: when it exceeds 10 %.",
     compute=_compute,

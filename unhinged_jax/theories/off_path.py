@@ -158,11 +158,11 @@ THEORY = Theory(
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(
         "Han, Papyan & Donoho split the MSE into the loss of the least-squares classifier and a part that vanishes on "
-        "the central path, and measure that the second is negligible when networks train. In the layer-peeled model it "
-        "can be said how fast: what least squares leaves drives only the features, and moves the least-squares "
-        "classifier at second order, so the prototypes follow. With κ the smallest eigenvalue of `WWᵀ/n` on contrasts "
-        "and S the second moments of `(h, 1)`, the loss on the path falls like `e^(−2κt)` and the loss off it like its "
-        "square, unless S is slower. Nothing is renormalised here."
+        "the central path, and measure that the second is negligible when networks train. In the layer-peeled model "
+        "the rate is known. The residual of least squares drives only the features, and moves the least-squares "
+        "classifier only at second order, so the prototypes follow. With κ the smallest eigenvalue of `WWᵀ/n` on "
+        "contrasts and S the matrix of second moments of `(h, 1)`, the loss on the path falls like `e^(−2κt)` and the "
+        "loss off it like its square, unless S is slower. Nothing is renormalised here."
     ),
     caption="Left: the two parts of the loss of the full flow. Right: SNR singular values along it.",
     compute=_compute,

@@ -124,10 +124,11 @@ THEORY = Theory(
         "Han, Papyan & Donoho keep the classifier at its least-squares optimum and renormalise features so that their "
         "within-class covariance stays `I`. The centred class means in that scale have `C−1` singular values ω, the "
         "loss is `½ Σ 1/(C + ω²)`, and projecting the gradient onto the tangent space of `Σ_W = I` leaves residuals "
-        "and singular vectors where they are, while `ω' = ω / (N (C + ω²)²)`, whose integral is the law above; it is "
-        "solved for ω by bisection. All values grow like `(4t/N)^¼` and so become equal: collapse, but at the pace of "
-        "a fourth root. Multiplying by `Σ_W^(−½)` after each step, instead of projecting, scales the means too and "
-        "obeys another law, `NC(C ln ω + ω²/2) = a + t`, which grows like a square root; both are checked."
+        "and singular vectors unchanged, while `ω' = ω / (N (C + ω²)²)`, whose integral is the law above; it is "
+        "solved for ω by bisection. All values grow like `(4t/N)^¼` and thus become equal, which is collapse, but "
+        "only at the rate of a fourth root. Multiplying by `Σ_W^(−½)` after each step, instead of projecting, also "
+        "scales the means and obeys another law, `NC(C ln ω + ω²/2) = a + t`, which grows like a square root; both "
+        "are checked."
     ),
     caption="Left: singular values, closed form (bands) and integrated flow (dashes). Right: how fast they collapse.",
     compute=_compute,

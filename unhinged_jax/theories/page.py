@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from unhinged_jax.theories.theory import Finding, Theory
 _INTRODUCTION = """\
 # Other theories beside this one
 
-The paper's Table 1 compares what is known about last-layer features and prototypes. Here it can be run: every row
-names a problem, what theory says about it and under which assumptions, and was simulated and checked against that.
-`unhinged theories --page docs/theories.md --force` runs all of it and writes this page; `unhinged theories NAME` runs
-one row. Each check has a bound that the code states, and the command ends with status 1 if one is missed. Rates are 1
-and the risk is a mean over samples unless said otherwise; C classes of N samples, n in all, p dimensions, decays λ₁ on
-features and λ₂ on prototypes. Sources are named in each row; what the papers do not contain is said in the docstrings.
+The paper's Table 1 compares what is known about last-layer features and prototypes. This page runs
+the comparison. Every row names a problem, the prediction of theory and its assumptions, and every
+prediction was checked against a simulation. `unhinged theories --page docs/theories.md --force`
+runs all rows and writes this page, and `unhinged theories NAME` runs one row. Each check has a
+bound that the code states, and the command ends with status 1 if a bound is missed. Unless said
+otherwise, rates are 1 and the risk is a mean over samples. There are C classes of N samples, n
+samples in all, p dimensions, and decays λ₁ on features and λ₂ on prototypes. Each row names its
+sources; the docstrings say what the papers do not contain.
 """
 
 
@@ -59,11 +62,11 @@ def _section(theory: Theory, finding: Finding, folder: str) -> str:
         [
             f"## {theory.title}",
             "",
-            f"{theory.account} ({sources})",
+            _wrapped(f"{theory.account} ({sources})"),
             "",
             f"![{theory.title}]({folder}/{theory.name}.svg)",
             "",
-            f"*{theory.caption}*",
+            _wrapped(f"*{theory.caption}*"),
             "",
             "| check | measured and bound | |",
             "|---|---|---|",
@@ -76,6 +79,10 @@ def _section(theory: Theory, finding: Finding, folder: str) -> str:
 def _references(theories: Sequence[Theory]) -> str:
     keys = dict.fromkeys(key for theory in theories for key in (*theory.references, *theory.libraries))
     return "\n".join(["## References", "", *sorted(f"- {in_words(key)}" for key in keys), ""])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _short(key: str) -> str:

@@ -220,10 +220,11 @@ THEORY = Theory(
     account=(
         "Long & Servedio show that minimising the unhinged loss over a ball can be no better than guessing on data "
         "that a line separates with a margin. The family here has one parameter, the margin `m`: signed by their "
-        "labels, half of the mass sits at `(m, −r/2)` and half at `(m, r)`, `r² = 1 − m²`. The vertical line separates "
-        "them, but the mean `(m, r/4)`, which is the direction of the unhinged minimiser, has a negative score on the "
-        "first half whenever `m < 1/3`. Cross-entropy gets all of it right, after a time that grows like `1/m²`; over "
-        "a ball of radius 1 hinge is the unhinged loss, and it needs a radius near `1/m` to do better."
+        "labels, half of the mass sits at `(m, −r/2)` and half at `(m, r)`, `r² = 1 − m²`. The vertical line "
+        "separates them, but the mean `(m, r/4)`, which is the direction of the unhinged minimiser, has a negative "
+        "score on the first half whenever `m < 1/3`. Cross-entropy classifies all of the data correctly, after a time "
+        "that grows like `1/m²`. Over a ball of radius 1 the hinge loss is the unhinged loss, and it needs a radius "
+        "near `1/m` to do better."
     ),
     caption=(
         "Left: the family and the analytic minimiser. Middle: accuracy of the minimiser over balls of growing radius. "

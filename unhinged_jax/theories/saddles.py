@@ -186,11 +186,11 @@ THEORY = Theory(
     libraries=("virtanen2020scipy",),
     account=(
         "Zhu et al. (with decay) and Ji et al. (without) prove that cross-entropy over features and prototypes has no "
-        "bad minima: a critical point that is no global minimum has a direction of negative curvature, so that descent "
-        "leaves it. The direction is explicit: the top singular pair of `G = dL/dS` times a direction of feature space "
-        "that nothing uses. Here critical points are found as minima over subspaces that a symmetry fixes – merged "
-        "classes, low rank, zero – and the whole Hessian is diagonalised at each of them. At the minimum `‖G‖ = "
-        "√(λ₁λ₂)`, and no eigenvalue is negative."
+        "bad minima: a critical point that is not a global minimum has a direction of negative curvature, so that "
+        "descent leaves it. The direction is explicit: the top singular pair of `G = dL/dS` times a direction of "
+        "feature space that no feature or prototype uses. Here critical points are found as minima over subspaces "
+        "that a symmetry fixes (merged classes, low rank, zero), and the whole Hessian is diagonalised at each of "
+        "them. At the minimum `‖G‖ = √(λ₁λ₂)`, and no eigenvalue is negative."
     ),
     caption="Left: smallest eigenvalue of the Hessian, and the predicted curvature. Right: the curvature against ‖G‖.",
     compute=_compute,

@@ -77,11 +77,11 @@ THEORY = Theory(
     references=("zhou2023unhinged",),
     libraries=("deepmind2020jax",),
     account=(
-        "The row of the paper itself. The unhinged loss is linear in the logits, so features and prototypes follow a "
-        "linear differential equation with two distinct modes, and everything is known: states at any time under any "
-        "learning rate, the direction they converge to, which depends on the start, and the exponential rate in `ζ(t) "
-        "= ∫η`. Three cases are simulated with a cosine rate and compared with the closed form, `unhinged verify` "
-        "covers all of them."
+        "This is the row of the paper itself. The unhinged loss is linear in the logits, so features and prototypes "
+        "follow a linear differential equation with two distinct modes, and everything is known: the states at any "
+        "time under any learning rate, the direction to which they converge, which depends on the start, and the "
+        "exponential rate in `ζ(t) = ∫η`. Three cases are simulated with a cosine rate and compared with the closed "
+        "form; `unhinged verify` covers all of them."
     ),
     caption="Distance of the direction from its limit under a cosine rate: closed form and simulation.",
     compute=_compute,

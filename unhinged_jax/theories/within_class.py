@@ -188,12 +188,12 @@ THEORY = Theory(
     references=("tirer2023perturbation", "tirer2022extended"),
     libraries=("kidger2021on",),
     account=(
-        "Under the MSE within-class residuals obey `R' = −R(WᵀW/n + λ₁)`, whatever the class means do, so they never "
-        "grow. Near the minimiser `WᵀW/n` is `λ₁(1 − c)/c` on the span of the prototypes, and they fall at `λ₁/c` "
-        "there and at `λ₁` elsewhere. Real features cannot move freely: Tirer, Huang & Niles-Weed tether them to given "
-        "ones and prove that gradient flow on the central path reduces their within-class variability. With a tether κ "
-        "residuals end at `κ(κ + WᵀW/n)⁻¹` times those at the start: smaller where the prototypes look, unchanged "
-        "elsewhere."
+        "Under the MSE, within-class residuals obey `R' = −R(WᵀW/n + λ₁)`, whatever the class means do, so the "
+        "residuals never grow. Near the minimiser `WᵀW/n` is `λ₁(1 − c)/c` on the span of the prototypes, and they "
+        "fall at `λ₁/c` there and at `λ₁` elsewhere. Real features cannot move freely: Tirer, Huang & Niles-Weed "
+        "tether them to given ones and prove that gradient flow on the central path reduces their within-class "
+        "variability. With a tether κ, the residuals end at `κ(κ + WᵀW/n)⁻¹` times those at the start: they are "
+        "smaller in the span of the prototypes and unchanged elsewhere."
     ),
     caption="Left: residuals of free features with decay. Right: NC1 and within-class trace of tethered features.",
     compute=_compute,
