@@ -138,7 +138,7 @@ def _draw_cell(axes: Any, report: Report, workload: str, size: str, precision: s
 
 
 def roofline(report: Report, path: Path) -> Path | None:
-    """Operations a second against operations a byte, both by the model, under the measured peaks."""
+    """Operations per second against operations per byte, both by the model, under the measured peaks."""
     from matplotlib.figure import Figure
 
     measured = {cell.precision for cell in report.cells}

@@ -13,34 +13,39 @@ from benchmarks.record import Cell, Report, read
 _HOW = """\
 ## How it was measured
 
-- Everybody in a table did the same work from the same start, in one process and in alternating rounds; results are
-  waited for (`block_until_ready`). A sample lasts at least a tenth of a second, and rounds are repeated until the
-  quartiles of everybody lie within 5 % of the median or time is up. Times are medians; the quartiles beside them are
-  the noise, and ratios are of medians.
-- Load by other processes, and time stolen by a hypervisor, are recorded; rounds with more than 0.15 busy foreign cores
-  are dropped. Where too few quiet rounds were left, the table says *noisy*.
-- *timed*: slow peers are timed on a share of the work, logging as often, and their time is scaled up. Their errors are
-  those of that share; ours are compared with them on the same share.
-- *compile*: the first call less a later one. *memory*: the most that a process of its own held, imports included
-  (paper's size only).
-- *bandwidth* and *GEMM*: bytes and operations by an explicit model, of what a way of computing cannot avoid, as shares
-  of the peaks above. More than 100 % of the bandwidth of memory means that a cache was used.
-- *largest errors*: against closed forms in extended precision that were written apart from the library, each over all
-  logged points: relative for norm, distance and cross-entropy; for the unhinged loss, which passes through zero,
-  relative to the largest it could be at that norm, which it tends to; absolute for the accuracy. Cross-entropy has no
-  closed form: its descent is compared with NumPy in float64, its flow with a solve at a tolerance of 1e-10.
-- Written as one who knows the tool would: the PyTorch loop is autograd and `torch.optim.SGD`; naive JAX is `jax.grad`
-  of the dense loss in a `lax.scan`; plain diffrax is Tsit5 with a PID controller that saves observables; NumPy and C
-  use class sums, C in place with one pass over each part a step.
-- Gradient descent at the paper's size is its Figure 1: rate 0.1, γ = 1/(C−1), standard normal start. Other sizes use
-  the rate that grows as far. Flows have λ = 0.003 at the paper's size, and float32 solvers a tolerance of 1e-5, which
-  is what float32 resolves.
+- All contenders in a table did the same work from the same start, in one process and in alternating
+  rounds. The clock stops only when results have arrived (`block_until_ready`). A sample lasts at least
+  a tenth of a second. Rounds are repeated until the quartiles of all contenders lie within 5 % of the
+  median, or until time is up. Times are medians; the quartiles beside them show the noise, and ratios
+  are ratios of medians.
+- Load by other processes, and time stolen by a hypervisor, are recorded. Rounds with more than 0.15
+  busy foreign cores are dropped. If too few quiet rounds remain, the table says *noisy*.
+- *timed*: slow peers are timed on a share of the work, with equally frequent logging, and their time
+  is scaled up. Their errors are those on that share, and ours are compared with them on the same
+  share.
+- *compile*: the time of the first call minus that of a later one. *memory*: the most that a separate
+  process held, including imports (at the paper's size only).
+- *bandwidth* and *GEMM*: the bytes and operations that a method cannot avoid, by an explicit model, as
+  shares of the peaks above. More than 100 % of the bandwidth of memory means that a cache was used.
+- *largest errors*: differences from closed forms in extended precision that were written independently
+  of the library, over all logged points. They are relative for norm, distance and cross-entropy, and
+  absolute for the accuracy. The unhinged loss passes through zero, so its error is relative to the
+  largest value it could have at that norm, to which it tends. Cross-entropy has no closed form: its
+  descent is compared with NumPy in float64, its flow with a solve at a tolerance of 1e-10.
+- Each peer is written as an experienced user of the tool would write it. The PyTorch loop is autograd
+  and `torch.optim.SGD`; naive JAX is `jax.grad` of the dense loss in a `lax.scan`; plain diffrax is
+  Tsit5 with a PID controller that saves observables; NumPy and C use class sums, and C works in place
+  with one pass over each part per step.
+- Gradient descent at the paper's size is its Figure 1: rate 0.1, γ = 1/(C−1), standard normal start.
+  Other sizes use the rate at which the norm grows by the same factor. Flows have λ = 0.003 at the
+  paper's size. Float32 solvers have a tolerance of 1e-5, which is what float32 resolves.
 """
 
 _WHY_WORSE = """\
-Solvers that are asked for one tolerance make different errors; the bounds at equal error, above, compare them at one
-error. In float32 a growth by e^16 has a rounded exponent, 1e-6 by itself: NumPy and C by hand take their few scalars in
-float64 on the host, which a program that is traced, mapped and differentiated in them cannot.
+Solvers that are given the same tolerance make different errors; the bounds at equal error, above,
+compare them at the same error. In float32, a growth by e^16 has a rounded exponent, which alone gives
+1e-6. NumPy and C by hand compute their few scalars in float64 on the host, which is not possible in a
+program that is traced, mapped over and differentiated with respect to them.
 """
 
 
@@ -71,20 +76,20 @@ def text(record: Report, links: dict[str, str]) -> str:
     """The page."""
     parts = [
         f"# How fast, on what, against what: {_device(record)}",
-        "Written by `python -m benchmarks page` from a record of `python -m benchmarks`; every number is measured.",
+        "`python -m benchmarks page` wrote this page from a record of `python -m benchmarks`. Every number is measured.",
         report.machine_table(record),
-        "Peaks of this machine, measured beside the times:",
+        "These peaks of the machine were measured together with the times:",
         report.peaks_table(record),
-        "## What the library promises itself, and what it keeps",
+        "## The bounds that the library sets itself, and which are met",
         report.verdict_table(verdicts(record)),
     ]
     worse = worse_than_peers(record)
     if worse:
-        parts += ["Errors above a peer's:", "\n".join(f"- {line}" for line in worse), _WHY_WORSE]
+        parts += ["These errors are larger than a peer's:", "\n".join(f"- {line}" for line in worse), _WHY_WORSE]
     if "work" in links:
         parts += [
             "## Work against precision", f"![Seconds against largest error, by workload]({links['work']})",
-            "Lower is faster, further left is more exact. A solver's points are joined over its tolerances.",
+            "Lower points are faster, and points further left are more accurate. A line joins the points of one solver over its tolerances.",
         ]  # fmt: skip
     parts.append(_HOW)
     for cell in _ordered(record):
@@ -97,10 +102,11 @@ def text(record: Report, links: dict[str, str]) -> str:
         parts.append(report.scaling_table(record))
     if "roofline" in links:
         parts += [
-            "## Roofline", f"![Operations a second against operations a byte]({links['roofline']})",
-            "Operations and bytes are the model's: a point above the roof did less, because XLA takes a product that "
-            "does not change, as with fixed prototypes on the sphere, out of the loop, or multiplied in fewer bits, as "
-            "plain JAX does on GPUs. XLA's own count of the JAX programs takes each loop body once:",
+            "## Roofline", f"![Operations per second against operations per byte]({links['roofline']})",
+            "Operations and bytes are those of the model. A point above the roof did less work than the model counts. "
+            "Either XLA moved a product that does not change out of the loop, as with fixed prototypes on the sphere, "
+            "or the products used fewer bits, as in plain JAX on GPUs. XLA's own count of the JAX programs counts each "
+            "loop body once:",
             report.xla_table(record, "paper" if any(cell.size == "paper" for cell in record.cells) else "small"),
         ]  # fmt: skip
     if record.startup:

@@ -70,7 +70,7 @@ def cell_heading(cell: Cell) -> str:
     """What a cell is and how quiet it was."""
     shape = ", ".join(f"{name}={value}" for name, value in cell.shape.items() if value and (name, value) != ("runs", 1))
     quiet = {True: "quiet", False: "**other processes were busy: noisy**", None: "load unknown"}[cell.quiet]
-    load = "" if cell.foreign is None else f", others at most {cell.foreign:.2f} cores"
+    load = "" if cell.foreign is None else f", other processes used at most {cell.foreign:.2f} cores"
     return f"{shape}; {cell.rounds} rounds kept, {cell.dropped} dropped; {quiet}{load}"
 
 

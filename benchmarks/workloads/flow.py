@@ -14,7 +14,7 @@ from benchmarks.workloads.sizes import SHAPES, pace
 # float32 resolves no 1e-6 a step; everybody is asked for the same.
 RTOL = {"float64": 1e-6, "float32": 1e-5}
 TOLERANCES = {"float64": (1e-4, 3e-5, 1e-5, 1e-7), "float32": (1e-4, 6e-5, 3e-5)}
-_BFLOAT16 = "a solver's error estimate would be rounding: bfloat16 resolves 4e-3 a step"
+_BFLOAT16 = "a solver's error estimate would be rounding: bfloat16 resolves 4e-3 per step"
 
 
 def _case(name: str, loss: str) -> Callable[[str, str], Case]:

@@ -111,7 +111,7 @@ def _pair(
 
 GRADIENT = Workload(
     name="gradient",
-    title="Value and derivative in the decay of the final norm after 2,000 updates, or t = 2000",
+    title="Final norm after 2,000 updates, or t = 2000, and its derivative with respect to the decay",
     unit="solutions",
     case=_descent,
     sizes=("small", "paper"),

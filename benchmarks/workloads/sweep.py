@@ -20,7 +20,7 @@ def _case(size: str, precision: str) -> Case:
 
 SWEEP = Workload(
     name="sweep",
-    title="64 seeds x 5 trade-offs x 2,000 updates at p=64, C=10, N=10, 21 points a run (small: 4 x 5 x 400)",
+    title="64 seeds x 5 trade-offs x 2,000 updates at p=64, C=10, N=10, 21 points per run (small: 4 x 5 x 400)",
     unit="runs",
     case=_case,
     sizes=("small", "paper"),
@@ -49,5 +49,5 @@ SWEEP = Workload(
         ),
     ),
     precisions=("float32",),
-    skips={"float64": "the sweep is a workload of speed, asked for in float32", "bfloat16": "as for descent"},
+    skips={"float64": "the sweep measures speed, and runs in float32", "bfloat16": "as for descent"},
 )  # fmt: skip
