@@ -76,7 +76,8 @@ def text(record: Report, links: dict[str, str]) -> str:
     """The page."""
     parts = [
         f"# How fast, on what, against what: {_device(record)}",
-        "`python -m benchmarks page` wrote this page from a record of `python -m benchmarks`. Every number is measured.",
+        "`python -m benchmarks page` wrote this page from a record of `python -m benchmarks`. "
+        "Every number is measured.",
         report.machine_table(record),
         "These peaks of the machine were measured together with the times:",
         report.peaks_table(record),
@@ -89,7 +90,8 @@ def text(record: Report, links: dict[str, str]) -> str:
     if "work" in links:
         parts += [
             "## Work against precision", f"![Seconds against largest error, by workload]({links['work']})",
-            "Lower points are faster, and points further left are more accurate. A line joins the points of one solver over its tolerances.",
+            "Lower points are faster, and points further left are more accurate. A line joins the points of one solver "
+            "over its tolerances.",
         ]  # fmt: skip
     parts.append(_HOW)
     for cell in _ordered(record):

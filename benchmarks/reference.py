@@ -75,7 +75,7 @@ class Modes:
         }
 
     def last_norm(self, gamma: float, decay: float, factor: Growth) -> tuple[Any, Any]:
-        """Norm at the end, and its derivative with respect to the decay by a complex step, which has no cancellation."""
+        """Norm at the end, and its derivative with respect to the decay by a complex step, without cancellation."""
         step = _Extended(1e-30)
         lead, rest = self.squares(self.growths(gamma, _Extended(decay) + 1j * step, factor))
         norm = np.sqrt(lead + rest)[-1]

@@ -12,7 +12,8 @@ from benchmarks.peers import by_c, by_jax, by_numpy, by_torch
 from benchmarks.workloads.sizes import SHAPES, pace
 
 _BFLOAT16 = (
-    "an update is about 1e-3 of the state and less, below bfloat16's rounding of 4e-3, so a state in bfloat16 does not move"
+    "an update is about 1e-3 of the state and less, below bfloat16's rounding of 4e-3, "
+    "so a state in bfloat16 does not move"
 )
 
 
