@@ -61,6 +61,7 @@ class Looks:
 
 
 def term(goal: GoalSection, looked: Looks) -> jax.Array:
+    """What a goal adds to the objective, before its weight."""
     value = looked.value(goal)
     if goal.goal == "minimise":
         return value

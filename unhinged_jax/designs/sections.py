@@ -104,6 +104,7 @@ class DesignSection:
 def check_section(
     design: DesignSection, goals: tuple[GoalSection, ...], free: dict[str, FreeSection], precision: str
 ) -> None:
+    """Raise ValueError for what no design can be made of."""
     _check.choice("method", design.method, ("exact", "simulate"))
     _check.choice("precision", precision, NAMES)
     _check.whole("steps", design.steps, 1)
