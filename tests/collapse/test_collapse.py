@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from unhinged_jax import collapse
@@ -42,57 +43,6 @@ def random_state(dim, seed=0, labels=LABELS):
     return means[labels] + 0.8 * rng.normal(size=(labels.size, dim)), W, rng.normal(size=classes)
 
 
-def oracle(H, labels, W, b):
-    """Every metric from dense covariances and explicit loops over samples and pairs."""
-    (n, p), C = H.shape, len(W)
-    mu = np.array([H[labels == c].mean(0) for c in range(C)])
-    centre = H.mean(0)
-    A = mu - centre
-    within, between = np.zeros((p, p)), np.zeros((p, p))
-    for h, y in zip(H, labels, strict=True):
-        within += np.outer(h - mu[y], h - mu[y]) / n
-        between += np.outer(A[y], A[y]) / n
-    pairs = list(itertools.combinations(range(C), 2))
-    variance = [np.mean(np.sum((H[labels == c] - mu[c]) ** 2, 1)) for c in range(C)]
-
-    def cos(V, i, j):
-        return V[i] @ V[j] / np.linalg.norm(V[i]) / np.linalg.norm(V[j])
-
-    def equinorm(V):
-        norms = np.linalg.norm(V, axis=1)
-        return norms.std() / norms.mean()
-
-    def etf(V):
-        gram = V @ V.T
-        return np.linalg.norm(gram / np.linalg.norm(gram) - (np.eye(C) - np.ones((C, C)) / C) / np.sqrt(C - 1))
-
-    unit = A / np.linalg.norm(A, axis=1)[:, None]
-    energy = np.mean([-np.log(np.linalg.norm(unit[i] - unit[j])) for i, j in pairs])
-    duality = np.array([W[c] @ unit[c] / np.linalg.norm(W[c]) for c in range(C)])
-    logits = H @ W.T + b
-    nearest = [min(range(C), key=lambda c: np.linalg.norm(h - mu[c])) for h in H]
-    margins = [s[y] - max(np.delete(s, y)) for s, y in zip(logits, labels, strict=True)]
-    return {
-        "nc1": np.trace(within @ np.linalg.pinv(between, rcond=1e-12)) / C,
-        "nc1_trace_ratio": np.trace(within) / np.trace(between),
-        "cdnv": np.mean([(variance[i] + variance[j]) / 2 / np.sum((mu[i] - mu[j]) ** 2) for i, j in pairs]),
-        "nc2_equinorm_means": equinorm(A),
-        "nc2_equinorm_prototypes": equinorm(W),
-        "nc2_equiangularity_means": np.mean([abs(cos(A, i, j) + 1 / (C - 1)) for i, j in pairs]),
-        "nc2_equiangularity_prototypes": np.mean([abs(cos(W, i, j) + 1 / (C - 1)) for i, j in pairs]),
-        "etf_distance_means": etf(A),
-        "etf_distance_prototypes": etf(W),
-        "gnc2": energy + 0.5 * np.log(2 * C / (C - 1)),
-        "nc3_self_duality": np.linalg.norm(W / np.linalg.norm(W) - A / np.linalg.norm(A)),
-        "unc3": duality.std() / abs(duality.mean()),
-        "nc4": np.mean(nearest == logits.argmax(1)),
-        "minimal_angle_means": math.acos(min(1.0, max(cos(A, i, j) for i, j in pairs))),
-        "minimal_angle_prototypes": math.acos(min(1.0, max(cos(W, i, j) for i, j in pairs))),
-        "margin_min": min(margins),
-        "margin_mean": np.mean(margins),
-    }
-
-
 def assert_equal(got, want, rtol=1e-12, atol=1e-13, only=collapse.METRICS):
     for name in only:
         np.testing.assert_allclose(got[name], want[name], rtol=rtol, atol=atol, err_msg=name)
@@ -101,7 +51,7 @@ def assert_equal(got, want, rtol=1e-12, atol=1e-13, only=collapse.METRICS):
 @pytest.mark.parametrize("dim", [9, 2], ids=["C<=p+1", "C>p+1"])
 def test_matches_dense_formulas_with_imbalanced_classes(dim):
     H, W, b = random_state(dim)
-    want = oracle(H, LABELS, W, b)
+    want = oracles.collapse_metrics(H, LABELS, W, b)
     assert 0 < want["nc4"] < 1, "the state should separate NC4 from a constant"
     assert_equal(metrics(H, LABELS, W, b), want)
 
@@ -235,7 +185,7 @@ def test_two_coincident_means():
     for name in ("minimal_angle_means", "minimal_angle_prototypes"):
         np.testing.assert_allclose(got[name], 0, atol=2e-16)
     with np.errstate(all="ignore"):
-        want = oracle(H, LABELS, W, b)
+        want = oracles.collapse_metrics(H, LABELS, W, b)
     assert_equal(got, want, only=["nc1", "nc1_trace_ratio", "etf_distance_means", "unc3"])
     _assert_finite_gradients(H, LABELS, W)
 

@@ -79,7 +79,15 @@ def test_a_descent_says_the_update_and_interpolates_between():
     margins = np.asarray(uj.exact(model, uj.Descent(0.2), state, np.arange(201), "accuracy_margin")["accuracy_margin"])
     first = int(np.argmax(margins >= 0))
     assert first > 0 and int(found.updates) == first
-    assert float(found.time) == pytest.approx(first - margins[first] / (margins[first] - margins[first - 1]), rel=1e-12)
+    rise = margins[first] - margins[first - 1]  # an update
+    assert float(found.time) == pytest.approx(first - margins[first] / rise, rel=1e-12)
+    assert float(found.slope) == pytest.approx(rise, rel=1e-12)
+    fading = uj.regularized(uj.balanced(3, 2), 4, decay=0.5)
+    norms = np.asarray(uj.exact(fading, uj.Descent(0.2), state, np.arange(21), "norm")["norm"])
+    level = 0.3 * norms[9] + 0.7 * norms[10]
+    falls = uj.event_time(fading, uj.Descent(0.2), state, "norm", level, times=[0, 20], direction="below")
+    assert int(falls.updates) == 10 and float(falls.time) == pytest.approx(9.7, rel=1e-12)
+    assert float(falls.slope) == pytest.approx(norms[10] - norms[9], rel=1e-12)
     never = uj.event_time(model, uj.Descent(0.2), state, "norm", 1e30, times=[0, 200])
     assert not bool(never.happened) and np.isinf(never.time)
 

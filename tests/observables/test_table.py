@@ -1,0 +1,238 @@
+"""Every observable of every form of features against plain NumPy formulas of H, W and b.
+
+The same state is given in each form that a solver may hold it in, beside a scale of its own; what is expected is
+computed from the arrays alone, with loops over samples and pairs.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import unhinged_jax as uj
+from unhinged_jax.observables import View, evaluate, features, resolve
+from unhinged_jax.observables.distance import Split
+
+C, GAMMA, DECAY, LOG_SCALE = 3, 0.3, (0.4, 0.25), 0.7
+SPLIT = ("distance", "distance_H", "distance_W", "gap_H", "gap_W")
+ENERGIES = ("energy_1_plus", "energy_1_minus", "energy_2_plus", "energy_2_minus", "energy_3")
+EVEN, CYCLIC = uj.balanced(C, 4), uj.balanced(C, 4, order="cyclic")
+UNEVEN = uj.from_counts([5, 3, 4]).weighted(samples=np.linspace(0.5, 2.0, 12))
+MODELS = {
+    "balanced": lambda dim: uj.regularized(EVEN, dim, decay=DECAY, gamma=GAMMA, bias=True),
+    "cyclic": lambda dim: uj.regularized(CYCLIC, dim, decay=DECAY, gamma=GAMMA, bias=True),
+    "unbalanced": lambda dim: uj.regularized(UNEVEN, dim, decay=DECAY, gamma=GAMMA, bias=True),
+    "cross-entropy": lambda dim: uj.regularized(UNEVEN, dim, decay=DECAY, loss="cross_entropy", bias=True),
+    "spherical": lambda dim: uj.spherical(UNEVEN, dim, decay=0.4, gamma=GAMMA),
+    "margin": lambda dim: uj.spherical(UNEVEN, dim, decay=0.4, loss=uj.losses.AdjustedMargin(GAMMA)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    with jax.enable_x64(True):
+        yield
+
+
+def arrays(labels, dim):
+    """A state of which some samples are classified right and some wrong, and no two numbers are alike."""
+    rng = np.random.default_rng(2)
+    W = rng.normal(size=(C, dim)) + 0.4
+    H = 0.7 * W[np.asarray(labels.index)] + 1.3 * rng.normal(size=(labels.samples, dim))
+    return H, W, np.array([0.7, -0.4, 0.15])
+
+
+# --- the forms ------------------------------------------------------------------------------------------------------
+
+
+def class_features(model, H, W, factor=0.6, known=(), **settings):
+    """h_i = q_i S_c / D_c + factor r_i, by sums over the samples of each class."""
+    index, q = np.asarray(model.labels.index), np.asarray(model.labels.weights)
+    S = np.array([sum(q[i] * H[i] for i in np.flatnonzero(index == c)) for c in range(C)])
+    D = np.array([sum(q[i] ** 2 for i in np.flatnonzero(index == c)) for c in range(C)])
+    residual = np.array([H[i] - q[i] * S[c] / D[c] for i, c in enumerate(index)]) / factor
+    R = np.linalg.qr(residual, mode="r")
+    products = {"with_prototypes": W @ residual.T, "with_sums": S @ residual.T, "scatter": S @ R.T}
+    given = {name: jnp.asarray(products[name]) for name in known}
+    of_classes = [jnp.asarray(x) for x in (index, q, D, residual, S, factor)]
+    return features.ClassFeatures(*of_classes, **given, even=model.labels.balanced, **settings)
+
+
+def plane(model, H, W, log_unit=None, watched=False):
+    """h_i in the plane of itself and its target, the row of M W."""
+    G = np.asarray(model.signal().dense("float64")) @ W
+    target = G / np.linalg.norm(G, axis=1)[:, None]
+    along = np.sum(H * target, axis=1)
+    across = H - along[:, None] * target
+    aside = np.linalg.norm(across, axis=1)
+    transverse, unit = across / aside[:, None], np.zeros(len(H)) if log_unit is None else log_unit
+    known = (jnp.asarray(W @ target.T), jnp.asarray(W @ transverse.T)) if watched else None
+    parts = [jnp.asarray(x) for x in (along, aside * np.exp(-unit), target, transverse)]
+    return features.PlaneFeatures(*parts, known, None if log_unit is None else jnp.asarray(log_unit))
+
+
+def dense(model, H, W):
+    return features.DenseFeatures(jnp.asarray(H))
+
+
+def dense_with_factor(model, H, W):
+    return features.DenseFeatures(jnp.asarray(H / 1.7), jnp.asarray(1.7))
+
+
+def scored(model, H, W):
+    """The products and the norm are handed over; the features themselves are only read for what asks of them."""
+    known = {"known_scores": jnp.asarray(W @ H.T), "known_norm": jnp.asarray(np.linalg.norm(H))}
+    return features.ScoredFeatures(jnp.asarray(H / 1.7), jnp.asarray(1.7), **known)
+
+
+ALL = ("with_prototypes", "with_sums", "scatter")
+FORMS = {
+    "dense": dense, "dense, factor": dense_with_factor, "scored": scored,
+    "class sums": class_features,
+    "class sums, known": functools.partial(class_features, known=ALL[:2]),
+    "class sums, cyclic": functools.partial(class_features, known=ALL, cyclic=True),
+    "plane": plane, "plane, watched": functools.partial(plane, watched=True),
+    "plane, small unit": functools.partial(plane, log_unit=np.linspace(-6.0, 1.0, 12)),
+}  # fmt: skip
+ROWS = [
+    ("balanced", "class sums", 2), ("balanced", "class sums, known", 5), ("cyclic", "class sums, cyclic", 5),
+    ("balanced", "dense, factor", 2), ("unbalanced", "class sums", 5), ("unbalanced", "dense", 2),
+    ("cross-entropy", "scored", 5), ("cross-entropy", "dense", 2), ("spherical", "plane", 5),
+    ("spherical", "plane, small unit", 2), ("spherical", "plane, watched", 5), ("spherical", "dense", 5),
+    ("margin", "dense", 5),
+]  # fmt: skip
+
+
+def split(H, W):
+    """A direction, and the state as 1.9 times it plus e^0.2 times a rest; the start lies at 0.8 times it."""
+    rng = np.random.default_rng(5)
+    direction = [x + rng.normal(size=x.shape) for x in (H, W)]
+    size = np.sqrt(sum(np.sum(x**2) for x in direction))
+    direction = [x / size for x in direction]
+    rest = [(x - 1.9 * d) * np.exp(-0.2) for x, d in zip((H, W), direction, strict=True)]
+    none = np.zeros(())
+    lists = [[jnp.asarray(x) for x in (part[0], none, part[1])] for part in (direction, rest, (H, W))]
+    logs = [jnp.asarray(x) for x in (np.log(1.9) + LOG_SCALE, 1.0, 0.2 + LOG_SCALE)]
+    return direction, Split(lists[0], lists[1], *logs, lists[2])
+
+
+def view_of(model, form, H, W, b):
+    state = [jnp.asarray(x) for x in (W, b, LOG_SCALE)]
+    if not model.linear:
+        return View(model, FORMS[form](model, H, W), *state)
+    return View(model, FORMS[form](model, H, W), *state, split(H, W)[1], jnp.log(0.8) + LOG_SCALE)
+
+
+# --- what is expected -----------------------------------------------------------------------------------------------
+
+
+def energies(H, W, index):
+    """Shares of ||Z||^2 in E_1^+-, E_2^+- and E_3, by orthonormal vectors of each subspace of the rows of Z."""
+    Z, n = np.concatenate([H, W]), len(H)
+    of_class = np.array([(index == c) / np.sqrt(np.sum(index == c)) for c in range(C)])
+    contrast = np.linalg.svd(np.ones((1, C)))[2][1:]
+    found = {}
+    for number, patterns in ((1, contrast), (2, np.ones((1, C)) / np.sqrt(C))):
+        for name, sign in (("plus", 1.0), ("minus", -1.0)):
+            basis = np.hstack([patterns @ of_class, sign * patterns]) / np.sqrt(2)
+            found[f"energy_{number}_{name}"] = np.sum((basis @ Z) ** 2) / np.sum(Z**2)
+    within = [H[i] - H[index == index[i]].mean(0) for i in range(n)]
+    return {**found, "energy_3": np.sum(np.square(within)) / np.sum(Z**2)}
+
+
+def losses(model, S, index, q):
+    """The data term, sample by sample."""
+    total = 0.0
+    for s, y, weight in zip(S, index, q, strict=True):
+        if isinstance(model.loss, uj.losses.CrossEntropy):
+            total += weight * (np.log(np.sum(np.exp(s))) - s[y])
+        else:  # above its margin the adjusted one is the unhinged one
+            total -= weight * ((1 + GAMMA) * s[y] - GAMMA * np.sum(s))
+    return total
+
+
+def expected(model, H, W, b):
+    """Every observable of (H, W, b), plain arrays without a scale."""
+    index, q = np.asarray(model.labels.index), np.asarray(model.labels.weights)
+    seen = H / np.linalg.norm(H, axis=1)[:, None] if model.spherical else H
+    S = seen @ W.T + b
+    margins = np.array([s[y] - max(np.delete(s, y)) for s, y in zip(S, index, strict=True)])
+    longest = max(np.linalg.norm(w) for w in W)
+    norms = {"norm": np.sqrt(np.sum(H**2) + np.sum(W**2)), "norm_H": np.linalg.norm(H), "norm_W": np.linalg.norm(W)}
+    loss = losses(model, S, index, q)
+    decay = model.decay_H * np.sum(H**2) + model.decay_W * (np.sum(W**2) + np.sum(b**2))
+    found = {
+        "loss": loss,
+        "loss_sign": np.sign(loss),
+        "log_abs_loss": np.log(abs(loss)),
+        "objective": loss + decay / 2,
+        "accuracy": np.mean(S.argmax(axis=1) == index),
+        "accuracy_margin": min(m / np.linalg.norm(h) / longest for m, h in zip(margins, seen, strict=True)),
+        "margin_min": margins.min(),
+        "margin_mean": margins.mean(),
+        **norms,
+        "norm_b": np.sqrt(np.sum(b**2)),
+        "bias_ratio": max(b) / min(b),
+        **{name: x for name, x in oracles.collapse_metrics(seen, index, W, b).items() if not name.startswith("margin")},
+    }
+    if model.linear and model.labels.balanced:
+        found |= energies(H, W, index)
+    return found
+
+
+def distances(model, H, W):
+    """Distances between unit vectors, and norms of what is left of the start, by plain differences."""
+    if model.spherical:
+        if not model.loss.linear:
+            return {}
+        G = np.asarray(model.signal().dense("float64")) @ W
+        unit, target = (X / np.linalg.norm(X, axis=1)[:, None] for X in (H, G))
+        return dict.fromkeys(("distance", "distance_H"), np.linalg.norm(unit - target))
+    if not model.linear:
+        return {}
+    direction, _ = split(H, W)
+    found = {}
+    pairs = {"_H": (H, direction[0]), "_W": (W, direction[1])}
+    pairs[""] = tuple(np.concatenate(both) for both in zip(*pairs.values(), strict=True))
+    for name, (x, d) in pairs.items():
+        found["distance" + name] = np.linalg.norm(x / np.linalg.norm(x) - d / np.linalg.norm(d))
+        found["gap" + name] = np.exp(LOG_SCALE) * np.linalg.norm(x - 0.8 * d)
+    return {name: value for name, value in found.items() if name in SPLIT}
+
+
+def with_logarithms(values, there):
+    logs = {f"log_{name}": np.log(value) for name, value in values.items() if f"log_{name}" in there}
+    return {name: np.asarray(value, float) for name, value in {**logs, **values}.items()}
+
+
+@pytest.mark.parametrize(("problem", "form", "dim"), ROWS, ids=[f"{p}, {f}, p={d}" for p, f, d in ROWS])
+def test_every_observable_is_its_formula(problem, form, dim):
+    model = MODELS[problem](dim)
+    H, W, b = arrays(model.labels, dim)
+    plan = resolve(uj.all_observables, model, splittable=True)
+    got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b))
+    size = np.exp(LOG_SCALE)
+    want = with_logarithms({**expected(model, size * H, size * W, b), **distances(model, H, W)}, uj.all_observables)
+    assert want.keys() == got.keys()
+    assert 0 < want["accuracy"] < 1 and 0 < want["nc4"] < 1
+    chex.assert_trees_all_close(dict(got), want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(("problem", "form"), [
+    ("unbalanced", "class sums"), ("cyclic", "class sums, cyclic"), ("unbalanced", "dense, factor"),
+    ("cross-entropy", "scored"), ("spherical", "plane, small unit"), ("spherical", "plane, watched"),
+])  # fmt: skip
+def test_margins_are_the_same_block_by_block(problem, form, monkeypatch):
+    """Nine samples a block, so that two blocks overlap: what is of every sample is taken of those in the block."""
+    monkeypatch.setattr(features, "_BLOCK", 29)
+    model = MODELS[problem](5)
+    H, W, b = arrays(model.labels, 5)
+    names = ("accuracy", "accuracy_margin", "margin_min", "margin_mean")
+    plan = resolve(names, model, splittable=True)
+    got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b))
+    want = expected(model, np.exp(LOG_SCALE) * H, np.exp(LOG_SCALE) * W, b)
+    chex.assert_trees_all_close(dict(got), {name: want[name] for name in names}, rtol=1e-11, atol=1e-12)
