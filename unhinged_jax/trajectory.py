@@ -194,8 +194,7 @@ class Trajectory(Value):
             f"Trajectory ({self.kind}): {int(np.sum(self.reached))} of {np.size(self.times)} times, "
             f"last at {float(self.elapsed):g}\n"
             f"  state: n={H[0]}, p={H[1]}, C={np.shape(self.final.W)[0]}, {np.asarray(self.final.W).dtype}; "
-            f"steps: {int(self.steps)}\n"
-            f"  last: {shown}\n"
+            f"steps: {int(self.steps)}\n" + (f"  form: {self.form}\n" if str(self.form) else "") + f"  last: {shown}\n"
             f"  result: {self.result.message}"
         )
 

@@ -16,8 +16,8 @@ from scipy.integrate import solve_ivp
 
 import unhinged_jax as uj
 from unhinged_jax.observables import View
+from unhinged_jax.observables.accuracy import accuracy
 from unhinged_jax.observables.features import ScoredFeatures
-from unhinged_jax.observables.fit import accuracy
 
 N, C, P = 6, 3, 4
 

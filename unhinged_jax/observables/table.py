@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import collapse
-from unhinged_jax.observables.fit import (
+from unhinged_jax.observables.accuracy import (
     accuracy,
     accuracy_margin,
     log_abs_loss,
@@ -18,7 +18,7 @@ from unhinged_jax.observables.fit import (
     objective,
     reduced_margin,
 )
-from unhinged_jax.observables.shape import bias_ratio, collapse_metric, energy, gap, log_norm, log_norms, log_to_limit
+from unhinged_jax.observables.norms import bias_ratio, collapse_metric, energy, gap, log_norm, log_norms, log_to_limit
 from unhinged_jax.observables.view import View
 from unhinged_jax.special import safe_norm
 

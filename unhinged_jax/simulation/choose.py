@@ -15,6 +15,7 @@ import dataclasses
 from typing import Any, Literal
 
 import diffrax
+import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
@@ -121,7 +122,7 @@ def choose(
         "linear": carried + (rows + C) * choice.leading + C + 1,
     }
     moving = numbers.get(choice.form, carried + C)
-    dtype = np.result_type(state.W)
+    dtype = jnp.result_type(state.W)
     kept = times * moving * dtype.itemsize <= KEPT
     solver = _solver(dynamics, moving, dtype) if dynamics.solver is None else dynamics.solver
     late = kept or isinstance(adjoint, diffrax.BacksolveAdjoint)

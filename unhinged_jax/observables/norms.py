@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax import collapse
+from unhinged_jax.observables.accuracy import in_common_units
 from unhinged_jax.observables.distance import Split, log_distance, split_part
 from unhinged_jax.observables.features import ClassFeatures
-from unhinged_jax.observables.fit import in_common_units
 from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features
 from unhinged_jax.observables.view import View
 from unhinged_jax.special import greatest, safe_log, safe_norm, segment_sum
