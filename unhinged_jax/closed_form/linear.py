@@ -1,4 +1,10 @@
-"""The exact state of every linear case at one moment, from the coefficients of its modes."""
+"""The exact state of every linear case at one moment, from the coefficients of its modes.
+
+    W = W_from_W(G) W_0 + W_from_F(G) F_0,    H = H_from_H H_0 + lift(H_from_W(G) W_0 + H_from_F(G) F_0)
+
+with F_0 = M^T H_0 = gather(H_0). The leading part is split off with the same coefficients, evaluated without the
+winning modes. See docs/exact-solutions.md, which lists these names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Spherical features with anchored prototypes: every sample's angle to its target, exactly.
+"""Spherical features with anchored prototypes: every sample's angle to its target and its length, exactly.
+
+With g_i = (M W)_i, kappa_i = |g_i| and theta_i the angle between h_i and g_i, of length rho_i,
+
+    theta' = -kappa rho^(q-2) sin(theta),    rho' = -lambda_1 rho,
+
+at unit rates, so that tan(theta/2) falls by e^(-kappa times the integral of rho^(q-2)).
 
 Source: Zhou et al. 2023, Theorem 7; flow with decay, rescaling and exact descent are beyond the paper.
 """

@@ -1,4 +1,11 @@
-"""Coefficients of the modes at requested times: closed forms for flow and equal steps, ordered products otherwise."""
+"""Coefficients of the modes at requested times.
+
+They are those of p(K) for every mode's 2 x 2 block K (`modes`), with
+
+    p(x) = e^{x (zeta(t) - zeta(t_0))} of a flow,    p(x) = (1 + eta x)^k of equal steps,
+
+and the ordered product of (I + eta_k K_k) for steps that differ, momentum, and rates that are not proportional.
+"""
 
 from __future__ import annotations
 

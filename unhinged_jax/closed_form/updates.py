@@ -1,4 +1,4 @@
-"""Descent whose steps differ: the ordered product of one-step matrices, one small matrix a mode.
+"""Descent whose steps differ: the ordered product P_{k+1} = (I + eta_k K_k) P_k of one-step matrices, mode by mode.
 
 Each mode carries its coefficients through every update, with momentum if there is any. All terms are sums of
 non-negative ones while no factor oscillates, so nothing cancels where eigenvalues meet; powers of two are taken out on

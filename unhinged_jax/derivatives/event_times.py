@@ -1,4 +1,9 @@
-"""When something happens in a run: event times as roots, with derivatives by the implicit function theorem."""
+"""When something happens in a run: event times as roots, with derivatives by the implicit function theorem.
+
+    phi(t*, theta) = level,    dt*/dtheta = -(dphi/dtheta) / (dphi/dt)
+
+See docs/gradients.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Lyapunov exponents: how fast nearby runs part, simulated, and in closed form where the dynamics is linear."""
+"""Lyapunov exponents: how fast nearby runs part, simulated, and in closed form where the dynamics is linear.
+
+    lambda_j = (1/t) log of the j-th singular value of the derivative of the flow map over the time t
+
+See docs/gradients.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry of the dynamics: the linearised flow map."""
+"""The linearised flow map: what a run makes of a small change v of its start, D Phi_t(z) v."""
 
 from __future__ import annotations
 

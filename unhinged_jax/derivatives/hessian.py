@@ -1,4 +1,9 @@
-"""Curvature of the objective along a path: extreme eigenvalues of its Hessian, without forming it."""
+"""The Hessian of the objective along a path: extreme eigenvalues from products with vectors, without forming it.
+
+    v -> d/ds grad L(z + s v) at s = 0
+
+See docs/gradients.md.
+"""
 
 from __future__ import annotations
 

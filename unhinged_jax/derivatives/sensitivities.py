@@ -1,4 +1,4 @@
-"""How the outcome of training depends on what was chosen: derivatives of observables, simulated beside exact."""
+"""How the outcome of training depends on what was chosen: d phi(t) / d theta, simulated beside exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What one update, or one unit of zeta, makes of an eigenvalue of K: how its part of the state grows and turns."""
+"""The factor by which one update, or one unit of zeta, multiplies the part of a state along an eigenvalue x of K.
+
+    z = e^x (flow),    z = 1 + eta x (descent),    z^2 - (1 + beta + eta x) z + beta = 0 (momentum)
+
+Where there are two roots, that of largest modulus counts.
+"""
 
 from __future__ import annotations
 

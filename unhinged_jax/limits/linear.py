@@ -1,4 +1,10 @@
-"""The limit of a linear dynamics: the part whose factor is largest, and what falls behind it."""
+"""The limit of a linear dynamics: the part whose factor is largest, and what falls behind it.
+
+With z the factor of an eigenvalue of K (`factors`), the winner has the largest log |z|, and the error of its direction
+falls like e^(-rate t) with
+
+    rate = log |z_winner| - log |z_next|.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run goes, how fast it gets there, and whether it grows or shrinks on the way."""
+"""What `limit` returns: direction, rates, growth, threshold."""
 
 from __future__ import annotations
 

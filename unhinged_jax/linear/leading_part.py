@@ -1,7 +1,12 @@
-"""The part of a linear dynamics that wins, and what is left: distances to the limit without cancellation.
+"""The part of a linear dynamics that wins: what a state has of the eigenvector of mu_+ on the winning modes.
 
-The state is Z = Z_lead + X. The leading part keeps its direction for ever; X is carried on its own, so that the
-distance between directions is a ratio of two computed numbers and never a difference of nearly equal ones.
+With x and y the parts of F = M^T H and of W in those modes, of squared singular value g and with K = [[-a, r_1 g],
+[r_2, -c]], it is Theta M `carrier` and `prototypes`,
+
+    carrier = ((d - delta)/g x + r_1 y) / 2d,    prototypes = (r_2 x + (d + delta) y) / 2d.
+
+It keeps its direction for ever; what is left is carried on its own, so that the distance between directions is a ratio
+of two computed numbers and never a difference of nearly equal ones.
 
 What leads is what wins in the flow: mu_+ of the largest singular value. Where the steps of a descent are so large that
 another |1 + eta mu| is the largest, that 1 + eta mu is below 0: signs change with every update, no direction is

@@ -1,4 +1,12 @@
-"""The row space of a linear problem: class sums where the labels allow it, the features themselves otherwise."""
+"""The row space of a linear problem: class sums where the labels allow it, the features themselves otherwise.
+
+Where targets depend on the class alone, M = diag(q) Y R, and with S_c = sum_{i in c} q_i h_i, D_c = sum_{i in c} q_i^2,
+
+    M^T H = R^T S =: gather(S),    class sums of Theta M X = D R X =: lift(X),    h_i = q_i S_c / D_c + residual_i.
+
+Otherwise rows are samples, gather(H) = M^T H and lift(X) = Theta M X with the kernel Theta. See
+docs/exact-solutions.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The spectrum of G = M^T Theta M, and functions of G that stay differentiable where eigenvalues coincide."""
+"""The spectrum of G = M^T Theta M = V diag(g) V^T, and functions of it that can be differentiated everywhere.
+
+    f(G) = V diag(f(g)) V^T,    d f(G) = V (f[g_i, g_j] (V^T dG V)_ij) V^T
+
+with divided differences f[., .], which stay smooth where eigenvalues coincide (Daleckii-Krein).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Losses of the logits alone, with features and prototypes as the columns of H (p, n) and W (p, C), as the paper writes
-them.
+"""Losses of the logits alone, with features and prototypes as columns, H (p, n) and W (p, C), as the paper writes them.
 
-All three products of a step then read and write along memory. CPUs do them near the rate of a large product; where
-samples are rows, they lose a fifth of it in float64.
+    H' = W P - lambda_1 H,    W' = H P^T - lambda_2 W,    b' = P 1 - lambda_2 b,    P = -dL/d(W^T H + b 1^T)
+
+All three products of a step then read and write along memory. CPUs compute them at nearly the rate of a large product;
+with samples as rows they lose a fifth of it in float64.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What pulls the arrays of a linear run: class sums or features and prototypes, or what one class tells of all."""
+"""The force on the arrays of a linear run: H' = lift(W) - lambda_1 H, W' = gather(H) - lambda_2 W.
+
+The arrays are class sums or features and prototypes; or, for balanced classes, what one class tells of all.
+"""
 
 from __future__ import annotations
 

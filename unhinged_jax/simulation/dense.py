@@ -1,4 +1,9 @@
-"""Any loss in any case: the plain, unreduced gradient of dense features, prototypes and biases."""
+"""Any loss in any case: the plain, unreduced gradient of dense features, prototypes and biases.
+
+    H' = -dL/dH - lambda_1 H,    W' = -dL/dW - lambda_2 W,    b' = -dL/db - lambda_2 b
+
+It shares nothing with the faster forms but the observables, and is what they are tested against.
+"""
 
 from __future__ import annotations
 

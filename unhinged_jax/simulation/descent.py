@@ -1,4 +1,9 @@
-"""Gradient descent: a compiled loop of plain, momentum or any optax updates."""
+"""Gradient descent: a compiled loop of plain, momentum or any optax updates.
+
+    x_{k+1} = x_k + eta_k r u_k,    u_k = -dL/dx (plain),    u_k = -v_k, v_k = beta v_{k-1} + dL/dx (momentum)
+
+r is the rate of the part that x belongs to.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Gradient flow by diffrax. Homogeneous systems are integrated at unit norm, their logarithm beside them."""
+"""Gradient flow x' = eta(t) r (-dL/dx) by diffrax.
+
+Homogeneous systems x' = f(x) are integrated at unit norm, their logarithm beside them: with x = e^s z and |z| = 1,
+
+    z' = f(z) - <z, f(z)> z,    s' = <z, f(z)>.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
 """A dense flow that carries its logits, for losses and accuracies at many times.
 
-Between two steps a solver puts every array that is asked for together from all of its stages. Logits (C, n) are fewer
-than features (p, n) where C < p, and what is asked of them needs no product: so they and the norm of H obey equations
-of their own beside those of H and W. The force is that of the logits carried, so that a stage costs three products, as
-without them.
+    (W^T H)' = W'^T H + W^T H',    |H|' = <H, H'> / |H|
+
+Between two steps a solver assembles every array that is asked for from all of its stages. Logits (C, n) are fewer than
+features (p, n) where C < p, and what is asked of them needs no product: so they and the norm of H obey equations of
+their own beside those of H and W. The force is that of the logits carried, so that a stage costs three products, as it
+does without them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """Spherical features with anchored prototypes: every sample stays in the plane of its start and its target.
 
-The plain update, written in Cartesian coordinates of that plane: along the target direction and across it. What is
-across is multiplied, never subtracted from, so an error of 1e-200 is as exact as one of 1e-2.
+The plain update in Cartesian coordinates of that plane, u along the target and v across it, with l^2 = u^2 + v^2:
+
+    u' = kappa l^(q-3) v^2 - lambda_1 u,    v' = v (-kappa l^(q-3) u - lambda_1)
+
+What is across is multiplied, never subtracted from, so an error of 1e-200 is as exact as one of 1e-2.
 """
 
 from __future__ import annotations
