@@ -124,7 +124,7 @@ def documented(a: int, b: int = 0) -> int:
 CHANGES = {
     "Source": ("Source: beyond the paper.", ""),
     "an Example that runs": (">>> documented(1)", ">>> documented(1)  # doctest: +SKIP"),
-    "an Example that shows something": ("        1\n", ""),
+    "an Example that shows something": ("documented(1)\n    1", "documented(1)"),
     "the argument b": ("a, b: Numbers", "a: A number"),
     "Returns": ("Returns:", "Gives:"),
     "Raises": ("Raises:", "Fails:"),
@@ -135,7 +135,7 @@ CHANGES = {
 @pytest.mark.parametrize("lack", CHANGES)
 def test_what_is_missing_is_found(lack, monkeypatch):
     assert missing(documented) == []
-    monkeypatch.setattr(documented, "__doc__", documented.__doc__.replace(*CHANGES[lack]))
+    monkeypatch.setattr(documented, "__doc__", inspect.cleandoc(documented.__doc__).replace(*CHANGES[lack]))
     assert missing(documented) == [lack]
 
 
