@@ -152,11 +152,11 @@ def test_rapid_and_discontinuous_rates_are_integrated_or_warned_of():
         elapsed(uj.numeric(lambda t: squares(1e5 * t)), 0.0, np.array([1.0]))
     fast = uj.Flow(lambda t: jnp.sin(40 * t) ** 2)
     with pytest.warns(QuadratureWarning, match="breaks"):  # a search integrates inside of what is compiled
-        _request.prepare(MODEL, fast, STATE, [0.0, 1000.0], "norm", "top", None, "event_time")
+        _request.prepare(MODEL, fast, STATE, [0.0, 1000.0], "norm", target="top", precision=None, caller="event_time")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for caller, last in (("event_time", 10.0), ("simulate", 1000.0)):
-            _request.prepare(MODEL, fast, STATE, [0.0, last], "norm", "top", None, caller)
+            _request.prepare(MODEL, fast, STATE, [0.0, last], "norm", target="top", precision=None, caller=caller)
 
 
 @pytest.mark.long
