@@ -143,7 +143,7 @@ class _Old(types.ModuleType):
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds modules under their old names."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
         room, _, own = name.rpartition(".")
         return importlib.machinery.ModuleSpec(name, self) if room == __name__ and own in _MOVED else None
 

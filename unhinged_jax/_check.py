@@ -11,23 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jaxtyping import PyTree
 
 from unhinged_jax import _memory
 
 
-def concrete(value: Any) -> bool:
+def concrete(value: PyTree) -> bool:
     """Whether `value` holds numbers that can be looked at now (it is not being traced)."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
-def shown(value: Any) -> str:
+def shown(value: npt.ArrayLike) -> str:
     """A value in a message: a number as it is, an array by its range."""
     if np.ndim(value) == 0:
         return str(value)
     return f"entries from {np.min(value):g} to {np.max(value):g}" if np.size(value) else "no entries"
 
 
-def given(value: Any) -> str:
+def given(value: object) -> str:
     """What was given, in a few words on one line: short values as they are, everything else by its kind.
 
     Example:
@@ -72,7 +74,7 @@ _WAYS = {
 }
 
 
-def kind(name: str, value: Any, *kinds: type) -> None:
+def kind(name: str, value: object, *kinds: type) -> None:
     """Raise unless `value` is an object of one of these classes, with how to come by one."""
     if isinstance(value, kinds):
         return
@@ -85,14 +87,14 @@ def kind(name: str, value: Any, *kinds: type) -> None:
     raise ValueError(f"{name} must be {wanted}, but got {given(value)}; {way}.")
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """The value as a bool, or raise unless it is True or False."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False, but got {given(value)}.")
     return bool(value)
 
 
-def key(name: str, value: Any) -> None:
+def key(name: str, value: object) -> None:
     """Raise unless `value` is one JAX key, new or raw."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(value, (jax.Array, np.ndarray)) and dtype is not None:
@@ -104,7 +106,7 @@ def key(name: str, value: Any) -> None:
     raise ValueError(f"{name} must be a JAX key, such as jax.random.key(0), but got {given(value)}.")
 
 
-def function(name: str, value: Any, meaning: str) -> None:
+def function(name: str, value: object, meaning: str) -> None:
     """Raise unless `value` can be called and found again by what it is, as compiled programs are."""
     if not callable(value) or isinstance(value, type):
         way = f"; call it, as in `{value.__name__}(...)`." if isinstance(value, type) else "."
@@ -116,14 +118,14 @@ def function(name: str, value: Any, meaning: str) -> None:
         )
 
 
-def path(name: str, value: Any) -> Path:
+def path(name: str, value: object) -> Path:
     """The value as a path, or raise unless it is one, or a text."""
     if not isinstance(value, (str, os.PathLike)) or str(value) == "":
         raise ValueError(f"{name} must be a path, but got {given(value)}.")
     return Path(value)
 
 
-def hashable(value: Any) -> bool:
+def hashable(value: object) -> bool:
     """Whether Python can find a thing again by its hash."""
     try:
         hash(value)
@@ -132,7 +134,7 @@ def hashable(value: Any) -> bool:
     return True
 
 
-def real(name: str, value: Any, array: bool = False) -> np.ndarray:
+def real(name: str, value: object, array: bool = False) -> np.ndarray:
     """The entries as a NumPy array, or raise unless they are real numbers: neither truth values, complex nor text.
 
     A list is a number of numbers, and is refused unless an `array` may be given.
@@ -149,7 +151,9 @@ def real(name: str, value: Any, array: bool = False) -> np.ndarray:
     return found
 
 
-def non_negative(name: str, value: Any, hint: str = "use a number of at least 0", array: bool = False) -> None:
+def non_negative(
+    name: str, value: npt.ArrayLike, hint: str = "use a number of at least 0", array: bool = False
+) -> None:
     """Raise unless every entry is finite and at least 0. Traced values pass unchecked."""
     if concrete(value):
         entries = real(name, value, array)
@@ -157,7 +161,7 @@ def non_negative(name: str, value: Any, hint: str = "use a number of at least 0"
             raise ValueError(f"{name} must be finite and at least 0, but got {shown(value)}; {hint}.")
 
 
-def positive(name: str, value: Any, hint: str = "use a number above 0", array: bool = False) -> None:
+def positive(name: str, value: npt.ArrayLike, hint: str = "use a number above 0", array: bool = False) -> None:
     """Raise unless every entry is finite and above 0. Traced values pass unchecked."""
     if concrete(value):
         entries = real(name, value, array)
@@ -165,7 +169,7 @@ def positive(name: str, value: Any, hint: str = "use a number above 0", array: b
             raise ValueError(f"{name} must be finite and above 0, but got {shown(value)}; {hint}.")
 
 
-def finite(name: str, value: Any, array: bool = False) -> None:
+def finite(name: str, value: npt.ArrayLike, array: bool = False) -> None:
     """Raise if any entry is NaN or infinite. Traced values pass unchecked."""
     if concrete(value):
         bad = int(np.sum(~np.isfinite(real(name, value, array))))
@@ -176,14 +180,14 @@ def finite(name: str, value: Any, array: bool = False) -> None:
             )
 
 
-def shape(name: str, value: Any, expected: tuple[int, ...], meaning: str) -> None:
+def shape(name: str, value: npt.ArrayLike, expected: tuple[int, ...], meaning: str) -> None:
     """Raise unless `value` has the expected shape; `meaning` names the axes for the reader."""
     got = shape_of(name, value)
     if got != expected:
         raise ValueError(f"{name} must have shape {expected} ({meaning}), but got {got}.")
 
 
-def shape_of(name: str, value: Any) -> tuple[int, ...]:
+def shape_of(name: str, value: npt.ArrayLike) -> tuple[int, ...]:
     """The shape of a number or an array, or raise for what has none."""
     try:
         return tuple(np.shape(value))
@@ -209,7 +213,7 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+def choice(name: str, value: object, allowed: tuple[Any, ...]) -> Any:
     """The one of `allowed` that `value` is (NumPy's texts are no texts to JAX), or raise."""
     plain = isinstance(value, (str, int, np.integer)) and not isinstance(value, bool)
     if not plain or value not in allowed:
@@ -219,10 +223,9 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     return allowed[allowed.index(value)]
 
 
-def whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+def whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
     """Return `value` as an int, or raise unless it is a whole number of at least `least`, and at most `most`."""
-    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not number or value < least:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, but got {given(value)}.")
     if value > most:
         raise ValueError(f"{name} must be at most {most}, but got {given(value)}.")
@@ -233,12 +236,12 @@ MAX_SEED = 2**31 - 1
 """Seeds are traced as 32-bit integers, in which a larger one would be another seed."""
 
 
-def seed(name: str, value: Any) -> Any:
+def seed(name: str, value: object) -> Any:
     """The seed, or raise unless it is a whole number from 0 to `MAX_SEED`. Traced ones, of a sweep, pass unchecked."""
     return value if not concrete(value) else whole(name, value, 0, MAX_SEED)
 
 
-def labels(name: str, value: Any, classes: int) -> None:
+def labels(name: str, value: npt.ArrayLike, classes: int) -> None:
     """Raise unless `value` holds integers in 0 ... C-1. Traced labels pass, if they are integers."""
     dtype = getattr(value, "dtype", None) or real(name, value, array=True).dtype
     if not jnp.issubdtype(dtype, np.integer):

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox.internal import unvmap_any
+from jaxtyping import PyTree
 
-Tree = Any
-Step = Callable[[Tree, jax.Array], Tree]
-Settle = Callable[[Tree, Tree], tuple[Tree, jax.Array]]
-Tidy = tuple[int, Callable[[Tree], Tree]]
-Loop = tuple[Tree, Tree, jax.Array]
+Step = Callable[[PyTree, jax.Array], PyTree]
+Settle = Callable[[PyTree, PyTree], tuple[PyTree, jax.Array]]
+Tidy = tuple[int, Callable[[PyTree], PyTree]]
+Loop = tuple[PyTree, PyTree, jax.Array]
 
 _KEPT = 2**28  # bytes of what reads need that may be kept until after the loop
 _OFTEN = 8  # updates; reads closer than that are looked up one by one
@@ -61,12 +61,12 @@ def reads_at(times: np.ndarray, start: int) -> Reads:
 
 def run(
     step: Step,
-    carry: Tree,
+    carry: PyTree,
     reads: Reads,
-    read: Callable[[Tree], Tree],
+    read: Callable[[PyTree], PyTree],
     settle: Settle | None = None,
     *,
-    needs: Callable[[Tree], Tree] = lambda carry: carry,
+    needs: Callable[[PyTree], PyTree] = lambda carry: carry,
     tidy: Tidy | None = None,
     alone: Settle | None = None,
 ) -> Loop:
@@ -111,7 +111,7 @@ class _Guard(NamedTuple):
 
 
 def _regular(
-    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], guard: _Guard | None, tidy: Tidy | None
+    step: Step, carry: PyTree, reads: Reads, keep: Callable[[PyTree], PyTree], guard: _Guard | None, tidy: Tidy | None
 ) -> Loop:
     """Loops within loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
     block = _divisor(reads.every, math.isqrt(reads.updates))
@@ -120,21 +120,21 @@ def _regular(
         stretch = _divisor(block, tidy[0], most=tidy[0])
         step = step if stretch > 1 else _now_and_then(step, *tidy)
 
-    def stretched(carry: Tree, ks: jax.Array) -> Tree:
+    def stretched(carry: PyTree, ks: jax.Array) -> PyTree:
         carry = _over(step, carry, ks)
         return tidy[1](carry) if tidy is not None and stretch > 1 else carry
 
     @jax.checkpoint
-    def many(carry: Tree, ks: jax.Array) -> Tree:
+    def many(carry: PyTree, ks: jax.Array) -> PyTree:
         return _over(stretched, carry, ks.reshape(-1, stretch)) if stretch > 1 else _over(step, carry, ks)
 
-    def guarded(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, jax.Array]:
+    def guarded(state: tuple[PyTree, jax.Array], ks: jax.Array) -> tuple[PyTree, jax.Array]:
         carry, going = state
         block = _Block(carry, many(carry, ks), (), (), going, ks)
         carry, _, going = _guarded(guard, plain, lambda _carry, _k, _live, saved: saved, block)
         return carry, going
 
-    def until_read(state: tuple[Tree, jax.Array], ks: jax.Array) -> tuple[Tree, tuple[Tree, jax.Array]]:
+    def until_read(state: tuple[PyTree, jax.Array], ks: jax.Array) -> tuple[PyTree, tuple[PyTree, jax.Array]]:
         state = _over(guarded, state, ks.reshape(-1, block))
         return state, (keep(state[0]), state[1])
 
@@ -148,7 +148,7 @@ def _regular(
 
 
 def _looked_up(
-    step: Step, carry: Tree, reads: Reads, keep: Callable[[Tree], Tree], guard: _Guard | None, tidy: Tidy | None
+    step: Step, carry: PyTree, reads: Reads, keep: Callable[[PyTree], PyTree], guard: _Guard | None, tidy: Tidy | None
 ) -> Loop:
     """The loop in blocks that a derivative recomputes, asking after every step whether it is read."""
     slots, count, plain = reads.slots, reads.total, step
@@ -158,34 +158,34 @@ def _looked_up(
     whole, rest = divmod(reads.updates, block)
     empty = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), jax.eval_shape(keep, carry))
 
-    def save(carry: Tree, saved: Tree, slot: jax.Array) -> Tree:
-        def write() -> Tree:
+    def save(carry: PyTree, saved: PyTree, slot: jax.Array) -> PyTree:
+        def write() -> PyTree:
             values, filled = saved
             written = jax.tree.map(_put(slot), values, keep(carry))
             return written, filled.at[slot].set(True)
 
         return jax.lax.cond(slot < count, write, lambda: saved)
 
-    def one(both: Tree, k: jax.Array) -> Tree:
+    def one(both: PyTree, k: jax.Array) -> PyTree:
         carry, saved = both
         carry = step(carry, k)
         return carry, save(carry, saved, slots[k + 1])
 
     @jax.checkpoint
-    def many(both: Tree, ks: jax.Array) -> Tree:
+    def many(both: PyTree, ks: jax.Array) -> PyTree:
         return _over(one, both, ks)
 
-    def save_live(carry: Tree, k: jax.Array, live: jax.Array, saved: Tree) -> Tree:
+    def save_live(carry: PyTree, k: jax.Array, live: jax.Array, saved: PyTree) -> PyTree:
         slot = slots[k + 1]
 
-        def write() -> Tree:
+        def write() -> PyTree:
             values, filled = saved
             written = jax.tree.map(_put(slot, live), values, keep(carry))
             return written, filled.at[slot].set(filled[slot] | live)
 
         return jax.lax.cond(slot < count, write, lambda: saved)
 
-    def guarded(state: Tree, ks: jax.Array) -> Tree:
+    def guarded(state: PyTree, ks: jax.Array) -> PyTree:
         (before, saved), going = state
         after, kept = many(state[0], ks)
         block = _Block(before, after, saved[1], kept, going, ks)
@@ -208,8 +208,8 @@ class _Block(NamedTuple):
     `filled` tells which slots were filled before the block, `saved` = (values, filled) holds what the block added.
     """
 
-    before: Tree
-    after: Tree
+    before: PyTree
+    after: PyTree
     filled: Any
     saved: Any
     going: jax.Array
@@ -217,8 +217,8 @@ class _Block(NamedTuple):
 
 
 def _guarded(
-    guard: _Guard | None, step: Step, save: Callable[..., Tree], block: _Block
-) -> tuple[Tree, Tree, jax.Array]:
+    guard: _Guard | None, step: Step, save: Callable[..., PyTree], block: _Block
+) -> tuple[PyTree, PyTree, jax.Array]:
     """(carry, saved, going) after a block of steps; undone and repeated step by step if it does not settle."""
     before, after, filled, saved, going, ks = block
     if guard is None:
@@ -231,8 +231,8 @@ def _guarded(
         return *left, kept
 
     @jax.checkpoint
-    def repeated(before: Tree, saved: Any) -> tuple[Tree, Any, jax.Array]:
-        def one(state: tuple[Tree, Any, jax.Array], k: jax.Array) -> tuple[Tree, Any, jax.Array]:
+    def repeated(before: PyTree, saved: PyTree) -> tuple[PyTree, Any, jax.Array]:
+        def one(state: tuple[PyTree, Any, jax.Array], k: jax.Array) -> tuple[PyTree, Any, jax.Array]:
             carry, saved, live = state
             moved, fine = alone(carry, step(carry, k))
             carry, live = _chosen(live, moved, carry), live & fine
@@ -240,7 +240,7 @@ def _guarded(
 
         return _over(one, (before, saved, again), ks)
 
-    def redo() -> tuple[Tree, Any, jax.Array]:
+    def redo() -> tuple[PyTree, Any, jax.Array]:
         return repeated(left[0], _emptied(again, kept, filled, saved))
 
     # A branch that no vmap turns into a choice: the lanes of a batch are repeated together, if any of them is.
@@ -248,16 +248,16 @@ def _guarded(
     return carry, saved, kept | live
 
 
-def _chosen(choice: jax.Array, one: Tree, other: Tree) -> Tree:
+def _chosen(choice: jax.Array, one: PyTree, other: PyTree) -> PyTree:
     return jax.tree.map(lambda one, other: jnp.where(choice, one, other), one, other)
 
 
-def _marked(kept: jax.Array, filled: Any, saved: Any) -> Any:
+def _marked(kept: jax.Array, filled: jax.Array, saved: PyTree) -> Any:
     """Without a mark on what a block added that is not kept."""
     return (saved[0], jnp.where(kept, saved[1], filled)) if saved else saved
 
 
-def _emptied(again: jax.Array, kept: jax.Array, filled: Any, saved: Any) -> Any:
+def _emptied(again: jax.Array, kept: jax.Array, filled: jax.Array, saved: PyTree) -> Any:
     """Without what a block added that will be repeated."""
     if not saved:
         return saved
@@ -267,17 +267,17 @@ def _emptied(again: jax.Array, kept: jax.Array, filled: Any, saved: Any) -> Any:
     return values, jnp.where(kept, marked, filled)
 
 
-def _over(step: Callable[[Tree, Any], Tree], carry: Tree, ks: jax.Array) -> Tree:
+def _over(step: Callable[[PyTree, Any], PyTree], carry: PyTree, ks: jax.Array) -> PyTree:
     """carry = step(carry, k) for every k."""
     if ks.shape[0] == 1:
         return step(carry, ks[0])
     return jax.lax.scan(lambda carry, k: (step(carry, k), None), carry, ks)[0]
 
 
-def _now_and_then(step: Step, every: int, tidy: Callable[[Tree], Tree]) -> Step:
+def _now_and_then(step: Step, every: int, tidy: Callable[[PyTree], PyTree]) -> Step:
     """The step, and after each of so many a tidying."""
 
-    def tidied(carry: Tree, k: jax.Array) -> Tree:
+    def tidied(carry: PyTree, k: jax.Array) -> PyTree:
         carry = step(carry, k)
         return jax.lax.cond(k % every == every - 1, lambda: tidy(carry), lambda: carry)
 
@@ -298,7 +298,7 @@ def _divisor(number: int, near: int, most: int | None = None) -> int:
     return min(divisors, key=lambda size: abs(math.log(size / max(1, near))))
 
 
-def _put(slot: jax.Array, live: Any = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _put(slot: jax.Array, live: jax.Array | None = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Write a value into an empty slot, where `live`; by adding if it has a derivative, so that XLA copies nothing."""
 
     def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
@@ -316,5 +316,5 @@ def along(filled: jax.Array, values: jax.Array) -> jax.Array:
     return filled.reshape(-1, *(1,) * (values.ndim - 1))
 
 
-def _blank(dtype: Any) -> Any:
+def _blank(dtype: np.dtype) -> Any:
     return jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 _ANY_SIZE = "UNHINGED_ANY_SIZE"
 """Variable of the environment, which worker processes inherit: nothing is refused for its size."""
@@ -20,7 +21,7 @@ _ANYWHERE = 2**26
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def read(value: Any) -> np.ndarray:
+def read(value: object) -> np.ndarray:
     """What NumPy makes of an array. Of one that JAX could not allocate it makes an abort of the process.
 
     Raises:
@@ -40,11 +41,11 @@ def read(value: Any) -> np.ndarray:
         raise
 
 
-def read_all(tree: Any) -> Any:
+def read_all(tree: PyTree) -> Any:
     """`read` of every leaf but JAX keys, which NumPy does not have."""
     import jax
 
-    def plain(leaf: Any) -> Any:
+    def plain(leaf: object) -> Any:
         key = isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return leaf if key else read(leaf)
 

@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check, _memory
 
 _MOST = int(np.iinfo(np.int32).max)
 
 
-def real(name: str, value: Any) -> Any:
+def real(name: str, value: object) -> Any:
     """The same numbers as native float32 or float64; nothing is rounded but what is longer than float64.
 
     float16 and bfloat16 become float32; whole numbers, lists, data frames and extended types become float64, in NumPy.
@@ -47,14 +47,14 @@ def real(name: str, value: Any) -> Any:
     return wanted.type(value) if isinstance(value, np.generic) else array.astype(wanted)
 
 
-def number(name: str, value: Any) -> Any:
+def number(name: str, value: object) -> Any:
     """`real` of what is one number, or an array of JAX's or NumPy's to be mapped over; a list stays a list, for whoever
     looks at it to refuse.
     """
     return value if isinstance(value, (list, tuple)) else real(name, value)
 
 
-def array(name: str, value: Any) -> Any:
+def array(name: str, value: object) -> Any:
     """`real` of what must be an array, or one number.
 
     Raises:
@@ -82,7 +82,7 @@ def _real_of_jax(name: str, value: jax.Array) -> jax.Array:
     return value  # a key, or the tangent of a whole number
 
 
-def _array(name: str, value: Any) -> np.ndarray | None:
+def _array(name: str, value: object) -> np.ndarray | None:
     """A NumPy array of what holds numbers; None for a Python number, and for what is no array at all."""
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array, whose mask would be lost; fill or drop the masked entries first.")
@@ -108,14 +108,14 @@ def _float_for(name: str, dtype: np.dtype) -> np.dtype:
     raise _not_real(name, dtype)
 
 
-def _not_real(name: str, dtype: Any) -> ValueError:
+def _not_real(name: str, dtype: object) -> ValueError:
     return ValueError(
         f"{name} must hold real numbers, but has the type {dtype}; convert it to float64 or float32 before, so that "
         "nothing is dropped."
     )
 
 
-def settle(thing: Any, names: Sequence[str], kind: Callable[[str, Any], Any], prefix: str = "") -> None:
+def settle(thing: object, names: Sequence[str], kind: Callable[[str, Any], Any], prefix: str = "") -> None:
     """Set fields of a frozen dataclass to `real` or `whole` of them, for its `__post_init__`.
 
     JAX builds such objects, too, with arrays of other kinds in their leaves: its own arrays are not refused here.
@@ -143,7 +143,7 @@ def floats(value: ArrayLike, name: str = "the array") -> jax.Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
 
 
-def like(value: Any, dtype: Any) -> Any:
+def like(value: ArrayLike, dtype: DTypeLike) -> Any:
     """A parameter in the type of what it meets, before any arithmetic; a Python number as it is.
 
     Example:
@@ -153,7 +153,7 @@ def like(value: Any, dtype: Any) -> Any:
     return value if isinstance(value, (int, float)) else jnp.asarray(value, dtype)
 
 
-def whole(name: str, value: Any) -> Any:
+def whole(name: str, value: object) -> Any:
     """Labels of any integer type as int32 (JAX's own int32 and int64 as they are), checked before the conversion.
 
     Sums over labels count in the type of the labels: in `uint8` they wrap at 256.
@@ -185,11 +185,11 @@ def whole(name: str, value: Any) -> Any:
     return array if array.dtype == np.int32 and array is value else array.astype(np.int32)
 
 
-def _not_whole(name: str, dtype: Any) -> ValueError:
+def _not_whole(name: str, dtype: object) -> ValueError:
     return ValueError(f"{name} must be integers, one label a sample, but have the type {dtype}; pass class indices.")
 
 
-def counts(name: str, value: Any, kind: str = "numbers") -> np.ndarray:
+def counts(name: str, value: object, kind: str = "numbers") -> np.ndarray:
     """Times or numbers of anything, one-dimensional: int64 if whole numbers are given, float64 otherwise.
 
     Raises:

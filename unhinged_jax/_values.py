@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 
 class Value:
@@ -84,19 +85,19 @@ def _fields(thing: Any) -> tuple[Any, ...]:
     return tuple(getattr(thing, field.name) for field in dataclasses.fields(thing))
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> TypeGuard[ArrayLike]:
     return isinstance(value, (np.ndarray, np.generic, jax.Array, int, float, complex))
 
 
-def _same_entries(one: Any, other: Any) -> bool:
+def _same_entries(one: ArrayLike, other: ArrayLike) -> bool:
     one, other = (_entries(value) for value in (one, other))
     return one.shape == other.shape and bool(np.all((one == other) | ((one != one) & (other != other))))
 
 
-def _entries(value: Any) -> np.ndarray:
+def _entries(value: ArrayLike) -> np.ndarray:
     keyed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(value) if keyed else value)
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: object) -> bool:
     return isinstance(value, (float, np.floating)) and bool(value != value)

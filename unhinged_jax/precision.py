@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _check, _memory
 
@@ -35,7 +37,7 @@ def scope(precision: str | None) -> AbstractContextManager[Any]:
     return jax.enable_x64(precision == "float64")
 
 
-def of(tree: Any) -> str:
+def of(tree: PyTree) -> str:
     """The widest floating-point precision among the arrays of a tree: "float64" or "float32"."""
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
     wide = any(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 4 for dtype in dtypes)
@@ -47,7 +49,7 @@ def current() -> str:
     return "float64" if jnp.result_type(float) == np.float64 else "float32"
 
 
-def given_back(tree: Any, name: str, outside: str) -> Any:
+def given_back(tree: PyTree, name: str, outside: str) -> Any:
     """Results of precision `name` as NumPy arrays where that is not the one `outside`, so that dtypes cannot mix."""
     if name == outside or not _check.concrete(tree):
         return tree
@@ -66,12 +68,12 @@ def refuse_compiled(name: str, outside: str) -> None:
         )
 
 
-def differentiated(tree: Any) -> bool:
+def differentiated(tree: PyTree) -> bool:
     """Whether a leaf is being differentiated."""
     return any(type(leaf).__name__ in ("JVPTracer", "LinearizeTracer") for leaf in jax.tree.leaves(tree))
 
 
-def refuse_differentiated(tree: Any, name: str, outside: str) -> None:
+def refuse_differentiated(tree: PyTree, name: str, outside: str) -> None:
     """Raise if a float64 computation is to be differentiated while JAX is in float32.
 
     JAX would go on with the derivative after our context has ended.
@@ -83,14 +85,14 @@ def refuse_differentiated(tree: Any, name: str, outside: str) -> None:
         )
 
 
-def traceable(tree: Any) -> Any:
+def traceable(tree: PyTree) -> Any:
     """The tree with Python numbers as arrays: numbers are data, so that a sweep over them compiles once.
 
     Floating-point leaves take the precision of the run, which widens them before anything is computed with them.
     """
     dtype = jnp.result_type(float)
 
-    def array(leaf: Any) -> Any:
+    def array(leaf: ArrayLike) -> Any:
         other = jnp.issubdtype(getattr(leaf, "dtype", dtype), jnp.floating) and getattr(leaf, "dtype", dtype) != dtype
         return jnp.asarray(leaf, dtype) if isinstance(leaf, (int, float)) or other else leaf
 

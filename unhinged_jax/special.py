@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 _PASS = 2**16  # numbers, beyond which a pass over them costs more than a branch
 _PIECES = 64  # a class of fewer rows than the square of this is added in one piece
@@ -41,7 +41,7 @@ def log1p_ratio(x: jax.Array) -> jax.Array:
     return jnp.where(small, series, jnp.log1p(safe) / safe)
 
 
-def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
+def power_of_two(exponent: jax.Array, dtype: DTypeLike) -> jax.Array:
     """2^k for integers k, exactly, where it is a normal number; a tenth of what `jnp.ldexp` has to compile.
 
     Example:
@@ -54,7 +54,7 @@ def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, dtype)
 
 
-def faint(dtype: Any) -> float:
+def faint(dtype: DTypeLike) -> float:
     """The size below which numbers come so near to the smallest ones that sums of them lose digits.
 
     Example:
@@ -118,7 +118,7 @@ def safe_norm(*parts: jax.Array) -> jax.Array:
     # Powers of two that bring squares into range. XLA may square them themselves, where a part is a constant.
     up, down, most = 2.0 ** (info.maxexp // 2 - 1), 2.0 ** -(info.maxexp // 2 + 2), 2.0 ** (9 * info.maxexp // 16)
 
-    def norm(unit: Any) -> jax.Array:
+    def norm(unit: ArrayLike) -> jax.Array:
         return jnp.sqrt(sum((jnp.sum((part * unit) ** 2) for part in parts), nothing))
 
     square = sum((jnp.sum(part * part) for part in parts), nothing)
