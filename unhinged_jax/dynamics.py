@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check
 from unhinged_jax._values import Value
@@ -155,14 +156,14 @@ def _settle(dynamics: Dynamics) -> None:
             _check.positive(name, rate, "build the model with `anchored` or `frozen` for a part that stays")
 
 
-def _check_momentum(momentum: Any) -> None:
+def _check_momentum(momentum: ArrayLike) -> None:
     if _check.concrete(momentum):
         value = _check.real("momentum", momentum)
         if not np.all((value >= 0) & (value < 1)):
             raise ValueError(f"momentum must lie in [0, 1), but got {_check.given(momentum)}.")
 
 
-def solves(solver: Any) -> bool:
+def solves(solver: object) -> bool:
     """Whether this is a solver, or the class of one, of ordinary differential equations that estimates its error."""
     import diffrax
 
@@ -171,7 +172,13 @@ def solves(solver: Any) -> bool:
     return one_term and issubclass(kind, diffrax.AbstractAdaptiveSolver)
 
 
-def check_dynamics(dynamics: Dynamics, first: Any, last: Any, integrated: bool = False, compiled: bool = False) -> None:
+def check_dynamics(
+    dynamics: Dynamics,
+    first: float | np.ndarray | jax.Array,
+    last: float | np.ndarray | jax.Array,
+    integrated: bool = False,
+    compiled: bool = False,
+) -> None:
     """Raise unless every number of the dynamics may be what it is, and no rate falls below 0 on the way.
 
     Rates that are functions are called from `first` to `last`, unless these or what they are made of are traced.
@@ -199,11 +206,11 @@ def check_dynamics(dynamics: Dynamics, first: Any, last: Any, integrated: bool =
         check_rates(schedule, float(first), float(last), updates, compiled)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
 
 
-def rate_at(rate: Any, time: Any) -> Any:
+def rate_at(rate: Schedule | ArrayLike, time: ArrayLike) -> Any:
     """A rate factor at a time: itself if a number, its value if a schedule."""
     return rate(time) if isinstance(rate, Schedule) else rate
 
@@ -288,7 +295,9 @@ def rescale_by_feature_norm(exponent: int = 1, features: str = "H") -> optax.Gra
     """
     _check.choice("exponent", exponent, (0, 1, 2))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: dict[str, jax.Array], state: optax.OptState, params: dict[str, jax.Array] | None = None
+    ) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("rescale_by_feature_norm needs the parameters; call update(updates, state, params).")
         lengths = jnp.linalg.norm(params[features], axis=1, keepdims=True)

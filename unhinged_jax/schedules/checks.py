@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
+from unhinged_jax.schedules.quadrature import Number
 
 
-def sequence(name: str, x: Any) -> Any:
+def sequence(name: str, x: Iterable[Number]) -> Any:
     """A one-dimensional array as it is, any other sequence as a tuple."""
     if isinstance(x, (np.ndarray, Array)):
         if x.ndim != 1:
@@ -26,7 +27,7 @@ def sequence(name: str, x: Any) -> Any:
         raise TypeError(f"`{name}` must be a sequence of numbers, but is {_check.given(x)}.") from None
 
 
-def ascending(name: str, times: Any) -> Any:
+def ascending(name: str, times: Sequence[float] | np.ndarray | Array) -> Any:
     """The times themselves, if they exceed 0 and ascend. Traced times pass unchecked."""
     _check.positive(name, times, "use times after 0", array=True)
     if _check.concrete(times) and np.any(np.diff(np.asarray(times, dtype=np.float64)) <= 0):

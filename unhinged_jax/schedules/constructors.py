@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +16,9 @@ from unhinged_jax.schedules.integrated import Numeric
 from unhinged_jax.schedules.quadrature import Number
 from unhinged_jax.schedules.schedule import Schedule
 from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
+
+ScheduleLike = Schedule | Number | Callable[[Array], Any]
+"""What `as_schedule` makes a schedule of: a schedule, a number, or a function of time."""
 
 
 def constant(value: Number) -> Constant:
@@ -161,7 +164,7 @@ def piecewise(values: Sequence[Any] | Array, boundaries: Sequence[Any] | Array) 
     return Piecewise(values, ascending("boundaries", boundaries))
 
 
-def warmup(length: Number, schedule: Any, start: Number = 0.0) -> Warmup:
+def warmup(length: Number, schedule: ScheduleLike, start: Number = 0.0) -> Warmup:
     """A linear rise from `start` to schedule(0) over `length`, then `schedule` with t - length.
 
     Args:
@@ -239,7 +242,7 @@ def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) 
     return Numeric(function, tuple(ascending("breaks", sequence("breaks", breaks))))
 
 
-def as_schedule(x: Any, name: str = "a constant rate") -> Schedule:
+def as_schedule(x: ScheduleLike, name: str = "a constant rate") -> Schedule:
     """Make a schedule of a number (`constant`), a callable (`numeric`) or a schedule (itself).
 
     Args:
@@ -266,7 +269,7 @@ def as_schedule(x: Any, name: str = "a constant rate") -> Schedule:
         return numeric(x)
     if isinstance(x, (int, float, np.number, np.ndarray, Array)) and np.ndim(x) == 0:
         _check.non_negative(name, x)
-        return constant(cast(Number, x))
+        return constant(x)
     raise TypeError(
         f"A schedule must be a number, a callable eta(t) or a schedule, but got "
         f"{type(x).__name__}; see unhinged_jax.schedules for the constructors."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -40,7 +40,7 @@ _BUILDERS: dict[type, Callable[..., Schedule]] = {
 }
 
 
-def integrated_outside(schedule: Any) -> bool:
+def integrated_outside(schedule: Schedule) -> bool:
     """Whether a schedule is integrated by quadrature, and its function can be called now."""
     inner = schedule
     while isinstance(inner, Warmup):
@@ -48,7 +48,7 @@ def integrated_outside(schedule: Any) -> bool:
     return isinstance(inner, Numeric) and _callable_now(schedule)
 
 
-def must_be_schedule(value: Any) -> None:
+def must_be_schedule(value: object) -> None:
     """Raise unless this is a schedule, as which numbers and functions are kept."""
     if not isinstance(value, Schedule):
         raise ValueError(
@@ -56,7 +56,7 @@ def must_be_schedule(value: Any) -> None:
         )
 
 
-def check_rates(schedule: Any, first: float, last: float, updates: bool, compiled: bool = False) -> None:
+def check_rates(schedule: Schedule, first: float, last: float, updates: bool, compiled: bool = False) -> None:
     """Raise unless the rate is finite and at least 0 from `first` to `last`, as far as it can be seen.
 
     Numbers of the built-in shapes are looked at; functions are called: at every update before `last` (of very many at
@@ -108,7 +108,7 @@ def values_at(schedule: Schedule, times: np.ndarray) -> np.ndarray:
     return np.concatenate(rows)[: flat.size].reshape(np.shape(times))
 
 
-def _callable_now(schedule: Any) -> bool:
+def _callable_now(schedule: Schedule) -> bool:
     """Whether neither the numbers in a schedule nor those that its functions close over are traced."""
     if not _check.concrete(schedule):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
 from jax.tree_util import Partial
+from jaxtyping import PyTree
 
 from unhinged_jax import _check
 
@@ -69,7 +70,7 @@ def _integrate(function: Callable, breaks: tuple[Number, ...], t: Array) -> tupl
 _compiled = jax.jit(_integrate)
 
 
-def _evaluate(s: Array, parameters: Any, rest: Any) -> Array:
+def _evaluate(s: Array, parameters: PyTree, rest: Callable[[Array, PyTree], Array]) -> Array:
     return rest(s, parameters)
 
 
@@ -86,7 +87,9 @@ def _panel(edges: Array, t: Array) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _cumulative(function: Callable, edges: Array, t: Array, parameters: Any, rest: Any) -> Array:
+def _cumulative(
+    function: Callable, edges: Array, t: Array, parameters: PyTree, rest: Callable[[Array, PyTree], Array]
+) -> Array:
     """int_0^t function ds: the whole panels before t, then the rest of t's own panel."""
 
     def integrand(s: Array) -> Array:
@@ -103,7 +106,7 @@ def _cumulative_jvp(function: Callable, primals: tuple, tangents: tuple) -> tupl
     # Leibniz' rule, so that the derivative in t is eta itself and not that of the rule.
     (edges, t, parameters, rest), (_, dt, direction, _) = primals, tangents
 
-    def variation(s: Array, both: tuple, rest: Any) -> Array:
+    def variation(s: Array, both: tuple, rest: Callable[[Array, PyTree], Array]) -> Array:
         return jax.jvp(lambda p: function(s, p, rest), both[:1], both[1:])[1]
 
     rate = jax.vmap(lambda s: function(s, parameters, rest))(t.reshape(-1)).reshape(t.shape)
@@ -112,12 +115,12 @@ def _cumulative_jvp(function: Callable, primals: tuple, tangents: tuple) -> tupl
 
 
 @custom_vmap
-def _mesh(end: Array, breaks: Array, parameters: Any, rest: Any) -> tuple[Array, ...]:
+def _mesh(end: Array, breaks: Array, parameters: PyTree, rest: Callable[[Array, PyTree], Array]) -> tuple[Array, ...]:
     return _refine(lambda s: _evaluate(s, parameters, rest), end, breaks)
 
 
 @_mesh.def_vmap
-def _mesh_vmap(_size: int, batched: Any, end: Array, *others: Any) -> tuple[tuple, tuple]:
+def _mesh_vmap(_size: int, batched: Sequence[PyTree], end: Array, *others: Any) -> tuple[tuple, tuple]:
     """Lanes that differ only in their end share a mesh: `vmap` over times refines one, not many."""
     if any(jax.tree.leaves(batched[1:])):
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))

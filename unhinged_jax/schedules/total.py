@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside, values_at
 from unhinged_jax.schedules.schedule import Schedule
@@ -15,7 +16,7 @@ _DECADES = np.arange(-3, 16)
 """Powers of ten of the times at which a function is looked at: from the last nine on it must fall like a power."""
 
 
-def remaining(schedule: Schedule, first: Any) -> Any:
+def remaining(schedule: Schedule, first: float | Array) -> Any:
     """The integral of a schedule from `first` on to infinity: infinite, or what it adds up to.
 
     A function counts as one of a finite integral where it falls like a power of time beyond 1/t, from time 10^6 to
