@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _numbers
 from unhinged_jax.labels import Labels
@@ -33,7 +34,13 @@ class ClassSignal:
     _known: ClassVar[Known]  # of each object; not a field
 
     def __init__(
-        self, index: Any, weights: Any, gamma: Any, table: Any = None, classes: int = 2, balanced: bool = False
+        self,
+        index: ArrayLike,
+        weights: ArrayLike,
+        gamma: ArrayLike,
+        table: ArrayLike | None = None,
+        classes: int = 2,
+        balanced: bool = False,
     ) -> None:
         fields = {"index": index, "weights": weights, "gamma": gamma, "table": table, "classes": classes}
         for name, value in fields.items():
@@ -62,7 +69,7 @@ class ClassSignal:
         q = jnp.asarray(self.weights, H.dtype)
         return segment_sum(q[:, None] * H, jnp.asarray(self.index), self.classes)
 
-    def square_weights(self, dtype: Any) -> jax.Array:
+    def square_weights(self, dtype: DTypeLike) -> jax.Array:
         """D_c = sum_{i in c} q_i^2, shape (C,)."""
         q = jnp.asarray(self.weights, dtype)
         return segment_sum(q * q, jnp.asarray(self.index), self.classes)
@@ -76,19 +83,19 @@ class ClassSignal:
         """M^T H, shape (C, p)."""
         return self.gather(self.class_sums(H))
 
-    def column_sums(self, dtype: Any) -> jax.Array:
+    def column_sums(self, dtype: DTypeLike) -> jax.Array:
         """M^T 1, shape (C,); 0 where terms cancel but for rounding."""
         ones = jnp.ones((jnp.shape(self.weights)[0], 1), dtype)
         sums = self.class_sums(ones)
         own = sums if self.table is None else jnp.asarray(self.table, dtype).T @ sums
         return _without_rounding(self.gather(sums)[:, 0], 2 * own[:, 0], jnp.shape(self.weights)[0])
 
-    def gram(self, dtype: Any) -> jax.Array:
+    def gram(self, dtype: DTypeLike) -> jax.Array:
         """M^T M = R^T D R, shape (C, C)."""
         identity = jnp.eye(self.classes, dtype=dtype)
         return self.gather(self.square_weights(dtype)[:, None] * self.spread(identity))
 
-    def dense(self, dtype: Any) -> jax.Array:
+    def dense(self, dtype: DTypeLike) -> jax.Array:
         """M itself, shape (n, C): for tests and small problems."""
         return self.times(jnp.eye(self.classes, dtype=dtype))
 
@@ -111,17 +118,17 @@ class DenseSignal:
         """M^T H, shape (C, p)."""
         return jnp.asarray(self.matrix, H.dtype).T @ H
 
-    def column_sums(self, dtype: Any) -> jax.Array:
+    def column_sums(self, dtype: DTypeLike) -> jax.Array:
         """M^T 1, shape (C,); 0 where terms cancel but for rounding."""
         matrix = jnp.asarray(self.matrix, dtype)
         return _without_rounding(jnp.sum(matrix, axis=0), jnp.sum(jnp.abs(matrix), axis=0), matrix.shape[0])
 
-    def gram(self, dtype: Any) -> jax.Array:
+    def gram(self, dtype: DTypeLike) -> jax.Array:
         """M^T M, shape (C, C)."""
         matrix = jnp.asarray(self.matrix, dtype)
         return matrix.T @ matrix
 
-    def dense(self, dtype: Any) -> jax.Array:
+    def dense(self, dtype: DTypeLike) -> jax.Array:
         """M itself, shape (n, C)."""
         return jnp.asarray(self.matrix, dtype)
 
@@ -136,7 +143,7 @@ def _without_rounding(sums: jax.Array, sizes: jax.Array, terms: int) -> jax.Arra
 Signal = ClassSignal | DenseSignal
 
 
-def unhinged_signal(labels: Labels, gamma: Any) -> Signal:
+def unhinged_signal(labels: Labels, gamma: ArrayLike) -> Signal:
     """The signal matrix of the unhinged loss with these labels, in the cheapest form they allow.
 
     Source: Zhou et al. 2023, Eq. 3 for balanced one-hot labels; beyond the paper for the rest.

@@ -7,12 +7,22 @@ is built, replaced or taken apart with arrays in it; where an array is replaced 
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from unhinged_jax.precision import differentiated
+
+
+class Weighted(Protocol):
+    """What has labels and weights of samples, and keeps what is known of them."""
+
+    index: Any
+    weights: Any
+    classes: int
+    _known: Known
 
 
 class Known:
@@ -36,7 +46,7 @@ class Known:
         return "balanced" if self.value else "not known to be balanced"
 
 
-def look(index: Any, weights: Any, classes: int) -> bool | None:
+def look(index: object, weights: object, classes: int) -> bool | None:
     """Whether every class has as many samples and every weight is 1/n; None if these are not numbers now.
 
     Leading axes are batches, all of which must be balanced.
@@ -60,7 +70,7 @@ def _even(labels: np.ndarray, classes: int) -> bool:
     return len(counts) == classes and bool(np.all(counts == labels.size // classes))
 
 
-def known(index: Any, weights: Any, classes: int, carried: Known) -> Known:
+def known(index: object, weights: object, classes: int, carried: Known) -> Known:
     """What is known of these leaves, with `carried` from the object that they come from, by JAX or from its builder."""
     leaves = (index, weights)
     same = [before() is leaf for before, leaf in zip(carried.of, leaves, strict=False)]
@@ -81,43 +91,43 @@ def _references(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(weakref.ref(leaf) for leaf in leaves)
 
 
-def _constant(leaf: Any) -> bool:
+def _constant(leaf: object) -> bool:
     """Whether nobody can write into an array: one of JAX, or one of NumPy's that is locked and owns its numbers."""
     if isinstance(leaf, np.ndarray):
         return not leaf.flags.writeable and leaf.base is None
     return isinstance(leaf, jax.Array) and not _traced(leaf)
 
 
-def locked(array: Any) -> Any:
+def locked(array: object) -> Any:
     """A new array of NumPy's that nobody can write into from now on."""
     if isinstance(array, np.ndarray):
         array.setflags(write=False)
     return array
 
 
-def _is_array(leaf: Any) -> bool:
+def _is_array(leaf: object) -> bool:
     return isinstance(leaf, (np.ndarray, jax.Array))
 
 
-def _traced(leaf: Any) -> bool:
+def _traced(leaf: object) -> bool:
     return isinstance(leaf, jax.core.Tracer)
 
 
 def register(cls: type, data: tuple[str, ...], meta: tuple[str, ...]) -> None:
     """Make a pytree of a frozen dataclass with `index`, `weights`, `classes` and, not a field, `_known`."""
 
-    def static(thing: Any) -> tuple[Any, ...]:
+    def static(thing: Weighted) -> tuple[Any, ...]:
         found = known(thing.index, thing.weights, thing.classes, thing._known)
         return (*(getattr(thing, name) for name in meta), found)
 
-    def flatten(thing: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten(thing: Weighted) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return tuple(getattr(thing, name) for name in data), static(thing)
 
-    def flatten_with_keys(thing: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten_with_keys(thing: Weighted) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         keyed = tuple((jax.tree_util.GetAttrKey(name), getattr(thing, name)) for name in data)
         return keyed, static(thing)
 
-    def unflatten(fixed: tuple[Any, ...], leaves: Any) -> Any:
+    def unflatten(fixed: tuple[Any, ...], leaves: Iterable[object]) -> Any:
         thing: Any = object.__new__(cls)
         for name, value in (*zip(data, leaves, strict=True), *zip(meta, fixed[:-1], strict=True)):
             object.__setattr__(thing, name, value)
@@ -128,5 +138,5 @@ def register(cls: type, data: tuple[str, ...], meta: tuple[str, ...]) -> None:
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
-def _any_traced(thing: Any) -> bool:
+def _any_traced(thing: Weighted) -> bool:
     return _traced(thing.index) or _traced(thing.weights)

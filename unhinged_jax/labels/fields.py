@@ -6,16 +6,18 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
 
 
-def as_array(name: str, value: Any) -> Any:
+def as_array(name: str, value: object) -> Any:
     """Lists and numbers as NumPy arrays: as they are they would be trees of numbers."""
     return value if value is None or hasattr(value, "dtype") else _check.real(name, value, array=True)
 
 
-def as_labels(name: str, value: Any, classes: int) -> Any:
+def as_labels(name: str, value: npt.ArrayLike, classes: int) -> Any:
     """Integer labels in 0 ... C-1, in a signed type that can count samples."""
     value = as_array(name, value)
     _check.labels(name, value, classes)
@@ -24,7 +26,7 @@ def as_labels(name: str, value: Any, classes: int) -> Any:
     return _numbers.whole(name, value)
 
 
-def kind_of(targets: Any, samples: int, classes: int) -> str:
+def kind_of(targets: npt.ArrayLike | None, samples: int, classes: int) -> str:
     """How targets are read, from their shape."""
     if targets is None:
         return "hard"
@@ -36,14 +38,14 @@ def kind_of(targets: Any, samples: int, classes: int) -> str:
     return "table" if np.shape(targets)[-2:] == (classes, classes) else "soft"
 
 
-def largest_again(index: Any, targets: Any, changed: Any) -> Any:
+def largest_again(index: npt.ArrayLike, targets: npt.ArrayLike, changed: npt.ArrayLike) -> Any:
     """The largest of the changed targets of each row, if `index` was that of the targets before; else `index`."""
     xp = np if _check.concrete((index, targets, changed)) else jnp
     was = xp.all(xp.argmax(xp.asarray(targets), axis=-1) == xp.asarray(index))
     return xp.where(was, xp.argmax(xp.asarray(changed), axis=-1), xp.asarray(index)).astype(xp.int32)
 
 
-def wide(name: str, rate: Any) -> Any:
+def wide(name: str, rate: ArrayLike) -> Any:
     """A rate as a Python number, so that 1 - rate is not rounded to its narrower type; a traced one as it is."""
     if not _check.concrete(rate):
         return rate

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
@@ -58,10 +59,10 @@ class Labels(Value):
 
     def __init__(
         self,
-        index: Any,
-        weights: Any,
-        targets: Any = None,
-        clean: Any = None,
+        index: npt.ArrayLike,
+        weights: npt.ArrayLike,
+        targets: npt.ArrayLike | None = None,
+        clean: npt.ArrayLike | None = None,
         classes: int = 2,
         kind: str | None = None,
         balanced: bool | None = None,

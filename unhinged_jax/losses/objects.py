@@ -158,7 +158,9 @@ class AdjustedMargin(Loss):
     gamma: Any = None
     epsilon: Any = 0.1
 
-    def of_features(self, features: jax.Array, prototypes: jax.Array, labels: jax.Array, bias: Any = 0.0) -> jax.Array:
+    def of_features(
+        self, features: jax.Array, prototypes: jax.Array, labels: jax.Array, bias: ArrayLike = 0.0
+    ) -> jax.Array:
         """Loss of each sample from features (n, p), prototypes (C, p), labels (n,) or targets (n, C), and a bias."""
         gamma = 1 / (prototypes.shape[0] - 1) if self.gamma is None else self.gamma
         return adjusted_margin(features, prototypes, labels, gamma, self.epsilon, bias)
@@ -204,7 +206,11 @@ NAMED: dict[str, Callable[[], Loss]] = {
 }
 
 
-def as_loss(loss: Loss | str | Callable[..., jax.Array]) -> Loss:
+LossLike = Loss | str | Callable[..., jax.Array]
+"""What `as_loss` makes a loss of: a loss, a name, or a function (logits, targets) -> one value a sample."""
+
+
+def as_loss(loss: LossLike) -> Loss:
     """A `Loss` from a loss, a name, or any callable (logits, targets) -> one value a sample.
 
     A plain function keeps the numbers that it reads from a global or an attribute in its first run, because the

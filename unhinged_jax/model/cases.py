@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-import jax
+import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.kernel import as_kernel
+from unhinged_jax.kernel import Kernel, as_kernel
 from unhinged_jax.labels import Labels
-from unhinged_jax.losses import AdjustedMargin, Loss, Unhinged, as_loss
+from unhinged_jax.losses import AdjustedMargin, Loss, LossLike, Unhinged, as_loss
 from unhinged_jax.model.layer_peeled import LARGEST_DIM, LayerPeeled, checked
-from unhinged_jax.model.settings import decays, pair, split_rescale
+from unhinged_jax.model.settings import Decay, decays, pair, split_rescale
 
 
 def _build(
-    labels: Labels, dim: int, gamma: Any, loss: Loss | str | Callable[..., jax.Array] | None, **settings: Any
+    labels: Labels,
+    dim: int,
+    gamma: ArrayLike | None,
+    loss: LossLike | None,
+    **settings: Any,
 ) -> LayerPeeled:
     _check.kind("labels", labels, Labels)
     _check.whole("dim", dim, 1, most=LARGEST_DIM)
@@ -34,7 +38,9 @@ def _build(
     return checked(LayerPeeled(labels=labels, loss=chosen, dim=dim, **settings))
 
 
-def unconstrained(labels: Labels, dim: int, *, gamma: Any = None, loss: Any = None, bias: bool = False) -> LayerPeeled:
+def unconstrained(
+    labels: Labels, dim: int, *, gamma: ArrayLike | None = None, loss: LossLike | None = None, bias: bool = False
+) -> LayerPeeled:
     """Free features and prototypes without decay.
 
     Args:
@@ -62,7 +68,13 @@ def unconstrained(labels: Labels, dim: int, *, gamma: Any = None, loss: Any = No
 
 
 def regularized(
-    labels: Labels, dim: int, *, decay: Any, gamma: Any = None, loss: Any = None, bias: bool = False
+    labels: Labels,
+    dim: int,
+    *,
+    decay: Decay,
+    gamma: ArrayLike | None = None,
+    loss: LossLike | None = None,
+    bias: bool = False,
 ) -> LayerPeeled:
     """Weight decay on features and prototypes.
 
@@ -88,7 +100,9 @@ def regularized(
     return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W)
 
 
-def anchored(labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None) -> LayerPeeled:
+def anchored(
+    labels: Labels, dim: int, *, decay: ArrayLike = 0.0, gamma: ArrayLike | None = None, loss: LossLike | None = None
+) -> LayerPeeled:
     """Prototypes (and biases) stay where they start; features move.
 
     Args:
@@ -113,7 +127,13 @@ def anchored(labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, l
 
 
 def frozen(
-    labels: Labels, dim: int, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None, bias: bool = False
+    labels: Labels,
+    dim: int,
+    *,
+    decay: ArrayLike = 0.0,
+    gamma: ArrayLike | None = None,
+    loss: LossLike | None = None,
+    bias: bool = False,
 ) -> LayerPeeled:
     """Features stay where they start: a linear classifier.
 
@@ -142,11 +162,11 @@ def spherical(
     labels: Labels,
     dim: int,
     *,
-    decay: Any = 0.0,
+    decay: Decay = 0.0,
     rescale: float = 0,
     free_prototypes: bool = False,
-    gamma: Any = None,
-    loss: Any = None,
+    gamma: ArrayLike | None = None,
+    loss: LossLike | None = None,
 ) -> LayerPeeled:
     """Features enter normalised; prototypes are anchored unless `free_prototypes`.
 
@@ -187,7 +207,14 @@ def spherical(
 
 
 def ntk_invariant(
-    labels: Labels, dim: int, kernel: Any, *, decay: Any = 0.0, gamma: Any = None, loss: Any = None, bias: bool = False
+    labels: Labels,
+    dim: int,
+    kernel: Kernel | npt.ArrayLike,
+    *,
+    decay: Decay = 0.0,
+    gamma: ArrayLike | None = None,
+    loss: LossLike | None = None,
+    bias: bool = False,
 ) -> LayerPeeled:
     """Features of a network whose tangent kernel does not change: H' = r1 eta Theta (M W).
 

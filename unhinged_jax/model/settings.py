@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import jax
+from jax.typing import ArrayLike
+
+Decay = ArrayLike | Sequence[ArrayLike]
+"""One decay for both parts, or a pair of them: of H, of W."""
 
 
 class Moves(NamedTuple):
@@ -18,7 +25,7 @@ class Moves(NamedTuple):
         return self.H and self.W
 
 
-def pair(decay: Any) -> tuple[Any, Any]:
+def pair(decay: Decay) -> tuple[Any, Any]:
     """Decays of H and of W, given as one number or as two."""
     if isinstance(decay, (tuple, list)):
         if len(decay) != 2:
@@ -30,13 +37,13 @@ def pair(decay: Any) -> tuple[Any, Any]:
 STRUCTURE = ("features_move", "prototypes_move", "spherical")
 
 
-def decays(decay: Any, features_move: bool, prototypes_move: bool, spherical: bool) -> tuple[Any, Any]:
+def decays(decay: Decay, features_move: bool, prototypes_move: bool, spherical: bool) -> tuple[Any, Any]:
     """Decays of H and of W from a pair; or from one number, for the parts that it is meant for."""
     if isinstance(decay, (tuple, list)):
         return pair(decay)
     return decay if features_move else 0.0, decay if prototypes_move and not spherical else 0.0
 
 
-def split_rescale(q: Any) -> tuple[int, Any]:
+def split_rescale(q: float | jax.Array) -> tuple[int, Any]:
     """(rescale, exponent): whole numbers are structure, which is faster, all others data."""
     return (q, None) if isinstance(q, int) else (0, q)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax._values import Value
@@ -60,7 +61,7 @@ def settled(state: State) -> State:
     return State(state.H * inside, state.W * inside, state.b, jnp.where(safe, 0.0, state.log_scale))
 
 
-def multiplied(state: State, power: Any = 0) -> tuple[jax.Array, jax.Array]:
+def multiplied(state: State, power: ArrayLike = 0) -> tuple[jax.Array, jax.Array]:
     """H and W with e^log_scale / 2^power multiplied in, also where that factor alone does not fit their type."""
     dtype = state.W.dtype
     bound = float(-np.log(np.finfo(dtype).tiny)) - 0.1
