@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from unhinged_jax import _check, _memory
 from unhinged_jax._files import whole
@@ -60,7 +61,7 @@ _MESSAGES = {
 class Remark:
     """Words beside a run that do not make it another kind of tree: runs that took different ways can be stacked."""
 
-    def __init__(self, words: Any = "") -> None:
+    def __init__(self, words: object = "") -> None:
         self.words = str(words)
 
     def __repr__(self) -> str:
@@ -166,7 +167,7 @@ class Trajectory(Value):
         xp = np if _check.concrete(self) and not _of_jax(self[name]) else jnp
         where = xp.max(xp.where(self.reached, xp.arange(np.shape(self.reached)[-1]), 0), axis=-1)
 
-        def at_last(values: Any) -> Any:
+        def at_last(values: np.ndarray | jax.Array) -> Any:
             if not axis:
                 return values[where]
             there = xp.reshape(where, (*self.batch, *[1] * (np.ndim(values) - axis)))
@@ -287,10 +288,10 @@ def _member(shape: tuple[int, ...]) -> str:
     return f"jax.tree.map(lambda leaf: leaf[{', '.join('0' for _ in shape)}], trajectory)"
 
 
-def _of_jax(tree: Any) -> bool:
+def _of_jax(tree: PyTree) -> bool:
     return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
 
 
-def _key(part: Any) -> str:
+def _key(part: object) -> str:
     """A step of a path into a tree: a key, an index or the name of a field."""
     return str(next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name)))

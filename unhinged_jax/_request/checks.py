@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax import precision as _precision
@@ -17,7 +18,7 @@ from unhinged_jax.schedules import Numeric, Schedule
 from unhinged_jax.schedules.elapsed import integrated_outside
 
 
-def check_kinds(model: Any, dynamics: Any) -> None:
+def check_kinds(model: object, dynamics: object) -> None:
     """Raise unless these are a model and a dynamics."""
     _check.kind("model", model, LayerPeeled)
     _check.kind("dynamics", dynamics, Flow, Descent)
@@ -50,7 +51,9 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def check_optimizer(optimizer: Any, shapes: tuple[tuple[int, ...], ...], precision: str) -> None:
+def check_optimizer(
+    optimizer: optax.GradientTransformation, shapes: tuple[tuple[int, ...], ...], precision: str
+) -> None:
     """Raise unless an optax optimiser can be stepped from gradients, its memory and the parameters alone."""
     dtype = np.dtype(precision)
     body = {part: jax.ShapeDtypeStruct(shape, dtype) for part, shape in zip("HWb", shapes, strict=True)}
@@ -115,7 +118,9 @@ def check_tolerance(flow: Flow, precision: str) -> None:
             )
 
 
-def check_rates(dynamics: Dynamics, first: Any, times: Any, precision: str, caller: str) -> None:
+def check_rates(
+    dynamics: Dynamics, first: float | jax.Array, times: np.ndarray | jax.Array, precision: str, caller: str
+) -> None:
     """Raise for rates that no run can have, and for times of a flow that its precision does not tell apart."""
     last = times[-1] if _check.concrete(times) else times
     by_exact = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
@@ -124,7 +129,7 @@ def check_rates(dynamics: Dynamics, first: Any, times: Any, precision: str, call
         _check_apart(times)
 
 
-def checked_times(times: Any, dynamics: Dynamics, first: Any) -> tuple[Any, Any]:
+def checked_times(times: Any, dynamics: Dynamics, first: float | jax.Array) -> tuple[np.ndarray | jax.Array, Any]:
     if not _check.concrete(times):
         if isinstance(dynamics, Descent):
             raise ValueError(

@@ -7,14 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
-from unhinged_jax.model import LayerPeeled
+from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.trajectory import Trajectory, batch_message
 
 
-def check_one_run(state: Any, dynamics: Dynamics) -> None:
+def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
     """Raise for a batch of trajectories, and for one that cannot be gone on from because its end is traced."""
     if not isinstance(state, Trajectory):
         return
@@ -62,7 +63,7 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
 def handed_over(before: Trajectory, model: LayerPeeled) -> Trajectory:
     """What a run goes on from, its numbers in the precision of the moment."""
 
-    def converted(leaf: Any) -> Any:
+    def converted(leaf: ArrayLike) -> Any:
         return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
 
     memory, origin = jax.tree.map(converted, (before.memory, before.origin))

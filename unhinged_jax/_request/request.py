@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jaxtyping import PyTree
 
 from unhinged_jax import _check, _memory
 from unhinged_jax import precision as _precision
@@ -74,7 +76,7 @@ class Task:
         one = sum(int(np.prod(part.shape)) * part.dtype.itemsize for part in jax.tree.leaves(self.state))
         _memory.refuse(count * one, f"the result with {count} states")
 
-    def give_back(self, tree: Any) -> Any:
+    def give_back(self, tree: PyTree) -> Any:
         """Results as NumPy arrays where their precision is not the one outside, so that dtypes cannot mix."""
         return _precision.given_back(tree, self.precision, self.outside)
 
@@ -126,7 +128,7 @@ def prepare(
     model: LayerPeeled,
     dynamics: Dynamics,
     state: State | Trajectory,
-    times: Any,
+    times: npt.ArrayLike,
     observe: Observe,
     *,
     target: str,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +75,7 @@ def pseudo_inverse(gram: jax.Array, null: jax.Array, full_rank: bool, rtol: floa
 
 @pseudo_inverse.defjvp
 def _pseudo_inverse_jvp(
-    full_rank: bool, rtol: float | None, primals: Any, tangents: Any
+    full_rank: bool, rtol: float | None, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
     # Golub & Pereyra 1973. Unlike eigenvectors this is smooth where eigenvalues coincide, as all
     # of them do at a simplex ETF.

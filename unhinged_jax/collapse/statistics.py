@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _memory, _numbers
 from unhinged_jax.precision import follows_arrays
@@ -141,7 +140,7 @@ def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStat
     return ClassStatistics(counts, means, variances, projections, labels, unit=power_of_two(power, H.dtype))
 
 
-def class_weights(counts: jax.Array, dtype: Any) -> jax.Array:
+def class_weights(counts: jax.Array, dtype: DTypeLike) -> jax.Array:
     """(C,) share of each class among the samples."""
     counts = jnp.asarray(counts).astype(dtype)
     return counts / jnp.sum(counts)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -103,7 +104,7 @@ class Files:
         return self.arrays[spec]
 
     @staticmethod
-    def _member(name: str, loaded: Any, path: Path, file: str, key: str) -> np.ndarray:
+    def _member(name: str, loaded: np.lib.npyio.NpzFile, path: Path, file: str, key: str) -> np.ndarray:
         with loaded:
             if not key and len(loaded.files) == 1:
                 key = loaded.files[0]
@@ -142,7 +143,7 @@ class Files:
             raise ValueError(f"{spec!r} is not callable.")
         return found
 
-    def _note(self, module: Any, folder: Path) -> None:
+    def _note(self, module: ModuleType, folder: Path) -> None:
         """A module beside the file is an input like any other."""
         file, first = Path(getattr(module, "__file__", None) or "built in").resolve(), module.__name__.partition(".")[0]
         if not file.is_relative_to(folder) or file.suffix != ".py":

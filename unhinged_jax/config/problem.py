@@ -93,8 +93,8 @@ def _times(section: RunSection, descent: bool, files: Files) -> np.ndarray:
     if section.times is not None:
         return files.array("times", section.times)
     _check.choice("spacing", section.spacing, ("linear", "log"))
-    _check.positive("until", section.until)
     until: Any = section.until
+    _check.positive("until", until)
     if descent:
         if until != int(until):
             raise ValueError(f"until of a descent is a number of updates, so whole, but is {until}.")

@@ -64,7 +64,7 @@ def read_tables(path: str | Path) -> dict[str, Any]:
     return tables
 
 
-def _refuse_huge(value: Any, place: str) -> None:
+def _refuse_huge(value: object, place: str) -> None:
     """Raise ConfigError for a whole number that no computation could take."""
     if isinstance(value, (dict, list)):
         for name, one in value.items() if isinstance(value, dict) else enumerate(value):
@@ -147,7 +147,7 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
     return f"unknown {what} {name!r}{_check.nearest(name, known) or '.'}{listed}"
 
 
-def read_section(kind: type, table: Any, place: str) -> Any:
+def read_section(kind: type, table: object, place: str) -> Any:
     """A table as the dataclass `kind`, every key known and of its type; `place` is named in messages."""
     if not isinstance(table, dict):
         raise ConfigError(f"{place} must be a table of keys, but is {table!r}.")
@@ -176,7 +176,7 @@ def _bare(text: str) -> bool:
         return False
 
 
-def checked_value(hint: Any, value: Any, place: str) -> Any:
+def checked_value(hint: type | types.UnionType, value: object, place: str) -> Any:
     """A value checked against a type; a whole number passes as a number, true and false as neither."""
     union = isinstance(hint, types.UnionType)
     options = [o for o in (typing.get_args(hint) if union else (hint,)) if o is not type(None)]
@@ -189,5 +189,5 @@ def checked_value(hint: Any, value: Any, place: str) -> Any:
             return value  # of a sweep, which builds a configuration with a number that varies
     expected = " or ".join(_NAMES[option] for option in options)
     quoted = isinstance(value, str) and not {float, int, bool}.isdisjoint(options)
-    advice = f" Write it without quotes: {value}." if quoted and _bare(value) else ""
+    advice = f" Write it without quotes: {value}." if quoted and _bare(str(value)) else ""
     raise ConfigError(f"{place} must be {expected}, but is {value!r}.{advice}")

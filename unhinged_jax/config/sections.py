@@ -120,7 +120,7 @@ class Config:
         return {name: _without_none(section) for name, section in sections.items()}
 
 
-def _without_none(value: Any) -> Any:
+def _without_none(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value

@@ -9,7 +9,7 @@ from typing import Any
 from unhinged_jax.config.reading import unknown
 
 
-def given_keys(section: Any, *names: str) -> dict[str, Any]:
+def given_keys(section: object, *names: str) -> dict[str, Any]:
     """The named keys of a section that the file sets."""
     values = {name: getattr(section, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}

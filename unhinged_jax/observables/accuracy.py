@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.observables.features import Features, map_samples, row_lengths
@@ -72,7 +73,7 @@ def objective(view: View) -> jax.Array:
     """The data loss and the decay of H, W and b."""
     model, scale = view.model, jnp.exp(view.log_scale)
 
-    def term(decay: Any, *sizes: jax.Array) -> jax.Array:
+    def term(decay: ArrayLike, *sizes: jax.Array) -> jax.Array:
         squares = sum(size**2 for size in sizes)
         return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # though the norm be infinite
 

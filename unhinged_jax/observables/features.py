@@ -16,7 +16,7 @@ _BLOCK = 4_000_000  # largest number of logits held at once
 _KEPT = 16_000_000  # largest number of products of residuals with prototypes kept beside a state
 
 
-def _static(default: Any) -> Any:
+def _static(default: object) -> Any:
     return dataclasses.field(default=default, metadata={"static": True})
 
 

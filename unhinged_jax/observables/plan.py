@@ -89,7 +89,7 @@ def _asked(observe: Any) -> dict[str, Any]:
     return {_name(name): function for name, function in asked.items()}
 
 
-def _name(name: Any) -> str:
+def _name(name: object) -> str:
     if not isinstance(name, str):
         raise ValueError(f"the name of an observable must be a string, but got {_check.given(name)}.")
     return str(name)  # NumPy's strings are not JAX's
