@@ -9,11 +9,13 @@ winning modes. See docs/exact-solutions.md, which lists these names.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.closed_form.modes import Coefficients
 from unhinged_jax.closed_form.timeline import Record
 from unhinged_jax.linear.compression import smaller
 from unhinged_jax.linear.leading_part import Coupled, LeadingPart, Origin
@@ -92,7 +94,7 @@ class ExactLinear:
         first = self.space.vector(*self.origin.part.parts)
         return view.referred(reference(split.direction, first, self.origin.log_scale))
 
-    def memory(self, record: Record, slopes: Record, log_scale: Any) -> dict[str, jax.Array]:
+    def memory(self, record: Record, slopes: Record, log_scale: jax.Array) -> dict[str, jax.Array]:
         """The velocity at one moment over e^log_scale, as a simulated descent with momentum holds it: downhill."""
         model = self.space.model
         assert record.velocity is not None and slopes.velocity is not None
@@ -135,7 +137,7 @@ class ExactLinear:
             scatter=as_seen(space, H, W, jnp.linalg.qr(residual, mode="r")) if few else None,
         )
 
-    def _evolve(self, c: Any, dc: Any, start: Columns) -> tuple[jax.Array, jax.Array]:
+    def _evolve(self, c: Coefficients, dc: Coefficients, start: Columns) -> tuple[jax.Array, jax.Array]:
         """Rows of H and W from coefficients and a start."""
         apply = self.spectrum.apply
         W = apply(c.W_from_W, dc.W_from_W, start.W) + apply(c.W_from_F, dc.W_from_F, start.F)
@@ -261,7 +263,9 @@ class Course(NamedTuple):
         return Split(unit, self.rest, log_amplitude, self.sign, self.log_rest + log_scale, self.whole), log_size
 
 
-def added(one: Any, log: jax.Array, other: Any, other_log: jax.Array) -> tuple[Any, jax.Array]:
+def added(
+    one: Iterable[jax.Array], log: jax.Array, other: Iterable[jax.Array], other_log: jax.Array
+) -> tuple[Any, jax.Array]:
     """e^log one + e^other_log other, lists of arrays, over the larger of both factors, and its logarithm."""
     common = jax.lax.stop_gradient(jnp.maximum(log, other_log))
     common = jnp.where(jnp.isfinite(common), common, 0.0)

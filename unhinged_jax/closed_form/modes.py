@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,9 @@ def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
     return d, up, down, jnp.where(falls, steady, d + k.mean), k.mean - d
 
 
-def exponents(g: jax.Array, rates: Rates, log_power: Any, present: jax.Array) -> tuple[jax.Array, jax.Array]:
+def exponents(
+    g: jax.Array, rates: Rates, log_power: Callable[[jax.Array], jax.Array], present: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """The largest log |p| over all modes that are `present` and uncoupled parts; and what to divide by mode by mode.
 
     Of the others only derivatives are seen, which may be larger as far as their type goes. Both are constants for
@@ -144,7 +147,7 @@ def _exponential(j: jax.Array) -> jax.Array:
     return 1.0 / j
 
 
-def _series(y: jax.Array, w: jax.Array, ratio: Any) -> _Series:
+def _series(y: jax.Array, w: jax.Array, ratio: Callable[[jax.Array], jax.Array]) -> _Series:
     """Divided differences of f(s) = sum_j c_j s^j, c_0 = 1, c_j = c_{j-1} ratio(j), at +-sqrt(y) and -w.
 
     even = (f(x) + f(-x))/2, odd = f[x, -x], second = f[x, -x, -w] with x^2 = y: power series in y and w, |w| <= x < 1.

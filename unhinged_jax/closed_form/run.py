@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy.typing as npt
+from jaxtyping import PyTree
 
 from unhinged_jax import _check, _loop, _request
 from unhinged_jax.closed_form import spherical
@@ -34,7 +36,7 @@ def exact(
     model: LayerPeeled,
     dynamics: Dynamics,
     state: State | Trajectory,
-    times: Any,
+    times: npt.ArrayLike,
     observe: Observe = None,
     *,
     states: bool = False,
@@ -184,7 +186,7 @@ def _linear(job: _Job) -> Trajectory:
     return dataclasses.replace(run, memory=problem.memory(record, slopes, run.final.log_scale))
 
 
-def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:
+def _with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) -> tuple[Record, Record]:
     """The record and its first and second derivatives in the squared singular values, on an axis after that of times.
 
     Every coefficient belongs to one of them.
@@ -194,7 +196,7 @@ def _with_slopes(record_of: Any, spectrum: Spectrum) -> tuple[Record, Record]:
         record = record_of(g)
         return record, record  # not read: balanced modes need no eigenvectors
 
-    def along(function: Any) -> Any:
+    def along(function: Callable[[jax.Array], Record]) -> Any:
         return lambda g: jax.jvp(function, (g,), (jnp.ones_like(g),))
 
     record, first = along(record_of)(g)
@@ -227,7 +229,7 @@ def _spherical(job: _Job) -> Trajectory:
     return dataclasses.replace(run, elapsed=first + updates, code=code)
 
 
-def _evaluate(job: _Job, view_at: Callable[[Any], View], moments: Any) -> Trajectory:
+def _evaluate(job: _Job, view_at: Callable[[Any], View], moments: PyTree) -> Trajectory:
     """Observables moment by moment: never more than one state in memory, unless states are asked for."""
     # A derivative recomputes what it needs of a moment.
     saved = jax.lax.map(jax.checkpoint(lambda moment: _saved(job, view_at(moment))), moments)
@@ -240,7 +242,7 @@ def _saved(job: _Job, view: View) -> dict[str, Any]:
     return {**saved, "states": settled(view.state())} if job.states else saved
 
 
-def _end_of(moments: Any) -> Any:
+def _end_of(moments: PyTree) -> Any:
     return jax.tree.map(lambda leaf: leaf[-1], moments)
 
 

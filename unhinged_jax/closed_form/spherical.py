@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, Flow, rate_at
@@ -115,7 +118,7 @@ def _sinc(x: jax.Array) -> jax.Array:
 
 
 def descent_values(
-    sphere: Sphere, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Any
+    sphere: Sphere, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Callable[..., Any]
 ) -> tuple[Any, Any, jax.Array]:
     """h <- rho (c e_r - w e_theta) with c = 1 - r1 eta l1 and w = r1 eta kappa rho^(q-2) sin theta, in angles:
 
@@ -160,7 +163,7 @@ def descent_values(
         (turned, lost), level = _levelled((turned, lost), level)
         return turned, level, far ^ mirrored, stretched, leaning, (lost, lost_length), updates + 1
 
-    def settle(_: Any, after: tuple[Any, ...]) -> tuple[Any, jax.Array]:
+    def settle(_: PyTree, after: tuple[Any, ...]) -> tuple[Any, jax.Array]:
         return after, jnp.all(jnp.isfinite(after[0])) & jnp.all(after[3] < sphere.most)
 
     nothing = jnp.zeros_like(sphere.angle)
@@ -171,12 +174,12 @@ def descent_values(
     return _loop.run(step, start, reads, read, settle, needs=lambda carry: carry[:5])
 
 
-def log_unit(level: jax.Array, dtype: Any) -> jax.Array:
+def log_unit(level: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Logarithm of what an angle of this level stands for."""
     return level.astype(dtype) * (_STEP * math.log(2.0))
 
 
-def _unit(level: jax.Array, dtype: Any) -> jax.Array:
+def _unit(level: jax.Array, dtype: DTypeLike) -> jax.Array:
     return jnp.exp2(_STEP * level.astype(dtype))
 
 

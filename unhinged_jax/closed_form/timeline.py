@@ -10,11 +10,12 @@ and the ordered product of (I + eta_k K_k) for steps that differ, momentum, and 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from unhinged_jax._loop import Reads
 from unhinged_jax.closed_form.modes import (
@@ -132,7 +133,7 @@ def _flow_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes) -
     taus = flow.schedule.integral(clock.times) - flow.schedule.integral(clock.first)
 
     def at(tau: jax.Array) -> Record:
-        def coefficients(g: jax.Array, least: Any) -> tuple[Coefficients, jax.Array]:
+        def coefficients(g: jax.Array, least: ArrayLike) -> tuple[Coefficients, jax.Array]:
             log_scale, by_mode = exponents(g, rates, lambda nodes: nodes * tau, present)
             log_scale, by_mode = (jnp.maximum(log, least) for log in (log_scale, by_mode))
             found = flow_coefficients(g, rates, tau, by_mode)
@@ -159,7 +160,7 @@ def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates
         def log_power(x: jax.Array) -> jax.Array:
             return count * log_factor(eta * x)
 
-        def coefficients(g: jax.Array, least: Any) -> tuple[Coefficients, jax.Array]:
+        def coefficients(g: jax.Array, least: ArrayLike) -> tuple[Coefficients, jax.Array]:
             log_scale, by_mode = exponents(g, rates, log_power, present)
             log_scale, by_mode = (jnp.maximum(log, least) for log in (log_scale, by_mode))
             found = descent_coefficients(g, rates, eta, count, by_mode, odd)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes
@@ -123,7 +124,7 @@ def products(
     return _loop.run(step, start, reads, kept)[1]
 
 
-def _with_momentum(descent: Descent, gradient: Any, velocity: Any) -> tuple[Any, Any]:
+def _with_momentum(descent: Descent, gradient: PyTree, velocity: PyTree) -> tuple[Any, Any]:
     """What a descent makes of a gradient: the change at unit rate, and the velocity to go on with."""
     if descent.momentum is None:
         return gradient, velocity

@@ -8,7 +8,7 @@ falls like e^(-rate t) with
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -85,7 +85,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     return Limit(direction, jnp.minimum(rate_H, rate_W), rate_H, rate_W, exponent, threshold, excess, angle)
 
 
-def _present(spectrum: Spectrum, modes: Growth, rates: Any, F: jax.Array, W: jax.Array) -> jax.Array:
+def _present(spectrum: Spectrum, modes: Growth, rates: Rates, F: jax.Array, W: jax.Array) -> jax.Array:
     """Which eigenvalues, (2, k) for mu+ and mu- of every mode, the start has a part in, beyond rounding.
 
     That part is as large as the product with the left eigenvector, (r_2, mu + a).
@@ -137,7 +137,7 @@ def _gaps(
 
 
 def _direction(
-    model: LayerPeeled, space: RowSpace, won: _Winner, spectrum: Spectrum, rates: Any, F: jax.Array, W: jax.Array
+    model: LayerPeeled, space: RowSpace, won: _Winner, spectrum: Spectrum, rates: Rates, F: jax.Array, W: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The winning part of the state at norm 1: the right eigenvector times what the start has of it."""
     still, top, sign = jnp.zeros_like(won.mask), won.growth, jnp.where(won.up, 1.0, -1.0)

@@ -18,11 +18,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.kernel import Kernel
@@ -222,7 +223,7 @@ def leading_parts(
     return part, Origin(leading_part(model, dynamics, first, target), first.log_scale)
 
 
-def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: Any) -> jax.Array:
+def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: DTypeLike) -> jax.Array:
     """Squared singular values up to here are rounding of a signal that vanishes: nothing leads then."""
     q = jnp.asarray(model.labels.weights, dtype)
     theta = (

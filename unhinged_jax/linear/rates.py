@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.model import LayerPeeled
@@ -31,7 +32,7 @@ class Rates:
     r2: Any
 
 
-def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: Any) -> Rates:
+def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: DTypeLike) -> Rates:
     """Rates of a proportional dynamics at a schedule of 1."""
     r1 = jnp.asarray(dynamics.rate_H if model.moves.H else 0.0, dtype)
     r2 = jnp.asarray(dynamics.rate_W if model.moves.W else 0.0, dtype)

@@ -11,10 +11,10 @@ docs/exact-solutions.md.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.model import LayerPeeled
@@ -115,7 +115,7 @@ def summable(model: LayerPeeled) -> bool:
     return model.kernel is None and isinstance(jax.eval_shape(model.signal), ClassSignal)
 
 
-def row_space(model: LayerPeeled, dtype: Any, summed: bool = True) -> RowSpace:
+def row_space(model: LayerPeeled, dtype: DTypeLike, summed: bool = True) -> RowSpace:
     """The cheapest row space for a linear model; not `summed`: that of the features themselves."""
     signal = model.signal()
     summed = summed and summable(model)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.signal import ClassSignal, Signal
@@ -84,7 +85,7 @@ def without(part: jax.Array, present: jax.Array) -> jax.Array:
     return part - jax.lax.stop_gradient(jnp.where(present == 0, part, 0.0))
 
 
-def spectrum_of(signal: Signal, kernel: Kernel | None, samples: int, dim: int, dtype: Any) -> Spectrum:
+def spectrum_of(signal: Signal, kernel: Kernel | None, samples: int, dim: int, dtype: DTypeLike) -> Spectrum:
     """The spectrum of M^T Theta M, C x C (C p x C p for a kernel between feature coordinates)."""
     if isinstance(signal, ClassSignal) and signal.balanced and kernel is None:
         classes, gamma = signal.classes, signal.gamma
@@ -118,12 +119,20 @@ def _gaps(values: jax.Array, power: float) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.custom_jvp
-def _apply(f: Any, slopes: Any, values: Any, vectors: Any, gram: Any, X: Any, present: Any) -> jax.Array:
+def _apply(
+    f: jax.Array,
+    slopes: jax.Array,
+    values: jax.Array,
+    vectors: jax.Array,
+    gram: jax.Array,
+    X: jax.Array,
+    present: jax.Array,
+) -> jax.Array:
     return vectors @ (f[:, None] * without(vectors.T @ X, present))
 
 
 @_apply.defjvp
-def _apply_jvp(primals: Any, tangents: Any) -> Any:
+def _apply_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
     """By the Daleckii-Krein theorem. `drift` is 0: it makes the derivatives in `gram` of what is returned right.
 
     Calling `_apply` here would not do: partial evaluation, of a scan for instance, looks past rules like this one.
@@ -139,13 +148,15 @@ def _apply_jvp(primals: Any, tangents: Any) -> Any:
 
 
 @jax.custom_jvp
-def _correction(drift: Any, table: Any, table_dot: Any, slopes: Any, values: Any, moved: Any) -> jax.Array:
+def _correction(
+    drift: jax.Array, table: jax.Array, table_dot: jax.Array, slopes: jax.Array, values: jax.Array, moved: jax.Array
+) -> jax.Array:
     """What a drift of G changes in the derivative along `moved`: 0, as `drift` is, but not its derivative."""
     return table_dot * drift + _second_variation(table, slopes, values, moved, drift)
 
 
 @_correction.defjvp
-def _correction_jvp(primals: Any, tangents: Any) -> Any:
+def _correction_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
     """Linear in `drift`: derivatives in everything else are 0 times what would be two thirds of the program."""
     return jnp.zeros_like(primals[0]), _correction(tangents[0], *primals[1:])
 
@@ -159,7 +170,7 @@ def _first_differences(f: jax.Array, slopes: jax.Array, values: jax.Array) -> ja
     return jnp.where(near, mean, quotient)
 
 
-def _second_variation(table: Any, slopes: Any, values: Any, A: Any, B: Any) -> jax.Array:
+def _second_variation(table: jax.Array, slopes: jax.Array, values: jax.Array, A: jax.Array, B: jax.Array) -> jax.Array:
     """sum over k of f[x_i, x_k, x_j] (A_ik B_kj + B_ik A_kj), by matrix products only.
 
     Where x_i and x_j are apart f[x_i, x_k, x_j] is a difference of first differences, which depend on k and one of

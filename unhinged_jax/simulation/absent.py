@@ -5,7 +5,7 @@ A mode is an eigenvector v of G = M^T Theta M with G v = g v: H = Theta M v x^T 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -40,7 +40,7 @@ def absent_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> Absent:
     return Absent((vectors * lacks) @ vectors.T, (vectors * per_carrier) @ vectors.T)
 
 
-def lacks_modes(model: LayerPeeled, state: State, memory: Any) -> bool:
+def lacks_modes(model: LayerPeeled, state: State, memory: dict[str, jax.Array] | None) -> bool:
     """Whether there are such modes; where nobody can look, in a trace, whether it costs little to say yes."""
     if not model.moves.coupled or (model.labels.balanced and model.kernel is None):
         return False
@@ -48,7 +48,7 @@ def lacks_modes(model: LayerPeeled, state: State, memory: Any) -> bool:
     return bool(_lacks_any(*given)) if _check.concrete(given) else model.classes <= _FEW
 
 
-def together(H: jax.Array, W: jax.Array, memory: Any) -> tuple[jax.Array, jax.Array]:
+def together(H: jax.Array, W: jax.Array, memory: dict[str, jax.Array] | None) -> tuple[jax.Array, jax.Array]:
     """All that a run begins with: features and prototypes beside the velocity of each, if there is one."""
     return (H, W) if memory is None else (jnp.hstack([H, memory["H"]]), jnp.hstack([W, memory["W"]]))
 

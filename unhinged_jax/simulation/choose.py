@@ -12,11 +12,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import diffrax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.compression import compressible
@@ -94,8 +95,8 @@ def choose(
     *,
     states: bool = False,
     reduce: bool = True,
-    adjoint: Any = None,
-    memory: Any = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    memory: PyTree = None,
     goes_on: bool = False,
 ) -> Choice:
     """The way of a run with so many `times`; keywords as in `simulate`.
@@ -143,7 +144,9 @@ def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     return "dense" if more else "columns"
 
 
-def _linear(model: LayerPeeled, plan: ObservablePlan, state: State, states: bool, memory: Any, goes_on: bool) -> Choice:
+def _linear(
+    model: LayerPeeled, plan: ObservablePlan, state: State, states: bool, memory: PyTree, goes_on: bool
+) -> Choice:
     summed = summable(model)
     columns: Literal["start", "identity", "pair"] = "start"
     if memory is None and summed:
@@ -169,6 +172,6 @@ def _solver(flow: Flow, moving: int, dtype: np.dtype) -> diffrax.AbstractSolver:
     return Unrolled(diffrax.Tsit5()) if moving > LARGE and tolerance(flow, dtype) > 1e-11 else diffrax.Dopri8()
 
 
-def tolerance(flow: Flow, dtype: Any) -> float:
+def tolerance(flow: Flow, dtype: np.dtype) -> float:
     """The relative tolerance of a flow."""
     return flow.rtol if flow.rtol is not None else (1e-8 if dtype == np.float64 else 1e-5)

@@ -8,8 +8,6 @@ with samples as rows they lose a fifth of it in float64.
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -67,11 +65,11 @@ class ColumnSystem(System):
         decay = self.decays(1.0, 1.0)
         return {name: push[name] - decay[name] * body[name] for name in body}
 
-    def driven(self, body: Body, rate_H: Any, rate_W: Any) -> Body:
+    def driven(self, body: Body, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
         push, decay = self.split(body, rate_H, rate_W)
         return {name: push[name] - decay[name] * body[name] for name in body}
 
-    def split(self, body: Body, rate_H: Any, rate_W: Any) -> tuple[Body, Body]:
+    def split(self, body: Body, rate_H: float | jax.Array, rate_W: float | jax.Array) -> tuple[Body, Body]:
         return self.pushed(body, self.pull(body, self.scores(body)), rate_H, rate_W), self.decays(rate_H, rate_W)
 
     def scores(self, body: Body) -> jax.Array:
@@ -86,7 +84,7 @@ class ColumnSystem(System):
         # Behind a barrier, because XLA would work the softmax out again for every product that it enters.
         return jax.lax.optimization_barrier(pull)
 
-    def pushed(self, body: Body, pull: jax.Array, rate_H: Any, rate_W: Any) -> Body:
+    def pushed(self, body: Body, pull: jax.Array, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
         """Minus the gradients of the loss in H, W and b, at given rates; 0 for what stays."""
         moves = self.model.moves
         # The rate of H enters with the smaller factor, not in a pass over H.
@@ -96,7 +94,7 @@ class ColumnSystem(System):
             "b": rate_W * jnp.sum(pull, axis=1) if moves.b else jnp.zeros_like(body["b"]),
         }
 
-    def decays(self, rate_H: Any, rate_W: Any) -> Body:
+    def decays(self, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
         """Decay of every array at given rates; 0 for what stays."""
         decay_H, decay_W, moves = rate_H * self.model.decay_H, rate_W * self.model.decay_W, self.model.moves._asdict()
         rates = {"H": decay_H, "W": decay_W, "b": decay_W}

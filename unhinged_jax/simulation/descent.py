@@ -7,11 +7,14 @@ r is the rate of the part that x belongs to.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, rate_at
@@ -33,7 +36,7 @@ def run(
     reads: _loop.Reads,
     first: jax.Array,
     look: Reader,
-    memory: Any = None,
+    memory: PyTree = None,
     to_the_last: bool = True,
 ) -> dict[str, Any]:
     """Run the descent and `look` after the updates that are asked for.
@@ -95,7 +98,7 @@ def run(
     }
 
 
-def _start(system: System, body: Body, memory: Any) -> dict:
+def _start(system: System, body: Body, memory: PyTree) -> dict:
     """The carry before the first update."""
     carry = {
         "body": body,
@@ -109,7 +112,7 @@ def _start(system: System, body: Body, memory: Any) -> dict:
     return {**carry, "there": jnp.zeros(carry["powers"].shape, bool)} if system.groups else carry
 
 
-def _settled(system: System, before: dict, after: dict, dtype: Any) -> tuple[dict, jax.Array]:
+def _settled(system: System, before: dict, after: dict, dtype: DTypeLike) -> tuple[dict, jax.Array]:
     """What a block of updates has made of a carry, tidied, and whether nothing was lost on the way."""
     if not system.groups:
         return after, _in_range(system, after["body"], dtype) & ~_sunk(system, after["body"], dtype)
@@ -139,19 +142,19 @@ def _transformation(descent: Descent) -> optax.GradientTransformation:
     return optax.chain(optax.trace(decay=descent.momentum, nesterov=descent.nesterov), optax.scale(-1.0))
 
 
-def _view(system: System, carry: dict, dtype: Any) -> View:
+def _view(system: System, carry: dict, dtype: DTypeLike) -> View:
     return system.view(carry["body"], _logs(system, carry, dtype), carry["still"])
 
 
-def _logs(system: System, carry: dict, dtype: Any) -> list[jax.Array]:
+def _logs(system: System, carry: dict, dtype: DTypeLike) -> list[jax.Array]:
     logs = carry["powers"].astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + system.log_unit()
     return [logs[i] for i in range(len(system.groups))]
 
 
-def _on_bodies(function: Any, tree: Any) -> Any:
+def _on_bodies(function: Callable[[Body], Body], tree: PyTree) -> Any:
     """Apply to every body-shaped dictionary inside an optimiser's state."""
 
-    def is_body(node: Any) -> bool:
+    def is_body(node: object) -> bool:
         return isinstance(node, dict)
 
     return jax.tree.map(lambda node: function(node) if is_body(node) else node, tree, is_leaf=is_body)
@@ -192,7 +195,7 @@ def _rescaled(system: System, carry: dict, sizes: jax.Array, mark: bool = True) 
 
 
 def _initial_memory(
-    system: System, descent: Descent, transform: optax.GradientTransformation, body: Body, memory: Any
+    system: System, descent: Descent, transform: optax.GradientTransformation, body: Body, memory: PyTree
 ) -> Any:
     if memory is None:
         return transform.init(body)
@@ -210,7 +213,7 @@ def _initial_memory(
     return jax.tree.map(lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), memory, begin)
 
 
-def _final_memory(system: System, descent: Descent, carry: dict, dtype: Any) -> Any:
+def _final_memory(system: System, descent: Descent, carry: dict, dtype: DTypeLike) -> Any:
     """The optimiser's own state, or the momentum as a dense velocity that any form of the problem can take up."""
     if descent.optimizer is not None:
         return carry["memory"]
@@ -220,7 +223,7 @@ def _final_memory(system: System, descent: Descent, carry: dict, dtype: Any) -> 
     return system.unpack(carry["memory"][0].trace, _logs(system, carry, dtype), log_scale)
 
 
-def _in_range(system: System, body: Body, dtype: Any) -> jax.Array:
+def _in_range(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
     """Whether every entry is finite, and far enough from overflow where squares are taken on the way.
 
     What is not finite stays so: a block of updates after which this holds held it all along.
@@ -229,7 +232,7 @@ def _in_range(system: System, body: Body, dtype: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) < ceiling for part in body.values()]))
 
 
-def _sunk(system: System, body: Body, dtype: Any) -> jax.Array:
+def _sunk(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
     """Whether arrays have become so small that they lose digits; zeros lose none."""
     sizes = [largest(*(body[name] for name in names)) for names in system.watched]
     sunk = [(size > 0) & (size < faint(dtype)) for size in sizes]

@@ -7,17 +7,20 @@ Homogeneous systems x' = f(x) are integrated at unit norm, their logarithm besid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import optimistix
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.simulation.choose import Choice, tolerance
-from unhinged_jax.simulation.large_states import DecayingTerm, Force, Unrolled
+from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unrolled
 from unhinged_jax.simulation.system import Body, Reader, System
 from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import RunResult
@@ -30,7 +33,7 @@ def run(
     first: jax.Array,
     look: Reader,
     choice: Choice,
-    adjoint: Any = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> dict[str, Any]:
     """Integrate the flow and `look` at the times.
 
@@ -104,7 +107,7 @@ def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.
     return saved, times_reached, final, ended[0]
 
 
-def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any, Any, Any]:
+def _velocities(system: System, flow: Flow, dtype: DTypeLike) -> tuple[list[Any], Any, Any, Any]:
     """The arguments `args`, and (time, y, args) -> velocity whole, with its decay apart, and without its schedules.
 
     Everything that may be differentiated comes in as `args`: the backsolve adjoint sees nothing else. As leaves,
@@ -112,17 +115,17 @@ def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any,
     """
     leaves, structure = jax.tree.flatten((system, flow))
 
-    def problem(time: Any, args: list[Any]) -> tuple[System, jax.Array, jax.Array]:
+    def problem(time: Time, args: list[Any]) -> tuple[System, jax.Array, jax.Array]:
         system, flow = jax.tree.unflatten(structure, args)
         eta = jnp.asarray(flow.schedule(time), dtype)
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
         return system, rate_H, rate_W
 
-    def field(time: Any, y: dict, args: list[Any]) -> dict:
+    def field(time: Time, y: dict, args: list[Any]) -> dict:
         system, *rates = problem(time, args)
         return _at_unit_norm(system, y["body"], system.driven(y["body"], *rates))
 
-    def force(time: Any, y: dict, args: list[Any]) -> Force:
+    def force(time: Time, y: dict, args: list[Any]) -> Force:
         system, *rates = problem(time, args)
         push, decay = system.split(y["body"], *rates)
         return Force({"body": push, "logs": []}, {"body": decay, "logs": []}, y)
@@ -136,7 +139,7 @@ def _velocities(system: System, flow: Flow, dtype: Any) -> tuple[list[Any], Any,
     return leaves, field, force, bare
 
 
-def _saved_at(times: jax.Array, read: Any, adjoint: Any) -> diffrax.SaveAt:
+def _saved_at(times: jax.Array, read: Callable[[Any], Any], adjoint: diffrax.AbstractAdjoint | None) -> diffrax.SaveAt:
     """What is read at the times (and once more, where there is one for the direct adjoint), and the last state.
 
     With a single time the direct adjoint reads in every step, far outside of it, where the derivative is not finite.
@@ -147,7 +150,7 @@ def _saved_at(times: jax.Array, read: Any, adjoint: Any) -> diffrax.SaveAt:
     return diffrax.SaveAt(subs=[saved, diffrax.SubSaveAt(t1=True)])
 
 
-def _last(saved: Any) -> Any:
+def _last(saved: PyTree) -> Any:
     return jax.tree.map(lambda leaf: leaf[-1], saved)
 
 
@@ -177,8 +180,8 @@ class _RelativeController(diffrax.PIDController):
 
     # Overrides diffrax's, argument by argument.
     def adapt_step_size(
-        self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any,
-        controller_state: Any,
+        self, t0: Time, t1: Time, y0: PyTree, y1_candidate: PyTree, args: PyTree, y_error: PyTree, error_order: Time,
+        controller_state: PyTree,
     ) -> Any:  # fmt: skip
         body = y0["body"]
         parts = [body[name] for name in ("H", "W") if name in body]
@@ -193,7 +196,9 @@ class _RelativeController(diffrax.PIDController):
         return super().adapt_step_size(t0, t1, over(y0), over(y1_candidate), args, error, error_order, controller_state)
 
 
-def _controller(system: System, flow: Flow, rtol: float, atol: float, dtype: Any) -> diffrax.AbstractStepSizeController:
+def _controller(
+    system: System, flow: Flow, rtol: float, atol: float, dtype: DTypeLike
+) -> diffrax.AbstractStepSizeController:
     kind = _RelativeController if system.watched else diffrax.PIDController
     controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
     # Where steps end is the solver's choice, not a function to differentiate.
@@ -208,11 +213,13 @@ def _breaks(flow: Flow) -> list[Any]:
     return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]
 
 
-def _events(system: System, flow: Flow, bare: Any, rtol: float, atol: float) -> diffrax.Event | None:
+def _events(
+    system: System, flow: Flow, bare: Callable[[dict, list[Any]], dict], rtol: float, atol: float
+) -> diffrax.Event | None:
     conditions: dict[str, Any] = {}
     if flow.steady:
 
-        def steady(t: Any, y: dict, args: Any, *, t0: Any, **kwargs: Any) -> jax.Array:
+        def steady(t: Time, y: dict, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
             # Not before the first step, so that the start is read.
             norm = optimistix.rms_norm
             return (t > t0) & (norm(bare(y, args)) < atol + rtol * norm(y))
@@ -220,11 +227,11 @@ def _events(system: System, flow: Flow, bare: Any, rtol: float, atol: float) -> 
         conditions["steady"] = steady
     if not system.groups:
 
-        def overflows(t: Any, y: dict, args: Any, **kwargs: Any) -> jax.Array:
+        def overflows(t: Time, y: dict, args: PyTree, **kwargs: Any) -> jax.Array:
             # A norm whose square overflows; a sum of squares takes half of the time of a largest entry.
             return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y["body"].values()]))
 
-        def underflows(t: Any, y: dict, args: Any, **kwargs: Any) -> jax.Array:
+        def underflows(t: Time, y: dict, args: PyTree, **kwargs: Any) -> jax.Array:
             sizes = [safe_norm(*(y["body"][name] for name in names)) for names in system.watched]
             return jnp.any(jnp.stack([(size > 0) & (size < faint(size.dtype)) for size in sizes]))
 
@@ -234,7 +241,7 @@ def _events(system: System, flow: Flow, bare: Any, rtol: float, atol: float) -> 
     return diffrax.Event(conditions) if conditions else None
 
 
-def _code(solution: Any, flow: Flow) -> jax.Array:
+def _code(solution: diffrax.Solution, flow: Flow) -> jax.Array:
     results = diffrax.RESULTS
     stopped = solution.event_mask
     code = jnp.where(solution.result == results.successful, RunResult.COMPLETED, RunResult.SOLVER_FAILED)

@@ -18,37 +18,40 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
 
-Tree = Any
+Time = float | np.ndarray | jax.Array
+"""A time, or a step of it, as diffrax gives it to terms, solvers and controllers."""
 
 
 class Force(eqx.Module):
     """A velocity push - decay * at, with one number of decay an array."""
 
-    push: Tree
-    decay: Tree
-    at: Tree
+    push: PyTree
+    decay: PyTree
+    at: PyTree
 
-    def velocity(self) -> Tree:
+    def velocity(self) -> PyTree:
         return jax.tree.map(lambda push, decay, at: push - decay * at, self.push, self.decay, self.at)
 
 
 class DecayingTerm(diffrax.AbstractTerm):
     """y' = push - decay * y, kept apart for `Unrolled`; any other solver takes it as it takes an `ODETerm`."""
 
-    force: Callable[[Any, Tree, Any], Force]
+    force: Callable[[Any, PyTree, Any], Force]
 
-    def vf(self, t: Any, y: Tree, args: Any) -> Force:
+    def vf(self, t: Time, y: PyTree, args: PyTree) -> Force:
         return self.force(t, y, args)
 
-    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
+    def contr(self, t0: Time, t1: Time, **kwargs: Any) -> Any:
         return t1 - t0
 
-    def prod(self, vf: Force, control: Any) -> Tree:
+    def prod(self, vf: Force, control: Time) -> PyTree:
         return jax.tree.map(lambda velocity: control * velocity, vf.velocity())
 
 
-def _pushes(terms: Any, t: Any, y: Tree, args: Any) -> tuple[Tree, jax.Array]:
+def _pushes(terms: diffrax.AbstractTerm, t: Time, y: PyTree, args: PyTree) -> tuple[PyTree, jax.Array]:
     """The push at y and the decays of the leaves of y, shape (leaves,)."""
     force = terms.vf(t, y, args)
     if not isinstance(force, Force):
@@ -56,7 +59,7 @@ def _pushes(terms: Any, t: Any, y: Tree, args: Any) -> tuple[Tree, jax.Array]:
     return force.push, jnp.stack(jax.tree.leaves(force.decay))
 
 
-def _moved(start: Tree, weights: jax.Array, pushes: Sequence[Tree], *, whole: bool = True) -> Tree:
+def _moved(start: PyTree, weights: jax.Array, pushes: Sequence[PyTree], *, whole: bool = True) -> PyTree:
     """The sum of the start and the pushes, in one pass, with weights of shape (leaves, 1 + stages); with the start
     itself once more if `whole`."""
 
@@ -80,13 +83,13 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
 
     t0: Any  # type: ignore[misc]
     t1: Any  # type: ignore[misc]
-    y0: Tree
-    pushes: tuple[Tree, ...]
+    y0: PyTree
+    pushes: tuple[PyTree, ...]
     moves: jax.Array
     own: Callable[..., Any] = eqx.field(static=True)
     end: tuple[float, ...] = eqx.field(static=True)
 
-    def evaluate(self, t0: Any, t1: Any = None, left: bool = True) -> Tree:
+    def evaluate(self, t0: Time, t1: Time | None = None, left: bool = True) -> PyTree:
         if t1 is not None:
             return jax.tree.map(jnp.subtract, self.evaluate(t1), self.evaluate(t0))
         count, dtype = len(self.pushes), self.moves.dtype
@@ -95,7 +98,7 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
         return _moved(self.y0, _weighted(units.evaluate(t0), self.moves), self.pushes)
 
 
-def _weighted(weights: Any, moves: Any) -> jax.Array:
+def _weighted(weights: Sequence[float] | jax.Array, moves: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """sum_i weights_i moves_i over the stages there are, written out: a product would round float32 on accelerators."""
     return sum((weight * move for weight, move in zip(weights, moves, strict=False)), jnp.zeros_like(moves[0]))
 
@@ -124,25 +127,32 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
         own, end = self.solver.interpolation_cls, tuple(float(weight) for weight in self._tableau.b_sol)
 
         def interpolation(
-            *, t0: Any, t1: Any, y0: Tree, y1: Tree, pushes: tuple[Tree, ...], moves: jax.Array
+            *, t0: Time, t1: Time, y0: PyTree, y1: PyTree, pushes: tuple[PyTree, ...], moves: jax.Array
         ) -> _Interpolation:
             return _Interpolation(t0, t1, y0, pushes, moves, own, end)
 
         return interpolation
 
-    def order(self, terms: Any) -> int | None:
+    def order(self, terms: diffrax.AbstractTerm) -> int | None:
         return self.solver.order(terms)
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Tree, args: Any) -> Tree:
+    def init(self, terms: diffrax.AbstractTerm, t0: Time, t1: Time, y0: PyTree, args: PyTree) -> PyTree:
         return _pushes(terms, t0, y0, args)
 
-    def func(self, terms: Any, t0: Any, y0: Tree, args: Any) -> Tree:
+    def func(self, terms: diffrax.AbstractTerm, t0: Time, y0: PyTree, args: PyTree) -> PyTree:
         force = terms.vf(t0, y0, args)
         return force.velocity() if isinstance(force, Force) else force
 
     def step(
-        self, terms: Any, t0: Any, t1: Any, y0: Tree, args: Any, solver_state: Tree, made_jump: Any
-    ) -> tuple[Tree, Tree, dict[str, Any], Tree, Any]:
+        self,
+        terms: diffrax.AbstractTerm,
+        t0: Time,
+        t1: Time,
+        y0: PyTree,
+        args: PyTree,
+        solver_state: PyTree,
+        made_jump: bool | np.ndarray | jax.Array,
+    ) -> tuple[PyTree, PyTree, dict[str, Any], PyTree, Any]:
         tableau, control = self._tableau, terms.contr(t0, t1)
         push, decay = jax.lax.cond(made_jump, lambda: _pushes(terms, t0, y0, args), lambda: solver_state)
         width = 2 + len(tableau.c)

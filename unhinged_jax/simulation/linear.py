@@ -235,7 +235,7 @@ def linear_system(
     state: State,
     part: LeadingPart | None,
     choice: Choice,
-    memory: Any = None,
+    memory: dict[str, jax.Array] | None = None,
     origin: Origin | None = None,
 ) -> LinearSystem:
     """Bring a state into the row space of its linear model.

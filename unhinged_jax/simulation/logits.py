@@ -10,8 +10,6 @@ does without them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -28,7 +26,7 @@ class LogitSystem(ColumnSystem):
     def body(self) -> Body:
         return {**super().body(), "scores": self.W.T @ self.H, "norm_H": safe_norm(self.H)}
 
-    def split(self, body: Body, rate_H: Any, rate_W: Any) -> tuple[Body, Body]:
+    def split(self, body: Body, rate_H: float | jax.Array, rate_W: float | jax.Array) -> tuple[Body, Body]:
         H, W, scores = body["H"], body["W"], body["scores"]
         pull = self.pull(body, scores)
         push, decay = self.pushed(body, pull, rate_H, rate_W), self.decays(rate_H, rate_W)

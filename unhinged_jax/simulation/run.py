@@ -12,6 +12,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _loop, _request
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
@@ -36,14 +38,14 @@ def simulate(
     model: LayerPeeled,
     dynamics: Dynamics,
     state: State | Trajectory,
-    times: Any,
+    times: npt.ArrayLike,
     observe: Observe = None,
     *,
     states: bool = False,
     target: str = "top",
     precision: str | None = None,
     reduce: bool = True,
-    adjoint: Any = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> Trajectory:
     """Run gradient flow (diffrax) or gradient descent (optax updates in a compiled loop).
 
@@ -131,7 +133,7 @@ class _Job(NamedTuple):
     choice: Choice
 
 
-def _kept(model: LayerPeeled, state: State, velocity: Any) -> Any:
+def _kept(model: LayerPeeled, state: State, velocity: ArrayLike) -> Any:
     """A velocity of H of which a reduced run keeps all: not one of a run with other labels or prototypes.
 
     Class sums keep what lies along what is orthogonal to them in H, planes what lies along targets and features. A
@@ -161,7 +163,7 @@ def _kept(model: LayerPeeled, state: State, velocity: Any) -> Any:
     return velocity
 
 
-def check_adjoint(adjoint: Any, dynamics: Dynamics) -> None:
+def check_adjoint(adjoint: object, dynamics: Dynamics) -> None:
     """Raise unless a dynamics can be differentiated by this adjoint, or it is None."""
     if adjoint is None:
         return
@@ -217,7 +219,7 @@ def _descend(job: _Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool)
 
 
 @eqx.filter_jit
-def _integrate(job: _Job, times: jax.Array, adjoint: Any) -> Trajectory:
+def _integrate(job: _Job, times: jax.Array, adjoint: diffrax.AbstractAdjoint | None) -> Trajectory:
     system, dtype = _system(job), job.state.W.dtype
     times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
     out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
