@@ -17,10 +17,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _request
 from unhinged_jax._values import Value
 from unhinged_jax.closed_form.run import NoClosedForm, exact, why_no_closed_form
+from unhinged_jax.derivatives.parameters import Problem
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import OBSERVABLES
@@ -77,14 +80,14 @@ def event_time(
     dynamics: Dynamics,
     state: State | Trajectory,
     event: str,
-    level: Any = None,
+    level: ArrayLike | None = None,
     *,
-    times: Any,
+    times: npt.ArrayLike,
     direction: str = "above",
     method: str = "exact",
     target: str = "top",
     precision: str | None = None,
-    adjoint: Any = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> EventTime:
     """The first time at which an observable lies above (or below) a level, differentiable in everything.
 
@@ -192,7 +195,7 @@ class _How:
         """Whether the observable is piecewise constant in time."""
         return self.event in _SMOOTH
 
-    def heights(self, problem: Any, level: Any, at: Any) -> tuple[jax.Array, jax.Array]:
+    def heights(self, problem: Problem, level: ArrayLike, at: npt.ArrayLike) -> tuple[jax.Array, jax.Array]:
         """How far the observable is beyond the level at some times, NaN where the run does not get; and its code."""
         settings: dict[str, Any] = {"observe": self.event, "target": self.target, "precision": self.precision}
         if self.method == "simulate":
@@ -203,7 +206,7 @@ class _How:
         beyond = self.sign * (values - jnp.asarray(level, values.dtype))
         return jnp.where(jnp.asarray(found.reached), beyond, jnp.nan), jnp.asarray(found.code)
 
-    def at(self, problem: Any, level: Any, t: jax.Array) -> jax.Array:
+    def at(self, problem: Problem, level: ArrayLike, t: jax.Array) -> jax.Array:
         """How far it is at one time."""
         return self.heights(problem, level, t[None])[0][0]
 
@@ -218,8 +221,9 @@ class _How:
         return jnp.argmax(over), happened, happened | ~jnp.any(jnp.isnan(heights))
 
     def found(
-        self, problem: Any, level: Any, time: jax.Array, happened: Any, looked: Any, slope: Any, updates: Any
-    ) -> EventTime:
+        self, problem: Problem, level: ArrayLike, time: jax.Array, happened: jax.Array, looked: jax.Array,
+        slope: jax.Array, updates: jax.Array,
+    ) -> EventTime:  # fmt: skip
         """The event, at a time that means something if it happened."""
         time = jnp.where(happened, time, jnp.where(looked, jnp.inf, jnp.nan))
         if self.flat:
@@ -227,7 +231,7 @@ class _How:
         return EventTime(time, happened, slope, updates)
 
 
-def _moves(leaf: Any) -> bool:
+def _moves(leaf: ArrayLike) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
@@ -258,7 +262,7 @@ def _undetermined_jvp(primals: tuple, tangents: tuple) -> Any:
 
 
 @eqx.filter_jit
-def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> tuple[EventTime, jax.Array, jax.Array]:
+def _moment(how: _How, problem: Problem, level: ArrayLike, times: jax.Array) -> tuple[EventTime, jax.Array, jax.Array]:
     """Bracket on the grid, bisect, then a step that carries the derivatives."""
     # The search itself is not differentiated; the slope in time is, forwards.
     search = dataclasses.replace(how, adjoint=None if how.method == "exact" else diffrax.ForwardMode())
@@ -286,7 +290,7 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> tuple[Even
         slope = how.sign * jnp.where(inside, jnp.inf, 0.0)
         return how.found(problem, level, root, happened, looked, slope, none), looked, code
 
-    def with_slope(how: _How, problem: Any, level: Any, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def with_slope(how: _How, problem: Problem, level: ArrayLike, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.jvp(lambda t: how.at(problem, level, t), (t,), (jnp.ones_like(t),))
 
     if how.method == "exact":
@@ -303,7 +307,7 @@ def _moment(how: _How, problem: Any, level: Any, times: jax.Array) -> tuple[Even
     return how.found(problem, level, time, happened, looked, steepness, none), looked, code
 
 
-def _update(how: _How, problem: Any, level: Any, times: np.ndarray) -> tuple[EventTime, jax.Array, jax.Array]:
+def _update(how: _How, problem: Problem, level: ArrayLike, times: np.ndarray) -> tuple[EventTime, jax.Array, jax.Array]:
     every = np.arange(int(times[0]), int(times[-1]) + 1)
     heights, code = how.heights(problem, level, every)
     place, happened, looked = how.first(jax.lax.stop_gradient(heights))

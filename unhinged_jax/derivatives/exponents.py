@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
@@ -158,12 +160,12 @@ class _Moving(NamedTuple):
     put: Callable[[Any], tuple[Any, Any]]
 
 
-def _moving(model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any) -> _Moving:
+def _moving(model: LayerPeeled, dynamics: Dynamics, state: State, memory: PyTree) -> _Moving:
     moves = model.moves._asdict()
     found, form = jax.tree_util.tree_flatten_with_path(({name: getattr(state, name) for name in moves}, memory))
     names = [[entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)] for path, _ in found]
 
-    def free(keys: list[str], leaf: Any) -> bool:
+    def free(keys: list[str], leaf: jax.Array) -> bool:
         return jnp.issubdtype(leaf.dtype, jnp.inexact) and all(moves.get(key, True) for key in keys)
 
     which = [free(keys, leaf) for keys, (_, leaf) in zip(names, found, strict=True)]
@@ -171,7 +173,7 @@ def _moving(model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any) -
     over = [keys in (["H"], ["W"]) and (_optimizer(dynamics) is None or path[0].idx == 0)
             for keys, (path, _) in zip(names, found, strict=True)]  # fmt: skip
 
-    def put(parts: Any) -> tuple[State, Any]:
+    def put(parts: Iterable[jax.Array]) -> tuple[State, Any]:
         pieces = iter(parts)
         leaves = [next(pieces) if there else leaf for (_, leaf), there in zip(found, which, strict=True)]
         arrays, kept = jax.tree.unflatten(form, leaves)
@@ -186,7 +188,7 @@ def _optimizer(dynamics: Dynamics) -> Any:
 
 
 def _segment(
-    model: LayerPeeled, dynamics: Dynamics, state: State, memory: Any, start: Any, end: Any, frame: jax.Array
+    model: LayerPeeled, dynamics: Dynamics, state: State, memory: PyTree, start: float, end: float, frame: jax.Array
 ) -> Any:
     if isinstance(dynamics, Descent):
         dynamics = _later(dynamics, start)
@@ -195,11 +197,11 @@ def _segment(
     return _stretch(model, dynamics, state, None, None, jnp.asarray([start, end], frame.dtype), frame)
 
 
-def _later(descent: Descent, start: Any) -> Descent:
+def _later(descent: Descent, start: float) -> Descent:
     """The descent whose update 0 is update `start` of this one."""
     from unhinged_jax.schedules import Constant, Schedule, numeric
 
-    def shifted(rate: Any) -> Any:
+    def shifted(rate: Schedule | ArrayLike) -> Any:
         if not isinstance(rate, Schedule) or isinstance(rate, Constant):
             return rate
         return numeric(jax.tree_util.Partial(lambda rate, begin, k: rate(begin + k), rate, jnp.asarray(float(start))))
@@ -213,7 +215,7 @@ def _stretch(
     model: LayerPeeled,
     dynamics: Dynamics,
     state: State,
-    memory: Any,
+    memory: PyTree,
     static: Times | None,
     span: Any,
     frame: jax.Array,

@@ -10,6 +10,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _check, _request
 from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
@@ -22,7 +25,7 @@ def push_forward(
     model: LayerPeeled,
     dynamics: Dynamics,
     state: State | Trajectory,
-    times: Any,
+    times: npt.ArrayLike,
     tangent: State,
     *,
     precision: str | None = None,
@@ -63,7 +66,7 @@ def push_forward(
     return task.finish(run), task.give_back(pushed)
 
 
-def _must_arrive(code: Any, what: str, times: Any) -> None:
+def _must_arrive(code: jax.Array, what: str, times: npt.ArrayLike) -> None:
     """Raise if a run did not get to its last time, where that is known."""
     if not _check.concrete((code, times)):
         return
@@ -89,7 +92,7 @@ class Times:
 
 
 def flow_map(
-    model: LayerPeeled, dynamics: Dynamics, state: State, first: Any, times: Any, memory: Any
+    model: LayerPeeled, dynamics: Dynamics, state: State, first: ArrayLike, times: npt.ArrayLike, memory: PyTree
 ) -> tuple[list[jax.Array], Trajectory]:
     """Arrays of the state at the last of `times`, from `state` and `memory` at `first`, and the run itself."""
     adjoint = diffrax.ForwardMode() if isinstance(dynamics, Flow) else None
@@ -105,7 +108,7 @@ def flow_map(
 
 @eqx.filter_jit
 def _push(
-    model: LayerPeeled, dynamics: Dynamics, state: State, times: Times, memory: Any, tangents: list[jax.Array]
+    model: LayerPeeled, dynamics: Dynamics, state: State, times: Times, memory: PyTree, tangents: list[jax.Array]
 ) -> Any:
     first, when = times.values
 

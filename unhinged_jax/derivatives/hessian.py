@@ -7,8 +7,7 @@ See docs/gradients.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import equinox as eqx
 import jax
@@ -69,7 +68,7 @@ def hessian_spectrum(
     return found[0] if isinstance(states, State) and np.ndim(states.b) == 1 else np.stack(found)
 
 
-def _path_of(states: Any) -> list[State]:
+def _path_of(states: State | Iterable[State]) -> list[State]:
     if not isinstance(states, State):
         return list(states)
     if np.ndim(states.b) == 1:

@@ -119,7 +119,7 @@ def limit_sensitivity(
         sides = []
         for p in wanted:
 
-            def along(x: Any, p: Parameter = p) -> dict[str, jax.Array]:
+            def along(x: jax.Array, p: Parameter = p) -> dict[str, jax.Array]:
                 return quantities(p.put(problem, x))
 
             left, right = one_sided(along, float(p.value), least=0.0)

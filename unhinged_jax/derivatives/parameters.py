@@ -66,7 +66,7 @@ def _field(name: str) -> Callable[[Any, Any], Any]:
     return lambda thing, value: dataclasses.replace(thing, **{name: value})
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
 
 
@@ -117,7 +117,7 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
     return named
 
 
-def _with_kernel(model: LayerPeeled, matrix: Any) -> LayerPeeled:
+def _with_kernel(model: LayerPeeled, matrix: np.ndarray | jax.Array) -> LayerPeeled:
     assert model.kernel is not None
     return dataclasses.replace(model, kernel=dataclasses.replace(model.kernel, matrix=matrix))
 
@@ -126,7 +126,7 @@ def _loss_field(name: str) -> Callable[[LayerPeeled, Any], LayerPeeled]:
     return lambda model, value: _with_loss(model, **{name: value})
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     traced = isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer)
     return one is other if traced else bool(one == other)
 
@@ -148,14 +148,14 @@ def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
     rate = _noise_rate(labels)
     if rate is not None:
 
-        def noisy(old: Any, value: Any) -> Any:
+        def noisy(old: Labels, value: float | jax.Array) -> Any:
             return old.replace(targets=None, kind="hard").symmetric_noise(value)
 
         named["noise"] = (rate, relabelled(noisy))
     return named
 
 
-def _reweighted(labels: Labels, factors: Any) -> Labels:
+def _reweighted(labels: Labels, factors: np.ndarray | jax.Array) -> Labels:
     """Weights times factors of their classes. Weights whose sum is 1 are normalised and keep it; others are not."""
     weighted = labels.weighted(classes=factors, normalise=False)
     xp = np if _check.concrete((labels.weights, weighted.weights)) else jnp
@@ -164,7 +164,7 @@ def _reweighted(labels: Labels, factors: Any) -> Labels:
     return weighted.replace(weights=weighted.weights * xp.where(normalised, before / after, 1.0))
 
 
-def _noise_rate(labels: Any) -> Any:
+def _noise_rate(labels: Labels) -> Any:
     """The rate of expected symmetric noise that the targets hold, or None if they hold anything else."""
     if labels.kind == "hard":
         return 0.0
@@ -206,7 +206,7 @@ def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, .
             yield from _numbers_in(value, here)
 
 
-def _put(thing: Any, value: Any, way: tuple[str, ...]) -> Any:
+def _put(thing: Any, value: float | np.ndarray | jax.Array, way: tuple[str, ...]) -> Any:
     head, *rest = way
     new = _put(getattr(thing, head), value, tuple(rest)) if rest else value
     return dataclasses.replace(thing, **{head: new})

@@ -11,6 +11,8 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
@@ -63,7 +65,7 @@ def sensitivity(
     model: LayerPeeled,
     dynamics: Dynamics,
     state: State | Trajectory,
-    times: Any,
+    times: npt.ArrayLike,
     observe: Observe = None,
     parameters: Iterable[Choice] | Choice | None = None,
     *,
@@ -161,9 +163,9 @@ def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
         raise ValueError(f"second derivatives are taken in forward mode, but mode is {mode!r}; leave it at 'auto'.")
 
 
-def _runner(kind: str, mode: str, problem: Problem, task: _request.Task, observe: Any) -> Callable[..., Trajectory]:
+def _runner(kind: str, mode: str, problem: Problem, task: _request.Task, observe: Observe) -> Callable[..., Trajectory]:
     """A function (model, dynamics, state) -> Trajectory."""
-    common = {"observe": observe, "target": task.target, "precision": task.precision}
+    common: dict[str, Any] = {"observe": observe, "target": task.target, "precision": task.precision}
     if kind == "exact":
         return lambda model, dynamics, state: exact(model, dynamics, task.resumed(state), task.times, **common)
     if isinstance(problem[1], Descent):
@@ -187,7 +189,7 @@ def _explain(run: Trajectory) -> None:
         raise ValueError(f"the run does not reach every time, so it is not differentiated: {run.result.message}")
 
 
-def _scalar(name: str, values: Any, times: int) -> jax.Array:
+def _scalar(name: str, values: ArrayLike, times: int) -> jax.Array:
     array = jnp.asarray(values)
     if array.shape != (times,):
         raise ValueError(f"observable {name!r} must be one number a time, but has shape {array.shape[1:]} at each.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 KINDS = ("real", "positive", "interval", "simplex", "sphere")
 
@@ -43,7 +43,7 @@ class Domain:
             return self.total * u / jnp.sqrt(jnp.sum(u * u))
         return u
 
-    def outside(self, x: Any) -> np.ndarray:
+    def outside(self, x: npt.ArrayLike) -> np.ndarray:
         """Coordinates of a parameter inside; the inverse of `inside`.
 
         Raises:

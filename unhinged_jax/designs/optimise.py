@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PyTree
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
@@ -132,14 +133,14 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         coordinates = {key: jnp.asarray(u, jnp.result_type(float)) for key, u in plan.start.items()}
         optimizer = _optimizer(plan)
 
-        def inside(coordinates: Any) -> dict[str, jax.Array]:
+        def inside(coordinates: dict[str, jax.Array]) -> dict[str, jax.Array]:
             return {key: plan.free[key].inside(u) for key, u in coordinates.items()}
 
-        def objective(coordinates: Any) -> jax.Array:
+        def objective(coordinates: dict[str, jax.Array]) -> jax.Array:
             return plan.objective(inside(coordinates))
 
         @jax.jit
-        def step(coordinates: Any, memory: Any) -> tuple[Any, Any, jax.Array, jax.Array]:
+        def step(coordinates: dict[str, jax.Array], memory: PyTree) -> tuple[Any, Any, jax.Array, jax.Array]:
             value, slope = jax.value_and_grad(objective)(coordinates)
             change, memory = optimizer.update(slope, memory, coordinates, value=value, grad=slope, value_fn=objective)
             fine = jnp.isfinite(value) & jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in jax.tree.leaves(slope)]))

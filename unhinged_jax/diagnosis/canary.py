@@ -191,7 +191,7 @@ def _descent_step(rate: jax.Array, features: jax.Array, prototypes: jax.Array) -
 
 @jax.jit
 def _descent(rate: jax.Array, features: jax.Array, prototypes: jax.Array) -> jax.Array:
-    def step(state: Any, _: None) -> tuple[Any, None]:
+    def step(state: tuple[jax.Array, ...], _: None) -> tuple[Any, None]:
         return jax.vmap(_descent_step)(rate, *state), None
 
     state, _ = jax.lax.scan(step, (features, prototypes), length=DESCENT_STEPS)
