@@ -240,7 +240,7 @@ def main(json: Path | None = None, force: bool = False) -> int:
     return 1 if failed else 0
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Without NaN and infinity, which JSON does not know."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

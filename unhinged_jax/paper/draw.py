@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhinged_jax.paper import published
-from unhinged_jax.paper.figures import Reproduction
+from unhinged_jax.paper.figures import Panel, Reproduction
 from unhinged_jax.plots import EXACT, PALETTE, SIMULATED, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _LEAST = 1e-18  # where a logarithmic axis of distances ends: far below what the original runs could resolve
 
@@ -50,7 +53,7 @@ def figure_of(outcome: Reproduction, with_published: bool) -> Any:
     return picture
 
 
-def _panel(ax: Any, outcome: Reproduction, panel: Any, colours: dict[str, str], with_published: bool) -> None:
+def _panel(ax: Axes, outcome: Reproduction, panel: Panel, colours: dict[str, str], with_published: bool) -> None:
     smallest, largest = np.inf, 0.0
     name = outcome.figure.number + panel.letter
     for label, (t, values) in outcome.exact[panel.letter].items():

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unhinged_jax import initial
 from unhinged_jax.dynamics import Descent
@@ -75,11 +76,11 @@ class Figure:
         return jobs
 
 
-def _square(x: Any) -> Any:
+def _square(x: npt.ArrayLike) -> Any:
     return np.asarray(x) ** 2
 
 
-def _log_ratio(log_H: Any, log_W: Any) -> Any:
+def _log_ratio(log_H: npt.ArrayLike, log_W: npt.ArrayLike) -> Any:
     return np.asarray(log_H) - np.asarray(log_W)
 
 

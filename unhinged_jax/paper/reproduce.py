@@ -16,6 +16,7 @@ import numpy as np
 
 from unhinged_jax._files import make_folder, refuse_there, whole
 from unhinged_jax.closed_form import exact
+from unhinged_jax.model import State
 from unhinged_jax.paper import published
 from unhinged_jax.paper.draw import draw
 from unhinged_jax.paper.figures import FIGURES, UPDATES, Curve, Figure, Panel, Reproduction, start
@@ -98,7 +99,7 @@ def run_curve(
     panels: Sequence[Panel],
     before: np.ndarray,
     after: np.ndarray,
-    state: Any,
+    state: State,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """One curve of every panel it feeds: letter -> (indices, values)."""
     result = {}

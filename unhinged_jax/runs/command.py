@@ -105,7 +105,7 @@ def _check_same(stored: dict[str, Any], asked: dict[str, Any], out: Path) -> Non
             )
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(tree: object, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
     parts = [_flat(value, f"{prefix}.{name}".lstrip(".")) for name, value in tree.items()]

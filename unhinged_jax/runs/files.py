@@ -15,16 +15,20 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from unhinged_jax import _memory, plots
 from unhinged_jax._files import make_folder, placed
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["FILES", "Stored", "joined", "read_run", "versions", "workspace", "write_run"]
 
@@ -181,7 +185,7 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
 def joined(before: Trajectory, after: Trajectory) -> Trajectory:
     """Two runs as one, the second of which continued the first."""
 
-    def chain(first: Any, second: Any) -> Any:
+    def chain(first: PyTree, second: PyTree) -> Any:
         return jax.tree.map(lambda a, b: np.concatenate([_memory.read(a), _memory.read(b)]), first, second)
 
     return dataclasses.replace(
@@ -220,7 +224,7 @@ def _dataset(trajectory: Trajectory) -> Any:
     return dataset
 
 
-def _digest(dataset: Any) -> str:
+def _digest(dataset: xarray.Dataset) -> str:
     """Of names and numbers, whatever number type and byte order a file gives them."""
     state = hashlib.sha256()
     for name in sorted(str(name) for name in dataset.variables):
@@ -230,7 +234,7 @@ def _digest(dataset: Any) -> str:
     return state.hexdigest()
 
 
-def _arrays(dataset: Any) -> dict[str, np.ndarray]:
+def _arrays(dataset: xarray.Dataset) -> dict[str, np.ndarray]:
     return {str(name): array.values for name, array in dataset.data_vars.items()}
 
 

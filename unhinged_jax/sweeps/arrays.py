@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -23,7 +25,16 @@ zarr.config.set({"array.write_empty_chunks": True})  # a missing chunk must mean
 _CODECS = (ZstdCodec(level=1), Crc32cCodec())  # without the second, flipped bits pass unseen
 
 
-def _array(group: Any, name: str, shape: Any, chunks: Any, dtype: Any, fill: Any, dims: Any, **attrs: Any) -> Any:
+def _array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    fill: object,
+    dims: Sequence[str],
+    **attrs: Any,
+) -> Any:
     return group.create_array(
         name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, dimension_names=dims,
         compressors=_CODECS, attributes=attrs,
@@ -31,7 +42,12 @@ def _array(group: Any, name: str, shape: Any, chunks: Any, dtype: Any, fill: Any
 
 
 def make_variables(
-    group: Any, layout: Layout, dims: tuple[str, ...], observed: tuple[str, ...], times: np.ndarray, precision: str
+    group: zarr.Group,
+    layout: Layout,
+    dims: tuple[str, ...],
+    observed: tuple[str, ...],
+    times: np.ndarray,
+    precision: str,
 ) -> None:
     """Every array of an empty store but its coordinates, and `time`."""
     descent = np.issubdtype(times.dtype, np.integer)
@@ -75,7 +91,7 @@ def consolidate(place: Path) -> None:
         zarr.consolidate_metadata(place, zarr_format=3)
 
 
-def coordinate(group: Any, name: str, dim: str, values: np.ndarray, attrs: dict[str, Any]) -> None:
+def coordinate(group: zarr.Group, name: str, dim: str, values: np.ndarray, attrs: dict[str, Any]) -> None:
     """A coordinate; texts are stored as numbers with their meanings beside, which every reader of Zarr understands."""
     if values.dtype.kind == "U":
         texts = list(dict.fromkeys(values.tolist()))

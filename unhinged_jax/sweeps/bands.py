@@ -14,6 +14,7 @@ from unhinged_jax.sweeps.plan import SweepPlan
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _LINES = 5
@@ -70,7 +71,7 @@ def band_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -
     return figure
 
 
-def _panel(panel: Any, plan: SweepPlan, array: xarray.DataArray, along: str | None, places: list[int]) -> None:
+def _panel(panel: Axes, plan: SweepPlan, array: xarray.DataArray, along: str | None, places: list[int]) -> None:
     times = array["time"].values
     everything = []
     for number, place in enumerate(places):

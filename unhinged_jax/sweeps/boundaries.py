@@ -36,7 +36,7 @@ class Boundary:
         return _DASHES[self.meaning]
 
 
-def contrast_share(rate: Any, classes: int) -> Any:
+def contrast_share(rate: float | np.ndarray, classes: int) -> Any:
     """1 - rho C/(C-1): what symmetric noise of rate rho leaves of the class contrasts.
 
     Source: beyond the paper.
@@ -48,7 +48,7 @@ def contrast_share(rate: Any, classes: int) -> Any:
     return 1 - rate * classes / (classes - 1)
 
 
-def critical_noise(gamma: Any, classes: int) -> Any:
+def critical_noise(gamma: float | np.ndarray, classes: int) -> Any:
     """Symmetric label noise beyond which the common mean wins: ((C-1)/C) (1 - |1+gamma-gamma C|/(1+gamma)).
 
     This holds for rates up to (C-1)/C, where nothing is left of the class contrasts. Beyond it they grow again with the

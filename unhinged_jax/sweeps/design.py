@@ -61,7 +61,7 @@ _SPAN = ("from", "to", "count", "spacing")
 _NAMING = ("name", "label", "labels")
 
 
-def read_axis(key: str, spec: Any, *, random: bool = False) -> Axis:
+def read_axis(key: str, spec: object, *, random: bool = False) -> Axis:
     """An axis from `[values]`, {values = [...]} or {from, to, count, spacing}; a random one has no count.
 
     Raises:
@@ -69,7 +69,7 @@ def read_axis(key: str, spec: Any, *, random: bool = False) -> Axis:
     """
     if "." not in key:
         raise ValueError(f"an axis is a dotted key such as 'model.gamma', but got {key!r}.")
-    table = dict(spec) if isinstance(spec, dict) else {"values": spec}
+    table: dict[str, Any] = dict(spec) if isinstance(spec, dict) else {"values": spec}
     for name in table:
         if name not in ("values", *_SPAN, *_NAMING):
             raise ValueError(f"axis {key!r}: unknown key {name!r}; an axis takes values, {', '.join(_SPAN + _NAMING)}.")
@@ -92,7 +92,7 @@ def read_axis(key: str, spec: Any, *, random: bool = False) -> Axis:
     return Axis(key, values, name, str(table.get("label", name)), labels)
 
 
-def _listed(key: str, given: Any) -> tuple[Any, ...]:
+def _listed(key: str, given: object) -> tuple[Any, ...]:
     if isinstance(given, np.ndarray):
         given = given.tolist()
     if not isinstance(given, (list, tuple)) or not given:

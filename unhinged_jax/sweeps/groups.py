@@ -116,7 +116,7 @@ def build_traced(config: Config, values: Mapping[str, Any]) -> Problem:
     return _config.build(config)
 
 
-def _put(place: Any, way: list[str], value: Any) -> Any:
+def _put(place: Any, way: list[str], value: object) -> Any:
     """A copy of nested dataclasses, tables and lists with one entry replaced."""
     if not way:
         return value

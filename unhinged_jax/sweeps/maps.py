@@ -16,6 +16,8 @@ from unhinged_jax.sweeps.store import FINE
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
 _FACETS = 6
@@ -106,7 +108,7 @@ def _start_of(array: xarray.DataArray) -> float:
 
 
 def _panel(
-    panel: Any,
+    panel: Axes,
     plan: SweepPlan,
     one: xarray.Dataset,
     name: str,
@@ -138,7 +140,7 @@ def _panel(
     return drawn
 
 
-def _line(panel: Any, plan: SweepPlan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
+def _line(panel: Axes, plan: SweepPlan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
     """One axis only: the value at the moment against it, with the seeds' band."""
     at = np.arange(len(x)) if x.dtype.kind == "U" else x
     order = np.argsort(at)
@@ -169,7 +171,7 @@ def is_geometric(values: np.ndarray) -> bool:
     return bool(np.std(ratios) / np.mean(ratios) < np.std(gaps) / np.mean(gaps))
 
 
-def _scale(axis: Any, values: np.ndarray) -> None:
+def _scale(axis: XAxis | YAxis, values: np.ndarray) -> None:
     if values.dtype.kind == "U":
         axis.set_ticks(range(len(values)), labels=values.tolist())
         if axis.axis_name == "x":
@@ -178,7 +180,7 @@ def _scale(axis: Any, values: np.ndarray) -> None:
         getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
 
 
-def _overlay(panel: Any, plan: SweepPlan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
+def _overlay(panel: Axes, plan: SweepPlan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
     """Draw the boundaries inside the map, in the dashes of their meanings; returns those seen by meaning."""
     kinds = [next(dim for dim in plan.dims if dim.name == name) for name in names]
     if any(dim.kind == "random" or not dim.axes[0].numeric or dim.axes[0].labels for dim in kinds):

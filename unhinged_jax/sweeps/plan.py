@@ -170,7 +170,7 @@ def _extremes(values: tuple[Any, ...]) -> list[int]:
     return list(first.values())
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Tables of what JSON and TOML can hold: NumPy arrays and tuples as lists, NumPy numbers as Python's."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items() if item is not None}
@@ -195,7 +195,7 @@ def _refuse_bad_tex(plan: SweepPlan) -> None:
             )
 
 
-def set_key(tables: dict[str, Any], key: str, value: Any) -> None:
+def set_key(tables: dict[str, Any], key: str, value: object) -> None:
     """Put a value at a dotted key; a number in the key counts along a list."""
     *way, last = key.split(".")
     place: Any = tables

@@ -99,7 +99,7 @@ def _unrecorded(key: str, old: dict[str, Any]) -> bool:
     return key.startswith("inputs.") and key.endswith(".py") and key not in old
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: object, prefix: str = "") -> dict[str, Any]:
     """Leaves of nested tables by dotted key; lists are leaves."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
@@ -107,7 +107,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: leaf for part in parts for key, leaf in part.items()}
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "not given" if value is None else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:28]} ... {text[-28:]}"
 
@@ -211,7 +211,7 @@ def _sizes(grouping: Grouping) -> Iterator[tuple[int, int, int, int, int]]:
         yield labels.samples + labels.classes, dim, labels.classes, len(group.times), len(group.observed)
 
 
-def group_labels(config: Any) -> Any:
+def group_labels(config: _config.Config) -> Any:
     """Class layout of a configuration."""
     from unhinged_jax.config import build_stateless
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 import unhinged_jax as uj
 from unhinged_jax import _memory
@@ -141,12 +142,12 @@ class Programs:
         return jax.tree.map(joined, *parts)
 
 
-def _sharded(function: Callable[..., Any], types: Any, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:
+def _sharded(function: Callable[..., Any], types: PyTree, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:
     """One program over all devices, compiled once."""
     mesh = jax.sharding.Mesh(np.asarray(devices), ("device",))
     spec = jax.sharding.PartitionSpec("device")
 
-    def local(values: Any) -> Any:
+    def local(values: PyTree) -> Any:
         return jax.tree.map(lambda array: array[None], function(jax.tree.map(lambda array: array[0], values)))
 
     # shard_map and not a sharded argument: adaptive solves on different devices must not wait for each other.
@@ -156,7 +157,7 @@ def _sharded(function: Callable[..., Any], types: Any, devices: list[Any]) -> tu
     return compiled, compiled
 
 
-def _one_for_each(function: Callable[..., Any], types: Any, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:
+def _one_for_each(function: Callable[..., Any], types: PyTree, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:
     """The same program for each CPU device: what XLA makes for several at once rounds differently."""
     program = jax.jit(function)
     places = [jax.sharding.SingleDeviceSharding(device) for device in devices]
@@ -169,7 +170,7 @@ def _one_for_each(function: Callable[..., Any], types: Any, devices: list[Any]) 
     with ThreadPoolExecutor(len(devices)) as pool:
         compiled = list(pool.map(lambda one: one.compile(), lowered))
 
-    def run(values: Any) -> Any:
+    def run(values: PyTree) -> Any:
         mine = [jax.tree.map(lambda array, i=i: array[i], values) for i in range(len(devices))]
         running = [one(jax.device_put(part, place)) for one, part, place in zip(compiled, mine, places, strict=True)]
         return jax.tree.map(lambda *parts: np.stack([_memory.read(part) for part in parts]), *running)

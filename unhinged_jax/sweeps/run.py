@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -200,7 +200,7 @@ def _dask(address: str) -> Iterator[Executor]:
         logger.setLevel(level)
 
 
-def _refuse_lost(executor: Any) -> None:
+def _refuse_lost(executor: Executor | None) -> None:
     """Raise SweepIncomplete if the scheduler behind an executor is gone: its client would wait for ever."""
     client = getattr(executor, "_client", None)
     if client is not None and client.status != "running":
@@ -210,7 +210,7 @@ def _refuse_lost(executor: Any) -> None:
         )
 
 
-def _width(executor: Any) -> int:
+def _width(executor: Executor) -> int:
     """Tasks that keep an executor busy."""
     client = getattr(executor, "_client", None)
     if client is not None:

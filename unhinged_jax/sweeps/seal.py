@@ -9,16 +9,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import zarr
 
 UNREADABLE = (ValueError, RuntimeError, KeyError, TypeError, OSError)
 """What a damaged file of Zarr raises when it is read."""
 ROOT, SEAL = "zarr.json", "seal"
 
 
-def sealed(group: Any, place: Path, coordinates: Iterable[str], attrs: Mapping[str, Any]) -> str:
+def sealed(group: zarr.Group, place: Path, coordinates: Iterable[str], attrs: Mapping[str, Any]) -> str:
     """The attribute that `broken` compares a store with.
 
     Args:
@@ -47,7 +50,7 @@ def coordinates_of(seal: str) -> list[str]:
     return [name.removesuffix(_chunk("")) for name in json.loads(seal)["files"] if not name.endswith(ROOT)]
 
 
-def broken(group: Any, place: Path) -> list[str]:
+def broken(group: zarr.Group, place: Path) -> list[str]:
     """Files of a store that are missing or altered, relative to its folder; none if it has no seal.
 
     Source: beyond the paper.
@@ -77,7 +80,7 @@ def _consolidated(place: Path) -> dict[str, Any]:
     }
 
 
-def _found(group: Any, place: Path, name: str) -> str:
+def _found(group: zarr.Group, place: Path, name: str) -> str:
     """Digest of a file as it is now; empty if it cannot be read."""
     try:
         if name.endswith(ROOT):
@@ -92,7 +95,7 @@ def _chunk(name: str) -> str:
     return f"{name}/c/0"
 
 
-def _of_json(value: Any) -> str:
+def _of_json(value: object) -> str:
     """Digest of what JSON says, however it is laid out."""
     return _hex(json.dumps(value, sort_keys=True).encode())
 

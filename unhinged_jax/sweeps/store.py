@@ -295,7 +295,7 @@ class Store:
         except UNREADABLE as error:
             raise Damaged(f"{self.path / name / ROOT} is missing or damaged; {_WAY_OUT}") from error
 
-    def _forget(self, array: Any, place: tuple[int, ...]) -> None:
+    def _forget(self, array: zarr.Array, place: tuple[int, ...]) -> None:
         """Remove a chunk before it is written: a damaged one at the border would be read and merged."""
         self._place_of(array, place).unlink(missing_ok=True)
 
@@ -303,7 +303,7 @@ class Store:
         """The file of a variable of a block."""
         return self._place_of(self.array(name), self.layout.place(number))
 
-    def _place_of(self, array: Any, place: tuple[int, ...]) -> Path:
+    def _place_of(self, array: zarr.Array, place: tuple[int, ...]) -> Path:
         inner = (0,) * (array.ndim - len(place))
         return self.path / str(array.path) / array.metadata.encode_chunk_key((*place, *inner))
 

@@ -182,7 +182,7 @@ def plan_of(store: Store, source: str | None = None) -> SweepPlan:
     return dataclasses.replace(plan, dims=tuple(dims))
 
 
-def _refuse_names(given: Any) -> None:
+def _refuse_names(given: object) -> None:
     """Raise ValueError if a configuration names a file or a function: whose plan it is, is not known here."""
     if isinstance(given, str) and (":" in given or given.endswith((".npy", ".npz"))):
         raise ValueError(f"the store names {given!r}, but a store is data; run it with the plan that names it.")
