@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,14 @@ import scipy.optimize
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import balanced
-from unhinged_jax.losses import Loss, as_loss
+from unhinged_jax.losses import Loss, LossLike, as_loss
 from unhinged_jax.model import regularized
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ def cross_entropy_gap(classes: int, per_class: int, decay_H: float, decay_W: flo
 
 
 def etf_minimiser(
-    loss: Any, classes: int, per_class: int, decay_H: float, decay_W: float, smoothing: float = 0.0
+    loss: LossLike, classes: int, per_class: int, decay_H: float, decay_W: float, smoothing: float = 0.0
 ) -> ETFMinimiser:
     """Minimiser among simplex ETFs of mean loss + (decay_H/2) ||H||^2 + (decay_W/2) ||W||^2, balanced classes.
 
@@ -94,7 +98,7 @@ def etf_minimiser(
 _FIRST, _LAST, _POINTS = 1e-6, 1e4, 6001
 
 
-def _minima(objective: Any) -> list[float]:
+def _minima(objective: Callable[[jax.Array], jax.Array]) -> list[float]:
     """Where a function on x >= 0 has its local minima, 0 included."""
     slope = jax.grad(objective)
     grid = np.concatenate([[0.0], np.geomspace(_FIRST, _LAST, _POINTS)])
@@ -197,7 +201,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 _SHOWN = {"cross-entropy": ("cross_entropy", 0.0), "smoothed by 0.1": ("cross_entropy", 0.1), "focal": ("focal", 0.0)}
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for name in _SHOWN:
         left.plot(curves["decay"], curves[name], label=name)

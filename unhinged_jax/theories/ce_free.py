@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -17,6 +17,9 @@ from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CLASSES, PER_CLASS, DIM = 3, 4, 5
 DECADES = 8
@@ -98,7 +101,7 @@ _COLLAPSE = {
 }
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     t = curves["time"]
     for name, label in _COLLAPSE.items():

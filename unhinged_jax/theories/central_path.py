@@ -232,7 +232,7 @@ def simulate(
 
 
 def _velocity(index: jax.Array, classes: int, renormalised: str) -> Callable[[Any, jax.Array, Any], jax.Array]:
-    def velocity(_time: Any, X: jax.Array, _args: Any) -> jax.Array:
+    def velocity(_time: ArrayLike, X: jax.Array, _args: None) -> jax.Array:
         n = X.shape[0]
         targets = jax.nn.one_hot(index, classes, dtype=X.dtype)
         extended = jnp.concatenate([X, jnp.ones((n, 1), X.dtype)], axis=1)

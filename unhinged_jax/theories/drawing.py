@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def pair(figure: Any) -> tuple[Any, Any]:
+def pair(figure: Figure) -> tuple[Any, Any]:
     """Two panels side by side."""
     left, right = figure.subplots(1, 2)
     return left, right
 
 
-def logarithmic(axes: Any, x: str, y: str, both: bool = False) -> None:
+def logarithmic(axes: Axes, x: str, y: str, both: bool = False) -> None:
     """A logarithmic horizontal axis, and a vertical one if `both`, with their labels."""
     axes.set_xscale("log")
     if both:

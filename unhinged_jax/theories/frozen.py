@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from unhinged_jax.dynamics import Flow, logspaced
 from unhinged_jax.labels import from_counts
@@ -16,8 +19,11 @@ from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def heading(H: Any, index: Any, weights: Any, classes: int, gamma: float) -> np.ndarray:
+
+def heading(H: npt.ArrayLike, index: npt.ArrayLike, weights: npt.ArrayLike, classes: int, gamma: float) -> np.ndarray:
     """Velocity of the prototypes at unit rate: sums over class means, w_c' = (1+gamma) m_c - gamma sum_j m_j.
 
     Args:
@@ -40,7 +46,7 @@ def heading(H: Any, index: Any, weights: Any, classes: int, gamma: float) -> np.
     return (1 + gamma) * sums - gamma * sums.sum(axis=0)
 
 
-def turning(path: Any, start: Any, direction: Any) -> np.ndarray:
+def turning(path: Sequence[ArrayLike] | np.ndarray, start: npt.ArrayLike, direction: npt.ArrayLike) -> np.ndarray:
     """Angle between each displacement from `start` and a direction, in radians, without cancellation near 0."""
     moved = (np.asarray(path) - np.asarray(start)).reshape(len(path), -1)
     unit = np.ravel(direction) / np.linalg.norm(direction)
@@ -89,7 +95,7 @@ def _along(model: LayerPeeled, features: np.ndarray) -> np.ndarray:
     return heading(copies, np.tile(np.arange(C), n), targets.ravel() / n, C, 0.25)
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for loss, label in (("unhinged", "unhinged"), ("cross_entropy", "cross-entropy"), ("mse", "MSE")):
         left.plot(curves["time"], np.maximum(curves[f"turning_{loss}"], 1e-17), label=label)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import scipy.optimize
 
 from unhinged_jax import _check
@@ -16,6 +17,9 @@ from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RATES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 MARGIN = 1 / 50
@@ -51,7 +55,7 @@ def boosters_family(margin: float) -> tuple[np.ndarray, Labels]:
     return np.concatenate([-signed, signed]), labels
 
 
-def noisy_minimiser(signed: Any, masses: Any, rate: float) -> np.ndarray:
+def noisy_minimiser(signed: npt.ArrayLike, masses: npt.ArrayLike, rate: float) -> np.ndarray:
     """Minimiser of cross-entropy on signed points whose label is flipped with a probability, by BFGS.
 
     Source: beyond the paper; the problem of Long & Servedio 2010 for the logistic loss.
@@ -108,7 +112,7 @@ def _angle(a: np.ndarray, b: np.ndarray) -> float:
     return float(abs(np.arctan2(a[0] * b[1] - a[1] * b[0], a @ b)))
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for loss, name, marker in (("unhinged", "unhinged", "o"), ("cross_entropy", "cross-entropy", "s")):
         left.plot(curves["rates"], np.degrees(curves[f"angle_{loss}"]), marker=marker, label=name)

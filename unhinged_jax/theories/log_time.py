@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
@@ -17,6 +18,9 @@ from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DECADES = 10
 
@@ -35,7 +39,7 @@ class MaxMargin:
     multipliers: np.ndarray
 
 
-def max_margin(H: Any, index: Any, classes: int) -> MaxMargin:
+def max_margin(H: npt.ArrayLike, index: npt.ArrayLike, classes: int) -> MaxMargin:
     """Solve the hard-margin SVM as a least-distance problem, by non-negative least squares.
 
     Args:
@@ -74,7 +78,9 @@ def _gaps(H: np.ndarray, index: np.ndarray, classes: int) -> tuple[np.ndarray, n
     return (signs[:, :, None] * H[pairs[:, 0], None, :]).reshape(len(pairs), -1), pairs
 
 
-def offset(H: Any, index: Any, weights: Any, solution: MaxMargin, start: Any) -> np.ndarray:
+def offset(
+    H: npt.ArrayLike, index: npt.ArrayLike, weights: npt.ArrayLike, solution: MaxMargin, start: npt.ArrayLike
+) -> np.ndarray:
     """The constant of the asymptote W(t) = W_svm log t + offset + o(1) of cross-entropy flow at unit rate.
 
     Each support constraint (i, k) keeps the probability of k at e^(-score of the offset) / t, together they
@@ -168,7 +174,7 @@ def _distance(path: np.ndarray, limit: np.ndarray) -> np.ndarray:
     return np.linalg.norm(flat / np.linalg.norm(flat, axis=1, keepdims=True) - aim, axis=1)
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     t = curves["time"]
     late = t > 30

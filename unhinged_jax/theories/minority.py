@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 import scipy.optimize
 
 from unhinged_jax import _check
@@ -17,6 +18,9 @@ from unhinged_jax.model import regularized, unconstrained
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAJOR, MINOR, FEW, DECAY = 2, 2, 2, 1 / (13 * math.sqrt(2))
 DIM = 6
@@ -48,7 +52,7 @@ def collapse_ratio(majorities: int, minorities: int, few: int, decay_H: float, d
     return (1 / math.sqrt(few * decay_H * decay_W) - minorities) / majorities
 
 
-def reduced_minimiser(counts: Any, decay_H: float, decay_W: float, seed: int = 0) -> np.ndarray:
+def reduced_minimiser(counts: npt.ArrayLike, decay_H: float, decay_W: float, seed: int = 0) -> np.ndarray:
     """Prototypes of the cross-entropy minimiser for any real class sizes, one collapsed feature a class, by scipy.
 
     Args:
@@ -82,7 +86,7 @@ def reduced_minimiser(counts: Any, decay_H: float, decay_W: float, seed: int = 0
     return np.asarray(found.x[C * C :].reshape(C, C))
 
 
-def contrast_ratio(W: Any, majorities: int) -> np.ndarray:
+def contrast_ratio(W: npt.ArrayLike, majorities: int) -> np.ndarray:
     """Spread of the minority prototypes over that of the majority ones, from W (..., C, p).
 
     Example:
@@ -161,7 +165,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     return _cross_entropy(curves) + _unhinged(curves), curves
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     left.plot(curves["fine"], curves["spread"], label="minimiser by scipy")
     left.plot(curves["ratios"], curves["measured"], "o", color="0.1", ms=4.5, label="descent")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,13 @@ from unhinged_jax import _check
 from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
-from unhinged_jax.model import State, unconstrained
+from unhinged_jax.model import LayerPeeled, State, unconstrained
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CLASSES, PER_CLASS, DIM = 4, 5, 8
 SIZES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -122,7 +125,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     return checks, {**curves, "crossings": np.array(crossings)}
 
 
-def _with_bias(full: Any, draw: State) -> float:
+def _with_bias(full: LayerPeeled, draw: State) -> float:
     """Difference of the full flow from `linearised` where the bias is still on its way."""
     start = State(1e-4 * draw.H, 1e-4 * draw.W, np.zeros(CLASSES))
     run = simulate(full, Flow(rtol=1e-11), start, np.array([0.3, 1.0, 3.0, 10.0]), ["loss"], states=True)
@@ -133,7 +136,7 @@ def _with_bias(full: Any, draw: State) -> float:
     return worst(np.append(bias.ravel(), _gap(run.states, stacked)))
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for size in curves["sizes"]:
         left.plot(curves["time"], curves[f"gap_{size:g}"], label=f"start of size {size:g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -16,6 +16,9 @@ from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.central_path import snr_singular_values
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def split(model: LayerPeeled, state: State) -> tuple[float, float]:
@@ -129,7 +132,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     return checks, {"time": times, "on": on, "off": off, "snr": np.asarray(run["snr"])}
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     left.plot(curves["time"], curves["on"], label="loss of the least-squares classifier")
     shown = curves["off"] > 1e-20

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import scipy.integrate
 
 from unhinged_jax import _numbers
@@ -14,10 +15,13 @@ from unhinged_jax.theories import central_path
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CLASSES, PER_CLASS, DIM = 4, 6, 7
 
 
-def by_scipy(X: Any, index: Any, classes: int, times: Any) -> np.ndarray:
+def by_scipy(X: npt.ArrayLike, index: npt.ArrayLike, classes: int, times: npt.ArrayLike) -> np.ndarray:
     """SNR singular values of the projected flow by NumPy and scipy alone: lstsq, loops over classes, DOP853.
 
     Returns:
@@ -78,7 +82,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     return checks, curves
 
 
-def _means(features: Any, index: np.ndarray) -> np.ndarray:
+def _means(features: npt.ArrayLike, index: np.ndarray) -> np.ndarray:
     features = np.asarray(features)
     return np.stack([features[:, index == c].mean(axis=1) for c in range(CLASSES)], axis=1)
 
@@ -94,7 +98,7 @@ def _loss_gap(path: central_path.Path, index: np.ndarray) -> float:
     return worst(gaps)
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for j in range(curves["exact"].shape[1]):
         left.plot(curves["far"], curves["exact"][:, j], **EXACT, color=f"C{j}", label=f"$\\omega_{j + 1}$")

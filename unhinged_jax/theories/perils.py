@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import scipy.optimize
 from jax.typing import ArrayLike
 
@@ -18,6 +19,9 @@ from unhinged_jax.plots import PALETTE
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MARGINS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 LARGEST = 1 / 3  # margins must stay below this for the shorter points to fall on the wrong side
@@ -80,7 +84,7 @@ def minimiser(margin: ArrayLike) -> jax.Array:
     return mean / jnp.linalg.norm(mean)
 
 
-def in_ball(loss: str, points: Any, radius: float) -> np.ndarray:
+def in_ball(loss: str, points: npt.ArrayLike, radius: float) -> np.ndarray:
     """Minimiser of the mean loss of the scores w.z over the ball |w| <= radius, by sequential quadratic programming.
 
     Args:
@@ -180,7 +184,7 @@ def _separation() -> float:
 _NAMES = {"unhinged": "unhinged", "hinge": "hinge", "cross_entropy": "cross-entropy", "mse": "MSE"}
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     plane, ball, time = figure.subplots(1, 3)
     points, w = np.asarray(family(0.1))[2:], np.asarray(minimiser(0.1))
     plane.axhline(0, color="0.8", lw=0.8)

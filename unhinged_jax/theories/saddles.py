@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
@@ -16,6 +17,9 @@ from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, regularized
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CLASSES, PER_CLASS, DIM = 4, 2, 8
 DECAY = (2e-2, 3e-2)
@@ -63,10 +67,10 @@ class _Landscape:
         self.gradient = jax.jit(jax.value_and_grad(objective))
         self.hessian = jax.jit(jax.hessian(objective))
 
-    def parts(self, z: Any) -> tuple[Any, Any]:
+    def parts(self, z: np.ndarray | jax.Array) -> tuple[Any, Any]:
         return z[: self.split].reshape(-1, self.model.dim), z[self.split :].reshape(-1, self.model.dim)
 
-    def critical(self, basis: np.ndarray, decay: tuple[float, float], start: Any) -> np.ndarray:
+    def critical(self, basis: np.ndarray, decay: tuple[float, float], start: npt.ArrayLike) -> np.ndarray:
         """Minimum over an invariant subspace, which is a critical point of the whole: BFGS, then Newton."""
         rates = np.array(decay)
 
@@ -154,7 +158,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     return checks, curves
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     place = np.arange(curves["name"].size)[::-1]
     left.barh(place, curves["smallest"], height=0.6, label="smallest Hessian eigenvalue")

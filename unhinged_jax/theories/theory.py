@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 Curves = Mapping[str, np.ndarray]
 
@@ -123,7 +124,7 @@ class Theory:
         return Finding(self.name, checks, plain, self.references + self.libraries, time.monotonic() - began)
 
 
-def relative(got: Any, want: Any) -> float:
+def relative(got: npt.ArrayLike, want: npt.ArrayLike) -> float:
     """Largest difference over the largest entry of `want`; infinite if anything is not finite.
 
     Example:
@@ -135,7 +136,7 @@ def relative(got: Any, want: Any) -> float:
     return float(gap) if np.isfinite(gap) else math.inf
 
 
-def worst(values: Any) -> float:
+def worst(values: npt.ArrayLike) -> float:
     """The largest of some numbers; NaN if any is NaN, which Python's own `max` may hide.
 
     Example:
@@ -145,7 +146,7 @@ def worst(values: Any) -> float:
     return float(np.max(np.asarray(values, float)))
 
 
-def least(values: Any) -> float:
+def least(values: npt.ArrayLike) -> float:
     """The smallest of some numbers; NaN if any is NaN.
 
     Example:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -17,6 +17,9 @@ from unhinged_jax.plots import EXACT, SIMULATED
 from unhinged_jax.schedules import cosine
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UPDATES = 4_000
 
@@ -56,7 +59,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     return checks, curves
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     axes = figure.subplots(1, 3)
     for ax, name in zip(axes, problems(), strict=True):
         ax.plot(curves["time"], curves[name] / np.log(10), **EXACT, label="exact")

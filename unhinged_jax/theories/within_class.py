@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffrax
 import jax
@@ -19,6 +19,9 @@ from unhinged_jax.model import regularized
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def variability_rates(classes: int, per_class: int, decay_H: float, decay_W: float) -> tuple[float, float]:
@@ -83,7 +86,7 @@ def tethered(
     def fitted(H: jax.Array) -> jax.Array:
         return jnp.linalg.solve(H.T @ H / n + decay_W * jnp.eye(p), H.T @ targets / n).T
 
-    def velocity(_time: Any, H: jax.Array, _args: Any) -> jax.Array:
+    def velocity(_time: ArrayLike, H: jax.Array, _args: None) -> jax.Array:
         W = fitted(H)
         return (targets - H @ W.T) @ W / n - tether * (H - H0)
 
@@ -157,7 +160,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     return _free(curves) + _held(curves), curves
 
 
-def _draw(curves: Curves, figure: Any) -> None:
+def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     t, rates = curves["time"], curves["rates"]
     for number, (name, label) in enumerate((("inside", "in the span of the prototypes"), ("outside", "outside of it"))):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from unhinged_jax._files import whole
 from unhinged_jax.precision import scope
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.extra import require
+from unhinged_jax.training.learner import Learner
 from unhinged_jax.training.loop import Trained, Trainer
 from unhinged_jax.training.settings import Settings
 
@@ -176,7 +178,7 @@ def identity_of(settings: Settings, data: Dataset) -> dict[str, Any]:
     return {"settings": tables, "data": digest.hexdigest()}
 
 
-def _refuse_other(stored: Any, asked: dict[str, Any], folder: Path) -> None:
+def _refuse_other(stored: Mapping[str, Any], asked: dict[str, Any], folder: Path) -> None:
     if stored["data"] != asked["data"]:
         raise ValueError(f"{folder} holds a run on other images or labels; start again with --force.")
     for section, values in asked["settings"].items():
@@ -199,7 +201,7 @@ def _arrays(run: Trained) -> dict[str, Any]:
     }
 
 
-def _run(raw: dict[str, Any], start: Any, settings: Settings) -> Trained:
+def _run(raw: dict[str, Any], start: Learner, settings: Settings) -> Trained:
     arrays, static = eqx.partition(start, eqx.is_array)
     leaves, structure = jax.tree.flatten(arrays)
     stored = [np.asarray(raw["learners"][str(i)]) for i in range(len(raw["learners"]))]

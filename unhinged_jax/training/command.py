@@ -7,12 +7,16 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhinged_jax import _interrupt
 from unhinged_jax._files import make_folder, whole
+
+if TYPE_CHECKING:
+    from unhinged_jax.training.data import Dataset
+    from unhinged_jax.training.loop import Evaluation, Trained
 
 STOPPED = 3
 _FILES = ("history.csv", "history.png", "history.svg", "run.json")
@@ -103,7 +107,7 @@ def _make_room(out: Path, force: bool, resume: bool) -> None:
     make_folder(out)
 
 
-def _write(out: Path, run: Any, data: Any, evaluation: Any) -> None:
+def _write(out: Path, run: Trained, data: Dataset, evaluation: Evaluation) -> None:
     from unhinged_jax.runs.files import versions
     from unhinged_jax.training.experiments.figures import save
     from unhinged_jax.training.metrics import expected_calibration_error, probabilities_of
@@ -134,7 +138,7 @@ def _write(out: Path, run: Any, data: Any, evaluation: Any) -> None:
         part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _told(run: Any, data: Any, evaluation: Any) -> int:
+def _told(run: Trained, data: Dataset, evaluation: Evaluation) -> int:
     accuracy = 100 * evaluation.accuracy(data.test_y)
     shown = ", ".join(f"{value:.2f}" for value in accuracy)
     print(f"{run.epochs} epochs in {np.sum(run.seconds):.1f} s; test accuracy {shown} %")

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from unhinged_jax.losses import Loss
 from unhinged_jax.training.augment import flipped, shifted
@@ -112,12 +113,14 @@ def normalised(images: jax.Array, material: Material, compute: str) -> jax.Array
     return scaled.astype(compute)
 
 
-def cast(tree: Any, dtype: str) -> Any:
+def cast(tree: PyTree, dtype: str) -> Any:
     """Floating-point leaves in another precision."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
-def forward(model: Classifier, stats: Any, images: jax.Array, compute: str, inference: bool) -> tuple[jax.Array, Any]:
+def forward(
+    model: Classifier, stats: eqx.nn.State, images: jax.Array, compute: str, inference: bool
+) -> tuple[jax.Array, Any]:
     """Features (n, p) in the precision of the head, and the new running statistics."""
     features, stats = features_of(cast(model.network, compute), stats, images, inference)
     return features.astype(model.head.prototypes.dtype), stats
@@ -162,7 +165,7 @@ def _update(
         images = jax.lax.with_sharding_constraint(images, jax.sharding.NamedSharding(recipe.mesh, spec))
     moving, still = split(learner.model)
 
-    def objective(moving: Any) -> tuple[jax.Array, tuple[Any, dict]]:
+    def objective(moving: Classifier) -> tuple[jax.Array, tuple[Any, dict]]:
         model = eqx.combine(moving, still)
         features, stats = forward(model, learner.stats, images, recipe.compute, inference=False)
         losses = model.head.losses(recipe.loss, features, labels) * material.weights[labels]
@@ -185,5 +188,5 @@ def _update(
     return chosen, facts | {"made": fine.astype(value.dtype)}
 
 
-def _either(condition: jax.Array, yes: Any, no: Any) -> Any:
+def _either(condition: jax.Array, yes: PyTree, no: PyTree) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, yes, no)

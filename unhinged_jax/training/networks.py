@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from unhinged_jax import _check
 
@@ -25,7 +26,7 @@ def _norm(size: int) -> eqx.nn.BatchNorm:
     return eqx.nn.BatchNorm(size, BATCH, mode="batch", momentum=0.9)
 
 
-def _normed(norm: eqx.nn.BatchNorm, x: jax.Array, state: Any, inference: bool) -> tuple[jax.Array, Any]:
+def _normed(norm: eqx.nn.BatchNorm, x: jax.Array, state: eqx.nn.State, inference: bool) -> tuple[jax.Array, Any]:
     """Batch normalisation in float32 at least: sums over a batch lose too much in half precision."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     out, state = norm(wide, state, inference=inference)
@@ -56,7 +57,7 @@ class MLP(eqx.Module):
         ]
         self.norms = [_norm(size) for size in sizes[1:]]
 
-    def __call__(self, x: jax.Array, state: Any, inference: bool = False) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, state: eqx.nn.State, inference: bool = False) -> tuple[jax.Array, Any]:
         x = x.reshape(-1)
         for place, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             x = layer(jax.nn.relu(x) if place else x)
@@ -80,7 +81,7 @@ class CNN(eqx.Module):
         self.dense = eqx.nn.Linear(2 * width * small * small, features, use_bias=False, key=third)
         self.norms = [_norm(width), _norm(2 * width), _norm(features)]
 
-    def __call__(self, x: jax.Array, state: Any, inference: bool = False) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, state: eqx.nn.State, inference: bool = False) -> tuple[jax.Array, Any]:
         for layer, norm in zip(self.convolutions, self.norms[:-1], strict=True):
             x, state = _normed(norm, layer(x), state, inference)
             x = jax.nn.relu(x)
@@ -105,7 +106,7 @@ class Block(eqx.Module):
         self.norms = [_norm(outputs) for _ in range(2 if plain else 3)]
         self.last = last
 
-    def __call__(self, x: jax.Array, state: Any, inference: bool = False) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, state: eqx.nn.State, inference: bool = False) -> tuple[jax.Array, Any]:
         y, state = _normed(self.norms[0], self.first(x), state, inference)
         y, state = _normed(self.norms[1], self.second(jax.nn.relu(y)), state, inference)
         if self.shortcut is not None:
@@ -135,7 +136,7 @@ class ResNet(eqx.Module):
             Block(k, *shape, last=i == len(plan) - 1) for i, (k, shape) in enumerate(zip(keys, plan, strict=True))
         ]
 
-    def __call__(self, x: jax.Array, state: Any, inference: bool = False) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, state: eqx.nn.State, inference: bool = False) -> tuple[jax.Array, Any]:
         x, state = _normed(self.norm, self.stem(x), state, inference)
         x = jax.nn.relu(x)
         for block in self.blocks:
@@ -193,7 +194,9 @@ def make_network(
     return eqx.nn.make_with_state(ResNet)(key, channels, _STAGES[kind], width)
 
 
-def features_of(network: Any, state: Any, images: jax.Array, inference: bool = False) -> tuple[jax.Array, Any]:
+def features_of(
+    network: PyTree, state: eqx.nn.State, images: jax.Array, inference: bool = False
+) -> tuple[jax.Array, Any]:
     """Features (n, p) of a batch of images (n, c, h, w), and the new state.
 
     Args:
@@ -207,13 +210,13 @@ def features_of(network: Any, state: Any, images: jax.Array, inference: bool = F
     Source: beyond the paper.
     """
 
-    def one(image: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def one(image: jax.Array, state: eqx.nn.State) -> tuple[jax.Array, Any]:
         return network(image, state, inference)
 
     return jax.vmap(one, axis_name=BATCH, in_axes=(0, None), out_axes=(0, None))(images, state)
 
 
-def parameter_count(network: Any) -> int:
+def parameter_count(network: PyTree) -> int:
     """Number of trained numbers in a network.
 
     Example:

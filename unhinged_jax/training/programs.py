@@ -7,13 +7,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jaxtyping import PyTree
 
 from unhinged_jax.collapse import class_statistics, collapse_metrics
 from unhinged_jax.training.heads import feature_norms
 from unhinged_jax.training.learner import Learner, Material, Recipe, forward, normalised, train_epoch
 
 
-def _over_seeds(function: Callable[[Any], Any], arrays: Any, together: bool) -> Any:
+def _over_seeds(function: Callable[[Any], Any], arrays: PyTree, together: bool) -> Any:
     """All seeds as one batched program, or one after the other where batched convolutions would be slow."""
     return jax.vmap(function)(arrays) if together else jax.lax.map(function, arrays)
 
@@ -25,7 +26,7 @@ def epoch_of_all(
     """One epoch of the learners of all seeds: the learners after it, and what was measured in it."""
     arrays, static = eqx.partition(learners, eqx.is_array)
 
-    def one(arrays: Any) -> tuple[Any, dict]:
+    def one(arrays: PyTree) -> tuple[Any, dict]:
         learner, facts = train_epoch(recipe, eqx.combine(arrays, static), material, epoch)
         return eqx.filter(learner, eqx.is_array), facts
 
@@ -40,7 +41,7 @@ def apply_all(
     """Features, logits and feature norms in inference mode."""
     arrays, static = eqx.partition((learners.model, learners.stats), eqx.is_array)
 
-    def one(arrays: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def one(arrays: PyTree) -> tuple[jax.Array, jax.Array, jax.Array]:
         model, stats = eqx.combine(arrays, static)
 
         def of_image(image: jax.Array) -> jax.Array:

@@ -23,7 +23,9 @@ class Progress:
             self._bar = self._display.add_task("", total=self._epochs, accuracy="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._display is not None:
             self._display.__exit__(kind, error, trace)
 

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from unhinged_jax import _memory
 from unhinged_jax.training.data import Dataset
@@ -47,7 +48,7 @@ def _products(learner: Learner, images: jax.ShapeDtypeStruct, compute: str) -> l
     """The results of all matrix products and convolutions on the way from images to their features."""
     arrays, static = eqx.partition(learner, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
 
-    def features(arrays: Any, images: jax.Array) -> Any:
+    def features(arrays: PyTree, images: jax.Array) -> Any:
         learner = eqx.combine(arrays, static)
         return forward(learner.model, learner.stats, images, compute, inference=False)[0]
 
@@ -55,7 +56,7 @@ def _products(learner: Learner, images: jax.ShapeDtypeStruct, compute: str) -> l
     return [out.aval for step in steps if step.primitive.name in _PRODUCTS for out in step.outvars]
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: PyTree) -> int:
     """Bytes of all arrays; Python's whole numbers do not overflow."""
     arrays = (leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype"))
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in arrays)

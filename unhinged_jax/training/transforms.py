@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from unhinged_jax.dynamics import rescale_by_feature_norm as rescale_by_feature_norm
 
@@ -36,7 +37,7 @@ def anchor(optimizer: optax.GradientTransformation, anchored: Callable[[str], bo
         ([0.0, 0.0], [-1.0, -1.0])
     """
 
-    def labels(params: Any) -> Any:
+    def labels(params: PyTree) -> Any:
         found = jax.tree_util.tree_map_with_path(
             lambda path, _: "stay" if anchored(jax.tree_util.keystr(path)) else "move", params
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,12 @@ def accuracy_curves(outcomes: Sequence[ExperimentOutcome]) -> Figure:
     return figure
 
 
-def against_points(outcomes: Sequence[ExperimentOutcome], label: str, measure: Any = None, xlabel: str = "") -> Figure:
+def against_points(
+    outcomes: Sequence[ExperimentOutcome],
+    label: str,
+    measure: Callable[[ExperimentOutcome], np.ndarray] | None = None,
+    xlabel: str = "",
+) -> Figure:
     """A measure of each variant at every point, with standard errors."""
     measure = measure or (lambda outcome: 100 * outcome.accuracy)
     points = list(dict.fromkeys(outcome.point for outcome in outcomes))

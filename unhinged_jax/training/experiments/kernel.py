@@ -8,10 +8,10 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
@@ -68,7 +68,13 @@ def problem(asked: KernelSection) -> tuple[np.ndarray, Labels]:
 
 
 def compared(
-    network: Any, parameters: Any, W: Any, inputs: np.ndarray, labels: Labels, rate: float, times: np.ndarray
+    network: ntk.Network,
+    parameters: PyTree,
+    W: jax.Array,
+    inputs: np.ndarray,
+    labels: Labels,
+    rate: float,
+    times: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """A network's own training beside its prediction, at every time: relative errors, losses, accuracies.
 
@@ -139,5 +145,5 @@ def linear_error(asked: KernelSection, inputs: np.ndarray, labels: Labels) -> fl
     return float(max(found["features"][-1], found["prototypes"][-1]))
 
 
-def _linear_model(theta: Any, inputs: jax.Array) -> jax.Array:
+def _linear_model(theta: jax.Array, inputs: jax.Array) -> jax.Array:
     return inputs @ theta

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
@@ -20,6 +20,7 @@ from unhinged_jax.training.experiments.plan import Experiment
 from unhinged_jax.training.experiments.tables import mean_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NAMES = {"features": "features", "class_kernel": "class means, C × C kernel", "prototypes": "prototypes"}
@@ -156,7 +157,7 @@ def _figure(asked: KernelSection, found: dict, times: np.ndarray, at: dict, slop
     return figure
 
 
-def _over_time(middle: Any, right: Any, asked: KernelSection, found: dict, zeta: np.ndarray) -> None:
+def _over_time(middle: Axes, right: Axes, asked: KernelSection, found: dict, zeta: np.ndarray) -> None:
     shown = [asked.widths[0], asked.widths[len(asked.widths) // 2], asked.widths[-1]]
     for place, width in enumerate(shown):
         color = plots.PALETTE[place]

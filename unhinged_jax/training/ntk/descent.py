@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from unhinged_jax.labels import Labels
 from unhinged_jax.model import LayerPeeled, ntk_invariant
@@ -17,14 +18,14 @@ from unhinged_jax.training.ntk.kernels import Network
 
 def descend(
     network: Network,
-    parameters: Any,
+    parameters: PyTree,
     prototypes: ArrayLike,
     inputs: ArrayLike,
     labels: Labels,
     rate: ArrayLike,
     times: ArrayLike,
     *,
-    gamma: Any = None,
+    gamma: ArrayLike | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Train the network itself by full-batch gradient descent on the unhinged loss, prototypes included.
 
@@ -55,7 +56,7 @@ def descend(
 @eqx.filter_jit
 def _descend(
     network: Network,
-    parameters: Any,
+    parameters: PyTree,
     W: jax.Array,
     inputs: jax.Array,
     model: LayerPeeled,
@@ -67,14 +68,14 @@ def _descend(
     def loss(parts: tuple[Any, jax.Array]) -> jax.Array:
         return model.data_loss(network(parts[0], inputs), parts[1], bias)
 
-    def update(_: Any, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+    def update(_: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
         parts, fine = carry
         moved = jax.tree.map(lambda value, slope: value - rate * slope, parts, jax.grad(loss)(parts))
         sizes = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(moved)])
         fine &= jnp.all(sizes < largest)  # NaN is not below anything
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), moved, parts), fine
 
-    def until(carry: Any, count: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array]]:
+    def until(carry: PyTree, count: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array]]:
         parts, fine = jax.lax.fori_loop(0, count, update, carry)
         return (parts, fine), (network(parts[0], inputs), parts[1], fine)
 

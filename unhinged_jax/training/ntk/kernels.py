@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _check
 from unhinged_jax.kernel import Kernel
@@ -50,7 +51,7 @@ def ntk_network(key: jax.Array, inputs: int, width: int, features: int, depth: i
     return _rectifier_network, parameters
 
 
-def _rectifier_network(parameters: Any, inputs: jax.Array) -> jax.Array:
+def _rectifier_network(parameters: PyTree, inputs: jax.Array) -> jax.Array:
     x = inputs.reshape(inputs.shape[0], -1)
     for place, weight in enumerate(parameters):
         # sqrt(2) keeps the mean square of what passes a rectifier.
@@ -59,7 +60,7 @@ def _rectifier_network(parameters: Any, inputs: jax.Array) -> jax.Array:
     return x
 
 
-def _jacobian(network: Callable[[Any], jax.Array], parameters: Any) -> jax.Array:
+def _jacobian(network: Callable[[Any], jax.Array], parameters: PyTree) -> jax.Array:
     """Derivatives of every output, flattened row by row, in every parameter, shape (outputs, parameters)."""
     flat, restore = ravel_pytree(parameters)
     value, pull = jax.vjp(lambda theta: network(restore(theta)).reshape(-1), flat)
@@ -68,8 +69,8 @@ def _jacobian(network: Callable[[Any], jax.Array], parameters: Any) -> jax.Array
 
 
 @eqx.filter_jit
-def _gram(network: Network, parameters: Any, inputs: jax.Array, pooling: jax.Array | None) -> jax.Array:
-    def outputs(parameters: Any) -> jax.Array:
+def _gram(network: Network, parameters: PyTree, inputs: jax.Array, pooling: jax.Array | None) -> jax.Array:
+    def outputs(parameters: PyTree) -> jax.Array:
         features = network(parameters, inputs)
         return features if pooling is None else pooling @ features
 
@@ -77,7 +78,7 @@ def _gram(network: Network, parameters: Any, inputs: jax.Array, pooling: jax.Arr
     return jnp.matmul(J, J.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def empirical_kernel(network: Network, parameters: Any, inputs: ArrayLike) -> Kernel:
+def empirical_kernel(network: Network, parameters: PyTree, inputs: ArrayLike) -> Kernel:
     """Empirical tangent kernel J J^T of the features of all inputs.
 
     Args:
@@ -98,7 +99,7 @@ def empirical_kernel(network: Network, parameters: Any, inputs: ArrayLike) -> Ke
     return Kernel(np.asarray(_gram(network, parameters, jnp.asarray(inputs), None)), "coordinates")
 
 
-def class_mean_kernel(network: Network, parameters: Any, inputs: ArrayLike, labels: Labels) -> Kernel:
+def class_mean_kernel(network: Network, parameters: PyTree, inputs: ArrayLike, labels: Labels) -> Kernel:
     """Empirical tangent kernel of the class means of the features: only C p gradients, whatever n.
 
     Class means and prototypes under a loss that is linear in the logits need no more than this.

@@ -5,11 +5,10 @@ H' = r1 eta J J^T vec(M W),    W' = r2 eta M^T H
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _check
 from unhinged_jax.closed_form import exact
@@ -17,13 +16,14 @@ from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.labels import Labels, from_counts
 from unhinged_jax.model import LayerPeeled, State, ntk_invariant
+from unhinged_jax.observables import Observe
 from unhinged_jax.training.ntk.kernels import Network, class_averages, class_mean_kernel, empirical_kernel, per_sample
 from unhinged_jax.trajectory import Trajectory
 
 FORMS = ("coordinates", "samples", "class_means", "class_kernel")
 
 
-def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: Any = None) -> LayerPeeled:
+def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: ArrayLike | None = None) -> LayerPeeled:
     """The layer-peeled model of the class means: one sample a class, weighted by the weight of its class.
 
     Its data loss, prototypes and rows of H are those of the full problem, class by class.
@@ -48,16 +48,16 @@ def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: Any = No
 
 def predict(
     network: Network,
-    parameters: Any,
+    parameters: PyTree,
     prototypes: ArrayLike,
     inputs: ArrayLike,
     labels: Labels,
     dynamics: Flow | Descent,
     times: ArrayLike,
     *,
-    gamma: Any = None,
+    gamma: ArrayLike | None = None,
     form: str = "coordinates",
-    observe: Any = ("loss", "accuracy"),
+    observe: Observe = ("loss", "accuracy"),
 ) -> Trajectory:
     """The exact prediction of how this network trains under the unhinged loss, while its kernel stays.
 
