@@ -49,6 +49,8 @@ LONGEST_FILE, LONGEST_FUNCTION = 320, 60
 longer says why in a comment that begins with `EXCUSE`."""
 MOST_POSITIONAL, MOST_MODULES = 7, 18
 """Arguments of a function that may be given by place, and modules right under the package beside its `__init__`."""
+MOST_ANY = 0.03
+"""Share of the arguments of all functions that may be typed `Any`, by that name or by another name for it."""
 EXCUSE = "# Long because"
 OVERRIDES = "# Overrides"
 
@@ -192,6 +194,21 @@ def many_positional(files: dict[str, str]) -> list[str]:
     return found
 
 
+def loose_types(files: dict[str, str]) -> list[str]:
+    """Too many arguments whose type says nothing. A tree of arrays is a `PyTree`, what is only looked at an `object`."""
+    kinds = []
+    for source in files.values():
+        named = {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in nodes(source)
+                 if isinstance(node, ast.Assign)}  # fmt: skip
+        for node in nodes(source):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                types = [ast.unparse(argument.annotation) for argument in given if argument.annotation is not None]
+                kinds += [named.get(name, name) for name in types]
+    loose = sum(kind in ("Any", "typing.Any") for kind in kinds)
+    return [f"{loose} of {len(kinds)} arguments are typed Any"] if loose > MOST_ANY * len(kinds) else []
+
+
 def loose_modules(files: dict[str, str]) -> list[str]:
     loose = [m for m in files if m and "." not in m and not any(other.startswith(f"{m}.") for other in files)]
     # A package without modules of its own is one file, too.
@@ -232,6 +249,7 @@ RULES = (
     long_files,
     long_functions,
     many_positional,
+    loose_types,
     loose_modules,
     private_jax,
     global_precision,
@@ -300,6 +318,16 @@ BROKEN = {
         many_positional,
         {"special": "def f(a, b, c, d, e, f, g, h, *, i):\n    pass\n"},
         "special.f has 8 positional arguments",
+    ),
+    "arguments of any type": (
+        loose_types,
+        {"special": f"def f({', '.join(f'a{i}: Any' for i in range(150))}): pass\n"},
+        "arguments are typed Any",
+    ),
+    "arguments of any type, by another name": (
+        loose_types,
+        {"special": f"Thing = Any\ndef f({', '.join(f'a{i}: Thing' for i in range(150))}): pass\n"},
+        "arguments are typed Any",
     ),
     "many loose modules": (loose_modules, {f"loose_{i}": "" for i in range(19)}, "modules stand right under"),
     "jax._src": (private_jax, {"special": "from jax._src import core\n"}, "special uses jax._src"),
