@@ -91,3 +91,32 @@ def make_folder(path: str | Path) -> None:
         OSError: if it cannot be made.
     """
     Path(path).resolve().mkdir(parents=True, exist_ok=True)
+
+
+def make_room(
+    folder: Path, names: Iterable[str], what: str, *, force: bool = False, resume: bool = False, needs: str = ""
+) -> list[str]:
+    """Make a folder for files of these names, and say which of them are there.
+
+    Args:
+        folder: Made if needed, with those above it.
+        names: Files and folders that belong to one result.
+        what: What that is, such as "a run".
+        force: They may be replaced.
+        resume: They are gone on with, and there must be one of the name `needs`.
+
+    Raises:
+        ValueError: if there are some and neither is set, or if there is nothing to go on with.
+        OSError: if the folder cannot be made.
+    """
+    found = [name for name in names if (folder / name).exists()]
+    if found and not (force or resume):
+        more = ", go on with --resume" if needs else ""
+        raise ValueError(
+            f"{folder} holds {what} already ({', '.join(found)}); replace it with --force{more}, or choose another "
+            "folder."
+        )
+    if resume and needs not in found:
+        raise ValueError(f"{folder} holds no {needs} to resume from; run without --resume first.")
+    make_folder(folder)
+    return found

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from unhinged_jax._files import refuse_there, whole
+from unhinged_jax._terminal import ProgressBar
 from unhinged_jax.closed_form import exact
 from unhinged_jax.comparison import state_errors
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
@@ -214,15 +215,12 @@ def _run_numbered(number: int) -> Row:
 def main(json: Path | None = None, force: bool = False) -> int:
     """Print the certificate, write it to a JSON file if asked; 1 if any bound is missed."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     began = time.monotonic()
     if json is not None and not force:
         refuse_there([json])
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("compiling", total=len(cases()))
-        rows = certificate(lambda row: progress.update(bar, advance=1, description=f"{row.name}, {row.dynamics}"))
+    with ProgressBar(len(cases()), "compiling") as bar:
+        rows = certificate(lambda row: bar.update(advance=1, description=f"{row.name}, {row.dynamics}"))
     seconds = time.monotonic() - began
     Console(width=150).print(_table(rows))
     failed = [row for row in rows if not row.passed]

@@ -195,7 +195,7 @@ def many_positional(files: dict[str, str]) -> list[str]:
 
 
 def loose_types(files: dict[str, str]) -> list[str]:
-    """Too many arguments whose type says nothing. A tree of arrays is a `PyTree`, what is only looked at an `object`."""
+    """Too many arguments whose type says nothing: a tree of arrays is a `PyTree`, what is only shown an `object`."""
     kinds = []
     for source in files.values():
         named = {ast.unparse(node.targets[0]): ast.unparse(node.value) for node in nodes(source)

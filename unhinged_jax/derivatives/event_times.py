@@ -1,9 +1,4 @@
-"""When something happens in a run: event times as roots, with derivatives by the implicit function theorem.
-
-    phi(t*, theta) = level,    dt*/dtheta = -(dphi/dtheta) / (dphi/dt)
-
-See docs/gradients.md.
-"""
+"""When something happens in a run: phi(t*, theta) = level, with dt*/dtheta = -(dphi/dtheta) / (dphi/dt)."""
 
 from __future__ import annotations
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unhinged_jax._files import make_folder, placed
+from unhinged_jax._files import make_folder, make_room, placed
+from unhinged_jax._terminal import ProgressBar
 from unhinged_jax.designs.optimise import DesignOutcome, design
 from unhinged_jax.designs.picture import draw
 from unhinged_jax.designs.plan import DesignPlan
@@ -28,9 +28,7 @@ def run(plan: str, out: Path, *, steps: int | None, force: bool) -> int:
     read = DesignPlan.read(plan)
     if steps is not None:
         read = dataclasses.replace(read, design=dataclasses.replace(read.design, steps=steps))
-    there = [name for name in FILES if (out / name).exists()]
-    if there and not force:
-        raise ValueError(f"{out} holds a design already ({', '.join(there)}); replace it with --force.")
+    make_room(out, FILES, "a design", force=force)
     make_folder(out)
     outcome = _with_progress(read)
     with placed(out), tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:
@@ -42,17 +40,10 @@ def run(plan: str, out: Path, *, steps: int | None, force: bool) -> int:
 
 
 def _with_progress(plan: DesignPlan) -> DesignOutcome:
-    if not sys.stderr.isatty():
-        return design(plan)
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Compiling", total=plan.design.steps)
+    with ProgressBar(plan.design.steps, "Compiling", transient=True) as bar:
 
         def tell(step: int, objective: float) -> None:
-            bar.update(task, completed=step, description=f"Objective {objective:.6g}")
+            bar.update(completed=step, description=f"Objective {objective:.6g}")
 
         return design(plan, progress=tell)
 

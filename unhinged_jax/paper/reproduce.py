@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax._files import make_folder, refuse_there, whole
+from unhinged_jax._terminal import ProgressBar
 from unhinged_jax.closed_form import exact
 from unhinged_jax.model import State
 from unhinged_jax.paper import published
@@ -193,30 +194,16 @@ def main(
         seed: Start from this seed instead of the paper's own state.
         force: Replace results of these figures; those of others are kept in any case.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     began = time.monotonic()
     chosen = [FIGURES[number]() for number in figure_numbers(figures)]
     extra = read_indices(Path(at)) if at is not None else {}
     out = Path(out)
     before = _before(out, chosen, seed, force)
     make_folder(out)
-    console = Console(stderr=True)
     total = sum(2 * len(figure.runs()) for figure in chosen)
-    clocks = [TimeElapsedColumn(), TimeRemainingColumn()]
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *clocks]
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("compiling", total=total)
-        outcomes = run_figures(chosen, extra, seed, lambda text: progress.update(bar, advance=1, description=text))
-        progress.update(bar, description="drawing")
+    with ProgressBar(total, "compiling", remaining=True) as bar:
+        outcomes = run_figures(chosen, extra, seed, lambda text: bar.update(advance=1, description=text))
+        bar.update(description="drawing")
         source = "the paper's" if seed is None else f"seed {seed}"
         summary: dict[str, Any] = {"seed": seed, "start": source, "figures": {}}
         for outcome in outcomes:
@@ -227,7 +214,7 @@ def main(
                 write_csv(out / f"fig{number}{panel.letter}_exact.csv", outcome.exact[panel.letter], order)
             draw(outcome, out, with_published=seed is None)
             summary["figures"][number] = summarise(outcome, seed is None)
-        progress.update(bar, description="done")
+        bar.update(description="done")
     summary["seconds"] = round(time.monotonic() - began, 1)
     kept = {**summary, "figures": {**before, **summary["figures"]}}
     with whole(out / "summary.json") as part:

@@ -15,6 +15,7 @@ from unhinged_jax._terminal import spinner
 from unhinged_jax.closed_form import exact as solve_exactly
 from unhinged_jax.config import Config, Problem, build, read_config
 from unhinged_jax.runs import files
+from unhinged_jax.runs.identity import refuse_other
 from unhinged_jax.simulation import simulate
 from unhinged_jax.trajectory import RunResult, Trajectory
 
@@ -35,7 +36,7 @@ def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | 
         before = None
         if resume:
             stored = files.read_run(out, problem.dynamics)
-            _check_same(stored.identity, identity, out)
+            refuse_other(stored.identity, identity, out)
             before = stored.trajectory
         with spinner("Solving" if exact else "Simulating"), _named(config):
             trajectory = _run(problem, exact, before)
@@ -91,25 +92,6 @@ def _identity(config: Config, problem: Problem, exact: bool) -> dict[str, Any]:
     for section, keys in _MAY_CHANGE.items():
         sections[section] = {k: v for k, v in sections[section].items() if k not in keys}
     return {"config": sections, "inputs": problem.inputs, "precision": problem.precision, "exact": exact}
-
-
-def _check_same(stored: dict[str, Any], asked: dict[str, Any], out: Path) -> None:
-    before, now = _flat(stored), _flat(asked)
-    for key in sorted({*before, *now}):
-        if key.startswith("inputs.") and key.endswith(".py") and key not in before:
-            continue  # of a version that took no digests of modules
-        if before.get(key) != now.get(key):
-            raise ValueError(
-                f"{out} holds a run with {key} = {before.get(key)}, but now it is {now.get(key)}; --resume goes on "
-                "with the same settings, start again with --force."
-            )
-
-
-def _flat(tree: object, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    parts = [_flat(value, f"{prefix}.{name}".lstrip(".")) for name, value in tree.items()]
-    return {key: leaf for part in parts for key, leaf in part.items()}
 
 
 def _status(trajectory: Trajectory) -> int:

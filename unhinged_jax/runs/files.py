@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from unhinged_jax import _memory, plots
-from unhinged_jax._files import make_folder, placed
+from unhinged_jax._files import make_room, placed
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
@@ -60,15 +60,7 @@ def workspace(folder: Path, *, force: bool = False, resume: bool = False) -> Ite
         ValueError: if there are files and neither is set, or none and `resume` is set.
         OSError: if the folder cannot be made or written to; before the run, not after it.
     """
-    found = [name for name in FILES if (folder / name).exists()]
-    if found and not (force or resume):
-        raise ValueError(
-            f"{folder} holds a run already ({', '.join(found)}); replace it with --force, go on with --resume, "
-            "or choose another folder."
-        )
-    if resume and "final.npz" not in found:
-        raise ValueError(f"{folder} holds no final.npz to resume from; run without --resume first.")
-    make_folder(folder)
+    make_room(folder, FILES, "a run", force=force, resume=resume, needs="final.npz")
     for left in folder.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)  # of a run that was killed
     place = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))

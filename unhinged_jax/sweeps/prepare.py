@@ -19,6 +19,7 @@ from unhinged_jax import _memory
 from unhinged_jax import config as _config
 from unhinged_jax._files import whole
 from unhinged_jax.runs.files import versions
+from unhinged_jax.runs.identity import flat, unrecorded
 from unhinged_jax.sweeps.design import Dim
 from unhinged_jax.sweeps.groups import Grouping, grouping_of
 from unhinged_jax.sweeps.layout import Layout, layout_of
@@ -84,7 +85,7 @@ def refuse_other(store: Store, plan: SweepPlan, change: bool = True) -> None:
     """Raise ValueError if a plan is not the one of a store; take over what may change, unless told not to."""
     before, now = store.identity, _identity(plan, _inputs(grouping_of(plan)) if store.identity["inputs"] else {})
     old, new = flat(before), flat(now)
-    differ = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _unrecorded(key, old)]
+    differ = [key for key in {**old, **new} if old.get(key) != new.get(key) and not unrecorded(key, old)]
     fatal = [key for key in differ if key.removeprefix("plan.") not in MAY_CHANGE]
     if fatal:
         told = [f"{key.removeprefix('plan.')} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in fatal]
@@ -92,19 +93,6 @@ def refuse_other(store: Store, plan: SweepPlan, change: bool = True) -> None:
         raise ValueError(f"{store.path} holds another sweep: {shown}. Choose another --store, or restore the plan.")
     if differ and change:
         store.change_plan(now)
-
-
-def _unrecorded(key: str, old: dict[str, Any]) -> bool:
-    """Whether a store is older than digests of modules."""
-    return key.startswith("inputs.") and key.endswith(".py") and key not in old
-
-
-def flat(tree: object, prefix: str = "") -> dict[str, Any]:
-    """Leaves of nested tables by dotted key; lists are leaves."""
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: tree}
-    parts = [flat(value, f"{prefix}.{name}".lstrip(".")) for name, value in tree.items()]
-    return {key: leaf for part in parts for key, leaf in part.items()}
 
 
 def _short(value: object) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unhinged_jax._files import make_folder, refuse_there, whole
+from unhinged_jax._terminal import ProgressBar
 from unhinged_jax.plots import save, style
 from unhinged_jax.theories import page
 from unhinged_jax.theories.registry import THEORIES, chosen
@@ -76,7 +77,6 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool
         force: Replace a page and figures that are there.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     began, out = time.monotonic(), Path(out)
     if out.suffix != ".md":
@@ -87,10 +87,8 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool
         drawn = [folder / f"{theory.name}.{kind}" for theory in theories for kind in ("png", "svg")]
         refuse_there([out, folder / "checks.json", *drawn])
     make_folder(folder)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("running", total=len(theories))
-        found = findings(theories, lambda finding: progress.update(bar, advance=1, description=finding.theory))
+    with ProgressBar(len(theories), "running") as bar:
+        found = findings(theories, lambda finding: bar.update(advance=1, description=finding.theory))
     for theory, finding in zip(theories, found, strict=True):
         if finding.curves:
             draw(theory, finding, folder)

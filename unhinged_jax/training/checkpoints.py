@@ -18,6 +18,7 @@ import numpy as np
 from unhinged_jax import _interrupt, _memory
 from unhinged_jax._files import whole
 from unhinged_jax.precision import scope
+from unhinged_jax.runs.identity import refuse_other
 from unhinged_jax.training.data import Dataset
 from unhinged_jax.training.extra import require
 from unhinged_jax.training.learner import Learner
@@ -181,14 +182,7 @@ def identity_of(settings: Settings, data: Dataset) -> dict[str, Any]:
 def _refuse_other(stored: Mapping[str, Any], asked: dict[str, Any], folder: Path) -> None:
     if stored["data"] != asked["data"]:
         raise ValueError(f"{folder} holds a run on other images or labels; start again with --force.")
-    for section, values in asked["settings"].items():
-        before = stored["settings"].get(section, {})
-        for name in sorted({*before, *values}):
-            if before.get(name) != values.get(name):
-                raise ValueError(
-                    f"{folder} holds a run with [{section}] {name} = {before.get(name)}, but now it is "
-                    f"{values.get(name)}; --resume goes on with the same settings, start again with --force."
-                )
+    refuse_other(stored["settings"], asked["settings"], folder)
 
 
 def _arrays(run: Trained) -> dict[str, Any]:

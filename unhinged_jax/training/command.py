@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax import _interrupt
-from unhinged_jax._files import make_folder, whole
+from unhinged_jax._files import make_room, whole
 
 if TYPE_CHECKING:
     from unhinged_jax.training.data import Dataset
@@ -92,19 +92,13 @@ def experiment(
 
 
 def _make_room(out: Path, force: bool, resume: bool) -> None:
-    found = [name for name in (*_FILES, "checkpoints") if (out / name).exists()]
-    if found and not (force or resume):
-        raise ValueError(
-            f"{out} holds a run already ({', '.join(found)}); replace it with --force, go on with --resume, or choose "
-            "another folder."
-        )
     if resume and not (out / "checkpoints").is_dir():
         raise ValueError(f"{out} holds no checkpoint to resume from; run without --resume first.")
+    found = make_room(out, (*_FILES, "checkpoints"), "a run", force=force, resume=resume, needs="checkpoints")
     if force:
         for name in found:
             place = out / name
             shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
-    make_folder(out)
 
 
 def _write(out: Path, run: Trained, data: Dataset, evaluation: Evaluation) -> None:
