@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,11 +156,8 @@ def test_a_pair_moves_the_problem_by_what_each_moves_alone(total):
         if {"rate_H", "s", "decay", "decay_H", "class_weights", "sample_weights", "noise"}.isdisjoint(pair):
             continue
         shown, found = _tangents(chosen(pair, start), start)
-        for ours, want in zip(jax.tree.leaves(shown), jax.tree.leaves(value), strict=True):
-            np.testing.assert_allclose(ours, want, rtol=1e-12, atol=1e-15)
-        for name in pair:
-            for ours, want in zip(jax.tree.leaves(found[name]), jax.tree.leaves(alone[name]), strict=True):
-                np.testing.assert_allclose(ours, want, rtol=1e-12, atol=1e-14, err_msg=f"{name} of {pair}")
+        chex.assert_trees_all_close(shown, value, rtol=1e-12, atol=1e-15)
+        chex.assert_trees_all_close(found, {name: alone[name] for name in pair}, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.long

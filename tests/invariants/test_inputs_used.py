@@ -1,5 +1,6 @@
 """Inputs that were once passed over: soft targets and the bias of the adjusted margin, digits, a descent's own rate."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,8 +65,7 @@ def test_above_the_margin_a_model_has_the_unhinged_loss_and_gradient_of_its_targ
     plain = uj.spherical(KINDS[kind], P, gamma=GAMMA)
     with jax.enable_x64(True):
         found, want = (jax.value_and_grad(m.data_loss, argnums=(0, 1, 2))(H, W, B) for m in (model, plain))
-    for got, right in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-15)
+    chex.assert_trees_all_close(found, want, rtol=1e-12, atol=1e-15)
     unit = H / np.linalg.norm(H, axis=1, keepdims=True)
     targets = Y if kind == "soft" else KINDS[kind].targets[KINDS[kind].index]
     signal = KINDS[kind].weights[:, None] * ((1 + GAMMA) * targets - GAMMA)

@@ -236,3 +236,19 @@ def test_margins_are_the_same_block_by_block(problem, form, monkeypatch):
     got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b))
     want = expected(model, np.exp(LOG_SCALE) * H, np.exp(LOG_SCALE) * W, b)
     chex.assert_trees_all_close(dict(got), {name: want[name] for name in names}, rtol=1e-11, atol=1e-12)
+
+
+def test_where_there_is_nothing_to_divide_by():
+    """No smallest bias, no norm of which there are shares, no loss: what is said then."""
+    H, W, _ = arrays(EVEN, 2)
+    names = ("bias_ratio", "loss_sign", "log_abs_loss", "accuracy_margin", *ENERGIES)
+
+    def seen(*state):
+        return {name: float(x) for name, x in uj.observe_state(MODELS["balanced"](2), uj.State(*state), names).items()}
+
+    zeros = seen(0 * H, 0 * W, np.zeros(C))
+    assert zeros["bias_ratio"] == np.inf and zeros["loss_sign"] == 0 and zeros["log_abs_loss"] == -np.inf
+    assert zeros["accuracy_margin"] == 0 and all(np.isnan(zeros[name]) for name in ENERGIES)
+    alone = seen(0 * H, 0 * W, np.array([0.0, 1.0, 3.0]))
+    assert alone["bias_ratio"] == np.inf and alone["accuracy_margin"] == -np.inf
+    assert seen(H, W, np.array([-2.0, -1.0, -4.0]))["bias_ratio"] == 0.25
