@@ -1,4 +1,4 @@
-"""Feature kernels: how the gradients of the samples' features mix when features come from a network (NTK)."""
+"""Feature kernels: how the gradients of the samples' features mix if features come from a network (NTK)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def as_kernel(kernel: Kernel | ArrayLike, samples: int, dim: int) -> Kernel:
 
 
 def check_shape(kernel: Kernel, samples: int, dim: int) -> None:
-    """Raise unless the matrix has the shape that its kind asks for with so many samples and dimensions."""
+    """Raise unless the matrix has the shape that its kind requires for this number of samples and dimensions."""
     _check.choice("kind of kernel", kernel.kind, ("samples", "factor", "coordinates"))
     shape = np.shape(kernel.matrix)
     rows = samples * dim if kernel.kind == "coordinates" else samples

@@ -18,7 +18,7 @@ Order = Literal["blocks", "cyclic"]
 
 
 def from_labels(index: ArrayLike | Sequence[int], classes: int | None = None) -> Labels:
-    """Labels from one integer a sample.
+    """Labels from one integer per sample.
 
     Args:
         index: Labels 0 ... C-1 in any order, shape (n,).
@@ -75,9 +75,9 @@ def balanced(classes: int, per_class: int, order: Order = "blocks") -> Labels:
         `Labels` with one-hot targets and equal weights.
 
     Raises:
-        ValueError: for numbers that are not whole or too small, or an unknown order.
+        ValueError: for numbers that are too small or not whole, or an unknown order.
 
-    Source: Zhou et al. 2023, Eq. 3 (class blocks are meant there).
+    Source: Zhou et al. 2023, Eq. 3 (with the samples in class blocks).
 
     Example:
         >>> balanced(classes=3, per_class=2, order="cyclic").index.tolist()
@@ -118,7 +118,7 @@ def from_counts(counts: ArrayLike | Sequence[int]) -> Labels:
 
 
 def _refuse_many(samples: int) -> None:
-    """Raise MemoryError for more samples than can have a label and a weight."""
+    """Raise MemoryError if there are too many samples for their labels and weights to fit into memory."""
     _memory.refuse(12 * samples, f"labels of {samples:,} samples")
 
 
@@ -157,13 +157,13 @@ def long_tailed(classes: int, largest: int, ratio: float) -> Labels:
 
 
 def step_imbalanced(classes: int, largest: int, ratio: float, majority: int | None = None) -> Labels:
-    """`majority` classes of `largest` samples, the others of `largest / ratio` (rounded, at least 1).
+    """`majority` classes of `largest` samples; the others have `largest / ratio` (rounded, at least 1).
 
     Args:
         classes: C, at least 2.
         largest: Samples of each large class, at least 1.
         ratio: Largest count over smallest, at least 1.
-        majority: How many large classes, the first ones; default half of them, rounded up.
+        majority: How many of the first classes are large; default half of them, rounded up.
 
     Returns:
         `Labels` in class blocks, with one-hot targets and equal weights.
@@ -193,7 +193,7 @@ def soft(targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequ
         truth: Labels to measure accuracy against, shape (n,); default: the largest target of each row.
 
     Returns:
-        `Labels` with one target a sample and equal weights.
+        `Labels` with one target per sample and equal weights.
 
     Raises:
         ValueError: for a wrong shape, negative entries, rows that do not sum to 1, or a truth that is not an
@@ -216,11 +216,11 @@ def soft(targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequ
     if _check.concrete(targets) and not np.allclose(np.sum(np.asarray(targets, np.float64), axis=1), 1.0, atol=1e-6):
         raise ValueError("every row of targets must sum to 1; divide each row by its sum.")
     if truth is None:
-        # Among the numbers as they are: float64 targets must not tie because JAX is in float32.
+        # The numbers are compared unrounded: float64 targets must not tie because JAX is in float32.
         index = (np if _check.concrete(targets) else jnp).argmax(targets, axis=1)
     else:
         index = truth if isinstance(truth, jax.Array) else _check.real("truth", truth, array=True)
-        _check.shape("truth", index, (samples,), "one label a sample")
+        _check.shape("truth", index, (samples,), "one label per sample")
         _check.labels("truth", index, classes)
     return Labels(
         index=index,

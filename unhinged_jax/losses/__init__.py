@@ -1,8 +1,8 @@
-"""Losses on (logits, targets), one value a sample, in optax's signature.
+"""Losses on (logits, targets), one value per sample, in optax's signature.
 
 `logits` has shape (..., C). `targets` are distributions of the same shape, or integer labels of shape (...). The
-functions can be used alone; `Loss` objects carry their parameters as array leaves, so that a model can be mapped over
-and differentiated in them. A loss that is linear in the logits also gives its signal matrix.
+functions can be used alone. `Loss` objects carry their parameters as array leaves, so that a model can be mapped over
+them and differentiated with respect to them. A loss that is linear in the logits also gives its signal matrix.
 """
 
 from unhinged_jax.losses.margin import adjusted_margin

@@ -1,4 +1,4 @@
-"""The adjusted sample margin loss, -(1 + gamma) <w_y + delta, h> where features point away from their prototype."""
+"""The adjusted sample margin loss, -(1 + gamma) <w_y + delta, h> for features that point away from their prototype."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def adjusted_margin(
 ) -> jax.Array:
     """Adjusted sample margin loss: the unhinged loss with a pull that does not vanish opposite to the prototype.
 
-    Where the cosine of h and w_y is at least -1 + epsilon this is the unhinged loss of the unit feature. Below, it is
-    -(1 + gamma) <w_y + delta, h>, with delta (no gradient) orthogonal to h and such that the cosine of w_y + delta and
-    h is -1 + epsilon. For soft targets it is the mean over them.
+    If the cosine of h and w_y is at least -1 + epsilon, this is the unhinged loss of the unit feature. If it is
+    smaller, the loss is -(1 + gamma) <w_y + delta, h>, with delta (no gradient) orthogonal to h and such that the
+    cosine of w_y + delta and h is -1 + epsilon. For soft targets it is the mean over them.
 
     Args:
-        features: Features h of any non-zero length, shape (n, p); they enter normalised.
+        features: Features h of any non-zero length, shape (n, p); they are normalised.
         prototypes: W, shape (C, p).
         labels: Integer labels, shape (n,), or distributions over the classes, shape (n, C).
         gamma: Trade-off, at least 0.

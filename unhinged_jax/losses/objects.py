@@ -1,4 +1,4 @@
-"""Losses as objects that carry their parameters as array leaves: a model is mapped over and differentiated in them."""
+"""Losses as objects that carry their parameters as array leaves, for maps and derivatives over these parameters."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from unhinged_jax.signal import Signal, unhinged_signal
 
 
 class NotLinear(ValueError):
-    """Asked for the signal matrix of a loss that is not linear in the logits."""
+    """Raised for the signal matrix of a loss that is not linear in the logits."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Loss(RegisteredValue):
-    """A loss of one sample as an object: called with (logits, targets), gives one value a sample."""
+    """A loss of one sample as an object: called with (logits, targets), it gives one value per sample."""
 
     def __post_init__(self) -> None:
         ours = [name for name in ("gamma", "epsilon", "margin", "focusing") if hasattr(self, name)]
@@ -41,13 +41,14 @@ class Loss(RegisteredValue):
         return False
 
     def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        """Loss of each sample, shape (n,), with one sample a column: logits and targets (C, n)."""
+        """Loss of each sample, shape (n,), with one sample per column: logits and targets (C, n)."""
         values = self(logits.T, targets.T)
         _check.shape(f"what the loss {type(self).__name__} returns", values, logits.shape[1:], "one value a sample")
         return values
 
     def pull(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-        """Minus the gradient of sum_i weights_i loss_i, with one sample a column: logits, targets and result (C, n)."""
+        """Minus the gradient of sum_i weights_i loss_i, with one sample per column: logits, targets and result (C,
+        n)."""
         return -jax.grad(lambda logits: jnp.sum(weights * self.of_columns(logits, targets)))(logits)
 
     def signal(self, labels: Labels) -> Signal:
@@ -58,8 +59,8 @@ class Loss(RegisteredValue):
         """
         if self.linear:
             raise NotLinear(
-                f"{type(self).__name__} says that it is linear but has no `signal(labels)`, minus its gradient in the "
-                "logits; add one, or leave `linear` out."
+                f"{type(self).__name__} says that it is linear but has no `signal(labels)`, minus its gradient with "
+                "respect to the logits; add one, or leave `linear` out."
             )
         raise NotLinear(
             f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no "
@@ -68,10 +69,10 @@ class Loss(RegisteredValue):
 
 
 class _Separate(Loss):
-    """A loss that takes one sample alone, of shape (C,), as it takes many."""
+    """A loss that treats a single sample, of shape (C,), as it treats many."""
 
     def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        # Without turning an array, which takes longer than a softmax.
+        # No array is transposed, which would take longer than a softmax.
         return jax.vmap(self, in_axes=1)(logits, targets)
 
 
@@ -115,7 +116,7 @@ class CrossEntropy(_Separate):
         return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=0), axis=0)
 
     def pull(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-        # Written out, because its automatic derivative takes three passes over the logits more.
+        # Written out, because its automatic derivative takes three extra passes over the logits.
         return weights * (targets - jnp.sum(targets, axis=0) * jax.nn.softmax(logits, axis=0))
 
 
@@ -153,7 +154,7 @@ class Focal(_Separate):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AdjustedMargin(Loss):
-    """`adjusted_margin`: sees features and prototypes, not only their products; for spherical models."""
+    """`adjusted_margin`: depends on features and prototypes, not only on their products; for spherical models."""
 
     gamma: Any = None
     epsilon: Any = 0.1
@@ -169,10 +170,10 @@ class AdjustedMargin(Loss):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Custom(Loss):
-    """Any function (logits, targets) -> one value a sample, with `targets` the (n, C) distributions.
+    """Any function (logits, targets) -> one value per sample, with `targets` the (n, C) distributions.
 
     A function is compiled once and found again by its identity: a number that it reads from a global or an attribute
-    keeps the value of the first run. Give a `CustomTree` in that case.
+    keeps the value of the first run. Use a `CustomTree` in that case.
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array] = dataclasses.field(metadata={"static": True})
@@ -182,7 +183,7 @@ class Custom(Loss):
         if jnp.shape(value) != logits.shape[:-1]:
             name = getattr(self.function, "__name__", repr(self.function))
             raise ValueError(
-                f"the loss {name} must return one value a sample, shape {logits.shape[:-1]}, but returned shape "
+                f"the loss {name} must return one value per sample, shape {logits.shape[:-1]}, but returned shape "
                 f"{jnp.shape(value)}; leave the mean over samples to the model."
             )
         return value
@@ -191,7 +192,7 @@ class Custom(Loss):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CustomTree(Custom):
-    """The same of a callable that is a pytree: its numbers are data, and other ones compile nothing again."""
+    """The same for a callable that is a pytree: its numbers are data, and new values do not compile anything again."""
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -214,8 +215,8 @@ def as_loss(loss: LossLike) -> Loss:
     """A `Loss` from a loss, a name, or any callable (logits, targets) -> one value a sample.
 
     A plain function keeps the numbers that it reads from a global or an attribute in its first run, because the
-    compiled program is found again by the function's identity. Numbers that change belong into the fields of a
-    dataclass with a `__call__`, registered with `jax.tree_util.register_dataclass`: those are data.
+    compiled program is found again by the function's identity. Put numbers that change into the fields of a dataclass
+    with a `__call__`, registered with `jax.tree_util.register_dataclass`; these are data.
 
     Example:
         >>> as_loss("cross_entropy")
@@ -228,5 +229,5 @@ def as_loss(loss: LossLike) -> Loss:
             guess = _check.nearest(loss, NAMED) or "."
             raise ValueError(f"loss must be one of {', '.join(NAMED)} or a callable, but got {loss!r}{guess}")
         return NAMED[loss]()
-    _check.function("loss", loss, "(logits, targets) -> one value a sample, or a name, or a `Loss`")
+    _check.function("loss", loss, "(logits, targets) -> one value per sample, or a name, or a `Loss`")
     return Custom(loss) if jax.tree_util.all_leaves([loss]) else CustomTree(loss)

@@ -1,4 +1,4 @@
-"""Losses of logits as functions of (logits, targets), one value a sample, in optax's signature."""
+"""Losses of logits as functions of (logits, targets), one value per sample, in optax's signature."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def distributions(logits: jax.Array, targets: ArrayLike) -> jax.Array:
 
 
 def _factor(name: str, value: ArrayLike, allowed: tuple[tuple[int, ...], ...]) -> None:
-    """Raise for what is not real, and for an array that would be taken along another axis than that of the samples."""
+    """Raise for numbers that are not real, and for an array that would broadcast along an axis other than the
+    samples'."""
     _check.finite(name, value, array=True)
     if np.shape(value) not in allowed:
         shapes = " or ".join(str(shape) for shape in dict.fromkeys(allowed))
@@ -45,7 +46,7 @@ def _factor(name: str, value: ArrayLike, allowed: tuple[tuple[int, ...], ...]) -
 
 
 def _of_logits(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The function of logits as a floating-point array, in float64 wherever an array that it is given is."""
+    """The function, with logits as a floating-point array, which is float64 if any array passed is."""
 
     @follows_arrays
     @functools.wraps(function)
@@ -61,7 +62,7 @@ def _of_logits(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 def unhinged(
     logits: jax.Array, targets: ArrayLike, gamma: ArrayLike | None = None, weights: ArrayLike = 1.0
 ) -> jax.Array:
-    """Unhinged loss: -s_y + gamma sum_{j != y} s_j, for soft targets its expectation.
+    """Unhinged loss -s_y + gamma sum_{j != y} s_j; for soft targets its expectation.
 
     Args:
         logits: Shape (..., C).
@@ -116,7 +117,7 @@ def mse(logits: jax.Array, targets: ArrayLike) -> jax.Array:
 
 @_of_logits
 def hinge(logits: jax.Array, targets: ArrayLike, margin: ArrayLike = 1.0) -> jax.Array:
-    """Multi-class hinge loss max(0, margin + max_{j != y} s_j - s_y), its mean over soft targets.
+    """Multi-class hinge loss max(0, margin + max_{j != y} s_j - s_y); for soft targets its mean.
 
     Source: Crammer & Singer 2001.
 
@@ -131,7 +132,7 @@ def hinge(logits: jax.Array, targets: ArrayLike, margin: ArrayLike = 1.0) -> jax
 
 @_of_logits
 def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> jax.Array:
-    """Focal loss -(1 - p_y)^focusing log p_y with p = softmax(s), its mean over soft targets.
+    """Focal loss -(1 - p_y)^focusing log p_y with p = softmax(s); for soft targets its mean.
 
     Source: Lin et al. 2017.
 
