@@ -1,4 +1,4 @@
-"""How far one run is from another: `verify`."""
+"""How far one run is from another (`verify`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Comparison:
         errors: Name -> largest relative difference over time; for H, W and b the Frobenius norm of the difference over
             that of the second run (b over max(||b_0||, ||b||)).
         rate, rate_of_truth: Fitted exponential rates of the last quarter of `log_distance` (or `distance`) in t (not in
-            zeta, as those of `limit` are); NaN if it was not observed at two times or more there.
+            zeta, as those of `limit` are); NaN if it was not observed at two or more times there.
 
     Source: beyond the paper.
 
@@ -41,24 +41,24 @@ class Comparison:
 
     def __repr__(self) -> str:
         rows = [f"  {name:<20} {error:9.2e}" for name, error in self.errors.items()]
-        rates = f"; late rate a unit of t, fitted: {self.rate:.6g}, of the truth {self.rate_of_truth:.6g}"
+        rates = f"; late rate per unit of t, fitted: {self.rate:.6g}, of the truth {self.rate_of_truth:.6g}"
         known = "" if math.isnan(self.rate) and math.isnan(self.rate_of_truth) else rates
         return "\n".join([f"Comparison: worst relative difference {self.worst:.2e}{known}", *rows])
 
 
 def verify(run: Trajectory, truth: Trajectory) -> Comparison:
-    """Compare two runs at the same times, as a rule a simulated one with the exact one.
+    """Compare two runs at the same times, usually a simulated run with the exact one.
 
     Args:
-        run, truth: Trajectories over the same times. Compared are the observables both have, and the states if both
-            kept them; times that were not reached count as infinitely wrong.
+        run, truth: Trajectories over the same times. The observables that both have are compared, and the states if
+            both kept them; times that were not reached count as infinitely wrong.
 
     Returns:
         A `Comparison`; print it for a table.
 
     Raises:
-        ValueError: if the times differ, nothing is common to both, an observable has another shape in one than in the
-            other, or one is a batch of trajectories.
+        ValueError: if the times differ, nothing is common to both, an observable has different shapes in the two runs,
+            or one is a batch of trajectories.
 
     Source: beyond the paper.
 
@@ -93,7 +93,7 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
 
 
 def _same_times(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether times are equal, as far as the narrower of their types can tell."""
+    """Whether times are equal, to the precision of the narrower of their types."""
     narrow = min(a.dtype, b.dtype, key=lambda dtype: (dtype.kind != "f", dtype.itemsize))
     return a.shape == b.shape and np.array_equal(a.astype(narrow), b.astype(narrow))
 

@@ -94,7 +94,7 @@ BAD_RATES = {
     "one of the rates": (lambda: uj.Descent(0.1, rate_W=down), "gives -0.35 at 9"),
     "a class below 0": (lambda: uj.Flow(Constant(-0.1)), "at least 0"),
     "a class that turns": (lambda: uj.Flow(Piecewise((1.0, -1.0), (2.0,))), "at least 0"),
-    "too few values": (lambda: uj.Flow(Piecewise((1.0,), (2.0,))), "one value more"),
+    "too few values": (lambda: uj.Flow(Piecewise((1.0,), (2.0,))), "one more value"),
     "momentum NaN": (lambda: uj.Descent(0.1, momentum=float("nan")), r"momentum must lie in \[0, 1\)"),
     "momentum True": (lambda: uj.Descent(0.1, momentum=True), "momentum must be a real number"),
     "complex momentum": (lambda: uj.Descent(0.1, momentum=0.5j), "momentum must be a real number"),

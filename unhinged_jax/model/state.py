@@ -21,15 +21,15 @@ class State(Value):
     """Features H (n, p), prototypes W (C, p) and biases b (C,).
 
     Attributes:
-        H, W, b: The three parts: NumPy or JAX arrays, or what NumPy makes arrays of. Other types than float32 and
-            float64 are converted: 16 bits to float32, everything else to float64.
-        log_scale: The features and prototypes meant are e^log_scale H and e^log_scale W: a way to hold norms beyond the
-            floating-point range. b is never scaled. 0 (default) wherever the norms fit.
+        H, W, b: The three parts: NumPy or JAX arrays, or anything that NumPy converts to an array. Types other than
+            float32 and float64 are converted: 16 bits to float32, everything else to float64.
+        log_scale: The state has features e^log_scale H and prototypes e^log_scale W, which allows norms beyond the
+            floating-point range. b is never scaled. The default 0 serves wherever the norms fit.
 
     Draw one with `LayerPeeled.init`.
 
     Raises:
-        ValueError: for complex numbers, and for what does not hold numbers.
+        ValueError: for complex numbers, and for objects that do not hold numbers.
 
     Source: Zhou et al. 2023, Section 2; `log_scale` is beyond the paper.
 
@@ -53,7 +53,7 @@ class State(Value):
 
 
 def settled(state: State) -> State:
-    """The state with its scale multiplied in where that is safe; else at norm 1 with the logarithm beside it."""
+    """The state with its scale multiplied in if that is safe; otherwise at norm 1 with the logarithm of its norm."""
     dtype = state.W.dtype
     log_max = float(np.log(np.finfo(dtype).max)) / 2
     safe = jnp.abs(state.log_scale) < log_max - 40
@@ -72,7 +72,7 @@ def multiplied(state: State, power: ArrayLike = 0) -> tuple[jax.Array, jax.Array
 
 
 def must_fit(state: State, precision: str, reduce: bool = True, small: bool = False) -> None:
-    """Raise if e^log_scale H or e^log_scale W does not fit a precision. `small`: however small they are, they do."""
+    """Raise if e^log_scale H or e^log_scale W does not fit a precision. With `small`, small values always fit."""
     if not _check.concrete(state) or float(state.log_scale) == 0:
         return
     low, high = float(np.log(faint(precision))), float(np.log(np.finfo(precision).max))

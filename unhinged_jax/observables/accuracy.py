@@ -1,4 +1,4 @@
-"""How well the labels are fitted: loss, objective, accuracy, margins; on a log scale where it matters."""
+"""How well the labels are fitted: loss, objective, accuracy and margins, on a log scale where it matters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
     if isinstance(model.loss, AdjustedMargin):
         value = model.data_loss(view.seen().dense(), jnp.exp(view.log_scale) * view.W, view.b)
     else:
-        # As large as finite logits can be: a loss that is 0 there is 0 beyond, one that is large infinite.
+        # As large as finite logits can be. A loss that is 0 there is 0 beyond, and one that is large is infinite.
         size = jnp.sqrt(1.0 * model.samples) if model.spherical else view.normal().features.norm()
         bound = jnp.maximum(size * safe_norm(view.prototypes()), 1.0)
         most = jax.lax.stop_gradient(jnp.log(jnp.finfo(bound.dtype).max) - jnp.log(bound) - 2.0)
@@ -53,7 +53,7 @@ def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
 
 
 def _scaled(mantissa: jax.Array, log_scale: jax.Array) -> jax.Array:
-    """mantissa e^log_scale, where nothing stays nothing though the scale is beyond the range."""
+    """mantissa e^log_scale, where 0 stays 0 even if the scale is beyond the range."""
     factor = jnp.exp(log_scale)
     return mantissa * jnp.where((mantissa == 0) & jnp.isinf(factor), 0.0, factor)
 
@@ -75,7 +75,7 @@ def objective(view: View) -> jax.Array:
 
     def term(decay: ArrayLike, *sizes: jax.Array) -> jax.Array:
         squares = sum(size**2 for size in sizes)
-        return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # though the norm be infinite
+        return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # even if the norm is infinite
 
     decay = term(model.decay_H, scale * view.features.norm())
     data, decay = loss(view), (decay + term(model.decay_W, scale * safe_norm(view.W), safe_norm(view.b))) / 2
@@ -88,11 +88,12 @@ def objective(view: View) -> jax.Array:
 
 
 def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Margin s_y - max_{j != y} s_j of every sample (in units of e^common), whether it is classified right, common."""
+    """Margin s_y - max_{j != y} s_j of every sample (in units of e^common), whether it is classified correctly,
+    common."""
     common, product, bias = view.once(in_common_units)
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Behind a barrier, because XLA may compute an entry twice and round it in two ways: ties must stay ties.
+        # Behind a barrier, because XLA may compute an entry twice and round it differently; ties must stay ties.
         logits = jax.lax.optimization_barrier(product * features.scores(view.prototypes()) + bias[:, None])
         own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
         rival, before, after = _rivals(logits, truth)
@@ -123,7 +124,7 @@ def _rivals_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array,
 def accuracy(view: View) -> jax.Array:
     """Share of samples whose largest logit is that of their label."""
     right = view.once(margins)[1]
-    # Behind a barrier, because XLA would multiply by a rounded 1/n: k/n must come out as k/n.
+    # Behind a barrier, because XLA would multiply by a rounded 1/n; k/n must be exactly k/n.
     count = jax.lax.optimization_barrier(jnp.asarray(right.shape[0], view.W.dtype))
     return jnp.sum(right).astype(view.W.dtype) / count
 
@@ -135,7 +136,7 @@ def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View],
         values, _, common = view.once(margins)
 
         def at_infinity() -> jax.Array:
-            # A tie of logits beyond the range is their rounding, and its margin not known, unless they are all 0.
+            # A tie of logits beyond the range is due to rounding, and its margin is unknown, unless they are all 0.
             nothing = (view.seen().row_norms() == 0) | (safe_norm(view.W) == 0)
             return jnp.where((values == 0) & ~nothing, jnp.nan, values)
 
@@ -150,6 +151,6 @@ def accuracy_margin(view: View) -> jax.Array:
     values, _, common = view.once(margins)
     lengths = view.seen().row_norms() * greatest(row_lengths(view.prototypes()))
     sizes = lengths * jnp.exp(view.logit_scale() - common)
-    # Beside a bias alone, margins are infinite in units of the norms.
+    # With only a bias, margins are infinite in units of the norms.
     without_size = jnp.where(values == 0, 0.0, jnp.sign(values) * jnp.inf)
     return -greatest(-jnp.where(sizes > 0, values / jnp.where(sizes > 0, sizes, 1.0), without_size))

@@ -34,9 +34,9 @@ class Split(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What a run that goes on refers to: the leading part at the start of the first run, seen from this one.
+    """What a continued run refers to: the leading part at the start of the first run, seen from this one.
 
-    `turn` is -1 where the leading part has changed its sign since, else 1. The leading part of the first start is
+    `turn` is -1 if the leading part has changed its sign since then, else 1. The leading part of the first start is
     e^log_start (direction + beside), with the direction of this run after that turn.
     """
 
@@ -50,7 +50,7 @@ def reference(direction: list[jax.Array], origin: list[jax.Array], log_scale: ja
     size = safe_norm(*origin)
     unit = [part / jnp.where(size > 0, size, 1.0) for part in origin]
     along = sum((jnp.sum(d * x) for d, x in zip(direction, unit, strict=True)), jnp.zeros(()))
-    # The same dynamics keeps the direction up to its sign; another one has a direction of its own.
+    # The same dynamics keeps the direction up to its sign; a different dynamics has a different direction.
     turn = jax.lax.stop_gradient(jnp.where(along < -0.999, -1.0, 1.0)).astype(size.dtype)
     share = jnp.where(jnp.abs(along) > 0.5, turn * along, 1.0)
     share = jnp.where(share > 0, share, 1.0)
@@ -64,7 +64,7 @@ def turned(split: Split, turn: jax.Array) -> Split:
 
 
 def split_part(split: Split, which: slice) -> Split:
-    """The split of some of the arrays (features alone, say), with their direction made unit again."""
+    """The split of some of the arrays (features alone, say), with their direction normalised again."""
     direction = split.direction[which]
     size = safe_norm(*direction)
     safe = jnp.where(size > 0, size, 1.0)
@@ -80,8 +80,8 @@ def log_distance(split: Split) -> jax.Array:
     """log of the distance between the unit vector of the state and the direction, exact however small it is.
 
     With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest
-    along). Where those two all but cancel, as in a part that starts far smaller than the other, the whole is compared.
-    Where the limit or the state has no direction the distance is NaN.
+    along). If the last two nearly cancel, for example in a part that starts far smaller than the other, the whole state
+    is compared. If the limit or the state has no direction, the distance is NaN.
     """
     along, across = _along_and_across(split.direction, split.rest)
     ahead_whole, aside_whole = _along_and_across(split.direction, split.whole)

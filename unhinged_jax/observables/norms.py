@@ -46,7 +46,7 @@ def log_to_limit(which: slice) -> Callable[[View], jax.Array]:
 
 
 def _in_plane(view: View) -> PlaneFeatures:
-    """Features in the planes of their targets; from a dense H only to rounding."""
+    """Features in the planes of their targets; if H is dense, only up to rounding."""
     if isinstance(view.features, PlaneFeatures):
         return view.features
     return plane_features(view.features.dense(), view.model.signal().times(view.W))
@@ -56,7 +56,7 @@ def _log_spherical_error(features: PlaneFeatures) -> jax.Array:
     """log of the Frobenius distance between unit features and unit targets, from the angles; g_i = 0 counts 0."""
     aside, moves = jnp.abs(features.aside), jnp.any(features.target != 0, axis=1)
     error = safe_log(2 * jnp.sin(jnp.arctan2(aside, features.along) / 2))
-    if features.log_unit is not None:  # an angle may be smaller than any number of its type, its logarithm not
+    if features.log_unit is not None:  # an angle may be smaller than any number of its type, but its logarithm is not
         small = aside < jnp.finfo(aside.dtype).eps * features.along
         log_angle = safe_log(jnp.abs(features.across)) - jnp.log(jnp.where(small, features.along, 1.0))
         error = jnp.where(small, log_angle + features.log_unit, error)
@@ -73,7 +73,7 @@ def gap(which: slice) -> Callable[[View], jax.Array]:
         split = _split(view)
         assert view.log_start is not None
         start, now, rest = view.log_start, split.log_amplitude, split.log_rest
-        # Over the largest of the three scales, so that nothing overflows but what is returned.
+        # Divided by the largest of the three scales, so that only the result can overflow.
         common = jax.lax.stop_gradient(jnp.maximum(jnp.maximum(start, now), rest))
         common = jnp.where(jnp.isfinite(common), common, 0.0)
         moved = split.sign * jnp.exp(now - common) - jnp.exp(start - common)
@@ -119,7 +119,7 @@ def _energies(view: View) -> dict[str, jax.Array]:
         "energy_3": within,
     }
     total = sum(parts.values(), jnp.zeros((), W.dtype))
-    there = total > 0  # of nothing there are no shares, and no derivative of them that would reach others
+    there = total > 0  # a zero state has no shares, and their derivatives must not reach others
     return {name: jnp.where(there, value / jnp.where(there, total, 1.0), jnp.nan) for name, value in parts.items()}
 
 

@@ -1,4 +1,4 @@
-"""From what a user asks for to what is evaluated at every moment."""
+"""From what a user asks for to what is evaluated at each time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
     """Why an observable has no meaning for a model, or None."""
     needs = OBSERVABLES[name].needs
     if needs == "balanced" and not (model.labels.balanced and model.linear and model.kernel is None):
-        return "the subspaces belong to balanced one-hot labels, a linear loss and no kernel"
+        return "the subspaces are defined for balanced one-hot labels, a linear loss and no kernel"
     if "split" in needs:
         if not model.loss.linear:
-            return "the limit direction is known for a loss linear in the logits only"
+            return "the limit direction is known only for a loss that is linear in the logits"
         if not splittable:
             return (
-                "the limit direction is known for proportional rates and plain or momentum descent only, and "
-                "`simulate` keeps it apart with reduce=True only"
+                "the limit direction is known only for proportional rates and for plain or momentum descent, and "
+                "`simulate` needs reduce=True to keep it separately"
             )
         if model.kernel is not None and model.kernel.kind == "coordinates":
             return "the limit direction is not offered for a kernel between feature coordinates"
@@ -43,10 +43,10 @@ def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
 
 
 def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> ObservablePlan:
-    """What to observe as a hashable plan of (name, function or None for a built-in one).
+    """What to observe, as a hashable plan of pairs (name, function), with None for the function of a built-in one.
 
     Raises:
-        ValueError: for an unknown name, or an observable that this model has no meaning for.
+        ValueError: for an unknown name, or an observable that has no meaning for this model.
     """
     if observe is None:
         observe = paper_observables
@@ -56,13 +56,15 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Observabl
     for name, function in custom.items():
         _check.function(f"observable {name!r}", function, "(model, state) -> array")
         if name in ("time", "reached"):
-            raise ValueError(f"an observable cannot be called {name!r}: a table of a run has that already; rename it.")
+            raise ValueError(
+                f"an observable cannot be called {name!r}: a table of a run already has that name; rename it."
+            )
     for name in named:
         if name not in OBSERVABLES:
             guess = _check.nearest(name, OBSERVABLES)
             raise ValueError(
                 f"unknown observable {name!r}{guess or ';'} there are {', '.join(OBSERVABLES)}; or give a mapping "
-                "name -> function (model, state) for one of your own."
+                "from names to your own functions (model, state)."
             )
     reasons = {name: why_not(name, model, splittable) for name in named}
     if not isinstance(observe, ObservableSet):
@@ -74,10 +76,10 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Observabl
 
 
 def _asked(observe: Any) -> dict[str, Any]:
-    """Name -> function, or None for a built-in one, of everything that may be given; names as plain strings."""
+    """Name -> function, or None for a built-in one, from everything that may be given; names are plain strings."""
     if isinstance(observe, str):
         observe = (observe,)
-    if isinstance(observe, (set, frozenset)):  # in an order that is that of every run
+    if isinstance(observe, (set, frozenset)):  # in an order that is the same in every run
         observe = sorted(observe, key=str)
     listed = isinstance(observe, Iterable) and getattr(observe, "shape", None) != () and not isinstance(observe, bytes)
     asked = dict(observe) if isinstance(observe, Mapping) else dict.fromkeys(map(_name, observe)) if listed else None
@@ -121,14 +123,15 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
 
     Args:
         model, state: The model and a state of it.
-        observe: Names, or a mapping from names to functions (model, state) -> array; default: all that need no limit.
+        observe: Names, or a mapping from names to functions (model, state) -> array; default: all that do not need the
+            limit.
 
     Returns:
         Name -> value, in the precision of the state (NumPy arrays where that is not JAX's own). Distances to the limit
         need the run: ask `simulate` or `exact` for them.
 
     Raises:
-        ValueError: for an unknown name, one that has no meaning for this model or needs a run, or a state of another
+        ValueError: for an unknown name, one that has no meaning for this model or needs a run, or a state of a wrong
             shape.
 
     Source: Zhou et al. 2023, Section 3 and Appendix C; collapse metrics as cited in `unhinged_jax.collapse`.
@@ -146,7 +149,7 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
     model.check_state(state)
     plan = resolve(observe, model, splittable=True)
     if wants_split(plan):
-        raise ValueError("distances to the limit belong to a run; ask `simulate` or `exact` for them.")
+        raise ValueError("distances to the limit are known only in a run; ask `simulate` or `exact` for them.")
     name, outside = precision.of(state), precision.current()
     precision.refuse_compiled(name, outside)
     with precision.scope(name):

@@ -47,8 +47,10 @@ OBSERVABLES: dict[str, Observable] = {
     "loss_sign": Observable(lambda view: jnp.sign(view.once(loss_parts)[0]), "sign of the loss"),
     "log_abs_loss": Observable(log_abs_loss, "logarithm of the absolute loss"),
     "objective": Observable(objective, "loss plus decay terms"),
-    "accuracy": Observable(accuracy, "share of samples classified right"),
-    "accuracy_margin": Observable(accuracy_margin, "least margin over ‖h_i‖ max ‖w_c‖; above 0: all classified right"),
+    "accuracy": Observable(accuracy, "share of samples classified correctly"),
+    "accuracy_margin": Observable(
+        accuracy_margin, "least margin over ‖h_i‖ max ‖w_c‖; above 0: all classified correctly"
+    ),
     "margin_min": Observable(reduced_margin(jnp.min), "least margin s_y - max s_j"),
     "margin_mean": Observable(reduced_margin(jnp.mean), "mean margin s_y - max s_j"),
     **_with_exponential("norm", log_norm, "norm of (H, W)"),
@@ -71,7 +73,7 @@ OBSERVABLES.update({name: Observable(collapse_metric(name), collapse.METRICS[nam
 
 
 class ObservableSet(tuple):
-    """A ready-made set of names; names that a model has no meaning for are left out instead of refused."""
+    """A ready-made set of names; names that have no meaning for a model are left out instead of refused."""
 
     __slots__ = ()
 
@@ -96,4 +98,4 @@ collapse_observables = ObservableSet(_COLLAPSE_ONLY)
 """Every metric of neural collapse."""
 
 all_observables = ObservableSet(OBSERVABLES)
-"""Every observable there is."""
+"""Every built-in observable."""

@@ -1,4 +1,4 @@
-"""What an observable is given: one moment of a run."""
+"""What an observable is given: the state at one time of a run."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _normal(view: View) -> Normal:
 class View:
     """One moment of a run, as observables see it: e^log_scale (features, W), b, and its split along the limit.
 
-    `log_start` is the logarithm of the norm of the leading part at the start. Where a run goes on from another that is
-    the start of the first of them, whose leading part is e^log_start (direction + `beside`).
+    `log_start` is the logarithm of the norm of the leading part at the start. In a continued run it refers to the start
+    of the first run, whose leading part is e^log_start (direction + `beside`).
     """
 
     model: LayerPeeled
@@ -56,14 +56,14 @@ class View:
     beside: list[jax.Array] | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
-        """compute(view), evaluated once however many observables ask: XLA does not merge factorisations by itself."""
+        """compute(view), evaluated only once, because XLA does not merge factorisations."""
         memo = self.__dict__.setdefault("_memo", {})
         if compute not in memo:
             memo[compute] = compute(self)
         return memo[compute]
 
     def referred(self, reference: Reference | None) -> View:
-        """The same moment of a run that goes on, seen from the start of the first one."""
+        """The same moment of a continued run, seen from the start of the first one."""
         if reference is None:
             return self
         assert self.split is not None
@@ -75,7 +75,7 @@ class View:
         return State(self.features.dense(), self.W, self.b, self.log_scale)
 
     def seen(self) -> Features:
-        """Features as the prototypes see them: of unit length if spherical, else `normal`."""
+        """Features as they enter the logits: of unit length if spherical, else `normal`."""
         features = self.normal().features
         return unit(features) if self.model.spherical else features
 

@@ -4,8 +4,8 @@ Gradient flow depends on time only through zeta, so every schedule carries its i
 its value. Both act elementwise on arrays of times and are differentiable in the time and in the
 schedule's parameters, which are the leaves of a frozen pytree: sweeping one never recompiles.
 
-A schedule is also an optax schedule: called with an integer step count it gives the rate of that
-step. Use the lower-case constructors; they check what the classes take as given.
+A schedule is also an optax schedule: called with an integer step count it gives the rate of that step. Use the
+lower-case constructors; they check arguments that the classes accept unchecked.
 """
 
 from unhinged_jax.schedules.constructors import (

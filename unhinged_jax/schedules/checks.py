@@ -36,7 +36,7 @@ def ascending(name: str, times: Sequence[float] | np.ndarray | Array) -> Any:
 
 
 def checked_times(t: ArrayLike) -> Array:
-    """Times as a floating array; integer step counts take the precision of what they meet."""
+    """Times as a floating array; integer step counts take the precision of the other operands."""
     _check.non_negative("t", t, "use times from 0 on", array=True)
     times = jnp.asarray(t)
     return times if jnp.issubdtype(times.dtype, jnp.floating) else times * 1.0

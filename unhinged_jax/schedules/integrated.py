@@ -43,7 +43,7 @@ class Numeric(Schedule):
     def error(self, t: ArrayLike) -> Array:
         """Estimated relative error of `integral(t)`, an upper estimate; NaN if eta is not finite.
 
-        Under `jit`, `vmap` and `grad` this is the way to learn what `integral` warns of outside.
+        Under `jit`, `vmap` and `grad` this replaces the warning that `integral` gives outside them.
         """
         return quadrature(self.function, self.breaks, checked_times(t))[1]
 

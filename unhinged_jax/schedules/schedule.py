@@ -36,7 +36,7 @@ class Schedule(RegisteredValue, abc.ABC):
             t: times or integer step counts, any shape, in any order.
 
         Returns:
-            Integrals, of the shape of `t`; their derivative in `t` is eta(t).
+            Integrals, of the shape of `t`; their derivative with respect to `t` is eta(t).
         """
         return self._integral(checked_times(t))
 

@@ -80,7 +80,7 @@ class Exponential(Schedule):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Polynomial(Schedule):
-    """Power-law decay from `initial` to `final`, held there; see `polynomial`."""
+    """Power-law decay from `initial` to `final`, then constant; see `polynomial`."""
 
     initial: Number
     horizon: Number
