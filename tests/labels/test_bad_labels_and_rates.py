@@ -37,7 +37,7 @@ BAD_LABELS = {
     "a replaced clean": (lambda: EVEN.replace(clean=np.arange(6)), "clean must hold labels"),
     "fewer classes": (lambda: EVEN.replace(classes=2), "index must hold labels in 0 ... 1"),
     "fewer labels": (lambda: EVEN.replace(index=np.array([0, 1, 2])), r"weights must have shape \(3,\)"),
-    "a lone label": (lambda: labels(0), "one label a sample"),
+    "a lone label": (lambda: labels(0), "one label per sample"),
     "weights NaN": (lambda: labels(weights=[0.5, np.nan, 0.5]), "weights must be finite"),
     "weights below 0": (lambda: EVEN.replace(weights=-np.ones(6)), "weights must be finite and at least 0"),
     "complex weights": (lambda: EVEN.replace(weights=np.ones(6) * 1j), "real number"),

@@ -40,7 +40,7 @@ SAID = {
     "a rate below 0": (lambda: uj.Descent(-0.1), "a constant rate must be finite and at least 0, but got -0.1"),
     "an event of cross-entropy": (
         lambda: uj.event_time(CROSS, FLOW, STATE, "norm", 1.0, times=[0.0, 1.0]),
-        "Give method='simulate' to look in a simulated run",
+        "Give method='simulate' to search a simulated run",
     ),
     "an event misspelt": (
         lambda: uj.event_time(MODEL, FLOW, STATE, "accuracy is one", times=[0.0, 1.0]),

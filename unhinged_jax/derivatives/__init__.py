@@ -1,4 +1,5 @@
-"""Derivatives of the dynamics: in parameters and starts, of the flow map, of event times and limits, of the loss."""
+"""Derivatives of the dynamics: sensitivities to parameters and starts, the flow map, event times, limits, the
+Hessian."""
 
 from unhinged_jax.derivatives.event_times import EventTime as EventTime
 from unhinged_jax.derivatives.event_times import event_time as event_time

@@ -49,7 +49,7 @@ def run(
         print(f"also: {', '.join(arrays)}" + ("" if out is not None else "; --out FILE keeps them"))
     if table.sizes["source"] == 2:
         worst = ", ".join(f"{name} {value:.1e}" for name, value in disagreement(table).items())
-        print(f"largest relative difference, simulated from exact: {worst}")
+        print(f"largest relative difference between simulated and exact: {worst}")
     return 0
 
 

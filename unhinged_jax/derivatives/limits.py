@@ -1,4 +1,4 @@
-"""One-sided derivatives, for functions with kinks; the asymptotics of a run are among them."""
+"""One-sided derivatives of functions with kinks, such as the asymptotics of a run."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ values below 1e-5 of the largest (5e-3 in float32) for zero."""
 
 
 def one_sided(function: Callable[[Any], Any], x: float, *, least: float = -math.inf) -> tuple[Any, Any]:
-    """Left and right derivative at x of a function that is smooth on either side: it may have a kink at x.
+    """Left and right derivative at x of a function that is smooth on either side and may have a kink at x.
 
         f'(x+) = 4 f'(x + h) - 6 f'(x + 2h) + 4 f'(x + 3h) - f'(x + 4h) + O(h^4),  h = 1e-3 max(|x|, 0.01)
 
     Args:
-        function: A number -> a number or a tree of them, differentiable beside x.
+        function: A number -> a number or a tree of numbers, differentiable on both sides of x.
         x: The point.
-        least: The function is not defined below; a left side without room for four points is NaN.
+        least: The function is not defined below this; if the left side has no room for four points, its derivative is
+            NaN.
 
     Returns:
-        (left, right), with the structure of what the function returns.
+        (left, right), with the structure of the function's value.
 
     Raises:
         ValueError: for a point that is not one number.
@@ -73,9 +74,9 @@ def limit_sensitivity(
     target: str = "top",
     precision: str | None = None,
 ) -> xarray.Dataset:
-    """One-sided derivatives of the quantities of `limit`: they have kinks where another mode takes over.
+    """One-sided derivatives of the quantities of `limit`, which have kinks where another mode takes over.
 
-    The rate of Corollary 3, min(gamma C, 2 + 2 gamma - gamma C)/(C sqrt(N)), has one at gamma = 1/(C-1).
+    The rate of Corollary 3, min(gamma C, 2 + 2 gamma - gamma C)/(C sqrt(N)), has a kink at gamma = 1/(C-1).
 
     Args:
         model, dynamics, state, target, precision: as in `limit`.
@@ -83,8 +84,8 @@ def limit_sensitivity(
 
     Returns:
         A Dataset with `value` (quantity), `left`, `right` (quantity, parameter), `kink` (whether they differ by more
-        than 1e-6 of the larger, 1e-2 in float32) and `theta`. A side on which the parameter would be negative, and the
-        slope of a quantity that is infinite, is NaN.
+        than 1e-6 of the larger, 1e-2 in float32) and `theta`. The derivative is NaN on a side where the parameter would
+        be negative, and for a quantity that is infinite.
 
     Raises:
         NoClosedForm, ValueError: as `limit`; for a parameter that is not a number.
@@ -106,7 +107,7 @@ def limit_sensitivity(
     wanted = chosen(parameters, problem)
     for p in wanted:
         if np.ndim(p.value):
-            raise ValueError(f"{p.name!r} is an array; one-sided derivatives are taken in single numbers.")
+            raise ValueError(f"{p.name!r} is an array, but one-sided derivatives need single numbers.")
     name = _precision.of((state.H, state.W)) if precision is None else precision
     name = _check.choice("precision", name, _precision.NAMES)
     with _precision.scope(name):
