@@ -131,7 +131,7 @@ def test_a_sweep_says_a_word_ends_soon_and_counts_right(tmp_path, workers, numbe
     told, _ = ended(process)
     assert process.returncode == 128 + number, told
     count = int(re.search(r"interrupted: ([\d,]+) of 480 points are kept", told).group(1))
-    assert told.count("\n") == 1 and "the same command goes on" in told
+    assert told.count("\n") == 1 and "the same command continues" in told
     time.sleep(1)
     status = status_of(Store(store), verify=True)
     assert 0 < count == status.done < 480 and not status.damaged

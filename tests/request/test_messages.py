@@ -54,7 +54,7 @@ SAID = {
     "a design that is not shipped": (lambda: uj.DesignPlan.read("nope"), "no file 'nope', and none is shipped"),
     "an experiment that is not shipped": (lambda: Experiment.read("fig3"), "did you mean 'fig2'? Shipped: "),
     "a title outside of sections": (
-        lambda: config_of({"title": "A run"}, "run.toml"), "the key 'title' stands outside of every section"
+        lambda: config_of({"title": "A run"}, "run.toml"), "the key 'title' is outside every section"
     ),
     "a section of a plan": (
         lambda: config_of({"sweep": {}}, "plan.toml"), "[sweep] belongs to a plan; run it with `unhinged sweep`"

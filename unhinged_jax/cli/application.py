@@ -20,5 +20,5 @@ app = App(
     version=_version,
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
-    suppress_keyboard_interrupt=False,  # `main` says what is left behind
+    suppress_keyboard_interrupt=False,  # `main` says what remains
 )

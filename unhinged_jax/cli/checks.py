@@ -11,7 +11,7 @@ from unhinged_jax.cli.application import app
 
 @app.command
 def doctor(*, json: bool = False) -> int:
-    """Check versions, devices and precision, and that compiled programs compute right numbers.
+    """Check versions, devices and precision, and that compiled programs compute correct numbers.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def verify(*, json: Path | None = None, force: bool = False) -> int:
     json
         Also write the certificate to this file.
     force
-        Replace that file if it is there.
+        Replace that file if it exists.
     """
     return int(importlib.import_module("unhinged_jax.certificate").main(json=json, **_asked(force)))
 
@@ -54,11 +54,11 @@ def reproduce(
     out
         Folder for the results.
     at
-        CSV file with columns figure,t: more indices to evaluate.
+        CSV file with columns figure,t that lists additional indices to evaluate.
     seed
-        Start from a random state of this seed instead of the paper's own.
+        Start from a random state with this seed instead of the paper's own start.
     force
-        Replace results of these figures that are there.
+        Replace existing results of these figures.
     """
     module = importlib.import_module("unhinged_jax.paper.reproduce")
     return int(module.main(figures=figures, out=out, at=at, seed=seed, **_asked(force)))
@@ -66,7 +66,7 @@ def reproduce(
 
 @app.command
 def theories(*names: str, page: Path = Path("theories.md"), force: bool = False) -> int:
-    """Run other known results beside this one, check each against its prediction, draw them.
+    """Run other known results, compare each with its prediction, and draw them.
 
     Exit status 1 if any check misses its bound.
 
@@ -77,7 +77,7 @@ def theories(*names: str, page: Path = Path("theories.md"), force: bool = False)
     page
         Markdown page to write; figures go into the folder of the same name without its suffix.
     force
-        Replace a page and figures that are there.
+        Replace an existing page and its figures.
     """
     with spinner("Loading"):
         module = importlib.import_module("unhinged_jax.theories.command")

@@ -30,13 +30,13 @@ def train(
     out
         Folder for the results.
     force
-        Replace results that are there; try a run that memory does not seem to hold.
+        Replace existing results; try a run that seems too large for the memory.
     resume
-        Go on from the latest checkpoint.
+        Continue from the latest checkpoint.
     data_dir
-        Folder with the standard files of the data set; instead of `dir` in [data].
+        Folder with the standard files of the data set, instead of `dir` in [data].
     check
-        Only read the file and the data, and say whether they fit.
+        Only read the file and the data, and say whether they match.
     """
     from unhinged_jax import _memory
     from unhinged_jax.training import command
@@ -57,7 +57,7 @@ def experiment(
     seeds: int | None = None,
     epochs: int | None = None,
 ) -> int:
-    """Run an experiment on real networks: tables, figures and report.md. What is finished is not run again.
+    """Run an experiment on real networks: tables, figures and report.md. Finished cases are not run again.
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ def experiment(
     out
         Folder for the results; default experiments/NAME.
     force
-        Run again what is finished; try a run that memory does not seem to hold.
+        Run finished cases again; try a run that seems too large for the memory.
     data
-        Another data set: digits, cifar10, cifar100, svhn, mnist, folder.
+        Data set to use instead: digits, cifar10, cifar100, svhn, mnist, folder.
     data_dir
         Folder with its standard files.
     seeds

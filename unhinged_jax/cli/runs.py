@@ -22,7 +22,7 @@ def simulate(
     precision: Literal["float32", "float64"] | None = None,
     exact: bool = False,
 ) -> int:
-    """Run what a TOML file describes.
+    """Run the problem that a TOML file describes.
 
     Writes observables.csv, observables.nc, curves.png, curves.svg, run.json and final.npz.
     Exit status: 0 if the run completed or became steady, 3 if it stopped early, 1 for bad input.
@@ -34,16 +34,16 @@ def simulate(
     out
         Folder for the results.
     force
-        Replace results that are there; try a problem that memory does not seem to hold.
+        Replace existing results; try a problem that seems too large for the memory.
     resume
-        Go on from the results that are there, to the larger `until` of the file.
+        Continue from the existing results, to the larger `until` of the file.
     precision
         Instead of the one in the file.
     exact
         Evaluate the closed form instead of simulating.
     """
     if force and resume:
-        raise ValueError("--force starts again and --resume goes on; give one of them.")
+        raise ValueError("--force starts again and --resume continues; give one of them.")
     with spinner("Loading"):
         from unhinged_jax import _memory
         from unhinged_jax.runs import command as simulate_command
@@ -63,7 +63,7 @@ def sensitivity(
     out: Path | None = None,
     force: bool = False,
 ) -> int:
-    """Derivatives of the observables of a run in its continuous parameters, simulated beside exact.
+    """Derivatives of the observables of a run with respect to its parameters, simulated and exact.
 
     Parameters
     ----------
@@ -74,13 +74,13 @@ def sensitivity(
     observe
         Observables, instead of those in the file.
     mode
-        How the simulation is differentiated; auto goes by the numbers of inputs and outputs.
+        How the simulation is differentiated; auto decides by the numbers of inputs and outputs.
     order
         2 adds second derivatives.
     out
-        A .nc file with the whole table, or a .csv file with every derivative, one a row, for all times.
+        A .nc file with the whole table, or a .csv file with every derivative, one per row, for all times.
     force
-        Replace that file if it is there; try a problem that memory does not seem to hold.
+        Replace that file if it exists; try a problem that seems too large for the memory.
     """
     with spinner("Loading"):
         from unhinged_jax import _memory
@@ -94,7 +94,7 @@ def sensitivity(
 
 @app.command
 def design(plan: str, /, *, out: Path, steps: int | None = None, force: bool = False) -> int:
-    """Choose settings by gradient, and say how far from the analytic or brute-force optimum that ends.
+    """Choose settings by gradient, and say how far the result is from the analytic or brute-force optimum.
 
     Writes design.json, path.csv, path.png and path.svg, the path of the outer optimisation.
     Exit status: 0, 3 if the design ends further than 2 % from its reference, 1 for bad input.
@@ -106,9 +106,9 @@ def design(plan: str, /, *, out: Path, steps: int | None = None, force: bool = F
     out
         Folder for the results.
     steps
-        Of the outer loop, instead of those in the plan.
+        Number of steps of the outer loop, instead of the one in the plan.
     force
-        Replace results that are there; try a problem that memory does not seem to hold.
+        Replace existing results; try a problem that seems too large for the memory.
     """
     with spinner("Loading"):
         from unhinged_jax import _memory

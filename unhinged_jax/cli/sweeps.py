@@ -25,10 +25,10 @@ def sweep(
     lanes: int | None = None,
     force: bool = False,
 ) -> int:
-    """Run every point of a plan into a store, or go on with it: the same command resumes.
+    """Run every point of a plan into a store; the same command resumes it.
 
     Exit status: 0 if every point was computed, 3 if some failed or could not be, 1 for bad input or a full disk. After
-    Ctrl-C, SIGTERM or SIGHUP (130, 143, 129) blocks in hand are finished or given up within seconds.
+    Ctrl-C, SIGTERM or SIGHUP (130, 143, 129) current blocks are finished or given up within seconds.
 
     Parameters
     ----------
@@ -37,22 +37,22 @@ def sweep(
     store
         Folder of the Zarr store.
     status
-        Only say how far the store has come.
+        Only report how far the store has come.
     retry_failed
-        Compute the points that failed again; the plan may now have a larger max_steps.
+        Compute failed points again; the plan may now have a larger max_steps.
     export
         Write the results to this .csv, .parquet or .nc file; nothing is computed.
     force
         Replace the file of --export if it is there; try points that memory does not seem to hold. Nothing in a store is
         ever replaced.
     workers
-        Local processes; 0 computes in this one. Default: one a core, or 0 on an accelerator.
+        Local processes; 0 computes in this one. Default: one per core, or 0 on an accelerator.
     scheduler
         Address of a Dask scheduler whose workers see the same folder.
     part
         I/N computes only every N-th block from the I-th on, for independent jobs on one store.
     lanes
-        Most points in a block of a new store.
+        Largest number of points in a block of a new store.
     """
     from unhinged_jax import _memory
     from unhinged_jax.sweeps import command
@@ -76,9 +76,9 @@ def plot(
     time: float | None = None,
     force: bool = False,
 ) -> int:
-    """Draw a sweep: curves with seed bands, maps with the boundaries that theory predicts, an interactive report.
+    """Draw a sweep: curves with bands over seeds, maps with the boundaries that theory predicts, an interactive report.
 
-    Older pictures of a sweep are drawn anew. Nothing that the store names is imported or opened.
+    Older pictures of a sweep are replaced. Nothing that the store names is imported or opened.
 
     Parameters
     ----------

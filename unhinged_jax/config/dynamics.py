@@ -43,9 +43,9 @@ _ONLY = {"flow": ("solver", "rtol", "atol", "max_steps", "steady"), "descent": (
 
 
 def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
-    """Flow or descent; a key that belongs to the other is an error."""
+    """Flow or descent; a key of the other kind is an error."""
     _check.choice("kind", section.kind, tuple(_ONLY))
-    if files.data:  # what names code is not run, and no picture needs rates
+    if files.data:  # named code is not run, and no picture needs rates
         section = DynamicsSection(section.kind)
     other = "descent" if section.kind == "flow" else "flow"
     for name in given_keys(section, *_ONLY[other]):

@@ -29,7 +29,8 @@ _NOT_ARGUMENTS = ("layout", "noise", "smoothing", "class_weights", "weight_expon
 
 
 def build_labels(section: LabelsSection, files: Files) -> Labels:
-    """Labels of a section: laid out, then noisy, smoothed, weighted; class weights count the clean labels."""
+    """Labels of a section: a layout, to which noise, smoothing and weights are applied; class weights count the clean
+    labels."""
     constructor, renamed = pick("layout", section.layout, _LAYOUTS)
     names = [field.name for field in dataclasses.fields(section) if field.name not in _NOT_ARGUMENTS]
     given = given_keys(section, *names)

@@ -1,4 +1,4 @@
-"""[model] and [state]: a case with its loss, and where its run starts."""
+"""[model] and [state]: a case with its loss, and the start of its run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _loss(spec: str | dict, files: Files) -> Any:
     name, arguments = name_and_arguments(spec, "name", "loss")
     if ":" in name:
         function = files.function(name)
-        if isinstance(function, type):  # of a `Loss`, or of something that is called like one
+        if isinstance(function, type):  # of a `Loss`, or of an object called like one
             return call(function, arguments, f"loss {name!r}")
         if arguments and not files.data:
             known = inspect.signature(function).parameters
@@ -72,7 +72,7 @@ _STARTS: dict[str, dict[str, Callable[[], np.ndarray] | None]] = {
 
 
 def build_state(section: StateSection, problem: LayerPeeled, precision: str, files: Files) -> State:
-    """The start of a run: parts drawn by name, read from a file or given, the others at their defaults."""
+    """The start of a run: parts are drawn by name, read from a file or given; the others have their defaults."""
     given = given_keys(section, "scale")
     if section.scale is not None:
         _check.positive("scale", section.scale)

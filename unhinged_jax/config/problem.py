@@ -20,7 +20,7 @@ from unhinged_jax.model import LayerPeeled, State
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Arguments of `simulate` and `exact`, and the SHA-256 of every array file they came from."""
+    """Arguments of `simulate` and `exact`, and the SHA-256 of every array file from which they came."""
 
     model: LayerPeeled
     dynamics: Dynamics
@@ -38,7 +38,7 @@ def build(config: Config, precision: str | None = None) -> Problem:
 
     Args:
         config: From `read_config`.
-        precision: "float32" or "float64" instead of the one in [run].
+        precision: "float32" or "float64", to use instead of the one in [run].
 
     Returns:
         A `Problem`. A seed gives the same noisy labels in either precision.
@@ -97,7 +97,7 @@ def _times(section: RunSection, descent: bool, files: Files) -> np.ndarray:
     _check.positive("until", until)
     if descent:
         if until != int(until):
-            raise ValueError(f"until of a descent is a number of updates, so whole, but is {until}.")
+            raise ValueError(f"until of a descent is a number of updates and must be whole, but is {until}.")
         until = int(until)
     points = _check.whole("points", section.points, 2)
     _memory.refuse(8 * points, f"a list of {points:,} times")

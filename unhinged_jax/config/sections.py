@@ -89,7 +89,7 @@ class DynamicsSection:
 
 @dataclasses.dataclass(frozen=True)
 class RunSection:
-    """[run]: when to look and at what."""
+    """[run]: when to observe and what."""
 
     until: float | None = None
     points: int = 200
@@ -104,7 +104,7 @@ class RunSection:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The five sections of a file, and the file, to which paths inside it are relative."""
+    """The five sections of a file, and the path of the file, to which paths inside it are relative."""
 
     path: Path
     model: ModelSection
@@ -114,7 +114,7 @@ class Config:
     run: RunSection
 
     def as_dict(self) -> dict[str, Any]:
-        """What the file says, without keys it leaves out; JSON can hold it."""
+        """The content of the file, without keys that it leaves out; JSON can hold it."""
         sections = dataclasses.asdict(self)
         del sections["path"]
         return {name: _without_none(section) for name, section in sections.items()}

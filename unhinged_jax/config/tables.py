@@ -1,4 +1,4 @@
-"""From the keys of a table to the arguments of a constructor."""
+"""The keys of a table as arguments of a constructor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def given_keys(section: object, *names: str) -> dict[str, Any]:
 
 
 def pick(what: str, name: str, table: dict[str, Any]) -> Any:
-    """table[name], or an error that guesses what was meant."""
+    """table[name], or an error that suggests what was meant."""
     if name not in table:
         raise ValueError(unknown(what, name, table))
     return table[name]

@@ -1,4 +1,4 @@
-"""Choosing by gradient: schedules, decays, weights, prototypes that make training end where it should."""
+"""Choosing schedules, decays, weights or prototypes by gradient, so that training ends where it should."""
 
 from unhinged_jax.designs.optimise import DesignOutcome as DesignOutcome
 from unhinged_jax.designs.optimise import design as design

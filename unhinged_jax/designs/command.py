@@ -1,4 +1,4 @@
-"""`unhinged design`: read a plan, run it with a progress bar, write what came out."""
+"""`unhinged design`: read a plan, run it with a progress bar, write the results."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _plain(plan: DesignPlan) -> dict[str, Any]:
 
 
 def _table(outcome: DesignOutcome) -> Any:
-    """One row an outer step: the objective and every free number, arrays of more than 16 by their norm."""
+    """One row per outer step: the objective and every free number; arrays of more than 16 numbers by their norm."""
     import pandas
 
     columns: dict[str, np.ndarray] = {"objective": outcome.objectives}

@@ -1,4 +1,5 @@
-"""The outer loop: optax on unconstrained coordinates, every step recorded, the end held against a reference."""
+"""The outer loop: optax on unconstrained coordinates, with every step recorded and the end compared with a
+reference."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ WITHIN = 0.02  # of the optimum
 
 @dataclasses.dataclass(frozen=True)
 class DesignOutcome:
-    """What a design found.
+    """The result of a design.
 
     Attributes:
         values: Free key -> the best value found.
         objective: Its objective.
         path: Free key -> values at every outer step, (steps + 1, ...).
         objectives: Objective at every step, (steps + 1,).
-        measured: What each goal looks at, in the end.
+        measured: The quantity of each goal, at the end.
         reference: The optimum to compare with, or None.
 
     Source: beyond the paper.
@@ -52,7 +53,8 @@ class DesignOutcome:
 
     @property
     def gap(self) -> float | None:
-        """Share of the way from the start's objective to the reference's that is missing; negative if surpassed."""
+        """The missing share of the way from the start's objective to the reference's; negative if the reference is
+        surpassed."""
         if self.reference is None:
             return None
         way = float(self.objectives[0]) - self.reference.objective
@@ -61,7 +63,7 @@ class DesignOutcome:
 
     @property
     def distance(self) -> float | None:
-        """Largest relative distance of a free key from the reference's; None if that has no place."""
+        """Largest relative distance of a free key from the reference's; None if the reference has no values."""
         if self.reference is None or self.reference.values is None:
             return None
         far = [np.linalg.norm(x - self.reference.values[key]) / np.linalg.norm(self.reference.values[key])
@@ -70,7 +72,7 @@ class DesignOutcome:
 
     @property
     def met(self) -> bool | None:
-        """Whether objective and place lie within 2 % of the reference's."""
+        """Whether objective and values lie within 2 % of the reference's."""
         if self.gap is None:
             return None
         return self.gap <= WITHIN and (self.distance is None or self.distance <= WITHIN)
@@ -106,10 +108,10 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         progress: Called with (step, objective) after every outer step.
 
     Returns:
-        An `DesignOutcome`; its `met` says whether it lies within 2 % of the plan's reference.
+        A `DesignOutcome`; its `met` says whether it lies within 2 % of the plan's reference.
 
     Raises:
-        ValueError: if the objective is not a finite number at the start, or stops being one.
+        ValueError: if the objective is not finite at the start or at a later step.
 
     Source: beyond the paper.
 
@@ -173,7 +175,7 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
 
 
 def _best_start(objective: Callable[[Any], jax.Array], given: dict[str, jax.Array], tries: int) -> dict[str, jax.Array]:
-    """The best of the given start and random ones about it, always the same."""
+    """The best of the given start and random ones around it, which are always the same."""
     if tries == 1:
         return given
     draw = np.random.default_rng(0)

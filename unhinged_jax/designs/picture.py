@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST = 7  # curves in a panel, as many as there are colours
+_MOST = 7  # curves per panel, as many as there are colours
 
 
 def picture(outcome: DesignOutcome, title: str = "") -> Figure:
-    """Objective and free parameters over the outer steps, the reference beside them; write it with `save`."""
+    """Objective and free parameters over the outer steps, with the reference; write the figure with `save`."""
     from matplotlib.figure import Figure
 
     panels = 1 + len(outcome.path)
@@ -40,7 +40,7 @@ def _objective(axes: Axes, outcome: DesignOutcome) -> None:
         return
     way = outcome.objectives[0] - reference.objective
     short = (outcome.objectives - reference.objective) / (way if way > 0 else 1.0)
-    # What is at or beyond the reference has no logarithm; it is left out of the curve and told in the report.
+    # Steps at or beyond the reference have no logarithm; they are left out of the curve, and the report says so.
     axes.plot(np.where(short > 0, short, np.nan))
     axes.set_yscale("log")
     axes.axhline(WITHIN, color=PALETTE[-1], linestyle=":", linewidth=1.2)

@@ -1,4 +1,4 @@
-"""What a design is held against: a known optimum, or the best of a grid."""
+"""The reference of a design: a known optimum, or the best point of a grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST = 3  # numbers that brute force can choose
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """An optimum: its objective, where it lies (None if only the objective is known), and where it comes from."""
+    """An optimum: its objective, its values (None if only the objective is known), and its origin."""
 
     objective: float
     values: dict[str, np.ndarray] | None
@@ -26,10 +26,10 @@ class Reference:
 
 
 def reference_of(plan: DesignPlan) -> Reference | None:
-    """The reference that a plan asks for.
+    """The reference of a plan.
 
     Raises:
-        ValueError: if brute force would have to choose more than three numbers, or an analytic optimum does not fit.
+        ValueError: if brute force would have to choose more than three numbers, or an analytic optimum does not apply.
     """
     section = plan.design.reference
     if section is None:
@@ -39,7 +39,7 @@ def reference_of(plan: DesignPlan) -> Reference | None:
     if section.kind == "grid":
         return _brute_force(plan, section.points, section.zooms)
     if len(plan.free) != 1 or next(iter(plan.free.values())).kind != "simplex":
-        raise ValueError(f"a reference of kind {section.kind!r} is for one free simplex; use 'grid'.")
+        raise ValueError(f"a reference of kind {section.kind!r} requires one free simplex; use 'grid'.")
     ((key, domain),) = plan.free.items()
     size = plan.start[key].size
     shape = np.ones(size) if section.kind == "equal" else counts_of(plan) ** section.exponent

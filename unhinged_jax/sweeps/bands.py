@@ -21,9 +21,9 @@ _LINES = 5
 
 
 def over_seeds(array: xarray.DataArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(median, least, largest) over seeds, those left out that hold NaN."""
+    """(median, least, largest) over seeds, without those that hold NaN."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where no seed came that far
+        warnings.simplefilter("ignore", RuntimeWarning)  # where no seed reached this time
         return tuple(f(array, axis=array.get_axis_num("seed")) for f in (np.nanmedian, np.nanmin, np.nanmax))  # type: ignore[return-value]
 
 
@@ -41,7 +41,7 @@ def coordinate_of(plan: SweepPlan, name: str) -> tuple[np.ndarray, str]:
 
 
 def band_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> Figure:
-    """One panel an observable; lines for up to five points along one axis, the other axes in the middle."""
+    """One panel per observable, with lines for up to five points along one axis and the other axes at their middle."""
     from matplotlib.figure import Figure
 
     observed = [name for name in data.data_vars if name != "result"]
@@ -91,7 +91,8 @@ def _panel(panel: Axes, plan: SweepPlan, array: xarray.DataArray, along: str | N
 
 
 def _axis_of_lines(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> str | None:
-    """The axis whose values the lines tell apart: one of texts if there is one, else the one that matters most."""
+    """The axis whose values the lines distinguish: one of texts if there is one, else the one with the largest
+    effect."""
     for dim in plan.dims:
         if dim.kind != "seed" and 1 < dim.size <= _LINES and dim.axes[0].coordinate().dtype.kind == "U":
             return dim.name

@@ -60,7 +60,7 @@ def sweep(
         return f"{there.done:,} of {there.points:,} points are kept in {store}"
 
     try:
-        with _interrupt.left(lambda: f"{kept()}; the same command goes on."):
+        with _interrupt.left(lambda: f"{kept()}; the same command continues."):
             found = run.run_store(
                 opened, workers=workers, scheduler=scheduler, part=_part(part), retry_failed=retry_failed
             )

@@ -15,7 +15,7 @@ from unhinged_jax import _check
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One setting that varies: the dotted key it stands at, its values, and how to call both.
+    """One setting that varies: its dotted key, its values, and the names of both.
 
     Example:
         >>> read_axis("model.gamma", {"from": 0.0, "to": 1.0, "count": 3}).values
@@ -65,7 +65,7 @@ def read_axis(key: str, spec: object, *, random: bool = False) -> Axis:
     """An axis from `[values]`, {values = [...]} or {from, to, count, spacing}; a random one has no count.
 
     Raises:
-        ValueError: for a key without a dot, an empty axis, a repeated value, or a span that cannot be.
+        ValueError: for a key without a dot, an empty axis, a repeated value, or a span that is not allowed.
     """
     if "." not in key:
         raise ValueError(f"an axis is a dotted key such as 'model.gamma', but got {key!r}.")
@@ -125,7 +125,7 @@ def _spacing(key: str, table: dict[str, Any]) -> str:
 
 
 def _spaced(first: float, last: float, share: np.ndarray, spacing: str) -> list[float]:
-    """Values at shares 0 ... 1 of a span; the ends come out as given."""
+    """Values at shares 0 ... 1 of a span; the ends are exact."""
     if spacing == "log":
         inner = np.exp((1 - share) * math.log(first) + share * math.log(last))
     else:
@@ -137,7 +137,7 @@ def read_dims(sweep: Any, seed: int) -> tuple[Dim, ...]:
     """The dimensions of a [sweep] section: grid axes, zips, the random one, seeds.
 
     Raises:
-        ValueError: for axes that cannot be, or two of one key or name.
+        ValueError: for axes that are not allowed, or two axes with the same key or name.
     """
     dims = []
     for keys, spec in (sweep.grid or {}).items():
@@ -193,7 +193,9 @@ def _random(table: dict[str, Any]) -> Dim:
     for column, (key, spec) in zip(shares.T, spans.items(), strict=True):
         span = read_axis(key, spec, random=True)
         if not span.numeric or span.labels is not None:
-            raise ValueError(f"axis {key!r}: a random design draws numbers; put what is none into a grid or a zip.")
+            raise ValueError(
+                f"axis {key!r}: a random design draws numbers; put values that are not numbers into a grid or a zip."
+            )
         if isinstance(spec, dict) and "count" in spec:
             raise ValueError(f"axis {key!r}: count belongs to [sweep.random] as a whole.")
         if isinstance(spec, dict) and "from" in spec:
@@ -205,7 +207,7 @@ def _random(table: dict[str, Any]) -> Dim:
 
 
 def _seeds(given: int | list | None, keys: list | None, default: int) -> Dim:
-    """Seeds 0 ... n-1, or those listed, at every key that a seed belongs to."""
+    """Seeds 0 ... n-1, or those listed, at every key that takes the seed."""
     if given is None:
         given = [default]
     if isinstance(given, int):
@@ -227,7 +229,7 @@ def _check_names(dims: list[Dim]) -> None:
     keys = [axis.key for dim in dims for axis in dim.axes]
     for key in (axis.key for dim in dims[:-1] for axis in dim.axes):
         if key.rpartition(".")[2] == "seed":
-            raise ValueError(f"{key!r} is a seed and no axis; list it in `seeded` and give `seeds`.")
+            raise ValueError(f"{key!r} is a seed, not an axis; list it in `seeded` and give `seeds`.")
     for key in keys:
         if keys.count(key) > 1:
             raise ValueError(f"the key {key!r} varies along two axes; drop one of them.")
@@ -241,7 +243,7 @@ def _names(dims: Iterable[Dim]) -> list[str]:
     """Every name a coordinate or dimension takes."""
     names = []
     for dim in dims:
-        # An axis of a zip may be called like the zip: it is then the coordinate of that dimension.
+        # An axis of a zip may have the name of the zip; it is then the coordinate of that dimension.
         own = [] if dim.kind in ("grid", "seed") else [axis.name for axis in dim.axes]
         names += own if dim.name in own else [dim.name, *own]
     return names

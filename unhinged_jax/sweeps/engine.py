@@ -22,7 +22,7 @@ Task = tuple[int, ...]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 3
 _GRACE = 5.0
-"""Seconds in which workers that are told to end may finish the blocks in hand."""
+"""Seconds that workers have to finish their current blocks when they are told to end."""
 
 
 class StoreFull(OSError):
@@ -59,7 +59,8 @@ def processes(count: int, single_threaded: bool = True) -> Callable[[], Executor
 
 
 def _refuse_without_guard() -> None:
-    """Raise ValueError in a script whose import would sweep again: every worker imports the script that started it."""
+    """Raise ValueError in a script whose import would sweep again, because every worker imports the script that started
+    it."""
     main = sys.modules["__main__"]
     frame = sys._getframe()
     while frame.f_back is not None and not (frame.f_globals is vars(main) and frame.f_code.co_name == "<module>"):
@@ -80,8 +81,8 @@ def _refuse_without_guard() -> None:
 
 
 def _start_tracker() -> None:
-    """Start the process that clears up after others: started by itself it would let Ctrl-C through to the next worker,
-    and warn of what it clears up after a command that was ended on the spot."""
+    """Start the process that cleans up after others. If Python started it, it would let Ctrl-C through to the next
+    worker, and would warn about what it cleans up after a command that was killed."""
     options = list(sys.warnoptions)
     sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     try:
@@ -106,14 +107,15 @@ def drive(
     """Run tasks to the end.
 
     Args:
-        make: Gives an executor; asked again when one breaks.
+        make: Makes an executor; called again when one breaks.
         path: The store.
         tasks: Blocks that go into one call each.
-        window: Most tasks in flight. One more than workers keeps them busy, and few are suspect when one dies.
-        owned: Whether executors are ours to shut down.
+        window: Largest number of tasks in flight. One more than the number of workers keeps them busy, and few are
+            suspect when one dies.
+        owned: Whether to shut the executors down at the end.
         retry: See `run_blocks`.
         told: Called for every committed block.
-        waiting: Called now and then.
+        waiting: Called from time to time.
         source: See `run_blocks`.
 
     Returns:
@@ -162,7 +164,7 @@ def drive(
                 executor = make()
     except KeyboardInterrupt:
         if not owned:
-            concurrent.futures.wait(running, _GRACE)  # who counts blocks then counts these
+            concurrent.futures.wait(running, _GRACE)  # a caller that counts blocks then counts these
         raise
     finally:
         for future in running:
@@ -173,7 +175,7 @@ def drive(
 
 
 def _end(executor: Executor) -> None:
-    """Shut down an executor: workers finish the blocks in hand, or are killed when that takes too long."""
+    """Shut down an executor: workers finish the blocks in hand, or are killed if that takes too long."""
     workers = list((getattr(executor, "_processes", None) or {}).values())
     for worker in workers:
         worker.terminate()

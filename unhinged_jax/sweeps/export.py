@@ -23,16 +23,16 @@ _WRITERS = {".csv": "_csv", ".parquet": "_parquet", ".nc": "_netcdf"}
 
 
 def export(store: str | Path, file: str | Path, *, force: bool = False) -> None:
-    """Write the results of a sweep into one file; whole, or not at all.
+    """Write the results of a sweep into one file, which appears whole or not at all.
 
     Args:
         store: Folder that `sweep` wrote.
-        file: NAME.csv or NAME.parquet: one row a point and time, with its coordinates, observables and why it ended; or
-            NAME.nc, the dataset itself.
-        force: Replace a file that is there.
+        file: NAME.csv or NAME.parquet: one row per point and time, with its coordinates, its observables and the reason
+            why it ended; or NAME.nc, the dataset itself.
+        force: Replace an existing file.
 
     Raises:
-        ValueError: for another ending, Parquet without pyarrow, a file that is there, or a store that is damaged.
+        ValueError: for another ending, Parquet without pyarrow, an existing file, or a damaged store.
         OSError: if it cannot be written.
 
     Source: beyond the paper.
@@ -53,7 +53,7 @@ def tables(data: xarray.Dataset) -> Iterator[pandas.DataFrame]:
     rows_each = max(1, math.prod(data.sizes.values()) // data.sizes[first])
     step = max(1, _ROWS // rows_each)
     names = {**REASONS, PENDING: "pending"}
-    # Dimensions without a coordinate are counted over the whole sweep, not from 0 in every portion.
+    # Dimensions without a coordinate are numbered over the whole sweep, not from 0 in every portion.
     data = data.assign_coords({name: np.arange(size) for name, size in data.sizes.items() if name not in data.coords})
     for begin in range(0, data.sizes[first], step):
         part = data.isel({first: slice(begin, begin + step)}).load()

@@ -24,8 +24,9 @@ class Group:
     """Points that share one program.
 
     Attributes:
-        config: The configuration they share; what varies inside the group holds the value of its first point.
-        places: Index of each of its first point along the dimensions that separate groups.
+        config: The configuration that they share; settings that vary inside the group have the values of its first
+            point.
+        places: Index of its first point along the dimensions that separate groups.
         observed: Names of the observables that have a meaning here.
         times: When they are observed.
     """
@@ -39,7 +40,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Grouping:
-    """How a plan falls into programs.
+    """How a plan is divided into programs.
 
     Attributes:
         traced: Keys that are data, for each dimension; all others are structure.
@@ -55,7 +56,7 @@ class Grouping:
 
     @property
     def observed(self) -> tuple[str, ...]:
-        """Every observable of any group, in the order asked for."""
+        """Every observable of any group, in the requested order."""
         return tuple(dict.fromkeys(name for group in self.groups for name in group.observed))
 
     def group_at(self, index: tuple[int, ...]) -> int:
@@ -112,7 +113,7 @@ def build_traced(config: Config, values: Mapping[str, Any]) -> Problem:
         try:
             config = _put(config, key.split("."), value)
         except (AttributeError, LookupError, TypeError, ValueError):
-            raise ValueError(f"{key!r} is no key of the configuration.") from None
+            raise ValueError(f"{key!r} is not a key of the configuration.") from None
     return _config.build(config)
 
 

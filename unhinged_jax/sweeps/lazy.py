@@ -1,4 +1,4 @@
-"""Variables of a store: read when used, and never without comparing blocks with their digests."""
+"""Variables of a store, which are read when used and always compared with their digests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Part = tuple[list[int], ...]
 
 
 class Checked(BackendArray):
-    """A variable of a store. A block that is not there holds what an empty store holds.
+    """A variable of a store. A missing block holds what an empty store holds.
 
     Raises:
         Damaged: when it is read, if a block was lost or altered after it had been committed.
@@ -37,7 +37,7 @@ class Checked(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._chosen)
 
     def _chosen(self, key: tuple[Any, ...]) -> np.ndarray:
-        """Entries by one index, slice or list of indices a dimension."""
+        """Entries by one index, slice or list of indices per dimension."""
         lists = [np.atleast_1d(np.arange(size)[one]) for one, size in zip(key, self.shape, strict=True)]
         out = np.empty([len(one) for one in lists], self.dtype)
         block = self.store.layout.block
@@ -47,7 +47,7 @@ class Checked(BackendArray):
         return out[tuple(0 if isinstance(one, (int, np.integer)) else slice(None) for one in key)]
 
     def _fill(self, out: np.ndarray, lists: list[np.ndarray], parts: Part) -> None:
-        """Read blocks, as many at once as fit, and put what was chosen of them where it belongs."""
+        """Read as many blocks at once as fit into memory, and copy the chosen entries to their places."""
         each = math.prod(self.store.layout.block) * math.prod(self.shape[len(parts) :]) * self.dtype.itemsize
         longest = max(range(len(parts)), key=lambda dim: len(parts[dim]), default=0)
         gaps = [dim for dim, part in enumerate(parts) if part[-1] - part[0] >= len(part)]
@@ -79,7 +79,7 @@ class Checked(BackendArray):
             committed = self.store.committed_array[tuple(slice(part[0], part[-1] + 1) for part in parts)]
             digests = np.asarray(committed).reshape(len(numbers), -1)
             values = np.array(array[tuple(slice(*end) for end in ends)])
-        except UNREADABLE:  # one of them: the others are well
+        except UNREADABLE:  # one of them; the others are intact
             values = np.full([*(b - a for a, b in ends), *self.shape[len(parts) :]], array.fill_value, self.dtype)
             digests = np.zeros((len(numbers), 1), np.uint64)
         for number, found in zip(numbers, digests, strict=True):
@@ -93,7 +93,8 @@ class Checked(BackendArray):
         return [a for a, _ in ends], values
 
     def _block(self, number: int) -> Any:
-        """One block, checked; another job may be writing it, so that a second look may find it well."""
+        """One block, checked. Another job may be writing it, so it is read a second time before it counts as
+        damaged."""
         array = self.store.array(self.name)
         for _ in range(_TRIES):
             digests = self.store.digests_of(number)
@@ -106,7 +107,7 @@ class Checked(BackendArray):
             if self.store.fits(number, self.name, values, digests):
                 return values
         raise Damaged(
-            f"{self.store.chunk(self.name, number)} is missing, or does not fit its digest in "
+            f"{self.store.chunk(self.name, number)} is missing, or does not match its digest in "
             f"{self.store.chunk('execution/committed', number)}; `unhinged sweep PLAN --store {self.store.path}` finds "
             "damaged blocks and computes them again."
         )

@@ -1,4 +1,4 @@
-"""Boundaries for pictures: from the numbers of a store, which is data, or none."""
+"""Boundaries for pictures, from the numbers of a store alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unhinged_jax.sweeps.plan import SweepPlan
 
 
 def lines(plan: SweepPlan, x: str, y: str, places: dict[str, int]) -> list[Boundary]:
-    """`boundaries`; none where they would need numbers that the store does not hold, such as those of a large file."""
+    """`boundaries`, or none if they would need numbers that the store does not hold, such as those of a large file."""
     try:
         return boundaries(plan, x, y, places)
     except NotHeld:

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: curves with seed bands, maps with boundaries, the interactive report."""
+"""Pictures of a sweep: curves with bands over seeds, maps with boundaries, the interactive report."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def draw(
     Args:
         store: Folder that `sweep` wrote.
         out: Folder for curves.png, curves.svg (medians and bands over seeds, along time), map.png, map.svg (over two
-            axes, with the boundaries that theory predicts) and report.html (all of it, to search and to point at).
+            axes, with the boundaries that theory predicts) and report.html (everything, interactive and searchable).
         observe: Observables to draw; all if empty.
-        x, y: Axes of the maps; default: the two numeric ones with most points.
+        x, y: Axes of the maps; default: the two numeric axes with most points.
         time: Moment of the maps; default: the last.
-        force: Replace files of those names that are no older pictures of a sweep.
+        force: Also replace files of those names that are not older pictures of a sweep.
 
     Returns:
         The files written.
@@ -75,7 +75,7 @@ def _draw(
         _refuse_others(out)
     make_folder(out)
     page = out / "report.html"
-    with whole(page) as part:  # first: by it the folder is known as one of pictures
+    with whole(page) as part:  # first, because it marks the folder as one of pictures
         part.write_text(report(plan, data, names), encoding="utf-8")
     written = []
     for name, figure in _figures(plan, data, names, moment):
@@ -85,7 +85,8 @@ def _draw(
 
 
 def in_order(plan: SweepPlan, data: xarray.Dataset) -> tuple[SweepPlan, xarray.Dataset]:
-    """The plan and its data with every axis of numbers ascending, however its values were listed: as they are drawn."""
+    """The plan and its data with every numeric axis ascending, as they are drawn, in whatever order its values were
+    listed."""
     dims: list[Dim] = []
     for dim in plan.dims:
         values = dim.axes[0].coordinate()
@@ -99,7 +100,7 @@ def in_order(plan: SweepPlan, data: xarray.Dataset) -> tuple[SweepPlan, xarray.D
 
 
 def _refuse_others(out: Path) -> None:
-    """Pictures of a sweep are drawn again over older ones; what another hand has put there is not replaced."""
+    """Pictures of a sweep replace older ones, but no other files."""
     found = [out / name for name in FILES if (out / name).exists()]
     page = out / "report.html"
     if found and not (page.is_file() and _is_ours(page)):
@@ -125,7 +126,7 @@ def axes_of_maps(plan: SweepPlan, x: str | None, y: str | None) -> tuple[str, ..
     known = [dim.name for dim in offered]
     for given in (x, y):
         if given is not None and given not in known:
-            raise ValueError(f"{given!r} is no axis of this sweep; it has {', '.join(known) or 'none'}.")
+            raise ValueError(f"{given!r} is not an axis of this sweep; it has {', '.join(known) or 'none'}.")
     ranked = sorted(offered, key=lambda dim: (dim.axes[0].labels is not None or not dim.axes[0].numeric, -dim.size))
     free = [dim.name for dim in ranked if dim.name not in (x, y)]
     first = x or (free.pop(0) if free else None)

@@ -1,4 +1,4 @@
-"""Open the store of a plan, or make it: what is there is kept, and another plan is refused."""
+"""Open the store of a plan, or make it. Existing results are kept, and another plan is refused."""
 
 from __future__ import annotations
 
@@ -29,26 +29,25 @@ from unhinged_jax.sweeps.stiffness import by_stiffness
 from unhinged_jax.sweeps.store import Store, plain_name
 
 LANES = {"cpu": 128}
-"""Most points in a block: beyond this a CPU's caches overflow and the cost of a point rises again."""
+"""Largest number of points in a block; beyond it a CPU's caches overflow and the cost per point rises again."""
 _MANY_LANES = 16384
 _HELD = 20_000
 MAY_CHANGE = ("dynamics.max_steps", "sweep.title")
-"""Keys of a plan that may differ on a store that is there: no point that has ended would end differently."""
+"""Keys of a plan that may differ for an existing store, because no finished point would end differently."""
 
 
 def open_store(plan: SweepPlan, path: Path, *, lanes: int | None = None, memory: int | None = None) -> Store:
-    """The store of a plan at a path, made if there is none.
+    """The store of a plan at a path, which is made if there is none.
 
     Args:
-        lanes: Most points in a block, for a new store.
-        memory: Bytes a device may use for a block, for a new store; default a quarter of what it has.
+        lanes: Largest number of points in a block, for a new store.
+        memory: Bytes that a device may use for a block, for a new store; default a quarter of its memory.
 
-    A coordinate or the description of an array that was lost or altered is written again, if the plan tells what it
-    was.
+    A lost or altered coordinate or array description is written again if the plan determines it.
 
     Raises:
         ValueError: if the store belongs to another plan; the message shows the difference.
-        Damaged: if something is lost that the plan does not tell.
+        Damaged: if something is lost that the plan does not determine.
     """
     if (path / ROOT).exists() or (path / "execution").is_dir():
         store = Store(path, check=False)
@@ -57,7 +56,7 @@ def open_store(plan: SweepPlan, path: Path, *, lanes: int | None = None, memory:
             store = _mended(store, plan)
     else:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} holds other files; choose a folder that is empty or not there yet.")
+            raise ValueError(f"{path} holds other files; choose a folder that is empty or does not exist yet.")
         store = _create(plan, path, lanes, memory)
         refuse_other(store, plan)  # jobs that start together race to make it
     store.source = plan.config.path.absolute()
@@ -65,7 +64,8 @@ def open_store(plan: SweepPlan, path: Path, *, lanes: int | None = None, memory:
 
 
 def _mended(store: Store, plan: SweepPlan) -> Store:
-    """A store whose broken files are those of a new one with the same plan and blocks, where the seal confirms them."""
+    """A store whose broken files are replaced by those of a new store of the same plan and blocks, if the seal confirms
+    them."""
     beside = store.path.resolve()
     with tempfile.TemporaryDirectory(prefix=f".unfinished-{beside.name}-", dir=beside.parent) as place:
         new = _create(plan, Path(place) / "new", None, store.facts["memory"], store.layout)
@@ -82,7 +82,7 @@ def _mended(store: Store, plan: SweepPlan) -> Store:
 
 
 def refuse_other(store: Store, plan: SweepPlan, change: bool = True) -> None:
-    """Raise ValueError if a plan is not the one of a store; take over what may change, unless told not to."""
+    """Raise ValueError if a store belongs to another plan; take over what may change, unless `change` is False."""
     before, now = store.identity, _identity(plan, _inputs(grouping_of(plan)) if store.identity["inputs"] else {})
     old, new = flat(before), flat(now)
     differ = [key for key in {**old, **new} if old.get(key) != new.get(key) and not unrecorded(key, old)]
@@ -109,7 +109,7 @@ def _inputs(grouping: Grouping) -> dict[str, str]:
 
 
 def _arrays(plan: SweepPlan, grouping: Grouping) -> dict[str, Any]:
-    """Numbers that labels take from files, by their name in the plan: pictures need them, and open no file."""
+    """Numbers that labels read from files, by their name in the plan, so that pictures need not open the files."""
     found: dict[str, np.ndarray] = {}
     for group in grouping.groups if _inputs(grouping) else ():
         files = _config.Files(plan.config.path.parent)
@@ -185,15 +185,15 @@ def bytes_of_a_point(plan: SweepPlan, grouping: Grouping) -> int:
 
 
 def _refuse_large(plan: SweepPlan, grouping: Grouping, points: int) -> None:
-    """Raise MemoryError if the machine cannot hold what a block of so many points keeps at least: the state that each
-    starts from and the one it ends with, and its results."""
+    """Raise MemoryError if the machine cannot hold the least that a block of so many points needs: the first and the
+    last state of each point, and its results."""
     width = np.dtype(plan.config.run.precision).itemsize
     point = max(width * (2 * rows * dim + times * observed) for rows, dim, _, times, observed in _sizes(grouping))
     _memory.refuse(points * point, f"a block of {points} points")
 
 
 def _sizes(grouping: Grouping) -> Iterator[tuple[int, int, int, int, int]]:
-    """Of every group the rows of H and W together, their length, the classes, the times and the observables."""
+    """For every group, the rows of H and W together, their length, the classes, the times and the observables."""
     for group in grouping.groups:
         labels, dim = group_labels(group.config), group.config.model.dim
         yield labels.samples + labels.classes, dim, labels.classes, len(group.times), len(group.observed)

@@ -19,7 +19,7 @@ class Progress(ProgressBar):
         self._first = (0.0, 0)
 
     def start(self, status: Status) -> None:
-        """Begin with what is done already."""
+        """Begin with the points that are already done."""
         self._failed, self._done = sum(status.failed.values()), status.done
         self.reset(completed=status.done, description="Compiling")
         self._show()
@@ -34,7 +34,7 @@ class Progress(ProgressBar):
         self._show()
 
     def rate(self) -> float:
-        """Points a second since the first block was there; 0 in the second after it, for blocks come in bunches."""
+        """Points per second since the first block arrived; 0 in the second after it, because blocks come in bunches."""
         begun, before = self._first
         seconds = time.monotonic() - begun
         return (self._done - before) / seconds if begun and seconds >= 1 else 0.0

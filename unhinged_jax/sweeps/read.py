@@ -20,18 +20,18 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
     """The results of a sweep, read from disk when used.
 
     Args:
-        store: Folder that `sweep` wrote, finished or not; points that are not there yet hold NaN and result -1.
+        store: Folder that `sweep` wrote, finished or not; missing points hold NaN and result -1.
 
     Returns:
-        An `xarray.Dataset`: one variable an observable over the plan's dimensions, `seed` and `time`; `result`,
+        An `xarray.Dataset`: one variable per observable over the plan's dimensions, `seed` and `time`; `result`,
         `elapsed` and `steps` of every point; plan, versions, commit, device and precision as attributes.
 
         Nothing that the store names is imported or opened: a store is data. Blocks are compared with their digests
         as they are read.
 
     Raises:
-        ValueError: if the folder is not such a store; if its coordinates or attributes are not what was written, or,
-            when it is read, a block is not: the message names the file.
+        ValueError: if the folder is not such a store, or if its coordinates or attributes, or a block that is read,
+            differ from what was written; the message names the file.
 
     Source: beyond the paper.
 
@@ -55,7 +55,7 @@ def open_sweep(store: str | Path) -> xarray.Dataset:
 
 
 def dataset_of(opened: Store) -> xarray.Dataset:
-    """What `open_sweep` gives, of an open store."""
+    """The dataset of `open_sweep`, from an open store."""
     if not opened.sealed:
         warnings.warn(f"{opened.path} was made by an older version: {UNSEALED}.", stacklevel=3)
     import xarray

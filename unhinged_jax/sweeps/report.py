@@ -1,4 +1,4 @@
-"""One HTML file that holds a sweep: maps and curves to point at, a table to search. It needs no network."""
+"""One HTML file that holds a sweep, with interactive maps and curves and a searchable table. It needs no network."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     import xarray
 
 _NUMBERS = 1_500_000
-"""Most numbers in a report, 6 MB of them; times are left out where there would be more."""
+"""Largest number of values in a report, 6 MB; times are left out if there would be more."""
 _PLACES = 12
-"""Most places along the other axes for each of which boundaries are computed."""
+"""Largest number of points along the other axes for which boundaries are computed."""
 
 
 def report(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
     """The report of a sweep.
 
     Args:
-        plan: What was run.
+        plan: The plan that was run.
         data: Observables and `result`, loaded.
-        names: Axes that the map starts with.
+        names: Axes that the map shows at first.
 
     Returns:
         HTML with everything inside.
@@ -103,7 +103,7 @@ def _axis(plan: SweepPlan, name: str) -> dict[str, Any]:
 
 
 def _reasons(result: np.ndarray) -> dict[str, str]:
-    """Point -> why its seeds failed or are missing; points that went well are left out."""
+    """Point -> why its seeds failed or are missing; points without failures are left out."""
     flat = result.reshape(-1, result.shape[-1])
     names = {**REASONS, PENDING: "pending"}
     odd = np.flatnonzero(~np.all(np.isin(flat, FINE), axis=1))

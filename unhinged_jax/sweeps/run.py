@@ -1,4 +1,4 @@
-"""`sweep`: run a plan into a store, or go on with it."""
+"""`sweep`: run a plan into a store, or continue with it."""
 
 from __future__ import annotations
 
@@ -42,27 +42,29 @@ def sweep(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> xarray.Dataset:
-    """Run every point of a plan that is not in the store yet.
+    """Run every point of a plan that is not yet in the store.
 
     Args:
         plan: A `SweepPlan`, the path of a TOML file, or the name of a shipped plan.
-        store: Folder of the Zarr store; made if it is not there. The same call again goes on where the last one ended.
-        workers: Local processes, one thread each; 0 computes in this process on all of its devices. Default: one a
+        store: Folder of the Zarr store, which is made if it does not exist. The same call continues where the last one
+            ended.
+        workers: Local processes, one thread each; 0 computes in this process on all of its devices. Default: one per
             core, or 0 on an accelerator. A script needs `if __name__ == "__main__":` around the call.
-        executor: Any `concurrent.futures` executor instead, whose workers see the same folder.
-        scheduler: Address of a Dask scheduler instead; needs distributed.
+        executor: Any `concurrent.futures` executor to use instead, whose workers see the same folder.
+        scheduler: Address of a Dask scheduler to use instead; needs distributed.
         part: (i, n): compute only every n-th block from the i-th on, for independent jobs on one store.
-        lanes: Most points in a block; default 128 on a CPU, where caches decide. Fixed when the store is made.
-        memory: Bytes a device may use for a block; default 1 GiB on a CPU, else a quarter of the device's.
-        retry_failed: Compute points that failed again, with a larger `max_steps` perhaps.
+        lanes: Largest number of points in a block; default 128 on a CPU, where caches decide. It is fixed when the
+            store is made.
+        memory: Bytes that a device may use for a block; default 1 GiB on a CPU, else a quarter of the device's memory.
+        retry_failed: Compute failed points again, for example with a larger `max_steps`.
         progress: Show progress on a terminal.
 
     Returns:
         The results, read when used, as an `xarray.Dataset` with the plan's dimensions, `seed` and `time`.
 
     Raises:
-        ValueError: for a plan that cannot be, or a store of another plan.
-        SweepIncomplete: if blocks could not be computed; it says why, and everything else is kept.
+        ValueError: for a plan that is not allowed, or a store of another plan.
+        SweepIncomplete: if blocks could not be computed; the message says why, and everything else is kept.
         StoreFull: if there is no space left; everything committed is kept.
 
     Source: beyond the paper.
@@ -154,8 +156,8 @@ def run_store(
 
 
 def _tasks(store: Store, numbers: tuple[int, ...], devices: int, window: int) -> list[tuple[int, ...]]:
-    """Blocks of one group for each call. Where there are enough groups to go round, a worker gets several blocks of
-    one, so that not every worker compiles every program."""
+    """Blocks of one group for each call. If there are enough groups for all workers, a worker gets several blocks of
+    one group, so that not every worker compiles every program."""
     groups: dict[int, list[int]] = {}
     for number in numbers:
         groups.setdefault(group_of(store, number), []).append(number)
@@ -191,10 +193,10 @@ def _dask(address: str) -> Iterator[Executor]:
     client, logger = distributed.Client(address), logging.getLogger("distributed.client")
     level = logger.level
     try:
-        # pure: every call counts, although two look the same.
+        # not pure: every call counts, even if two look the same.
         yield client.get_executor(retries=3, pure=False)
     finally:
-        if client.status != "running":  # it would print how it tried to reach a scheduler that is gone
+        if client.status != "running":  # it would print its attempts to reach a scheduler that is gone
             logger.setLevel(logging.CRITICAL)
         client.close()
         logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""How far a sweep has come."""
+"""The progress of a sweep."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from unhinged_jax.sweeps.work import tally
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """How far a sweep has come.
+    """The progress of a sweep.
 
     Attributes:
         points, done: Points of the plan, and those that have ended, failed ones included.
         failed: Reason -> number of points.
         blocks, missing: Blocks, and those to be computed.
         failed_blocks: Blocks with a failed point.
-        damaged: Blocks that were committed, but are not whole any more; they are missing, too.
+        damaged: Blocks that were committed but are no longer whole; they also count as missing.
         seconds: Time that committed blocks took, over all workers.
         waste: Share of solver steps that lanes made only because a slower one shared their call; 0 if there are none.
     """
@@ -43,7 +43,7 @@ class Status:
 
 
 def status_of(store: Store, verify: bool = False) -> Status:
-    """Count what is there; with `verify`, read all of it and compare digests."""
+    """Count what is stored; with `verify`, read all of it and compare digests."""
     layout = store.layout
     committed = np.flatnonzero(store.committed())
     damaged = tuple(store.damaged(committed.tolist())) if verify else ()
@@ -81,7 +81,7 @@ def status_of(store: Store, verify: bool = False) -> Status:
 
 
 def _adaptive(store: Store) -> bool:
-    """Whether lanes may take different numbers of steps: a flow that is simulated."""
+    """Whether lanes may take different numbers of steps, as in a simulated flow."""
     plan: dict[str, Any] = store.identity["plan"]
     return plan["sweep"].get("method", "simulate") == "simulate" and plan["dynamics"]["kind"] == "flow"
 

@@ -1,4 +1,5 @@
-"""Lanes by expected stiffness: an adaptive solve in lockstep costs every lane the steps of the slowest."""
+"""Lanes sorted by expected stiffness, because an adaptive solve in lockstep costs every lane the steps of the
+slowest."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def by_stiffness(plan: SweepPlan, grouping: Grouping) -> tuple[SweepPlan, tuple[
 def stiffness(config: Config, values: dict[str, Any]) -> jax.Array:
     """Largest |rate| of the linearised flow at its start times its duration, by power iteration: a scalar.
 
-    An explicit solver needs steps in proportion to it once stability limits them.
+    An explicit solver needs a number of steps proportional to it once stability limits the step size.
 
     Source: beyond the paper.
     """
