@@ -1,7 +1,7 @@
 """The one place where a command is interrupted: by Ctrl-C (SIGINT), SIGTERM or SIGHUP.
 
 The first signal says a word at once and ends the command as `KeyboardInterrupt`; what is `held` is finished before.
-The second one ends the process on the spot, and so does the clock when the command has not ended within `PATIENCE`:
+The second one ends the process immediately, and so does the clock when the command has not ended within `PATIENCE`:
 a program of XLA runs to its end before Python hears anything. A thread watches for both.
 """
 

@@ -163,7 +163,7 @@ def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float,
     """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted."""
     schedule = case.dynamics.schedule
     if case.how == "cosine descent" or (case.model.spherical and case.model.rescale < 2):
-        return math.nan, math.nan  # no constant rate, or one a sample
+        return math.nan, math.nan  # no constant rate, or one per sample
     dynamics = case.dynamics
     if isinstance(dynamics, Flow):  # as long as zeta grows
         dynamics = dataclasses.replace(dynamics, schedule=1.0)

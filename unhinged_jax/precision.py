@@ -63,7 +63,7 @@ def refuse_compiled(name: str, outside: str) -> None:
     """
     if name == "float64" and outside == "float32" and not _check.concrete(jnp.zeros(())):
         raise ValueError(
-            "a float64 run can be part of a compiled function (jax.jit, scan and their kin) only where JAX itself is "
+            "a float64 run can be part of a compiled function (jax.jit, jax.lax.scan) only where JAX itself is "
             "in float64: call that function inside `with jax.enable_x64(True):`, or give a float32 state."
         )
 
@@ -81,7 +81,7 @@ def refuse_differentiated(tree: PyTree, name: str, outside: str) -> None:
     if name == "float64" and outside == "float32" and differentiated(tree):
         raise ValueError(
             "a float64 run can be differentiated only where JAX itself is in float64: write "
-            "`with jax.enable_x64(True):` around jax.grad, jax.jvp and their kin."
+            "`with jax.enable_x64(True):` around jax.grad, jax.jvp and the like."
         )
 
 

@@ -42,7 +42,7 @@ class RunResult(enum.IntEnum):
 
     @property
     def message(self) -> str:
-        """The code in words, with what to do."""
+        """The code in words, and what to do about it."""
         return _MESSAGES[self]
 
 
@@ -86,25 +86,26 @@ class Trajectory(Value):
         final: The state where the run stopped.
         elapsed: Time or number of updates at `final`.
         code: A `RunResult` as an integer; `result` gives the enum.
-        steps: Steps the solver took (flow) or updates made (descent); 0 for a closed form.
-        states: States at `times`, each array with a leading time axis, if they were asked for; else None.
-        memory: State of the optimiser at `final` (momentum, Adam moments), for a run that goes on. The velocity of
-            momentum, a dictionary of "H", "W" and "b", points downhill and is one over e^log_scale of `final`.
+        steps: Number of steps of the solver (flow) or updates (descent); 0 for a closed form.
+        states: States at `times`, each array with a leading time axis, if they were requested; else None.
+        memory: State of the optimiser at `final` (momentum, Adam moments), for a run that continues this one. The
+            velocity of momentum, a dictionary of "H", "W" and "b", points downhill and is divided by e^log_scale of
+            `final`.
         kind: "simulated" or "exact".
-        origin: The state in which the very first run of a chain began: what `gap_H`, `gap_W` and the sign of a limit
-            direction refer to, however often the run goes on. None where it is not known.
+        origin: The state in which the first run of a chain began. `gap_H`, `gap_W` and the sign of a limit direction
+            refer to it, however often the run is continued. None if it is not known.
         clock: What `elapsed` counts: "time" (a flow) or "updates" (a descent).
-        carries: What the run moves beside the state: "" (nothing), "momentum" or "optimizer".
+        carries: What the run carries in addition to the state: "" (nothing), "momentum" or "optimizer".
         form: How a simulation was run, in words: in which form, and with which solver.
 
-    A `Trajectory` can be given to `simulate` or `exact` in place of a state, to go on from where it ended: the clock of
-    its schedules runs on, and so does what the run carries. `final`, or one of `states`, is a state like any other: a
-    run from it is a new run, whose clock begins at 0. Going on, distances to the limit are known to the rounding of
-    `final`.
+    A `Trajectory` can be given to `simulate` or `exact` in place of a state, to continue where it ended. The clock of
+    its schedules continues, and so does what the run carries. `final`, or one of `states`, is a state like any other; a
+    run from it is a new run, whose clock begins at 0. In a continued run, distances to the limit are known up to the
+    rounding of `final`.
 
-    What `jax.vmap` returns is a batch: every array has the axes of the batch first, those of `times` and of an
-    observable follow. `last` and indexing by name keep them; tables, pictures, `result` and going on are of one run,
-    and `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
+    What `jax.vmap` returns is a batch: every array has the axes of the batch first, followed by those of `times` and of
+    an observable. `last` and indexing by name keep the batch axes. Tables, pictures, `result` and continued runs need a
+    single run; `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
 
     Source: beyond the paper.
 
@@ -141,13 +142,13 @@ class Trajectory(Value):
         """Why the run ended, as a `RunResult`.
 
         Raises:
-            ValueError: for a batch, whose members have one each, and where the run is being traced.
+            ValueError: for a batch, whose members have one result each, and while the run is being traced.
         """
         self.check_single("`result`")
         return RunResult(int(self.code))
 
     def check_single(self, what: str) -> None:
-        """Raise ValueError unless this is a single run with values that can be looked at; `what` needs one."""
+        """Raise ValueError unless this is a single run with known values, which `what` needs."""
         if self.batch:
             raise ValueError(f"{what} belongs to one run, but {batch_message('trajectories', self.batch)}.")
         if isinstance(self.code, jax.core.Tracer):
@@ -162,7 +163,7 @@ class Trajectory(Value):
         return self.observables[name]
 
     def last(self, name: str) -> Any:
-        """An observable at the last time that was reached; of a batch, at the last time that each member reached."""
+        """An observable at the last time that was reached; in a batch, at the last time that each member reached."""
         axis = len(self.batch)
         xp = np if _check.concrete(self) and not _of_jax(self[name]) else jnp
         where = xp.max(xp.where(self.reached, xp.arange(np.shape(self.reached)[-1]), 0), axis=-1)
@@ -200,7 +201,7 @@ class Trajectory(Value):
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Every array of the observables by name; those in a tree that a function returned by "name.key"."""
+        """Every array of the observables by name; arrays in a tree that a function returned are called "name.key"."""
         found = {}
         for name, values in self.observables.items():
             for path, leaf in jax.tree_util.tree_flatten_with_path(values)[0]:
@@ -213,7 +214,8 @@ class Trajectory(Value):
     def to_xarray(self) -> xarray.Dataset:
         """Observables as an `xarray.Dataset` with dimension `time` and long names; needs xarray.
 
-        Further axes of an array-valued observable are named "name_1", "name_2", ...; the arrays in a tree "name.key".
+        Further axes of an array-valued observable are named "name_1", "name_2", ...; arrays in a tree are called
+        "name.key".
 
         Raises:
             ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
@@ -225,7 +227,7 @@ class Trajectory(Value):
         for name, array in arrays.items():
             stem = name
             while any(f"{stem}_{axis}" in arrays for axis in range(1, array.ndim)):
-                stem += "_"  # no axis is called like an observable
+                stem += "_"  # no axis has the name of an observable
             dims = ("time", *(f"{stem}_{axis}" for axis in range(1, array.ndim)))
             known = OBSERVABLES.get(name)
             data[name] = (dims, array, {"long_name": known.meaning if known else name, "units": "1"})
@@ -242,8 +244,8 @@ class Trajectory(Value):
     def to_dataframe(self) -> pandas.DataFrame:
         """Observables as a `pandas.DataFrame` indexed by time; needs pandas.
 
-        A column for each number: "name" for a scalar observable, "name[0]", "name[1]", ... for a vector, "name[0,0]",
-        "name[0,1]", ... for a matrix, and "name.key" for the arrays in a tree that a function returned.
+        There is one column per number: "name" for a scalar observable, "name[0]", "name[1]", ... for a vector,
+        "name[0,0]", "name[0,1]", ... for a matrix, and "name.key" for the arrays in a tree that a function returned.
 
         Raises:
             ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
@@ -269,7 +271,7 @@ class Trajectory(Value):
     def to_csv(self, path: str | Path) -> None:
         """The table of `to_dataframe` as a CSV file, with a `time` column.
 
-        Like pandas' own, it replaces a file that is there; the file is written whole or not at all.
+        As in pandas, it replaces an existing file. The file is written whole or not at all.
 
         Raises:
             ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
@@ -280,7 +282,7 @@ class Trajectory(Value):
 
 
 def batch_message(what: str, shape: tuple[int, ...]) -> str:
-    """That something is a batch, and how a member of it is taken; the end of a sentence."""
+    """The end of a sentence: that something is a batch, and how to take a member of it."""
     return f"this is a batch of {what} of shape {shape}; take a member with `{_member(shape)}`"
 
 

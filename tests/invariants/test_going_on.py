@@ -102,8 +102,8 @@ def test_a_run_goes_on_only_with_its_own_clock_and_all_it_carried():
     adam = uj.simulate(model, DESCENTS["adam"], START, [4], ())
     for solve in (uj.simulate, uj.exact):
         for before, dynamics, why in (
-            (plain, uj.Flow(), "a Flow cannot go on from a trajectory whose `elapsed` is a number of updates"),
-            (flown, uj.Descent(0.5), "a Descent cannot go on from a trajectory whose `elapsed` is a time"),
+            (plain, uj.Flow(), "a Flow cannot continue a trajectory whose `elapsed` is a number of updates"),
+            (flown, uj.Descent(0.5), "a Descent cannot continue a trajectory whose `elapsed` is a time"),
             (moved, uj.Descent(0.5), "momentum"),
             (moved, uj.Flow(), "number of updates|momentum"),
             (closed, uj.Descent(0.5), "momentum"),

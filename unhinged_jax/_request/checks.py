@@ -45,7 +45,7 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
             )
     if np.ndim(model.labels.index) != 1:
         raise ValueError(
-            f"labels must be those of one problem, one a sample, but have shape {np.shape(model.labels.index)}; map "
+            f"labels must be those of one problem, one per sample, but have shape {np.shape(model.labels.index)}; map "
             "over a batch with jax.vmap."
         )
 

@@ -50,12 +50,12 @@ class Task:
 
     @property
     def origin(self) -> State | None:
-        """The state that gaps refer to: that of the first of the runs that go on from one another."""
+        """The state to which gaps refer: that of the first run in a chain of continued runs."""
         return self.state if self.before is None else self.before.origin
 
     @property
     def first_start(self) -> State | None:
-        """The origin of a run that goes on from another, if it matters: None for a run that is the first."""
+        """The origin of a run that continues another, if it matters; None for a first run."""
         return self.origin if self.before is not None and wants_split(self.plan) else None
 
     def resumed(self, state: State) -> State | Trajectory:
@@ -119,7 +119,7 @@ class Task:
         """Raise if numbers of updates are beyond what a compiled function can return here."""
         if self.times.dtype.kind == "i" and self.times[-1] > jnp.iinfo(jnp.result_type(int)).max:
             raise ValueError(
-                f"inside jax.jit, vmap and their kin JAX counts updates in 32 bits while it is in float32, but the "
+                f"inside jax.jit, jax.vmap and the like, JAX counts updates in 32 bits while it is in float32, but the "
                 f"last is {self.times[-1]}; open `with jax.enable_x64(True):` around the call."
             )
 

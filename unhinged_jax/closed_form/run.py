@@ -57,7 +57,7 @@ def exact(
 
     Raises:
         NoClosedForm: naming the setting that rules a closed form out.
-        ValueError: for shapes, ranges or combinations that cannot be.
+        ValueError: for shapes, ranges or combinations that are not allowed.
 
     Source: Zhou et al. 2023, Theorems 2, 4, 6, 7, 8 in one form, corrected; descent, momentum,
     any signal matrix, any decays: beyond the paper.

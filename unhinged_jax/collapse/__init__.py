@@ -1,4 +1,4 @@
-"""Neural-collapse metrics: NC1-NC4 and their kin, from class statistics alone.
+"""Neural-collapse metrics: NC1-NC4 and related ones, from class statistics alone.
 
 Every metric takes `ClassStatistics` (with prototypes W or logits where it needs them) and never
 forms an n x n or p x p array. `collapse_metrics` evaluates all of them and shares the work;

@@ -1,4 +1,4 @@
-"""Norms and angles of class means or prototypes: NC2 and its kin."""
+"""Norms and angles of class means or prototypes: NC2 and related metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lyapunov exponents: how fast nearby runs part, simulated, and in closed form where the dynamics is linear.
+"""Lyapunov exponents, which say how fast nearby runs separate: simulated, and in closed form for linear dynamics.
 
     lambda_j = (1/t) log of the j-th singular value of the derivative of the flow map over the time t
 
@@ -38,9 +38,9 @@ class Lyapunov(Value):
 
     Attributes:
         exponents: (count,), descending: mean growth rates per unit of time (per update) after the transient.
-        history: (segments, count): the rate in each segment, the transient included.
+        history: (segments, count): the rate in each segment, including the transient.
         times: (segments + 1,): where segments begin and end.
-        transient: How many segments, the first ones, are left out of `exponents`.
+        transient: How many of the first segments are left out of `exponents`.
 
     Source: beyond the paper.
 
@@ -72,28 +72,29 @@ def lyapunov(
 ) -> Lyapunov:
     """Finite-time Lyapunov exponents of a simulated run, by the QR method.
 
-    An orthonormal frame of `count` directions is pushed forward segment by segment and made orthonormal again,
-    D Phi Q = Q' R; the exponents are the means of log |R_ii| / (t' - t). The directions are those of the whole state of
-    the dynamics: of H, W and b, and of the velocity of momentum or the memory of an optimiser, which go on from segment
-    to segment.
+    An orthonormal frame of `count` directions is pushed forward segment by segment and made orthonormal again, D Phi Q
+    = Q' R; the exponents are the means of log |R_ii| / (t' - t). The directions are those of the whole state of the
+    dynamics: of H, W and b, and of the velocity of momentum or the memory of an optimiser, which are carried from
+    segment to segment.
 
     Args:
         model, dynamics, state, precision: as in `simulate`.
         until: Last time, or number of updates.
-        count: How many exponents, the largest first; at most the number of entries of H, W (and b) that move, with
-            momentum twice as many, and with an optimiser as many more as it remembers of them.
-        segments: Pieces between two orthonormalisations, each short enough that directions stay apart.
-        transient: First segments that are not counted (default a quarter), while the frame turns to its place.
-        seed: Of the random frame.
+        count: How many exponents, the largest first; at most the number of entries of H, W (and b) that move, twice as
+            many with momentum, and with an optimiser the number of entries that it remembers in addition.
+        segments: Pieces between two orthonormalisations, each short enough that the directions remain distinct.
+        transient: Number of first segments that are not counted (default a quarter), in which the frame turns to its
+            final directions.
+        seed: Seed of the random frame.
 
     Returns:
         A `Lyapunov`. For a linear dynamics the exponents tend to the real parts of the spectrum, `exact_exponents`. A
-        flow's solver chooses its steps by the state alone: where that has become steady, more segments make the
-        exponents more exact.
+        flow's solver chooses its steps from the state alone; if that has become steady, more segments make the
+        exponents more accurate.
 
     Raises:
-        ValueError: for counts out of range, a run that stops before its end, or a scale of the start that does not fit
-            where what has a scale is measured beside what has none (a bias, what an optimiser remembers).
+        ValueError: for counts out of range, a run that stops before its end, or a scale of the start that does not fit,
+            if arrays with a scale are measured together with arrays without one (a bias, the memory of an optimiser).
 
     Source: beyond the paper (Benettin et al. 1980).
 
@@ -124,7 +125,7 @@ def lyapunov(
         moved, dynamics = _request.traceable((model, dynamics))
         memory = _start_memory(dynamics, begun) if memory is None else jax.tree.map(jnp.asarray, memory)
         there = _moving(moved, dynamics, begun, memory)
-        if not (model.linear or all(there.scaled)):  # numbers of different kinds, whose lengths are compared
+        if not (model.linear or all(there.scaled)):  # arrays of different kinds, whose lengths are compared
             must_fit(begun, task.precision)
         moving = sum(int(part.size) for part in there.parts)
         if count > moving:
@@ -141,7 +142,7 @@ def lyapunov(
 
 
 def _start_memory(dynamics: Dynamics, state: State) -> Any:
-    """What a descent remembers at its start: no velocity, or what its optimiser begins with; else None."""
+    """What a descent remembers at its start: a velocity of zero, or the optimiser's initial memory; else None."""
     parts = {"H": state.H, "W": state.W, "b": state.b}
     if getattr(dynamics, "momentum", None) is not None:
         return jax.tree.map(jnp.zeros_like, parts)
@@ -153,7 +154,8 @@ def _start_memory(dynamics: Dynamics, state: State) -> Any:
 
 
 class _Moving(NamedTuple):
-    """The arrays that move, of a state and its memory; which of them are over the state's scale; (arrays) -> both."""
+    """The arrays of a state and its memory that move; which of them are divided by the state's scale; (arrays) ->
+    both."""
 
     parts: list[jax.Array]
     scaled: list[bool]
@@ -169,7 +171,7 @@ def _moving(model: LayerPeeled, dynamics: Dynamics, state: State, memory: PyTree
         return jnp.issubdtype(leaf.dtype, jnp.inexact) and all(moves.get(key, True) for key in keys)
 
     which = [free(keys, leaf) for keys, (_, leaf) in zip(names, found, strict=True)]
-    # An optimiser remembers what it is given, with its scale; a velocity is over that of the state.
+    # An optimiser remembers its inputs with their scale; a velocity is divided by the scale of the state.
     over = [keys in (["H"], ["W"]) and (_optimizer(dynamics) is None or path[0].idx == 0)
             for keys, (path, _) in zip(names, found, strict=True)]  # fmt: skip
 
@@ -222,7 +224,7 @@ def _stretch(
 ) -> tuple[tuple[State, Any], jax.Array, jax.Array, jax.Array]:
     """State and memory at the end, the frame there, the logarithms of how far it was stretched, and how it ended."""
     if model.linear and _optimizer(dynamics) is None:
-        # The directions of a linear dynamics do not ask where H and W are, nor how large.
+        # The directions of a linear dynamics depend neither on H and W nor on their size.
         state = state.replace(log_scale=jnp.zeros_like(state.log_scale))
     begun, unit = _moving(model, dynamics, state, memory), state.log_scale
     sizes = np.cumsum([part.size for part in begun.parts])[:-1]
@@ -250,12 +252,12 @@ def _stretch(
 def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = None) -> np.ndarray:
     """The spectrum of a linear dynamics: growth rates per unit of zeta(t), or per update at constant rate, descending.
 
-    mu_+- of each mode, p-fold; -r_1 lambda_1 and -r_2 lambda_2 for what is uncoupled, and for the bias; in a descent
-    log |1 + eta mu|.
+    mu_+- of each mode, p-fold; -r_1 lambda_1 and -r_2 lambda_2 for uncoupled parts and for the bias; in a descent log
+    |1 + eta mu|.
 
     Args:
         model, dynamics: As in `exact`; a descent without momentum, at a constant rate.
-        count: How many, the largest first; default all.
+        count: How many exponents, the largest first; default all.
 
     Returns:
         NumPy array of shape (count,), descending.
@@ -272,9 +274,9 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
     """
     why = why_no_closed_form(model, dynamics) or (None if model.linear else "the dynamics is not linear.")
     if why is None and getattr(dynamics, "momentum", None) is not None:
-        why = "with momentum the state is more than H and W."
+        why = "with momentum the state holds more than H and W."
     if why is None and model.kernel is not None:
-        why = "the spectrum with a kernel is not offered."
+        why = "the spectrum with a kernel is not implemented."
     if why is None and isinstance(dynamics, Descent) and not closed(dynamics):
         why = "the exponents of a descent are per update at a constant rate; give a number as its schedule and rates."
     if why:

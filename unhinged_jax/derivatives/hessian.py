@@ -23,12 +23,12 @@ from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit
 def hessian_spectrum(
     model: LayerPeeled, states: State | Sequence[State], count: int = 6, *, tolerance: float = 0.0
 ) -> np.ndarray:
-    """Extreme eigenvalues of the Hessian of the objective in what moves, by matrix-free Lanczos iteration.
+    """Extreme eigenvalues of the Hessian of the objective over the moving entries, by matrix-free Lanczos iteration.
 
     Args:
-        model: The problem; any loss.
+        model: The problem, with any loss.
         states: One state, or several along a path (a `State` whose arrays have a leading axis, or a list).
-        count: How many eigenvalues: half of them the smallest, half the largest.
+        count: How many eigenvalues; half of them are the smallest, half the largest.
         tolerance: Relative accuracy of ARPACK; 0 (default) is the precision of the state.
 
     Returns:
@@ -36,7 +36,8 @@ def hessian_spectrum(
         about four gradients, and no matrix is formed.
 
     Raises:
-        ValueError: if `count` is not below the numbers that move, or the Hessian leaves the floating-point range.
+        ValueError: if `count` is not below the number of moving entries, or the Hessian leaves the floating-point
+            range.
 
     Source: beyond the paper (Lanczos by ARPACK in SciPy).
 
@@ -86,7 +87,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     must_fit(state, _precision.of((state.H, state.W)))
-    state = jax.tree.map(lambda part: jnp.asarray(part, float), state)  # as wide as the widest
+    state = jax.tree.map(lambda part: jnp.asarray(part, float), state)  # in the widest type
     parts = [*multiplied(state), state.b]
     product = jax.tree_util.Partial(_hessian_times, _request.traceable(model), parts)
     dtype = np.dtype(parts[1].dtype)
@@ -101,7 +102,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
             f"the Hessian at this state holds numbers beyond the range of {dtype}; take a state of ordinary size, such "
             "as one whose log_scale is 0."
         )
-    if moving <= max(20, 2 * count + 1):  # ARPACK wants room; so few products give the whole matrix
+    if moving <= max(20, 2 * count + 1):  # ARPACK needs room, and so few products give the whole matrix
         matrix = np.stack([matvec(row) for row in np.eye(moving, dtype=dtype)])
         values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
         low = count // 2
@@ -112,7 +113,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
 
 @eqx.filter_jit
 def _hessian_times(model: LayerPeeled, parts: list[jax.Array], v: jax.Array) -> jax.Array:
-    """The Hessian of the objective times v, on the entries that move, laid end to end."""
+    """The Hessian of the objective times v, on the entries that move, concatenated."""
     from jax.flatten_util import ravel_pytree
 
     free = [part for part, there in zip(parts, model.moves, strict=True) if there]

@@ -52,7 +52,7 @@ def adjoint_of(mode: str) -> diffrax.AbstractAdjoint:
 
 
 def best_mode(inputs: int, outputs: int) -> str:
-    """Forward mode unless there are more than three inputs to an output, then the checkpointed reverse mode.
+    """Forward mode for up to three inputs per output, and checkpointed reverse mode for more.
 
     Example:
         >>> best_mode(inputs=3, outputs=1), best_mode(inputs=10_000, outputs=4)
@@ -75,29 +75,29 @@ def sensitivity(
     precision: str | None = None,
     sources: Iterable[str] | None = None,
 ) -> xarray.Dataset:
-    """Derivatives of observables at given times in continuous parameters, simulated and exact side by side.
+    """Derivatives of observables at given times with respect to continuous parameters, simulated and exact.
 
         first = d y_k(t) / d theta,    second = d^2 y_k(t) / d theta d theta'
 
     Args:
-        model, dynamics, state, times, observe, target, precision: as in `simulate`; observables must be scalars. Of a
-            `Trajectory` to go on from, parameters change what comes after its end alone.
-        parameters: Names (see `unhinged_jax.derivatives.available`) or `Parameter`s; default every scalar one. Those
-            that touch one another, such as "decay" and "decay_H", act together: what each changes is added, so that
-            every derivative is the one that the parameter has alone.
-        order: 1 (default), or 2 for second derivatives among the scalar parameters, too.
-        mode: How the simulation is differentiated: "forward" (one sweep a number to differentiate in), "checkpointed"
-            (reverse, one sweep a value; memory grows like the root of the length), "direct" (a flow in reverse, every
-            step kept), "backsolve" (a flow integrated backwards: approximate), or "auto" (default): see `best_mode`.
-        sources: "simulated", "exact" or both; default both where there is a closed form.
+        model, dynamics, state, times, observe, target, precision: as in `simulate`; observables must be scalars. If
+            `state` is a `Trajectory`, parameters change only what comes after its end.
+        parameters: Names (see `unhinged_jax.derivatives.available`) or `Parameter`s; default every scalar one.
+            Parameters that affect one another, such as "decay" and "decay_H", act together: their changes are added, so
+            that every derivative is the same as that of the parameter alone.
+        order: 1 (default), or 2 to add second derivatives with respect to the scalar parameters.
+        mode: How the simulation is differentiated: "forward" (one pass per parameter), "checkpointed" (reverse, one
+            pass per value; memory grows like the square root of the length), "direct" (a flow in reverse, every step
+            kept), "backsolve" (a flow integrated backwards: approximate), or "auto" (default): see `best_mode`.
+        sources: "simulated", "exact" or both; default both if there is a closed form.
 
     Returns:
         A Dataset with `value` (source, observable, time); `first` (..., parameter) of the scalar parameters and
-        `first_NAME` (..., axes of NAME) of every other; `second` (..., parameter, parameter_2) if asked for; and
-        `theta` (parameter). Its attributes hold mode, order and precision.
+        `first_NAME` (..., axes of NAME) of every other parameter; `second` (..., parameter, parameter_2) if asked for;
+        and `theta` (parameter). Its attributes hold mode, order and precision.
 
     Raises:
-        NoClosedForm: if "exact" is asked for and there is none.
+        NoClosedForm: if "exact" is requested and there is no closed form.
         ValueError: for an unknown name, a mode that the dynamics or the order does not allow, or a run that stops
             before the last time.
 
@@ -158,7 +158,7 @@ def _sources(sources: Iterable[str] | None, model: LayerPeeled, dynamics: Dynami
 
 def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
     if isinstance(dynamics, Descent) and mode in ("direct", "backsolve"):
-        raise ValueError(f"mode {mode!r} belongs to a Flow; a Descent takes 'forward' or 'checkpointed'.")
+        raise ValueError(f"mode {mode!r} needs a Flow; a Descent takes 'forward' or 'checkpointed'.")
     if order == 2 and mode != "forward":
         raise ValueError(f"second derivatives are taken in forward mode, but mode is {mode!r}; leave it at 'auto'.")
 
@@ -172,7 +172,7 @@ def _runner(kind: str, mode: str, problem: Problem, task: _request.Task, observe
         return lambda model, dynamics, state: simulate(model, dynamics, task.resumed(state), task.times, **common)
     most = problem[1].max_steps
     if mode == "direct":
-        # The memory of the direct mode grows with the steps that are allowed, so it gets those that are taken.
+        # The memory of the direct mode grows with the allowed number of steps, so only the steps taken are allowed.
         run = simulate(problem[0], problem[1], task.resumed(problem[2]), task.times, **common)
         most = int(run.steps) + 8
 
@@ -184,7 +184,7 @@ def _runner(kind: str, mode: str, problem: Problem, task: _request.Task, observe
 
 
 def _explain(run: Trajectory) -> None:
-    """Raise if a run did not get to its last time: derivatives of what was not reached mean nothing."""
+    """Raise if a run did not get to its last time: derivatives at times that were not reached are meaningless."""
     if not bool(np.all(np.asarray(run.reached))):
         raise ValueError(f"the run does not reach every time, so it is not differentiated: {run.result.message}")
 
@@ -192,13 +192,13 @@ def _explain(run: Trajectory) -> None:
 def _scalar(name: str, values: ArrayLike, times: int) -> jax.Array:
     array = jnp.asarray(values)
     if array.shape != (times,):
-        raise ValueError(f"observable {name!r} must be one number a time, but has shape {array.shape[1:]} at each.")
+        raise ValueError(f"observable {name!r} must be one number per time, but has shape {array.shape[1:]} at each.")
     return array.astype(jnp.result_type(float))
 
 
 def _derivatives(values: Callable[[Values], jax.Array], theta: Values, order: int, forward: bool) -> dict[str, Any]:
     """Value, first and second derivatives, each source in one compiled program."""
-    scalars = [name for name, x in theta.items() if x.ndim == 0]  # in their order: inside of jit they are sorted
+    scalars = [name for name, x in theta.items() if x.ndim == 0]  # in their order, because jit sorts them
 
     def with_value(theta: Values) -> tuple[jax.Array, jax.Array]:
         out = values(theta)
@@ -224,14 +224,14 @@ def _derivatives(values: Callable[[Values], jax.Array], theta: Values, order: in
 
 @functools.cache
 def _compiler_options() -> dict[str, Any] | None:
-    """These programs are large and run once: on CPUs XLA's lowest level of optimization that keeps them as fast, and
-    its older kernels, while it has them, halve the time it takes to compile them."""
+    """These programs are large and run once. On CPUs, a low level of optimization that keeps them as fast, and XLA's
+    older kernels while they exist, halve the time to compile them."""
     options = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
     if jax.default_backend() != "cpu":
         return None
     try:
         jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:  # there is no such option any more
+    except jax.errors.JaxRuntimeError:  # this option no longer exists
         return None
     return options
 
@@ -239,8 +239,8 @@ def _compiler_options() -> dict[str, Any] | None:
 def _pairwise(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Value, first derivatives (k, ...) and second ones (..., k, k) at a point of k numbers.
 
-    The program differentiates along one pair of directions and runs for one pair after the other: what it takes to
-    compile, and the memory that it needs, do not grow with k.
+    The program differentiates along one pair of directions and runs for one pair after the other, so neither its
+    compile time nor its memory grows with k.
     """
     size = point.shape[0]
     one, other = np.triu_indices(size)
@@ -301,7 +301,7 @@ def disagreement(table: xarray.Dataset) -> dict[str, float]:
     Source: beyond the paper.
     """
     if set(table["source"].values) != set(SOURCES):
-        raise ValueError("the table holds one source only, so there is nothing to compare; ask for both.")
+        raise ValueError("the table holds only one source, so there is nothing to compare; ask for both.")
     worst = {}
     for name in table.data_vars:
         if "source" not in table[name].dims:

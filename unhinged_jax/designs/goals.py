@@ -16,7 +16,7 @@ from unhinged_jax.simulation import simulate
 
 
 class Looks:
-    """What goals may look at, each computed once."""
+    """The quantities for goals, each computed once."""
 
     def __init__(self, problem: Problem, method: str, goals: tuple[GoalSection, ...]) -> None:
         self.problem, self.method, self.goals = problem, method, goals
@@ -27,7 +27,7 @@ class Looks:
             self._found[goal.of] = getattr(self, f"_{goal.of}")()
         found = self._found[goal.of]
         if goal.observe not in found:
-            raise ValueError(f"a goal of {goal.of!r} can look at {', '.join(found)}, but not at {goal.observe!r}.")
+            raise ValueError(f"a goal of {goal.of!r} can look at {', '.join(found)}, but not {goal.observe!r}.")
         return found[goal.observe]
 
     def _names(self, place: str) -> list[str]:

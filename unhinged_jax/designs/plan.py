@@ -1,4 +1,4 @@
-"""What a design chooses and what for: a run's configuration, free keys, goals and a reference, from a TOML file."""
+"""The plan of a design: the configuration of a run, free keys, goals and a reference, from a TOML file."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SHIPPED = ("steps", "steps_momentum", "steps_ce", "norm", "prototypes", "weights
 
 @dataclasses.dataclass(frozen=True)
 class DesignPlan:
-    """A design: the run, what is free, what is wanted.
+    """A design: the run, the free keys and the goals.
 
     Attributes:
         config: The run, as `unhinged simulate` reads it.
         design, goals, sections: The [design] section, its goals and its free keys as they were given.
-        free: Dotted key -> the `Domain` it is kept in.
-        start: Dotted key -> where it begins.
+        free: Dotted key -> its `Domain`.
+        start: Dotted key -> its first value.
 
     Make one with `DesignPlan.of` from tables, or `DesignPlan.read` from a TOML file or the name of a shipped plan.
 
@@ -85,7 +85,7 @@ class DesignPlan:
         """A plan from a TOML file, or a shipped one by its name.
 
         Raises:
-            ConfigError: for bad TOML, an unknown key or a value that cannot be.
+            ConfigError: for bad TOML, an unknown key or a value that is not allowed.
             OSError: if the file cannot be read.
         """
         return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.designs", "plans"))
@@ -100,7 +100,7 @@ class DesignPlan:
         return given_back(found, self.config.run.precision, outside)
 
     def measured(self, values: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """What each goal looks at, in the plan's precision."""
+        """The quantity of each goal, in the plan's precision."""
         outside = current()
         with precision_of(self):
             looked = Looks(build_traced(self.config, dict(values)), self.design.method, self.goals)
@@ -127,7 +127,7 @@ def _domain(key: str, entry: FreeSection, config: Config, problem: Problem) -> t
     outside = domain.outside(array)
     inset = 1e-9 * (high - low)
     ends = (low + inset, high - inset) if entry.domain == "interval" and array.ndim == 0 else ()
-    for value in (array, *ends):  # what is chosen is traced, and looked at by nobody
+    for value in (array, *ends):  # chosen values are traced, so nothing can check them
         try:
             build_traced(config, {key: np.asarray(value).tolist()})
         except ValueError as error:

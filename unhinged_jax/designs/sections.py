@@ -16,14 +16,14 @@ PLACES = ("run", "limit", "direction", "modes")
 
 @dataclasses.dataclass(frozen=True)
 class FreeSection:
-    """[design.free.KEY]: a key of the configuration that is chosen.
+    """[design.free.KEY]: a key of the configuration that the design chooses.
 
     Attributes:
         domain: "real", "positive", "interval", "simplex" or "sphere"; see `Domain`.
-        start: Where to begin; default what the configuration says there.
-        low, high: Ends of an interval; of the grid of a brute-force reference, too.
+        start: The first value; default the value in the configuration.
+        low, high: Ends of an interval, and of the grid of a brute-force reference.
         total: Sum (simplex) or norm (sphere); default that of the start.
-        spacing: "linear" (default) or "log": of the grid.
+        spacing: Spacing of the grid, "linear" (default) or "log".
     """
 
     domain: str = "real"
@@ -39,7 +39,7 @@ class GoalSection:
     """[[design.goal]]: one term of the objective.
 
     Attributes:
-        observe: What is looked at.
+        observe: The quantity.
         of: "run" (default): the observable at the last time. "direction": the observable of the limit direction.
             "limit": a quantity of `limit` (rate, exponent, ...). "modes": "spread", the variance of log sigma over the
             C-1 largest singular values of the signal.
@@ -55,14 +55,14 @@ class GoalSection:
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSection:
-    """[design.reference]: the optimum that the design is held against.
+    """[design.reference]: the optimum with which the design is compared.
 
     Attributes:
-        kind: "grid": brute force over every free key, `points` an axis, then `zooms` finer grids around the best.
+        kind: "grid": brute force over every free key, with `points` per axis, then `zooms` finer grids around the best.
             "equal": all entries equal (of one simplex). "counts": entries proportional to n_c^exponent (of one
             simplex). "value": a known least objective.
         points, zooms, exponent, value: Their settings.
-        why: Where it comes from, in words.
+        why: The origin of the reference, in words.
     """
 
     kind: str
@@ -83,11 +83,11 @@ class DesignSection:
         method: "exact" (default) or "simulate".
         reference: A `ReferenceSection`, or none.
         optimizer: An optax optimiser by name, or a table with its arguments; default Adam at 0.1.
-        anneal: Let its updates fall to 0 along half a cosine (default).
-        steps: Of the outer loop.
-        tries: Starts to look at: the given one, and random ones about it in unconstrained coordinates; the loop begins
-            at the best. Default 1. More where there are several valleys.
-        title: Of the picture.
+        anneal: Whether its updates fall to 0 along half a cosine (default).
+        steps: Number of steps of the outer loop.
+        tries: Number of starts to evaluate: the given one, and random ones around it in unconstrained coordinates. The
+            loop begins at the best. Default 1; use more if there are several valleys.
+        title: Title of the picture.
     """
 
     free: dict

@@ -1,1 +1,1 @@
-"""`unhinged doctor`: whether this installation and this device compute right numbers."""
+"""`unhinged doctor`: whether this installation and this device compute correct numbers."""

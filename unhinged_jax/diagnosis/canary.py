@@ -48,7 +48,7 @@ def canary(lanes: Sequence[int] = LANES) -> list[CanaryResult]:
     """Run programs of this library's kind on the default device against NumPy in float64.
 
     Four programs: Σ(M r)² of each row r; 32 steps x ← x + h (A x + b) in a scan; eight steps of
-    gradient descent on the unhinged loss by class sums, one learning rate a lane, against the
+    gradient descent on the unhinged loss by class sums, one learning rate per lane, against the
     full signal matrix; and elementwise operations outside ``jit``. Each in float32 and, where the
     device has it, in float64. Products run at the highest precision, as everywhere in the library.
 

@@ -1,4 +1,4 @@
-"""Targets and weights of samples, and what refines them: weights, noise, smoothing."""
+"""Targets and weights of samples, and how to refine them by weights, noise or smoothing."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ class Labels(Value):
 
     Attributes:
         index: Integer label of each sample, shape (n,), of any integer type; kept as int32.
-        weights: Sample weights q_i, shape (n,); 1/n each unless said otherwise. The risk is
-            L = sum_i q_i loss(s_i, y_i).
-        targets: None for one-hot targets; a (C, C) table whose row `index[i]` is the target of sample i
-            (label smoothing, expected label noise); or one row a sample, (n, C) (mixup, soft labels).
+        weights: Sample weights q_i, shape (n,); 1/n each by default. The risk is L = sum_i q_i loss(s_i, y_i).
+        targets: None for one-hot targets; a (C, C) table whose row `index[i]` is the target of sample i (label
+            smoothing, expected label noise); or one row per sample, (n, C) (mixup, soft labels).
         clean: Labels against which accuracy is measured, shape (n,); None means `index`.
         classes: C.
-        kind: "hard", "table" or "soft": how `targets` is read; default: as their shape says.
+        kind: "hard", "table" or "soft", which says how to read `targets`; by default their shape decides.
 
-    Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced` or `soft`,
-    and refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`. The constructor and `replace`
-    take `balanced=True` as your word for traced arrays; elsewhere they check it.
+    Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced` or `soft`, and refine it
+    with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`. The constructor and `replace` trust
+    `balanced=True` for traced arrays; otherwise they check it.
 
     Raises:
         ValueError: for labels that are not integers in 0 ... C-1, weights that are negative, not finite or all 0,
-            targets that are not finite, shapes or a kind that do not fit together, or balanced=True where it is
-            not so. Traced arrays pass unchecked, but for their shapes.
+            targets that are not finite, shapes or a kind that do not match, or `balanced=True` for classes that are not
+            balanced. Of traced arrays only the shapes are checked.
 
     Source: Zhou et al. 2023, Eq. 1 and 3 for balanced classes; the rest is beyond the paper.
 
@@ -97,8 +96,8 @@ class Labels(Value):
     def balanced(self) -> bool:
         """Whether targets are known to be one-hot, counts equal and weights 1/n.
 
-        The closed form then needs no eigendecomposition. It is not a field, but found from index and weights. Inside
-        `jax.jit` it is what was found for the arrays that entered, and False for arrays that were replaced there.
+        The closed form then needs no eigendecomposition. It is not a field, but computed from index and weights. Inside
+        `jax.jit` it is the value for the arrays that were passed in, and False for arrays that were replaced there.
         """
         return self.kind == "hard" and known(self.index, self.weights, self.classes, self._known).value
 
@@ -109,7 +108,7 @@ class Labels(Value):
 
     @property
     def truth(self) -> Any:
-        """Labels that accuracy is measured against, shape (n,)."""
+        """Labels against which accuracy is measured, shape (n,)."""
         return self.index if self.clean is None else self.clean
 
     def counts(self) -> jax.Array:
@@ -117,7 +116,7 @@ class Labels(Value):
         return jnp.bincount(jnp.asarray(self.index), length=self.classes)
 
     def probabilities(self) -> jax.Array:
-        """Targets as one distribution a sample, shape (n, C): a dense array, for the general losses.
+        """Targets as one distribution per sample, shape (n, C): a dense array, for the general losses.
 
         Example:
             >>> from unhinged_jax.labels import balanced
@@ -131,14 +130,14 @@ class Labels(Value):
         if self.kind == "table":
             return jnp.asarray(self.targets)[index]
         one_hot = jax.nn.one_hot(index, self.classes, dtype=jnp.result_type(float))
-        # Labels that were traced when they came in could not be refused; what is computed from them is NaN.
+        # Traced labels could not be checked when they were passed; what is computed from wrong ones is NaN.
         return jnp.where(((index >= 0) & (index < self.classes))[..., None], one_hot, jnp.nan)
 
     def replace(self, **changes: Any) -> Labels:
         """A copy with the named fields changed, checked as by the constructor.
 
-        What follows from them follows: `balanced`; `kind`, where targets are given without it; and of soft labels
-        whose index is the largest target of each row, the index.
+        Derived fields follow: `balanced`; `kind`, if targets are given without it; and the index of soft labels, if it
+        is the largest target of each row.
         """
         if "targets" in changes:
             soft = self.kind == "soft" and changes.get("kind", "soft") == "soft"
@@ -154,18 +153,18 @@ class Labels(Value):
         samples: ArrayLike | Sequence[float] | None = None,
         normalise: bool = True,
     ) -> Labels:
-        """Weigh classes and samples: q_i proportional to q_i * classes[y_i] * samples[i].
+        """Weight classes and samples: q_i becomes proportional to q_i * classes[y_i] * samples[i].
 
         Args:
-            classes: One positive weight a class, shape (C,).
-            samples: One non-negative weight a sample, shape (n,).
+            classes: One positive weight per class, shape (C,).
+            samples: One non-negative weight per sample, shape (n,).
             normalise: Scale so that the q_i sum to 1 (default); otherwise the factors are applied as given.
 
         Returns:
             Labels with the new weights. Weights n_c^(-1/2) restore the (C-1)-fold top mode under imbalance.
 
         Raises:
-            ValueError: for a wrong shape, a negative weight, one that is not finite, or weights that are all 0.
+            ValueError: for a wrong shape, a weight that is negative or not finite, or weights that are all 0.
 
         Source: beyond the paper.
 
@@ -181,11 +180,11 @@ class Labels(Value):
         wide = np.float64 if xp is np else jnp.result_type(float)
         weights = xp.asarray(self.weights, wide)
         if classes is not None:
-            _check.shape("class weights", classes, (self.classes,), "one a class")
+            _check.shape("class weights", classes, (self.classes,), "one per class")
             _check.positive("class weights", classes, array=True)
             weights = weights * xp.asarray(classes, wide)[xp.asarray(self.index)]
         if samples is not None:
-            _check.shape("sample weights", samples, (self.samples,), "one a sample")
+            _check.shape("sample weights", samples, (self.samples,), "one per sample")
             _check.non_negative("sample weights", samples, array=True)
             weights = weights * xp.asarray(samples, wide)
         if normalise:
@@ -204,7 +203,7 @@ class Labels(Value):
                 a JAX key to draw one noisy data set. Accuracy is still measured on the clean labels.
 
         Raises:
-            ValueError: for a rate outside [0, 1], or labels that are soft already.
+            ValueError: for a rate outside [0, 1], or labels that are already soft.
 
         Source: beyond the paper (van Rooyen et al. 2015 for the binary case).
 
@@ -223,7 +222,7 @@ class Labels(Value):
     def asymmetric_noise(self, rate: ArrayLike, key: jax.Array | None = None) -> Labels:
         """Asymmetric (pair-flip) label noise: with probability `rate` class c becomes c + 1 (mod C).
 
-        Args, Raises: as `symmetric_noise`. For any other pattern give `transition` a matrix.
+        Args, Raises: as `symmetric_noise`. For any other pattern, pass a matrix to `transition`.
 
         Source: beyond the paper.
         """
@@ -248,8 +247,8 @@ class Labels(Value):
             key: None for expected targets, a JAX key for one drawn set of noisy labels.
 
         Raises:
-            ValueError: if the table has a wrong shape, a negative entry or a row that does not sum to 1, or
-                if these labels have per-sample targets already.
+            ValueError: if the table has a wrong shape, a negative entry or a row that does not sum to 1, or if these
+                labels already have per-sample targets.
         """
         if self.kind != "hard":
             raise ValueError(
@@ -274,7 +273,7 @@ register(Labels, ("index", "weights", "targets", "clean"), ("classes", "kind"))
 
 
 def check_fields(labels: Labels) -> None:
-    """Raise unless shapes, kind and numbers fit together: where they are built, and where a tree was changed."""
+    """Raise unless shapes, kind and numbers match, both when labels are built and when a tree was changed."""
     samples, classes = labels.samples, labels.classes
     for name in ("index", "clean", "weights"):
         value = getattr(labels, name)
@@ -282,8 +281,8 @@ def check_fields(labels: Labels) -> None:
             _check.labels(name, value, classes)
         if value is not None and np.shape(value)[-1:] != (samples,):
             raise ValueError(
-                f"{name} must have shape {(samples,)} (one a sample), but got {np.shape(value)}; with another number "
-                "of samples build the labels anew."
+                f"{name} must have shape {(samples,)} (one per sample), but got {np.shape(value)}; for another number "
+                "of samples, build new labels."
             )
     _check.non_negative("weights", labels.weights, array=True)
     if _check.concrete(labels.weights) and not np.any(np.asarray(labels.weights) != 0):
@@ -292,7 +291,8 @@ def check_fields(labels: Labels) -> None:
     if (labels.targets is None) != (labels.kind == "hard"):
         given = "no targets" if labels.targets is None else f"targets of shape {np.shape(labels.targets)}"
         raise ValueError(
-            f"labels of kind {labels.kind!r} cannot have {given}; 'hard' goes without, 'table' and 'soft' with them."
+            f"labels of kind {labels.kind!r} cannot have {given}; 'hard' labels have no targets, 'table' and 'soft' "
+            "labels do."
         )
     if labels.targets is not None:
         expected = (classes if labels.kind == "table" else samples, classes)

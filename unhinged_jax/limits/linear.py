@@ -157,7 +157,7 @@ def features_of(model: LayerPeeled, space: RowSpace, carrier: jax.Array) -> jax.
 
 
 def _bias(model: LayerPeeled, dynamics: Dynamics, state: State) -> jax.Array:
-    """The limit of the bias: infinite where it grows without bound, NaN where it goes to and fro for ever."""
+    """The limit of the bias: infinite where it grows without bound, NaN where it goes to and fro forever."""
     if not model.moves.b:
         return state.b
     drift = model.signal().column_sums(state.b.dtype)

@@ -21,7 +21,7 @@ _NOTES = {
     "`direction` says, short of their targets",
     OVERSHOOTS: "lengths shrink, so that equal steps turn features farther and farther: the rate is that of before "
     "they overshoot, again and again",
-    SWINGS: "steps are so large that some features swing about their targets for ever",
+    SWINGS: "steps are so large that some features swing about their targets forever",
 }
 
 
@@ -33,7 +33,7 @@ class Limit(Value):
     Attributes:
         direction: The limit of (H, W)/||(H, W)|| and the limit of the bias (infinite where it grows without bound). For
             anchored prototypes, frozen features and spherical features: the limit direction of the part that moves, at
-            norm 1 (each row at norm 1 if spherical), beside the part that stays. Where signs change for ever, that
+            norm 1 (each row at norm 1 if spherical), beside the part that stays. Where signs change forever, that
             after an even number of updates.
         rate: The direction error decays like e^(-rate zeta(t)) in a flow, e^(-rate k) in a descent of constant step; 0
             where it decays like a power only, or not at all. For spherical descent a lower bound. Above 0 if `target`
@@ -47,7 +47,7 @@ class Limit(Value):
         excess: threshold - lambda_1 lambda_2.
         angle: The argument of that eigenvalue: 0 in a flow. pi: an update changes the sign of what wins. Between: what
             wins oscillates, as the cosine of angle times k.
-        ending: 0, or why a direction is not approached at one rate for ever: see `note`.
+        ending: 0, or why a direction is not approached at one rate forever: see `note`.
         moving: "both" parts, the one that is "driven" by the other, or the "lengths" of spherical features: whose norm
             the exponent is that of.
 
@@ -76,7 +76,7 @@ class Limit(Value):
     @property
     def side(self) -> str:
         """Whether the norm "grows", "stays" or "shrinks"; a part with a limit of its own "converges", or "oscillates"
-        about it for ever; a run whose rates add up to a finite sum "stops".
+        about it forever; a run whose rates add up to a finite sum "stops".
 
         Raises:
             ValueError: for a batch, whose members have one each, and where the limit is being traced.

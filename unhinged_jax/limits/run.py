@@ -36,8 +36,8 @@ def limit(
     """Direction, rate, growth exponent and threshold of a run from `state`.
 
     Args:
-        model, dynamics, state: as in `exact`. Of a `Trajectory`: the limit of the run that goes on from its end. A
-            descent is taken to make equal updates for ever, as large as the one that comes next.
+        model, dynamics, state: as in `exact`. If `state` is a `Trajectory`, the limit is that of the run that continues
+            it. A descent is taken to make equal updates forever, as large as the one that comes next.
         target: "top" (default): the modes that win; "contrast" or "mean": that subspace of balanced labels.
         precision: "float32" or "float64"; default: that of the state.
 

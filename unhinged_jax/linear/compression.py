@@ -3,7 +3,7 @@
 Observables ask for inner products among class sums and prototypes, for those of the residuals with them, and for the
 residuals' lengths; never for products between two residuals, nor for the order of samples. So columns are turned onto
 the span of class sums and prototypes, which a linear dynamics never leaves, the length of what a residual has outside
-it goes into one column more, and samples are put in the order in which their classes cycle.
+it goes into an extra column, and samples are put in the order in which their classes cycle.
 
 Derivatives in the start itself may leave the span, so they are taken of the problem; all others are those of the
 smaller one, whose span holds still.

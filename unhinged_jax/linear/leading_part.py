@@ -5,7 +5,7 @@ With x and y the parts of F = M^T H and of W in those modes, of squared singular
 
     carrier = ((d - delta)/g x + r_1 y) / 2d,    prototypes = (r_2 x + (d + delta) y) / 2d.
 
-It keeps its direction for ever; what is left is carried on its own, so that the distance between directions is a ratio
+It keeps its direction forever; what is left is carried on its own, so that the distance between directions is a ratio
 of two computed numbers and never a difference of nearly equal ones.
 
 What leads is what wins in the flow: mu_+ of the largest singular value. Where the steps of a descent are so large that
@@ -207,7 +207,7 @@ def leading_part(model: LayerPeeled, dynamics: Dynamics, state: State, target: s
 
 
 class Origin(NamedTuple):
-    """The leading part at the start of the first of the runs that go on from one another: e^log_scale times `part`."""
+    """The leading part at the start of the first run in a chain of continued runs: e^log_scale times `part`."""
 
     part: LeadingPart
     log_scale: jax.Array

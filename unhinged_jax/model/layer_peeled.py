@@ -1,4 +1,4 @@
-"""The model: what moves, what decays, under which loss; and its gradient, unreduced."""
+"""The model: what moves, what decays, under which loss; and its gradient in the plain dense form."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class LayerPeeled(Value):
         labels: Class layout, targets and weights.
         loss: A `Loss`.
         decay_H, decay_W: Weight decay lambda_1 on H and lambda_2 on W and b, at least 0.
-        kernel: None, or a `Kernel` Theta: feature gradients become Theta times themselves (not the decay).
+        kernel: None, or a `Kernel` Theta: Theta multiplies the feature gradients (but not the decay).
         dim: Feature dimension p.
         features_move, prototypes_move: Which parts move; prototypes and biases move together.
-        bias: Whether there is a trained bias.
-        spherical: Features enter the logits normalised, h/||h||.
-        rescale: q in {0, 1, 2}: the loss gradient of sample i is multiplied by ||h_i||^q (spherical only).
-        exponent: Any other real q instead of it, as data, so that it can be traced and differentiated.
+        bias: Whether a bias is trained.
+        spherical: Whether the logits use normalised features, h/||h||.
+        rescale: q in {0, 1, 2}; the loss gradient of sample i is multiplied by ||h_i||^q (spherical only).
+        exponent: Any other real q in place of `rescale`, as data, so that it can be traced and differentiated.
 
     Use a named constructor, `unconstrained`, `regularized`, `anchored`, `frozen`, `spherical` or `ntk_invariant`,
     unless you need an unusual combination.
@@ -122,7 +122,7 @@ class LayerPeeled(Value):
         parts that move (to the features alone if they are spherical).
 
         Raises:
-            ValueError: for an unknown field, a setting out of range, or fields that do not fit together.
+            ValueError: for an unknown field, a setting out of range, or fields that contradict one another.
 
         Example:
             >>> from unhinged_jax.labels import balanced
@@ -178,7 +178,7 @@ class LayerPeeled(Value):
             key: JAX key; the same key gives the same state on every device.
             features, prototypes: "normal" (standard normal), "kaiming" (uniform, bound sqrt(6/p)), "etf" (prototypes
                 only: a simplex equiangular tight frame, needs p >= C-1), or an array of shape (n, p) or (C, p). Default
-                for prototypes: "etf" where they stay put and p >= C-1, "normal" otherwise.
+                for prototypes: "etf" if they do not move and p >= C-1, otherwise "normal".
             bias: Shape (C,); default zeros.
             scale: Factor on random features and prototypes.
             precision: "float32" or "float64"; default: JAX's current default.
@@ -226,7 +226,7 @@ class LayerPeeled(Value):
             return _memory.read_all(state) if precision and _check.concrete(state) else state
 
     def check_state(self, state: State) -> None:
-        """Raise ValueError unless the state is one, with this model's shapes, and holds finite numbers."""
+        """Raise ValueError unless this is a single state with this model's shapes and finite numbers."""
         _check.kind("state", state, State)
         check_fields(self.labels)
         for name in ("H", "W", "b", "log_scale"):
@@ -237,7 +237,7 @@ class LayerPeeled(Value):
                 f"a single state is expected, but this is a batch of states of shape {batch}; map over it with "
                 "jax.vmap, or take a member of it."
             )
-        meanings = {"H": "samples x dim", "W": "classes x dim", "b": "one a class", "log_scale": "one number"}
+        meanings = {"H": "samples x dim", "W": "classes x dim", "b": "one per class", "log_scale": "one number"}
         for (name, meaning), shape in zip(meanings.items(), (*inner, ()), strict=True):
             _check.shape(f"state.{name}", getattr(state, name), shape, meaning)
         for name in meanings:
@@ -259,21 +259,22 @@ class LayerPeeled(Value):
         return self.loss_of_logits(self.logits(H, W, b))
 
     def loss_of_logits(self, logits: jax.Array) -> jax.Array:
-        """The loss term sum_i q_i loss_i of logits (n, C), for a loss that sees nothing else: a scalar."""
+        """The loss term sum_i q_i loss_i of logits (n, C), for a loss that depends on nothing else: a scalar."""
         q = jnp.asarray(self.labels.weights, logits.dtype)
         values = self.loss(logits, self.labels.probabilities().astype(logits.dtype))
-        _check.shape(f"what the loss {type(self.loss).__name__} returns", values, q.shape, "one value a sample")
+        _check.shape(f"what the loss {type(self.loss).__name__} returns", values, q.shape, "one value per sample")
         return jnp.sum(q * values)
 
     def loss_of_columns(self, logits: jax.Array) -> jax.Array:
-        """The same of logits with one sample a column, (C, n)."""
+        """The same for logits with one sample per column, (C, n)."""
         q = jnp.asarray(self.labels.weights, logits.dtype)
         return jnp.sum(q * self.loss.of_columns(logits, self.labels.probabilities().T.astype(logits.dtype)))
 
     def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(H', W', b') at unit rates: minus the gradients, kernel, rescaling and decay included, unreduced.
+        """(H', W', b') at unit rates: minus the gradients, including kernel, rescaling and decay, in the plain dense
+        form.
 
-        Parts that do not move have velocity 0. This is the plain form that every faster one is tested against.
+        Parts that do not move have velocity 0. Every faster form is tested against this one.
 
         Source: Zhou et al. 2023, Eq. 4, 12, 18 and footnote 15.
         """
@@ -288,7 +289,7 @@ class LayerPeeled(Value):
 
 
 def checked(model: LayerPeeled) -> LayerPeeled:
-    """The model, or a ValueError that names the setting that cannot be."""
+    """The model; raise a ValueError that names a setting that is not allowed."""
     _check.kind("labels", model.labels, Labels)
     _check.kind("loss", model.loss, Loss)
     _check.whole("dim", model.dim, 1, most=LARGEST_DIM)
@@ -305,9 +306,7 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     if model.exponent is not None:
         _check.non_negative("rescale", model.exponent)
     if (model.rescale or model.exponent is not None) and not model.spherical:
-        raise ValueError(
-            "rescaling by the feature norm belongs to spherical features; use `spherical(..., rescale=q)`."
-        )
+        raise ValueError("rescaling by the feature norm requires spherical features; use `spherical(..., rescale=q)`.")
     if model.kernel is not None:
         _check.kind("kernel", model.kernel, Kernel)
         check_shape(model.kernel, model.samples, model.dim)

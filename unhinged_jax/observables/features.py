@@ -21,7 +21,7 @@ def _static(default: object) -> Any:
 
 
 class Features:
-    """What observables ask of features; each form answers with the least work. All are pytrees."""
+    """What observables ask of features; each form computes it with the least work. All are pytrees."""
 
     def dense(self) -> jax.Array:
         """H, shape (n, p)."""
@@ -32,18 +32,18 @@ class Features:
         raise TypeError("Features is the base class")
 
     def scores(self, W: jax.Array) -> jax.Array:
-        """W H^T for the prototypes of the same moment, shape (C, n): what is done with them runs along samples."""
+        """W H^T for the prototypes of the same moment, shape (C, n): later operations run along samples."""
         return self.products(W).T
 
     def rows(self, take: Callable[..., jax.Array]) -> Features:
-        """The features of some samples: `take(array, axis=0)` applied to every array with one row a sample.
+        """The features of some samples: `take(array, axis=0)` applied to every array with one row per sample.
 
-        Where samples cycle through classes, what is taken begins with the first class.
+        If samples cycle through classes, the chosen samples begin with the first class.
         """
         raise TypeError("Features is the base class")
 
     def scaled(self, factor: jax.Array, factor_W: jax.Array) -> Features:
-        """The features times a factor, beside prototypes times another."""
+        """The features times a factor, together with prototypes times another factor."""
         raise TypeError("Features is the base class")
 
     def row_norms(self) -> jax.Array:
@@ -71,7 +71,7 @@ class DenseFeatures(Features):
         return self.H if self.factor is None else self.factor * self.H
 
     def products(self, V: jax.Array) -> jax.Array:
-        # The factor meets the smaller array.
+        # The factor multiplies the smaller array.
         return self.H @ (V if self.factor is None else self.factor * V).T
 
     def scaled(self, factor: jax.Array, factor_W: jax.Array) -> DenseFeatures:
@@ -112,10 +112,10 @@ class ScoredFeatures(DenseFeatures):
 class ClassFeatures(Features):
     """h_i = q_i S_{y_i} / D_{y_i} + scale r_i, where S_c = sum q_i h_i, D_c = sum q_i^2 over class c.
 
-    The residual r (n, p) has sum_{i in c} q_i r_i = 0, so S and the residual are orthogonal: linear losses see S alone.
-    `with_prototypes` = W r^T and `with_sums` = S r^T, (C, n), may be given where a solver has them for less than a
-    product, and `scatter` (C, m), m < n, with the Gram matrix of `with_sums`. `even`: weights and counts are equal in
-    all classes; `cyclic`: sample i is of class i mod C besides.
+    The residual r (n, p) has sum_{i in c} q_i r_i = 0, so S and the residual are orthogonal, and linear losses depend
+    only on S. `with_prototypes` = W r^T and `with_sums` = S r^T, (C, n), may be given if a solver has them more cheaply
+    than by a product, and `scatter` (C, m), m < n, with the Gram matrix of `with_sums`. `even`: weights and counts are
+    equal in all classes; `cyclic`: in addition, sample i is of class i mod C.
     """
 
     index: jax.Array
@@ -216,13 +216,13 @@ def row_squares(X: jax.Array) -> jax.Array:
 
 
 def affordable(samples: int, classes: int) -> bool:
-    """Whether an (n, C) array may be kept beside the state."""
+    """Whether an (n, C) array is small enough to be kept beside the state."""
     return samples * classes <= _KEPT
 
 
 def map_samples(function: Callable[..., Any], features: Features, width: int, *rows: jax.Array) -> Any:
-    """function(features, *rows) -> arrays with one entry a sample, over blocks of samples, so that no more than a few
-    million numbers of `width` a sample, one for every class, are held at once."""
+    """function(features, *rows) -> arrays with one entry per sample, over blocks of samples, so that no more than a few
+    million numbers, `width` per sample, are held at once."""
     count = rows[0].shape[0]
     block = max(1, _BLOCK // width)
     block -= block % width if block > width else 0  # whole cycles of classes

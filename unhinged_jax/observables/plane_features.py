@@ -18,7 +18,7 @@ class PlaneFeatures(Features):
     """h_i = along_i e_i + aside_i f_i in the plane of the target direction e_i and the start; e_i, f_i orthonormal.
 
     aside = e^log_unit across, so that it may be smaller than any number of its type; log_unit, (n,), is 0 by default.
-    `with_prototypes` = (W e^T, W f^T), two (C, n) arrays, may be given where the prototypes stay.
+    `with_prototypes` = (W e^T, W f^T), two (C, n) arrays, may be given if the prototypes do not move.
     """
 
     along: jax.Array
@@ -66,7 +66,7 @@ class PlaneFeatures(Features):
 
 
 def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
-    """The plane with its products with prototypes that stay, if they may be kept."""
+    """The plane with its products with fixed prototypes, if these fit into memory."""
     if not affordable(plane.along.shape[0], W.shape[0]):
         return plane
     return dataclasses.replace(plane, with_prototypes=(W @ plane.target.T, W @ plane.transverse.T))

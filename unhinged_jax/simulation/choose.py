@@ -103,7 +103,7 @@ def choose(
 
     Args:
         memory: What the run begins with beside the state, such as a velocity.
-        goes_on: Whether it goes on from another run whose start matters.
+        goes_on: Whether it continues another run whose start matters.
     """
     form = form_of(model, dynamics, reduce)
     n, C, p = model.samples, model.classes, model.dim

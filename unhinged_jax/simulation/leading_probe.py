@@ -1,6 +1,6 @@
 """The leading part of a linear run, carried apart as one column of it.
 
-The leading part keeps its direction d for ever, so one number tells how large it is. A run carries one column of it,
+The leading part keeps its direction d forever, so one number tells how large it is. A run carries one column of it,
 its product with a unit vector u, and reads the amplitude off:
 
     (lead_H, lead_W) = amplitude (d_H, d_W) u,    amplitude = <(lead_H, lead_W), d u> / |d u|^2.

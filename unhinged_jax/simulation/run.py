@@ -52,7 +52,7 @@ def simulate(
     Args:
         model: The problem.
         dynamics: `Flow` or `Descent`.
-        state: Where to start; or a `Trajectory`, to go on from its end.
+        state: Where to start; or a `Trajectory`, to continue it.
         times: Strictly ascending. For `Flow` times t; for `Descent` numbers of updates, whole numbers; 0 is the start.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
             for a built-in name); default `paper_observables`. A function keeps what it reads from a global or an
@@ -74,8 +74,8 @@ def simulate(
         A `Trajectory`. A run that stops early holds what it reached, NaN elsewhere, and says why in `result`.
 
     Raises:
-        ValueError: for shapes, ranges or combinations that cannot be, with what was expected; where a flow is
-            differentiated in a mode that its adjoint does not know, with the one that does.
+        ValueError: for shapes, ranges or combinations that are not allowed; if a flow is
+            differentiated by a mode that its adjoint does not support, naming the one that does.
 
     Source: Zhou et al. 2023, Eq. 4-6, 12, 18-19.
 
@@ -172,12 +172,12 @@ def check_adjoint(adjoint: object, dynamics: Dynamics) -> None:
             f"adjoint must be a diffrax adjoint of a path, such as ForwardMode(), but is {_check.given(adjoint)}."
         )
     if isinstance(dynamics, Descent):
-        raise ValueError("adjoint belongs to a Flow; a Descent is differentiated in either mode without one.")
+        raise ValueError("adjoint belongs to a Flow; a Descent needs none for either mode.")
 
 
 @contextlib.contextmanager
 def modes_explained() -> Iterator[None]:
-    """Say which adjoint a flow needs where it is differentiated in a way that its adjoint does not know.
+    """Say which adjoint a flow needs if its adjoint does not support the mode of differentiation.
 
     Of a function that is compiled as a whole, by `jax.jit` around it, JAX itself says it, elsewhere.
     """

@@ -172,7 +172,7 @@ def default_memory() -> int:
 
 
 def bytes_of_a_point(plan: SweepPlan, grouping: Grouping) -> int:
-    """What one lane takes, roughly; a block that takes more after all is halved.
+    """The memory of one lane, roughly; a block that needs more is halved.
 
     An exact run holds a few states and tables of logits, an adaptive solve its stages too.
     """

@@ -110,7 +110,7 @@ def _hex(content: bytes) -> str:
 
 
 def digest(arrays: Iterable[np.ndarray], of: str = "") -> int:
-    """64 bits of BLAKE2 over what arrays are of and their bytes, never 0."""
+    """64 bits of BLAKE2 over the description and the bytes of arrays, never 0."""
     state = hashlib.blake2b(of.encode(), digest_size=8)
     for array in arrays:
         state.update(np.ascontiguousarray(array).tobytes())

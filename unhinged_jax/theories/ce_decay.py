@@ -1,4 +1,4 @@
-"""Cross-entropy and its kin with decay: the minimiser is a simplex ETF whose scale solves one scalar equation."""
+"""Cross-entropy and similar losses with decay: the minimiser is a simplex ETF, its scale solves a scalar equation."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def etf_minimiser(
     smoothed or not, it is the global minimiser.
 
     Args:
-        loss: A name, a `Loss`, or a callable (logits, targets) -> one value a sample.
+        loss: A name, a `Loss`, or a callable (logits, targets) -> one value per sample.
         classes, per_class: C and N; p must be at least C-1.
         decay_H, decay_W: lambda_1, lambda_2, above 0.
         smoothing: Label smoothing: targets (1 - a) e_y + a/C.

@@ -12,7 +12,7 @@ def dataset(settings: Settings) -> Dataset:
     """The set of the settings: loaded, classes held out, made imbalanced, its labels made noisy, in this order.
 
     Raises:
-        ValueError: for a set that cannot be read, or a setting that cannot be.
+        ValueError: for a set that cannot be read, or a setting that is not allowed.
 
     Source: Zhou et al. 2023, Appendix C.2-C.3; noise beyond the paper.
     """

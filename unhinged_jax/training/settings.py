@@ -119,7 +119,7 @@ class Settings:
         """Settings from tables as in the TOML file; `path` is named in messages.
 
         Raises:
-            ConfigError: for an unknown section or key, or a value that cannot be.
+            ConfigError: for an unknown section or key, or a value that is not allowed.
         """
         kinds = typing.get_type_hints(cls)
         unknown = [name for name in tables if name not in kinds]

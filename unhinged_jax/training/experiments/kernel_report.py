@@ -56,7 +56,7 @@ def write(
     """Write report.md, report.json, values.csv and the figure.
 
     Args:
-        experiment, asked: What was run.
+        experiment, asked: The plan that was run.
         found: (width, seed) -> what `compared` gives.
         linear: Error of the model that is linear in its parameters.
         out: Folder.

@@ -74,7 +74,7 @@ class Experiment:
             changes: Keys to change in every case, by section.
 
         Raises:
-            ConfigError: for bad TOML, an unknown key, or settings that cannot be.
+            ConfigError: for bad TOML, an unknown key, or settings that are not allowed.
             OSError: if the file cannot be read.
         """
         tables, path = _config.shipped_or_file(name, SHIPPED, "unhinged_jax.training", "configs")

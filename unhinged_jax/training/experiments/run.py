@@ -43,7 +43,7 @@ def run_experiment(experiment: Experiment, out: Path, *, force: bool = False, co
         The files of the report.
 
     Raises:
-        ValueError: for settings or data that cannot be.
+        ValueError: for settings or data that are not allowed.
         OSError: if a file cannot be read or written.
 
     Source: Zhou et al. 2023, Section 4 and Appendix C.2-C.4.

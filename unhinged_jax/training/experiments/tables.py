@@ -33,7 +33,7 @@ class Mean:
 
 
 def mean_of(values: np.ndarray) -> Mean:
-    """The mean of one value a seed, NaN left out; Student's t interval.
+    """The mean of one value per seed, without NaN; Student's t interval.
 
     Example:
         >>> mean_of(np.array([1.0, 3.0, np.nan])).value
