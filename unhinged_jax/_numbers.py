@@ -186,7 +186,7 @@ def whole(name: str, value: object) -> Any:
 
 
 def _not_whole(name: str, dtype: object) -> ValueError:
-    return ValueError(f"{name} must be integers, one label a sample, but have the type {dtype}; pass class indices.")
+    return ValueError(f"{name} must be integers, one label per sample, but have the type {dtype}; pass class indices.")
 
 
 def counts(name: str, value: object, kind: str = "numbers") -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How fast the model moves: gradient flow and gradient descent. What moves belongs to the model."""
+"""How fast the model moves: gradient flow and gradient descent. The model says what moves."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Flow(Value):
 
     Attributes:
         schedule: eta(t): a number, a schedule of `unhinged_jax`, an optax schedule or a callable. Default 1. A function
-            keeps what it reads from a global or an attribute in its first run; see `numeric` for numbers that change.
-        rate_H, rate_W: r_1 and r_2 (default 1): numbers; or schedules, for rates that are not proportional, which have
+            keeps what it reads from a global or an attribute in its first run; if its numbers change, see `numeric`.
+        rate_H, rate_W: r_1 and r_2 (default 1): numbers, or schedules for rates that are not proportional, which have
             no closed form.
         solver: A diffrax solver; default `diffrax.Dopri8()`, and `Tsit5()` for states of more than 100,000 numbers at
             tolerances above 1e-11.
-        rtol, atol: Tolerances of the step controller; defaults 1e-8 in float64 and 1e-5 in float32, and atol = rtol
+        rtol, atol: Tolerances of the step controller; by default 1e-8 in float64 and 1e-5 in float32, and atol = rtol
             in units of the root-mean-square entry of the state.
-        max_steps: Most steps of the solver.
-        steady: Stop once the rate of change, at a schedule of 1 in place of every one given, is below these tolerances:
-            a plateau of rate 0 is no steady state.
+        max_steps: Largest number of steps of the solver.
+        steady: Stop once the rate of change is below these tolerances. It is computed with a schedule of 1 in place of
+            the given one, so a plateau of rate 0 does not count as a steady state.
 
-    Only `simulate` reads solver, tolerances, `max_steps` and `steady`. A rate that is a function must be at least 0: it
-    is called before a run and refused otherwise, unless it closes over traced values.
+    Only `simulate` uses the solver, the tolerances, `max_steps` and `steady`. A rate that is a function must be at
+    least 0. It is called before a run and refused if it is negative, unless it closes over traced values.
 
     Raises:
         ValueError: for a rate that is not above 0, or a tolerance outside (0, 1).
@@ -87,11 +87,12 @@ class Descent(Value):
             `Flow`. Default 1.
         rate_H, rate_W: r_1 and r_2, numbers or schedules (descent has an exact solution for both).
         momentum: beta of heavy-ball momentum, as in `optax.sgd(momentum=beta)`; None for plain descent.
-        nesterov: Nesterov's form of it, as in optax.
-        optimizer: Any optax optimiser instead (Adam, ...) that is stepped from gradients, memory and parameters:
-            applied to {"H", "W", "b"}; its updates are multiplied by schedule and rates, which stay at 1 by default.
-            Simulated only. One that also asks for the loss (lbfgs, polyak_sgd, reduce_on_plateau) is refused. Its
-            functions, too, keep what they read from elsewhere in their first run: build a new one for new numbers.
+        nesterov: Whether to use Nesterov's form of the momentum, as in optax.
+        optimizer: Any optax optimiser (Adam, ...) that needs only gradients, its memory and parameters. It is applied
+            to {"H", "W", "b"}, and its updates are multiplied by schedule and rates, which are 1 by default. Such a
+            descent can only be simulated. An optimiser that also asks for the loss (lbfgs, polyak_sgd,
+            reduce_on_plateau) is refused. Its functions also keep what they read from elsewhere in their first run, so
+            build a new optimiser for new numbers.
 
     Raises:
         ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a
@@ -116,7 +117,7 @@ class Descent(Value):
         if _is_number(self.momentum):
             _check_momentum(self.momentum)
         if _check.flag("nesterov", self.nesterov) and self.momentum is None:
-            raise ValueError("nesterov needs a momentum; give momentum=0.9, say.")
+            raise ValueError("nesterov needs a momentum; give for example momentum=0.9.")
         if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
             got = _check.given(self.optimizer)
             raise ValueError(f"optimizer must be an optax optimiser, such as optax.adam(0.01), but got {got}.")
@@ -138,14 +139,14 @@ def clock_of(dynamics: Dynamics) -> str:
 
 
 def carried_by(dynamics: Dynamics) -> str:
-    """What runs of a dynamics move beside the state, as in `Trajectory.carries`."""
+    """What runs of a dynamics carry in addition to the state, as in `Trajectory.carries`."""
     if isinstance(dynamics, Flow):
         return ""
     return "optimizer" if dynamics.optimizer is not None else "momentum" if dynamics.momentum is not None else ""
 
 
 def _settle(dynamics: Dynamics) -> None:
-    """Turn numbers and callables into schedules; leave what JAX puts into leaves while it rebuilds trees alone."""
+    """Turn numbers and callables into schedules; leave the placeholders alone that JAX puts into leaves."""
     if _is_number(dynamics.schedule) or callable(dynamics.schedule):
         object.__setattr__(dynamics, "schedule", as_schedule(dynamics.schedule))
     for name in ("rate_H", "rate_W"):
@@ -179,18 +180,18 @@ def check_dynamics(
     integrated: bool = False,
     compiled: bool = False,
 ) -> None:
-    """Raise unless every number of the dynamics may be what it is, and no rate falls below 0 on the way.
+    """Raise unless every number of the dynamics is allowed, and no rate becomes negative during the run.
 
-    Rates that are functions are called from `first` to `last`, unless these or what they are made of are traced.
+    Rates that are functions are called from `first` to `last`, unless these times or the functions' numbers are traced.
 
     Args:
         dynamics: A flow or a descent.
-        first, last: The time a run starts at, and the last one that is asked for.
-        integrated: The integral of the schedule is taken, and looked at, elsewhere.
-        compiled: It is taken inside of what is compiled, where its error cannot be seen.
+        first, last: The time at which the run starts, and the last requested time.
+        integrated: Whether the integral of the schedule is computed and checked elsewhere.
+        compiled: Whether it is computed inside a compiled program, where its error cannot be seen.
 
     Raises:
-        ValueError: naming what was given, and for a function the time.
+        ValueError: naming the value, and for a function also the time.
     """
     updates = isinstance(dynamics, Descent)
     must_be_schedule(dynamics.schedule)
@@ -211,7 +212,7 @@ def _is_number(value: object) -> bool:
 
 
 def rate_at(rate: Schedule | ArrayLike, time: ArrayLike) -> Any:
-    """A rate factor at a time: itself if a number, its value if a schedule."""
+    """A rate factor at a time: the number itself, or the value of a schedule."""
     return rate(time) if isinstance(rate, Schedule) else rate
 
 
@@ -219,11 +220,11 @@ def logspaced(first: float, last: float, count: int) -> np.ndarray:
     """Times evenly spaced in the logarithm, both ends included.
 
     Args:
-        first, last: The ends, 0 < first < last. Whole numbers, without repeats, come out if both are ints.
+        first, last: The ends, 0 < first < last. If both are ints, the times are whole numbers without repeats.
         count: How many, at least 2.
 
     Returns:
-        Ascending NumPy array; shorter than `count` where whole numbers would repeat.
+        Ascending NumPy array, which is shorter than `count` if whole numbers would repeat.
 
     Raises:
         ValueError: unless 0 < first < last and count is a whole number of at least 2.
@@ -251,13 +252,13 @@ def steps(last: int, count: int = 500) -> np.ndarray:
 
     Args:
         last: The last one, at least 1.
-        count: About how many, at least 2 (default 500); never more than there are whole numbers.
+        count: Approximate number, at least 2 (default 500), and never more than there are whole numbers.
 
     Returns:
         Ascending NumPy array of integers.
 
     Raises:
-        ValueError: for a number that is not whole or too small.
+        ValueError: for a number that is too small or not whole.
 
     Source: beyond the paper.
 
@@ -272,12 +273,12 @@ def steps(last: int, count: int = 500) -> np.ndarray:
 def rescale_by_feature_norm(exponent: int = 1, features: str = "H") -> optax.GradientTransformation:
     """Multiply the gradient of every sample's features by ||h_i||^exponent, so that large features do not learn slowly.
 
-    Put it first in an `optax.chain`, so that it sees gradients; weight decay that is not to be rescaled comes after it
-    (`optax.add_decayed_weights`). A spherical model with `rescale=q` does the same to its loss gradient by itself.
+    Put it first in an `optax.chain`, so that it receives gradients; weight decay that must not be rescaled comes after
+    it (`optax.add_decayed_weights`). A spherical model with `rescale=q` does the same to its loss gradient.
 
     Args:
-        exponent: q in {0, 1, 2}; 1 (default) is the rule as described and run in the paper.
-        features: Key of the features, one row a sample, in the dictionary of parameters.
+        exponent: q in {0, 1, 2}; 1 (default) is the rule that the paper describes and uses.
+        features: Key of the features, one row per sample, in the dictionary of parameters.
 
     Returns:
         An optax transformation without state; its update needs the parameters.

@@ -23,7 +23,7 @@ from unhinged_jax.special import segment_sum
 class ClassSignal:
     """M = diag(q) Y R, R = (1 + gamma) T - gamma 11^T, with T the identity or a (C, C) table of targets.
 
-    `balanced` is found from the fields; for traced ones the constructor takes it as the caller knows it.
+    `balanced` is computed from the fields; if they are traced, the constructor trusts the caller's value.
     """
 
     index: Any
@@ -84,7 +84,7 @@ class ClassSignal:
         return self.gather(self.class_sums(H))
 
     def column_sums(self, dtype: DTypeLike) -> jax.Array:
-        """M^T 1, shape (C,); 0 where terms cancel but for rounding."""
+        """M^T 1, shape (C,); 0 where terms cancel up to rounding."""
         ones = jnp.ones((jnp.shape(self.weights)[0], 1), dtype)
         sums = self.class_sums(ones)
         own = sums if self.table is None else jnp.asarray(self.table, dtype).T @ sums
@@ -119,7 +119,7 @@ class DenseSignal:
         return jnp.asarray(self.matrix, H.dtype).T @ H
 
     def column_sums(self, dtype: DTypeLike) -> jax.Array:
-        """M^T 1, shape (C,); 0 where terms cancel but for rounding."""
+        """M^T 1, shape (C,); 0 where terms cancel up to rounding."""
         matrix = jnp.asarray(self.matrix, dtype)
         return _without_rounding(jnp.sum(matrix, axis=0), jnp.sum(jnp.abs(matrix), axis=0), matrix.shape[0])
 
@@ -134,8 +134,8 @@ class DenseSignal:
 
 
 def _without_rounding(sums: jax.Array, sizes: jax.Array, terms: int) -> jax.Array:
-    """Sums of so many terms, of such sizes taken absolutely, as 0 where nothing but rounding is left of them; their
-    derivatives stay."""
+    """Sums of the given number of terms with the given absolute sums, set to 0 where only rounding remains; derivatives
+    stay."""
     rounding = (8 + 2 * terms**0.5) * jnp.finfo(sums.dtype).eps * sizes
     return jnp.where(jnp.abs(sums) <= rounding, sums - jax.lax.stop_gradient(sums), sums)
 

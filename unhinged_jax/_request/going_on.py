@@ -16,52 +16,52 @@ from unhinged_jax.trajectory import Trajectory, batch_message
 
 
 def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
-    """Raise for a batch of trajectories, and for one that cannot be gone on from because its end is traced."""
+    """Raise for a batch of trajectories, and for one that cannot be continued because its end is traced."""
     if not isinstance(state, Trajectory):
         return
     if state.batch:
         raise ValueError(
-            f"a run goes on from one trajectory, but {batch_message('trajectories', state.batch)}, or map over it with "
+            f"a run continues one trajectory, but {batch_message('trajectories', state.batch)}, or map over it with "
             "jax.vmap: over the trajectory itself for a Flow, over the states in its `final` for a Descent, whose "
             "updates then count from 0."
         )
     if isinstance(dynamics, Descent) and not _check.concrete(state.elapsed):
         raise ValueError(
-            "a Descent cannot go on from a traced trajectory: how many updates it has made (`elapsed`) must be known "
-            "when the rest is compiled; go on from the state in its `final`, from where updates count from 0 and "
-            "momentum starts anew, or go on from each member of a batch outside of jax.vmap and jax.jit."
+            "a Descent cannot continue a traced trajectory: how many updates it has made (`elapsed`) must be known "
+            "when the rest is compiled; start from the state in its `final`, with updates counted from 0 and a "
+            "momentum of zero, or continue each member of a batch outside jax.vmap and jax.jit."
         )
 
 
 def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
-    """Raise unless a dynamics can go on from the end of a run: with the same clock, and all that the run carried."""
+    """Raise unless a dynamics can continue a run: with the same clock, and all that the run carried."""
     afresh = "give `trajectory.final` to start a new run there, whose clock begins at 0."
     clock = clock_of(dynamics)
     if before.clock not in ("", clock):
         counts = "number of updates" if before.clock == "updates" else "time"
         raise ValueError(
-            f"a {type(dynamics).__name__} cannot go on from a trajectory whose `elapsed` is a {counts}; {afresh}"
+            f"a {type(dynamics).__name__} cannot continue a trajectory whose `elapsed` is a {counts}; {afresh}"
         )
     carried = before.carries or ("" if before.memory is None else "memory")
     if before.carries and carried_by(dynamics) not in ("", carried):
         raise ValueError(
-            "the trajectory ended with the memory of another optimizer; go on with that one, or start afresh from "
+            "the trajectory ended with the memory of another optimizer; continue with that one, or start again from "
             "`trajectory.final`."
         )
     if carried and not carried_by(dynamics):
         raise ValueError(
             f"the run ended with {'a momentum' if carried == 'momentum' else 'the memory of an optimizer'} that this "
-            f"{type(dynamics).__name__} would drop; go on with the same optimizer or momentum, or {afresh}"
+            f"{type(dynamics).__name__} would drop; continue with the same optimizer or momentum, or {afresh}"
         )
     if carried and before.memory is None:
         raise ValueError(
-            "the trajectory does not hold the velocity that a run with momentum goes on with; ask for all times at "
+            "the trajectory does not hold the velocity with which a run with momentum continues; ask for all times at "
             f"once, or {afresh}"
         )
 
 
 def handed_over(before: Trajectory, model: LayerPeeled) -> Trajectory:
-    """What a run goes on from, its numbers in the precision of the moment."""
+    """What a run continues from, with its numbers in the current precision."""
 
     def converted(leaf: ArrayLike) -> Any:
         return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf

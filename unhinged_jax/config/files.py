@@ -1,4 +1,4 @@
-"""Arrays and functions that a file names. A configuration that comes out of a store is data: it opens and runs none."""
+"""Arrays and functions that a file names. A configuration from a store is data; it opens and runs nothing."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ _HELD: ContextVar[Mapping[str, Any] | None] = ContextVar("held", default=None)
 
 
 class NotHeld(Exception):
-    """A configuration that is data names an array whose numbers are not there. No ValueError: nobody's mistake."""
+    """A configuration that is data names an array whose numbers are missing. It is not a ValueError, because it is not
+    a mistake."""
 
 
 @contextmanager
 def only_data(arrays: Mapping[str, Any]) -> Iterator[None]:
-    """Build what a store says, not what it names: nothing is imported and no file is opened.
+    """Build a configuration from a store without importing anything or opening any file.
 
-    Functions are replaced by one that cannot be called, rates and times are left out, and an array that is named by
-    its path is the one that is held under that name.
+    Functions are replaced by one that cannot be called, rates and times are left out, and an array named by its path is
+    the one stored under that name.
 
     Args:
         arrays: Name in the configuration -> numbers.
@@ -55,8 +56,8 @@ class Files:
 
     Attributes:
         digests: SHA-256 of every file that was read.
-        arrays: What was read, by its name in the configuration.
-        data: Whether nothing may be imported or opened; see `only_data`.
+        arrays: The arrays that were read, by their names in the configuration.
+        data: Whether importing and opening files is forbidden; see `only_data`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +68,7 @@ class Files:
         self.data = self._held is not None
 
     def array(self, name: str, value: Array) -> np.ndarray:
-        """An array given in place or by path; a traced one, of a design, passes as it is."""
+        """An array given as numbers or by path; a traced one, of a design, is returned unchanged."""
         if isinstance(value, jax.core.Tracer):
             return value
         if isinstance(value, list):
@@ -93,7 +94,7 @@ class Files:
         if path.suffix not in (".npy", ".npz"):
             raise ValueError(f"{name} must be the path of a .npy or .npz file, but is {spec!r}.")
         try:
-            raw = path.read_bytes()  # once, so that the digest is that of what is used
+            raw = path.read_bytes()  # read once, so that the digest is that of the numbers used
             self.digests[file] = hashlib.sha256(raw).hexdigest()
             loaded = np.load(io.BytesIO(raw), allow_pickle=False)
         except OSError as error:
@@ -121,7 +122,7 @@ class Files:
             return array
 
     def function(self, spec: str) -> Callable:
-        """The callable "module:name"; modules beside the file are found, too."""
+        """The callable "module:name"; modules beside the file are also found."""
         if self.data:
             return _stand_in
         module, _, name = spec.partition(":")
@@ -135,7 +136,7 @@ class Files:
             self._note(found, folder)
             for part in name.split("."):
                 found = getattr(found, part)
-        except Exception as error:  # whatever a module raises while it is imported
+        except Exception as error:  # any exception that a module raises while it is imported
             raise ValueError(f"{spec!r} cannot be imported: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(str(folder))
@@ -144,7 +145,7 @@ class Files:
         return found
 
     def _note(self, module: ModuleType, folder: Path) -> None:
-        """A module beside the file is an input like any other."""
+        """A module beside the file is an input like a file of arrays."""
         file, first = Path(getattr(module, "__file__", None) or "built in").resolve(), module.__name__.partition(".")[0]
         if not file.is_relative_to(folder) or file.suffix != ".py":
             return
@@ -155,7 +156,7 @@ class Files:
 
 
 _BESIDE: dict[str, dict[str, str]] = {}
-"""Modules that were found beside a file: where that is, and the digests of theirs."""
+"""Modules that were found beside a file: its folder, and their digests."""
 
 
 def _digest(file: Path) -> str:
@@ -163,7 +164,8 @@ def _digest(file: Path) -> str:
 
 
 def _forget_elsewhere(name: str, folder: Path) -> None:
-    """Python keeps one module of a name; what was found beside another file, or has changed, is loaded anew."""
+    """Python keeps one module per name; a module that was found beside another file, or has changed, is loaded
+    again."""
     known = _BESIDE.get(name)
     if known is None or (
         known[""] == str(folder) and all(_digest(Path(file)) == held for file, held in known.items() if file)

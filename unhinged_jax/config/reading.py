@@ -1,4 +1,4 @@
-"""TOML read strictly into dataclasses: a key or a type that is not known is an error that says where."""
+"""TOML read strictly into dataclasses: an unknown key or a wrong type is an error that says where it is."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from unhinged_jax.config.sections import Config
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be; the message names the file and the key."""
+    """A configuration that is not allowed; the message names the file and the key."""
 
 
 _COMMANDS = ("sweep", "design")
-"""Sections of plans, each for the command of its name."""
+"""Sections of plans; each belongs to the command of its name."""
 
 
 def read_config(path: str | Path) -> Config:
@@ -83,7 +83,7 @@ def shipped_or_file(
     """The tables of a TOML file, or of a shipped one by its name; and the path to name in messages.
 
     Args:
-        path: A file, or one of `shipped`. A file of that name goes first.
+        path: A file, or one of `shipped`. A file of that name takes precedence.
         shipped: Names of the files NAME.toml that come with the package.
         package, folder: Where those are.
 
@@ -123,7 +123,7 @@ def config_of(tables: dict[str, Any], path: str | Path = "", beside: str = "") -
         if name in _COMMANDS:
             raise ConfigError(f"{path}: [{name}] belongs to a plan; run it with `unhinged {name}`.")
         if name not in sections and not isinstance(table, (dict, list)):
-            raise ConfigError(f"{path}: the key {name!r} stands outside of every section; write it below one.")
+            raise ConfigError(f"{path}: the key {name!r} is outside every section; write it below one.")
         if name not in sections:
             raise ConfigError(f"{path}: {unknown('section', name, [*sections, *filter(None, [beside])])}")
     kinds = typing.get_type_hints(Config)
@@ -142,7 +142,7 @@ def placed(place: str) -> Iterator[None]:
 
 
 def unknown(what: str, name: str, known: Collection[str]) -> str:
-    """What to say of a name that is not there: the nearest one, and all of them if they are few."""
+    """What to say about an unknown name: the nearest known one, and all of them if they are few."""
     listed = f" Known: {', '.join(known)}." if len(known) <= 20 else ""
     return f"unknown {what} {name!r}{_check.nearest(name, known) or '.'}{listed}"
 
@@ -177,7 +177,7 @@ def _bare(text: str) -> bool:
 
 
 def checked_value(hint: type | types.UnionType, value: object, place: str) -> Any:
-    """A value checked against a type; a whole number passes as a number, true and false as neither."""
+    """A value checked against a type; a whole number counts as a number, true and false count as neither."""
     union = isinstance(hint, types.UnionType)
     options = [o for o in (typing.get_args(hint) if union else (hint,)) if o is not type(None)]
     for option in options:

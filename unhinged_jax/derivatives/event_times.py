@@ -32,13 +32,12 @@ class EventTime(Value):
     """When an observable first crosses a level.
 
     Attributes:
-        time: The time; for a descent a number of updates, between two of them by linear interpolation. Infinite if the
-            event does not happen within the times searched; NaN where that is not known, because the run ended before.
-            Differentiable; twice for an exact flow. The derivative is NaN where the slope is 0.
-        happened: Whether it happens; an event that holds from the first time on happens then.
-        slope: d observable / dt there (per update for a descent): small where the time is ill-determined; infinite
-            where a piecewise constant observable jumps.
-        updates: For a descent the first update after which the event holds; -1 for a flow, or if it does not happen.
+        time: The time; for a descent a number of updates, interpolated linearly. Infinite if the event does not happen
+            within the times; NaN if that is not known, because the run ended earlier. Differentiable (twice for an
+            exact flow); the derivative is NaN where the slope is 0.
+        happened: Whether the event happens; an event that holds from the first time on happens then.
+        slope: d observable / dt there (per update for a descent). Small if the time is uncertain, infinite at a jump.
+        updates: For a descent, the first update after which the event holds; -1 for a flow, or if it does not happen.
 
     Source: beyond the paper.
 
@@ -67,7 +66,7 @@ _SMOOTH = {
     "loss_sign": "the loss at level 0",
     "nc4": "a metric that changes smoothly, such as nc1",
 }
-"""Observables that are piecewise constant in time, and what to ask for in place of them."""
+"""Observables that are piecewise constant in time, and what to use instead of them."""
 
 
 def event_time(
@@ -84,33 +83,30 @@ def event_time(
     precision: str | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> EventTime:
-    """The first time at which an observable lies above (or below) a level, differentiable in everything.
+    """The first time at which an observable lies above (or below) a level, differentiable with respect to everything.
 
     t* solves y(t*; theta) = level. By the implicit function theorem dt*/dtheta = -(dy/dtheta) / (dy/dt) there.
-
-    To lie exactly at the level is not enough: a margin of 0 is a tie, not a success. Only what is piecewise constant in
-    time (accuracy, loss_sign, nc4) has to be at least (at most) the level; its time is where it jumps.
+    Lying at the level is not enough, because a margin of 0 is a tie; only observables that are piecewise constant in
+    time (accuracy, loss_sign, nc4) must be at least (at most) the level. Their time is that of the jump.
 
     Args:
-        model, dynamics, state, target, precision: as in `exact`. Of a `Trajectory` to go on from, times are those of
-            the whole run, and none of them may lie before its end.
+        model, dynamics, state, target, precision: as in `exact`. If `state` is a `Trajectory`, times are those of the
+            whole run, and none of them may lie before its end.
         event: "accuracy is 1" (the accuracy margin rises above 0), or the name of an observable.
         level: The level; may be traced. Not for a named event.
         times: Times between which the first crossing is bracketed, ascending, such as `logspaced(1, 1000, 200)`; two
-            crossings between neighbours go unseen. For a descent whole numbers; the update is looked for among all of
-            them from the first to the last, so that nothing goes unseen.
+            crossings between neighbouring times are missed. For a descent whole numbers; all updates are searched.
         direction: "above" (default) or "below".
         method: "exact" (default) or "simulate".
-        adjoint: Of a simulated flow, as in `simulate`; `diffrax.ForwardMode()` for `jax.jvp`.
+        adjoint: The adjoint of a simulated flow, as in `simulate`; `diffrax.ForwardMode()` for `jax.jvp`.
 
     Returns:
         An `EventTime`. Works under `jit`, `vmap` and `grad`.
 
     Raises:
-        ValueError: for an unknown event, or a level where none belongs or is missing; if the run ends before the last
-            time without the event (a time of NaN under `jit` and `vmap`); if the time of a piecewise constant
-            observable is differentiated.
-        NoClosedForm: for method "exact" where there is none.
+        ValueError: for an unknown event, or a level that is missing or not allowed; if the run ends early without
+            the event (the time is NaN under `jit` and `vmap`); if the time of a jump is differentiated.
+        NoClosedForm: for method "exact" if there is no closed form.
 
     Source: beyond the paper.
 
@@ -124,7 +120,7 @@ def event_time(
     if not isinstance(event, str):
         raise ValueError(
             f"event must be {' or '.join(map(repr, EVENTS))}, or the name of an observable, but got "
-            f"{_check.given(event)}; the level of a function of your own is crossed where `simulate` says so."
+            f"{_check.given(event)}; for your own function, read its values from a run."
         )
     event = str(event)
     if event in EVENTS:
@@ -141,7 +137,7 @@ def event_time(
     direction = _check.choice("direction", direction, ("above", "below"))
     method = _check.choice("method", method, ("exact", "simulate"))
     if method == "exact" and (why := why_no_closed_form(model, dynamics)):
-        raise NoClosedForm(f"there is no closed form: {why} Give method='simulate' to look in a simulated run.")
+        raise NoClosedForm(f"there is no closed form: {why} Give method='simulate' to search a simulated run.")
     check_adjoint(adjoint, dynamics)
     task = _request.prepare(
         model, dynamics, state, times, event, target=target, precision=precision, caller="event_time"
@@ -151,7 +147,7 @@ def event_time(
     sign = 1.0 if direction == "above" else -1.0
     how = _How(method, event, sign, task.target, task.precision, adjoint)
     with task.context():
-        # The level, too: what is a plain number would be compiled in.
+        # The level as well, because a plain number would be compiled in.
         problem, level = _request.traceable((model, dynamics, task.resumed(task.state))), jnp.asarray(level)
         with modes_explained():
             if isinstance(dynamics, Descent):
@@ -166,17 +162,17 @@ def event_time(
 def _unknown(event: str, code: RunResult) -> str:
     """Why it is not known whether an event happens."""
     if code is RunResult.COMPLETED:
-        return f"{event} is NaN at some of the times searched, so it is not known whether it gets to the level."
+        return f"{event} is NaN at some of the times searched, so it is not known whether it reaches the level."
     return (
-        f"the run ended before the last of the times searched, and {event} had not got to the level: it is not known "
-        f"whether it does. Its result is {code.message}"
-        + (" Leave `steady` out to look there, too." if code is RunResult.STEADY else "")
+        f"the run ended before the last of the times searched, and {event} had not reached the level, so it is not "
+        f"known whether it does. Its result is {code.message}"
+        + (" Leave `steady` out to search these times as well." if code is RunResult.STEADY else "")
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _How:
-    """What is static in a search."""
+    """The static part of a search."""
 
     method: str
     event: str
@@ -191,7 +187,7 @@ class _How:
         return self.event in _SMOOTH
 
     def heights(self, problem: Problem, level: ArrayLike, at: npt.ArrayLike) -> tuple[jax.Array, jax.Array]:
-        """How far the observable is beyond the level at some times, NaN where the run does not get; and its code."""
+        """How far the observable is beyond the level at some times (NaN where not reached), and the run's code."""
         settings: dict[str, Any] = {"observe": self.event, "target": self.target, "precision": self.precision}
         if self.method == "simulate":
             settings["adjoint"] = self.adjoint
@@ -202,15 +198,15 @@ class _How:
         return jnp.where(jnp.asarray(found.reached), beyond, jnp.nan), jnp.asarray(found.code)
 
     def at(self, problem: Problem, level: ArrayLike, t: jax.Array) -> jax.Array:
-        """How far it is at one time."""
+        """How far the observable is beyond the level at one time."""
         return self.heights(problem, level, t[None])[0][0]
 
     def holds(self, heights: jax.Array) -> jax.Array:
-        """Whether the event holds: beyond the level, or at it if no value between is taken."""
+        """Whether the event holds: beyond the level, or at it if the observable is piecewise constant."""
         return heights >= 0 if self.flat else heights > 0
 
     def first(self, heights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Index of the first height at which the event holds, whether there is one, and whether all was looked at."""
+        """First index at which the event holds, whether there is one, and whether all heights are known."""
         over = self.holds(heights)
         happened = jnp.any(over)
         return jnp.argmax(over), happened, happened | ~jnp.any(jnp.isnan(heights))
@@ -219,7 +215,7 @@ class _How:
         self, problem: Problem, level: ArrayLike, time: jax.Array, happened: jax.Array, looked: jax.Array,
         slope: jax.Array, updates: jax.Array,
     ) -> EventTime:  # fmt: skip
-        """The event, at a time that means something if it happened."""
+        """The event, with a time that is meaningful if it happened."""
         time = jnp.where(happened, time, jnp.where(looked, jnp.inf, jnp.nan))
         if self.flat:
             time = _held(self.event, time, [x for x in jax.tree.leaves((problem, level)) if _moves(x)])
@@ -232,14 +228,15 @@ def _moves(leaf: ArrayLike) -> bool:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _held(_event: str, time: jax.Array, _problem: list[Any]) -> jax.Array:
-    """The time, which has no derivative in the problem."""
+    """The time, which has no derivative with respect to the problem."""
     return time
 
 
 @_held.defjvp
 def _held_jvp(event: str, _primals: tuple, _tangents: tuple) -> Any:
     raise ValueError(
-        f"{event} is piecewise constant, so the time at which it jumps has no derivative by way of its slope; ask for "
+        f"{event} is piecewise constant, so the time at which it jumps cannot be differentiated through its slope; "
+        "ask for "
         f"{_SMOOTH[event]}."
     )
 
@@ -259,7 +256,7 @@ def _undetermined_jvp(primals: tuple, tangents: tuple) -> Any:
 @eqx.filter_jit
 def _moment(how: _How, problem: Problem, level: ArrayLike, times: jax.Array) -> tuple[EventTime, jax.Array, jax.Array]:
     """Bracket on the grid, bisect, then a step that carries the derivatives."""
-    # The search itself is not differentiated; the slope in time is, forwards.
+    # The search itself is not differentiated; the slope with respect to time is, in forward mode.
     search = dataclasses.replace(how, adjoint=None if how.method == "exact" else diffrax.ForwardMode())
     fixed, still = jax.lax.stop_gradient((problem, level))
     heights, code = search.heights(fixed, still, times)
@@ -289,7 +286,7 @@ def _moment(how: _How, problem: Problem, level: ArrayLike, times: jax.Array) -> 
         return jax.jvp(lambda t: how.at(problem, level, t), (t,), (jnp.ones_like(t),))
 
     if how.method == "exact":
-        # Reversed Taylor series: right to second order in whatever moves the observable at the root.
+        # Reversed Taylor series: correct to second order in everything that moves the observable at the root.
         value, slope = with_slope(how, problem, level, root)
         _, bend = jax.jvp(lambda t: with_slope(how, fixed, still, t)[1], (root,), (jnp.ones_like(root),))
     else:

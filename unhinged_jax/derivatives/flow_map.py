@@ -33,8 +33,8 @@ def push_forward(
     """Jacobian-vector product of the flow map Phi_t: (H_0, W_0, b_0) -> (H_t, W_t, b_t), simulated.
 
     Args:
-        model, dynamics, state, times, precision: as in `simulate`; the product is taken at the last time. Of a
-            `Trajectory` to go on from, the map is that from its final state, what it carries held fixed.
+        model, dynamics, state, times, precision: as in `simulate`; the product is taken at the last time. If `state` is
+            a `Trajectory`, the map starts at its final state, and what it carries is held fixed.
         tangent: dH, dW, db with the shapes of the state, in units of e^state.log_scale.
 
     Returns:
@@ -67,20 +67,20 @@ def push_forward(
 
 
 def _must_arrive(code: jax.Array, what: str, times: npt.ArrayLike) -> None:
-    """Raise if a run did not get to its last time, where that is known."""
+    """Raise if a run did not reach its last time, as far as that is known."""
     if not _check.concrete((code, times)):
         return
     result = RunResult(int(code))
     if result not in (RunResult.COMPLETED, RunResult.STEADY):
         raise ValueError(
-            f"{what} to {np.asarray(times)[-1]:g} cannot be followed: the run ended before, with the result "
+            f"{what} to {np.asarray(times)[-1]:g} cannot be followed: the run ended earlier, with the result "
             f"{result.message}"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Times that may be static: descents need them so, flows as data."""
+    """Times, static for descents, which need them so, and as data for flows."""
 
     values: Any
 
@@ -100,7 +100,7 @@ def flow_map(
     begin = Trajectory(
         times, {}, jnp.ones(1, bool), state, first, 0, 0, memory=memory, clock=clock_of(dynamics), carries=carries
     )
-    # A memory may point anywhere, while class sums and planes know only that of a run from its start.
+    # A memory may have any direction, while class sums and planes represent only that of a run from its start.
     reduce = memory is None or not (model.linear or model.spherical)
     run = simulate(model, dynamics, begin, times, (), adjoint=adjoint, reduce=reduce)
     return [run.final.H, run.final.W, run.final.b, run.final.log_scale], run
@@ -117,7 +117,7 @@ def _push(
 
     parts, moved, run = jax.jvp(final, (state.H, state.W, state.b), tuple(tangents), has_aux=True)
     H, W, b, log_scale = moved
-    # The state is e^log_scale (H, W), and the scale may move, too.
+    # The state is e^log_scale (H, W), and the scale may move as well.
     tangent = State(H + parts[0] * log_scale, W + parts[1] * log_scale, b, run.final.log_scale)
     return run, tangent
 

@@ -1,4 +1,4 @@
-"""Continuous choices of a problem by name: their values, and how to put other ones in their place."""
+"""Continuous parameters of a problem by name: their values, and how to replace them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.schedules import Constant
 
 Problem = tuple[LayerPeeled, Dynamics, State]
-_NORMALISED = 1e-5  # how far from 1 rounding may put the sum of weights
+_NORMALISED = 1e-5  # how far rounding may move the sum of weights from 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A continuous choice: its name, its value, and `put`, (problem, value) -> problem with that value.
+    """A continuous parameter: its name, its value, and `put`, (problem, value) -> problem with that value.
 
-    A problem is the triple (model, dynamics, state). Anything that a differentiable function can put there will do.
+    A problem is the triple (model, dynamics, state). Any differentiable function may be `put`.
 
     Attributes:
-        name: In results.
-        value: A number or an array: where derivatives are taken.
-        put: Differentiable in the value.
+        name: The name in results.
+        value: The number or array at which derivatives are taken.
+        put: The function, differentiable with respect to the value.
 
     Source: beyond the paper.
 
@@ -75,10 +75,10 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
 
     `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
     `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `eta`, a constant rate; `schedule.FIELD`, a
-    number or array of the schedule, nested ones by further dots; `momentum`; `noise`, the rate of expected symmetric
-    label noise, with the weights fixed; `class_weights`, factors on the weights of the classes, at 1, with the sum of
-    the weights fixed where it is 1 (before normalisation) and applied as given where it is not; `sample_weights`, q_i
-    as they are, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
+    number or array of the schedule (further dots reach nested ones); `momentum`; `noise`, the rate of expected
+    symmetric label noise, with the weights fixed; `class_weights`, factors on the weights of the classes, at 1, which
+    keep the sum of the weights if it is 1 (before normalisation) and are applied as given otherwise; `sample_weights`,
+    the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
 
     Source: beyond the paper.
 
@@ -156,7 +156,7 @@ def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
 
 
 def _reweighted(labels: Labels, factors: np.ndarray | jax.Array) -> Labels:
-    """Weights times factors of their classes. Weights whose sum is 1 are normalised and keep it; others are not."""
+    """Weights times factors of their classes. Weights whose sum is 1 are normalised again; others are not."""
     weighted = labels.weighted(classes=factors, normalise=False)
     xp = np if _check.concrete((labels.weights, weighted.weights)) else jnp
     before, after = xp.sum(xp.asarray(labels.weights)), xp.sum(xp.asarray(weighted.weights))
@@ -165,7 +165,7 @@ def _reweighted(labels: Labels, factors: np.ndarray | jax.Array) -> Labels:
 
 
 def _noise_rate(labels: Labels) -> Any:
-    """The rate of expected symmetric noise that the targets hold, or None if they hold anything else."""
+    """The rate of expected symmetric noise in the targets, or None if the targets are anything else."""
     if labels.kind == "hard":
         return 0.0
     if labels.kind != "table" or isinstance(labels.targets, jax.core.Tracer):
@@ -213,7 +213,7 @@ def _put(thing: Any, value: float | np.ndarray | jax.Array, way: tuple[str, ...]
 
 
 def _instead(name: str, known: Mapping[str, Any]) -> str:
-    """What may have been meant by a name that is not there."""
+    """What an unknown name may have meant."""
     fields = [repr(other) for other in known if other.startswith("schedule.")]
     if name == "eta" and fields:
         return f": the schedule is not constant, and its numbers are {', '.join(fields)}."
@@ -223,11 +223,11 @@ def _instead(name: str, known: Mapping[str, Any]) -> str:
 
 
 Choice = str | Parameter
-"""A name among `available`, or a `Parameter` of one's own."""
+"""A name among `available`, or your own `Parameter`."""
 
 
 def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, problem: Problem) -> list[Parameter]:
-    """The parameters asked for; None: every scalar one.
+    """The requested parameters; None means every scalar one.
 
     Raises:
         ValueError: for a name that this problem does not have.
@@ -248,7 +248,7 @@ def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, pro
             raise ValueError(f"unknown parameter {entry!r}{meant} This problem has {', '.join(known)}.")
         found.append(known[str(entry)] if isinstance(entry, str) else entry)
     if not found:
-        raise ValueError("there is no parameter to differentiate in; name at least one.")
+        raise ValueError("there is no parameter to differentiate with respect to; name at least one.")
     names = [p.name for p in found]
     if len(set(names)) < len(names):
         raise ValueError(f"a parameter is named twice: {', '.join(names)}.")
@@ -256,20 +256,20 @@ def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, pro
 
 
 def together(problem: Problem, parameters: Sequence[Parameter], theta: Mapping[str, Any]) -> Problem:
-    """A problem in which several parameters have other values, as a function to be differentiated where they are.
+    """A problem as a function of several parameters, to be differentiated at their values.
 
-    What each parameter changes is worked out alone and the changes are added, so that none undoes another's: the
-    derivative in each is that with the others at their values, whatever the order and whatever they share.
+    The change that each parameter makes is computed separately and the changes are added, so that none undoes
+    another's: the derivative with respect to each is that with the others at their values.
 
         problem + sum_i [put_i(problem, theta_i) - put_i(problem, value_i)]
 
     Args:
         problem: Model, dynamics and state.
-        parameters: As `chosen` gives them.
+        parameters: As returned by `chosen`.
         theta: Values by name.
 
     Raises:
-        ValueError: if one parameter replaces, in a form that cannot be added, what another has changed.
+        ValueError: if two parameters change the same part in a form that cannot be added.
 
     Source: beyond the paper.
 

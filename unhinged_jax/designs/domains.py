@@ -44,7 +44,7 @@ class Domain:
         return u
 
     def outside(self, x: npt.ArrayLike) -> np.ndarray:
-        """Coordinates of a parameter inside; the inverse of `inside`.
+        """Unconstrained coordinates of a parameter in its domain; the inverse of `inside`.
 
         Raises:
             ValueError: if x does not lie in the domain.

@@ -1,7 +1,8 @@
-"""Whether classes are balanced: found from labels and weights wherever these can be looked at, never believed.
+"""Whether classes are balanced: computed from labels and weights wherever their values are known, never taken on trust.
 
-Compiled code cannot look, so the answer travels with the pytree as static data. It is found again whenever an object
-is built, replaced or taken apart with arrays in it; where an array is replaced by a traced one it is no longer known.
+Compiled code does not know the values, so the answer is static data of the pytree. It is computed again whenever an
+object is built, replaced or taken apart with arrays in it. If an array is replaced by a traced one, the answer is
+unknown.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Known:
 
 
 def look(index: object, weights: object, classes: int) -> bool | None:
-    """Whether every class has as many samples and every weight is 1/n; None if these are not numbers now.
+    """Whether every class has the same number of samples and every weight is 1/n; None if these are traced.
 
     Leading axes are batches, all of which must be balanced.
     """
@@ -80,10 +81,10 @@ def known(index: object, weights: object, classes: int, carried: Known) -> Known
     if seen is not None:
         return Known(seen, _references(leaves) if all(map(_constant, leaves)) else ())
     if not all(_is_array(leaf) for leaf in leaves):
-        return carried  # what JAX and equinox put into leaves while they rebuild trees
+        return carried  # JAX and equinox put these into leaves while they rebuild trees
     if not carried.value or not all(_traced(leaf) for leaf in leaves) or differentiated(leaves):
         return Known(False)
-    # Both leaves are others where a traced function begins. Where only one is, it has been replaced.
+    # Both leaves differ where a traced function begins. If only one differs, it has been replaced.
     return Known(not same or all(same) or not any(same), _references(leaves))
 
 
@@ -92,14 +93,14 @@ def _references(leaves: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _constant(leaf: object) -> bool:
-    """Whether nobody can write into an array: one of JAX, or one of NumPy's that is locked and owns its numbers."""
+    """Whether an array is immutable: a JAX array, or a NumPy array that is locked and owns its numbers."""
     if isinstance(leaf, np.ndarray):
         return not leaf.flags.writeable and leaf.base is None
     return isinstance(leaf, jax.Array) and not _traced(leaf)
 
 
 def locked(array: object) -> Any:
-    """A new array of NumPy's that nobody can write into from now on."""
+    """A new, immutable NumPy array."""
     if isinstance(array, np.ndarray):
         array.setflags(write=False)
     return array

@@ -13,7 +13,7 @@ from unhinged_jax import _check, _numbers
 
 
 def as_array(name: str, value: object) -> Any:
-    """Lists and numbers as NumPy arrays: as they are they would be trees of numbers."""
+    """Lists and numbers as NumPy arrays; unchanged, they would be trees of numbers."""
     return value if value is None or hasattr(value, "dtype") else _check.real(name, value, array=True)
 
 
@@ -22,7 +22,7 @@ def as_labels(name: str, value: npt.ArrayLike, classes: int) -> Any:
     value = as_array(name, value)
     _check.labels(name, value, classes)
     if np.ndim(value) == 0:
-        raise ValueError(f"{name} must hold one label a sample, shape (n,), but is a single number.")
+        raise ValueError(f"{name} must hold one label per sample, shape (n,), but is a single number.")
     return _numbers.whole(name, value)
 
 
@@ -32,7 +32,7 @@ def kind_of(targets: npt.ArrayLike | None, samples: int, classes: int) -> str:
         return "hard"
     if samples == classes:
         raise ValueError(
-            f"targets of shape {np.shape(targets)} may be one row a class or one row a sample; say which with "
+            f"targets of shape {np.shape(targets)} may be one row per class or one row per sample; say which with "
             "kind='table' or kind='soft'."
         )
     return "table" if np.shape(targets)[-2:] == (classes, classes) else "soft"

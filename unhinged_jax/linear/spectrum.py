@@ -133,7 +133,7 @@ def _apply(
 
 @_apply.defjvp
 def _apply_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
-    """By the Daleckii-Krein theorem. `drift` is 0: it makes the derivatives in `gram` of what is returned right.
+    """By the Daleckii-Krein theorem. `drift` is 0: it makes the derivatives with respect to `gram` correct.
 
     Calling `_apply` here would not do: partial evaluation, of a scan for instance, looks past rules like this one.
     """
@@ -157,7 +157,7 @@ def _correction(
 
 @_correction.defjvp
 def _correction_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
-    """Linear in `drift`: derivatives in everything else are 0 times what would be two thirds of the program."""
+    """Linear in `drift`: all other derivatives are 0, which saves two thirds of the program."""
     return jnp.zeros_like(primals[0]), _correction(tangents[0], *primals[1:])
 
 

@@ -43,7 +43,7 @@ class Loss(RegisteredValue):
     def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         """Loss of each sample, shape (n,), with one sample per column: logits and targets (C, n)."""
         values = self(logits.T, targets.T)
-        _check.shape(f"what the loss {type(self).__name__} returns", values, logits.shape[1:], "one value a sample")
+        _check.shape(f"what the loss {type(self).__name__} returns", values, logits.shape[1:], "one value per sample")
         return values
 
     def pull(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
@@ -208,11 +208,11 @@ NAMED: dict[str, Callable[[], Loss]] = {
 
 
 LossLike = Loss | str | Callable[..., jax.Array]
-"""What `as_loss` makes a loss of: a loss, a name, or a function (logits, targets) -> one value a sample."""
+"""What `as_loss` makes a loss of: a loss, a name, or a function (logits, targets) -> one value per sample."""
 
 
 def as_loss(loss: LossLike) -> Loss:
-    """A `Loss` from a loss, a name, or any callable (logits, targets) -> one value a sample.
+    """A `Loss` from a loss, a name, or any callable (logits, targets) -> one value per sample.
 
     A plain function keeps the numbers that it reads from a global or an attribute in its first run, because the
     compiled program is found again by the function's identity. Put numbers that change into the fields of a dataclass

@@ -47,9 +47,9 @@ def unconstrained(
         labels: Class layout.
         dim: Feature dimension p.
         gamma: Trade-off of the unhinged loss, at least 0; default 1/(C-1).
-        loss: Another loss: a name ("cross_entropy", "mse", "hinge", "focal"), a `Loss`, or a callable
-            (logits, targets) -> one value a sample; see `losses.as_loss` for one with numbers that change.
-        bias: Train a bias too.
+        loss: Another loss: a name ("cross_entropy", "mse", "hinge", "focal"), a `Loss`, or a callable (logits, targets)
+            -> one value per sample; see `losses.as_loss` if its numbers change.
+        bias: Whether to train a bias.
 
     Returns:
         A `LayerPeeled`.
@@ -103,7 +103,7 @@ def regularized(
 def anchored(
     labels: Labels, dim: int, *, decay: ArrayLike = 0.0, gamma: ArrayLike | None = None, loss: LossLike | None = None
 ) -> LayerPeeled:
-    """Prototypes (and biases) stay where they start; features move.
+    """Features move; prototypes (and biases) stay where they start.
 
     Args:
         decay: lambda_1 on the features, at least 0.
@@ -135,7 +135,7 @@ def frozen(
     loss: LossLike | None = None,
     bias: bool = False,
 ) -> LayerPeeled:
-    """Features stay where they start: a linear classifier.
+    """Features stay where they start, which leaves a linear classifier.
 
     Args:
         decay: lambda_2 on its weights and bias, at least 0.
@@ -168,13 +168,13 @@ def spherical(
     gamma: ArrayLike | None = None,
     loss: LossLike | None = None,
 ) -> LayerPeeled:
-    """Features enter normalised; prototypes are anchored unless `free_prototypes`.
+    """Features are normalised before use; prototypes are anchored unless `free_prototypes`.
 
     Args:
         decay: lambda_1 on the features (and lambda_2, if a pair).
-        rescale: q >= 0: sample i's loss gradient times ||h_i||^q; 1 is the rescaled learning rate of Section 4.3 as
-            described and run in Figure 9. A float, even 1.0, may be traced; 0, 1, 2 as int are faster.
-        free_prototypes: Let the prototypes move too; there is no closed form then.
+        rescale: q >= 0, which multiplies the loss gradient of sample i by ||h_i||^q; 1 is the rescaled learning rate of
+            Section 4.3, as in Figure 9. A float, even 1.0, may be traced; the ints 0, 1, 2 are faster.
+        free_prototypes: Let the prototypes move as well; there is then no closed form.
         labels, dim, gamma, loss: as in `unconstrained`.
 
     Returns:
@@ -216,7 +216,7 @@ def ntk_invariant(
     loss: LossLike | None = None,
     bias: bool = False,
 ) -> LayerPeeled:
-    """Features of a network whose tangent kernel does not change: H' = r1 eta Theta (M W).
+    """Features of a network whose tangent kernel is constant: H' = r1 eta Theta (M W).
 
     Args:
         kernel: Theta, (n, n); a factor J with Theta = J J^T, (n, m); or a kernel between feature coordinates,

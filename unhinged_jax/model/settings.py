@@ -38,12 +38,12 @@ STRUCTURE = ("features_move", "prototypes_move", "spherical")
 
 
 def decays(decay: Decay, features_move: bool, prototypes_move: bool, spherical: bool) -> tuple[Any, Any]:
-    """Decays of H and of W from a pair; or from one number, for the parts that it is meant for."""
+    """Decays of H and of W from a pair, or from one number for the parts to which it applies."""
     if isinstance(decay, (tuple, list)):
         return pair(decay)
     return decay if features_move else 0.0, decay if prototypes_move and not spherical else 0.0
 
 
 def split_rescale(q: float | jax.Array) -> tuple[int, Any]:
-    """(rescale, exponent): whole numbers are structure, which is faster, all others data."""
+    """(rescale, exponent): whole numbers are structure, which is faster; all others are data."""
     return (q, None) if isinstance(q, int) else (0, q)

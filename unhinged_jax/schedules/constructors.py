@@ -1,4 +1,4 @@
-"""The constructors: they check what the classes take as given."""
+"""The constructors: they check arguments that the classes accept unchecked."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def cosine(peak: Number, horizon: Number, floor: Number = 0.0) -> Cosine:
 def exponential(initial: Number, rate: Number) -> Exponential:
     """Exponential decay, eta(t) = initial exp(-rate t).
 
-    zeta(t) = initial (1 - exp(-rate t))/rate, exact with its derivatives through rate = 0.
+    zeta(t) = initial (1 - exp(-rate t))/rate, which is exact, with its derivatives, also at rate = 0.
 
     Args:
         initial: eta(0) >= 0.
-        rate: decay per unit of time; 0 is a constant, a negative one grows.
+        rate: decay per unit of time; 0 gives a constant rate, a negative value a growing one.
 
     Returns:
         A schedule without breaks.
@@ -157,19 +157,19 @@ def piecewise(values: Sequence[Any] | Array, boundaries: Sequence[Any] | Array) 
     values, boundaries = sequence("values", values), sequence("boundaries", boundaries)
     if len(values) != len(boundaries) + 1:
         raise ValueError(
-            f"piecewise needs one value more than boundaries, but got {len(values)} values and "
-            f"{len(boundaries)} boundaries; give the rate before the first boundary, too."
+            f"piecewise needs one more value than boundaries, but got {len(values)} values and "
+            f"{len(boundaries)} boundaries; also give the rate before the first boundary."
         )
     _check.non_negative("values", values, array=True)
     return Piecewise(values, ascending("boundaries", boundaries))
 
 
 def warmup(length: Number, schedule: ScheduleLike, start: Number = 0.0) -> Warmup:
-    """A linear rise from `start` to schedule(0) over `length`, then `schedule` with t - length.
+    """A linear rise from `start` to schedule(0) over `length`, then `schedule` at t - length.
 
     Args:
-        length: duration of the rise, >= 0; 0 is no rise.
-        schedule: what follows: a schedule, a number, or a callable (see `as_schedule`).
+        length: duration of the rise, >= 0; with 0 there is no rise.
+        schedule: the schedule that follows: a schedule, a number, or a callable (see `as_schedule`).
         start: eta(0) >= 0 (default 0).
 
     Returns:
@@ -196,26 +196,24 @@ def warmup(length: Number, schedule: ScheduleLike, start: Number = 0.0) -> Warmu
 def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) -> Numeric:
     """Any optax schedule or callable eta(t), integrated by adaptive Gauss-Legendre quadrature.
 
-    The interval from 0 to the latest requested time is cut into panels, denser towards 0 and
-    towards each break, and halved where the 16-point rule and its two halves differ. All requested
-    times share the panels. For eta >= 0 smooth between breaks, zeta is good to 1e-12 relative
-    in float64 and 1e-5 in float32; the derivative in t is `function(t)` itself. A feature much
-    narrower than 1/500 of the interval, far from 0 and from every break, can be missed: state a
-    break there. Breaks are held fixed under differentiation.
+    The interval from 0 to the latest requested time is cut into panels, denser towards 0 and towards each break, and
+    halved where the 16-point rule and its two halves differ. All requested times share the panels. If eta >= 0 is
+    smooth between breaks, zeta has a relative error of 1e-12 in float64 and 1e-5 in float32; its derivative with
+    respect to t is `function(t)` itself. A feature much narrower than 1/500 of the interval, far from 0 and from every
+    break, can be missed, so state a break there. Breaks are held fixed under differentiation.
 
     Args:
-        function: takes one traced scalar time and returns one real scalar; its parameters are
-            differentiable when they are closed over, and also survive `jit` and `vmap` as leaves
-            when the callable is a pytree (for instance `jax.tree_util.Partial`). A plain function is
-            compiled once and found again by its identity, so a number that it reads from a global
-            or an attribute keeps the value of the first run: make it a field of a dataclass with a
-            `__call__`, registered with `jax.tree_util.register_dataclass`.
+        function: takes one traced scalar time and returns one real scalar; its parameters are differentiable when they
+            are closed over, and also survive `jit` and `vmap` as leaves when the callable is a pytree (for example
+            `jax.tree_util.Partial`). A plain function is compiled once and found again by its identity, so a number
+            that it reads from a global or an attribute keeps the value of the first run. Make such a number a field of
+            a dataclass with a `__call__`, registered with `jax.tree_util.register_dataclass`.
         breaks: times > 0 at which the function is not smooth, strictly ascending (default none).
 
     Returns:
-        A schedule with these breaks. Outside of `jit`, `vmap` and `grad` its `integral` warns with
-        `QuadratureWarning` where the precision above is missed, and raises `ValueError` where the
-        function is negative; inside them it returns the best value, and `error` its estimate.
+        A schedule with these breaks. Outside `jit`, `vmap` and `grad` its `integral` warns with `QuadratureWarning` if
+        it does not reach the precision above, and raises `ValueError` if the function is negative. Inside them it
+        returns the best value, and `error` an estimate of its error.
 
     Raises:
         ValueError: if the breaks do not ascend from above 0.

@@ -1,7 +1,7 @@
-"""Rates that are functions, looked at before a run: they must not be negative, and their integral must be known.
+"""Checks of rates that are functions, before a run: they must not be negative, and their integral must be known.
 
-What is compiled can neither raise nor refine without bound. Here functions are evaluated outside of it, in float64 and
-in blocks of one size, so that one small program serves every function that is seen again.
+A compiled program can neither raise nor refine without bound. Here functions are evaluated outside it, in float64 and
+in blocks of one size, so that each function needs only one small program.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def integrated_outside(schedule: Schedule) -> bool:
 
 
 def must_be_schedule(value: object) -> None:
-    """Raise unless this is a schedule, as which numbers and functions are kept."""
+    """Raise unless this is a schedule; numbers and functions are stored as schedules."""
     if not isinstance(value, Schedule):
         raise ValueError(
             f"a schedule must be a number, a function of time or a schedule, but got {_check.given(value)}."
@@ -57,11 +57,12 @@ def must_be_schedule(value: object) -> None:
 
 
 def check_rates(schedule: Schedule, first: float, last: float, updates: bool, compiled: bool = False) -> None:
-    """Raise unless the rate is finite and at least 0 from `first` to `last`, as far as it can be seen.
+    """Raise unless the rate is finite and at least 0 from `first` to `last`, as far as this can be checked.
 
-    Numbers of the built-in shapes are looked at; functions are called: at every update before `last` (of very many at
-    200,000 of them), or on the panels on which they are integrated. What is traced passes unchecked. `compiled`: the
-    integral will be taken inside of what is compiled, on few panels; where these do not suffice a warning says so.
+    The numbers of built-in shapes are checked. Functions are called at every update before `last` (if there are more
+    than 200,000, at that many of them), or on the panels on which they are integrated. Traced values are not checked.
+    If `compiled`, the integral will be computed inside a compiled program on few panels; if these do not suffice, a
+    warning says so.
 
     Raises:
         ValueError: naming the time and the value.
@@ -87,7 +88,7 @@ def check_rates(schedule: Schedule, first: float, last: float, updates: bool, co
 def elapsed(schedule: Schedule, first: float, times: np.ndarray) -> np.ndarray:
     """zeta(times) - zeta(first) of a schedule that is `integrated_outside`, in float64; times ascend from `first`.
 
-    Warns with `QuadratureWarning` where the integral is not known to 1e-10.
+    Warns with `QuadratureWarning` if the integral is not known to 1e-10.
     """
     return _integrate(schedule, np.concatenate([[first], times]))
 
@@ -102,7 +103,7 @@ def values_at(schedule: Schedule, times: np.ndarray) -> np.ndarray:
     flat = np.ravel(times)
     padded = np.pad(flat, (0, -flat.size % _BLOCK), mode="edge").reshape(-1, _BLOCK)
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        # Its numbers as data, so that others compile nothing.
+        # Its numbers are data, so that new ones do not compile anything.
         schedule = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, (int, float)) else leaf, schedule)
         rows = [np.asarray(_block(schedule, jnp.asarray(row, float))) for row in padded]
     return np.concatenate(rows)[: flat.size].reshape(np.shape(times))
@@ -151,12 +152,12 @@ def _rule(schedule: Schedule, left: np.ndarray, right: np.ndarray) -> _Rule:
 
 
 def _integrate(schedule: Schedule, stops: np.ndarray, most: int = _PANELS) -> np.ndarray:
-    """The integral from the first stop to each of the others; halves panels until the rule agrees with its halves."""
+    """The integral from the first stop to each of the others. Halves panels until the rule agrees with its halves."""
     edges = _edges(schedule, stops, _FIRST if most == _PANELS else 16)
     left, right = edges[:-1], edges[1:]
     first = _rule(schedule, left, right)
     waiting, eps = (left, right, first.value), first.eps
-    # The integral is asked for at the stops only: a panel matters beside the mass up to the next of them.
+    # The integral is needed at the stops only, so the error of a panel counts relative to the mass up to the next stop.
     mass_at_stops = np.append(0.0, np.cumsum(first.mass))[np.searchsorted(edges, stops)]
     done: list[tuple[np.ndarray, ...]] = []  # (left, integral, error) of panels that are good
     while waiting[0].size:

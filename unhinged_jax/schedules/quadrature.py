@@ -29,7 +29,7 @@ _BATCH = 64
 
 
 def pointwise(function: Callable) -> Callable:
-    """Elementwise on arrays: some optax schedules take scalars only, or forget the shape of t."""
+    """Apply elementwise to arrays, because some optax schedules take only scalars or lose the shape of t."""
 
     def apply(t: Array) -> Array:
         values = jax.vmap(function)(t.reshape(-1)).reshape(t.shape)
@@ -43,7 +43,7 @@ def quadrature(function: Callable, breaks: tuple[Number, ...], t: Array) -> tupl
     leaves, tree = jax.tree.flatten(function)
     start = jnp.zeros((), t.dtype)
     closed = jax.make_jaxpr(lambda x, s: jax.tree.unflatten(tree, x)(s))(leaves, start)
-    # The cache of a compiled function would keep closed-over tracers beyond their trace.
+    # The cache of a compiled function would keep closed-over tracers after their trace has ended.
     integrate = _compiled if _check.concrete(closed.consts) else _integrate
     return integrate(function, breaks, t)
 
@@ -52,7 +52,7 @@ def _integrate(function: Callable, breaks: tuple[Number, ...], t: Array) -> tupl
     rate = jax.eval_shape(function, jnp.zeros((), t.dtype))
     dtype = jnp.promote_types(jnp.promote_types(t.dtype, rate.dtype), jnp.float32)
     t = t.astype(dtype)
-    # With what it closes over made explicit, the mesh can ignore derivatives and see `vmap`.
+    # With the closed-over values made explicit, the mesh can ignore derivatives and take part in `vmap`.
     explicit = eqx.filter_closure_convert(lambda s: jnp.asarray(function(s), dtype), jnp.zeros((), dtype))
     parameters, rest = eqx.partition(explicit, eqx.is_inexact_array)
     indices, structure = eqx.partition(rest, eqx.is_array)
@@ -60,7 +60,7 @@ def _integrate(function: Callable, breaks: tuple[Number, ...], t: Array) -> tupl
     fixed = jax.lax.stop_gradient((t, jnp.asarray(breaks, dtype).reshape(-1), parameters))
     edges, totals, errors, seen = _mesh(jnp.max(fixed[0], initial=0.0), fixed[1], fixed[2], rest)
     zeta = _cumulative(_evaluate, edges, t, parameters, rest)
-    # Within a panel the error is taken to grow as zeta does.
+    # Within a panel the error is assumed to grow as zeta does.
     size = jnp.abs(jax.lax.stop_gradient(zeta))
     missed = jnp.interp(size, totals, errors)
     error = jnp.where(missed == 0, 0.0, missed / size)
@@ -103,7 +103,7 @@ def _cumulative(
 
 @_cumulative.defjvp
 def _cumulative_jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # Leibniz' rule, so that the derivative in t is eta itself and not that of the rule.
+    # Leibniz' rule, so that the derivative with respect to t is eta itself and not that of the rule.
     (edges, t, parameters, rest), (_, dt, direction, _) = primals, tangents
 
     def variation(s: Array, both: tuple, rest: Callable[[Array, PyTree], Array]) -> Array:
@@ -121,7 +121,7 @@ def _mesh(end: Array, breaks: Array, parameters: PyTree, rest: Callable[[Array, 
 
 @_mesh.def_vmap
 def _mesh_vmap(_size: int, batched: Sequence[PyTree], end: Array, *others: Any) -> tuple[tuple, tuple]:
-    """Lanes that differ only in their end share a mesh: `vmap` over times refines one, not many."""
+    """Lanes that differ only in their end share a mesh, so `vmap` over times refines only one."""
     if any(jax.tree.leaves(batched[1:])):
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
         refine = jax.vmap(lambda *x: _refine(lambda s: _evaluate(s, *x[2:]), *x[:2]), axes)
@@ -130,7 +130,7 @@ def _mesh_vmap(_size: int, batched: Sequence[PyTree], end: Array, *others: Any) 
 
 
 class _Panels(NamedTuple):
-    """Panels of the mesh in no order; those not in use are empty and lie at the end."""
+    """Panels of the mesh in no particular order; unused panels are empty and lie at the end."""
 
     left: Array
     right: Array
@@ -153,10 +153,10 @@ def _measure(integrand: Callable, left: Array, right: Array, whole: Array) -> _P
 
 
 def _defect(panels: _Panels) -> Array:
-    """How bad a panel is: its error relative to int |eta| up to it, or -1 when that is good.
+    """The error of a panel relative to int |eta| up to it, or -1 if the error is small enough.
 
-    With this scale every zeta(t), not only the last, is good relative to itself. A panel too narrow
-    to halve counts as good.
+    With this scale every zeta(t), not only the last, has a small relative error. A panel too narrow to halve counts as
+    good.
     """
     order = jnp.argsort(panels.left)
     total = jnp.zeros_like(panels.mass).at[order].set(jnp.cumsum(panels.mass[order]))
@@ -181,7 +181,7 @@ def _halve(integrand: Callable, used: Array, defect: Array, panels: _Panels) -> 
         jnp.concatenate([middle, old.right]),
         jnp.concatenate([old.lower, old.upper]),
     )
-    # Those not chosen are written past the end, which drops them.
+    # Panels that are not chosen are written past the end, which drops them.
     place = jnp.where(jnp.tile(chosen, 2), jnp.concatenate([index, slot]), room)
     panels = jax.tree.map(lambda x, new: x.at[place].set(new, mode="drop"), panels, halves)
     return used + jnp.sum(chosen), _defect(panels), panels

@@ -1,4 +1,4 @@
-"""What a schedule adds up to over all time."""
+"""The integral of a schedule over all time."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from unhinged_jax.schedules.schedule import Schedule
 from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
 
 _DECADES = np.arange(-3, 16)
-"""Powers of ten of the times at which a function is looked at: from the last nine on it must fall like a power."""
+"""Powers of ten of the times at which a function is evaluated; over the last nine it must fall like a power."""
 
 
 def remaining(schedule: Schedule, first: float | Array) -> Any:
-    """The integral of a schedule from `first` on to infinity: infinite, or what it adds up to.
+    """The integral of a schedule from `first` to infinity, which may be infinite.
 
-    A function counts as one of a finite integral where it falls like a power of time beyond 1/t, from time 10^6 to
-    10^15, or faster. One that cannot be called now, because it is traced, counts as infinite.
+    A function counts as having a finite integral if it falls faster than 1/t, like a power of time or faster, from time
+    10^6 to 10^15. The integral of a function that cannot be called now, because it is traced, counts as infinite.
 
     Example:
         >>> from unhinged_jax.schedules import constant, cosine, numeric

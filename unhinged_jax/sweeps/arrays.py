@@ -1,4 +1,4 @@
-"""The arrays of a store, as they are made: observables, why points ended, coordinates, digests."""
+"""The arrays of a new store: observables, why points ended, coordinates, digests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REASONS = {**{int(code): code.name.lower() for code in RunResult}, NOT_A_NUMBER:
 
 zarr.config.set({"array.write_empty_chunks": True})  # a missing chunk must mean a missing block
 
-_CODECS = (ZstdCodec(level=1), Crc32cCodec())  # without the second, flipped bits pass unseen
+_CODECS = (ZstdCodec(level=1), Crc32cCodec())  # without the second, flipped bits are not noticed
 
 
 def _array(
@@ -77,7 +77,7 @@ def make_variables(
     counts, single = layout.counts, (1,) * len(layout.counts)
     blocks = [f"block_{dim}" for dim in dims]
     each = len(observed) + 3
-    meaning = {"long_name": "digests of a block, one a variable"}
+    meaning = {"long_name": "digests of a block, one per variable"}
     _array(
         group, "execution/committed", (*counts, each), (*single, each), "uint64", 0, [*blocks, "variable"], **meaning
     )
@@ -85,14 +85,16 @@ def make_variables(
 
 
 def consolidate(place: Path) -> None:
-    """Put the descriptions of all arrays beside the attributes: xarray's own reader warns where they are not."""
+    """Put the descriptions of all arrays beside the attributes, because xarray's own reader warns if they are
+    missing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part")
         zarr.consolidate_metadata(place, zarr_format=3)
 
 
 def coordinate(group: zarr.Group, name: str, dim: str, values: np.ndarray, attrs: dict[str, Any]) -> None:
-    """A coordinate; texts are stored as numbers with their meanings beside, which every reader of Zarr understands."""
+    """A coordinate; texts are stored as numbers together with their meanings, which every reader of Zarr
+    understands."""
     if values.dtype.kind == "U":
         texts = list(dict.fromkeys(values.tolist()))
         attrs = {**attrs, "texts": texts}

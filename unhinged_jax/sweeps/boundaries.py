@@ -32,12 +32,12 @@ class Boundary:
 
     @property
     def dashes(self) -> tuple[float, ...]:
-        """Lengths drawn and left out, in line widths; () for a solid line. One for each meaning, in every picture."""
+        """Lengths drawn and left out, in line widths; () for a solid line. Each meaning has one, in every picture."""
         return _DASHES[self.meaning]
 
 
 def contrast_share(rate: float | np.ndarray, classes: int) -> Any:
-    """1 - rho C/(C-1): what symmetric noise of rate rho leaves of the class contrasts.
+    """1 - rho C/(C-1), the share of the class contrasts that symmetric noise of rate rho leaves.
 
     Source: beyond the paper.
 
@@ -51,8 +51,8 @@ def contrast_share(rate: float | np.ndarray, classes: int) -> Any:
 def critical_noise(gamma: float | np.ndarray, classes: int) -> Any:
     """Symmetric label noise beyond which the common mean wins: ((C-1)/C) (1 - |1+gamma-gamma C|/(1+gamma)).
 
-    This holds for rates up to (C-1)/C, where nothing is left of the class contrasts. Beyond it they grow again with the
-    opposite sign, and from ((C-1)/C) (1 + |1+gamma-gamma C|/(1+gamma)) on, if that is at most 1, they win again.
+    This holds for rates up to (C-1)/C, where the class contrasts vanish. Beyond it they grow again with the opposite
+    sign, and from ((C-1)/C) (1 + |1+gamma-gamma C|/(1+gamma)) on, if that is at most 1, they win again.
 
     Source: beyond the paper.
 
@@ -96,7 +96,7 @@ def boundaries(plan: SweepPlan, x: str, y: str, places: dict[str, int]) -> list[
 
     Args:
         plan: The sweep.
-        x, y: Names of two dimensions with one number a point.
+        x, y: Names of two dimensions with one number per point.
         places: Index along the other dimensions.
     """
     model = build_stateless(plan.config_at(places)).model
@@ -128,7 +128,7 @@ def _lines(plan: SweepPlan, across: str, up: str, places: dict[str, int], keys: 
     if keys[up] == {"model.gamma"} and "labels.noise.rate" not in keys[across]:
         heights = np.asarray([critical_gammas(rate, count) for rate, count in zip(noise, classes, strict=True)]).T
         meaning = MEAN if any(noise) else TRADE_OFF
-        one = np.array_equal(*heights)  # nothing is left of the contrasts
+        one = np.array_equal(*heights)  # the contrasts vanish
         lines += [Boundary(meaning, values[across], height) for height in heights[: 1 if one else 2] if np.any(height)]
     if keys[up] == {"labels.noise.rate"} and _symmetric(here[0]):
         gammas = values[across] if keys[across] == {"model.gamma"} else np.asarray([_gamma(c) for c in here])
@@ -157,7 +157,7 @@ def _decay_for(plan: SweepPlan, up: str, config: Config) -> Callable[[float, Con
 def _where_product_is(square: float, first: np.ndarray, second: np.ndarray) -> float:
     """The first of two decays that vary together where their product is `square`, between neighbours by powers.
 
-    NaN where the product gets there nowhere, or more than once.
+    NaN if the product takes this value nowhere or more than once.
     """
     order = np.argsort(first)
     first, product = first[order], (first * second)[order]
@@ -189,7 +189,7 @@ def _symmetric(config: Config) -> bool:
 
 
 def _balanced(config: Config) -> bool:
-    """Equal classes of equal weight, with no noise but an expected symmetric one."""
+    """Equal classes of equal weight, without noise or with expected symmetric noise."""
     labels = config.labels
     plain = (labels.smoothing, labels.class_weights, labels.sample_weights, labels.weight_exponent)
     noisy = labels.noise is not None and not _symmetric(config)

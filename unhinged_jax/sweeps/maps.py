@@ -26,8 +26,8 @@ _FACETS = 6
 def map_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
     """A map for each observable: the median over seeds at one moment, over one or two axes.
 
-    A further axis with a few values makes a column of each; any others stand in the middle. Points of which
-    half of the seeds or more failed are grey: the median of survivors would flatter them.
+    A further axis with few values makes one column per value; all other axes are at their middle. Points of which half
+    of the seeds or more failed are grey: the median of the surviving seeds would be misleading.
     """
     from matplotlib.figure import Figure
 
@@ -74,9 +74,9 @@ def arranged(count: int) -> tuple[int, int]:
 def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     """Map and norm of colours for the medians at a moment.
 
-    A logarithm of a norm is told apart by whether it grew, if the start was observed and all points share it; positive
-    values over more than two decades are drawn by their logarithm. Outliers beyond the 1st and 99th percentile do not
-    stretch the range.
+    If the start was observed and all points share it, the colours of a logarithm of a norm show whether it grew;
+    positive values over more than two decades are drawn by their logarithm. Outliers beyond the 1st and 99th percentile
+    do not stretch the range.
     """
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
@@ -98,7 +98,7 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
 
 
 def _start_of(array: xarray.DataArray) -> float:
-    """The value at time 0 that all points have, over the median of seeds; NaN where it was not seen, or differs."""
+    """The value at time 0 that all points share, as the median over seeds; NaN if it was not observed or differs."""
     if array["time"].values[0] != 0:
         return math.nan
     starts = over_seeds(array.isel(time=0))[0]
@@ -141,7 +141,7 @@ def _panel(
 
 
 def _line(panel: Axes, plan: SweepPlan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
-    """One axis only: the value at the moment against it, with the seeds' band."""
+    """For one axis only: the value at the chosen time along it, with the band over seeds."""
     at = np.arange(len(x)) if x.dtype.kind == "U" else x
     order = np.argsort(at)
     random = next(dim for dim in plan.dims if dim.name == name).kind == "random"
@@ -189,7 +189,7 @@ def _overlay(panel: Axes, plan: SweepPlan, names: tuple[str, ...], places: dict[
     drawn = {}
     for line in boundaries(plan, names[0], names[1], places):
         x, y = line.x, line.y
-        if np.ptp(y) == 0:  # straight lines go on to the border of the cells
+        if np.ptp(y) == 0:  # straight lines extend to the border of the cells
             x, y = np.asarray(limits[0]), y[[0, 0]]
         elif np.ptp(x) == 0:
             x, y = x[[0, 0]], np.asarray(limits[1])
@@ -204,6 +204,6 @@ def _overlay(panel: Axes, plan: SweepPlan, names: tuple[str, ...], places: dict[
 
 
 def _meets(values: np.ndarray, low: float, high: float) -> bool:
-    """Whether a line through values gets between two limits."""
+    """Whether a line through values passes between two limits."""
     finite = values[np.isfinite(values)]
     return bool(finite.size and finite.min() <= high and finite.max() >= low)

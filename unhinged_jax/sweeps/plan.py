@@ -1,4 +1,4 @@
-"""What a sweep runs: a run's configuration, and which of its settings vary and how."""
+"""What a sweep runs: the configuration of a run, and how its settings vary."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class SweepSection:
         method: "simulate" (default) or "exact".
         seeds: Number of seeds 0 ... n-1, or a list of them; default: the one in [state].
         seeded: Keys that take the seed; default ["state.seed"].
-        grid: Dotted key -> values, or {from, to, count, spacing = "linear" or "log"}; every axis a dimension.
-            "key + key" puts one value at several keys.
-        zip: A table (or several) of dotted keys with lists of one length that vary together, and a `name`.
+        grid: Dotted key -> values, or {from, to, count, spacing = "linear" or "log"}; every axis is a dimension. "key +
+            key" sets several keys to one value.
+        zip: A table (or several) of dotted keys with lists of equal length that vary together, and a `name`.
         random: {design = "sobol" or "latin_hypercube", count, seed, name} and dotted keys with {from, to, spacing}.
         title: Title of pictures.
     """
@@ -47,7 +47,7 @@ class SweepPlan:
     """A sweep: the configuration of one run, and the settings that vary.
 
     Attributes:
-        config: The run that every point starts from, as `unhinged simulate` reads it.
+        config: The run from which every point is made, as `unhinged simulate` reads it.
         sweep: The [sweep] section.
         dims: The dimensions of the result, `seed` last; `time` is added by the run.
 
@@ -78,7 +78,7 @@ class SweepPlan:
         Args:
             tables: Sections model, labels, state, dynamics, run and sweep.
             path: Named in messages; paths of array files are relative to its folder.
-            check: Build the extremes of every axis (default), so that a value that cannot be is refused now.
+            check: Build the extremes of every axis (default), so that a value that is not allowed is refused now.
 
         Raises:
             ConfigError: naming section and key, with what was given and what was expected.
@@ -109,7 +109,7 @@ class SweepPlan:
         """A plan from a TOML file, or a shipped one by its name: phase, noise, imbalance, schedules.
 
         Raises:
-            ConfigError: for bad TOML, an unknown key or a value that cannot be.
+            ConfigError: for bad TOML, an unknown key or a value that is not allowed.
             OSError: if the file cannot be read.
 
         Example:
@@ -120,7 +120,7 @@ class SweepPlan:
 
     @property
     def title(self) -> str:
-        """Of pictures and reports: the one given, or the name of the file."""
+        """The title of pictures and reports: the one given, or the name of the file."""
         return self.sweep.title or Path(self.config.path).stem or "Sweep"
 
     @property
@@ -134,7 +134,7 @@ class SweepPlan:
         return int(np.prod([dim.size for dim in self.dims]))
 
     def tables(self) -> dict[str, Any]:
-        """The plan as `of` takes it; JSON can hold it."""
+        """The plan as tables for `of`, which JSON can hold."""
         given = {key: value for key, value in dataclasses.asdict(self.sweep).items() if value is not None}
         return {**self.config.as_dict(), "sweep": given}
 
@@ -153,7 +153,7 @@ class SweepPlan:
         return _config.config_of(tables, self.config.path)
 
     def check(self) -> None:
-        """Build the extremes of every axis, so that a value that cannot be is refused before anything runs."""
+        """Build the extremes of every axis, so that a value that is not allowed is refused before anything runs."""
         _config.build(self.config_at({}))
         for dim in self.dims:
             for place in sorted({place for axis in dim.axes for place in _extremes(axis.values)} - {0}):
@@ -171,7 +171,7 @@ def _extremes(values: tuple[Any, ...]) -> list[int]:
 
 
 def _plain(value: object) -> Any:
-    """Tables of what JSON and TOML can hold: NumPy arrays and tuples as lists, NumPy numbers as Python's."""
+    """Tables that JSON and TOML can hold, with NumPy arrays and tuples as lists and NumPy numbers as Python's."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, np.ndarray):
@@ -184,19 +184,20 @@ def _plain(value: object) -> Any:
 
 
 def _refuse_bad_tex(plan: SweepPlan) -> None:
-    """Raise ConfigError for a text of pictures that matplotlib cannot read."""
+    """Raise ConfigError for a text in pictures that matplotlib cannot read."""
     axes = [axis for dim in plan.dims for axis in dim.axes]
     texts = [("title", plan.title), *((f"axis {axis.key!r}: label", axis.label) for axis in axes)]
     texts += [(f"axis {axis.key!r}: labels", text) for axis in axes for text in axis.labels or ()]
     for name, text in texts:
         if why := tex_error(text):
             raise ConfigError(
-                f"{plan.config.path}: [sweep]: {name} is {text!r}, which cannot be set: {why}; mend it, or write \\$."
+                f"{plan.config.path}: [sweep]: {name} is {text!r}, which matplotlib cannot typeset: {why}; mend it, "
+                "or write \\$."
             )
 
 
 def set_key(tables: dict[str, Any], key: str, value: object) -> None:
-    """Put a value at a dotted key; a number in the key counts along a list."""
+    """Set a dotted key to a value; a number in the key is an index into a list."""
     *way, last = key.split(".")
     place: Any = tables
     for depth, part in enumerate(way):
@@ -219,5 +220,5 @@ def _step(place: Any, part: str, so_far: str, key: str) -> Any:
 
 def _index(place: list, part: str, key: str) -> int:
     if not part.isdigit() or int(part) >= len(place):
-        raise ConfigError(f"axis {key!r}: {part!r} is no place in a list of {len(place)}; count from 0.")
+        raise ConfigError(f"axis {key!r}: {part!r} is not an index into a list of {len(place)}; count from 0.")
     return int(part)

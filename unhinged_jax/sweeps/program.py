@@ -22,12 +22,12 @@ Values = tuple[dict[str, np.ndarray], ...]
 
 
 def lane(config: Config, method: str, values: dict[str, Any], inputs: dict[str, str] | None = None) -> dict[str, Any]:
-    """One point: its observables, why it ended, where, and how many steps it took."""
+    """One point: its observables, why and where it ended, and how many steps it took."""
     problem = build_traced(config, values)
     for name, found in problem.inputs.items():
         if inputs is not None and inputs.get(name) != found:
             raise ValueError(
-                f"{config.path.parent / name} is not the file that this sweep began with; restore it, or choose "
+                f"{config.path.parent / name} is not the file with which this sweep began; restore it, or choose "
                 "another --store."
             )
     solve = uj.exact if method == "exact" else uj.simulate
@@ -44,7 +44,7 @@ def lane(config: Config, method: str, values: dict[str, Any], inputs: dict[str, 
 def block(
     config: Config, method: str, values: tuple[dict[str, Any], ...], inputs: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """All points of a block. What does not depend on a dimension is computed once for all of it."""
+    """All points of a block. Whatever does not depend on a dimension is computed once for all its points."""
 
     def level(depth: int, chosen: dict[str, Any]) -> Any:
         if depth == len(values):
@@ -57,7 +57,7 @@ def block(
 
 
 class TooLarge(Exception):
-    """A block needs more memory than there is."""
+    """A block needs more memory than the device has."""
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ class Programs:
     Attributes:
         config, method: What every point runs.
         keys: Keys that vary inside a block, for each dimension.
-        memory: Bytes a device may use for a block; None for no limit of ours.
+        memory: Bytes a device may use for a block; None for no limit.
         inputs: SHA-256 of every array file that the store was made with; None: unknown.
     """
 
@@ -158,7 +158,8 @@ def _sharded(function: Callable[..., Any], types: PyTree, devices: list[Any]) ->
 
 
 def _one_for_each(function: Callable[..., Any], types: PyTree, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:
-    """The same program for each CPU device: what XLA makes for several at once rounds differently."""
+    """The same program for each CPU device, because a program that XLA compiles for several at once rounds
+    differently."""
     program = jax.jit(function)
     places = [jax.sharding.SingleDeviceSharding(device) for device in devices]
     lowered = [

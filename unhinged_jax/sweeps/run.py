@@ -203,7 +203,7 @@ def _dask(address: str) -> Iterator[Executor]:
 
 
 def _refuse_lost(executor: Executor | None) -> None:
-    """Raise SweepIncomplete if the scheduler behind an executor is gone: its client would wait for ever."""
+    """Raise SweepIncomplete if the scheduler behind an executor is gone: its client would wait forever."""
     client = getattr(executor, "_client", None)
     if client is not None and client.status != "running":
         raise SweepIncomplete(

@@ -1,4 +1,4 @@
-"""Digests of what a store holds beside its blocks: descriptions of arrays, coordinates, attributes.
+"""Digests of everything in a store except its blocks: descriptions of arrays, coordinates, attributes.
 
 All of it is written once, when the store is made, and checked whenever it is opened.
 """
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import zarr
 
 UNREADABLE = (ValueError, RuntimeError, KeyError, TypeError, OSError)
-"""What a damaged file of Zarr raises when it is read."""
+"""The exceptions that a damaged Zarr file raises when it is read."""
 ROOT, SEAL = "zarr.json", "seal"
 
 
 def sealed(group: zarr.Group, place: Path, coordinates: Iterable[str], attrs: Mapping[str, Any]) -> str:
-    """The attribute that `broken` compares a store with.
+    """The attribute with which `broken` compares a store.
 
     Args:
         group: The new store.
@@ -71,7 +71,7 @@ def broken(group: zarr.Group, place: Path) -> list[str]:
 
 
 def _consolidated(place: Path) -> dict[str, Any]:
-    """Descriptions of arrays that the root repeats, for readers other than ours."""
+    """Descriptions of arrays that the root repeats, for other readers of Zarr."""
     repeated = "consolidated_metadata"
     found: Any = json.loads((place / ROOT).read_bytes()).get(repeated) or {}
     return {
@@ -96,7 +96,7 @@ def _chunk(name: str) -> str:
 
 
 def _of_json(value: object) -> str:
-    """Digest of what JSON says, however it is laid out."""
+    """Digest of the content of JSON, whatever its layout."""
     return _hex(json.dumps(value, sort_keys=True).encode())
 
 

@@ -1,8 +1,8 @@
-"""The store of a sweep: xarray's Zarr layout, one chunk a block, committed once and with digests.
+"""The store of a sweep: xarray's Zarr layout, one chunk per block, committed once and with digests.
 
 A block is written in two steps: its chunk of every variable, then their digests into `execution/committed`. Each chunk
-appears whole or not at all, so a block whose digests are there and fit its data is complete; everything else is
-computed again. What is no block is under a seal, see `unhinged_jax.sweeps.seal`.
+appears whole or not at all, so a block whose digests exist and match its data is complete; everything else is computed
+again. Everything outside the blocks is under a seal, see `unhinged_jax.sweeps.seal`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WAY_OUT = "restore it from a copy, or sweep into another folder."
 
 
 class Damaged(ValueError):
-    """Files of a store are not what was written; the message names them, and says what to do."""
+    """Files of a store differ from what was written; the message names them and says what to do."""
 
 
 class Store:
@@ -46,17 +46,17 @@ class Store:
 
     Args:
         path: Its folder.
-        check: Refuse a store of which a coordinate, an attribute or the description of an array was lost or altered.
+        check: Refuse a store in which a coordinate, an attribute or an array description was lost or altered.
 
     Raises:
         Damaged: naming the files.
-        ValueError: if it is no store of a sweep.
+        ValueError: if it is not the store of a sweep.
     """
 
     mended: tuple[str, ...] = ()
     """Files that had been lost or altered and were written again when the store was opened."""
     source: Path | None = None
-    """The file of the plan that the user gave; what the plan names lies beside it. None: only the store was given."""
+    """The plan file that the user gave; files named in it are looked up beside it. None if only the store was given."""
 
     def __init__(self, path: str | Path, check: bool = True) -> None:
         self.path = Path(path)
@@ -77,7 +77,7 @@ class Store:
             raise Damaged(f"{self.path / ROOT} was altered after the store was made; {_WAY_OUT}")
         if check:
             self.refuse_broken()
-        if not self.sealed:  # then nothing but the folders themselves tells of what is gone
+        if not self.sealed:  # then only the folders themselves show what is missing
             for folder in (*self.path.iterdir(), *self.path.glob("execution/*")):
                 if folder.is_dir():
                     self.array(folder.relative_to(self.path).as_posix())
@@ -88,7 +88,7 @@ class Store:
             self.dims: tuple[str, ...] = tuple(facts["dims"])
             self.observed: tuple[str, ...] = tuple(facts["observed"])
             self.identity: dict[str, Any] = json.loads(str(attrs["plan"]))
-            """The plan, and digests of the files it reads: what two commands must share to fill one store."""
+            """The plan, and digests of the files that it reads, which two commands must share to fill one store."""
             self.versions: dict[str, str | None] = dict(json.loads(str(attrs["versions"])))
             if lacking := [*(_TOLD - {*attrs}), *({"plan", "inputs"} - {*self.identity})]:
                 raise KeyError(lacking[0])
@@ -104,12 +104,13 @@ class Store:
             more = f" and {len(self.broken) - 5} more" if len(self.broken) > 5 else ""
             raise Damaged(
                 f"{names}{more}: missing or altered after the store was made. `unhinged sweep PLAN --store "
-                f"{self.path}` writes again what the plan tells; restore anything else from a copy."
+                f"{self.path}` writes again what the plan determines; restore anything else from a copy."
             )
 
     @cached_property
     def committed_array(self) -> Any:
-        """Digests of blocks: of each variable along the last axis; of all together in a store of an older version."""
+        """Digests of blocks: one per variable along the last axis, or one for all variables in a store of an older
+        version."""
         return self.array("execution/committed")
 
     @cached_property
@@ -139,14 +140,14 @@ class Store:
         """Make an empty store beside its place and move it there.
 
         Args:
-            path: A folder that is not there yet, or is empty.
+            path: A folder that does not exist yet, or is empty.
             coordinates: Name -> (dimension, values, attributes).
             identity: See `identity`.
-            facts: What workers need to know beside the plan.
+            facts: What workers need to know in addition to the plan.
             attrs: Attributes of the whole store.
 
         Returns:
-            The open store; where another process was faster, its store.
+            The open store, or that of another process if it was faster.
 
         Raises:
             OSError: if it cannot be written.
@@ -200,10 +201,10 @@ class Store:
         return {name: np.asarray(self.array(name)[region]) for name in self.variables}
 
     def write(self, number: int, values: Mapping[str, np.ndarray], seconds: float) -> None:
-        """Write a block: its data first, then, in a second step, its digests."""
+        """Write a block: first its data, then, in a second step, its digests."""
         region, place = self.layout.slices(number), self.layout.place(number)
         values = {name: np.ascontiguousarray(values[name], self.dtype(name)) for name in self.variables}
-        self._forget(self.committed_array, place)  # who reads meanwhile finds no block rather than half of one
+        self._forget(self.committed_array, place)  # a concurrent reader finds no block rather than half of one
         for name in self.variables:
             array = self.array(name)
             self._forget(array, place)
@@ -217,23 +218,23 @@ class Store:
         return bool(np.all(self.digests_of(number)))
 
     def committed(self) -> np.ndarray:
-        """Whether each block has been committed, flat. A torn entry counts as none."""
+        """Whether each block has been committed, as a flat array. A torn entry counts as not committed."""
         try:
             return np.all(np.asarray(self.committed_array[...]).reshape(self.layout.blocks, -1) != 0, axis=1)
         except UNREADABLE:
             return np.asarray([self.is_committed(number) for number in range(self.layout.blocks)])
 
     def damaged(self, numbers: Iterable[int]) -> list[int]:
-        """Those committed blocks whose data is missing, truncated or does not fit its digest."""
+        """Those committed blocks whose data is missing, truncated or does not match its digest."""
         return [number for number in numbers if not self._intact(number)]
 
     def withdraw(self, numbers: Iterable[int]) -> None:
-        """Take back what was committed of blocks that are damaged."""
+        """Undo the commit of damaged blocks."""
         for number in numbers:
             self._forget(self.committed_array, self.layout.place(number))
 
     def digests_of(self, number: int) -> np.ndarray:
-        """The digests that a block was committed with; zeros if there are none."""
+        """The digests with which a block was committed; zeros if there are none."""
         try:
             return np.atleast_1d(np.asarray(self.committed_array[self.layout.place(number)]))
         except UNREADABLE:
@@ -248,7 +249,7 @@ class Store:
         )
 
     def _digests(self, number: int, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Of each variable with its name and the number of the block, so that chunks cannot change places."""
+        """Digests of each variable with its name and the number of the block, so that chunks cannot change places."""
         if not self._by_variable:
             return np.asarray(digest(values[name] for name in self.variables), np.uint64)
         return np.asarray([digest([values[name]], f"{name} {number}") for name in self.variables], np.uint64)
@@ -261,7 +262,7 @@ class Store:
         return np.array_equal(np.atleast_1d(self._digests(number, values)), self.digests_of(number))
 
     def seconds(self, number: int) -> float:
-        """Time that a block took; 0 if that is lost."""
+        """Time that a block took; 0 if it is lost."""
         try:
             return float(self.array("execution/seconds")[self.layout.place(number)])
         except UNREADABLE:
@@ -296,7 +297,7 @@ class Store:
             raise Damaged(f"{self.path / name / ROOT} is missing or damaged; {_WAY_OUT}") from error
 
     def _forget(self, array: zarr.Array, place: tuple[int, ...]) -> None:
-        """Remove a chunk before it is written: a damaged one at the border would be read and merged."""
+        """Remove a chunk before it is written, because a damaged one at the border would be read and merged."""
         self._place_of(array, place).unlink(missing_ok=True)
 
     def chunk(self, name: str, number: int) -> Path:
@@ -314,6 +315,6 @@ def _umask() -> int:
 
 
 def plain_name(name: str) -> None:
-    """Raise ValueError for the name of an array that would lie elsewhere: names become folders of the store."""
+    """Raise ValueError for the name of an array that would lie outside the store, because names become folders."""
     if not name or name.startswith((".", "__")) or any(letter in name for letter in "/\\\0") or name == ROOT:
         raise ValueError(f"{name!r} cannot be the name of an axis: it would be a path in the store; give a plain name.")

@@ -24,7 +24,8 @@ from unhinged_jax.sweeps.store import FINE, NOT_A_NUMBER, REASONS, Store
 class BlockOutcome:
     """A committed block: its points, how many failed and why, the time it took.
 
-    `steps` are those its points needed, `lockstep` those they made: all lanes of a call go on until the slowest ends.
+    `steps` are those that its points needed, `lockstep` those that they made, because all lanes of a call run until the
+    slowest ends.
     """
 
     number: int
@@ -38,7 +39,7 @@ class BlockOutcome:
 _LOCK = threading.Lock()
 _LAST: dict[str, Job] = {}
 _PROGRAMS: dict[str, Programs] = {}
-"""The programs that were last used; sweeps of one structure share them."""
+"""The programs that were used last; sweeps of the same structure share them."""
 
 
 def run_blocks(
@@ -48,9 +49,9 @@ def run_blocks(
 
     Args:
         path: The store.
-        numbers: Blocks of one group; as many at a time as there are local devices.
+        numbers: Blocks of one group; as many run at a time as there are local devices.
         retry: Compute committed blocks again and replace their failed points, and only those.
-        source: File of the plan that the user gave, beside which lies what it names; None: it names nothing.
+        source: Plan file that the user gave; files named in it are looked up beside it. None if it names nothing.
     """
     with _LOCK:
         if path not in _LAST or not _LAST[path].current or _LAST[path].source != source:
@@ -88,7 +89,7 @@ class Job:
         return found
 
     def _call(self, programs: Programs, numbers: tuple[int, ...], retry: bool) -> list[BlockOutcome]:
-        """One block on every device; devices beyond the last block repeat it."""
+        """One block on every device; surplus devices repeat the last block."""
         started = time.perf_counter()
         filled = [*numbers, *[numbers[-1]] * (len(programs.devices) - len(numbers))]
         each = [self._values(number) for number in filled]
@@ -138,7 +139,8 @@ class Job:
                 found[name] = np.full((*shape, count), np.nan)
             if found[name].shape != (*shape, count):
                 raise ValueError(
-                    f"a sweep keeps observables of one number a time, but {name!r} has shape {found[name].shape[-1:]}."
+                    f"a sweep keeps observables with one number per time, but {name!r} has shape "
+                    f"{found[name].shape[-1:]}."
                 )
         found = {name: np.asarray(found[name], self.store.dtype(name)) for name in self.store.variables}
         if retry:
@@ -161,10 +163,10 @@ def tally(result: np.ndarray) -> dict[str, int]:
 
 
 def plan_of(store: Store, source: str | None = None) -> SweepPlan:
-    """The plan of a store, with the numbers it was created with: a random design is read, not drawn again.
+    """The plan of a store, with the numbers with which it was created; a random design is read, not drawn again.
 
     Args:
-        store: It is data: where what it names lies, only the user can say.
+        store: The store, which is data; only the user can say where the files are that it names.
         source: File of the plan that the user gave.
     """
     plan = SweepPlan.of(
@@ -183,7 +185,8 @@ def plan_of(store: Store, source: str | None = None) -> SweepPlan:
 
 
 def _refuse_names(given: object) -> None:
-    """Raise ValueError if a configuration names a file or a function: whose plan it is, is not known here."""
+    """Raise ValueError if a configuration names a file or a function, because the author of the plan is unknown
+    here."""
     if isinstance(given, str) and (":" in given or given.endswith((".npy", ".npz"))):
         raise ValueError(f"the store names {given!r}, but a store is data; run it with the plan that names it.")
     for one in given.values() if isinstance(given, dict) else given if isinstance(given, list) else ():
@@ -191,7 +194,7 @@ def _refuse_names(given: object) -> None:
 
 
 def structure(config: Config, keys: tuple[tuple[str, ...], ...]) -> list[Any]:
-    """What a program depends on: the configuration without the values of its data, and which data it has."""
+    """What a program depends on: the configuration without the values of its data, and the names of its data."""
     tables = config.as_dict()
     for key in (key for names in keys for key in names):
         set_key(tables, key, None)
@@ -225,19 +228,19 @@ def _member(tree: dict[str, Any], index: int) -> dict[str, Any]:
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """What tells the store at a path from another that took its place, or from itself with another plan."""
+    """What distinguishes the store at a path from another that took its place, and from itself with another plan."""
     status = os.stat(Path(path) / "zarr.json")
     return status.st_ino, status.st_mtime_ns
 
 
 def initialize(single_threaded: bool) -> None:
-    """Prepare a local worker process: one thread of computation, and no life after its parent's."""
+    """Prepare a local worker process: it computes in one thread, and ends with its parent."""
     import multiprocessing
 
     if single_threaded:
         flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-        # The flags leave XLA its pool of a thread a core, in which parts of a program run side by side.
+        # The flags leave XLA its pool of one thread per core, in which parts of a program run in parallel.
         os.environ["NPROC"] = os.environ["PJRT_NPROC"] = "1"
     _interrupt.obey_parent()
     parent = multiprocessing.parent_process()

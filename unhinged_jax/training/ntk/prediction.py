@@ -24,7 +24,7 @@ FORMS = ("coordinates", "samples", "class_means", "class_kernel")
 
 
 def class_mean_problem(labels: Labels, dim: int, kernel: Kernel, gamma: ArrayLike | None = None) -> LayerPeeled:
-    """The layer-peeled model of the class means: one sample a class, weighted by the weight of its class.
+    """The layer-peeled model of the class means: one sample per class, weighted by the weight of its class.
 
     Its data loss, prototypes and rows of H are those of the full problem, class by class.
 
