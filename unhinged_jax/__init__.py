@@ -121,12 +121,12 @@ def __dir__() -> list[str]:
 
 
 def _warn(old: str, new: str) -> None:
-    message = f"{__name__}.{old} is now {__name__}.{new}; the old name goes with the next release."
+    message = f"{__name__}.{old} is now {__name__}.{new}; the old name will be removed in the next release."
     warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 class _Old(types.ModuleType):
-    """A module under its old name. Importing it puts it in the place of a function of that name, which it calls."""
+    """A module under its old name. Importing it replaces a function of that name, which it calls."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""The certificate: simulation against closed form, over every case, dynamics and precision."""
+"""The certificate: simulation compared with closed form, over every case, dynamics and precision."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SEEN = np.unique(np.round(np.geomspace(1, UPDATES, 24)).astype(int))
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row of the certificate: a problem, a dynamics, a precision, and what is demanded of them."""
+    """One row of the certificate: a problem, a dynamics, a precision, and the bounds for them."""
 
     name: str
     how: str
@@ -56,7 +56,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a case gave: errors of the simulated run, and the largest of the dense one (float64; else 0)."""
+    """The result of a case: errors of the simulated run, and the largest error of the dense run (float64; else 0)."""
 
     name: str
     dynamics: str
@@ -74,7 +74,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether every bound is kept; NaN keeps none, except where a quantity is not defined for the case."""
+        """Whether every bound is met; NaN meets none, unless a quantity is not defined for the case."""
         errors = max(self.error_H, self.error_W, self.error_b)
         dense = self.error_dense <= self.bound
         rate = math.isnan(self.predicted) or abs(self.rate - self.predicted) <= self.rate_bound * abs(self.predicted)
@@ -83,7 +83,7 @@ class Row:
 
 
 def problems() -> dict[str, LayerPeeled]:
-    """The problems of the certificate, small enough to be checked in minutes, uneven enough to hide nothing."""
+    """The problems of the certificate, small enough to be checked in minutes, irregular enough to hide nothing."""
     rng = np.random.default_rng(2023)
     even, uneven = balanced(4, 3), from_counts([5, 3, 3, 1])
     noisy = uneven.symmetric_noise(0.2).weighted(classes=[1.0, 2.0, 1.5, 3.0])
@@ -134,7 +134,7 @@ def cases() -> list[Case]:
 def run_case(case: Case) -> Row:
     """Simulate, solve, compare; in float64 simulate once more without class sums, signal matrix or planes.
 
-    In float32 the plain update leaves the range of numbers where the reduced one carries the norm beside the state.
+    In float32 the plain update leaves the range of numbers, while the reduced one carries the norm separately.
     """
     began = time.monotonic()
     model = case.model
@@ -160,7 +160,8 @@ def run_case(case: Case) -> Row:
 
 
 def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float, float]:
-    """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted."""
+    """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted
+    rate."""
     schedule = case.dynamics.schedule
     if case.how == "cosine descent" or (case.model.spherical and case.model.rescale < 2):
         return math.nan, math.nan  # no constant rate, or one per sample
@@ -178,7 +179,7 @@ def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float,
 
 
 def _order(case: Case, state: State) -> float:
-    """Order in eta of the distance between descent and flow at one zeta, from halving eta twice."""
+    """Order in eta of the distance between descent and flow at equal zeta, from halving eta twice."""
     horizon, counts = 4.0, (64, 128, 256)
     rates = {"rate_H": case.dynamics.rate_H, "rate_W": case.dynamics.rate_W}
     flow = dataclasses.replace(_flow(), schedule=cosine(1.0, horizon=1e12), **rates)
@@ -194,12 +195,12 @@ def _order(case: Case, state: State) -> float:
 
 
 def certificate(advance: Callable[[Row], None] = lambda row: None, workers: int | None = None) -> list[Row]:
-    """Run all cases side by side, a process for each core; rows come back in the order of the problems.
+    """Run all cases in parallel, one process per core; rows are returned in the order of the problems.
 
-    Processes, because most of the time goes into tracing, which threads cannot share.
+    It uses processes, because most of the time goes into tracing, which threads cannot share.
     """
     found = []
-    context = multiprocessing.get_context("spawn")  # a forked JAX hangs
+    context = multiprocessing.get_context("spawn")  # a fork of JAX hangs
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context) as pool:
         for job in as_completed([pool.submit(_run_numbered, number) for number in range(len(cases()))]):
             found.append(job.result())
@@ -213,7 +214,7 @@ def _run_numbered(number: int) -> Row:
 
 
 def main(json: Path | None = None, force: bool = False) -> int:
-    """Print the certificate, write it to a JSON file if asked; 1 if any bound is missed."""
+    """Print the certificate, and write it to a JSON file if requested; 1 if any bound is missed."""
     from rich.console import Console
 
     began = time.monotonic()

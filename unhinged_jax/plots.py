@@ -1,4 +1,4 @@
-"""The look of every figure, how it is written, and the curves of one run."""
+"""The style of every figure, how figures are written, and the curves of one run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["EXACT", "PALETTE", "SIMULATED", "curves", "save", "style"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito's colours, told apart with any common colour vision; yellow left out for its contrast."""
+"""Okabe & Ito's colours, which are distinct with any common colour vision, without yellow, which has little
+contrast."""
 
 EXACT: dict[str, Any] = {"lw": 3.5, "alpha": 0.45, "solid_capstyle": "butt"}
 """Closed forms are pale bands ..."""
 
 SIMULATED: dict[str, Any] = {"lw": 1.0, "ls": (0, (4, 3))}
-"""... and what was simulated lies on them in thin dashes, so that both are seen where they agree."""
+"""... and simulated curves are thin dashes on them, so that both are visible where they agree."""
 
 _METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
-_DECADES = 2  # a positive curve that spans more than this is drawn on a logarithmic axis
+_DECADES = 2  # a positive curve that spans more than this gets a logarithmic axis
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def style() -> Iterator[None]:
         "axes.spines.right": False,
         "axes.linewidth": 0.8,
         "lines.linewidth": 1.6,
-        "svg.hashsalt": "unhinged",  # the same figure gives the same file
+        "svg.hashsalt": "unhinged",  # so that the same figure gives the same file
     }
     with matplotlib.rc_context(settings):
         yield
@@ -80,9 +81,9 @@ def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png
 
     Args:
         figure: A `matplotlib.figure.Figure`.
-        folder: Where the files go; it must be there.
-        name: Without an ending.
-        kinds: Endings; "png" and "svg" (default) name neither date nor program.
+        folder: An existing folder for the files.
+        name: File name without an ending.
+        kinds: Endings; "png" and "svg" (default) contain neither date nor program.
 
     Returns:
         The paths, one for each kind.
@@ -108,7 +109,7 @@ def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png
 
 
 def tex_error(text: str) -> str:
-    r"""Why matplotlib cannot read what a text has between dollars, and `save` shows it as it is; empty if it can.
+    r"""Why matplotlib cannot read the formula in a text, so that `save` shows it verbatim; empty if it can.
 
     Example:
         >>> tex_error("rate $r_1$, 5 $"), tex_error("plain")
@@ -135,8 +136,8 @@ def curves(trajectory: Trajectory) -> Figure:
         trajectory: An unbatched run with concrete values.
 
     Returns:
-        A `matplotlib.figure.Figure`, apart from pyplot; write it with `save`. Positive values that span
-        more than two decades, and times spaced geometrically, are drawn on logarithmic axes.
+        A `matplotlib.figure.Figure`, independent of pyplot; write it with `save`. Positive values that span more than
+        two decades, and times spaced geometrically, are drawn on logarithmic axes.
 
     Raises:
         ValueError: if the run has no scalar observable, or is a batch.

@@ -1,4 +1,4 @@
-"""The precision a computation runs in, without touching JAX's global flag."""
+"""The precision of a computation, without touching JAX's global flag."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def of(tree: PyTree) -> str:
 
 
 def current() -> str:
-    """JAX's own precision now: "float64" or "float32"."""
+    """JAX's current precision: "float64" or "float32"."""
     return "float64" if jnp.result_type(float) == np.float64 else "float32"
 
 
 def given_back(tree: PyTree, name: str, outside: str) -> Any:
-    """Results of precision `name` as NumPy arrays where that is not the one `outside`, so that dtypes cannot mix."""
+    """Results of precision `name`, as NumPy arrays if the precision `outside` differs, so that dtypes cannot mix."""
     if name == outside or not _check.concrete(tree):
         return tree
     return _memory.read_all(tree)
 
 
 def refuse_compiled(name: str, outside: str) -> None:
-    """Raise if a float64 computation stands inside a function that JAX compiles in float32.
+    """Raise if a float64 computation is inside a function that JAX compiles in float32.
 
-    JAX would go on in float32 with float64 arrays after our context has ended, and fail or round somewhere else.
+    JAX would continue in float32 with float64 arrays after our context has ended, and fail or round elsewhere.
     """
     if name == "float64" and outside == "float32" and not _check.concrete(jnp.zeros(())):
         raise ValueError(
@@ -76,7 +76,7 @@ def differentiated(tree: PyTree) -> bool:
 def refuse_differentiated(tree: PyTree, name: str, outside: str) -> None:
     """Raise if a float64 computation is to be differentiated while JAX is in float32.
 
-    JAX would go on with the derivative after our context has ended.
+    JAX would continue with the derivative after our context has ended.
     """
     if name == "float64" and outside == "float32" and differentiated(tree):
         raise ValueError(
@@ -88,7 +88,7 @@ def refuse_differentiated(tree: PyTree, name: str, outside: str) -> None:
 def traceable(tree: PyTree) -> Any:
     """The tree with Python numbers as arrays: numbers are data, so that a sweep over them compiles once.
 
-    Floating-point leaves take the precision of the run, which widens them before anything is computed with them.
+    Floating-point leaves take the precision of the run before anything is computed with them.
     """
     dtype = jnp.result_type(float)
 

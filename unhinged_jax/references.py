@@ -1,4 +1,4 @@
-"""What to cite: the BibTeX file of the package, entry by entry, and the entries that a run needs."""
+"""What to cite: the entries of the package's BibTeX file, and those that a run needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAPER, _DIFFRAX, _OPTAX = "zhou2023unhinged", "kidger2021on", "deepmind2020jax"
 
 @functools.cache
 def entries() -> dict[str, str]:
-    """Key -> BibTeX entry, as it stands in `references.bib`.
+    """Key -> BibTeX entry, as in `references.bib`.
 
     Example:
         >>> "zhou2023unhinged" in entries()
@@ -81,7 +81,7 @@ def in_words(key: str) -> str:
 
 
 class Cites(Protocol):
-    """What names its references itself, such as the finding of a theory."""
+    """An object that names its own references, such as the finding of a theory."""
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -91,8 +91,8 @@ class Cites(Protocol):
 def citation(used: Trajectory | Flow | Descent | LayerPeeled | Cites | None = None) -> str:
     """BibTeX entries for what a run used.
 
-    The paper that solves the model is always among them; diffrax where a flow was integrated; optax where a descent was
-    stepped; for the run of a theory the papers it comes from and the libraries it used.
+    The paper that solves the model is always among them; diffrax if a flow was integrated; optax if a descent was
+    simulated; for the run of a theory, the papers of the theory and the libraries that it used.
 
     Args:
         used: A `Trajectory` of `simulate` or `exact`, or the dynamics given to `simulate`; or a `Finding` of

@@ -1,4 +1,4 @@
-"""Elementary functions without cancellation, smooth (value and gradient) where the textbook form is 0/0."""
+"""Elementary functions without cancellation, smooth in value and gradient where the textbook form is 0/0."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def log1p_ratio(x: jax.Array) -> jax.Array:
 
 
 def power_of_two(exponent: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """2^k for integers k, exactly, where it is a normal number; a tenth of what `jnp.ldexp` has to compile.
+    """2^k for integers k, exactly, if it is a normal number; it compiles to a tenth of `jnp.ldexp`.
 
     Example:
         >>> power_of_two(jnp.asarray([-3, 0, 4]), jnp.float32)
@@ -55,7 +55,7 @@ def power_of_two(exponent: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def faint(dtype: DTypeLike) -> float:
-    """The size below which numbers come so near to the smallest ones that sums of them lose digits.
+    """The size below which numbers are so close to the smallest ones that sums of them lose digits.
 
     Example:
         >>> 1e-32 < faint("float32") < 1e-30
@@ -68,8 +68,8 @@ def faint(dtype: DTypeLike) -> float:
 def segment_sum(values: jax.Array, index: jax.Array, classes: int) -> jax.Array:
     """Sums over the rows of each class, shape (classes, ...), at least in float32.
 
-    Added one by one, hundreds of thousands of float32 numbers lose the third digit. Long sums are therefore added in
-    about as many pieces as a piece has rows, and the pieces then.
+    If they were added one by one, hundreds of thousands of float32 numbers would lose the third digit. Long sums are
+    therefore added in pieces, about as many as a piece has rows, and then the pieces are added.
 
     Example:
         >>> segment_sum(jnp.ones(3, jnp.bfloat16), jnp.array([0, 1, 1]), 2)
@@ -99,23 +99,24 @@ def safe_log(x: jax.Array) -> jax.Array:
 
 
 def drift(size: jax.Array, beyond: int = 20) -> jax.Array:
-    """The power of two nearest to a size, as a whole number; 0 for sizes within 2^+-beyond, zeros, and what is not
-    finite. It carries no derivative."""
+    """The power of two nearest to a size, as a whole number; 0 for sizes within 2^+-beyond, for zeros, and for sizes
+    that are not finite. It carries no derivative."""
     ready = (size > 0) & jnp.isfinite(size)
     power = jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32)
     return jax.lax.stop_gradient(jnp.where(jnp.abs(power) > beyond, power, 0))
 
 
 def largest(*parts: jax.Array) -> jax.Array:
-    """The largest absolute entry of arrays, together."""
+    """The largest absolute entry of all arrays together."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in parts]))
 
 
 @jax.custom_jvp
 def safe_norm(*parts: jax.Array) -> jax.Array:
-    """Frobenius norm of arrays of any scale, together: no overflow or underflow of squares, derivatives 0 at 0."""
+    """Frobenius norm of all arrays together, at any scale, without overflow or underflow of squares; its derivative at
+    0 is 0."""
     info, nothing = jnp.finfo(parts[0].dtype), jnp.zeros((), parts[0].dtype)
-    # Powers of two that bring squares into range. XLA may square them themselves, where a part is a constant.
+    # Powers of two that bring squares into range. XLA may square the powers themselves if an array is a constant.
     up, down, most = 2.0 ** (info.maxexp // 2 - 1), 2.0 ** -(info.maxexp // 2 + 2), 2.0 ** (9 * info.maxexp // 16)
 
     def norm(unit: ArrayLike) -> jax.Array:
@@ -126,7 +127,7 @@ def safe_norm(*parts: jax.Array) -> jax.Array:
     unit = jnp.where(square > 1, down, up).astype(square.dtype)
     if sum(part.size for part in parts) > _PASS:
         return jax.lax.cond(fits, lambda: jnp.sqrt(square), lambda: norm(unit) / unit)
-    # A second pass over few numbers costs less than a branch, for which a GPU asks the host.
+    # A second pass over few numbers costs less than a branch, for which a GPU must ask the host.
     unit = jnp.where(fits, 1.0, unit)
     return norm(unit) / unit
 
@@ -142,10 +143,10 @@ def _safe_norm_jvp(parts: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def greatest(values: jax.Array, axis: int = 0) -> jax.Array:
-    """`jnp.max` with a derivative that XLA cannot lose: the mean over the entries that are the greatest, to rounding.
+    """`jnp.max` with a derivative that XLA cannot lose: the mean over the entries that are the largest, up to rounding.
 
-    JAX's own compares entries with their maximum. XLA may compute an entry twice and round it in two ways, and where
-    none is the maximum, that is 0/0.
+    JAX's own compares entries with their maximum. XLA may compute an entry twice and round it in two ways, and if no
+    entry equals the maximum, the result is 0/0.
 
     Example:
         >>> jax.grad(greatest)(jnp.array([1.0, 2.0, 2.0]))
@@ -168,8 +169,8 @@ def _greatest_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Arra
 def first_largest(values: jax.Array) -> jax.Array:
     """Row of the largest entry of every column, the first one of equals: `argmax` along axis 0, without a rule for NaN.
 
-    XLA's argmax is several times slower on CPUs than this. Comparing entries with their maximum is no way either: XLA
-    may compute an entry twice and round it in two ways.
+    XLA's argmax is several times slower on CPUs than this. Comparing entries with their maximum does not work either,
+    because XLA may compute an entry twice and round it differently.
 
     Example:
         >>> first_largest(jnp.array([[1.0, 0.0], [2.0, 5.0], [2.0, 1.0]]))

@@ -1,8 +1,8 @@
 """Neural-collapse metrics: NC1-NC4 and related ones, from class statistics alone.
 
-Every metric takes `ClassStatistics` (with prototypes W or logits where it needs them) and never
-forms an n x n or p x p array. `collapse_metrics` evaluates all of them and shares the work;
-`METRICS` lists each with its paper and its ideal value.
+Every metric takes `ClassStatistics` (with prototypes W or logits where it needs them) and never forms an n x n or p x p
+array. `collapse_metrics` evaluates all of them and shares work between them; `METRICS` lists each with its paper and
+its ideal value.
 
 Conventions, common to all:
 

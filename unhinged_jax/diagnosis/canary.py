@@ -1,4 +1,4 @@
-"""The canary: small programs of the shapes this library uses, on the device against NumPy."""
+"""The canary: small programs of the shapes this library uses, on the device compared with NumPy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 
 __all__ = ["LANES", "CanaryResult", "canary"]
 
-# One above a power of two, where the wrong releases split a loop badly.
+# One above a power of two, where the broken releases split a loop wrongly.
 LANES = (4097, 16385, 32769)
 
-# A right program stays within 10 roundings on these inputs; a wrong one is off by percents.
+# A correct program stays within 10 roundings on these inputs; a broken one is wrong by percents.
 BOUND_IN_ROUNDINGS = 64
 
 
@@ -30,7 +30,7 @@ class CanaryResult:
         dtype: "float32" or "float64".
         relative_error: largest over lanes of ‖device − NumPy‖/‖NumPy‖; infinite if the program
             did not run.
-        bound: largest error of a right program, 64 roundings of ``dtype``.
+        bound: largest error of a correct program, 64 roundings of ``dtype``.
         ok: whether the error is within the bound; false for NaN.
         detail: why the program did not run, else empty.
     """
@@ -45,19 +45,19 @@ class CanaryResult:
 
 
 def canary(lanes: Sequence[int] = LANES) -> list[CanaryResult]:
-    """Run programs of this library's kind on the default device against NumPy in float64.
+    """Run programs of this library's kind on the default device and compare them with NumPy in float64.
 
-    Four programs: Σ(M r)² of each row r; 32 steps x ← x + h (A x + b) in a scan; eight steps of
-    gradient descent on the unhinged loss by class sums, one learning rate per lane, against the
-    full signal matrix; and elementwise operations outside ``jit``. Each in float32 and, where the
-    device has it, in float64. Products run at the highest precision, as everywhere in the library.
+    Four programs: Σ(M r)² of each row r; 32 steps x ← x + h (A x + b) in a scan; eight steps of gradient descent on the
+    unhinged loss by class sums, one learning rate per lane, against the full signal matrix; and elementwise operations
+    outside ``jit``. Each runs in float32 and, if the device supports it, in float64. Products use the highest
+    precision, as everywhere in the library.
 
     Args:
         lanes: batch sizes; default 4097, 16385 and 32769.
 
     Returns:
-        One result for each program, dtype and size. A program that fails to run is a result that
-        is not ok, never an exception.
+        One result for each program, dtype and size. A program that fails to run gives a result that is not ok, never an
+        exception.
 
     Source:
         Beyond the paper.
@@ -71,11 +71,11 @@ def canary(lanes: Sequence[int] = LANES) -> list[CanaryResult]:
 
 
 def _has_float64() -> bool:
-    """Whether the default device computes in float64 at all; some accelerators do not."""
+    """Whether the default device can compute in float64; some accelerators cannot."""
     try:
         with jax.enable_x64(True):
             return bool(jnp.asarray(1.0, jnp.float64) + 2.0**-40 > 1.0)
-    except Exception:  # backends refuse a dtype in their own ways
+    except Exception:  # backends refuse a dtype in different ways
         return False
 
 
@@ -103,7 +103,7 @@ def _examine(program: _Program, lanes: int, dtype: str) -> CanaryResult:
         with jax.enable_x64(dtype == "float64"):
             got = np.asarray(program.run(*map(jnp.asarray, inputs)), np.float64)
         error = _worst_lane(got, exact)
-    except Exception as failure:  # a broken device is a finding, not a crash of the doctor
+    except Exception as failure:  # a broken device must be reported, not crash the doctor
         detail = one_line(failure)
         return CanaryResult(program.name, lanes, dtype, float("inf"), bound, False, detail)
     return CanaryResult(program.name, lanes, dtype, error, bound, error <= bound)

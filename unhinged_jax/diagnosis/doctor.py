@@ -1,8 +1,8 @@
-"""Whether the machine underneath can be trusted: versions, devices, precision, and a canary.
+"""Whether this machine can be trusted: versions, devices, precision, and a canary.
 
-Some releases of JAX compile programs of our kind to wrong numbers without a warning, each on some
-devices and at some sizes only. ``known_problem`` names the releases, ``canary`` asks the device
-itself: it runs small programs of the shapes this library uses and compares them with NumPy.
+Some releases of JAX compile programs of our kind to wrong numbers without a warning, each only on some devices and at
+some sizes. ``known_problem`` names the releases. ``canary`` tests the device itself: it runs small programs of the
+shapes this library uses and compares them with NumPy.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def known_problem(version: str) -> str | None:
 
 
 def report() -> dict[str, Any]:
-    """Versions, devices and precision in force; never raises, whatever is broken.
+    """Versions, devices and current precision; never raises, whatever is broken.
 
     Returns:
         A dictionary that JSON can hold:
         ``python``, ``system``: strings;
-        ``packages``: version by name, or None where not installed;
+        ``packages``: version by name, or None if not installed;
         ``devices``: list of {"id", "platform", "kind"};
-        ``default_backend``: platform that runs by default, or None;
+        ``default_backend``: default platform, or None;
         ``default_dtype``: dtype of a new array of floats;
-        ``x64``: whether float64 is enabled where this is called;
+        ``x64``: whether float64 is enabled in the caller;
         ``matmul_precision``: JAX's default for products, None if left to the device;
         ``problems``: sentences: packages that do not import, devices that cannot be listed,
         releases known to compute wrong numbers.
@@ -111,11 +111,10 @@ def main(json: bool = False) -> int:
     """Print the report and the canary.
 
     Args:
-        json: print one JSON object instead of tables; default False. An error that is not finite
-            is null there.
+        json: print one JSON object instead of tables; default False. There, an error that is not finite is null.
 
     Returns:
-        Exit status: 1 if a canary fails or jax or jaxlib is a release known to be wrong, else 0.
+        Exit status: 1 if a canary fails or a release of jax or jaxlib is known to be broken, else 0.
 
     Source:
         Beyond the paper.
@@ -160,7 +159,7 @@ def _print_tables(machine: dict[str, Any], results: list[CanaryResult], healthy:
     for problem in machine["problems"] + failures:
         console.print(f"[red]problem[/] {escape(problem)}")
     if healthy:
-        console.print("[green]Every program is right, and no release known to be wrong is here.[/]")
+        console.print("[green]Every program is correct, and no release known to be broken is installed.[/]")
     else:
         console.print(f"[red]Numbers from this machine cannot be trusted;[/] {escape(REMEDY)}")
 
@@ -181,7 +180,7 @@ def _facts(machine: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _installed_version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
-    except Exception:  # broken metadata must not hide the rest of the report
+    except Exception:  # broken metadata must not suppress the rest of the report
         return None
 
 

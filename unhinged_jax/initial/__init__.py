@@ -1,10 +1,9 @@
 """Initial features and prototypes, random or given by a published generator.
 
-Two kinds of draw live here. ``normal``, ``kaiming_uniform``, ``kaiming_normal`` and ``simplex_etf``
-take a JAX key and work under ``jit`` and ``vmap``, in the precision in force. ``torch_cpu_normal``
-and ``cuda_uniform`` repeat, in NumPy and always in float64, the streams of two PyTorch generators,
-because the numerical experiments of Zhou et al. (2023) start from them; ``paper_features``,
-``paper_prototypes`` and ``paper_anchors`` are those starts.
+Two kinds of draw live here. ``normal``, ``kaiming_uniform``, ``kaiming_normal`` and ``simplex_etf`` take a JAX key and
+work under ``jit`` and ``vmap``, in the current precision. ``torch_cpu_normal`` and ``cuda_uniform`` repeat, in NumPy
+and always in float64, the streams of two PyTorch generators, because the numerical experiments of Zhou et al. (2023)
+start from them; ``paper_features``, ``paper_prototypes`` and ``paper_anchors`` are those starts.
 """
 
 from unhinged_jax.initial.draws import kaiming_normal, kaiming_uniform, normal, simplex_etf

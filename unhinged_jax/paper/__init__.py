@@ -1,1 +1,1 @@
-"""The paper's numerical experiments, run again."""
+"""The paper's numerical experiments, repeated."""

@@ -14,7 +14,7 @@ from unhinged_jax.plots import EXACT, PALETTE, SIMULATED, save, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEAST = 1e-18  # where a logarithmic axis of distances ends: far below what the original runs could resolve
+_LEAST = 1e-18  # where a logarithmic axis of distances ends, far below what the original runs could resolve
 
 
 def draw(outcome: Reproduction, out: Path, with_published: bool) -> None:
@@ -64,10 +64,10 @@ def _panel(ax: Axes, outcome: Reproduction, panel: Panel, colours: dict[str, str
         smallest, largest = min(smallest, positive.min(initial=np.inf)), max(largest, positive.max(initial=0.0))
         if with_published and label in published.vertices(name):
             x, y = published.vertices(name)[label]
-            if panel.scale == "log":  # what the original runs could not resolve is no data
+            if panel.scale == "log":  # values that the original runs could not resolve are not data
                 shown = y >= (published.FLOOR if name in published.DISTANCES else 0)
                 x, y = x[shown], y[shown]
-            elif panel.scale == "symlog":  # their axis was linear: what is smaller than it resolves reads 0
+            elif panel.scale == "symlog":  # their axis was linear, so smaller values than it resolves read 0
                 shown = np.abs(y) > published.resolution(name)
                 x, y = x[shown], y[shown]
             thin = slice(None, None, max(1, x.size // 14))

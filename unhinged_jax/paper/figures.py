@@ -1,4 +1,4 @@
-"""The paper's numerical experiments as data: what to run and what to draw, with the settings they were really run with.
+"""The paper's numerical experiments as data: what to run and what to draw, with the settings that were actually used.
 
 The paper's captions and its runs disagree in places; `Figure.notes` says where. Norms and distances at index t of a
 published curve belong to the state after t + 1 updates, loss and accuracy to the state before update t + 1.
@@ -31,7 +31,7 @@ def critical_decay(gamma: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One run: its label in the published legend, the problem, the descent."""
+    """One run: its label in the published legend, its problem and its descent."""
 
     label: str
     model: LayerPeeled
@@ -40,7 +40,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One plot: which observables it needs, how they make the published quantity, and how it is drawn.
+    """One plot: the observables that it needs, how they give the published quantity, and how it is drawn.
 
     `after` is 1 for quantities taken after the update, 0 for those taken before it.
     """
@@ -56,7 +56,7 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure: its runs, its panels, which prototypes it starts from, and what its caption gets wrong."""
+    """A figure: its runs, its panels, the prototypes from which it starts, and the errors of its caption."""
 
     number: str
     title: str
@@ -68,7 +68,7 @@ class Figure:
     curves_of: dict[str, tuple[Curve, ...]] = dataclasses.field(default_factory=dict)
 
     def runs(self) -> list[tuple[tuple[Panel, ...], Curve]]:
-        """Every run with the panels it feeds."""
+        """Every run with the panels in which it appears."""
         jobs = []
         for group in {id(c): c for c in [self.curves, *self.curves_of.values()] if c}.values():
             panels = tuple(p for p in self.panels if self.curves_of.get(p.letter, self.curves) is group)

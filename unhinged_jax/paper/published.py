@@ -1,4 +1,4 @@
-"""Vertices of the published curves, and how far a reproduction is from them."""
+"""Vertices of the published curves, and the distance of a reproduction from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import resources
 
 import numpy as np
 
-FLOOR = 2e-11  # published distances below this are rounding of the original runs
+FLOOR = 2e-11  # published distances below this are rounding errors of the original runs
 DISTANCES = {"1c", "5b", "5c", "6b", "6c", "7b", "7c", "8b", "8c", "9b", "9e", "15c"}
 _RESOLUTION = {"1a": 2e46, "15a": 2e-5, "15d": 2e-5}  # what the plot resolves
 _NOISE = {("1b", "gamma=0.05"): 34_300, ("5a", "gamma=0.1"): 12_800}  # all logits equal beyond: accuracy is rounding
@@ -18,7 +18,7 @@ Vertices = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @functools.cache
 def vertices(panel: str) -> Vertices:
-    """Curve -> (indices, values) of a published panel such as "5b"; empty where none was read off."""
+    """Curve -> (indices, values) of a published panel such as "5b"; empty if none was read off."""
     source = resources.files("unhinged_jax.paper") / "published" / f"fig{panel}.csv"
     if not source.is_file():
         return {}
@@ -32,7 +32,7 @@ def vertices(panel: str) -> Vertices:
 
 
 def resolution(panel: str) -> float:
-    """The smallest difference that the published plot of a panel shows; 0 where it shows every digit that was read."""
+    """The smallest difference that the published plot of a panel shows; 0 if it shows every digit that was read."""
     return _RESOLUTION.get(panel, 0.0)
 
 
@@ -40,9 +40,9 @@ def deviation(panel: str, curve: str, indices: np.ndarray, values: np.ndarray) -
     """How far a curve is from its published vertices.
 
     Returns:
-        None where nothing was published; else `points` compared and `worst`, the largest |difference| over 1e-6 |value|
-        + r with r what the plot resolves: at most 1 means agreement. Left out is what is rounding: distances below
-        2e-11 in the original, and accuracies of equal logits there and here.
+        None if nothing was published; else the number of `points` compared and `worst`, the largest |difference| over
+        1e-6 |value| + r, where r is the resolution of the plot; at most 1 means agreement. Rounding errors are left
+        out: distances below 2e-11 in the original, and accuracies of equal logits in either.
 
     Raises:
         ValueError: for a curve that the published panel does not have, rather than leaving it uncompared.

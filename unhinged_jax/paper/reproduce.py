@@ -1,4 +1,5 @@
-"""Run the paper's figures, simulated and exact, write their data, draw them, and compare with what was published."""
+"""Run the paper's figures, simulated and exact, write their data, draw them, and compare them with the published
+ones."""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ def indices(figure: Figure, extra: dict[str, set[int]], after: int) -> np.ndarra
 
 
 def padded(points: np.ndarray, count: int) -> np.ndarray:
-    """The indices with more of them between, `count` in all."""
+    """The indices with further ones between them, `count` in all."""
     free = np.setdiff1d(np.arange(UPDATES), points)
     more = free[np.round(np.linspace(0, free.size - 1, count - points.size)).astype(int)] if count > points.size else []
     return np.union1d(points, more).astype(int)
@@ -102,7 +103,7 @@ def run_curve(
     after: np.ndarray,
     state: State,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """One curve of every panel it feeds: letter -> (indices, values)."""
+    """One curve of every panel in which a run appears: letter -> (indices, values)."""
     result = {}
     for side, points in ((0, before), (1, after)):
         wanted = [panel for panel in panels if panel.after == side]
@@ -124,7 +125,7 @@ def run_figures(
     advance: Callable[[str], None] = lambda label: None,
     workers: int | None = None,
 ) -> list[Reproduction]:
-    """All curves of the figures, simulated and exact, side by side on the cores there are."""
+    """All curves of the figures, simulated and exact, in parallel on the available cores."""
     plans = plan_indices(figures, extra)
     outcomes = [Reproduction(figure, {}, {}) for figure in figures]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -145,7 +146,7 @@ def run_figures(
 
 
 def write_csv(path: Path, curves: dict[str, tuple[np.ndarray, np.ndarray]], order: Sequence[str]) -> None:
-    """`curve,t,value`, every digit kept."""
+    """`curve,t,value`, with every digit."""
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["curve", "t", "value"])
@@ -161,7 +162,7 @@ def summarise(outcome: Reproduction, from_paper: bool) -> dict[str, Any]:
         name, rows = figure.number + panel.letter, dict[str, dict[str, Any]]()
         for label, (t, simulated) in outcome.simulated[panel.letter].items():
             closed = outcome.exact[panel.letter][label][1]
-            # An accuracy near 0 is a few samples, or rounding where all logits are equal: it is compared as it is.
+            # An accuracy near 0 is a few samples, or rounding if all logits are equal, so its difference is absolute.
             shares = np.all((closed >= 0) & (closed <= 1)) and "accuracy" in panel.title.lower()
             size = 1.0 if shares else np.maximum(np.abs(closed), np.finfo(float).tiny)
             rows[label] = {
@@ -185,14 +186,14 @@ def main(
     seed: int | None = None,
     force: bool = False,
 ) -> int:
-    """Reproduce figures into a folder; 0 if all agree with what was published, 1 if any does not.
+    """Reproduce figures into a folder; 0 if all agree with the published ones, 1 if any does not.
 
     Args:
         figures: Numbers such as "1" and "15"; all by default.
         out: Folder for figN.png, figN.svg, figN<panel>.csv, figN<panel>_exact.csv and summary.json.
-        at: CSV file (columns figure, t) of further indices to evaluate.
+        at: CSV file (columns figure, t) with further indices to evaluate.
         seed: Start from this seed instead of the paper's own state.
-        force: Replace results of these figures; those of others are kept in any case.
+        force: Replace results of these figures; those of others are always kept.
     """
     began = time.monotonic()
     chosen = [FIGURES[number]() for number in figure_numbers(figures)]
@@ -223,7 +224,7 @@ def main(
 
 
 def _before(out: Path, chosen: Sequence[Figure], seed: int | None, force: bool) -> dict[str, Any]:
-    """What summary.json says of other figures; refuses to replace what is there."""
+    """What summary.json says about other figures; refuses to replace existing results."""
     page = out / "summary.json"
     try:
         told = json.loads(page.read_text(encoding="utf-8")) if page.exists() else {"seed": seed, "figures": {}}
@@ -238,7 +239,7 @@ def _before(out: Path, chosen: Sequence[Figure], seed: int | None, force: bool) 
 
 
 def report(summary: dict[str, Any], out: Path) -> int:
-    """Print one line a panel; 1 if a published vertex is missed."""
+    """Print one line per panel; 1 if a published vertex is missed."""
     from rich.console import Console
     from rich.table import Table
 
@@ -249,7 +250,7 @@ def report(summary: dict[str, Any], out: Path) -> int:
             rows = panel["curves"].values()
             compared = [row[key] for row in rows for key in ("published_simulated", "published_exact") if key in row]
             worst = max((c["worst"] for c in compared), default=None)
-            missed |= not all(c["worst"] <= 1 for c in compared)  # so that NaN is a miss
+            missed |= not all(c["worst"] <= 1 for c in compared)  # so that NaN counts as a miss
             table.add_row(
                 name,
                 panel["title"],

@@ -1,1 +1,1 @@
-"""A run as files, and the command that writes them: `unhinged simulate` and `unhinged exact`."""
+"""A run as files, and the command that writes them, `unhinged simulate`."""

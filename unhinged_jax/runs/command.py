@@ -1,4 +1,4 @@
-"""`unhinged simulate`: what a file describes, run or resumed, and written into a folder."""
+"""`unhinged simulate`: run or resume the problem of a file, and write the results into a folder."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from unhinged_jax.trajectory import RunResult, Trajectory
 
 STOPPED_EARLY = 3
 
-# What a resumed run may change: when to look, and how long to try.
+# What a resumed run may change: the times, and the number of solver steps.
 _MAY_CHANGE = {"run": ("until", "points", "spacing", "first", "times", "precision"), "dynamics": ("max_steps",)}
 
 
 def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | None, exact: bool) -> int:
-    """Run a file into a folder; see `unhinged simulate --help`."""
+    """Run the problem of a file into a folder; see `unhinged simulate --help`."""
     with spinner("Loading"):
         read = read_config(config)
         problem = build(read, precision)
@@ -53,7 +53,7 @@ def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | 
 
 @contextmanager
 def _named(config: Path) -> Iterator[None]:
-    """Name the file in what the library says about its values."""
+    """Name the file in the library's messages about its values."""
     try:
         yield
     except ValueError as error:
@@ -66,7 +66,7 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
     if before is not None:
         times, start = times[times > before.elapsed], before
         if not times.size:
-            raise ValueError(f"the run has reached {before.elapsed:g} already; raise `until` in [run] to go on.")
+            raise ValueError(f"the run has reached {before.elapsed:g} already; raise `until` in [run] to continue.")
         _refuse_gaps(before.observables)
     solve = solve_exactly if exact else simulate
     after = solve(
@@ -74,7 +74,7 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
         states=problem.states, target=problem.target, precision=problem.precision,
     )  # fmt: skip
     after = _memory.read_all(after)
-    # JAX sorts the keys of a dictionary; people read them in the order they asked for.
+    # JAX sorts the keys of a dictionary; here they get back the requested order.
     order = [name for name in problem.observe if name in after.observables]
     after = dataclasses.replace(after, observables={name: after[name] for name in order})
     return after if before is None else files.joined(before, after)
@@ -87,7 +87,7 @@ def _refuse_gaps(observed: Collection[str]) -> None:
 
 
 def _identity(config: Config, problem: Problem, exact: bool) -> dict[str, Any]:
-    """What two commands must share to be parts of one run."""
+    """What two commands must have in common to be parts of one run."""
     sections = config.as_dict()
     for section, keys in _MAY_CHANGE.items():
         sections[section] = {k: v for k, v in sections[section].items() if k not in keys}

@@ -1,4 +1,4 @@
-"""The files of one run: written whole or not at all, and read again to go on."""
+"""The files of one run, which are written whole or not at all and can be read to continue the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FILES", "Stored", "joined", "read_run", "versions", "workspace", "write_run"]
 
-# The state comes last: it is what a run continues from, so it must never be ahead of the rest.
+# The state comes last, because a run continues from it, so it must never be ahead of the rest.
 FILES = ("observables.nc", "observables.csv", "curves.png", "curves.svg", "run.json", "final.npz")
 _UNFINISHED = ".unfinished-"
 _UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -41,7 +41,7 @@ _PACKAGES = ("unhinged-jax", "jax", "jaxlib", "numpy", "optax", "diffrax", "equi
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A run read from its folder: the trajectory, and the identity it was written with."""
+    """A run read from its folder: the trajectory, and the identity with which it was written."""
 
     trajectory: Trajectory
     identity: dict[str, Any]
@@ -49,16 +49,16 @@ class Stored:
 
 @contextmanager
 def workspace(folder: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
-    """A temporary folder inside `folder`, removed in the end, in which the files of a run are prepared.
+    """A temporary folder inside `folder` in which the files of a run are prepared; it is removed at the end.
 
     Args:
-        folder: Where the run will lie; made if needed.
+        folder: The folder of the run; made if needed.
         force: Existing files may be replaced.
         resume: Existing files are expected.
 
     Raises:
-        ValueError: if there are files and neither is set, or none and `resume` is set.
-        OSError: if the folder cannot be made or written to; before the run, not after it.
+        ValueError: if there are files and neither option is set, or no files and `resume` is set.
+        OSError: if the folder cannot be made or written to; this is checked before the run.
     """
     make_room(folder, FILES, "a run", force=force, resume=resume, needs="final.npz")
     for left in folder.glob(f"{_UNFINISHED}*"):
@@ -76,10 +76,10 @@ def write_run(
     """Write every file of a run into `place`, then move them into `folder` one by one, the state last.
 
     Args:
-        folder: Where the run belongs.
+        folder: The folder of the run.
         place: The `workspace` in it.
         trajectory: The run, with NumPy or JAX arrays.
-        identity: What must not change when the run is resumed; kept inside final.npz.
+        identity: What must not change when the run is resumed; stored in final.npz.
         facts: Anything else for run.json.
 
     Source: beyond the paper.
@@ -121,8 +121,8 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
     """Read a run that `write_run` wrote.
 
     Args:
-        folder: Where it lies.
-        dynamics: What it ran under; tells the form of the optimiser's memory.
+        folder: The folder of the run.
+        dynamics: The dynamics of the run, which determines the form of the optimiser's memory.
 
     Returns:
         The reached part of the run as a `Trajectory` to continue from, and its identity.
@@ -147,12 +147,12 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
     try:
         with xarray.open_dataset(folder / "observables.nc", engine="scipy") as dataset:
             dataset.load()
-        whole = dataset.attrs.get("digest", "") in ("", _digest(dataset))  # older versions took none
+        whole = dataset.attrs.get("digest", "") in ("", _digest(dataset))  # older versions have none
     except (*_UNREADABLE, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{folder / 'observables.nc'} is damaged ({error}); start again with --force.") from error
     if not whole:
         raise ValueError(f"{folder / 'observables.nc'} was altered after it was written; start again with --force.")
-    # A kill between two moves leaves rows beyond the state; they will be computed again.
+    # If the process is killed between two moves, rows beyond the state remain; they will be computed again.
     dataset = dataset.isel(time=dataset["reached"].values & (dataset["time"].values <= elapsed))
     states = {name[6:]: values for name, values in _arrays(dataset).items() if name.startswith("state_")}
     return Stored(
@@ -175,7 +175,7 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
 
 
 def joined(before: Trajectory, after: Trajectory) -> Trajectory:
-    """Two runs as one, the second of which continued the first."""
+    """Two runs as one; the second continued the first."""
 
     def chain(first: PyTree, second: PyTree) -> Any:
         return jax.tree.map(lambda a, b: np.concatenate([_memory.read(a), _memory.read(b)]), first, second)
@@ -191,7 +191,7 @@ def joined(before: Trajectory, after: Trajectory) -> Trajectory:
 
 
 def versions() -> dict[str, str | None]:
-    """Version of Python and of the packages that decide the numbers; None where not installed.
+    """Versions of Python and of the packages that determine the numbers; None if not installed.
 
     Example:
         >>> "jax" in versions()
@@ -217,7 +217,7 @@ def _dataset(trajectory: Trajectory) -> Any:
 
 
 def _digest(dataset: xarray.Dataset) -> str:
-    """Of names and numbers, whatever number type and byte order a file gives them."""
+    """A digest of names and numbers that does not depend on number type and byte order."""
     state = hashlib.sha256()
     for name in sorted(str(name) for name in dataset.variables):
         values = np.array(dataset[name].values, np.float64)
@@ -257,7 +257,7 @@ def _memory_of(saved: dict[str, np.ndarray], dynamics: Dynamics, final: State) -
 
 
 def _continues(path: Path, trajectory: Trajectory, identity: str) -> bool:
-    """Whether the state on disk is an earlier point of this run, so that new rows beside it do no harm."""
+    """Whether the state on disk is an earlier point of this run, so that newer rows beside it do no harm."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return str(file["identity"]) == identity and file["elapsed"] <= np.asarray(trajectory.elapsed)
