@@ -56,7 +56,7 @@ def test_a_run_writes_its_files_and_is_never_overwritten_by_mistake(tmp_path, ca
     assert len(rows) == 2 and {"loss", "test_accuracy", "feature_norm"} <= set(rows[0])
     assert float(rows[-1]["test_accuracy"]) == pytest.approx(record["test_accuracy"][0], abs=1e-6)
     assert "CC BY 4.0" in record["licence"] and (out / "history.png").stat().st_size > 5_000
-    assert "holds a run already" in failure(capsys, "train", config, "--out", out)
+    assert "already holds a run" in failure(capsys, "train", config, "--out", out)
     assert "give one of them" in failure(capsys, "train", config, "--out", out, "--force", "--resume")
     assert "holds no checkpoint" in failure(capsys, "train", config, "--out", tmp_path / "new", "--resume")
     # Resuming what is finished changes nothing.

@@ -1,6 +1,6 @@
-"""Checkpoints of a training run: written whole by orbax, read again to go on.
+"""Checkpoints of a training run, which orbax writes whole and which can be read to continue it.
 
-Beside what orbax writes lies a file with digests of all of it, written last. It is compared before anything is read.
+A file with digests of everything that orbax writes is written last. It is compared before anything is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unhinged_jax.training.settings import Settings
 
 _KEPT = 2
 _DIGESTS, _ASIDE = "digests.json", "damaged-"
-# What a resumed run may change: none of these moves a parameter. The number of epochs sets the schedule.
+# What a resumed run may change: none of these affects a parameter. The number of epochs determines the schedule.
 _FREE = {"train": ("checkpoint_every", "devices"), "data": ("dir",), "watch": ("every", "samples", "collapse")}
 
 
@@ -35,12 +35,12 @@ class Checkpoints:
     """The checkpoints in a folder; use as a context.
 
     Args:
-        folder: Where they are; made if needed.
-        identity: From `identity_of`: what two runs must share to be one.
+        folder: The folder of the checkpoints; made if needed.
+        identity: From `identity_of`: what two runs must have in common to be one.
 
     Attributes:
-        notes: What is to be told: checkpoints that were damaged and set aside because one before them is whole, or that
-            could not be checked.
+        notes: Messages about damaged checkpoints that were set aside because an earlier one is whole, and about
+            unchecked ones.
 
     Raises:
         ValueError: if there are checkpoints, and none of them is whole; the message names what is damaged.
@@ -51,7 +51,9 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._orbax = require("orbax.checkpoint")
         self._folder, self._identity = folder, identity
-        self.notes = _set_aside(folder)  # before orbax looks at the folder: what is damaged there ends in tracebacks
+        self.notes = _set_aside(
+            folder
+        )  # before orbax reads the folder, because damaged files make it fail with tracebacks
         options = self._orbax.CheckpointManagerOptions(
             max_to_keep=_KEPT, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
@@ -69,10 +71,10 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, run: Trained) -> None:
-        """Write a run; a checkpoint is there when it is complete, and not before.
+        """Write a run; a checkpoint appears only when it is complete.
 
         Raises:
-            OSError: if it cannot be written; those before it are kept.
+            OSError: if it cannot be written; earlier ones are kept.
         """
         args, place = self._orbax.args, self._folder / str(run.epochs)
         parts = {"state": args.StandardSave(_arrays(run)), "identity": args.JsonSave(self._identity)}
@@ -87,14 +89,14 @@ class Checkpoints:
             full = "No space left on device"
             why = full if full in str(error) else str(error).partition("\n")[0][:200]
             raise OSError(
-                f"{place} could not be written ({why}); checkpoints before it are kept, and --resume goes on."
+                f"{place} could not be written ({why}); earlier checkpoints are kept, and --resume continues."
             ) from error
 
     def restore(self, trainer: Trainer, settings: Settings) -> Trained:
         """The latest run.
 
         Raises:
-            ValueError: if there is none, if it cannot be read, or if it is a run of other settings or data.
+            ValueError: if there is none, if it cannot be read, or if it belongs to other settings or data.
         """
         step, args = self.latest, self._orbax.args
         if step is None:
@@ -106,12 +108,12 @@ class Checkpoints:
             why = str(error).partition("\n")[0][:200]
             raise ValueError(f"{self._folder / str(step)} is damaged ({why}); remove it and resume again.") from error
         _refuse_other(stored, self._identity, self._folder)
-        with scope(trainer.precision):  # outside, float64 would be cut to float32
+        with scope(trainer.precision):  # outside this context float64 would be cut to float32
             return _run(raw, trainer.start(), settings)
 
 
 def _set_aside(folder: Path) -> list[str]:
-    """Rename damaged checkpoints that follow a whole one; what to say of them."""
+    """Rename damaged checkpoints that follow a whole one; returns messages about them."""
     notes: list[str] = []
     damaged: list[tuple[Path, str]] = []
     there = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
@@ -142,7 +144,7 @@ def _set_aside(folder: Path) -> list[str]:
 
 
 def _broken(place: Path) -> str:
-    """A file of a checkpoint that is not what was written; empty if there is none."""
+    """A file of a checkpoint that differs from what was written; empty if there is none."""
     try:
         written = json.loads((place / _DIGESTS).read_bytes())
         epochs, files = written["epochs"], dict(written["files"])
@@ -169,7 +171,7 @@ def _digests(place: Path) -> dict[str, str]:
 
 
 def identity_of(settings: Settings, data: Dataset) -> dict[str, Any]:
-    """What two runs must share for one to go on where the other stopped; JSON can hold it."""
+    """What two runs must have in common for one to continue the other; JSON can hold it."""
     tables = settings.tables()
     for section, names in _FREE.items():
         tables[section] = {name: value for name, value in tables[section].items() if name not in names}

@@ -24,7 +24,7 @@ _COLUMNS = ("feature_norm", "loss", "train_accuracy", "test_accuracy", "norm_W",
 
 
 def train(config: Path, out: Path, *, force: bool, resume: bool, data_dir: Path | None, check: bool = False) -> int:
-    """Train what a TOML file describes; see `unhinged train --help`."""
+    """Train the networks of a TOML file; see `unhinged train --help`."""
     from unhinged_jax.training.checkpoints import Checkpoints, identity_of
     from unhinged_jax.training.loop import Trainer
     from unhinged_jax.training.prepare import dataset
@@ -32,7 +32,7 @@ def train(config: Path, out: Path, *, force: bool, resume: bool, data_dir: Path 
     from unhinged_jax.training.settings import Settings
 
     if force and resume:
-        raise ValueError("--force starts again and --resume goes on; give one of them.")
+        raise ValueError("--force starts again and --resume continues; give one of them.")
     settings = Settings.read(config)
     if data_dir is not None:
         settings = settings.changed(data={"dir": str(data_dir)})
@@ -107,7 +107,7 @@ def _write(out: Path, run: Trained, data: Dataset, evaluation: Evaluation) -> No
     from unhinged_jax.training.metrics import expected_calibration_error, probabilities_of
     from unhinged_jax.training.pictures import history
 
-    # In one order, wherever the run was interrupted: a checkpoint sorts names, and so does JAX.
+    # In one order, wherever the run was interrupted, because a checkpoint sorts names, and so does JAX.
     names = [*(name for name in _COLUMNS if name in run.history), *sorted({*run.history} - {*_COLUMNS})]
     with whole(out / "history.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -24,5 +24,5 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise NotInstalled(
-            f"{module.split('.')[0]} is needed here and not installed; run pip install 'unhinged-jax[train]'."
+            f"{module.split('.')[0]} is needed here but not installed; run pip install 'unhinged-jax[train]'."
         ) from error

@@ -42,7 +42,7 @@ def pal_logits(features: jax.Array, prototypes: jax.Array) -> jax.Array:
 
     Args:
         features: H, shape (..., p).
-        prototypes: W, shape (C, p), a simplex ETF as a rule (`initial_prototypes`).
+        prototypes: W, shape (C, p), usually a simplex ETF (`initial_prototypes`).
 
     Returns:
         Shape (..., C).
@@ -59,7 +59,8 @@ def pal_logits(features: jax.Array, prototypes: jax.Array) -> jax.Array:
 def fnpal_logits(features: jax.Array, prototypes: jax.Array) -> jax.Array:
     """Feature-normalised prototype-anchored logits (h/||h||) sg(W)^T; zero, with gradient zero, for h = 0.
 
-    The gradient in h is that of the logits of the unit feature, projected orthogonal to h and divided by ||h||.
+    The gradient with respect to h is that of the logits of the unit feature, projected orthogonal to h and divided by
+    ||h||.
 
     Args:
         features: H, shape (..., p).
@@ -78,7 +79,7 @@ def fnpal_logits(features: jax.Array, prototypes: jax.Array) -> jax.Array:
 
 
 def unit(features: jax.Array) -> jax.Array:
-    """Rows divided by their norms; a row of zeros stays, with gradient zero."""
+    """Rows divided by their norms; a row of zeros is unchanged, with gradient zero."""
     norms = feature_norms(features)[..., None]
     zero = norms == 0
     return jnp.where(zero, 0.0, features / jnp.where(zero, 1.0, norms)).astype(features.dtype)
@@ -98,13 +99,13 @@ def feature_norms(features: jax.Array) -> jax.Array:
 
 
 def initial_prototypes(key: jax.Array, classes: int, dim: int, kind: str = "etf", scale: ArrayLike = 1.0) -> jax.Array:
-    """Prototypes to start from, or to anchor: their structure and their importance beside the features.
+    """Prototypes to start from or to anchor, with a given structure and scale.
 
     Args:
-        key: JAX key; it rotates the ETF, or draws the others.
+        key: JAX key, which rotates the ETF or draws the other kinds.
         classes, dim: C and p.
         kind: "etf" (default; rows of unit norm, cosines -1/(C-1)), "kaiming" or "normal".
-        scale: Factor; larger prototypes weigh more against the features they meet.
+        scale: Factor; larger prototypes have more weight relative to the features.
 
     Returns:
         W, shape (C, p).
@@ -129,7 +130,7 @@ def initial_prototypes(key: jax.Array, classes: int, dim: int, kind: str = "etf"
 
 
 class Head(eqx.Module):
-    """The last layer: prototypes, a bias or none, and how they meet the features.
+    """The last layer: prototypes, a bias or none, and the way in which they act on the features.
 
     Attributes:
         prototypes: W, shape (C, p).
@@ -150,7 +151,7 @@ class Head(eqx.Module):
 
     @property
     def anchored(self) -> bool:
-        """Whether the prototypes stay where they are."""
+        """Whether the prototypes do not move."""
         return self.kind != "linear"
 
     def __call__(self, features: jax.Array) -> jax.Array:
@@ -162,7 +163,7 @@ class Head(eqx.Module):
         return linear_logits(features, self.prototypes, 0.0 if self.bias is None else self.bias)
 
     def losses(self, loss: Loss, features: jax.Array, labels: jax.Array) -> jax.Array:
-        """One loss a sample, shape (n,), from features (n, p) and integer labels (n,).
+        """One loss per sample, shape (n,), from features (n, p) and integer labels (n,).
 
         Raises:
             ValueError: for the adjusted margin loss with a head that is not "fnpal".
@@ -192,7 +193,7 @@ def make_head(
         key: JAX key.
         kind: "linear", "pal" or "fnpal".
         classes, dim: C and p.
-        prototypes: "etf", "kaiming" or "normal"; default: an ETF where they are anchored, Kaiming elsewhere.
+        prototypes: "etf", "kaiming" or "normal"; default: "etf" if they are anchored, otherwise "kaiming".
         scale: Factor on the prototypes.
         bias: Whether a linear head trains a bias, from zero; anchored heads have none.
 

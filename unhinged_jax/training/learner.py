@@ -1,4 +1,4 @@
-"""One network as it learns: its parameters, and the step that changes them."""
+"""One network during training: its parameters, and the step that changes them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Learner(eqx.Module):
 
 
 class Recipe(eqx.Module):
-    """How to learn: numbers that may change without compiling again, and structure that may not."""
+    """How to train: numbers that may change without compiling again, and structure that may not."""
 
     loss: Loss
     penalty: Any
@@ -66,7 +66,7 @@ class Recipe(eqx.Module):
     mesh: jax.sharding.Mesh | None = eqx.field(static=True, default=None)
 
     def optimizer(self) -> optax.GradientTransformation:
-        """Momentum on the gradient with its weight decay; the rate comes after it."""
+        """Momentum on the gradient with its weight decay; the rate is applied later."""
         return optax.chain(optax.add_decayed_weights(self.decay), optax.trace(self.momentum, nesterov=self.nesterov))
 
     def rate_at(self, step: jax.Array) -> jax.Array:
@@ -88,7 +88,7 @@ class Material(eqx.Module):
 
 
 def new_learner(seed: jax.Array, settings: Settings, image: tuple[int, int, int], classes: int) -> Learner:
-    """A learner at its start; the same seed gives the same one alone or beside others."""
+    """A learner at its start; the same seed gives the same learner, alone or together with others."""
     net, head = settings.network, settings.head
     keys = jax.random.split(jax.random.key(seed), 3)
     network, stats = make_network(keys[0], net.kind, image, net.features, net.width, net.depth)
@@ -100,7 +100,7 @@ def new_learner(seed: jax.Array, settings: Settings, image: tuple[int, int, int]
 
 
 def split(model: Classifier) -> tuple[Any, Any]:
-    """The parameters that are trained, and the rest: anchored prototypes stay out of the optimiser's reach."""
+    """The parameters that are trained, and the rest: anchored prototypes are kept away from the optimiser."""
     trained = jax.tree.map(eqx.is_inexact_array, model)
     if model.head.anchored:
         trained = eqx.tree_at(lambda it: it.head.prototypes, trained, False)
@@ -154,7 +154,7 @@ def train_epoch(recipe: Recipe, learner: Learner, material: Material, epoch: jax
 def _update(
     recipe: Recipe, learner: Learner, material: Material, rows: jax.Array, key: jax.Array
 ) -> tuple[Learner, dict[str, jax.Array]]:
-    """One step, or none at all if it would leave the range of numbers."""
+    """One step, or no step if it would leave the range of numbers."""
     move_key, flip_key = jax.random.split(key)
     images = shifted(move_key, material.images[rows], recipe.shift)
     if recipe.flip:

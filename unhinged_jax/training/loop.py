@@ -1,4 +1,4 @@
-"""Training: epochs, what is observed between them, and the record that remains."""
+"""Training: epochs, observations between them, and the resulting record."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _CHUNK = 512  # images evaluated at a time
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a network says of some images: logits (seeds, n, C) and norms of the features (seeds, n)."""
+    """The outputs of a network for some images: logits (seeds, n, C) and norms of the features (seeds, n)."""
 
     logits: np.ndarray
     norms: np.ndarray
 
     def accuracy(self, labels: np.ndarray) -> np.ndarray:
-        """Share of images classified right, shape (seeds,)."""
+        """Share of images classified correctly, shape (seeds,)."""
         return np.mean(np.argmax(self.logits, axis=-1) == labels, axis=-1)
 
 
@@ -41,9 +41,9 @@ class Trained:
     """A training run, finished or stopped.
 
     Attributes:
-        settings: What it ran.
+        settings: The settings of the run.
         history: Name -> values, shape (epochs, seeds); NaN after a seed was stopped, and where an observable was not
-            asked for.
+            requested.
         learners: Networks and heads, with a leading axis for the seeds.
         stopped: Epoch in which each seed was stopped before its numbers left their range, or -1, shape (seeds,).
         seconds: Time of each epoch.
@@ -57,14 +57,14 @@ class Trained:
 
     @property
     def epochs(self) -> int:
-        """Epochs done."""
+        """Number of finished epochs."""
         return len(self.seconds)
 
     def last(self, name: str) -> np.ndarray:
         """Last value of each seed, shape (seeds,).
 
         Raises:
-            KeyError: for something that was not observed.
+            KeyError: for a quantity that was not observed.
         """
         return self.history[name][-1]
 
@@ -74,13 +74,13 @@ class Trainer:
 
     Args:
         settings: What to train.
-        data: The set; its training part as it is to be seen, imbalance and noise included.
-        room: Rows that the training images get on the device, so that sets of different sizes share one program;
-            default: as many as there are images.
+        data: The data set, whose training part is used as it is, including imbalance and noise.
+        room: Number of rows for the training images on the device, so that sets of different sizes share one program;
+            default: the number of images.
 
     Raises:
-        ValueError: for a class count that does not fit, p < C - 1 with an ETF, or a batch that does not divide by the
-            devices.
+        ValueError: for a class count that does not match, p < C - 1 with an ETF, or a batch that the devices cannot
+            share evenly.
         MemoryError: for a run that the machine cannot hold.
 
     Source: Zhou et al. 2023, Appendix C.2.
@@ -97,7 +97,9 @@ class Trainer:
         together = settings.train.together
         self._together = settings.network.kind == "mlp" if together is None else together
         with scope(self.precision):
-            refuse_large(settings, data, room, self._together)  # with what cannot be built, before files are made
+            refuse_large(
+                settings, data, room, self._together
+            )  # with an error if it cannot be built, before files are made
             self._mesh = mesh_of(settings)
             self.recipe = recipe_of(settings, data, self._mesh)
             self.material = material_of(settings, data, room)
@@ -105,7 +107,7 @@ class Trainer:
             self._rows = self._watched_rows()
 
     def _watched_rows(self) -> np.ndarray | None:
-        """The rows in which neural collapse is looked at; None where one of the classes has none among them."""
+        """The rows in which neural collapse is measured; None if one of the classes has none among them."""
         size = self._clean.size
         rows = np.linspace(0, size - 1, min(self.settings.watch.samples, size)).astype(int)
         without = np.setdiff1d(np.arange(self.data.classes), self._clean[rows])
@@ -113,7 +115,7 @@ class Trainer:
             return rows
         if self.settings.watch.collapse:
             warnings.warn(
-                f"of the {rows.size} training images in which neural collapse is looked at none is of class "
+                f"of the {rows.size} training images in which neural collapse is measured, none is of class "
                 f"{', '.join(map(str, without))}, so its observables are NaN; raise [watch] samples, fill the classes, "
                 "or set [watch] collapse = false.",
                 stacklevel=4,
@@ -132,7 +134,7 @@ class Trainer:
         return learners
 
     def step(self, learners: Learner, epoch: int) -> tuple[Learner, dict[str, np.ndarray]]:
-        """One epoch of every seed, and what was observed: name -> (seeds,)."""
+        """One epoch of every seed, and the observations: name -> (seeds,)."""
         with scope(self.precision):
             learners, seen = epoch_of_all(self.recipe, learners, self.material, jnp.asarray(epoch), self._together)
             stopped = np.asarray(learners.halted)
@@ -192,7 +194,7 @@ class Trainer:
 
 
 def _longer(run: Trained, learners: Learner, facts: dict[str, np.ndarray], seconds: float) -> Trained:
-    """The run with one more epoch; NaN where something was not observed, then or now."""
+    """The run with one more epoch; NaN where a quantity was not observed, earlier or now."""
     unseen = np.full((run.epochs + 1, run.stopped.size), np.nan)
     history = {
         name: np.concatenate([run.history.get(name, unseen[:-1]), facts.get(name, unseen[-1])[None]])
@@ -216,13 +218,13 @@ def train(
 
     Args:
         settings, data, room: As `Trainer`.
-        told: Called after each epoch with its number and what was observed.
-        before: A run of the same settings to go on with.
-        keep: Called with the run so far every `checkpoint_every` epochs, and in the end.
+        told: Called after each epoch with its number and the observations.
+        before: A run of the same settings to continue.
+        keep: Called with the run so far every `checkpoint_every` epochs, and at the end.
 
     Returns:
         A `Trained`. A seed whose numbers were about to leave their range is stopped at its last good update; when all
-        are, the run ends.
+        seeds have stopped, the run ends.
 
     Raises:
         ValueError, MemoryError: as `Trainer`.

@@ -16,7 +16,7 @@ SCORES = ("softmax", "energy", "feature_norm")
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: what lies in each bin of confidence.
+    """A reliability diagram: the samples in each bin of confidence.
 
     Attributes:
         edges: Bounds of the bins, shape (bins + 1,).
@@ -44,7 +44,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> 
         A `Reliability`.
 
     Raises:
-        ValueError: for shapes that do not fit, no samples, rows that are no distributions, or labels out of range.
+        ValueError: for shapes that do not match, no samples, rows that are not distributions, or labels out of range.
 
     Source: Zhou et al. 2023, Figures 10-11 (Guo et al. 2017).
 
@@ -93,7 +93,7 @@ def probabilities_of(logits: ArrayLike) -> np.ndarray:
 
 
 def scores(logits: ArrayLike, norms: ArrayLike) -> dict[str, np.ndarray]:
-    """Scores that are large for what a network was trained on.
+    """Scores that are large for images like those of the training set.
 
     softmax: the largest probability; energy: log sum_c e^{s_c}; feature_norm: ||h||.
 
@@ -103,7 +103,7 @@ def scores(logits: ArrayLike, norms: ArrayLike) -> dict[str, np.ndarray]:
 
     Returns:
         Name -> scores (..., n). The softmax score is monotone in, and returned as, the logarithm of the probability's
-        odds, log p - log(1 - p), which still tells images apart where p rounds to 1.
+        odds, log p - log(1 - p), which still distinguishes images for which p rounds to 1.
 
     Source: Zhou et al. 2023, Appendix C.4 (Hendrycks & Gimpel 2016; Liu et al. 2020).
 
@@ -133,10 +133,10 @@ def _ranked(inside: ArrayLike, outside: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
 
 def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
-    """Area under the ROC curve: probability that an inside score exceeds an outside one, ties counted half.
+    """Area under the ROC curve: probability that an inside score exceeds an outside one, with ties counted half.
 
     Args:
-        inside, outside: Scores, larger for what is inside, shapes (n,) and (m,).
+        inside, outside: Scores, which are larger inside, of shapes (n,) and (m,).
 
     Raises:
         ValueError: for empty or non-finite scores.

@@ -1,8 +1,8 @@
 """Feature extractors in equinox: an MLP, a small CNN and the residual networks of the paper.
 
 Every network maps one image (c, h, w) and its state to a feature (p,) and the new state; batch normalisation needs the
-axis name "batch" (`features_of`). No rectifier stands before the last layer, so that features can reach prototypes
-in every direction (Zhou et al. 2023, Appendix C.2).
+axis name "batch" (`features_of`). There is no rectifier before the last layer, so that features can reach prototypes in
+every direction (Zhou et al. 2023, Appendix C.2).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _norm(size: int) -> eqx.nn.BatchNorm:
 
 
 def _normed(norm: eqx.nn.BatchNorm, x: jax.Array, state: eqx.nn.State, inference: bool) -> tuple[jax.Array, Any]:
-    """Batch normalisation in float32 at least: sums over a batch lose too much in half precision."""
+    """Batch normalisation in at least float32, because sums over a batch lose too much in half precision."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     out, state = norm(wide, state, inference=inference)
     return out.astype(x.dtype), state
@@ -158,7 +158,7 @@ def make_network(
         key: JAX key.
         kind: "mlp", "cnn", "resnet18" or "resnet34".
         image: Shape (c, h, w) of an image; square ones for the "cnn".
-        features: Dimension p of the features; a residual network has 8 `width` of them.
+        features: Dimension p of the features; a residual network has 8 `width` features.
         width: Hidden units (default 256), channels of the first convolution (32), or of the first stage (64).
         depth: Hidden layers of the MLP.
 
@@ -188,7 +188,7 @@ def make_network(
         return eqx.nn.make_with_state(CNN)(key, channels, height, width, features)
     if features != 8 * width:
         raise ValueError(
-            f"a {kind} of width {width} has {8 * width} features, but {features} were asked for; set features = "
+            f"a {kind} of width {width} has {8 * width} features, but {features} were requested; set features = "
             f"{8 * width}, or another width."
         )
     return eqx.nn.make_with_state(ResNet)(key, channels, _STAGES[kind], width)

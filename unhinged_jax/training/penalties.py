@@ -1,4 +1,4 @@
-"""What is added to a loss, or done to its gradient, on the way to the features."""
+"""Penalties that are added to a loss, and factors on the gradient of the features."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EXPONENTS = (0, 1, 2)
 def feature_penalty(features: jax.Array, strength: ArrayLike) -> jax.Array:
     """Explicit feature regularisation strength * sum_i ||h_i||^2 over the batch; its gradient is 2 strength h_i.
 
-    A sum over the batch, as in the paper, and not a mean: a penalty that is to stay the same when the batch size
-    changes must be divided by it.
+    It is a sum over the batch, as in the paper, and not a mean. A penalty that must stay the same when the batch size
+    changes must be divided by the batch size.
 
     Args:
         features: H, shape (n, p).
@@ -47,9 +47,9 @@ def rescaled_loss(losses: jax.Array, features: jax.Array, exponent: int = 1) -> 
     l <- sg(rho^q) l + sg((1 - rho^q) l) with rho = ||h|| and sg the stop of gradients.
 
     Args:
-        losses: One loss a sample, shape (n,).
+        losses: One loss per sample, shape (n,).
         features: H, shape (n, p), before any normalisation.
-        exponent: q in {0, 1, 2}; 1 (default) is the rule as described and run in the paper, 2 the one for which its
+        exponent: q in {0, 1, 2}; 1 (default) is the rule that the paper describes and uses, 2 the one for which its
             stated step condition is exact.
 
     Returns:
@@ -69,16 +69,16 @@ def rescaled_loss(losses: jax.Array, features: jax.Array, exponent: int = 1) -> 
     if exponent == 0:
         return losses
     factor = jax.lax.stop_gradient(feature_norms(features) ** exponent).astype(losses.dtype)
-    # Written so that the value is exact: what is added is zero, its gradient is not.
+    # Written so that the value is exact: the added term is zero, but its gradient is not.
     moving = factor * (losses - jax.lax.stop_gradient(losses))
     return jax.lax.stop_gradient(losses) + moving
 
 
 def scale_feature_gradient(features: jax.Array, exponent: int = 1) -> jax.Array:
-    """The features themselves; gradients that pass back through them are multiplied by ||h_i||^exponent, row by row.
+    """The unchanged features; gradients that pass back through them are multiplied by ||h_i||^exponent, row by row.
 
-    The rescaled learning rate for loops that do not show one loss a sample. The gradient of anchored prototypes is zero
-    either way; trained prototypes are rescaled by `rescaled_loss` and not by this.
+    This is the rescaled learning rate for loops that do not expose one loss per sample. The gradient of anchored
+    prototypes is zero in any case; `rescaled_loss` rescales trained prototypes, and this function does not.
 
     Args:
         features: H, shape (n, p).

@@ -17,7 +17,7 @@ _LOGARITHMIC = 30  # a positive curve that spans more than this factor
 
 
 def history(run: Trained) -> Figure:
-    """One panel for everything observed, a line for each seed.
+    """One panel per observed quantity, with one line per seed.
 
     Args:
         run: From `train`.

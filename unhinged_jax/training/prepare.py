@@ -9,7 +9,8 @@ from unhinged_jax.training.settings import Settings
 
 
 def dataset(settings: Settings) -> Dataset:
-    """The set of the settings: loaded, classes held out, made imbalanced, its labels made noisy, in this order.
+    """The data set of the settings: it is loaded, classes are held out, it is made imbalanced, and labels are made
+    noisy.
 
     Raises:
         ValueError: for a set that cannot be read, or a setting that is not allowed.

@@ -15,7 +15,7 @@ from unhinged_jax.training.learner import Learner, Material, Recipe, forward, no
 
 
 def _over_seeds(function: Callable[[Any], Any], arrays: PyTree, together: bool) -> Any:
-    """All seeds as one batched program, or one after the other where batched convolutions would be slow."""
+    """All seeds as one batched program, or one after the other if batched convolutions would be slow."""
     return jax.vmap(function)(arrays) if together else jax.lax.map(function, arrays)
 
 
@@ -23,7 +23,7 @@ def _over_seeds(function: Callable[[Any], Any], arrays: PyTree, together: bool) 
 def epoch_of_all(
     recipe: Recipe, learners: Learner, material: Material, epoch: jax.Array, together: bool
 ) -> tuple[Learner, dict[str, jax.Array]]:
-    """One epoch of the learners of all seeds: the learners after it, and what was measured in it."""
+    """One epoch of the learners of all seeds: the learners after it, and the measurements in it."""
     arrays, static = eqx.partition(learners, eqx.is_array)
 
     def one(arrays: PyTree) -> tuple[Any, dict]:

@@ -15,7 +15,7 @@ class Progress(ProgressBar):
         self._done = self._within = 0
 
     def start(self, label: str, epochs: int, done: int = 0) -> None:
-        """Begin a case of so many epochs."""
+        """Begin a case with a number of epochs."""
         self._done += self._within
         self._within = epochs
         self.update(description=label, completed=self._done + done, epochs="epochs")

@@ -19,7 +19,7 @@ _KNOWN_LOSSES = ("unhinged", "cross_entropy", "mse", "hinge", "focal", "adjusted
 
 @dataclasses.dataclass(frozen=True)
 class DataSection:
-    """[data]: the set, and what is done to its training part.
+    """[data]: the data set and the changes to its training part.
 
     `classes` is checked against the set; `held_out` leaves its last classes out; `seed` draws imbalance and noise.
     """
@@ -48,7 +48,7 @@ class NetworkSection:
 
 @dataclasses.dataclass(frozen=True)
 class HeadSection:
-    """[head]: the head, the loss, and what is done to it.
+    """[head]: the head, the loss and its penalties.
 
     `rescale` is q of the rescaled learning rate, `feature_penalty` lambda of explicit feature regularisation, and
     `weight_exponent` gives class weights n_c^-exponent, `effective_number` those of Cui et al. instead.
@@ -70,7 +70,7 @@ class TrainSection:
     """[train]: stochastic gradient descent; `seeds` is a number of seeds 0, 1, ... or a list of them.
 
     `largest_norm` stops a seed whose features grow beyond it; `together` trains the seeds as one batched program
-    (default: for the MLP) or one after the other.
+    (default for the MLP) or one after the other.
     """
 
     epochs: int = 40
@@ -92,7 +92,7 @@ class TrainSection:
 
 @dataclasses.dataclass(frozen=True)
 class WatchSection:
-    """[watch]: neural-collapse observables of the training features, every so many epochs, on at most `samples`."""
+    """[watch]: neural-collapse observables of the training features, every few epochs, on at most `samples`."""
 
     collapse: bool = True
     every: int = 1
@@ -101,7 +101,7 @@ class WatchSection:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything a training run needs, section by section; every key has a default.
+    """Everything that a training run needs, section by section; every key has a default.
 
     Example:
         >>> Settings.of({"head": {"kind": "fnpal", "rescale": 1}}).head.rescale
@@ -154,13 +154,13 @@ class Settings:
         return Settings.of(tables)
 
     def tables(self) -> dict[str, Any]:
-        """The settings as `of` takes them; JSON can hold them."""
+        """The settings as tables for `of`, which JSON can hold."""
         sections = dataclasses.asdict(self)
         return {name: {k: v for k, v in keys.items() if v is not None} for name, keys in sections.items()}
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, each a run of its own."""
+        """The seeds; each is a separate run."""
         given = self.train.seeds
         if not isinstance(given, int):
             return tuple(given)

@@ -1,4 +1,4 @@
-"""From settings and data to what the compiled programs take."""
+"""From settings and data to the arguments of the compiled programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loss_of(settings: Settings) -> Loss:
 
 
 def mesh_of(settings: Settings) -> jax.sharding.Mesh | None:
-    """Devices that share a batch; None if it is one. Raises ValueError if they cannot."""
+    """Devices that share a batch; None if there is one. Raises ValueError if they cannot share it."""
     devices = jax.local_devices()
     count = settings.train.devices or len(devices)
     if count > len(devices):
@@ -41,7 +41,7 @@ def mesh_of(settings: Settings) -> jax.sharding.Mesh | None:
 
 
 def recipe_of(settings: Settings, data: Dataset, mesh: jax.sharding.Mesh | None) -> Recipe:
-    """Numbers of the training that programs take as arrays."""
+    """Numbers of the training that are arrays in programs."""
     head, opt = settings.head, settings.train
     updates = opt.epochs * max(data.train_y.size // opt.batch, 1)
     flip = data.flips if opt.flip is None else opt.flip
@@ -87,7 +87,8 @@ def material_of(settings: Settings, data: Dataset, room: int | None) -> Material
 
 
 def shape_of(settings: Settings) -> Settings:
-    """What decides where the learners start, and nothing else, so that one program serves every other setting."""
+    """The settings that determine the start of the learners, and no others, so that one program serves all other
+    settings."""
     head = settings.head
     same = HeadSection(kind=head.kind, prototypes=head.prototypes, scale=head.scale, bias=head.bias)
     return Settings(network=settings.network, head=same)

@@ -1,4 +1,4 @@
-"""How much memory a training run takes at least, known before anything is drawn or put on a device."""
+"""The least memory that a training run takes, before anything is drawn or put on a device."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def refuse_large(settings: Settings, data: Dataset, room: int | None, together: bool) -> None:
-    """Raise MemoryError for a run that takes more than the machine has, in the precision of the context.
+    """Raise MemoryError for a run that takes more memory than the machine has, in the current precision.
 
-    Counted is what no program does without: the learners of all seeds before and after an epoch, the training images,
-    and the larger of an update (a batch, the products of every layer, which the gradient needs again, and the gradient)
-    and of an evaluation (images, features and logits). `together`: all seeds are updated at once.
+    It counts what every program needs: the learners of all seeds before and after an epoch, the training images, and
+    the larger of an update (a batch, the products of every layer, which the gradient needs again, and the gradient) and
+    of an evaluation (images, features and logits). `together`: all seeds are updated at once.
     """
     opt, seeds, image = settings.train, len(settings.seeds), math.prod(data.image)
     key = jax.ShapeDtypeStruct((), jnp.int32)

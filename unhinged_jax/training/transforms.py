@@ -17,14 +17,14 @@ def anchor(optimizer: optax.GradientTransformation, anchored: Callable[[str], bo
 
     Args:
         optimizer: Any optax transformation for the other parameters.
-        anchored: Told the path of a parameter as text, such as ".head.prototypes" or "['head']['kernel']", whether it
-            stays.
+        anchored: Path of a parameter as text, such as ".head.prototypes" or "['head']['kernel']" -> whether it is
+            anchored.
 
     Returns:
         An optax transformation.
 
     Raises:
-        ValueError: at `init`, if nothing is anchored: the path is misspelt.
+        ValueError: at `init`, if nothing is anchored, because the path is misspelt.
 
     Source: Zhou et al. 2023, Section 4.1 (PAL).
 

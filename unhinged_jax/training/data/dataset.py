@@ -1,4 +1,4 @@
-"""A set of images, and what can be done to its training part."""
+"""A set of images, and changes to its training part."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Dataset:
     """Images and labels for training and testing, in memory.
 
     Attributes:
-        name: What `load` calls it.
+        name: The name for `load`.
         train_x, test_x: Images as bytes, shape (n, c, h, w).
         train_y, test_y: Integer labels, shape (n,).
         classes: C.
         licence: Licence and origin of the images.
         clean_y: Training labels before noise, or None if they are clean.
-        flips: Whether a mirror image is of the same class.
+        flips: Whether a mirror image belongs to the same class.
     """
 
     name: str
@@ -90,7 +90,7 @@ def imbalanced(data: Dataset, kind: str, ratio: float, seed: int = 0) -> Dataset
         data: A set with clean labels.
         kind: "long_tailed" (counts fall geometrically) or "step" (the second half of the classes is rare).
         ratio: Largest count over smallest, at least 1. The largest is that of the rarest class of `data`.
-        seed: Of the choice of images.
+        seed: Seed of the choice of images.
 
     Returns:
         A set in which class 0 is the most frequent.
@@ -117,13 +117,13 @@ def imbalanced(data: Dataset, kind: str, ratio: float, seed: int = 0) -> Dataset
 
 
 def noisy(data: Dataset, rate: float, seed: int = 0, kind: str = "symmetric") -> Dataset:
-    """Training labels with noise; `clean_y` keeps what they were.
+    """Training labels with noise; `clean_y` keeps the original ones.
 
     Args:
         data: A set with clean labels.
         rate: Probability that a label changes, in [0, 1].
-        seed: Of the noise.
-        kind: "symmetric" (to any other class alike) or "asymmetric" (class c to c + 1).
+        seed: Seed of the noise.
+        kind: "symmetric" (to any other class with equal probability) or "asymmetric" (class c to c + 1).
 
     Raises:
         ValueError: for another kind, or a rate outside [0, 1].
@@ -139,14 +139,14 @@ def noisy(data: Dataset, rate: float, seed: int = 0, kind: str = "symmetric") ->
 
 
 def held_out(data: Dataset, classes: int) -> tuple[Dataset, np.ndarray]:
-    """The set without its last classes, and the test images of those: novel classes for a detector to find.
+    """The set without its last classes, and the test images of these classes, which are novel for a detector.
 
     Args:
         data: A set with clean labels.
         classes: How many classes to leave out, from 1 to C - 2.
 
     Returns:
-        (the rest, images (n, c, h, w) of the classes left out).
+        (the remaining set, images (n, c, h, w) of the classes left out).
 
     Raises:
         ValueError: for a number out of range.

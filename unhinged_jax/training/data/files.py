@@ -1,4 +1,4 @@
-"""Standard files of public image sets: found, checked against their published checksums, and read."""
+"""Standard files of public image sets: they are found, compared with their published checksums, and read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DataError(ValueError):
 
 
 def checked(folder: Path | None, names: tuple[str, ...], what: str, url: str) -> Path:
-    """The first of these files that there is, its checksum verified.
+    """The first of these files that exists, with its checksum verified.
 
     Raises:
         DataError: if there is no folder, none of the files, or one that is damaged.
@@ -57,7 +57,7 @@ def checked(folder: Path | None, names: tuple[str, ...], what: str, url: str) ->
 
 
 def read_cifar(folder: Path | None, classes: int) -> tuple[Part, Part]:
-    """CIFAR-10 or CIFAR-100 (fine labels) from the archive of binary files, or that of Python's."""
+    """CIFAR-10 or CIFAR-100 (fine labels) from the archive of binary files or that of Python files."""
     what, stem = f"CIFAR-{classes}", f"cifar-{classes}"
     path = checked(
         folder, (f"{stem}-binary.tar.gz", f"{stem}-python.tar.gz"), what, "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -94,7 +94,7 @@ def _pickled_batch(raw: bytes, classes: int) -> Part:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads arrays of numbers and nothing that runs code."""
+    """Reads only arrays of numbers, never code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype"):
@@ -103,7 +103,9 @@ class _ArraysOnly(pickle.Unpickler):
             import codecs
 
             return codecs.encode
-        raise DataError(f"a batch refers to {module}.{name}, which is no array; the archive is not the published one.")
+        raise DataError(
+            f"a batch refers to {module}.{name}, which is not an array; the archive is not the published one."
+        )
 
 
 def read_svhn(folder: Path | None) -> tuple[Part, Part]:
@@ -155,7 +157,9 @@ def _folder_part(folder: Path, names: list[str], size: int) -> Part:
 
     unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in names)
     if unknown:
-        raise DataError(f"{folder} has the classes {', '.join(unknown)}, which train has not; remove or rename them.")
+        raise DataError(
+            f"{folder} has the classes {', '.join(unknown)}, which train does not have; remove or rename them."
+        )
     kinds = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
     found = [sorted(path for path in (folder / name).glob("*") if path.suffix.lower() in kinds) for name in names]
     index = np.repeat(np.arange(len(names), dtype=np.int32), [len(paths) for paths in found])

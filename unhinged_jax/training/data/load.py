@@ -24,16 +24,16 @@ LICENCES = {
     "mnist": "MNIST (LeCun, Cortes & Burges), CC BY-SA 3.0",
     "folder": "your images",
 }
-_TESTED = 5  # of the sets inside packages, every fifth image of a class is a test image
+_TESTED = 5  # in the sets inside packages, every fifth image of a class is a test image
 
 
 def load(name: str = "mnist5k", folder: str | Path | None = None, size: int = 32) -> Dataset:
     """A data set by its name.
 
     Args:
-        name: "mnist5k" (default) or "digits", which lie inside installed packages and need no network; "cifar10",
+        name: "mnist5k" (default) or "digits", which are inside installed packages and need no network; "cifar10",
             "cifar100", "svhn", "mnist" or "folder", read from the standard files in `folder`.
-        folder: Where the files are.
+        folder: The folder of the files.
         size: Side of the images of an image folder, in pixels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Images from outside a data set, for the detection of what a network was not trained on."""
+"""Images from outside a data set, for out-of-distribution detection."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def outside_images(
     Args:
         name: "photographs" (pieces of the two photographs inside scikit-learn, CC BY 2.0) or a data set of `load`.
         image: Shape (c, h, w) that they get: resized, and averaged over colours for a single channel.
-        count: At most this many.
-        folder: Where the files of a data set are.
-        seed: Of the choice.
+        count: Largest number of images.
+        folder: The folder of the files of a data set.
+        seed: Seed of the choice.
 
     Returns:
         Bytes of shape (n, c, h, w), n <= count.

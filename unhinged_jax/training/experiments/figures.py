@@ -35,7 +35,7 @@ def _figure(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.4
 
 
 def _named(figure: Figure) -> tuple[list[Any], list[str]]:
-    """What the panels name, each name once: a panel may lack what another has."""
+    """The names in the panels, each once; a panel may lack a name that another has."""
     found: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -113,7 +113,7 @@ def against_points(
 def reliability_diagrams(outcomes: Sequence[ExperimentOutcome]) -> Figure:
     """Accuracy against confidence: a row for each point, a column for each variant.
 
-    Bars hold the samples of all seeds that ended well; the numbers are means over these seeds, those of the tables.
+    Bars hold the samples of all seeds that ended well; the numbers are means over these seeds, as in the tables.
     """
     variants = list(dict.fromkeys(outcome.variant for outcome in outcomes))
     points = list(dict.fromkeys(outcome.point for outcome in outcomes))

@@ -76,7 +76,7 @@ def compared(
     rate: float,
     times: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """A network's own training beside its prediction, at every time: relative errors, losses, accuracies.
+    """A network's own training and its prediction, at every time: relative errors, losses, accuracies.
 
     Errors are relative to how far the predicted features, or prototypes, have moved. NaN after the network's own
     training left the range of numbers.
@@ -120,7 +120,7 @@ def _case(
                 if str(file["identity"]) == identity:
                     return {name: file[name] for name in (*FACTS, "processor_seconds")}
         except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-            pass  # not there, or not whole: computed again
+            pass  # missing or not whole, so it is computed again
     begin = time.process_time()
     with jax.enable_x64(True):
         key, other = jax.random.split(jax.random.key(seed))

@@ -1,4 +1,4 @@
-"""What the width sweep of the tangent-kernel prediction asks for, and what it measures."""
+"""The plan of the width sweep of the tangent-kernel prediction, and what it measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the width sweep writes: the table, the fitted slopes, and where the prediction breaks."""
+"""The report of the width sweep: the table, the fitted slopes, and where the prediction fails."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write(
 
     Args:
         experiment, asked: The plan that was run.
-        found: (width, seed) -> what `compared` gives.
+        found: (width, seed) -> the result of `compared`.
         linear: Error of the model that is linear in its parameters.
         out: Folder.
         facts: Command, processor time, versions.
@@ -113,7 +113,7 @@ def _scientific(values: np.ndarray) -> str:
 
 
 def _breaks(asked: KernelSection, found: dict, times: np.ndarray) -> str:
-    """Where the prediction is off by a tenth, width by width."""
+    """Where the prediction is wrong by a tenth, width by width."""
     told = []
     for width in (asked.widths[0], asked.widths[len(asked.widths) // 2], asked.widths[-1]):
         error = np.mean([found[width, s]["features"] for s in range(asked.seeds)], axis=0)

@@ -1,4 +1,4 @@
-"""What a case of an experiment leaves behind, and what is read off it."""
+"""The results of a case of an experiment, and numbers derived from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unhinged_jax.training.metrics import expected_calibration_error, probabilit
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentOutcome:
-    """What is kept of a case: its history, and what the networks say of the test images and of outsiders.
+    """The results of a case: its history, and the networks' outputs for the test images and for outside images.
 
     Attributes:
         variant, point: Labels of the case.
@@ -21,7 +21,7 @@ class ExperimentOutcome:
         outside: Name -> (logits, norms) of images from outside.
         stopped: Epoch at which each seed was stopped, or -1.
         counts: Training images of each class.
-        seconds: Processor time it took, compilation included: what a busy machine does not stretch.
+        seconds: Processor time, including compilation, which does not depend on other load.
     """
 
     variant: str

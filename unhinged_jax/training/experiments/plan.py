@@ -1,4 +1,4 @@
-"""What an experiment trains: variants of the head at points of the data, every combination, several seeds."""
+"""What an experiment trains: variants of the head at points of the data, in every combination and for several seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OUTSIDE = {"mnist5k": ["photographs"], "digits": ["photographs"], "svhn": ["cif
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentSection:
-    """[experiment]: the report to write, a title, what the points are, and images from outside the data."""
+    """[experiment]: the report to write, a title, the meaning of the points, and images from outside the data."""
 
     report: str
     title: str
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def slug(self) -> str:
-        """A name for its file."""
+        """The name of its file."""
         text = f"{self.variant} {self.point}".strip().lower()
         return "".join(c if c.isalnum() or c in ".-+" else "_" for c in text)
 
@@ -50,7 +50,7 @@ class Experiment:
     """An experiment: cases to train and the report to make of them.
 
     Attributes:
-        name: Of the folder of its results.
+        name: Name of the folder of its results.
         about: The [experiment] section.
         cases: Variants times points.
         kernel: The [kernel] section of the experiment on the neural tangent kernel, else None.

@@ -1,4 +1,4 @@
-"""What an experiment writes: CSV of every seed, figures, and a page with tables and how they were made."""
+"""The report of an experiment: a CSV file of every seed, figures, and a page with tables and how they were made."""
 
 from __future__ import annotations
 

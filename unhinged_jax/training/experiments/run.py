@@ -1,4 +1,4 @@
-"""Running an experiment: case by case, each kept when it is finished, and the report in the end."""
+"""Running an experiment case by case, keeping each when it is finished, and writing the report at the end."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.Ba
 
 
 def run_experiment(experiment: Experiment, out: Path, *, force: bool = False, command: str = "") -> list[Path]:
-    """Run the cases that are not there yet, and write tables, figures and `report.md`.
+    """Run the missing cases, and write tables, figures and `report.md`.
 
     Args:
         experiment: What to run.
         out: Folder for the results; finished cases in it are read instead of run.
         force: Run every case again.
-        command: How it was asked for, named in the report.
+        command: The command, named in the report.
 
     Returns:
         The files of the report.
@@ -123,7 +123,7 @@ def _write(path: Path, identity: str, outcome: ExperimentOutcome) -> None:
 
 
 def _read(path: Path, identity: str, case: Case) -> ExperimentOutcome | None:
-    """The outcome in a file, if it is that of these settings and data."""
+    """The outcome in a file, if it belongs to these settings and data."""
     try:
         with np.load(path, allow_pickle=False) as file:
             saved = dict(file)

@@ -26,7 +26,7 @@ class Mean:
     seeds: int
 
     def percent(self) -> str:
-        """As in a table, in percent, with the standard error."""
+        """The entry of a table, in percent, with the standard error."""
         if not self.seeds:
             return "stopped"
         return f"{100 * self.value:.2f} ± {100 * self.error:.2f}" if self.seeds > 1 else f"{100 * self.value:.2f}"
@@ -82,7 +82,7 @@ def markdown(table: dict[str, dict[str, Mean]], unit: str, corner: str = "") -> 
 def write_csv(
     path: Path, outcomes: Sequence[ExperimentOutcome], measures: dict[str, Callable[[ExperimentOutcome], np.ndarray]]
 ) -> Path:
-    """One line a variant, point, measure and seed, so that nothing is averaged away."""
+    """One line per variant, point, measure and seed, so that nothing is averaged away."""
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "point", "measure", "seed", "value"])
@@ -94,7 +94,7 @@ def write_csv(
 
 
 def verdict(outcomes: Sequence[ExperimentOutcome], reference: str, candidate: str) -> str:
-    """Whether the candidate is within one standard error of the reference, or above it, in words and numbers."""
+    """Whether the candidate is above the reference or within one standard error of it, in words and numbers."""
     known = {outcome.variant: outcome for outcome in outcomes}
     given = reference, candidate
     reference, candidate = (as_text(name) for name in given)

@@ -32,11 +32,11 @@ def descend(
     Args:
         network, parameters, prototypes, inputs, labels, gamma: As `predict`.
         rate: Learning rate eta of every update.
-        times: Numbers of updates at which to look, increasing whole numbers.
+        times: Numbers of updates at which to record, increasing whole numbers.
 
     Returns:
         Features (times, n, p), prototypes (times, C, p), and which times were reached: the unhinged loss of a real
-        network can grow without bound in finite time, and what would overflow is not done.
+        network can grow without bound in finite time, and an update that would overflow is not made.
 
     Raises:
         ValueError: for times that do not increase.
@@ -72,7 +72,7 @@ def _descend(
         parts, fine = carry
         moved = jax.tree.map(lambda value, slope: value - rate * slope, parts, jax.grad(loss)(parts))
         sizes = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(moved)])
-        fine &= jnp.all(sizes < largest)  # NaN is not below anything
+        fine &= jnp.all(sizes < largest)  # NaN compares below nothing
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), moved, parts), fine
 
     def until(carry: PyTree, count: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array]]:

@@ -61,7 +61,8 @@ def _rectifier_network(parameters: PyTree, inputs: jax.Array) -> jax.Array:
 
 
 def _jacobian(network: Callable[[Any], jax.Array], parameters: PyTree) -> jax.Array:
-    """Derivatives of every output, flattened row by row, in every parameter, shape (outputs, parameters)."""
+    """Derivatives of every output, flattened row by row, with respect to every parameter, shape (outputs,
+    parameters)."""
     flat, restore = ravel_pytree(parameters)
     value, pull = jax.vjp(lambda theta: network(restore(theta)).reshape(-1), flat)
     basis = jnp.eye(value.size, dtype=value.dtype)
@@ -102,7 +103,7 @@ def empirical_kernel(network: Network, parameters: PyTree, inputs: ArrayLike) ->
 def class_mean_kernel(network: Network, parameters: PyTree, inputs: ArrayLike, labels: Labels) -> Kernel:
     """Empirical tangent kernel of the class means of the features: only C p gradients, whatever n.
 
-    Class means and prototypes under a loss that is linear in the logits need no more than this.
+    It suffices for class means and prototypes under a loss that is linear in the logits.
 
     Args:
         network, parameters, inputs: As `empirical_kernel`.
@@ -121,7 +122,7 @@ def class_mean_kernel(network: Network, parameters: PyTree, inputs: ArrayLike, l
 
 
 def per_sample(kernel: Kernel, dim: int) -> Kernel:
-    """The kernel between samples nearest to one between coordinates: Theta_ij = tr(K_ij) / p.
+    """The kernel between samples that is closest to a kernel between coordinates: Theta_ij = tr(K_ij) / p.
 
     For class means this is C x C. It is exact in the limit of infinite width.
 

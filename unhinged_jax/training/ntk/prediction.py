@@ -59,13 +59,13 @@ def predict(
     form: str = "coordinates",
     observe: Observe = ("loss", "accuracy"),
 ) -> Trajectory:
-    """The exact prediction of how this network trains under the unhinged loss, while its kernel stays.
+    """The exact prediction of how this network trains under the unhinged loss while its kernel is constant.
 
     Args:
         network, parameters, inputs: As `empirical_kernel`; `parameters` at the start of training.
         prototypes: W at the start, shape (C, p); trained with rate r2.
         labels: Labels of the inputs.
-        dynamics: How it is trained: full-batch descent, or gradient flow.
+        dynamics: The dynamics of training: full-batch descent, or gradient flow.
         times: Updates or times to predict.
         gamma: Trade-off; default 1/(C-1).
         form: "coordinates" (the whole kernel), "samples" (n x n), "class_means" (C p x C p: predicts class means) or
