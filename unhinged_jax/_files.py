@@ -113,7 +113,7 @@ def make_room(
     if found and not (force or resume):
         more = ", go on with --resume" if needs else ""
         raise ValueError(
-            f"{folder} holds {what} already ({', '.join(found)}); replace it with --force{more}, or choose another "
+            f"{folder} already holds {what} ({', '.join(found)}); replace it with --force{more}, or choose another "
             "folder."
         )
     if resume and needs not in found:
