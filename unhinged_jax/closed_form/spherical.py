@@ -26,7 +26,7 @@ from unhinged_jax.dynamics import Descent, Flow, rate_at
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import row_lengths
-from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features, watched
+from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features, with_products
 from unhinged_jax.special import phi1, safe_log
 
 _STEP = 40
@@ -64,7 +64,7 @@ class Sphere:
     def __init__(self, model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> None:
         G = model.signal().times(W)
         self.model, self.W, self.b = model, W, b
-        self.plane = watched(plane_features(H, G), W)
+        self.plane = with_products(plane_features(H, G), W)
         self.pull = row_lengths(G)[:, 0]
         self.length = jnp.hypot(self.plane.along, self.plane.across)
         # Angles are measured from the nearest pole, so that those close to pi, and pi itself, are as exact as

@@ -65,7 +65,7 @@ class PlaneFeatures(Features):
         return safe_norm(self.along, self.aside)
 
 
-def watched(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
+def with_products(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
     """The plane with its products with fixed prototypes, if these fit into memory."""
     if not affordable(plane.along.shape[0], W.shape[0]):
         return plane

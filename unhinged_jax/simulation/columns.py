@@ -43,7 +43,7 @@ class ColumnSystem(System):
         return True
 
     @property
-    def watched(self) -> tuple[tuple[str, ...], ...]:
+    def guarded(self) -> tuple[tuple[str, ...], ...]:
         return () if self.scaled else (("H",), ("W",))
 
     @property

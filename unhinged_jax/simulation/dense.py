@@ -32,7 +32,7 @@ class DenseSystem(System):
         return {"H": H, "W": W, "b": b}
 
     @property
-    def watched(self) -> tuple[tuple[str, ...], ...]:
+    def guarded(self) -> tuple[tuple[str, ...], ...]:
         return ("H",), ("W",)
 
     @property

@@ -234,6 +234,6 @@ def _in_range(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
 
 def _sunk(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
     """Whether arrays have become so small that they lose digits; zeros lose none."""
-    sizes = [largest(*(body[name] for name in names)) for names in system.watched]
+    sizes = [largest(*(body[name] for name in names)) for names in system.guarded]
     sunk = [(size > 0) & (size < faint(dtype)) for size in sizes]
     return jnp.any(jnp.stack(sunk)) if sunk else jnp.zeros((), bool)

@@ -199,7 +199,7 @@ class _RelativeController(diffrax.PIDController):
 def _controller(
     system: System, flow: Flow, rtol: float, atol: float, dtype: DTypeLike
 ) -> diffrax.AbstractStepSizeController:
-    kind = _RelativeController if system.watched else diffrax.PIDController
+    kind = _RelativeController if system.guarded else diffrax.PIDController
     controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
     # Where steps end is the solver's choice, not a function to differentiate.
     jumps = [jax.lax.stop_gradient(jnp.ravel(jnp.asarray(jump, dtype))) for jump in _breaks(flow)]
@@ -232,11 +232,11 @@ def _events(
             return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y["body"].values()]))
 
         def underflows(t: Time, y: dict, args: PyTree, **kwargs: Any) -> jax.Array:
-            sizes = [safe_norm(*(y["body"][name] for name in names)) for names in system.watched]
+            sizes = [safe_norm(*(y["body"][name] for name in names)) for names in system.guarded]
             return jnp.any(jnp.stack([(size > 0) & (size < faint(size.dtype)) for size in sizes]))
 
         conditions["overflow"] = overflows
-        if system.watched:
+        if system.guarded:
             conditions["underflow"] = underflows
     return diffrax.Event(conditions) if conditions else None
 

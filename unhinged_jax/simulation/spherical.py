@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import row_lengths
-from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features, watched
+from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features, with_products
 from unhinged_jax.simulation.system import Body, System
 
 
@@ -55,7 +55,7 @@ class PlaneSystem(System):
         return self.sizes(body)
 
     @property
-    def watched(self) -> tuple[tuple[str, ...], ...]:
+    def guarded(self) -> tuple[tuple[str, ...], ...]:
         return () if self.logarithmic else (("along",),)
 
     @property
@@ -112,4 +112,4 @@ def plane_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array, l
     A sample without pull (g_i = 0) keeps its own direction: it lies across a target of zero.
     """
     G = model.signal().times(W)
-    return PlaneSystem(model, W, b, watched(plane_features(H, G), W), row_lengths(G)[:, 0], logarithmic)
+    return PlaneSystem(model, W, b, with_products(plane_features(H, G), W), row_lengths(G)[:, 0], logarithmic)

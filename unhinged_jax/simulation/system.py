@@ -47,7 +47,7 @@ class System(eqx.Module):
         return jnp.zeros(len(self.groups), jnp.int32)
 
     @property
-    def watched(self) -> tuple[tuple[str, ...], ...]:
+    def guarded(self) -> tuple[tuple[str, ...], ...]:
         """Names of arrays, together of one size, that must not become too small: those that no group keeps from it."""
         return ()
 
