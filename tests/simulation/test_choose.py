@@ -26,11 +26,11 @@ def chosen(model, dynamics, observe=LOSS, times=5, state=None, **settings):
     return choose(model, dynamics, plan, times, state, **settings)
 
 
-def bare(choice):
+def static(choice):
     return dataclasses.replace(choice, solver=None, late=False)
 
 
-PAIR = Choice("linear", summed=True, columns="pair", compressed=True)
+PAIR = Choice("linear", summed=True, propagator="pair", scores=True, compressed=True)
 TABLE = {
     "balanced classes": (uj.unconstrained(EVEN, 4), DESCENT, {}, PAIR),
     "with distances": (
@@ -38,7 +38,9 @@ TABLE = {
     ),
     "with states": (uj.unconstrained(EVEN, 4), DESCENT, {"states": True}, dataclasses.replace(PAIR, compressed=False)),
     "unequal classes, narrow": (uj.unconstrained(UNEVEN, 4), DESCENT, {}, Choice("linear", summed=True)),
-    "unequal classes, wide": (uj.unconstrained(UNEVEN, 7), DESCENT, {}, Choice("linear", True, "identity")),
+    "unequal classes, wide": (
+        uj.unconstrained(UNEVEN, 7), DESCENT, {}, Choice("linear", True, "identity", scores=True),
+    ),
     "soft targets": (uj.unconstrained(SOFT, 7), DESCENT, {}, Choice("linear")),
     "a kernel": (uj.ntk_invariant(UNEVEN, 4, KERNEL), DESCENT, {}, Choice("linear")),
     "a kernel between coordinates": (uj.ntk_invariant(UNEVEN, 1, np.eye(6) + 0.5), DESCENT, {}, Choice("linear")),
@@ -70,18 +72,18 @@ TABLE = {
 @pytest.mark.parametrize("name", TABLE)
 def test_the_choice_of(name):
     model, dynamics, settings, want = TABLE[name]
-    assert bare(chosen(model, dynamics, **settings)) == want
+    assert static(chosen(model, dynamics, **settings)) == want
 
 
 def test_what_a_run_begins_with_counts():
     model, state = uj.unconstrained(EVEN, 4), uj.unconstrained(EVEN, 4).init(jax.random.key(0))
     velocity = {"H": state.H, "W": state.W, "b": state.b}
-    assert bare(chosen(model, DESCENT, memory=velocity)) == Choice("linear", summed=True)  # which columns cannot carry
+    assert static(chosen(model, DESCENT, memory=velocity)) == Choice("linear", summed=True)  # which they cannot carry
     uneven = uj.unconstrained(UNEVEN, 4)
     flat = np.ones((6, 4)), np.ones((3, 4))  # no differences between classes
     lacking = chosen(uneven, DESCENT, state=uj.State(*flat, np.zeros(3)))
-    assert lacking.bare is False  # what is shared is no mode of unequal classes
-    assert chosen(uneven, DESCENT, state=uj.State(0 * flat[0], 0 * flat[1], np.zeros(3))).bare is False
+    assert lacking.absent is False  # what is shared is no mode of unequal classes
+    assert chosen(uneven, DESCENT, state=uj.State(0 * flat[0], 0 * flat[1], np.zeros(3))).absent is False
 
 
 def test_gaps_of_a_run_that_goes_on_are_not_compressed():

@@ -272,7 +272,7 @@ def test_a_store_of_an_older_version_is_read_with_a_word(stores, copied):
     """Without seal, and with one digest a block over all of its variables."""
     import zarr
 
-    from unhinged_jax.sweeps.seal import digest
+    from unhinged_jax.sweeps.digests import digest
 
     store = copied("full")
     opened = Store(store)

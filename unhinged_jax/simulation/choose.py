@@ -1,4 +1,4 @@
-"""Which way a simulation takes: every variant is decided here, before anything is traced.
+"""Which way a simulation takes: one pure decision, before anything is traced.
 
 | form | what moves | for |
 |---|---|---|
@@ -25,6 +25,7 @@ from unhinged_jax.linear.row_space import summable
 from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan, refers_to_start, wants_split
+from unhinged_jax.observables.features import affordable
 from unhinged_jax.simulation.absent import lacks_modes
 from unhinged_jax.simulation.large_states import Unrolled
 
@@ -44,9 +45,10 @@ class Choice:
     Attributes:
         form: What moves; see the table of this module.
         summed: Linear: whether rows are class sums.
-        columns: Linear: what is carried of the rest: the "start", an "identity" or the "pair" of balanced classes.
+        propagator: Linear: what is carried of the start: itself, the "identity", or the "pair" of balanced classes.
         leading: Linear: whether the leading part is carried apart, for distances to the limit.
-        bare: Linear: whether modes that the start lacks are kept out of it, where classes differ.
+        absent: Linear: whether modes that the start lacks are kept out of it, where classes differ.
+        scores: Linear: whether W r^T is carried for the residual r, so that logits need no product over p.
         compressed: Linear: whether observables are read off a smaller problem that has the same ones.
         solver: Of a flow, the diffrax solver.
         late: Of a flow, whether observables are read after the solution, from states kept at the times.
@@ -54,9 +56,10 @@ class Choice:
 
     form: Form
     summed: bool = False
-    columns: Literal["start", "identity", "pair"] = "start"
+    propagator: Literal["start", "identity", "pair"] = "start"
     leading: bool = False
-    bare: bool = False
+    absent: bool = False
+    scores: bool = False
     compressed: bool = False
     solver: diffrax.AbstractSolver | None = None
     late: bool = False
@@ -64,8 +67,8 @@ class Choice:
     def __str__(self) -> str:
         said = [_IN_WORDS[self.form]]
         if self.form == "linear":
-            said = ["class sums" if self.summed else "features", _COLUMNS_IN_WORDS[self.columns]]
-            said += ["leading part apart"] * self.leading + ["absent modes kept out"] * self.bare
+            said = ["class sums" if self.summed else "features", _PROPAGATOR_IN_WORDS[self.propagator]]
+            said += ["leading part apart"] * self.leading + ["absent modes kept out"] * self.absent
             said += ["observables of a smaller problem"] * self.compressed
         if self.solver is not None:
             said.append(type(getattr(self.solver, "solver", self.solver)).__name__)
@@ -79,7 +82,7 @@ _IN_WORDS = {
     "logits": "dense, samples as columns, with logits",
     "dense": "dense, gradient of the loss",
 }
-_COLUMNS_IN_WORDS = {
+_PROPAGATOR_IN_WORDS = {
     "start": "as they are",
     "identity": "as a matrix that multiplies the start",
     "pair": "as two 2 x 2 matrices that multiply the start",
@@ -106,7 +109,6 @@ def choose(
         goes_on: Whether it continues another run whose start matters.
     """
     form = form_of(model, dynamics, reduce)
-    n, C, p = model.samples, model.classes, model.dim
     if form == "linear":
         choice = _linear(model, plan, state, states, memory, goes_on)
     elif form == "columns" and isinstance(dynamics, Flow) and not states and _reads_logits(model, plan, times):
@@ -115,14 +117,7 @@ def choose(
         choice = Choice(form)
     if not isinstance(dynamics, Flow):
         return choice
-    rows = C if choice.summed else n
-    carried = {"start": (rows + C) * p, "identity": (rows + C) ** 2, "pair": 8}[choice.columns]
-    numbers = {
-        "sphere": 2 * n,
-        "logits": carried + C * (n + 1) + 1,
-        "linear": carried + (rows + C) * choice.leading + C + 1,
-    }
-    moving = numbers.get(choice.form, carried + C)
+    moving = moving_numbers(model, choice)
     dtype = jnp.result_type(state.W)
     kept = times * moving * dtype.itemsize <= KEPT
     solver = _solver(dynamics, moving, dtype) if dynamics.solver is None else dynamics.solver
@@ -148,14 +143,35 @@ def _linear(
     model: LayerPeeled, plan: ObservablePlan, state: State, states: bool, memory: PyTree, goes_on: bool
 ) -> Choice:
     summed = summable(model)
-    columns: Literal["start", "identity", "pair"] = "start"
+    propagator: Literal["start", "identity", "pair"] = "start"
     if memory is None and summed:
         wide = model.dim > 2 * model.classes
-        columns = "pair" if model.labels.balanced else "identity" if wide else "start"
+        propagator = "pair" if model.labels.balanced else "identity" if wide else "start"
     # The first start need not lie where the smaller problem looks.
     apart = goes_on and model.moves.coupled and refers_to_start(plan)
-    small = columns == "pair" and not states and not apart and compressible(model, plan)
-    return Choice("linear", summed, columns, wants_split(plan), lacks_modes(model, state, memory), small)
+    small = propagator == "pair" and not states and not apart and compressible(model, plan)
+    scores = propagator != "start" and affordable(model.samples, model.classes)
+    return Choice(
+        "linear",
+        summed=summed,
+        propagator=propagator,
+        leading=wants_split(plan),
+        absent=lacks_modes(model, state, memory),
+        scores=scores,
+        compressed=small,
+    )
+
+
+def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
+    """How many numbers move in a form."""
+    n, C, p = model.samples, model.classes, model.dim
+    if choice.form == "sphere":
+        return 2 * n
+    if choice.form != "linear":
+        return (n + C) * p + C + (C * n + 1 if choice.form == "logits" else 0)
+    rows = C if choice.summed else n
+    carried = {"start": (rows + C) * p, "identity": (rows + C) ** 2, "pair": 8}[choice.propagator]
+    return carried + (rows + C) * choice.leading + 1 + C
 
 
 def _reads_logits(model: LayerPeeled, plan: ObservablePlan, times: int) -> bool:

@@ -30,15 +30,26 @@ Orthonormal = list[jax.Array]
 """A state in coordinates in which its norm is a sum of squares: [H (rows, p), size of the residual (), W (C, p)]."""
 
 
-class RowState(NamedTuple):
-    """A state in the row space: e^log_scale times (H, W), and times the factor `residual` on what is orthogonal to it.
+class Amplitude(NamedTuple):
+    """The size of the leading part, sign e^log."""
 
-    `scores` is W r^T for the residual r, (C, n), over the same scale, where it is known.
+    log: jax.Array
+    sign: jax.Array
+
+
+class RowState(NamedTuple):
+    """A state in the row space, over e^log_scale.
+
+    Attributes:
+        H, W: Rows of features, (rows, p), and prototypes, (C, p).
+        factor: What the residual, which is orthogonal to the class sums, is multiplied by, ().
+        log_scale: Logarithm of the scale of all three, ().
+        scores: W r^T for the residual r, (C, n), where it is known.
     """
 
     H: jax.Array
     W: jax.Array
-    residual: jax.Array
+    factor: jax.Array
     log_scale: jax.Array
     scores: jax.Array | None
 
@@ -57,11 +68,11 @@ class Leading(eqx.Module):
         """Rates of H and W: a velocity divided by them is split like a state."""
 
     @abc.abstractmethod
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         """The arrays before the first update, for a start H (rows, p) and W (C, p)."""
 
     @abc.abstractmethod
-    def columns_of(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
         """The arrays of a velocity, features H (n, p) and W (C, p)."""
 
     @abc.abstractmethod
@@ -69,16 +80,22 @@ class Leading(eqx.Module):
         """A pair of arrays without what is leading in it."""
 
     @abc.abstractmethod
-    def split(self, body: Body, log: jax.Array, rest: Orthonormal, log_rest: jax.Array) -> Split | None:
-        """The state along the leading direction and beside it; e^log belongs to the column."""
+    def amplitude(self, body: Body, log: jax.Array | None) -> Amplitude | None:
+        """The amplitude of the leading part, read off the column, which stands for e^log times itself."""
 
     @abc.abstractmethod
-    def join(self, split: Split | None, rest: RowState, start: RowState) -> RowState:
-        """Leading part and rest put together; what stays is that of the start."""
+    def join(self, amplitude: Amplitude | None, rest: RowState, start: RowState) -> RowState:
+        """Leading part and rest together; what stays is that of the start."""
 
     @abc.abstractmethod
-    def add(self, split: Split | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def add(self, amplitude: Amplitude | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(H, W) of leading part and rest, over e^log_scale."""
+
+    @abc.abstractmethod
+    def split(
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, state: Orthonormal
+    ) -> Split | None:
+        """The state along the leading direction and beside it, e^log_rest rest, and the state, over any scale."""
 
     @abc.abstractmethod
     def turned(self, turn: Callable[[jax.Array], jax.Array], residual: jax.Array) -> Self:
@@ -91,24 +108,29 @@ class NoLeading(Leading):
     names = ()
     rates = (1.0, 1.0)
 
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         return {}
 
-    def columns_of(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
         return {}
 
     def rest(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
         return H, W
 
-    def split(self, body: Body, log: jax.Array, rest: Orthonormal, log_rest: jax.Array) -> Split | None:
+    def amplitude(self, body: Body, log: jax.Array | None) -> Amplitude | None:
         return None
 
-    def join(self, split: Split | None, rest: RowState, start: RowState) -> RowState:
+    def join(self, amplitude: Amplitude | None, rest: RowState, start: RowState) -> RowState:
         return rest
 
-    def add(self, split: Split | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def add(self, amplitude: Amplitude | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
         unit = jnp.exp(rest.log_scale - log_scale)
         return unit * rest.H, unit * rest.W
+
+    def split(
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, state: Orthonormal
+    ) -> Split | None:
+        return None
 
     def turned(self, turn: Callable[[jax.Array], jax.Array], residual: jax.Array) -> Self:
         return self
@@ -140,45 +162,52 @@ class LeadingProbe(Leading):
 
     names = (("lead_H", "lead_W"),)
 
-    def moving(self, state: Orthonormal) -> Orthonormal:
-        """A state with zeros for what stays: the limit says nothing of that."""
-        moves = self.part.H_moves, self.part.H_moves, self.part.W_moves
-        return [part if moving else jnp.zeros_like(part) for part, moving in zip(state, moves, strict=True)]
-
-    def split(self, body: Body, log: jax.Array, rest: Orthonormal, log_rest: jax.Array) -> Split | None:
+    def amplitude(self, body: Body, log: jax.Array | None) -> Amplitude | None:
+        assert log is not None
         of_H = [(self.unit_H, body["lead_H"])] * self.part.H_moves
         of_W = [(self.unit_W, body["lead_W"])] * self.part.W_moves
         weight = sum(jnp.sum(unit**2) for unit, _ in of_H + of_W)
         inner = sum(jnp.sum(unit * column) for unit, column in of_H + of_W)
-        amplitude = inner / jnp.where(weight > 0, weight, 1.0)
-        rest = self.moving(rest)
-        return Split(self.direction, rest, safe_log(jnp.abs(amplitude)) + log, jnp.sign(amplitude), log_rest, rest)
+        size = inner / jnp.where(weight > 0, weight, 1.0)
+        return Amplitude(safe_log(jnp.abs(size)) + log, jnp.sign(size))
 
-    def join(self, split: Split | None, rest: RowState, start: RowState) -> RowState:
-        assert split is not None
-        common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, rest.log_scale))
+    def join(self, amplitude: Amplitude | None, rest: RowState, start: RowState) -> RowState:
+        assert amplitude is not None
+        common = jax.lax.stop_gradient(jnp.maximum(amplitude.log, rest.log_scale))
         H_moves, W_moves = self.part.H_moves, self.part.W_moves
         if not (H_moves and W_moves):
             common = jnp.maximum(common, start.log_scale)
-        lead = self._times(split, common)
-        by, still = jnp.exp(rest.log_scale - common), jnp.exp(start.log_scale - common)
-        H = put_together(lead * self.H, by * rest.H) if H_moves else still * start.H
-        W = put_together(lead * self.part.prototypes, by * rest.W) if W_moves else still * start.W
-        residual = by * rest.residual if H_moves else still * start.residual
+        lead = self._times(amplitude, common)
+        by, kept = jnp.exp(rest.log_scale - common), jnp.exp(start.log_scale - common)
+        H = put_together(lead * self.H, by * rest.H) if H_moves else kept * start.H
+        W = put_together(lead * self.part.prototypes, by * rest.W) if W_moves else kept * start.W
+        factor = by * rest.factor if H_moves else kept * start.factor
         scores = rest.scores
         if scores is not None and self.scores is not None:
-            scores = lead * self.scores + by * scores if W_moves else still * self.scores
+            scores = lead * self.scores + by * scores if W_moves else kept * self.scores
             scores = jnp.where(jnp.any(W != 0, axis=1, keepdims=True), scores, scores - jax.lax.stop_gradient(scores))
-        return RowState(H, W, residual, common, scores)
+        return RowState(H, W, factor, common, scores)
 
-    def add(self, split: Split | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        assert split is not None
-        lead, unit = self._times(split, log_scale), jnp.exp(rest.log_scale - log_scale)
+    def add(self, amplitude: Amplitude | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+        assert amplitude is not None
+        lead, unit = self._times(amplitude, log_scale), jnp.exp(rest.log_scale - log_scale)
         return unit * rest.H + lead * self.H, unit * rest.W + lead * self.part.prototypes
 
-    def _times(self, split: Split, log_scale: jax.Array) -> jax.Array:
+    def _times(self, amplitude: Amplitude, log_scale: jax.Array) -> jax.Array:
         """How many times that of the start the leading part is, over e^log_scale."""
-        return split.sign * jnp.exp(split.log_amplitude - log_scale - self.log_start)
+        return amplitude.sign * jnp.exp(amplitude.log - log_scale - self.log_start)
+
+    def split(
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, state: Orthonormal
+    ) -> Split | None:
+        assert amplitude is not None
+        rest, state = self._moving(rest), self._moving(state)
+        return Split(self.direction, rest, amplitude.log, amplitude.sign, log_rest, state)
+
+    def _moving(self, state: Orthonormal) -> Orthonormal:
+        """A state with zeros for what stays: the limit says nothing of that."""
+        moves = self.part.H_moves, self.part.H_moves, self.part.W_moves
+        return [part if moving else jnp.zeros_like(part) for part, moving in zip(state, moves, strict=True)]
 
     def turned(self, turn: Callable[[jax.Array], jax.Array], residual: jax.Array) -> Self:
         part = self.part.turned(turn)
@@ -194,10 +223,10 @@ class CoupledProbe(LeadingProbe):
     def rates(self) -> tuple[Any, Any]:
         return self.part.rates.r1, self.part.rates.r2
 
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         return {"lead_H": self.H @ self.unit, "lead_W": self.part.prototypes @ self.unit}
 
-    def columns_of(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
         carrier, prototypes = self.part.part(space.gather(H), W)
         return {"lead_H": space.lift(carrier) @ self.unit, "lead_W": prototypes @ self.unit}
 
@@ -215,13 +244,13 @@ class DrivenProbe(LeadingProbe):
 
     rates = (1.0, 1.0)
 
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         lead_H, lead_W = self.H @ self.unit, self.part.prototypes @ self.unit
         if self.part.H_moves:
             return {"lead_H": jnp.zeros_like(lead_H), "lead_W": W @ self.unit}
         return {"lead_H": H @ self.unit, "lead_W": jnp.zeros_like(lead_W)}
 
-    def columns_of(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
         return {"lead_H": jnp.zeros_like(self.unit_H), "lead_W": jnp.zeros_like(self.unit_W)}
 
     def rest(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:

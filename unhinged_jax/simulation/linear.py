@@ -4,10 +4,13 @@ With M = diag(q) Y R the class sums S_c = sum_{i in c} q_i h_i obey, at unit rat
 
     S' = D R W - lambda_1 S,    W' = R^T S - lambda_2 W,    b' = M^T 1 - lambda_2 b,    D_c = sum_{i in c} q_i^2,
 
-and the residual, what is orthogonal to them, only decays, by one common factor. No product of n rows is needed. Nothing
-here knows modes: a step is the plain update. What makes it cheap and sharp are its parts: the row space (class sums),
-the propagator (which columns are carried), and the leading part, carried apart. Where classes differ, modes that the
-start lacks are taken out of what rounding makes of it.
+and the residual, what is orthogonal to them, only decays, by one common factor. No product of n rows is needed. An
+update is the plain one, without modes. What makes a run cheap and accurate are its parts: the row space (class sums),
+the propagator (what is carried of the start), and the leading part, which is carried apart. Only `clean` looks at
+modes: it takes out of the rest what rounding puts back into it.
+
+In the order of a run: `body` and, if it goes on with momentum, `pack`; `velocity` at every step, with `clean` on every
+velocity of a flow and after every few updates of a descent; `view` at every time that is read; `unpack` at the end.
 
 See docs/exact-solutions.md for the same dynamics in closed form, and for the names of its coefficients.
 """
@@ -29,7 +32,6 @@ from unhinged_jax.linear.spectrum import spectrum_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import View
 from unhinged_jax.observables.distance import Reference, reference
-from unhinged_jax.observables.features import affordable
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulation.absent import Absent, absent_modes, together
 from unhinged_jax.simulation.choose import Choice
@@ -63,22 +65,30 @@ class Bias(eqx.Module):
 class Scales(NamedTuple):
     """Logarithms of the scales of what is carried: the column of the leading part, the pairs, the residual's factor."""
 
-    lead: jax.Array
+    lead: jax.Array | None
     pairs: jax.Array
-    residual: jax.Array
+    factor: jax.Array
 
 
 class LinearSystem(System):
     """A linear run: its row space, its start there, and how it is carried.
 
-    The arrays that move: those of the propagator ("H" and "W"), of the leading part, "residual", the factor on what is
-    orthogonal to the class sums, at first `factor`, and "b".
+    The arrays that move, each line with a scale of its own but for the last:
+
+    | name | shape | when |
+    |---|---|---|
+    | lead_H, lead_W | (rows, 1), (C, 1) | the leading part is carried apart |
+    | H, W | (rows, p), (C, p) | the start itself is carried |
+    | H, W | (rows, rows + C), (C, rows + C) | the identity is: a matrix that multiplies the start |
+    | H, W and mean_H, mean_W | (2,) each | balanced classes: what differs between them, and what all share |
+    | factor | () | always: what the residual is multiplied by |
+    | b | (C,) | always; it is never over a scale |
 
     Attributes:
         space: Class sums, or the features themselves.
         H, W: The start in the row space, (rows, p), and (C, p), over e^log_scale.
         residual: What is orthogonal to the class sums over `factor`, (n, p); None without class sums.
-        factor: A power of two, ().
+        factor: What it is multiplied by at the start, a power of two, ().
         propagator: What is carried of the part that does not lead.
         leading: What is carried of the part that does.
         bias: The biases, never over a scale.
@@ -104,7 +114,7 @@ class LinearSystem(System):
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         # The residual is a group of its own: W alone may be far smaller or larger than it.
-        return (*self.leading.names, *self.propagator.names, ("residual",))
+        return (*self.leading.names, *self.propagator.names, ("factor",))
 
     @property
     def compensated(self) -> bool:
@@ -114,13 +124,13 @@ class LinearSystem(System):
         return self.log_scale
 
     def body(self) -> Body:
-        columns = self.propagator.columns(self.H, self.W) | self.leading.columns(self.H, self.W)
-        return self.clean({**columns, "residual": self.factor, "b": self.bias.start})
+        arrays = self.propagator.start_arrays(self.H, self.W) | self.leading.start_arrays(self.H, self.W)
+        return self.clean({**arrays, "factor": self.factor, "b": self.bias.start})
 
     def velocity(self, body: Body) -> Body:
         model = self.space.model
-        fade = -model.decay_H * body["residual"] if model.moves.H else jnp.zeros_like(body["residual"])
-        moved = {"residual": fade, "b": self.bias.velocity(body["b"])}
+        fade = -model.decay_H * body["factor"] if model.moves.H else jnp.zeros_like(body["factor"])
+        moved = {"factor": fade, "b": self.bias.velocity(body["b"])}
         pairs = zip(self.propagator.names, self.propagator.couplings(self.space), strict=True)
         for names, coupling in (*pairs, *((names, self.space) for names in self.leading.names)):
             moved.update(zip(names, force(model, coupling, *(body[name] for name in names)), strict=True))
@@ -130,13 +140,13 @@ class LinearSystem(System):
         """Take out of the rest what rounding puts back into it: the leading part, and modes that the start lacks."""
         cleaned = dict(body)
         for names, coupling in zip(self.propagator.names, self.propagator.couplings(self.space), strict=True):
-            H, W = self._bare(*self.propagator.bare(*(body[name] for name in names)))
+            H, W = self._without_absent(*self.propagator.clean(*(body[name] for name in names)))
             cleaned.update(zip(names, self.leading.rest(coupling, H, W), strict=True))
         for names in self.leading.names:
-            cleaned.update(zip(names, self._bare(*(body[name] for name in names)), strict=True))
+            cleaned.update(zip(names, self._without_absent(*(body[name] for name in names)), strict=True))
         return cleaned
 
-    def _bare(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _without_absent(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
         return (H, W) if self.absent is None else self.absent.taken_out(self.space, H, W)
 
     def clean_velocity(self, velocity: Body) -> Body:
@@ -159,17 +169,16 @@ class LinearSystem(System):
             ratio = ratio - jax.lax.stop_gradient(jnp.where(lost, ratio, 0.0))
             H = space.signal.class_sums(H)
         return self.clean(
-            {"H": H, "W": W, "residual": ratio, "b": velocity["b"], **self.leading.columns_of(space, H, W)}
+            {"H": H, "W": W, "factor": ratio, "b": velocity["b"], **self.leading.velocity_arrays(space, H, W)}
         )
 
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
         r1, r2 = self.leading.rates
         body, scales = rated(velocity, r1, r2), self._scales(logs)
         rest = self._rest(body, scales)
-        split = self.leading.split(body, scales.lead, self._orthonormal(rest), rest.log_scale)
-        H, W = self.leading.add(split, rest, log_scale)
-        residual, model = jnp.exp(rest.log_scale - log_scale) * rest.residual, self.space.model
-        dense = self.space.features(H, self.residual, residual).dense()
+        H, W = self.leading.add(self.leading.amplitude(body, scales.lead), rest, log_scale)
+        factor, model = jnp.exp(rest.log_scale - log_scale) * rest.factor, self.space.model
+        dense = self.space.features(H, self.residual, factor).dense()
         return {
             "H": dense / r1 if model.moves.H else jnp.zeros_like(dense),
             "W": W / r2 if model.moves.W else jnp.zeros_like(W),
@@ -177,14 +186,15 @@ class LinearSystem(System):
         }
 
     def _scales(self, logs: list[jax.Array]) -> Scales:
-        pairs = len(self.propagator.names)
-        return Scales(logs[0], jnp.stack(logs[-1 - pairs : -1]), logs[-1])
+        of = dict(zip(self.groups, logs, strict=True))
+        lead = next((of[names] for names in self.leading.names), None)
+        return Scales(lead, jnp.stack([of[names] for names in self.propagator.names]), of[("factor",)])
 
     def _rest(self, body: Body, scales: Scales) -> RowState:
         """All that is not leading, as a state in the row space over one scale."""
         common = jnp.max(self.propagator.there(scales.pairs))
         if self.residual is not None and self.space.model.moves.H:
-            common = jnp.maximum(common, scales.residual)
+            common = jnp.maximum(common, scales.factor)
         common = jax.lax.stop_gradient(common)
         # Of a part that the start lacks only derivatives are seen, as large as their type allows.
         most = math.log(float(jnp.finfo(common.dtype).max)) / 2
@@ -193,29 +203,29 @@ class LinearSystem(System):
         start = jnp.concatenate([self.H, self.W])
         H, W = self.propagator.apply(of_H, start), self.propagator.apply(of_W, start)
         scores = None if self.start_scores is None else self.propagator.apply(of_W, self.start_scores)
-        return RowState(H, W, jnp.exp(scales.residual - common) * body["residual"], common, scores)
+        return RowState(H, W, jnp.exp(scales.factor - common) * body["factor"], common, scores)
 
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         scales = self._scales(logs)
         rest = self._rest(body, scales)
-        split = self.leading.split(body, scales.lead, self._orthonormal(rest), rest.log_scale)
+        amplitude = self.leading.amplitude(body, scales.lead)
         # At the start it is read as it was given: a part that is far smaller than the other has digits of its own.
         start_scores = None if self.start_scores is None else self.start_scores[self.H.shape[0] :]
         start = RowState(self.H, self.W, self.factor, self.log_scale, start_scores)
-        moved = self.leading.join(split, rest, start)
+        moved = self.leading.join(amplitude, rest, start)
         now: RowState = jax.tree.map(lambda one, other: jnp.where(still, one, other), start, moved)
-        features = self.space.features(now.H, self.residual, now.residual, with_prototypes=now.scores)
+        features = self.space.features(now.H, self.residual, now.factor, with_prototypes=now.scores)
         view = View(self.space.model, features, now.W, body["b"], now.log_scale)
+        split = self.leading.split(amplitude, self._orthonormal(rest), rest.log_scale, self._orthonormal(now))
         if split is None:
             return view
         assert isinstance(self.leading, LeadingProbe)
-        split = split._replace(whole=self.leading.moving(self._orthonormal(now)))
         log_start = self.leading.log_start + self.log_scale
         return dataclasses.replace(view, split=split, log_start=log_start).referred(self.reference)
 
     def _orthonormal(self, state: RowState) -> Orthonormal:
         size = jnp.zeros((), state.W.dtype) if self.residual is None else safe_norm(self.residual)
-        return [self.space.metric(state.H), state.residual * size, state.W]
+        return [self.space.metric(state.H), state.factor * size, state.W]
 
     def compressed(self) -> LinearSystem:
         assert self.residual is not None
@@ -253,15 +263,14 @@ def linear_system(
     if space.summed and model.labels.balanced:
         present = jax.lax.stop_gradient(balanced_modes(space.signal.transpose_times(started_H), started_W))
     propagator: Propagator = StartItself(present)
-    if choice.columns == "pair":
+    if choice.propagator == "pair":
         assert present is not None
         propagator = BalancedPair(present)
-    elif choice.columns == "identity":
+    elif choice.propagator == "identity":
         propagator = Identity()
-    seen = choice.columns != "start" and residual is not None and affordable(residual.shape[0], W.shape[0])
-    leading = leading_probe(space, part, W, residual if seen else None)
+    leading = leading_probe(space, part, W, residual if choice.scores else None)
     absent = None
-    if choice.bare:
+    if choice.absent:
         spectrum = part.spectrum if isinstance(part, Coupled) else None
         spectrum = spectrum or spectrum_of(space.signal, model.kernel, model.samples, model.dim, W.dtype)
         absent = absent_modes(spectrum, space.signal.transpose_times(started_H), started_W)
@@ -278,7 +287,7 @@ def linear_system(
         leading=leading,
         bias=Bias(state.b, space.signal.column_sums(W.dtype), model.decay_W, model.moves.b),
         log_scale=jnp.asarray(state.log_scale, W.dtype),
-        start_scores=jnp.concatenate([rows, W]) @ residual.T if seen and residual is not None else None,
+        start_scores=jnp.concatenate([rows, W]) @ residual.T if choice.scores and residual is not None else None,
         reference=referred,
         absent=absent,
     )

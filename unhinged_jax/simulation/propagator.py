@@ -34,7 +34,7 @@ class Propagator(eqx.Module):
     names: ClassVar[tuple[tuple[str, str], ...]] = (("H", "W"),)
 
     @abc.abstractmethod
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         """The arrays before the first update, for a start H (rows, p) and W (C, p)."""
 
     @abc.abstractmethod
@@ -45,8 +45,8 @@ class Propagator(eqx.Module):
         """What the signal makes of each pair of arrays."""
         return (space,)
 
-    def bare(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A pair of arrays without what only rounding can have put there."""
+    def clean(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A pair of arrays, without what only rounding can have put there."""
         return H, W
 
     def there(self, logs: jax.Array) -> jax.Array:
@@ -62,13 +62,13 @@ class StartItself(Propagator):
 
     present: jax.Array | None
 
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         return {"H": H, "W": W}
 
     def apply(self, moved: list[jax.Array], start: jax.Array) -> jax.Array:
         return moved[0]
 
-    def bare(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def clean(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
         if self.present is None:
             return H, W
         return _present(self.present, H), _present(self.present, W)
@@ -77,7 +77,7 @@ class StartItself(Propagator):
 class Identity(Propagator):
     """P, one column per row of the start: for classes that differ, in many dimensions."""
 
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         rows, classes, dtype = H.shape[0], W.shape[0], W.dtype
         both = rows + classes
         return {"H": jnp.eye(rows, both, dtype=dtype), "W": jnp.eye(classes, both, k=rows, dtype=dtype)}
@@ -97,7 +97,7 @@ class BalancedPair(Propagator):
     names: ClassVar[tuple[tuple[str, str], ...]] = (("H", "W"), ("mean_H", "mean_W"))
     present: jax.Array
 
-    def columns(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         unit = jnp.eye(2, dtype=W.dtype)
         return {name: row for pair in self.names for name, row in zip(pair, unit, strict=True)}
 

@@ -107,11 +107,3 @@ def _of_values(array: Any) -> str:
 
 def _hex(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def digest(arrays: Iterable[np.ndarray], of: str = "") -> int:
-    """64 bits of BLAKE2 over the description and the bytes of arrays, never 0."""
-    state = hashlib.blake2b(of.encode(), digest_size=8)
-    for array in arrays:
-        state.update(np.ascontiguousarray(array).tobytes())
-    return int.from_bytes(state.digest(), "little") or 1

@@ -1,4 +1,4 @@
-"""The progress of a sweep."""
+"""What `unhinged sweep --status` reports: how much of a sweep is done, failed or damaged."""
 
 from __future__ import annotations
 

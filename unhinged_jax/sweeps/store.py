@@ -25,8 +25,9 @@ from unhinged_jax.sweeps.arrays import NOT_A_NUMBER as NOT_A_NUMBER
 from unhinged_jax.sweeps.arrays import PENDING as PENDING
 from unhinged_jax.sweeps.arrays import REASONS as REASONS
 from unhinged_jax.sweeps.arrays import consolidate, coordinate, make_variables
+from unhinged_jax.sweeps.digests import block_digests, digest
 from unhinged_jax.sweeps.layout import Layout
-from unhinged_jax.sweeps.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, digest, resealed, sealed
+from unhinged_jax.sweeps.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
 from unhinged_jax.trajectory import RunResult
 
 FINE = (int(RunResult.COMPLETED), int(RunResult.STEADY))
@@ -245,14 +246,13 @@ class Store:
         if not self._by_variable:
             return self._intact(number)
         return len(digests) == len(self.variables) and bool(
-            digest([values], f"{name} {number}") == digests[self.variables.index(name)]
+            block_digests(number, {name: values}, [name])[0] == digests[self.variables.index(name)]
         )
 
     def _digests(self, number: int, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Digests of each variable with its name and the number of the block, so that chunks cannot change places."""
-        if not self._by_variable:
+        if not self._by_variable:  # an older store, with one digest for all
             return np.asarray(digest(values[name] for name in self.variables), np.uint64)
-        return np.asarray([digest([values[name]], f"{name} {number}") for name in self.variables], np.uint64)
+        return block_digests(number, values, self.variables)
 
     def _intact(self, number: int) -> bool:
         try:
