@@ -371,7 +371,7 @@ def test_resume_with_momentum_equals_one_run(momentum_runs, tmp_path, capsys):
     assert json.loads((target / "run.json").read_text())["continued_from"] == 9
     printed = capsys.readouterr()
     assert printed.out.startswith("Trajectory (simulated): 5 of 5 times, last at 20\n")
-    assert len(printed.out.splitlines()) == 4 and printed.err == ""
+    assert len(printed.out.splitlines()) == 5 and printed.err == ""
     again = failure(capsys, "simulate", momentum_runs / "run.toml", "--out", target, "--resume")
     assert "reached 20 already" in again
 

@@ -142,8 +142,8 @@ RANGES = {
     "a grid from 0": ("model.gamma", {"low": 0, "high": 1.0, "start": 0.5, "spacing": "log"}, "`low` above 0"),
     "a grid from nearly 0": ("model.gamma", {"low": 1e-320, "high": 1.0, "start": 0.5, "spacing": "log"}, "2.2e-308"),
     "a rate below 0": ("dynamics.schedule", {"low": -1e-4, "high": 1.0, "start": 0.5}, "'dynamics.schedule' cannot be"),
-    "no such key": ("model.decai", {"low": 0.0, "high": 1.0, "start": 0.5}, "'model.decai' is no key"),
-    "no such entry": ("model.decay.7", {"low": 0.0, "high": 1.0, "start": 0.5}, "'model.decay.7' is no key"),
+    "no such key": ("model.decai", {"low": 0.0, "high": 1.0, "start": 0.5}, "'model.decai' is not a key"),
+    "no such entry": ("model.decay.7", {"low": 0.0, "high": 1.0, "start": 0.5}, "'model.decay.7' is not a key"),
 }  # fmt: skip
 
 
