@@ -18,19 +18,19 @@ from unhinged_jax import _memory
 
 
 def concrete(value: PyTree) -> bool:
-    """Whether `value` holds numbers that can be looked at now (it is not being traced)."""
+    """Whether `value` holds known numbers (it is not being traced)."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
 def shown(value: npt.ArrayLike) -> str:
-    """A value in a message: a number as it is, an array by its range."""
+    """A value in a message: the number itself, or the range of an array."""
     if np.ndim(value) == 0:
         return str(value)
     return f"entries from {np.min(value):g} to {np.max(value):g}" if np.size(value) else "no entries"
 
 
 def given(value: object) -> str:
-    """What was given, in a few words on one line: short values as they are, everything else by its kind.
+    """What was given, in a few words on one line: short values in full, everything else by its kind.
 
     Example:
         >>> given("loss"), given(np.ones((2, 3))), given(len), given(Exception())
@@ -75,7 +75,7 @@ _WAYS = {
 
 
 def kind(name: str, value: object, *kinds: type) -> None:
-    """Raise unless `value` is an object of one of these classes, with how to come by one."""
+    """Raise unless `value` is an object of one of these classes, and say how to obtain one."""
     if isinstance(value, kinds):
         return
     wanted = " or ".join(_one(each.__name__) for each in kinds)
@@ -107,14 +107,14 @@ def key(name: str, value: object) -> None:
 
 
 def function(name: str, value: object, meaning: str) -> None:
-    """Raise unless `value` can be called and found again by what it is, as compiled programs are."""
+    """Raise unless `value` can be called and is hashable, as compiled programs require."""
     if not callable(value) or isinstance(value, type):
         way = f"; call it, as in `{value.__name__}(...)`." if isinstance(value, type) else "."
         raise ValueError(f"{name} must be a function {meaning}, but got {given(value)}{way}")
     if jax.tree_util.all_leaves([value]) and not hashable(value):
         raise ValueError(
-            f"{name} is not hashable, so no compiled program can be found again by it; use a function, or register "
-            f"{type(value).__name__} with jax.tree_util.register_dataclass: its numbers become data."
+            f"{name} is not hashable, so compiled programs cannot be cached for it; use a function, or register "
+            f"{type(value).__name__} with jax.tree_util.register_dataclass, so that its numbers become data."
         )
 
 
@@ -126,7 +126,7 @@ def path(name: str, value: object) -> Path:
 
 
 def hashable(value: object) -> bool:
-    """Whether Python can find a thing again by its hash."""
+    """Whether an object is hashable."""
     try:
         hash(value)
     except TypeError:
@@ -135,9 +135,9 @@ def hashable(value: object) -> bool:
 
 
 def real(name: str, value: object, array: bool = False) -> np.ndarray:
-    """The entries as a NumPy array, or raise unless they are real numbers: neither truth values, complex nor text.
+    """The entries as a NumPy array, or raise unless they are real numbers (not truth values, complex numbers or text).
 
-    A list is a number of numbers, and is refused unless an `array` may be given.
+    A list holds several numbers, so it is refused unless an `array` may be given.
     """
     what = "hold real numbers" if array else "be a real number"
     if isinstance(value, (list, tuple)) and not array:
@@ -154,7 +154,7 @@ def real(name: str, value: object, array: bool = False) -> np.ndarray:
 def non_negative(
     name: str, value: npt.ArrayLike, hint: str = "use a number of at least 0", array: bool = False
 ) -> None:
-    """Raise unless every entry is finite and at least 0. Traced values pass unchecked."""
+    """Raise unless every entry is finite and at least 0. Traced values are not checked."""
     if concrete(value):
         entries = real(name, value, array)
         if not np.all(np.isfinite(entries)) or np.any(entries < 0):
@@ -162,7 +162,7 @@ def non_negative(
 
 
 def positive(name: str, value: npt.ArrayLike, hint: str = "use a number above 0", array: bool = False) -> None:
-    """Raise unless every entry is finite and above 0. Traced values pass unchecked."""
+    """Raise unless every entry is finite and above 0. Traced values are not checked."""
     if concrete(value):
         entries = real(name, value, array)
         if not np.all(np.isfinite(entries)) or np.any(entries <= 0):
@@ -170,7 +170,7 @@ def positive(name: str, value: npt.ArrayLike, hint: str = "use a number above 0"
 
 
 def finite(name: str, value: npt.ArrayLike, array: bool = False) -> None:
-    """Raise if any entry is NaN or infinite. Traced values pass unchecked."""
+    """Raise if any entry is NaN or infinite. Traced values are not checked."""
     if concrete(value):
         bad = int(np.sum(~np.isfinite(real(name, value, array))))
         if bad:
@@ -188,7 +188,7 @@ def shape(name: str, value: npt.ArrayLike, expected: tuple[int, ...], meaning: s
 
 
 def shape_of(name: str, value: npt.ArrayLike) -> tuple[int, ...]:
-    """The shape of a number or an array, or raise for what has none."""
+    """The shape of a number or an array, or raise for anything without a shape."""
     try:
         return tuple(np.shape(value))
     except (TypeError, ValueError):
@@ -196,9 +196,9 @@ def shape_of(name: str, value: npt.ArrayLike) -> tuple[int, ...]:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """What to add to a message about a name that is not there: the one that may have been meant, or nothing.
+    """What to add to a message about an unknown name: the known name that may have been meant, or nothing.
 
-    Case does not count, and names that begin like the given one go first.
+    Case is ignored, and names that begin like the given one come first.
 
     Example:
         >>> nearest("NC3", ["nc1", "unc3", "nc3_self_duality"]), nearest("x", ["norm"])
@@ -214,7 +214,7 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def choice(name: str, value: object, allowed: tuple[Any, ...]) -> Any:
-    """The one of `allowed` that `value` is (NumPy's texts are no texts to JAX), or raise."""
+    """The one of `allowed` that equals `value` (JAX does not accept NumPy's strings), or raise."""
     plain = isinstance(value, (str, int, np.integer)) and not isinstance(value, bool)
     if not plain or value not in allowed:
         listed = ", ".join(repr(a) for a in allowed)
@@ -233,11 +233,11 @@ def whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
 
 
 MAX_SEED = 2**31 - 1
-"""Seeds are traced as 32-bit integers, in which a larger one would be another seed."""
+"""Seeds are traced as 32-bit integers, in which a larger one would become a different seed."""
 
 
 def seed(name: str, value: object) -> Any:
-    """The seed, or raise unless it is a whole number from 0 to `MAX_SEED`. Traced ones, of a sweep, pass unchecked."""
+    """The seed, or raise unless it is a whole number from 0 to `MAX_SEED`. Traced ones, of a sweep, are not checked."""
     return value if not concrete(value) else whole(name, value, 0, MAX_SEED)
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that replace others only where that was asked for."""
+"""Files that appear whole or not at all, and that replace others only on request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import uuid4
 
 @contextmanager
 def placed(path: str | Path) -> Iterator[None]:
-    """Errors of the system inside that name no file, such as a disk that is full, name this one."""
+    """System errors inside that name no file, such as a full disk, name this one."""
     try:
         yield
     except OSError as error:
@@ -23,13 +23,13 @@ def placed(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
-    """A place beside `path` to write to: it becomes `path` when the block ends well, and is gone when it does not.
+    """A place beside `path` to write to. It becomes `path` if the block succeeds, and is removed if it fails.
 
-    The file gets the permissions that any new one gets. Two writers do not disturb each other; the last one stays.
+    The file gets the usual permissions of a new file. Two writers do not disturb each other, and the last one wins.
 
     Args:
-        path: Where the file belongs.
-        force: Replace a file that is there (default); otherwise it is refused, also if it appeared meanwhile.
+        path: The final path of the file.
+        force: Replace an existing file (default); otherwise it is refused, even if it appeared meanwhile.
 
     Raises:
         ValueError: if there is such a file and `force` is not set.
@@ -44,7 +44,7 @@ def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
         ['numbers.txt']
     """
     path = Path(path)
-    if not path.parent.is_dir():  # named now: later the message would name the file beside it
+    if not path.parent.is_dir():  # checked now, because later the message would name the temporary file
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a file was expected, not a folder", str(path))
@@ -55,7 +55,9 @@ def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
         with placed(path):
             yield part
             with part.open("rb") as file:
-                os.fsync(file.fileno())  # before the name: a power cut must not leave an empty file of that name
+                os.fsync(
+                    file.fileno()
+                )  # before renaming, because a power cut must not leave an empty file of that name
         if force:
             part.replace(path)
         else:
@@ -76,7 +78,7 @@ def _give_name(part: Path, path: Path) -> None:
 
 
 def refuse_there(paths: Iterable[Path]) -> None:
-    """Raise ValueError if any of some files is there: nothing is replaced unless --force is given."""
+    """Raise ValueError if any of the files exists, because nothing is replaced unless --force is given."""
     found = [str(path) for path in paths if path.exists() or path.is_symlink()]
     if found:
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
@@ -85,7 +87,7 @@ def refuse_there(paths: Iterable[Path]) -> None:
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and those above it; one behind a symbolic link, too, whose goal may not be there yet.
+    """Make a folder and its parents, also behind a symbolic link whose target may not exist yet.
 
     Raises:
         OSError: if it cannot be made.

@@ -1,8 +1,8 @@
 """The one place where a command is interrupted: by Ctrl-C (SIGINT), SIGTERM or SIGHUP.
 
-The first signal says a word at once and ends the command as `KeyboardInterrupt`; what is `held` is finished before.
-The second one ends the process immediately, and so does the clock when the command has not ended within `PATIENCE`:
-a program of XLA runs to its end before Python hears anything. A thread watches for both.
+The first signal is acknowledged at once and ends the command with `KeyboardInterrupt`, after everything `held` is
+finished. A second signal ends the process immediately, and so does a timer if the command has not ended within
+`PATIENCE`, because XLA runs a program to its end before Python sees a signal. A thread watches for both.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 PATIENCE, NOTHING_IN_HAND = 10.0, 2.0
-"""Seconds within which an interrupted command ends, where something can be `left` and where nothing can."""
-_TWICE = 0.5  # seconds within which a second signal is the first, sent on by a program around this one
+"""Seconds within which an interrupted command ends, with and without something `left`."""
+_TWICE = 0.5  # seconds within which a second signal counts as the first one, forwarded by a parent program
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
-_UNCHANGED = "results that were there are unchanged."
+_UNCHANGED = "earlier results are unchanged."
 
 
 class Interrupted(KeyboardInterrupt):
-    """A command was interrupted; the message says what is left of it."""
+    """A command was interrupted; the message says what is kept."""
 
 
 class _Now:
-    """What the process is doing about signals."""
+    """How the process handles signals."""
 
     def __init__(self) -> None:
         self.number, self.held, self.raised, self.told, self.worker = 0, 0, False, False, False
         self.tells: list[Callable[[], str]] = []
 
     def act(self) -> None:
-        """Raise, once, unless something is held; a worker just ends."""
+        """Raise once, unless something is held; a worker simply ends."""
         if self.number and not self.held and not self.raised:
             self.raised = True
             if self.worker:
@@ -49,7 +49,7 @@ _now = _Now()
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Signals interrupt what runs inside. One that the process was told to ignore (`nohup`) stays ignored."""
+    """Signals interrupt the code inside. A signal that the process was told to ignore (`nohup`) stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -74,7 +74,7 @@ def heeded() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """What runs inside is finished before an interruption is raised, in the thread that hears of signals."""
+    """The code inside is finished before an interruption is raised, in the thread that receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -87,7 +87,7 @@ def held() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise Interrupted inside of `held`, if a signal has come."""
+    """Raise Interrupted inside `held` if a signal has arrived."""
     if _now.number and threading.current_thread() is threading.main_thread():
         _now.raised = True
         raise Interrupted
@@ -95,7 +95,7 @@ def check() -> None:
 
 @contextmanager
 def left(tell: Callable[[], str]) -> Iterator[None]:
-    """If what runs inside is interrupted, `tell` says what is left of it, in words that end a sentence."""
+    """If the code inside is interrupted, `tell` says what is kept, in words that end a sentence."""
     _now.tells.append(tell)
     try:
         yield
@@ -107,12 +107,12 @@ def left(tell: Callable[[], str]) -> Iterator[None]:
 
 
 def struck() -> bool:
-    """Whether a signal has come; what else goes wrong then, such as writing to a closed terminal, comes from it."""
+    """Whether a signal has arrived; later errors, such as writing to a closed terminal, are consequences of it."""
     return bool(_now.number)
 
 
 def told(error: BaseException) -> int:
-    """Say how a command was interrupted; its exit status."""
+    """Print how a command was interrupted, and return its exit status."""
     while error.__context__ is not None and not isinstance(error, Interrupted):
         error = error.__context__
     _now.told = True
@@ -122,7 +122,7 @@ def told(error: BaseException) -> int:
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes that start inside leave Ctrl-C and a closed terminal to this one, from their first moment on."""
+    """Processes that start inside leave Ctrl-C and a closed terminal to this one, from the beginning."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
     try:
         yield
@@ -131,7 +131,7 @@ def deaf_children() -> Iterator[None]:
 
 
 def obey_parent() -> None:
-    """Make this process a worker: SIGTERM ends it after what is held, and every other signal is its parent's."""
+    """Make this process a worker: SIGTERM ends it after everything held, and its parent handles every other signal."""
     _now.worker = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -144,7 +144,7 @@ def _heard(number: int, _frame: FrameType | None) -> None:
 
 
 def _watch(fd: int) -> None:
-    """Hear of signals while the main thread is busy; byte 0 ends it."""
+    """Receive signals while the main thread is busy; byte 0 ends this thread."""
     first, patience = 0.0, PATIENCE
     while True:
         rest = max(0.0, first + patience - time.monotonic()) if first else None
@@ -167,7 +167,7 @@ def _watch(fd: int) -> None:
 
 
 def _end() -> None:
-    """End now, whatever other threads do; workers follow."""
+    """End now, whatever other threads do; workers end as well."""
     with contextlib.suppress(OSError):
         if os.isatty(2):
             os.write(2, b"\n\x1b[?25h")  # a progress bar hides the cursor
@@ -175,6 +175,6 @@ def _end() -> None:
 
 
 def _say(text: str) -> None:
-    """A line on standard error, whoever is writing there, and also when the terminal is gone."""
+    """Write a line to standard error, even while others write there or when the terminal is gone."""
     with contextlib.suppress(OSError):
         os.write(2, f"unhinged: {text}\n".encode())

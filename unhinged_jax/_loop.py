@@ -1,4 +1,4 @@
-"""A compiled loop of steps that reads values at chosen steps, in memory that grows like the root of its length."""
+"""A compiled loop of steps that reads values at chosen steps; its memory grows like the square root of its length."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _OFTEN = 8  # updates; reads closer than that are looked up one by one
 
 
 class Reads(NamedTuple):
-    """When to read: as often as `every` updates, or where `slots` says so.
+    """When to read: after each `every` updates, or where `slots` says so.
 
-    A loop that is cut where it is read needs no question in between. On a GPU each question waits for the host.
+    A loop that is cut at its reads needs no condition inside; on a GPU each condition waits for the host.
 
     Attributes:
         updates: Length of the loop.
         total: Number of reads.
-        every: Updates between two reads, the last of them after all updates; 0 if they are not equally far apart.
-        slots: For every number of updates the read it belongs to, or `total`; None if `every` tells.
+        every: Updates between two reads, the last of which is after all updates; 0 if the reads are not equally spaced.
+        slots: For every number of updates the index of its read, or `total`; None if `every` is used.
     """
 
     updates: int
@@ -47,7 +47,7 @@ def reads_at(times: np.ndarray, start: int) -> Reads:
     if updates >= 2**31 - 1 or int(times[-1]) > most:
         raise ValueError(
             f"a run update by update counts to {min(most, 2**31 - 2)} here, but was asked for {times[-1]}; only "
-            "`exact` with a constant rate and without momentum goes farther."
+            "`exact` with a constant rate and without momentum goes further."
         )
     gaps = set(np.diff(after).tolist()) or {updates}
     if len(gaps) == 1 and (every := gaps.pop()) >= _OFTEN and after[0] in (0, every):
@@ -70,7 +70,7 @@ def run(
     tidy: Tidy | None = None,
     alone: Settle | None = None,
 ) -> Loop:
-    """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry on the way.
+    """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry at chosen steps.
 
     With `alone`, where the loop ends does not depend on what is read: a block of steps that does not settle is repeated
     step by step.
@@ -113,7 +113,7 @@ class _Guard(NamedTuple):
 def _regular(
     step: Step, carry: PyTree, reads: Reads, keep: Callable[[PyTree], PyTree], guard: _Guard | None, tidy: Tidy | None
 ) -> Loop:
-    """Loops within loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
+    """Nested loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
     block = _divisor(reads.every, math.isqrt(reads.updates))
     stretch, plain = block, step
     if tidy is not None:
@@ -141,7 +141,7 @@ def _regular(
     ks = jnp.arange(reads.updates).reshape(-1, reads.every)
     start = carry
     (carry, _), (values, filled) = jax.lax.scan(until_read, (start, jnp.asarray(True)), ks)
-    if reads.total > ks.shape[0]:  # the start is read, too
+    if reads.total > ks.shape[0]:  # the start is also read
         values = jax.tree.map(lambda begin, rest: jnp.concatenate([begin[None], rest]), keep(start), values)
         filled = jnp.concatenate([jnp.ones_like(filled[:1]), filled])
     return carry, values, filled
@@ -150,7 +150,7 @@ def _regular(
 def _looked_up(
     step: Step, carry: PyTree, reads: Reads, keep: Callable[[PyTree], PyTree], guard: _Guard | None, tidy: Tidy | None
 ) -> Loop:
-    """The loop in blocks that a derivative recomputes, asking after every step whether it is read."""
+    """The loop in blocks that a derivative recomputes, with a check after every step whether it is read."""
     slots, count, plain = reads.slots, reads.total, step
     assert slots is not None
     step = step if tidy is None else _now_and_then(step, *tidy)
@@ -225,7 +225,7 @@ def _guarded(
         return after, saved, going
     settled, fine = guard.settle(before, after)
     again, kept = going & ~fine, going & fine
-    # A choice, not a branch: vmapped, a branch would batch k and with it every branch inside the step.
+    # A selection, not a branch, because under vmap a branch would batch k and with it every branch inside the step.
     left = _chosen(kept, settled, before), _marked(kept, filled, saved)
     if (alone := guard.alone) is None:
         return *left, kept
@@ -243,7 +243,7 @@ def _guarded(
     def redo() -> tuple[PyTree, Any, jax.Array]:
         return repeated(left[0], _emptied(again, kept, filled, saved))
 
-    # A branch that no vmap turns into a choice: the lanes of a batch are repeated together, if any of them is.
+    # A branch that vmap does not turn into a selection: the lanes of a batch are repeated together if any of them is.
     carry, saved, live = jax.lax.cond(unvmap_any(again), redo, lambda: (*left, again))
     return carry, saved, kept | live
 
@@ -253,12 +253,12 @@ def _chosen(choice: jax.Array, one: PyTree, other: PyTree) -> PyTree:
 
 
 def _marked(kept: jax.Array, filled: jax.Array, saved: PyTree) -> Any:
-    """Without a mark on what a block added that is not kept."""
+    """Without the marks of entries that a block added and that are not kept."""
     return (saved[0], jnp.where(kept, saved[1], filled)) if saved else saved
 
 
 def _emptied(again: jax.Array, kept: jax.Array, filled: jax.Array, saved: PyTree) -> Any:
-    """Without what a block added that will be repeated."""
+    """Without the entries that a repeated block added."""
     if not saved:
         return saved
     values, marked = saved
@@ -275,7 +275,7 @@ def _over(step: Callable[[PyTree, Any], PyTree], carry: PyTree, ks: jax.Array) -
 
 
 def _now_and_then(step: Step, every: int, tidy: Callable[[PyTree], PyTree]) -> Step:
-    """The step, and after each of so many a tidying."""
+    """The step, with a tidying after each given number of steps."""
 
     def tidied(carry: PyTree, k: jax.Array) -> PyTree:
         carry = step(carry, k)
@@ -285,14 +285,14 @@ def _now_and_then(step: Step, every: int, tidy: Callable[[PyTree], PyTree]) -> S
 
 
 def _block(updates: int) -> int:
-    """Steps in a block: about the root of their number; a divisor if there is one, so that one loop is compiled."""
+    """Steps in a block: about the square root of their number; if possible a divisor, so that one loop is compiled."""
     root = max(1, math.isqrt(updates))
     size = _divisor(updates, root) if updates else root
     return size if root <= 2 * size <= 4 * root else root
 
 
 def _divisor(number: int, near: int, most: int | None = None) -> int:
-    """The divisor of a number that lies nearest to another, by ratio; of those up to `most`."""
+    """The divisor of a number that is nearest to another by ratio, among those up to `most`."""
     low = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
     divisors = [size for size in (*low, *(number // size for size in low)) if size <= (most or number)]
     return min(divisors, key=lambda size: abs(math.log(size / max(1, near))))
@@ -312,7 +312,7 @@ def _put(slot: jax.Array, live: jax.Array | None = None) -> Callable[[jax.Array,
 
 
 def along(filled: jax.Array, values: jax.Array) -> jax.Array:
-    """What is known of each time, (T,), in the shape that goes with values (T, ...)."""
+    """A flag per time, (T,), in a shape that broadcasts with values (T, ...)."""
     return filled.reshape(-1, *(1,) * (values.ndim - 1))
 
 

@@ -1,4 +1,4 @@
-"""Memory: arrays are read here, and what no machine of this size can hold is refused before it is tried."""
+"""Memory: arrays are read here, and problems that this machine cannot hold are refused before they are tried."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from jaxtyping import PyTree
 
 _ANY_SIZE = "UNHINGED_ANY_SIZE"
-"""Variable of the environment, which worker processes inherit: nothing is refused for its size."""
+"""Environment variable, which worker processes inherit; if set, nothing is refused for its size."""
 _NOWHERE = 2**47
-"""Bytes that no process can have; XLA aborts over sizes that its own arithmetic does not hold."""
+"""Bytes that no process can have; XLA aborts at sizes that overflow its own arithmetic."""
 _ANYWHERE = 2**26
-"""Bytes that are there on any machine, without a look at it."""
+"""Bytes that every machine has, so that no check is needed."""
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def read(value: object) -> np.ndarray:
-    """What NumPy makes of an array. Of one that JAX could not allocate it makes an abort of the process.
+    """An array as NumPy reads it. For an array that JAX could not allocate, NumPy would abort the process.
 
     Raises:
-        MemoryError: saying how much was wanted.
-        ValueError: for a masked array, of which NumPy forgets the mask.
+        MemoryError: saying how much memory was wanted.
+        ValueError: for a masked array, whose mask NumPy would drop.
     """
     import jax
 
@@ -42,7 +42,7 @@ def read(value: object) -> np.ndarray:
 
 
 def read_all(tree: PyTree) -> Any:
-    """`read` of every leaf but JAX keys, which NumPy does not have."""
+    """`read` of every leaf except JAX keys, which NumPy does not support."""
     import jax
 
     def plain(leaf: object) -> Any:
@@ -53,7 +53,7 @@ def read_all(tree: PyTree) -> Any:
 
 
 def out_of_memory(error: BaseException) -> str:
-    """What to say of an error that means too little memory; empty for any other one."""
+    """What to say about an error that means too little memory; empty for any other error."""
     text = str(error)
     if isinstance(error, MemoryError):
         return text or "there is not enough memory for this; make the problem smaller."
@@ -65,7 +65,7 @@ def out_of_memory(error: BaseException) -> str:
 
 
 def refuse(wanted: int, what: str) -> None:
-    """Raise MemoryError if something takes more than the machine has. `wanted`: bytes, those at least."""
+    """Raise MemoryError if something takes more memory than the machine has. `wanted` is a lower bound in bytes."""
     if wanted < _ANYWHERE:
         return
     if wanted > _NOWHERE:
@@ -79,7 +79,7 @@ def refuse(wanted: int, what: str) -> None:
 
 @contextmanager
 def any_size(allowed: bool) -> Iterator[None]:
-    """Nothing is refused for its size inside, if that is `allowed`."""
+    """Inside this context nothing is refused for its size, if that is `allowed`."""
     before = os.environ.get(_ANY_SIZE)
     if allowed:
         os.environ[_ANY_SIZE] = "1"
@@ -91,7 +91,7 @@ def any_size(allowed: bool) -> Iterator[None]:
 
 
 def machine() -> int:
-    """Bytes that this process may use: of the machine, of its control group, or of a limit set for it."""
+    """Bytes that this process may use: the least of the machine's memory, its control group and its own limit."""
     import resource
 
     known = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), resource.getrlimit(resource.RLIMIT_AS)[0]]

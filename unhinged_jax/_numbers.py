@@ -1,7 +1,7 @@
-"""The one place that decides how an input becomes numbers: labels whole, everything else native floating point.
+"""The one place that decides how an input becomes numbers: labels become integers, everything else native floats.
 
-Files, data frames and mixed-precision training bring big-endian, 16-bit, unsigned and extended types. Taken as they
-are they wrap, round, or choose the precision of a run by accident.
+Files, data frames and mixed-precision training bring big-endian, 16-bit, unsigned and extended types. Unconverted, they
+would wrap, round, or choose the precision of a run by accident.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _MOST = int(np.iinfo(np.int32).max)
 
 
 def real(name: str, value: object) -> Any:
-    """The same numbers as native float32 or float64; nothing is rounded but what is longer than float64.
+    """The same numbers as native float32 or float64; only types longer than float64 are rounded.
 
     float16 and bfloat16 become float32; whole numbers, lists, data frames and extended types become float64, in NumPy.
-    Python numbers, and what JAX puts into leaves while it rebuilds trees, stay as they are.
+    Python numbers, and placeholders that JAX puts into leaves, are unchanged.
 
     Raises:
-        ValueError: for complex numbers, masked arrays, and what does not hold numbers.
+        ValueError: for complex numbers, masked arrays, and objects that do not hold numbers.
 
     Example:
         >>> real("x", np.array([1, 2], ">f8")).dtype, real("x", np.float16(0.5)), real("x", 0.1)
@@ -37,7 +37,7 @@ def real(name: str, value: object) -> Any:
     if isinstance(value, jax.Array):
         return _real_of_jax(name, value)
     if isinstance(value, np.bool_):
-        return bool(value)  # refused where True is no number
+        return bool(value)  # refused where True is not a number
     array = _array(name, value)
     if array is None:
         return value
@@ -48,17 +48,17 @@ def real(name: str, value: object) -> Any:
 
 
 def number(name: str, value: object) -> Any:
-    """`real` of what is one number, or an array of JAX's or NumPy's to be mapped over; a list stays a list, for whoever
-    looks at it to refuse.
+    """`real` of one number, or of a JAX or NumPy array to be mapped over; a list stays a list, so that a later check
+    refuses it.
     """
     return value if isinstance(value, (list, tuple)) else real(name, value)
 
 
 def array(name: str, value: object) -> Any:
-    """`real` of what must be an array, or one number.
+    """`real` of an array or one number.
 
     Raises:
-        ValueError: as `real`, and for everything else.
+        ValueError: as for `real`, and for everything else.
     """
     found = real(name, value)
     if not isinstance(found, (np.ndarray, jax.Array)) or not jnp.issubdtype(found.dtype, jnp.floating):
@@ -83,7 +83,7 @@ def _real_of_jax(name: str, value: jax.Array) -> jax.Array:
 
 
 def _array(name: str, value: object) -> np.ndarray | None:
-    """A NumPy array of what holds numbers; None for a Python number, and for what is no array at all."""
+    """An object with numbers as a NumPy array; None for a Python number, and for anything that is not an array."""
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array, whose mask would be lost; fill or drop the masked entries first.")
     if isinstance(value, (list, tuple)):
@@ -110,7 +110,7 @@ def _float_for(name: str, dtype: np.dtype) -> np.dtype:
 
 def _not_real(name: str, dtype: object) -> ValueError:
     return ValueError(
-        f"{name} must hold real numbers, but has the type {dtype}; convert it to float64 or float32 before, so that "
+        f"{name} must hold real numbers, but has the type {dtype}; convert it to float64 or float32 first, so that "
         "nothing is dropped."
     )
 
@@ -118,7 +118,7 @@ def _not_real(name: str, dtype: object) -> ValueError:
 def settle(thing: object, names: Sequence[str], kind: Callable[[str, Any], Any], prefix: str = "") -> None:
     """Set fields of a frozen dataclass to `real` or `whole` of them, for its `__post_init__`.
 
-    JAX builds such objects, too, with arrays of other kinds in their leaves: its own arrays are not refused here.
+    JAX also builds such objects with other kinds of arrays in their leaves, so its own arrays are not refused here.
     """
     for name in names:
         value = getattr(thing, name)
@@ -144,7 +144,7 @@ def floats(value: ArrayLike, name: str = "the array") -> jax.Array:
 
 
 def like(value: ArrayLike, dtype: DTypeLike) -> Any:
-    """A parameter in the type of what it meets, before any arithmetic; a Python number as it is.
+    """A parameter in the type of the other operands, before any arithmetic; a Python number is unchanged.
 
     Example:
         >>> (1 + like(jnp.float32(0.5), np.dtype("float32"))).dtype
@@ -154,9 +154,9 @@ def like(value: ArrayLike, dtype: DTypeLike) -> Any:
 
 
 def whole(name: str, value: object) -> Any:
-    """Labels of any integer type as int32 (JAX's own int32 and int64 as they are), checked before the conversion.
+    """Labels of any integer type as int32 (JAX's own int32 and int64 are unchanged), checked before the conversion.
 
-    Sums over labels count in the type of the labels: in `uint8` they wrap at 256.
+    Sums over labels use the type of the labels, and in `uint8` they would wrap at 256.
 
     Raises:
         ValueError: for labels that are not integers, or that int32 cannot hold.
@@ -190,10 +190,10 @@ def _not_whole(name: str, dtype: object) -> ValueError:
 
 
 def counts(name: str, value: object, kind: str = "numbers") -> np.ndarray:
-    """Times or numbers of anything, one-dimensional: int64 if whole numbers are given, float64 otherwise.
+    """Times or counts as a one-dimensional array: int64 if whole numbers are given, float64 otherwise.
 
     Raises:
-        ValueError: for what is not real numbers of 64 bits, in one dimension.
+        ValueError: for anything but real numbers of at most 64 bits in one dimension.
 
     Example:
         >>> np.diff(counts("times", np.array([5, 3], np.uint8))).tolist()

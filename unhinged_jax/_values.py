@@ -1,4 +1,4 @@
-"""What things made of arrays are to Python and to JAX: compared by value, and trees of the numbers in them."""
+"""Base classes of objects made of arrays: they compare by value, and JAX treats them as trees of their numbers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 
 
 class Value:
-    """A frozen dataclass that is compared by value, its arrays entry by entry: `==` gives True or False.
+    """A frozen dataclass that is compared by value, with its arrays entry by entry; `==` gives True or False.
 
-    Arrays are equal if their entries are, whatever their type and whether they are NumPy's or JAX's; NaN equals NaN.
-    A traced array equals itself alone. The hash is that of the fields: where one of them is an array there is none.
+    Arrays are equal if their entries are, whatever their type and whether they are NumPy's or JAX's; NaN equals NaN. A
+    traced array equals only itself. The hash is that of the fields; an object with an array field has none.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Value:
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        for name in ("__eq__", "__hash__"):  # in the class itself, or `dataclass` would write its own
+        for name in ("__eq__", "__hash__"):  # in the class itself, because `dataclass` would write its own
             if name not in cls.__dict__:
                 setattr(cls, name, getattr(Value, name))
 
@@ -39,10 +39,10 @@ class Value:
 
 
 class RegisteredValue(Value):
-    """The same, and a pytree whose leaves are its fields: registered with JAX when the first one is built.
+    """The same, and also a pytree whose leaves are its fields, registered with JAX when the first one is built.
 
-    A class that is registered by `jax.tree_util.register_dataclass` stays as it is. One that is no dataclass becomes
-    one: what an `__init__` of its own keeps beside its fields would be lost wherever JAX takes it apart.
+    A class that is registered by `jax.tree_util.register_dataclass` is unchanged. A class that is not a dataclass
+    becomes one, because attributes that its own `__init__` sets would be lost whenever JAX takes it apart.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
@@ -60,7 +60,7 @@ class RegisteredValue(Value):
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two things have the same type and the same entries; see `Value`."""
+    """Whether two objects have the same type and the same entries; see `Value`."""
     if one is other:
         return True
     if isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
@@ -77,7 +77,7 @@ def same(one: Any, other: Any) -> bool:
         return all(map(same, _fields(one), _fields(other)))
     try:
         return bool(one == other)
-    except Exception:  # whatever a comparison of somebody else's raises
+    except Exception:  # any exception that a foreign comparison raises
         return False
 
 

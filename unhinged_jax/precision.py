@@ -103,9 +103,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def follows_arrays(function: _Function) -> _Function:
-    """The function, computing in float64 where its first argument holds float64, also where JAX is in float32.
+    """The function, computing in float64 if its first argument holds float64, even if JAX is in float32.
 
-    Results are NumPy arrays then. Traced arguments have the precision of JAX, and so has what is computed from them.
+    Results are then NumPy arrays. Traced arguments have the precision of JAX, and so have results computed from them.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Known results on learning dynamics and minimisers, each run, checked and drawn: `unhinged theories`."""
+"""Known results on learning dynamics and minimisers, each run, checked and drawn by `unhinged theories`."""
 
 from unhinged_jax.theories.registry import THEORIES as THEORIES
 from unhinged_jax.theories.registry import run as run

@@ -31,9 +31,9 @@ class ETFMinimiser:
     """A minimiser whose prototypes form a simplex ETF and whose features are collapsed and aligned with them.
 
     Attributes:
-        gap: Logit of the own class less that of any other.
+        gap: Logit of the own class minus that of any other.
         prototype_norm, feature_norm: ||w_c|| and ||h_i||.
-        objective: The value of the minimum, decay included.
+        objective: The value of the minimum, including decay.
     """
 
     gap: float
@@ -61,7 +61,7 @@ def etf_minimiser(
     """Minimiser among simplex ETFs of mean loss + (decay_H/2) ||H||^2 + (decay_W/2) ||W||^2, balanced classes.
 
     At logits x (e_y - 1/C) the objective is l(x) + (C-1) k x, k = sqrt(N lambda_1 lambda_2). It may have several
-    minima, as focal loss has, which is flat at 0: all of them up to x = 1e4 are bracketed on a fine grid and found by
+    minima, as for focal loss, which is flat at 0. All minima up to x = 1e4 are bracketed on a fine grid and found by
     bisection, and the lowest is returned. l may be any loss that treats the other classes alike. For cross-entropy,
     smoothed or not, it is the global minimiser.
 

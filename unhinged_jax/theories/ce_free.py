@@ -1,4 +1,4 @@
-"""Cross-entropy without decay: free features and prototypes collapse, logarithmically slowly."""
+"""Cross-entropy without decay: free features and prototypes collapse, but only logarithmically in time."""
 
 from __future__ import annotations
 

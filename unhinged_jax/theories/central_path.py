@@ -88,7 +88,7 @@ def snr_singular_values(model: LayerPeeled, state: State) -> jax.Array:
 
 
 def least_squares_loss(omega: ArrayLike, classes: int) -> jax.Array:
-    """Loss of the least-squares classifier with bias: (1/2) sum_j 1 / (C + omega_j^2), over the last axis.
+    """Loss of the least-squares classifier with bias, (1/2) sum_j 1 / (C + omega_j^2), over the last axis.
 
     Source: Han, Papyan & Donoho 2022; sum form beyond it.
 
@@ -113,7 +113,7 @@ def grown(
         omega: Value at t = 0, above 0.
         time: At least 0, with the loss (1/2) mean ||W x + b - y||^2 and rate 1.
         classes, per_class: C and N.
-        renormalised: How Sigma_W = I is kept.
+        renormalised: How Sigma_W = I is maintained.
 
     Returns:
         The broadcast shape of `omega` and `time`.
@@ -199,7 +199,7 @@ def simulate(
     renormalised: Renormalised = "projected",
     rtol: float | None = None,
 ) -> Path:
-    """Integrate the renormalised gradient flow of all features by diffrax, knowing nothing of its solution.
+    """Integrate the renormalised gradient flow of all features by diffrax, without using its solution.
 
     At every instant the classifier is the least-squares one, found by solving its normal equations; the gradient is
     projected by the general formula of the tangent space.

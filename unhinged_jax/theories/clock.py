@@ -12,8 +12,8 @@ from unhinged_jax.schedules import exponential
 def in_log_time(decades: int, per_decade: int = 8, rtol: float = 1e-7) -> tuple[Flow, np.ndarray]:
     """A flow in s = log(1 + t), eta(s) = e^s, with an implicit solver, and times s, evenly spaced.
 
-    Losses with an infimum at infinity slow down like 1/t, so in log t their flow moves at a steady pace; directions
-    that relax quickly make it stiff, which an implicit solver bears.
+    Losses with an infimum at infinity slow down like 1/t, so in log t their flow moves at a constant rate. Directions
+    that relax quickly make it stiff, which an implicit solver tolerates.
 
     Args:
         decades: Last time is 10^decades.

@@ -23,9 +23,9 @@ from unhinged_jax.theories.theory import Check, Finding, Theory
 def findings(
     theories: Sequence[Theory], advance: Callable[[Finding], None] = lambda finding: None, workers: int | None = None
 ) -> list[Finding]:
-    """Run theories, a process for each core, and return what they gave in their order.
+    """Run theories, one process per core, and return their findings in order.
 
-    Processes, because most of the time goes into tracing, which threads cannot share.
+    It uses processes, because most of the time goes into tracing, which threads cannot share.
     """
     workers = min(workers or len(os.sched_getaffinity(0)), len(theories))
     found: dict[str, Finding] = {}
@@ -38,7 +38,7 @@ def findings(
         for theory in theories:
             keep(_attempt(theory))
     else:
-        context = multiprocessing.get_context("spawn")  # a forked JAX hangs
+        context = multiprocessing.get_context("spawn")  # a fork of JAX hangs
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             for job in as_completed([pool.submit(_attempt_named, theory.name) for theory in theories]):
                 keep(job.result())
@@ -46,7 +46,7 @@ def findings(
 
 
 def _attempt(theory: Theory) -> Finding:
-    """Run a theory; one that raises is a missed check, so that what the others found is not lost."""
+    """Run a theory; an exception counts as a missed check, so that the findings of the others are not lost."""
     try:
         return theory.run()
     except Exception as error:
@@ -74,7 +74,7 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool
     Args:
         names: Names of theories; all of them by default.
         out: The page to write. Figures and `checks.json` go into the folder of the same name without its suffix.
-        force: Replace a page and figures that are there.
+        force: Replace an existing page and its figures.
     """
     from rich.console import Console
 

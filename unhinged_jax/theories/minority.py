@@ -27,7 +27,7 @@ DIM = 6
 
 
 def collapse_ratio(majorities: int, minorities: int, few: int, decay_H: float, decay_W: float) -> float:
-    """Imbalance n_A / n_B from which on the minority prototypes of the cross-entropy minimiser are all equal.
+    """Imbalance n_A / n_B beyond which the minority prototypes of the cross-entropy minimiser are all equal.
 
     Contrasts among minority classes enter the signal matrix with the singular value sqrt(n_B)/n, and are lost as soon
     as that is not above sqrt(lambda_1 lambda_2).
@@ -53,12 +53,12 @@ def collapse_ratio(majorities: int, minorities: int, few: int, decay_H: float, d
 
 
 def reduced_minimiser(counts: npt.ArrayLike, decay_H: float, decay_W: float, seed: int = 0) -> np.ndarray:
-    """Prototypes of the cross-entropy minimiser for any real class sizes, one collapsed feature a class, by scipy.
+    """Prototypes of the cross-entropy minimiser for any real class sizes, one collapsed feature per class, by scipy.
 
     Args:
         counts: Class sizes, positive reals, shape (C,).
         decay_H, decay_W: lambda_1, lambda_2.
-        seed: Of the random start.
+        seed: Seed of the random start.
 
     Returns:
         W, shape (C, C): C dimensions suffice.
@@ -117,7 +117,7 @@ def _cross_entropy(curves: dict[str, Any]) -> tuple[Check, ...]:
         agree.append(abs(measured[-1] - float(contrast_ratio(reduced_minimiser(counts, DECAY, DECAY), MAJOR))))
         logits = H[-1] @ W.T
         p = np.exp(logits - np.logaddexp.reduce(logits))
-        if ratio < threshold:  # contrasts that are alive sit exactly where decay holds them
+        if ratio < threshold:  # active contrasts are exactly where decay holds them
             margins.append(abs(FEW**0.5 / len(H) * (1 - p[-1] + p[-2]) / DECAY - 1))
     fine = np.concatenate([np.linspace(1, 5.3, 18), threshold + np.array([-0.1, -0.03, 0.03, 0.1]), [6.5, 7.5, 9, 10]])
     spread = [contrast_ratio(reduced_minimiser([FEW * r] * MAJOR + [FEW] * MINOR, DECAY, DECAY), MAJOR) for r in fine]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class MSEMinimiser:
-    """Global minimisers of MSE with decay on balanced classes: a family of one shape, turned in feature space.
+    """Global minimisers of MSE with decay on balanced classes: one shape, up to rotations of feature space.
 
     Attributes:
         contrast, mean: Eigenvalues of W W^T on contrasts (C-1 of them) and on the common mean.
@@ -52,7 +52,7 @@ class MSEMinimiser:
 
     @property
     def shape(self) -> str:
-        """What the prototypes form."""
+        """The shape of the prototypes, in words."""
         if self.contrast == 0:
             return "zero"
         if self.mean == 0:
@@ -64,8 +64,8 @@ def mse_minimiser(classes: int, per_class: int, decay_H: float, decay_W: float, 
     """Global minimiser of (1/2) mean ||W h + b - y||^2 + (decay_H/2) ||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
 
     With c = C sqrt(N lambda_1 lambda_2), W W^T has the eigenvalue sqrt(N lambda_1/lambda_2) max(0, 1 - c) on contrasts,
-    and on the common mean the same without a bias; a bias takes the mean over as far as its own decay lets it, and the
-    rest, 1 - c - c/lambda_2, is often negative and then 0: a simplex ETF.
+    and on the common mean the same without a bias; a bias takes over the mean as far as its own decay allows, and the
+    rest, 1 - c - c/lambda_2, is often negative and then replaced by 0, which gives a simplex ETF.
 
     Args:
         classes, per_class: C and N, of balanced classes; p must be at least C (C-1 for an ETF).
@@ -149,7 +149,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 
 def _below() -> int:
-    """How many random states near a minimiser have a lower objective than the closed form allows."""
+    """Number of random states near a minimiser with a lower objective than the closed form allows."""
     draws, count = np.random.default_rng(0), 0
     targets = np.repeat(np.eye(CLASSES), PER_CLASS, axis=0)
     for _, (l1, l2), bias in CASES[:3]:

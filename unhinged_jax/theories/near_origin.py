@@ -1,4 +1,4 @@
-"""MSE near the origin: the linearisation is the unhinged flow, good for a time that grows with log 1/size."""
+"""MSE near the origin: the linearisation is the unhinged flow, accurate for a time that grows with log 1/size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOLERATED = 0.1
 
 
 def linearised(state: State, index: ArrayLike, classes: int, time: ArrayLike) -> State:
-    """MSE flow at unit rates with the terms of third order left out, for balanced classes and an equal bias.
+    """MSE flow at unit rates without the terms of third order, for balanced classes and equal biases.
 
     Near the origin b' = 1/C - b by itself, and the signal matrix (Y - b) / n has the contrasts at the constant
     s = 1/(C sqrt N) and the common mean at s (1 - C b(t)). Both commute, so the state turns by the hyperbolic angles s
@@ -42,7 +42,7 @@ def linearised(state: State, index: ArrayLike, classes: int, time: ArrayLike) ->
     Raises:
         ValueError: for classes that differ in size, or biases that differ.
 
-    Source: Mixon, Parshall & Pi 2022; with the bias on its way beyond the paper.
+    Source: Mixon, Parshall & Pi 2022; with a moving bias beyond the paper.
 
     Example:
         >>> start = State(jnp.zeros((4, 1)), jnp.ones((2, 1)), jnp.zeros(2))
@@ -89,7 +89,7 @@ def _gap(run: State, truth: State) -> np.ndarray:
 
 
 def _crossing(times: np.ndarray, gap: np.ndarray) -> float:
-    """When the gap first exceeds what is tolerated, interpolated in its logarithm."""
+    """The time at which the gap first exceeds the tolerance, interpolated in its logarithm."""
     k = int(np.argmax(gap > TOLERATED))
     rise = np.log(TOLERATED / gap[k - 1]) / np.log(gap[k] / gap[k - 1])
     return float(times[k - 1] + rise * (times[k] - times[k - 1]))
@@ -126,7 +126,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 
 def _with_bias(full: LayerPeeled, draw: State) -> float:
-    """Difference of the full flow from `linearised` where the bias is still on its way."""
+    """Difference of the full flow from `linearised` while the bias is still moving."""
     start = State(1e-4 * draw.H, 1e-4 * draw.W, np.zeros(CLASSES))
     run = simulate(full, Flow(rtol=1e-11), start, np.array([0.3, 1.0, 3.0, 10.0]), ["loss"], states=True)
     assert run.states is not None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def split(model: LayerPeeled, state: State) -> tuple[float, float]:
-    """MSE split into the loss of the least-squares classifier and what (W, b) adds by not being it.
+    """MSE split into the loss of the least-squares classifier and the excess of (W, b) over it.
 
     With D the difference of (W, b) from the least-squares classifier of the features and S the second moments of (h,
     1), the loss is L_LS + (1/2) tr(D S D^T): the second part vanishes exactly on the central path.
@@ -35,7 +35,7 @@ def split(model: LayerPeeled, state: State) -> tuple[float, float]:
         (loss on the path, loss off the path).
 
     Raises:
-        ValueError: for another loss, without a bias, or for features that are made to have unit length.
+        ValueError: for another loss, without a bias, or for normalised features.
 
     Source: Han, Papyan & Donoho 2022, decomposition of the MSE loss, here without ridge; weights are beyond it.
 
@@ -74,10 +74,10 @@ def _whole(state: State) -> tuple[np.ndarray, np.ndarray]:
 def late_rates(model: LayerPeeled, state: State) -> tuple[float, float]:
     """Exponential rates of the loss on and off the path near the end of an MSE flow at unit rates.
 
-    What least squares leaves, R, feeds only the features: R' = -R W W^T / n, so the loss on the path falls at 2 kappa,
-    kappa the smallest eigenvalue of W W^T / n on contrasts. It moves the least-squares classifier only at second order,
-    and the classifier follows at the rates of the second moments S of (h, 1): the loss off the path falls at min(4
-    kappa, 2 min eig S).
+    The residual R of least squares drives only the features: R' = -R W W^T / n, so the loss on the path falls at 2
+    kappa, kappa the smallest eigenvalue of W W^T / n on contrasts. It moves the least-squares classifier only at second
+    order, and the classifier follows at the rates of the second moments S of (h, 1): the loss off the path falls at
+    min(4 kappa, 2 min eig S).
 
     Args:
         model: As in `split`, with equal weights 1/n.

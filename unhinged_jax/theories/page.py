@@ -25,7 +25,7 @@ sources; the docstrings say what the papers do not contain.
 
 
 def write(path: Path, theories: Sequence[Theory], found: Sequence[Finding]) -> None:
-    """Write the page in one go, figures beside it in a folder of its name."""
+    """Write the page, with figures in a folder of its name."""
     folder = path.with_suffix("").name
     parts = [_INTRODUCTION, _table(theories, found)]
     parts += [_section(theory, finding, folder) for theory, finding in zip(theories, found, strict=True)]
@@ -95,7 +95,7 @@ def _short(key: str) -> str:
 
 
 def _anchor(theory: Theory) -> str:
-    """What Markdown viewers make of the heading."""
+    """The anchor that Markdown viewers make of the heading."""
     kept = "".join(letter for letter in theory.title.lower() if letter.isalnum() or letter in " -")
     return kept.replace(" ", "-")
 

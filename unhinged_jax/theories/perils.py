@@ -1,4 +1,4 @@
-"""The perils of being unhinged: separable data on which the unhinged minimiser is right on half of the mass."""
+"""The perils of being unhinged: separable data on which the unhinged minimiser is correct on half of the mass."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def family(margin: ArrayLike) -> jax.Array:
 
     Returns:
         Features, shape (4, 2), in the order of `balanced(2, 2)`: -z_a, -z_b of class 0, then z_a, z_b of class 1.
-        Differentiable in the margin.
+        Differentiable with respect to the margin.
 
     Raises:
         ValueError: for a margin outside (0, 1/3).

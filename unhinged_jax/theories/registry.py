@@ -33,7 +33,7 @@ def chosen(names: Iterable[str]) -> list[Theory]:
     """Theories of the given names in the order of the page; all of them if none is named.
 
     Raises:
-        ValueError: for a name that is not there, with those that are.
+        ValueError: for an unknown name; the message lists the known ones.
 
     Example:
         >>> [theory.name for theory in chosen(["frozen"])]
@@ -53,10 +53,10 @@ def run(name: str) -> Finding:
         name: A key of `THEORIES`; see `unhinged theories --help`.
 
     Returns:
-        A `Finding`; `unhinged_jax.references` prints what it used.
+        A `Finding`; `unhinged_jax.citation` prints its references.
 
     Raises:
-        ValueError: for a name that is not there.
+        ValueError: for an unknown name.
 
     Source: beyond the paper; the paper's Table 1 names most of the results.
 

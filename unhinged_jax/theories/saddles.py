@@ -1,4 +1,4 @@
-"""Strict saddles: where cross-entropy is critical but not least, its Hessian has a negative direction."""
+"""Strict saddles: at critical points of cross-entropy that are not minima, the Hessian has a negative direction."""
 
 from __future__ import annotations
 
@@ -115,8 +115,9 @@ def _flat(rank: int, model: LayerPeeled) -> np.ndarray:
 
 
 def critical_points(model: LayerPeeled) -> Iterator[CriticalPoint]:
-    """Critical points of several kinds: merged classes, low rank, zero and the ETF with decay; blind ones without.
+    """Critical points: merged classes, low rank, zero and the ETF with decay, and three without decay.
 
+    Without decay the class means are zero and the prototypes are all equal, so nothing distinguishes the classes.
     Minima over a subspace that a symmetry of the objective fixes are critical points of the whole objective.
     """
     land, draws = _Landscape(model), np.random.default_rng(2)

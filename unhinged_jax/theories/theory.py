@@ -1,4 +1,4 @@
-"""What a theory is here: a problem, a prediction, a simulation, and checks that can fail."""
+"""What a theory consists of: a problem, a prediction, a simulation, and checks that can fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Curves = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One measured number beside the bound it must keep.
+    """One measured number and its bound.
 
     Attributes:
         what: What was measured, in words.
@@ -37,7 +37,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the bound is kept; NaN keeps none."""
+        """Whether the bound is met; NaN does not meet it."""
         return bool(self.value >= self.bound if self.at_least else self.value <= self.bound)
 
     @property
@@ -55,13 +55,13 @@ def _short(value: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What running a theory gave: its checks and the curves of its figure. It can be pickled.
+    """The result of running a theory: its checks and the curves of its figure. It can be pickled.
 
     Attributes:
         theory: Name of the theory.
-        checks: Every check, the one that the comparison table shows first.
-        curves: Name -> array: what the figure draws.
-        references: Keys of the references used, libraries included; `unhinged_jax.citation(finding)` prints them.
+        checks: All checks, beginning with the one that the comparison table shows.
+        curves: Name -> array that the figure draws.
+        references: Keys of the references used, including libraries; `unhinged_jax.citation(finding)` prints them.
         seconds: Wall time of the run.
     """
 
@@ -73,7 +73,7 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Whether every bound is kept; a finding without checks has not passed."""
+        """Whether every bound is met; a finding without checks has not passed."""
         return bool(self.checks) and all(check.passed for check in self.checks)
 
     def __repr__(self) -> str:
@@ -83,7 +83,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Theory:
-    """One row of the comparison: a named problem, its prediction, and how it is run, checked and drawn.
+    """One row of the comparison: a named problem, its prediction, and how to run, check and draw it.
 
     Attributes:
         name: Short name, for the command line.
@@ -115,7 +115,7 @@ class Theory:
     size: tuple[float, float] = (9.0, 3.6)
 
     def run(self) -> Finding:
-        """Simulate, predict, compare, all in float64 whatever JAX's setting."""
+        """Simulate, predict and compare, all in float64 whatever JAX's setting is."""
         began = time.monotonic()
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):
             checks, curves = self.compute()

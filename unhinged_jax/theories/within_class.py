@@ -1,4 +1,5 @@
-"""MSE with decay: within-class variability falls at rates that the minimiser sets; features tethered to given ones."""
+"""MSE with decay: within-class variability falls at rates that the minimiser determines; features tethered to given
+ones."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def variability_rates(classes: int, per_class: int, decay_H: float, decay_W: flo
 def tethered(
     H0: ArrayLike, index: ArrayLike, classes: int, tether: float, decay_W: float, times: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradient flow of features on the central path, tethered to where they start.
+    """Gradient flow of features on the central path, tethered to their start.
 
     The objective is (1/2) mean ||W h - y||^2 + (tether/2) ||H - H0||^2 + (decay_W/2) ||W||^2, minimised over W at every
     instant.

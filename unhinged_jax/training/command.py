@@ -46,7 +46,7 @@ def train(config: Path, out: Path, *, force: bool, resume: bool, data_dir: Path 
     def left() -> str:
         if kept.latest is None:
             return f"no epoch is kept in {out}; begin again with --force."
-        return f"{kept.latest} of {settings.train.epochs} epochs are kept in {out}; the same with --resume goes on."
+        return f"{kept.latest} of {settings.train.epochs} epochs are kept in {out}; the same with --resume continues."
 
     with Checkpoints(out / "checkpoints", identity_of(settings, data)) as kept, _interrupt.left(left):
         for note in kept.notes:
