@@ -82,6 +82,6 @@ class ProgressBar:
             self._display.reset(self._task, **changes)
 
     def refresh(self) -> None:
-        """Keep the clock going."""
+        """Update the clock."""
         if self._display is not None:
             self._display.refresh()

@@ -26,6 +26,6 @@ def refuse_other(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Pa
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key) and not unrecorded(key, before):
             raise ValueError(
-                f"{folder} holds a run with {key} = {before.get(key)}, but now it is {now.get(key)}; --resume goes on "
-                "with the same settings, start again with --force."
+                f"{folder} holds a run with {key} = {before.get(key)}, but now it is {now.get(key)}; --resume needs "
+                "the same settings, and --force starts again."
             )

@@ -29,7 +29,7 @@ class MSEMinimiser:
         contrast, mean: Eigenvalues of W W^T on contrasts (C-1 of them) and on the common mean.
         ratio: ||h||^2 of a sample over ||w||^2 of its prototype, lambda_2 / (N lambda_1).
         bias: Every entry of b.
-        objective: The value of the minimum, decay included.
+        objective: The value of the minimum, including decay.
         classes: C.
     """
 
