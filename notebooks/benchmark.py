@@ -15,13 +15,13 @@
 # %% [markdown]
 # # How fast is it here?
 #
-# Run this notebook to see what your machine does. You will see what a run costs once it is compiled, how the cost of
-# simulation and closed form grows with the number of updates, and a plain NumPy loop beside them – with the error of
-# everything that is timed, because a fast wrong number is no use.
+# Run this notebook to measure your machine. You will see the cost of a run once it is compiled, how the cost of
+# simulation and closed form grows with the number of updates, and a plain NumPy loop for comparison. The error of
+# everything that is timed is shown as well, because a fast wrong number is useless.
 #
-# The times in the stored copy are those of two shared cores of a server and say nothing about yours. For more – other
-# sizes and precisions, PyTorch, diffrax, C, memory, scaling – there is `python -m benchmarks` in a checkout of the
-# project (`--quick`: under 90 seconds).
+# The times in the stored copy are those of two shared cores of a server and say nothing about your machine.
+# `python -m benchmarks` in a checkout of the project measures more: other sizes and precisions, PyTorch, diffrax, C,
+# memory and scaling (with `--quick` in under 90 seconds).
 
 # %%
 import os
@@ -41,17 +41,17 @@ print(f"jax {jax.__version__}, {jax.device_count()} × {device.platform} ({devic
 # %% [markdown]
 # ## What is timed
 #
-# Gradient descent on the regularised problem with $p = 128$, $C = 20$, $N = 10$, with loss, accuracy, norm and distance
-# to the limit at 50 times on the way, in float64:
+# This is gradient descent on the regularised problem with $p = 128$, $C = 20$, $N = 10$, with loss, accuracy, norm
+# and distance to the limit at 50 times, in float64:
 #
 # $$H \leftarrow H + \eta\,(MW - \lambda H), \qquad W \leftarrow W + \eta\,(M^\top H - \lambda W) .$$
 #
-# `simulate` makes every update (on class sums, which is all that moves together). `exact` makes none: $T$ updates are
-# the matrix polynomial $\prod_k (I + \eta_k K)$, evaluated mode by mode. The NumPy loop makes every update on the
-# full matrices, with the signal as class sums, and looks at nothing on the way.
+# `simulate` makes every update (on class sums, which suffice). `exact` makes none: $T$ updates are the matrix
+# polynomial $\prod_k (I + \eta_k K)$, evaluated mode by mode. The NumPy loop makes every update on the full matrices,
+# with the signal as class sums, and observes nothing in between.
 #
-# A time is the best of three calls after one that compiles; the first call is shown apart. Calls return NumPy arrays,
-# so nothing is left running when the clock stops.
+# A time is the best of three calls after one that compiles; the first call is shown separately. Calls return NumPy
+# arrays, so nothing is left running when the clock stops.
 
 # %%
 C, N, p, eta, decay = 20, 10, 128, 0.1, 2e-3
@@ -97,9 +97,9 @@ for length in lengths:
         rows.append({"what": "NumPy loop", "updates": length, "first call, s": np.nan, "warm, s": warm})
 
 # %% [markdown]
-# ## How wrong
+# ## The errors
 #
-# Norms at the end against the closed form, relative; and whole runs by `verify`.
+# Final norms are compared with the closed form, as relative errors, and whole runs by `verify`.
 
 # %%
 for row in rows:
@@ -125,13 +125,13 @@ with style():
     plt.show()
 
 # %% [markdown]
-# The closed form costs the same however many updates it covers; what it costs is the 50 looks. A simulated descent is
-# compiled once for each number of updates, the closed form once.
+# The closed form costs the same however many updates it covers, because only the 50 observations cost time. A
+# simulated descent is compiled once for each number of updates, the closed form only once.
 #
 # ## Many at once
 #
 # Learning rates, decays, trade-offs, noise rates and starts are data: a batch of runs is one compiled program, and a
-# new value compiles nothing. Here 64 decays, closed form.
+# new value does not compile anything. Here are 64 decays in closed form.
 
 # %%
 decays = np.linspace(1e-3, 1e-2, 64)
@@ -146,8 +146,8 @@ print(f"64 runs of 10,000 updates: first call {first:.1f} s, then {warm:.3f} s")
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact, the loop against exact, and one lane of the batch against a run of its own. No time is
-# checked.
+# The next cell compares simulated with exact runs, the loop with the exact run, and one lane of the batch with a
+# separate run. It does not check times.
 
 # %%
 assert table.loc["simulate"]["error"].max() < 1e-9

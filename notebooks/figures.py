@@ -15,9 +15,9 @@
 # %% [markdown]
 # # The paper's figures
 #
-# The numerical figures of the paper – 1, 4 to 9 and 15 – are data in this library: what was run, what is drawn, and
-# for three of them the vertices of the published curves. You will see Figure 1 at full size, simulated and exact,
-# with the published vertices on top; and one panel of each other figure from the closed form, 50,000 updates deep.
+# The numerical figures of the paper (1, 4 to 9 and 15) are data in this library: the runs, the curves drawn, and for
+# three of them the vertices of the published curves. You will see Figure 1 at full size, simulated and exact, with
+# the published vertices on top, and one panel of each other figure from the closed form, up to 50,000 updates.
 # `unhinged reproduce` makes all panels of all figures, simulated and exact, in about four minutes on two cores.
 
 # %%
@@ -37,13 +37,13 @@ from unhinged_jax.plots import PALETTE, style
 # ## The mathematics
 #
 # Nearly every figure is plain gradient descent on a linear problem with $p = 512$, $C = 100$, $N = 10$. A step with
-# rate $\eta$ is a polynomial in the $2\times2$ matrix $K$ of each mode, so $T = 50{,}000$ of them are a power, with
-# any decay (written here for $r_1 = r_2 = 1$ and $\lambda_1 = \lambda_2 = \lambda$):
+# rate $\eta$ is a polynomial in the $2\times2$ matrix $K$ of each mode, so $T = 50{,}000$ steps are a power of it,
+# with any decay (written here for $r_1 = r_2 = 1$ and $\lambda_1 = \lambda_2 = \lambda$):
 #
 # $$Z_T = \Big[\tfrac{p(\mu_+) + p(\mu_-)}2\, I + \tfrac{p(\mu_+) - p(\mu_-)}{2\sigma}\,(K + \lambda I)\Big] Z_0,
 #   \qquad p(\mu) = (1 + \eta\mu)^T, \quad \mu_\pm = -\lambda \pm \sigma .$$
 #
-# The exact solution makes none of the updates on the way. Spherical features (Figure 9) follow the recursion of their
+# The exact solution makes none of the updates in between. Spherical features (Figure 9) follow the recursion of their
 # angles instead.
 #
 # ## Which runs these are
@@ -57,9 +57,9 @@ for number, figure in figures.items():
     print(f"Figure {number}: {figure.title}, {len(figure.runs())} runs{notes}")
 
 # %% [markdown]
-# ## Figure 1, simulated and exact, beside what was published
+# ## Figure 1: simulated, exact and published
 #
-# Bands are exact, dashes simulated, dots published.
+# Bands are exact curves, dashes simulated ones, and dots published ones.
 
 # %%
 outcome, = reproduce.run_figures([figures["1"]], extra={}, seed=None)
@@ -69,7 +69,8 @@ with style():
 display(Image(file.getvalue()))
 
 # %% [markdown]
-# The scatter late in (b) is rounding, published and computed alike: for γ = 0.05 all logits are equal there.
+# The scatter late in (b) is rounding, in the published curve as well as in ours, because all logits are equal there
+# for γ = 0.05.
 
 # %%
 ROUNDING = "1b", "gamma=0.05"
@@ -91,8 +92,8 @@ display(table)
 # %% [markdown]
 # ## One panel of every other figure
 #
-# Exact, at 60 updates; dots are published vertices, where there are any. Distances below $10^{-18}$ are not drawn,
-# though the closed form has them: it makes them from the parts that they are made of.
+# The curves are exact, at 60 updates; dots are published vertices, if there are any. Distances below $10^{-18}$ are
+# not drawn, although the closed form computes them without cancellation.
 
 # %%
 needs = {
@@ -137,8 +138,9 @@ with style():
 # %% [markdown]
 # ## Check
 #
-# Figure 1: simulated against exact, and both against all published vertices. Figures 5b and 9b: exact against all
-# published vertices above $2\cdot10^{-11}$, where rounding of the original runs begins.
+# For Figure 1, the next cell compares simulated with exact curves, and both with all published vertices. For Figures
+# 5b and 9b, it compares exact curves with all published vertices above $2\cdot10^{-11}$, where rounding of the
+# original runs begins.
 
 # %%
 for panel, found in summary["panels"].items():

@@ -15,13 +15,12 @@
 # %% [markdown]
 # # Gradients of the dynamics
 #
-# How does the outcome of training depend on what was chosen? `simulate` is differentiable in every number that goes
-# into it, and so is `exact`, which takes none of its steps. You will see derivatives of a whole run side by side,
-# how wrong each way of differentiating a solver is, what it costs in time and memory, the gradient of an event time,
-# a limit whose rate has a kink, and step sizes chosen by gradient.
+# How does the outcome of training depend on your choices? `simulate` is differentiable with respect to every number
+# that it takes, and so is `exact`, which takes none of its steps. You will see derivatives of a whole run side by
+# side, the error of each way to differentiate a solver and its cost in time and memory, the gradient of an event
+# time, a limit whose rate has a kink, and step sizes chosen by gradient.
 #
-# Times and memory below were measured where this notebook was last run, on two shared cores; run it yourself for
-# yours.
+# Times and memory below were measured on two shared cores; run the notebook to measure your machine.
 
 # %%
 import time
@@ -38,10 +37,10 @@ from unhinged_jax.derivatives import disagreement
 from unhinged_jax.plots import PALETTE, style
 
 # %% [markdown]
-# ## Sensitivities, simulated beside exact
+# ## Sensitivities, simulated and exact
 #
-# For an observable $y(t)$ and a parameter $\theta$, $\partial y/\partial\theta$ by differentiating the solver (forward
-# mode here) and by differentiating the closed form,
+# For an observable $y(t)$ and a parameter $\theta$, the derivative $\partial y/\partial\theta$ is computed by
+# differentiating the solver (here in forward mode) and by differentiating the closed form,
 #
 # $$Z(\tau) = \sum_j P_j\, e^{K_j(\theta)\,\tau(\theta)} Z_0 .$$
 #
@@ -60,13 +59,13 @@ print(rows.round(6).to_string())
 print("largest disagreement:", f"{disagreement(table)['first']:.1e}")
 
 # %% [markdown]
-# ## How wrong each adjoint is
+# ## The error of each adjoint
 #
-# For a flow, diffrax offers four ways. *Forward* carries tangents along. *Checkpointed* and *direct* differentiate
-# the steps that the solver took, in reverse. *Backsolve* integrates a second equation backwards, with an error of its
-# own. All of them differentiate a solution that is itself only as good as the tolerance. The error below is that of
-# the gradient of $\log\lVert Z(100)\rVert$ in $\gamma$, $\lambda$ and the peak rate, against the gradient of the
-# closed form.
+# For a flow, diffrax offers four ways. *Forward* propagates tangents. *Checkpointed* and *direct* differentiate the
+# steps that the solver took, in reverse. *Backsolve* integrates a second equation backwards, which has its own error.
+# All of them differentiate a solution that is only as accurate as the tolerance. The figure shows the error of the
+# gradient of $\log\lVert Z(100)\rVert$ with respect to $\gamma$, $\lambda$ and the peak rate, compared with the
+# gradient of the closed form.
 
 # %%
 ADJOINTS = {
@@ -118,15 +117,16 @@ print(pd.DataFrame(costs).set_index("mode").to_string(na_rep="–", formatters={
 # %% [markdown]
 # ## Which mode when
 #
-# | mode | derivative of | memory |
+# | mode | derivative | memory |
 # |---|---|---|
-# | forward | everything in few numbers | that of the run |
-# | checkpointed | few values in many numbers (arrays) | grows like the root of the steps |
+# | forward | of everything with respect to few numbers | that of the run |
+# | checkpointed | of few values with respect to many numbers (arrays) | grows like the square root of the number of steps |
 # | direct | the same, flows only | every step that `max_steps` allows is kept |
 # | backsolve | the same, flows only | that of the run; approximate |
 #
-# A descent needs no adjoint: forward mode keeps nothing, reverse mode keeps checkpoints. Here is what a gradient in
-# all 360 numbers of the initial features needs in reverse, for a run and for one that is 64 times as long.
+# A descent needs no adjoint: forward mode stores nothing, and reverse mode stores checkpoints. The next cell shows
+# the memory for a gradient with respect to all 360 numbers of the initial features in reverse mode, for a run and for
+# one that is 64 times as long.
 
 # %%
 lengths, sizes = [100, 6400], []
@@ -148,8 +148,8 @@ print(f"64 times as long, {sizes[1] / sizes[0]:.1f} times the memory")
 # %% [markdown]
 # ## Event times
 #
-# When is everything classified right? The time $t^*$ solves $y(t^*; \theta) = 0$ for the least margin $y$, and by the
-# implicit function theorem $\frac{dt^*}{d\theta} = -\frac{\partial y/\partial\theta}{\partial y/\partial t}$.
+# When is everything classified correctly? The time $t^*$ solves $y(t^*; \theta) = 0$ for the least margin $y$, and by
+# the implicit function theorem $\frac{dt^*}{d\theta} = -\frac{\partial y/\partial\theta}{\partial y/\partial t}$.
 
 # %%
 def first_right(gamma):
@@ -169,8 +169,8 @@ when, slopes = when[:-2], slopes[:-2]
 # %% [markdown]
 # ## A limit with a kink
 #
-# The rate at which the direction is approached, $\min(\gamma C,\, 2+2\gamma-\gamma C)/(C\sqrt N)$ without decay, is a
-# minimum over modes: it has no derivative at $\gamma = 1/(C-1)$, and two one-sided ones.
+# The rate at which the direction converges, $\min(\gamma C,\, 2+2\gamma-\gamma C)/(C\sqrt N)$ without decay, is a
+# minimum over modes. At $\gamma = 1/(C-1)$ it has two one-sided derivatives that differ.
 
 # %%
 free = uj.unconstrained(labels, dim=12)
@@ -183,8 +183,9 @@ print(f"right {sides[1]:+.8f}, (2 − C)/(C√N) = {(2 - C) / (C * root_N):+.8f}
 # %% [markdown]
 # ## Design by gradient
 #
-# Six step sizes of given sum that end closest to the limit direction. Without decay equal steps are best, since
-# $\sum_k \log(1 + \eta_k\mu)$ is concave. The shipped design `steps` starts from unequal ones and is not told.
+# This design chooses six step sizes with a given sum that end closest to the limit direction. Without decay equal
+# steps are best, because $\sum_k \log(1 + \eta_k\mu)$ is concave. The shipped design `steps` starts from unequal
+# steps.
 
 # %%
 found = uj.design(uj.DesignPlan.read("steps"))
@@ -214,9 +215,9 @@ with style():
 # %% [markdown]
 # ## Check
 #
-# Derivatives of the simulation against those of the closed form, and both against central differences of the closed
-# form; the errors of the adjoints beside the tolerance; the gradient in the initial features; the event's slope; the
-# kink; the design.
+# The next cell compares derivatives of the simulation with those of the closed form, and both with central
+# differences of the closed form. It also checks the errors of the adjoints, the gradient with respect to the initial
+# features, the slope of the event, the kink and the design.
 
 # %%
 assert disagreement(table)["first"] < 1e-6

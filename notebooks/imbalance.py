@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Imbalanced classes, and the weights $n_c^{-1/2}$
 #
-# The same linear theory covers classes of any sizes: they only change the signal matrix. You will see all prototypes
-# fall onto one line when sizes differ, the rate at which they do, class weights that prevent it, and a gradient
-# descent on those weights that finds them without being told.
+# The same linear theory covers classes of any sizes, which only change the signal matrix. You will see all prototypes
+# collapse onto one line if sizes differ, the rate at which they do, class weights that prevent it, and a gradient
+# descent on those weights that finds the right ones by itself.
 
 # %%
 import jax
@@ -38,11 +38,11 @@ from unhinged_jax.plots import PALETTE, style
 # $$M^\top M = R^\top D R, \qquad R = (1+\gamma)I - \gamma\mathbf 1\mathbf 1^\top, \quad
 #   D = \mathrm{diag}\Big(\sum_{i\in c} q_i^2\Big) .$$
 #
-# - Equal weights give $D_{cc} = n_c/n^2$. When sizes differ, the largest singular value is simple as a rule. The mode
-#   that has it outgrows all others, so that $W/\lVert W\rVert$ tends to a matrix of **rank one**, at the rate
+# - Equal weights give $D_{cc} = n_c/n^2$. If sizes differ, the largest singular value is usually simple. Its mode
+#   outgrows all others, so that $W/\lVert W\rVert$ tends to a matrix of **rank one**, at the rate
 #   $\hat\sigma - \sigma'$ (largest minus second largest; $r_1 = r_2$, $\lambda_1 = \lambda_2$).
 # - Weights $q_i \propto n_c^{-1/2}$ make $D$ a multiple of the identity: all $C-1$ contrasts grow at one rate, as in
-#   the balanced case. The customary $n_c^{-1}$ overshoots: then small classes outgrow the others.
+#   the balanced case. The customary $n_c^{-1}$ overshoots, and small classes outgrow the others.
 
 # %%
 C, p = 6, 16
@@ -102,13 +102,13 @@ with style():
     plt.show()
 
 # %% [markdown]
-# With equal weights the rarest classes end with one and the same prototype: minority collapse, here in closed form and
-# without any threshold. With $n_c^{-1}$ it is the large classes that are given up. With $n_c^{-1/2}$ nothing is.
+# With equal weights the rarest classes end with the same prototype. This is minority collapse, here in closed form
+# and without any threshold. With $n_c^{-1}$ the large classes collapse, and with $n_c^{-1/2}$ no class does.
 #
 # ## Weights found by gradient
 #
 # The shipped design `weights` minimises the spread of the contrast modes over class weights, for sizes 50, 20, 8 and
-# 3. It is not told of $n_c^{-1/2}$; that is what its result is held against.
+# 3. It is not given $n_c^{-1/2}$, with which its result is compared.
 
 # %%
 outcome = uj.design(uj.DesignPlan.read("weights"))
@@ -117,8 +117,9 @@ print(outcome)
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact; the rate at which rank is lost against $\hat\sigma - \sigma'$ of a dense SVD; equal modes
-# and full rank at exponent ½; the design within 2 % of its reference.
+# The next cell compares simulated with exact runs, and the rate at which rank is lost with $\hat\sigma - \sigma'$ of
+# a dense SVD. It checks that modes are equal and the rank is full at exponent ½, and that the design is within 2 % of
+# its reference.
 
 # %%
 for e, name in exponents.items():

@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Label noise
 #
-# The binary unhinged loss was made for noisy labels. You will see what symmetric noise does to the dynamics – it
-# slows the class contrasts and leaves the common mean alone –, how much of it a trade-off $\gamma$ stands, and why
-# features that are free to move memorise noise that was drawn once, while frozen features average it away.
+# The binary unhinged loss was made for noisy labels. You will see the effect of symmetric noise on the dynamics,
+# which slows the class contrasts and leaves the common mean unchanged. You will also see how much noise a trade-off
+# $\gamma$ tolerates, and why free features memorise noise that was drawn once, while frozen features average it out.
 
 # %%
 import jax
@@ -36,12 +36,12 @@ from unhinged_jax.plots import PALETTE, style
 # $$\sigma_1 \;\to\; \Big(1 - \frac{\rho\,C}{C-1}\Big)\frac{1+\gamma}{C\sqrt N}, \qquad
 #   \sigma_2 = \frac{1+\gamma-\gamma C}{C\sqrt N} \;\text{ unchanged.}$$
 #
-# So the limit is that of clean labels, only later, as long as contrasts still win:
+# The limit is therefore that of clean labels, but it is reached later, as long as contrasts still win:
 #
 # $$\rho < \rho^* = \frac{C-1}{C}\Big(1 - \frac{|1+\gamma-\gamma C|}{1+\gamma}\Big) .$$
 #
-# Only at $\gamma = 1/(C-1)$ is that $(C-1)/C$, where labels say nothing any more, and beyond it contrasts turn round.
-# At any other $\gamma$ all classes align with their common mean beyond $\rho^*$.
+# Only at $\gamma = 1/(C-1)$ is this bound $(C-1)/C$, where labels carry no information; beyond it contrasts change
+# their sign. At any other $\gamma$ all classes align with their common mean beyond $\rho^*$.
 
 # %%
 C, N, p = 8, 40, 16
@@ -84,9 +84,9 @@ with style():
 # %% [markdown]
 # ## Noise that is drawn once
 #
-# A data set has one noisy label a sample. Free features follow it: a flipped sample joins the class that its label
-# names, and accuracy on the clean labels falls to $1-\rho$. Frozen features – here class means plus spread – cannot
-# tell flipped samples apart; the prototypes $W = W_0 + \tau M^\top H$ average the noise, and accuracy stays.
+# A data set has one noisy label per sample. Free features follow it: a flipped sample joins the class of its label,
+# and accuracy on the clean labels falls to $1-\rho$. Frozen features (here class means plus spread) cannot
+# distinguish flipped samples; the prototypes $W = W_0 + \tau M^\top H$ average the noise, and accuracy stays.
 
 # %%
 drawn_rates, seeds = np.linspace(0, 0.85, 10), 5
@@ -119,8 +119,8 @@ with style():
 # %% [markdown]
 # ## Check
 #
-# Exponents and boundary against the formulas; simulated against exact on expected and on drawn noise; the frozen
-# prototypes against $W_0 + \tau M^\top H$ in NumPy, with labels counted by hand.
+# The next cell compares exponents and boundary with the formulas, simulated with exact runs for expected and for
+# drawn noise, and the frozen prototypes with $W_0 + \tau M^\top H$ in NumPy, with labels counted by hand.
 
 # %%
 for name, gamma in gammas.items():

@@ -13,12 +13,12 @@
 # ---
 
 # %% [markdown]
-# # MSE and cross-entropy beside the unhinged loss
+# # MSE and cross-entropy compared with the unhinged loss
 #
-# The unhinged loss is the one that can be solved. You will see what it says about two losses that cannot: near the
+# The unhinged loss can be solved in closed form. You will see what it says about two losses that cannot: near the
 # origin cross-entropy and squared error *are* the unhinged loss, and follow its closed form until the logits grow.
-# Then they part: with weight decay both end at a simplex ETF of known size, while the unhinged flow keeps a memory of
-# its start.
+# Then they diverge from it: with weight decay both end at a simplex ETF of known size, while the limit of the
+# unhinged flow depends on its start.
 
 # %%
 import jax
@@ -38,10 +38,10 @@ from unhinged_jax.theories.mse_decay import mse_minimiser
 # $$\text{cross-entropy: } \tfrac1n\,(Y - P), \qquad \text{squared error: } \tfrac1n\,(Y - S), \qquad
 #   \text{unhinged: } \tfrac1n\big((1+\gamma)Y - \gamma\big) .$$
 #
-# At $S = 0$ all entries of $P$ are $1/C$. So cross-entropy near the origin has the signal $\frac1n(Y - \frac1C)$,
-# which is $\frac{C-1}{C}$ times that of the unhinged loss at $\gamma = \frac1{C-1}$. So has squared error, with a
-# bias of $1/C$. Both then obey the closed form at the rate $\frac{C-1}C$, up to terms of third order in the size of
-# the state.
+# At $S = 0$ all entries of $P$ are $1/C$. Near the origin, cross-entropy therefore has the signal
+# $\frac1n(Y - \frac1C)$, which is $\frac{C-1}{C}$ times that of the unhinged loss at $\gamma = \frac1{C-1}$. The same
+# holds for squared error with a bias of $1/C$. Both then obey the closed form at the rate $\frac{C-1}C$, up to terms
+# of third order in the size of the state.
 
 # %%
 C, N, p = 4, 5, 8
@@ -75,11 +75,11 @@ def difference(run, truth):
 # %% [markdown]
 # ## With weight decay
 #
-# Now the same decay $\lambda = 0.005$ for all three, from a generic start. Known for balanced classes, with
-# $k = \sqrt{N\lambda_1\lambda_2}$: the minimum of cross-entropy is a simplex ETF with logit gap
+# Now all three losses have the same decay $\lambda = 0.005$ and start from a generic state. For balanced classes,
+# with $k = \sqrt{N\lambda_1\lambda_2}$, the minimum of cross-entropy is known to be a simplex ETF with logit gap
 # $\log\big(\tfrac1k - (C-1)\big)$ (Zhu et al. 2021); that of squared error with a bias is one with
 # $\lVert w_c\rVert^2 = \tfrac{C-1}C\sqrt{N\lambda_1/\lambda_2}\,(1 - Ck)$ at these decays (Tirer & Bruna 2022). The
-# unhinged loss has no minimum there: $\lambda$ is far below its critical value, so the norm grows for ever, in a
+# unhinged loss has no minimum there: $\lambda$ is far below its critical value, so the norm grows forever, in a
 # direction that depends on the start.
 
 # %%
@@ -129,8 +129,8 @@ with style():
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact for the unhinged loss; the linearisation of the other two; the ends of cross-entropy and
-# squared error against their closed forms.
+# The next cell compares simulated with exact runs for the unhinged loss, the other two losses with their
+# linearisation, and the limits of cross-entropy and squared error with their closed forms.
 
 # %%
 early = times <= 20

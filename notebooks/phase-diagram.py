@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Phase diagram: trade-off and weight decay
 #
-# Two numbers decide what becomes of a run: the trade-off $\gamma$ and the weight decay $\lambda$. You will see a
-# sweep over 41 × 41 values of them, three seeds each – some five thousand runs, all exact – and on it two boundaries
-# that come from theory and are not fitted.
+# Two numbers determine the outcome of a run: the trade-off $\gamma$ and the weight decay $\lambda$. You will see a
+# sweep over 41 × 41 values of them with three seeds each, which are some five thousand runs, all exact, and two
+# boundaries that come from theory and are not fitted.
 
 # %%
 import tempfile
@@ -40,13 +40,13 @@ from unhinged_jax.plots import PALETTE, style
 # - Norms **grow** iff $\lambda_1\lambda_2 < \max(\sigma_1^2, \sigma_2^2)$; with one decay $\lambda$ for both parts,
 #   iff $\lambda < \max(\sigma_1, |\sigma_2|)$. In that case $\frac1\tau\log\lVert Z\rVert \to \max(\sigma_1,
 #   |\sigma_2|) - \lambda$.
-# - **Contrasts win** iff $|\sigma_2| < \sigma_1$, that is $0 < \gamma < \frac{2}{C-2}$. Beyond, all classes take one
-#   direction and accuracy falls to chance.
+# - **Contrasts win** iff $|\sigma_2| < \sigma_1$, that is $0 < \gamma < \frac{2}{C-2}$. Beyond this range, all
+#   classes take one direction and accuracy falls to chance.
 #
 # ## The sweep
 #
-# A plan is a configuration of one run and the axes that vary; what is finished is in a store on disk, and a second
-# call goes on with it. This one is thrown away with its folder.
+# A plan is the configuration of one run and the axes that vary. Finished points are in a store on disk, and a second
+# call continues with it. This store is deleted with its folder.
 
 # %%
 C, N, p, count = 10, 5, 32, 41
@@ -98,8 +98,8 @@ with style():
 # %% [markdown]
 # ## Check
 #
-# Every point of the map against theory: the side of either boundary on which it lies, and the growth itself. Then a
-# few points once more, simulated.
+# The next cell compares every point of the map with theory: the side of either boundary on which it lies, and its
+# growth. Then it simulates a few points.
 
 # %%
 sigma_1, sigma_2 = (1 + gamma) / (C * np.sqrt(N)), np.abs(1 + gamma - gamma * C) / (C * np.sqrt(N))

@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Theorem 2 and Corollary 3: free features, free prototypes
 #
-# Features $H$ and prototypes $W$ are free variables, the loss is linear in the logits, and nothing decays. Then the
-# whole training run has a closed form. You will see simulation and closed form on top of each other, the direction
-# that training takes, how fast it gets there, and what the bias does meanwhile.
+# If features $H$ and prototypes $W$ are free variables, the loss is linear in the logits, and nothing decays, then
+# the whole training run has a closed form. You will see simulation and closed form on top of each other, the
+# direction that training takes, how fast it converges, and how the bias evolves.
 
 # %%
 import jax
@@ -46,7 +46,7 @@ from unhinged_jax.plots import PALETTE, style
 # $$W(\tau) = \sum_j P_j\,[\cosh(\sigma_j\tau)\,W_0 + \sinh(\sigma_j\tau)\,G_0], \qquad
 #   G(\tau) = \sum_j P_j\,[\cosh(\sigma_j\tau)\,G_0 + \sinh(\sigma_j\tau)\,W_0],$$
 #
-# while deviations from the class means stay what they were.
+# while deviations from the class means do not change.
 
 # %%
 C, N, p = 10, 5, 16
@@ -65,8 +65,8 @@ print(runs["1/(C−1)"])
 # %% [markdown]
 # ## Theorem 2, written out
 #
-# The library evaluates the closed form on the singular modes of any signal matrix. Here it is once more in plain
-# NumPy, for balanced classes; `exact` must agree with it to rounding.
+# The library evaluates the closed form on the singular modes of any signal matrix. Here it is again in plain NumPy,
+# for balanced classes; `exact` must agree with it up to rounding.
 
 
 # %%
@@ -97,13 +97,14 @@ assert worst < 1e-12
 # ## Corollary 3: where it goes, and how fast
 #
 # For $0 < \gamma < 2/(C-2)$ contrasts win. The direction $Z/\lVert Z\rVert$ of $Z = (H, W)$ tends to that of
-# $\Pi_1^+Z_0$ – the part of the start in which contrasts of prototypes and of class means agree – and its error
-# decays like $e^{-\omega\tau}$ with
+# $\Pi_1^+Z_0$, the part of the start in which contrasts of prototypes and of class means agree, and its error decays
+# like $e^{-\omega\tau}$ with
 #
 # $$\omega = \frac{\min(\gamma C,\; 2 + 2\gamma - \gamma C)}{C\sqrt N},$$
 #
-# largest at $\gamma = 1/(C-1)$, with a kink there. For $\gamma > 2/(C-2)$ the common mean wins: all prototypes align
-# with one another and accuracy falls to chance. The distance below is to the direction that wins.
+# which is largest at $\gamma = 1/(C-1)$ and has a kink there. For $\gamma > 2/(C-2)$ the common mean wins: all
+# prototypes align with one another and accuracy falls to chance. The figure shows the distance to the direction that
+# wins.
 
 # %%
 grid = np.linspace(0.02, 0.4, 20)
@@ -141,10 +142,10 @@ with style():
 # %% [markdown]
 # ## The bias
 #
-# A trained bias grows linearly, $b(\tau) = b_0 + \frac{1+\gamma-\gamma C}{C}\,\tau\,\mathbf 1$. Its entries do become
-# equal in ratio, but like $1/\tau$ – a power, where features and prototypes converge exponentially – and at
-# $\gamma = 1/(C-1)$ it does not move at all. Deviations of features from their class means (the subspace $E_3$) keep
-# their size, so their share of the norm dies out at the rate at which the rest grows.
+# A trained bias grows linearly, $b(\tau) = b_0 + \frac{1+\gamma-\gamma C}{C}\,\tau\,\mathbf 1$. The ratio of its
+# entries does tend to 1, but only like $1/\tau$, while features and prototypes converge exponentially; at
+# $\gamma = 1/(C-1)$ the bias does not move at all. Deviations of features from their class means (the subspace $E_3$)
+# keep their size, so their share of the norm dies out at the rate at which the rest grows.
 
 # %%
 gamma = 0.5 / (C - 1)
@@ -177,7 +178,7 @@ with style():
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact for all runs, fitted rates against Corollary 3, the bias against its formula.
+# The next cell compares simulated with exact runs, fitted rates with Corollary 3, and the bias with its formula.
 
 # %%
 comparisons = {name: uj.verify(runs[name], truths[name]) for name in models}

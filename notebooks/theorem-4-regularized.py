@@ -15,10 +15,10 @@
 # %% [markdown]
 # # Theorem 4 and Corollary 5: weight decay
 #
-# With weight decay on features and prototypes the flow is still linear. You will see that decay decides about the
-# size – there is one critical decay, below which norms grow for ever and above which they die – but, when both parts
-# decay alike, neither about the direction nor about the pace at which it is taken. And you will see where the flow
-# comes to rest at the critical decay, which depends on the ratio of the two learning rates.
+# With weight decay on features and prototypes the flow is still linear. You will see that decay determines the size:
+# there is one critical decay, below which norms grow forever and above which they vanish. If both parts decay alike,
+# decay affects neither the direction nor the rate of convergence to it. You will also see where the flow comes to
+# rest at the critical decay, which depends on the ratio of the two learning rates.
 
 # %%
 import jax
@@ -36,8 +36,8 @@ from unhinged_jax.plots import PALETTE, style
 #
 # $$H' = r_1\eta\,(MW - \lambda_1 H), \qquad W' = r_2\eta\,(M^\top H - \lambda_2 W).$$
 #
-# On a singular mode $\sigma$ of $M = V\Sigma U^\top$ the pair $(f, a) = (V^\top H, U^\top W)$ moves alone, with
-# $\tau = \int_0^t \eta$:
+# On a singular mode $\sigma$ of $M = V\Sigma U^\top$ the pair $(f, a) = (V^\top H, U^\top W)$ evolves separately,
+# with $\tau = \int_0^t \eta$:
 #
 # $$\frac{d}{d\tau}\begin{pmatrix} f\\ a\end{pmatrix} = K\begin{pmatrix} f\\ a\end{pmatrix}, \quad
 #   K = \begin{pmatrix} -r_1\lambda_1 & r_1\sigma\\ r_2\sigma & -r_2\lambda_2\end{pmatrix}, \qquad
@@ -80,12 +80,13 @@ with style():
     plt.show()
 
 # %% [markdown]
-# The five curves on the right are one: for $r_1 = r_2$ and $\lambda_1 = \lambda_2$ every mode is damped by the same
-# factor $e^{-\lambda\tau}$, which the normalised state does not see.
+# The five curves on the right coincide, because for $r_1 = r_2$ and $\lambda_1 = \lambda_2$ every mode is damped by
+# the same factor $e^{-\lambda\tau}$, which cancels in the normalised state.
 #
 # ## The threshold is a product
 #
-# With different decays only $\lambda_1\lambda_2$ counts. Without any decay on one side the other never stops growth.
+# With different decays only the product $\lambda_1\lambda_2$ matters. If one part does not decay at all, decay of the
+# other part never stops growth.
 
 # %%
 pairs = [(4.0, 0.25), (4.0, 0.2), (4.0, 0.3), (50.0, 0.0)]
@@ -103,7 +104,8 @@ for first, second in pairs:
 #
 # $$H \to H_1^+ + \frac{1-s}{1+s} H_1^-, \qquad W \to W_1^+ - \frac{1-s}{1+s} W_1^- .$$
 #
-# Slow features ($s \to 0$) end where the features started, slow prototypes ($s \to \infty$) where the prototypes did.
+# Slow features ($s \to 0$) make the limit depend on the start of the features, and slow prototypes ($s \to \infty$)
+# on that of the prototypes.
 
 # %%
 contrast = lambda X: X - X.mean(axis=0)  # noqa: E731
@@ -133,14 +135,14 @@ with style():
     plt.show()
 
 # %% [markdown]
-# The formula for $W$ and that for the class means give the same matrix: at rest they are aligned. This self-duality of
+# The formulas for $W$ and for the class means give the same matrix, so they are aligned at rest. This self-duality of
 # the limit direction holds for every decay, not only the critical one.
 #
 # ## Check
 #
-# Simulated against exact; exact against `scipy.linalg.expm` of the whole, unreduced system $Z' = \begin{pmatrix}
-# -\lambda_1 r_1 I & r_1M\\ r_2M^\top & -\lambda_2 r_2I\end{pmatrix} Z$, with unequal decays, rates and a cosine
-# schedule.
+# The next cell compares simulated with exact runs, and exact runs with `scipy.linalg.expm` of the whole, unreduced
+# system $Z' = \begin{pmatrix} -\lambda_1 r_1 I & r_1M\\ r_2M^\top & -\lambda_2 r_2I\end{pmatrix} Z$, with unequal
+# decays, rates and a cosine schedule.
 
 # %%
 for f in factors:

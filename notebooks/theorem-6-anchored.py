@@ -16,8 +16,8 @@
 # # Theorem 6: anchored prototypes
 #
 # Prototypes that do not move pull every feature along a straight line. You will see the error shrink by exactly
-# $e^{-\lambda\tau}$ – not asymptotically, but from the first moment on –, what is left without decay, why a cosine
-# schedule stops short of the limit, and how completely features collapse onto a simplex ETF.
+# $e^{-\lambda\tau}$ from the first moment on, the convergence without decay, why a cosine schedule stops short of the
+# limit, and how completely features collapse onto a simplex ETF.
 
 # %%
 import jax
@@ -40,7 +40,8 @@ from unhinged_jax.plots import PALETTE, style
 # = \big((1+\gamma)w_c - \gamma\sum_j w_j\big)/n$, a multiple of $w_c$ if the prototypes sum to zero, as those of a
 # simplex ETF do.
 #
-# The distance to $MW/\lambda$ is no observable of the library, so here it is as a function of model and state.
+# The distance to $MW/\lambda$ is not an observable of the library, so it is defined here as a function of model and
+# state.
 
 
 # %%
@@ -92,9 +93,8 @@ with style():
 # %% [markdown]
 # ## A cosine schedule stops short
 #
-# Only $\tau = \int\eta$ matters. A cosine schedule over $[0, T]$ has $\tau(T) = \eta_0T/2$, a finite amount, so the
-# limit is not reached: a share $e^{-\lambda\eta_0T/2}$ of the first distance is left, however finely the steps are
-# taken.
+# Only $\tau = \int\eta$ matters. A cosine schedule over $[0, T]$ has $\tau(T) = \eta_0T/2$, which is finite, so the
+# limit is not reached: a share $e^{-\lambda\eta_0T/2}$ of the initial distance remains, however small the steps are.
 
 # %%
 T, peak, decay = 400, 0.2, 0.05
@@ -106,8 +106,8 @@ print(f"share of the first distance left at T: {share:.6f}; formula: {np.exp(-de
 # %% [markdown]
 # ## Collapse
 #
-# Features forget where they started, so that within-class variability (NC1) falls like $e^{-2\lambda\tau}$ with decay
-# and like $\tau^{-2}$ without, and class means take the shape of the prototypes.
+# Features forget their start. Within-class variability (NC1) therefore falls like $e^{-2\lambda\tau}$ with decay and
+# like $\tau^{-2}$ without, and class means take the shape of the prototypes.
 
 # %%
 with style():
@@ -122,8 +122,9 @@ with style():
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact; exact against the one line of Theorem 6 in NumPy; the share left by the schedule; the power
-# of the undecayed direction; and descent, for which $e^{-\lambda\tau}$ becomes $\prod_k(1-\eta_k\lambda)$.
+# The next cell compares simulated with exact runs, and exact runs with Theorem 6 in NumPy. It also checks the share
+# left by the schedule, the power law without decay, and descent, for which $e^{-\lambda\tau}$ becomes
+# $\prod_k(1-\eta_k\lambda)$.
 
 # %%
 for decay_ in decays:

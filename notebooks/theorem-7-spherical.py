@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Theorem 7: features on the sphere
 #
-# When features enter the logits normalised, each of them moves on the great circle through its start and its target.
-# You will see it happen in three dimensions, the law of the angle, what happens to lengths, what rescaling the rate
-# by the feature norm buys, and a step that is too large although it keeps the condition as it is printed.
+# With normalised features, each feature moves on the great circle through its start and its target. You will see this
+# in three dimensions, the law of the angle, the growth of lengths, the effect of rescaling the rate by the feature
+# norm, and a step that is too large although it satisfies the condition as printed.
 
 # %%
 import jax
@@ -33,8 +33,8 @@ from unhinged_jax.plots import PALETTE, style
 #
 # With $\hat h = h/\lVert h\rVert$ in place of $h$ and fixed prototypes, sample $i$ is pulled by $g_i = (MW)_i$, of
 # length $\kappa_i$. Let $\theta$ be the angle between $h$ and $g$, and $\rho = \lVert h\rVert$. Rescaling multiplies
-# the gradient of a sample by $\rho^q$; $q = 0$ is the plain rate, $q = 1$ the rule of Section 4.3 as described and
-# run in the paper. Without decay the **flow** keeps $\rho$, and
+# the gradient of a sample by $\rho^q$; $q = 0$ is the plain rate, and $q = 1$ is the rule that Section 4.3 of the
+# paper describes and uses. Without decay the **flow** conserves $\rho$, and
 #
 # $$\tan\tfrac{\theta(\tau)}2 = \tan\tfrac{\theta_0}2\; e^{-\kappa\rho_0^{\,q-2}\tau} .$$
 #
@@ -48,7 +48,7 @@ from unhinged_jax.plots import PALETTE, style
 #
 # ## On the sphere
 #
-# Four classes in three dimensions; the prototypes are a tetrahedron, a simplex ETF.
+# There are four classes in three dimensions, and the prototypes form a tetrahedron, which is a simplex ETF.
 
 # %%
 C, N, p = 4, 12, 3
@@ -87,8 +87,9 @@ with style():
     plt.show()
 
 # %% [markdown]
-# The law of the angle, for every sample: $\log\tan(\theta/2)$ falls along a straight line, whose slope depends on the
-# length at the start, $\kappa/\rho_0^2$. Long features are slow – the reason for rescaling the rate.
+# The law of the angle holds for every sample: $\log\tan(\theta/2)$ falls along a straight line, whose slope
+# $\kappa/\rho_0^2$ depends on the length at the start. Long features are slow, which is the reason for rescaling the
+# rate.
 
 # %%
 def angles(paths, targets):
@@ -107,7 +108,7 @@ law = np.log(np.tan(theta[0] / 2)) - np.outer(times, kappa / length**2)
 # %% [markdown]
 # ## Descent: lengths grow, rates matter, rescaling helps
 #
-# The three rules from the same start, at the same rate. Prototypes have length 1.
+# The figure shows the three rules from the same start, at the same rate. Prototypes have length 1.
 
 # %%
 updates = uj.steps(600, 121)
@@ -137,9 +138,9 @@ with style():
 #
 # The paper asks for $k_0/\lVert h_0\rVert \le 1/\lVert w\rVert$, with $k = \eta(1+\gamma)/(CN)$. The length has to be
 # squared: $\alpha_0 = k_0\lVert w\rVert/\lVert h_0\rVert^2 \le 1$. The smallest example has $\lVert w\rVert = 1$,
-# $\lVert h_0\rVert = 0.1$ and $k = 0.09$, which keeps the printed condition; the cosine of the angle goes from 0.9
-# down to 0.645. (With rescaling by $q = 2$ the condition $k\lVert w\rVert \le 1$ is exact, whatever the lengths.)
-# Afterwards lengths have grown, $\alpha$ has fallen, and the run converges all the same.
+# $\lVert h_0\rVert = 0.1$ and $k = 0.09$, which satisfies the printed condition, but the cosine of the angle falls
+# from 0.9 to 0.645. (With rescaling by $q = 2$ the condition $k\lVert w\rVert \le 1$ is exact, whatever the lengths.)
+# Afterwards lengths have grown, $\alpha$ has fallen, and the run converges nevertheless.
 
 # %%
 pair = uj.spherical(uj.balanced(classes=2, per_class=1), dim=2, gamma=0.0)
@@ -161,8 +162,8 @@ print("cosine:", np.round(overshoot[:6], 4))
 # %% [markdown]
 # ## Check
 #
-# Simulated against exact, states included; the law of the angle for all samples; the recursion of the angle in NumPy,
-# followed through all updates.
+# The next cell compares simulated with exact runs, including states. It checks the law of the angle for all samples,
+# and follows the recursion of the angle in NumPy through all updates.
 
 # %%
 comparison = uj.verify(run, truth)

@@ -13,11 +13,11 @@
 # ---
 
 # %% [markdown]
-# # Theorem 8: features of a network whose tangent kernel stays
+# # Theorem 8: features of a network with a constant tangent kernel
 #
 # Features that come from a network cannot move freely: a step on one sample moves the others, by the neural tangent
 # kernel $\Theta$. As long as the kernel does not change, training has a closed form. You will see it predict the
-# training of real networks: exactly where the kernel is constant, and ever better with width where it is not.
+# training of real networks: exactly if the kernel is constant, and otherwise better for wider networks.
 
 # %%
 import jax
@@ -39,14 +39,15 @@ from unhinged_jax.plots import PALETTE, style
 #   + \tfrac{\tau^2}{2}\,\mathrm{sinhc}^2\big(\tfrac12\sqrt G\,\tau\big)\,M^\top H_0\Big],
 #   \qquad \mathrm{sinhc}(x) = \frac{\sinh x}{x} .$$
 #
-# $\Theta$ may be singular. This is the statement with matching dimensions; in Theorem 8 as printed those of the
-# Kronecker factors do not fit together, which the matrices above repair.
+# $\Theta$ may be singular. This is the statement with matching dimensions; in Theorem 8 as printed, those of the
+# Kronecker factors do not match.
 #
 # ## A network with a constant kernel
 #
-# Random features $\Phi = \mathrm{ReLU}(XB)$ with a trained layer, $H = \Phi A$. Its kernel $\Phi\Phi^\top$ does not
-# depend on $A$, so the prediction for its training is exact. The network is trained below on its *parameters* $(A, W)$
-# by automatic differentiation of the unhinged loss; the library only sees $\Phi$, a factor of $\Theta$.
+# This network has random features $\Phi = \mathrm{ReLU}(XB)$ and a trained layer, $H = \Phi A$. Its kernel
+# $\Phi\Phi^\top$ does not depend on $A$, so the prediction for its training is exact. The network is trained below on
+# its *parameters* $(A, W)$ by automatic differentiation of the unhinged loss; the library uses only $\Phi$, a factor
+# of $\Theta$.
 
 # %%
 C, N, p, inputs, hidden = 5, 8, 6, 12, 30
@@ -90,8 +91,9 @@ accuracy_network = np.mean(
 # %% [markdown]
 # ## Networks whose kernel moves
 #
-# One hidden layer, *both* layers trained, in NTK parametrisation. The kernel at the start, between feature coordinates,
-# predicts training up to an error that falls with the width $m$, here faster than $m^{-1/2}$.
+# This network has one hidden layer in NTK parametrisation, and *both* layers are trained. The kernel at the start,
+# between feature coordinates, predicts training up to an error that falls with the width $m$, here faster than
+# $m^{-1/2}$.
 
 
 # %%
@@ -145,13 +147,14 @@ with style():
     plt.show()
 
 # %% [markdown]
-# A kernel like this has one largest mode: in the long run everything follows it, and accuracy, after a peak, falls.
-# Features of every width move by about as much; only the part that the kernel of the start does not explain shrinks.
+# Such a kernel has one largest mode, which everything follows in the long run, so accuracy falls after a peak.
+# Features move by about the same amount at every width; only the part that the initial kernel does not explain
+# shrinks.
 #
 # ## Check
 #
-# The network itself against `exact`, simulated against exact, and the flow against the formula above, with $\sqrt G$
-# from `numpy.linalg.eigh`.
+# The next cell compares the network with `exact`, simulated with exact runs, and the flow with the formula above,
+# with $\sqrt G$ from `numpy.linalg.eigh`.
 
 # %%
 scale = np.exp(predicted.states.log_scale)[:, None, None]
