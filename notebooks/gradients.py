@@ -120,7 +120,7 @@ print(pd.DataFrame(costs).set_index("mode").to_string(na_rep="–", formatters={
 # | mode | derivative | memory |
 # |---|---|---|
 # | forward | of everything with respect to few numbers | that of the run |
-# | checkpointed | of few values with respect to many numbers (arrays) | grows like the square root of the number of steps |
+# | checkpointed | of few values with respect to many numbers (arrays) | grows like the root of the number of steps |
 # | direct | the same, flows only | every step that `max_steps` allows is kept |
 # | backsolve | the same, flows only | that of the run; approximate |
 #

