@@ -72,7 +72,8 @@ def write(
     parts = [
         _table(asked, at),
         f"The table shows relative errors of the prediction at ζ = {asked.rate * asked.fixed:g}, as mean ± standard "
-        f"error over {asked.seeds} seeds; `moved` is the distance that the network's features moved, relative to their start.",
+        f"error over {asked.seeds} seeds; `moved` is the distance that the network's features moved, "
+        "relative to their start.",
         f"The slopes of log error against log width (95 % interval) are: {fits}.",
         f"A model that is linear in its parameters is predicted to {linear:.1e}.",
         _breaks(asked, found, times),
