@@ -244,4 +244,4 @@ def test_one_run_ends_also_while_a_program_is_running(tmp_path, command, number)
     process.send_signal(number)
     told, seconds = ended(process)
     assert process.returncode == 128 + number and seconds < 6
-    assert told.splitlines()[-1] == "unhinged: interrupted: results that were there are unchanged."
+    assert told.splitlines()[-1] == "unhinged: interrupted: earlier results are unchanged."

@@ -315,6 +315,8 @@ def test_a_text_of_pictures_that_is_not_tex_is_refused_with_its_key(axis, named)
     """matplotlib found out only while it drew, and did not say whose text it was."""
     grid = {"model.gamma": axis or [0.1, 0.2]}
     title = {"title": "5 $\\frac{1$"} if axis is None else {}
-    with pytest.raises(config.ConfigError, match=rf"\[sweep\]: {named} .*which cannot be set: (Expected|Unknown)"):
+    with pytest.raises(
+        config.ConfigError, match=rf"\[sweep\]: {named} .*which matplotlib cannot typeset: (Expected|Unknown)"
+    ):
         plan({"grid": grid, **title})
     plan({"grid": {"model.gamma": {"values": [0.1, 0.2], "label": "price in $, $\\gamma$"}}, "title": "5 $"})

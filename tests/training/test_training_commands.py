@@ -84,7 +84,7 @@ def test_bad_configurations_are_one_clear_line(tmp_path, capsys, swap, message):
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     monkeypatch.delitem(sys.modules, "mlxtend.data", raising=False)
-    message = r"mlxtend is needed here and not installed; run pip install 'unhinged-jax\[train\]'"
+    message = r"mlxtend is needed here but not installed; run pip install 'unhinged-jax\[train\]'"
     with pytest.raises(ValueError, match=message):
         require("mlxtend.data")
 

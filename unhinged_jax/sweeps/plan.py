@@ -191,7 +191,7 @@ def _refuse_bad_tex(plan: SweepPlan) -> None:
     for name, text in texts:
         if why := tex_error(text):
             raise ConfigError(
-                f"{plan.config.path}: [sweep]: {name} is {text!r}, which matplotlib cannot typeset: {why}; mend it, "
+                f"{plan.config.path}: [sweep]: {name} is {text!r}, which matplotlib cannot typeset: {why}; correct it, "
                 "or write \\$."
             )
 
