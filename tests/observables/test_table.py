@@ -38,12 +38,15 @@ def _double():
         yield
 
 
-def arrays(labels, dim):
-    """A state of which some samples are classified right and some wrong, and no two numbers are alike."""
+def arrays(labels, dim, size=1.0):
+    """A state of which some samples are classified right and some wrong, and no two numbers are alike.
+
+    `size`: features are so much larger, prototypes so much smaller.
+    """
     rng = np.random.default_rng(2)
     W = rng.normal(size=(C, dim)) + 0.4
     H = 0.7 * W[np.asarray(labels.index)] + 1.3 * rng.normal(size=(labels.samples, dim))
-    return H, W, np.array([0.7, -0.4, 0.15])
+    return size * H, W / size, np.array([0.7, -0.4, 0.15])
 
 
 # --- the forms ------------------------------------------------------------------------------------------------------
@@ -98,24 +101,32 @@ FORMS = {
     "plane": plane, "plane, watched": functools.partial(plane, watched=True),
     "plane, small unit": functools.partial(plane, log_unit=np.linspace(-6.0, 1.0, 12)),
 }  # fmt: skip
+LARGE = 1.3 * 2.0**32  # beyond what is left where it is: powers of two are taken out of H and of W
 ROWS = [
-    ("balanced", "class sums", 2), ("balanced", "class sums, known", 5), ("cyclic", "class sums, cyclic", 5),
-    ("balanced", "dense, factor", 2), ("unbalanced", "class sums", 5), ("unbalanced", "dense", 2),
-    ("cross-entropy", "scored", 5), ("cross-entropy", "dense", 2), ("spherical", "plane", 5),
-    ("spherical", "plane, small unit", 2), ("spherical", "plane, watched", 5), ("spherical", "dense", 5),
-    ("margin", "dense", 5),
+    ("balanced", "class sums", 2, 1.0), ("balanced", "class sums, known", 5, LARGE),
+    ("cyclic", "class sums, cyclic", 5, 1.0), ("balanced", "dense, factor", 2, LARGE),
+    ("unbalanced", "class sums", 5, LARGE), ("unbalanced", "dense", 2, 1.0), ("cross-entropy", "scored", 5, LARGE),
+    ("cross-entropy", "dense", 2, 1.0), ("spherical", "plane", 5, LARGE), ("spherical", "plane, small unit", 2, 1.0),
+    ("spherical", "plane, watched", 5, 1 / LARGE), ("spherical", "dense", 5, 1.0), ("margin", "dense", 5, 1.0),
 ]  # fmt: skip
 
 
 def split(H, W):
-    """A direction, and the state as 1.9 times it plus e^0.2 times a rest; the start lies at 0.8 times it."""
+    """A direction, and the state as 1.9 times it plus e^0.2 times a rest; the start lies at 0.8 times it.
+
+    A residual that is across the direction is given by its length alone, as solvers do.
+    """
     rng = np.random.default_rng(5)
-    direction = [x + rng.normal(size=x.shape) for x in (H, W)]
+    direction = [x + np.abs(x).max() * rng.normal(size=x.shape) for x in (H, W)]
     size = np.sqrt(sum(np.sum(x**2) for x in direction))
     direction = [x / size for x in direction]
     rest = [(x - 1.9 * d) * np.exp(-0.2) for x, d in zip((H, W), direction, strict=True)]
-    none = np.zeros(())
-    lists = [[jnp.asarray(x) for x in (part[0], none, part[1])] for part in (direction, rest, (H, W))]
+    across = rng.normal(size=H.shape)
+    across -= np.sum(across * direction[0]) / np.sum(direction[0] ** 2) * direction[0]
+    across *= np.sum(across * rest[0]) / np.sum(across**2)
+    length = np.linalg.norm(across)
+    kept = [rest[0] - across, length, rest[1]], [H - np.exp(0.2) * across, np.exp(0.2) * length, W]
+    lists = [[jnp.asarray(x) for x in part] for part in ([direction[0], 0.0, direction[1]], *kept)]
     logs = [jnp.asarray(x) for x in (np.log(1.9) + LOG_SCALE, 1.0, 0.2 + LOG_SCALE)]
     return direction, Split(lists[0], lists[1], *logs, lists[2])
 
@@ -209,14 +220,14 @@ def with_logarithms(values, there):
     return {name: np.asarray(value, float) for name, value in {**logs, **values}.items()}
 
 
-@pytest.mark.parametrize(("problem", "form", "dim"), ROWS, ids=[f"{p}, {f}, p={d}" for p, f, d in ROWS])
-def test_every_observable_is_its_formula(problem, form, dim):
+@pytest.mark.parametrize(("problem", "form", "dim", "size"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS])
+def test_every_observable_is_its_formula(problem, form, dim, size):
     model = MODELS[problem](dim)
-    H, W, b = arrays(model.labels, dim)
+    H, W, b = arrays(model.labels, dim, size)
     plan = resolve(uj.all_observables, model, splittable=True)
     got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b))
-    size = np.exp(LOG_SCALE)
-    want = with_logarithms({**expected(model, size * H, size * W, b), **distances(model, H, W)}, uj.all_observables)
+    scale = np.exp(LOG_SCALE)
+    want = with_logarithms({**expected(model, scale * H, scale * W, b), **distances(model, H, W)}, uj.all_observables)
     assert want.keys() == got.keys()
     assert 0 < want["accuracy"] < 1 and 0 < want["nc4"] < 1
     chex.assert_trees_all_close(dict(got), want, rtol=1e-11, atol=1e-12)
