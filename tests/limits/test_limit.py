@@ -75,6 +75,32 @@ def test_rates_and_direction_are_those_of_the_eigenvectors(name):
     np.testing.assert_allclose(direction, limit / np.linalg.norm(limit), atol=1e-12)
 
 
+def test_the_exponent_has_two_derivatives_in_the_weights():
+    """Those of the largest eigenvalue of the whole matrix, whose eigenvectors turn; by central differences."""
+
+    def weights(x):
+        raw = np.repeat([1.0, x, 1.4], [3, 2, 1])
+        return raw / np.sum(raw)
+
+    def largest(x):
+        M = oracles.signal_matrix(weights(x), oracles.one_hot(UNEVEN.index, C), 0.3)
+        return np.max(np.linalg.eigvals(oracles.generator(M, None, (0.1, 0.3), (0.7, 1.8))).real)
+
+    def exponent(x):
+        classes = jnp.stack([1.0, x, 1.4])
+        model = uj.regularized(UNEVEN.weighted(classes=classes), P, decay=(0.1, 0.3), gamma=0.3)
+        return uj.limit(model, uj.Flow(rate_H=0.7, rate_W=1.8), start()).exponent
+
+    h, (value, slope, bend) = (
+        1e-2,
+        jax.jit(lambda x: (exponent(x), jax.grad(exponent)(x), jax.hessian(exponent)(x)))(0.8),
+    )
+    f = [largest(0.8 + k * h) for k in (-2, -1, 0, 1, 2)]
+    assert float(value) == pytest.approx(f[2], rel=1e-12)
+    assert float(slope) == pytest.approx((8 * (f[3] - f[1]) - (f[4] - f[0])) / (12 * h), rel=1e-6)
+    assert float(bend) == pytest.approx((16 * (f[3] + f[1]) - (f[4] + f[0]) - 30 * f[2]) / (12 * h**2), rel=1e-5)
+
+
 def test_anchored_prototypes_pull_features_along_a_line():
     model, flow = uj.anchored(UNEVEN, P, decay=0.15, gamma=0.3), uj.Flow(rate_H=0.7)
     found = uj.limit(model, flow, start())

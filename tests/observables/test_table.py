@@ -106,7 +106,7 @@ ROWS = [
     ("balanced", "class sums", 2, 1.0), ("balanced", "class sums, known", 5, LARGE),
     ("cyclic", "class sums, cyclic", 5, 1.0), ("balanced", "dense, factor", 2, LARGE),
     ("unbalanced", "class sums", 5, LARGE), ("unbalanced", "dense", 2, 1.0), ("cross-entropy", "scored", 5, LARGE),
-    ("cross-entropy", "dense", 2, 1.0), ("spherical", "plane", 5, LARGE), ("spherical", "plane, small unit", 2, 1.0),
+    ("cross-entropy", "state", 2, 1.0), ("spherical", "plane", 5, LARGE), ("spherical", "plane, small unit", 2, 1.0),
     ("spherical", "plane, watched", 5, 1 / LARGE), ("spherical", "dense", 5, 1.0), ("margin", "dense", 5, 1.0),
 ]  # fmt: skip
 
@@ -225,7 +225,10 @@ def test_every_observable_is_its_formula(problem, form, dim, size):
     model = MODELS[problem](dim)
     H, W, b = arrays(model.labels, dim, size)
     plan = resolve(uj.all_observables, model, splittable=True)
-    got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b))
+    if form == "state":  # all that need no run
+        got = jax.jit(lambda state: uj.observe_state(model, state))(uj.State(H, W, b, LOG_SCALE))
+    else:
+        got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b))
     scale = np.exp(LOG_SCALE)
     want = with_logarithms({**expected(model, scale * H, scale * W, b), **distances(model, H, W)}, uj.all_observables)
     assert want.keys() == got.keys()
@@ -252,14 +255,28 @@ def test_margins_are_the_same_block_by_block(problem, form, monkeypatch):
 def test_where_there_is_nothing_to_divide_by():
     """No smallest bias, no norm of which there are shares, no loss: what is said then."""
     H, W, _ = arrays(EVEN, 2)
-    names = ("bias_ratio", "loss_sign", "log_abs_loss", "accuracy_margin", *ENERGIES)
+    names = ("accuracy", "bias_ratio", "loss_sign", "log_abs_loss", "accuracy_margin", *ENERGIES)
 
     def seen(*state):
         return {name: float(x) for name, x in uj.observe_state(MODELS["balanced"](2), uj.State(*state), names).items()}
 
     zeros = seen(0 * H, 0 * W, np.zeros(C))
     assert zeros["bias_ratio"] == np.inf and zeros["loss_sign"] == 0 and zeros["log_abs_loss"] == -np.inf
+    assert zeros["accuracy"] == 1 / 3  # of equal logits the first wins
     assert zeros["accuracy_margin"] == 0 and all(np.isnan(zeros[name]) for name in ENERGIES)
     alone = seen(0 * H, 0 * W, np.array([0.0, 1.0, 3.0]))
     assert alone["bias_ratio"] == np.inf and alone["accuracy_margin"] == -np.inf
     assert seen(H, W, np.array([-2.0, -1.0, -4.0]))["bias_ratio"] == 0.25
+
+
+def test_margins_have_the_derivatives_of_their_formula():
+    model, names, h = MODELS["unbalanced"](2), ("margin_min", "margin_mean", "accuracy_margin"), 1e-6
+    H, W, b = arrays(UNEVEN, 2)
+    way = np.random.default_rng(7).normal(size=W.shape)
+
+    def seen(x):
+        return uj.observe_state(model, uj.State(H, W + x * way, b), names)
+
+    up, down = (expected(model, H, W + x * way, b) for x in (h, -h))
+    want = {name: (up[name] - down[name]) / (2 * h) for name in names}
+    chex.assert_trees_all_close(jax.jit(jax.jacfwd(seen))(0.0), want, rtol=1e-7)

@@ -34,7 +34,7 @@ def _named(file: str, *names: str) -> list[str]:
     return [f"tests/{file}.py::test_{name}" for name in names]
 
 
-TABLE = _named("observables/test_table", "every_observable_is_its_formula", "margins_are_the_same_block_by_block")
+TABLE = ["tests/observables/test_table.py"]
 FLOW = _named(
     "closed_form/test_exact", "flow_equals_the_matrix_exponential[counts-None-30]",
     "flow_equals_the_matrix_exponential[balanced-None-30]", "a_class_without_weight_only_decays",
@@ -50,11 +50,17 @@ LARGE = _named(
 )
 FIRST_START = _named("invariants/test_going_on", "gaps_refer_to_the_first_start")
 EIGENVECTORS = _named("limits/test_limit", "rates_and_direction_are_those_of_the_eigenvectors")
+BENDS = _named("limits/test_limit", "the_exponent_has_two_derivatives_in_the_weights")
 MEETING = _named("derivatives/test_sensitivity", "functions_of_a_matrix_have_two_derivatives_where_eigenvalues_meet")
 TESTS = {
     "observables": TABLE,
     "observables/distance": ["tests/observables/test_distance.py", *TABLE[:1]],
-    "observables/fit": [*TABLE, "tests/invariants/test_other_instances.py"],
+    "observables/fit": [
+        *TABLE, *_named(
+            "invariants/test_other_instances", "nothing_times_infinity_is_nothing",
+            "objective_of_two_infinite_terms_is_the_larger", "losses_of_logits_beyond_the_range",
+        )
+    ],
     "closed_form": [*FLOW, *FAR, *STEPS, *DRIVEN, *UPDATES, *FIRST_START],
     "closed_form/modes": [
         *_named(
@@ -72,7 +78,7 @@ TESTS = {
     "closed_form/timeline": [*FLOW[:1], *STEPS, *FAR, *UPDATES, *LARGE],
     "linear": [*FLOW, *FAR, *DRIVEN, *KERNEL, *EIGENVECTORS],
     "linear/compression": ["tests/linear"],
-    "linear/spectrum": [*MEETING, *FLOW[:2], *KERNEL],
+    "linear/spectrum": [*MEETING, *FLOW[:2], *KERNEL, *BENDS],
     "linear/row_space": [*FLOW, *KERNEL, *FAR],
 }  # fmt: skip
 """Which tests judge a mutant of a file, or of its room: the fastest first."""
