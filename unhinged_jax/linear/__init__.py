@@ -1,1 +1,1 @@
-"""What every linear dynamics has, simulated or solved: spectrum, leading part, row space, compression."""
+"""What simulations and closed forms of a linear dynamics share: spectrum, leading part, row space, compression."""

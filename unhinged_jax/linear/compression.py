@@ -1,12 +1,13 @@
 """A smaller problem with the same observables, for balanced classes.
 
-Observables ask for inner products among class sums and prototypes, for those of the residuals with them, and for the
-residuals' lengths; never for products between two residuals, nor for the order of samples. So columns are turned onto
-the span of class sums and prototypes, which a linear dynamics never leaves, the length of what a residual has outside
-it goes into an extra column, and samples are put in the order in which their classes cycle.
+Observables read inner products among class sums and prototypes, inner products of the residuals with both, and the
+lengths of the residuals. They never read a product of two residuals or the order of the samples. The smaller problem
+therefore expresses every row in a basis of the span of class sums and prototypes, which a linear dynamics never leaves.
+An extra column holds the length of the part of each residual outside that span, and the samples are sorted so that
+sample i is of class i mod C.
 
-Derivatives in the start itself may leave the span, so they are taken of the problem; all others are those of the
-smaller one, whose span holds still.
+A perturbation of the start itself may leave the span, so derivatives with respect to the start are computed on the
+original problem. All other derivatives are computed on the smaller problem, whose span does not change.
 """
 
 from __future__ import annotations
@@ -27,18 +28,30 @@ from unhinged_jax.special import safe_sqrt
 
 
 class Viewed(Protocol):
-    """A pytree that observables can look at: a start, and what else is needed to view it at a moment."""
+    """A pytree that observables can read: a start, and everything needed to view the state at a moment.
+
+    Attributes:
+        H: The start in the row space, (rows, p).
+        W: The prototypes of the start, (C, p).
+        residual: The part of the features orthogonal to the class sums, (n, p); None without class sums.
+    """
 
     H: jax.Array
     W: jax.Array
     residual: jax.Array | None
 
     def view(self, *moment: Any) -> View:
-        """What observables see at a moment."""
+        """The view that observables are given at a moment."""
 
 
 class Smaller(NamedTuple):
-    """The smaller row space, its residuals, and how rows of the problem are turned into rows of it."""
+    """The smaller problem, with m columns in place of p.
+
+    Attributes:
+        space: The row space of the smaller problem.
+        residual: The residuals in the smaller problem, (n, m).
+        turn: Maps rows of the original problem, (rows, p), to rows of the smaller one, (rows, m).
+    """
 
     space: RowSpace
     residual: jax.Array
@@ -46,12 +59,12 @@ class Smaller(NamedTuple):
 
 
 def compressible(model: LayerPeeled, plan: ObservablePlan) -> bool:
-    """Whether class sums of balanced classes carry the problem and only built-in observables look at it."""
+    """Whether the classes are balanced, class sums determine the dynamics, and only built-in observables are read."""
     return model.labels.balanced and summable(model) and all(function is None for _, function in plan)
 
 
 def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) -> Smaller:
-    """Turn class sums H (C, p), prototypes W (C, p) and residuals (n, p) into the smaller problem."""
+    """The smaller problem for class sums H (C, p), prototypes W (C, p) and residuals (n, p)."""
     labels, classes, dim = space.model.labels, W.shape[0], W.shape[1]
     order = jnp.argsort(jnp.asarray(labels.index), stable=True).reshape(classes, -1).T.reshape(-1)
     cycle = labels.replace(
@@ -66,7 +79,7 @@ def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) ->
     if dim > 2 * classes + 1:
         basis = jnp.linalg.qr(jax.lax.stop_gradient(jnp.concatenate([H, W])).T)[0]
         inside = residual @ basis
-        # What cancels here is as small as the rounding of the lengths, in which alone it is seen.
+        # The cancellation here is as small as the rounding error of the lengths, the only place where it is seen.
         outside = safe_sqrt(jnp.maximum(row_squares(residual) - row_squares(inside), 0.0))
         residual, dim = jnp.concatenate([inside, outside], axis=1), basis.shape[1] + 1
 
@@ -79,7 +92,10 @@ def smaller(space: RowSpace, H: jax.Array, W: jax.Array, residual: jax.Array) ->
 
 @eqx.filter_custom_jvp
 def observed(small: Viewed, whole: Viewed, moment: tuple, plan: ObservablePlan) -> dict[str, jax.Array]:
-    """Planned observables of small.view(*moment), with the derivatives of those of the `whole`, which has the same."""
+    """The planned observables of small.view(*moment).
+
+    The `whole` problem has the same values; derivatives with respect to its start are computed on it.
+    """
     return evaluate(plan, small.view(*moment))
 
 

@@ -1,16 +1,18 @@
-"""The part of a linear dynamics that wins: what a state has of the eigenvector of mu_+ on the winning modes.
+"""The leading part of a linear dynamics: the component of a state along the eigenvector of mu_+ in the winning modes.
 
-With x and y the parts of F = M^T H and of W in those modes, of squared singular value g and with K = [[-a, r_1 g],
-[r_2, -c]], it is Theta M `carrier` and `prototypes`,
+The winning modes share one squared singular value g, and their block is K = [[-a, r_1 g], [r_2, -c]]. Let x and y be
+the projections of F = M^T H and of W on these modes. The leading part consists of the features Theta M `carrier` and
+of the `prototypes`,
 
     carrier = ((d - delta)/g x + r_1 y) / 2d,    prototypes = (r_2 x + (d + delta) y) / 2d.
 
-It keeps its direction forever; what is left is carried on its own, so that the distance between directions is a ratio
-of two computed numbers and never a difference of nearly equal ones.
+It keeps its direction forever. The remainder of the state is carried separately, so that the distance between two
+directions is a ratio of two computed numbers and never a difference of nearly equal ones.
 
-What leads is what wins in the flow: mu_+ of the largest singular value. Where the steps of a descent are so large that
-another |1 + eta mu| is the largest, that 1 + eta mu is below 0: signs change with every update, no direction is
-approached, and the distance from this one does not fall. `limit` says what wins there.
+The winning modes are those that grow fastest under gradient flow: those of the largest singular value, with eigenvalue
+mu_+. A descent uses the same modes. If its steps are so large that another |1 + eta mu| is the largest, then that
+1 + eta mu is negative: signs change with every update, no direction is approached, and the distance to the leading
+direction does not fall. `limit` says what wins in that case.
 """
 
 from __future__ import annotations
@@ -34,10 +36,16 @@ from unhinged_jax.special import largest, safe_sqrt
 
 
 class Growth(NamedTuple):
-    """Eigenvalues of one mode's 2 x 2 block K = [[-a, r_1 g], [r_2, -c]], a = r_1 lambda_1, c = r_2 lambda_2.
+    """Eigenvalues of each mode's 2 x 2 block K = [[-a, r_1 g], [r_2, -c]], a = r_1 lambda_1, c = r_2 lambda_2.
 
-    d = sqrt(delta^2 + r_1 r_2 g); `rising` = d + delta and `falling` = d - delta without cancellation; `plus` and
-    `minus` are mu_+ and mu_-.
+    Every entry has the shape of g. With delta = (a - c) / 2:
+
+    Attributes:
+        d: sqrt(delta^2 + r_1 r_2 g).
+        rising: d + delta, computed without cancellation.
+        falling: d - delta, computed without cancellation.
+        plus: mu_+ = -(a + c) / 2 + d.
+        minus: mu_- = -(a + c) / 2 - d.
     """
 
     d: jax.Array
@@ -50,7 +58,7 @@ class Growth(NamedTuple):
 def growth(g: jax.Array, rates: Rates) -> Growth:
     """The eigenvalues of K for squared singular values g.
 
-    Not differentiable where d = 0; see `closed_form.modes` for that.
+    They are not differentiable where d = 0; `closed_form.modes` has functions of K that are.
 
     Source: THEORY of Zhou et al. 2023, Theorem 4, for any two decays and rates (beyond the paper).
     """
@@ -70,9 +78,13 @@ def growth(g: jax.Array, rates: Rates) -> Growth:
 
 
 class LeadingPart(eqx.Module):
-    """The winning part of (H, W): Theta M `carrier` and `prototypes`, both (C, p), in units of the state.
+    """The part of (H, W) that wins: features Theta M `carrier` and `prototypes`, in units of the state.
 
-    `H_moves` and `W_moves` say which of the two is a part of the state that moves; the other one stays what it is.
+    Attributes:
+        carrier: Stands for the features Theta M `carrier` of the leading part, (C, p).
+        prototypes: The prototypes of the leading part, (C, p).
+        rates: Decay rates and rates of H and W.
+        H_moves, W_moves: Whether the features and the prototypes move; an array that does not move keeps its start.
     """
 
     carrier: jax.Array
@@ -88,20 +100,29 @@ class LeadingPart(eqx.Module):
 
     @abc.abstractmethod
     def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
-        """(carrier, prototypes) of the leading part of a state with F = M^T H, all in one `mode` if that is given."""
+        """(carrier, prototypes) of the leading part of a state.
+
+        Args:
+            F: M^T H, (C, p).
+            W: Prototypes, (C, p).
+            mode: None if F and W are rows of classes. Otherwise the state lies in one mode alone, and this is the index
+                of that mode, (k,). F and W may then have any shape, such as the two entries (2,) per array that
+                `BalancedPair` carries, because nothing has to be projected.
+        """
 
     def turned(self, turn: Callable[[jax.Array], jax.Array]) -> Self:
-        """The same with every row turned."""
+        """The same leading part with `turn` applied to the rows of carrier and prototypes."""
         return dataclasses.replace(self, carrier=turn(self.carrier), prototypes=turn(self.prototypes))
 
 
 class Coupled(LeadingPart):
-    """Both parts move: what the start has of the eigenvector of mu_+ of the winning modes.
+    """Features and prototypes both move: the component along the eigenvector of mu_+ in the winning modes.
 
     Attributes:
+        spectrum: The spectrum of M^T Theta M, with k eigenvalues.
         mask: 1 for the winning modes, else 0, (k,).
-        square: Their squared singular value g, (), 1 where nothing leads.
-        growth: The eigenvalues of their block.
+        square: The squared singular value g of the winning modes, (); 1 if nothing leads.
+        growth: The eigenvalues of the block of the winning modes.
     """
 
     spectrum: Spectrum
@@ -115,12 +136,12 @@ class Coupled(LeadingPart):
         return (k.falling / self.square * x + r1 * y) / (2 * k.d), (r2 * x + k.rising * y) / (2 * k.d)
 
     def top(self, X: jax.Array) -> jax.Array:
-        """Projection of (C, p) on the winning modes."""
+        """The projection of X, (C, p), on the winning modes."""
         return self.spectrum.apply(self.mask, jnp.zeros_like(self.mask), X)
 
 
 class Anchored(LeadingPart):
-    """W stays and pulls H: along M W, which is the leading part whatever its modes."""
+    """W stays and pulls H along Theta M W; that is the leading part, whatever modes it contains."""
 
     W_moves: ClassVar[bool] = False
 
@@ -129,7 +150,7 @@ class Anchored(LeadingPart):
 
 
 class Frozen(LeadingPart):
-    """H stays and pulls W: along M^T H."""
+    """H stays and pulls W along M^T H, which is the leading part."""
 
     H_moves: ClassVar[bool] = False
 
@@ -138,9 +159,9 @@ class Frozen(LeadingPart):
 
 
 def present_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> jax.Array:
-    """Which modes a state with F = M^T H has a part in, beyond rounding: it never gets one in the others.
+    """Which modes a state with F = M^T H contains beyond rounding, (k,) bool. It never acquires any of the others.
 
-    A state of zeros is none of them, and all may count.
+    A state of zeros contains no mode; then all of them are reported as present.
     """
     if isinstance(spectrum, BalancedSpectrum):
         return balanced_modes(F, W)
@@ -152,9 +173,9 @@ def present_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> jax.Array:
 
 
 def balanced_modes(F: jax.Array, W: jax.Array) -> jax.Array:
-    """The same of balanced classes: whether the state has a part in class contrasts and in the common mean."""
+    """`present_modes` for balanced classes: whether the state has class contrasts, and whether it has a common mean."""
 
-    def parts(X: jax.Array) -> jax.Array:  # differences, because equal rows may have another mean
+    def parts(X: jax.Array) -> jax.Array:  # differences of rows, because the computed mean of equal rows may differ
         return jnp.stack([largest(X - X[0]), largest(jnp.mean(X, axis=0))]) > _noise(X)
 
     return _or_all(parts(F) | parts(W))
@@ -169,7 +190,11 @@ def _or_all(present: jax.Array) -> jax.Array:
 
 
 def top_modes(spectrum: Spectrum, target: str, present: jax.Array | None = None) -> jax.Array:
-    """1 for the modes that share the largest singular value of those `present` (or that `target` names), else 0."""
+    """1 for the winning modes, else 0, (k,).
+
+    With target "top" these are the modes that share the largest singular value among those `present`; "contrast" and
+    "mean" name a mode of balanced labels.
+    """
     values = spectrum.values
     if target == "top":
         slack = jnp.finfo(values.dtype).eps ** 0.6
@@ -186,7 +211,7 @@ def top_modes(spectrum: Spectrum, target: str, present: jax.Array | None = None)
 def leading_part(model: LayerPeeled, dynamics: Dynamics, state: State, target: str = "top") -> LeadingPart:
     """The leading part of a state (H, W) under a linear dynamics with proportional rates.
 
-    Source: Zhou et al. 2023, Corollaries 3 and 5 and Theorem 6, for any signal, decays, rates and kernel beyond it.
+    Source: Zhou et al. 2023, Corollaries 3 and 5 and Theorem 6; any signal, decays, rates and kernel: beyond the paper.
     """
     signal, kernel, (H, W) = model.signal(), model.kernel, (state.H, state.W)
     rates = unit_rates(model, dynamics, W.dtype)
@@ -207,7 +232,12 @@ def leading_part(model: LayerPeeled, dynamics: Dynamics, state: State, target: s
 
 
 class Origin(NamedTuple):
-    """The leading part at the start of the first run in a chain of continued runs: e^log_scale times `part`."""
+    """The leading part at the start of the first run in a chain of continued runs: e^log_scale times `part`.
+
+    Attributes:
+        part: The leading part of that start, over its scale.
+        log_scale: Logarithm of the scale of that start, ().
+    """
 
     part: LeadingPart
     log_scale: jax.Array
@@ -216,7 +246,10 @@ class Origin(NamedTuple):
 def leading_parts(
     model: LayerPeeled, dynamics: Dynamics, state: State, first: State | None, target: str
 ) -> tuple[LeadingPart, Origin | None]:
-    """The leading part of a start; and that of the `first` start of a run that goes on, which sets signs and sizes."""
+    """The leading part of a start, and that of the `first` start if the run continues another one, else None.
+
+    Signs and sizes are relative to the first start.
+    """
     part = leading_part(model, dynamics, state, target)
     if first is None or not model.moves.coupled:
         return part, None
@@ -224,7 +257,7 @@ def leading_parts(
 
 
 def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: DTypeLike) -> jax.Array:
-    """Squared singular values up to here are rounding of a signal that vanishes: nothing leads then."""
+    """The squared singular value that rounding gives a signal that vanishes; if none is larger, nothing leads."""
     q = jnp.asarray(model.labels.weights, dtype)
     theta = (
         1.0
@@ -235,7 +268,7 @@ def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: DTypeLike) -> ja
 
 
 def put_together(lead: jax.Array, rest: jax.Array) -> jax.Array:
-    """lead + rest, where a row is 0 if no more is left of it than rounding: a row of zeros stays one."""
+    """lead + rest, with rows in which only rounding is left set to 0, so that a row of zeros stays a row of zeros."""
     total = lead + rest
     size = jnp.max(jnp.abs(lead)) + jnp.max(jnp.abs(rest))
     nothing = jnp.max(jnp.abs(total), axis=1, keepdims=True) <= 16 * jnp.finfo(total.dtype).eps * size

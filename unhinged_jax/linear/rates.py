@@ -1,6 +1,6 @@
-"""The rates of a proportional dynamics and what they make of the decays: r_1, r_2, a = r_1 lambda_1, c = r_2 lambda_2.
+"""The rates r_1, r_2 of a proportional dynamics, and its decay rates a = r_1 lambda_1 and c = r_2 lambda_2.
 
-Time is zeta, the integral of the schedule, so that the rates are constant; a part that stays has rate 0.
+Time is measured by zeta, the integral of the schedule, so that the rates are constant. A part that stays has rate 0.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from unhinged_jax.model import LayerPeeled
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """Numbers per unit of zeta.
+    """Rates per unit of zeta, each ().
 
     Attributes:
-        a, c: Decay rates r_1 lambda_1 of H and r_2 lambda_2 of W.
-        r1, r2: Rates of H and of W at a schedule of 1.
+        a: The decay rate r_1 lambda_1 of H.
+        c: The decay rate r_2 lambda_2 of W.
+        r1, r2: The rates of H and of W at a schedule of 1.
     """
 
     a: Any
@@ -33,7 +34,7 @@ class Rates:
 
 
 def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: DTypeLike) -> Rates:
-    """Rates of a proportional dynamics at a schedule of 1."""
+    """The rates of a proportional dynamics at a schedule of 1."""
     r1 = jnp.asarray(dynamics.rate_H if model.moves.H else 0.0, dtype)
     r2 = jnp.asarray(dynamics.rate_W if model.moves.W else 0.0, dtype)
     return Rates(r1 * model.decay_H, r2 * model.decay_W, r1, r2)

@@ -1,10 +1,10 @@
 """The row space of a linear problem: class sums where the labels allow it, the features themselves otherwise.
 
-Where targets depend on the class alone, M = diag(q) Y R, and with S_c = sum_{i in c} q_i h_i, D_c = sum_{i in c} q_i^2,
+If targets depend on the class alone, M = diag(q) Y R. With S_c = sum_{i in c} q_i h_i and D_c = sum_{i in c} q_i^2,
 
-    M^T H = R^T S =: gather(S),    class sums of Theta M X = D R X =: lift(X),    h_i = q_i S_c / D_c + residual_i.
+    M^T H = R^T S =: gather(S),    class sums of M X = D R X =: lift(X),    h_i = q_i S_c / D_c + residual_i.
 
-Otherwise rows are samples, gather(H) = M^T H and lift(X) = Theta M X with the kernel Theta. See
+Otherwise the rows are the samples themselves, gather(H) = M^T H and lift(X) = Theta M X with the kernel Theta. See
 docs/exact-solutions.md.
 """
 
@@ -26,9 +26,15 @@ from unhinged_jax.special import drift, largest, power_of_two, safe_norm
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowSpace:
-    """Row space of a linear problem: class sums if `summed`, else the features themselves.
+    """The row space of a linear problem: its rows are class sums (C of them) if `summed`, else the n features.
 
-    `cyclic`: sample i is known to be of class i mod C.
+    Attributes:
+        model: The problem.
+        signal: Its signal M, which acts as an (n, C) matrix.
+        square_weights: D_c = sum_{i in c} q_i^2, (C,); None if not `summed`.
+        kernel: The kernel Theta, or None for the identity; class sums need the identity.
+        summed: Whether the rows are class sums.
+        cyclic: Whether sample i is known to be of class i mod C.
     """
 
     model: LayerPeeled
@@ -39,7 +45,7 @@ class RowSpace:
     cyclic: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def lift(self, carrier: jax.Array) -> jax.Array:
-        """Theta M carrier in this row space."""
+        """Theta M `carrier` as rows of this space: (C, columns) -> (rows, columns)."""
         if self.summed:
             assert isinstance(self.signal, ClassSignal) and self.square_weights is not None
             return self.square_weights[:, None] * self.signal.spread(carrier)
@@ -47,7 +53,7 @@ class RowSpace:
         return lifted if self.kernel is None else self.kernel.apply(lifted)
 
     def gather(self, H: jax.Array) -> jax.Array:
-        """M^T H, shape (C, columns)."""
+        """M^T H for features given as rows of this space: (rows, columns) -> (C, columns)."""
         if self.summed:
             assert isinstance(self.signal, ClassSignal)
             return self.signal.gather(H)
@@ -55,22 +61,34 @@ class RowSpace:
 
     @property
     def divisor(self) -> jax.Array:
-        """`square_weights` to divide by: the sum of a class without samples or weight is 0 whatever divides it."""
+        """`square_weights` with 1 in place of 0, for divisions, (C,).
+
+        A class without samples or weight has D_c = 0 and a class sum of 0, so the divisor does not matter there.
+        """
         assert self.square_weights is not None
         return jnp.where(self.square_weights > 0, self.square_weights, 1.0)
 
     def metric(self, H: jax.Array) -> jax.Array:
-        """H in coordinates in which the Frobenius norm is the norm of the features."""
+        """Rows of this space, (rows, p), in orthonormal coordinates: their Frobenius norm is that of the features.
+
+        A class sum S_c is divided by sqrt(D_c), because the features q_i S_c / D_c have squared norm |S_c|^2 / D_c.
+        """
         return H / jnp.sqrt(self.divisor)[:, None] if self.summed else H
 
     def vector(self, carrier: jax.Array, prototypes: jax.Array) -> list[jax.Array]:
-        """A part (Theta M carrier, prototypes) of the state in orthonormal coordinates: (H, residual, W)."""
+        """The vector (Theta M carrier, prototypes) in orthonormal coordinates: [H (rows, p), residual (), W (C, p)].
+
+        Its residual is 0, because Theta M carrier has none.
+        """
         return [self.metric(self.lift(carrier)), jnp.zeros((), prototypes.dtype), prototypes]
 
     def project(self, H: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-        """Features (n, p) as rows of this space, what is orthogonal to them (None if there is none), and its factor.
+        """Split features H (n, p) into rows of this space and a residual.
 
-        The factor is a power of two that leaves that residual of ordinary size, for products with it.
+        Returns:
+            The rows, (rows, p); the residual, which is orthogonal to all class sums, (n, p), or None if the rows are
+            the features; and the factor that multiplies it, (), a power of two. The factor keeps the residual of
+            ordinary size, for products with it.
         """
         if not self.summed:
             return H, None, jnp.ones((), H.dtype)
@@ -78,7 +96,7 @@ class RowSpace:
         rows = self.signal.class_sums(H)
         index, q = jnp.asarray(self.signal.index), jnp.asarray(self.signal.weights, H.dtype)
         residual = H - q[:, None] * (rows / self.divisor[:, None])[index]
-        # One sample per class, or equal ones, leave only rounding, which would outlast what shrinks.
+        # With one sample per class, or equal ones, only rounding is left, which would outlast features that shrink.
         rounding = largest(residual) <= 4 * jnp.finfo(H.dtype).eps * largest(H)
         residual = residual - jax.lax.stop_gradient(jnp.where(rounding, residual, 0.0))
         info = jnp.finfo(H.dtype)
@@ -92,7 +110,14 @@ class RowSpace:
         residual_scale: jax.Array,
         **known: jax.Array | None,
     ) -> Features:
-        """Rows of this space and a residual as features, with what is `known` of its products (`ClassFeatures`)."""
+        """The features with these rows and this residual.
+
+        Args:
+            H: Rows of this space, (rows, p).
+            residual: The part orthogonal to the class sums, (n, p); None if the rows are the features.
+            residual_scale: What the residual is multiplied by, ().
+            known: Products that `ClassFeatures` need not compute again, by the name of its field.
+        """
         if not self.summed:
             return DenseFeatures(H)
         assert residual is not None and self.square_weights is not None
@@ -111,12 +136,12 @@ class RowSpace:
 
 
 def summable(model: LayerPeeled) -> bool:
-    """Whether class sums carry the problem: targets depend on the class alone, and no kernel couples samples."""
+    """Whether class sums determine the dynamics: targets depend on the class alone and no kernel couples samples."""
     return model.kernel is None and isinstance(jax.eval_shape(model.signal), ClassSignal)
 
 
 def row_space(model: LayerPeeled, dtype: DTypeLike, summed: bool = True) -> RowSpace:
-    """The cheapest row space for a linear model; not `summed`: that of the features themselves."""
+    """The cheapest row space of a linear model; if not `summed`, the row space of the features themselves."""
     signal = model.signal()
     summed = summed and summable(model)
     squares = signal.square_weights(dtype) if summed else None  # type: ignore[union-attr]

@@ -1,8 +1,8 @@
-"""The spectrum of G = M^T Theta M = V diag(g) V^T, and functions of it that can be differentiated everywhere.
+"""The spectrum of G = M^T Theta M = V diag(g) V^T, and functions of G that can be differentiated everywhere.
 
     f(G) = V diag(f(g)) V^T,    d f(G) = V (f[g_i, g_j] (V^T dG V)_ij) V^T
 
-with divided differences f[., .], which stay smooth where eigenvalues coincide (Daleckii-Krein).
+with divided differences f[., .], which stay smooth where eigenvalues coincide (theorem of Daleckii and Krein).
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from unhinged_jax.signal import ClassSignal, Signal
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BalancedSpectrum:
-    """G = g_1 (I - 11^T/C) + g_2 11^T/C: class contrasts and the common mean, no factorisation needed.
+    """G = g_1 (I - 11^T/C) + g_2 11^T/C, with class contrasts and the common mean; it needs no factorisation.
 
-    `values` is (g_1, g_2) = (sigma_1^2, sigma_2^2). `present`: 0 for a mode that nothing it is applied to has a part in
-    beyond rounding, which it then leaves out; derivatives along such a mode stay.
+    Attributes:
+        values: (g_1, g_2) = (sigma_1^2, sigma_2^2), (2,).
+        present: 0 for a mode that the arrays contain only through rounding, else 1, (2,). None: all are present.
+            `apply` leaves out an absent mode, but keeps its derivatives.
 
     Source: Zhou et al. 2023, Lemma 9.
     """
@@ -33,7 +35,7 @@ class BalancedSpectrum:
     present: jax.Array | None = None
 
     def apply(self, f: jax.Array, df: jax.Array, X: jax.Array) -> jax.Array:
-        """f(G) X for values f, shape (2,), on X of shape (C, p). `df` is not needed here."""
+        """f(G) X for X of shape (C, p), from its values f at both eigenvalues, (2,). `df` is not read."""
         mean = jnp.mean(X, axis=0)
         contrast = X - mean
         if self.present is not None:
@@ -41,16 +43,20 @@ class BalancedSpectrum:
         return f[0] * contrast + f[1] * mean
 
     def eigenvalues(self) -> jax.Array:
-        """Distinct eigenvalues, differentiable."""
+        """The two distinct eigenvalues, (2,), differentiable."""
         return self.values
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GeneralSpectrum:
-    """Eigenvalues and eigenvectors of any G. They are constants; derivatives, first and second, flow through `gram`.
+    """The spectrum of any G. First and second derivatives flow through `gram`; the decomposition is a constant.
 
-    `present` is as in `BalancedSpectrum`.
+    Attributes:
+        gram: G itself, (k, k).
+        values: Its eigenvalues, ascending, (k,).
+        vectors: Its eigenvectors, as columns, (k, k).
+        present: As in `BalancedSpectrum`, (k,).
     """
 
     gram: jax.Array
@@ -59,9 +65,12 @@ class GeneralSpectrum:
     present: jax.Array | None = None
 
     def apply(self, f: jax.Array, df: jax.Array, X: jax.Array) -> jax.Array:
-        """f(G) X for X with m entries or rows, from f, (m,), and its first and second derivatives at the eigenvalues.
+        """f(G) X for X with k rows, or with k entries (G of a kernel between feature coordinates).
 
-        `df` is (2, m); or (m,), the first derivative, of an f whose second derivative is 0.
+        Args:
+            f: Values of the function at the eigenvalues, (k,).
+            df: Its first and second derivatives there, (2, k); or the first alone, (k,), if the second is 0.
+            X: The array that f(G) multiplies.
         """
         slopes = df if df.ndim == 2 else jnp.stack([df, jnp.zeros_like(df)])
         rows = X.reshape(self.values.shape[0], -1)
@@ -69,7 +78,7 @@ class GeneralSpectrum:
         return _apply(f, slopes, self.values, self.vectors, self.gram, rows, present[:, None]).reshape(X.shape)
 
     def eigenvalues(self) -> jax.Array:
-        """Eigenvalues, ascending; the mean over a degenerate group is differentiable twice."""
+        """The eigenvalues, ascending, (k,). The mean over a group of equal ones can be differentiated twice."""
         drift = self.gram - jax.lax.stop_gradient(self.gram)
         moved = self.vectors.T @ drift @ self.vectors
         gap, near = _gaps(self.values, _NEAR)
@@ -81,12 +90,12 @@ Spectrum = BalancedSpectrum | GeneralSpectrum
 
 
 def without(part: jax.Array, present: jax.Array) -> jax.Array:
-    """A part where `present` is 1 and nothing of it where that is 0, with all of its derivative."""
+    """`part` where `present` is 1 and 0 where it is 0; the derivative is that of `part` in both cases."""
     return part - jax.lax.stop_gradient(jnp.where(present == 0, part, 0.0))
 
 
 def spectrum_of(signal: Signal, kernel: Kernel | None, samples: int, dim: int, dtype: DTypeLike) -> Spectrum:
-    """The spectrum of M^T Theta M, C x C (C p x C p for a kernel between feature coordinates)."""
+    """The spectrum of M^T Theta M, which is C x C, or C p x C p for a kernel between feature coordinates."""
     if isinstance(signal, ClassSignal) and signal.balanced and kernel is None:
         classes, gamma = signal.classes, signal.gamma
         size = jnp.asarray(samples, dtype) * classes  # sigma = (...) / (C sqrt N), so sigma^2 = (...)^2 / (C n)
@@ -109,8 +118,9 @@ def spectrum_of(signal: Signal, kernel: Kernel | None, samples: int, dim: int, d
 
 
 _NEAR, _CLOSE = 1 / 3, 1 / 4
-"""Powers of the machine epsilon below which eigenvalues (relative to the largest) count as one in a first and in a
-second divided difference: where cancellation and the next term of the expansion are of one size."""
+"""Exponents for first and second divided differences: two eigenvalues count as equal if their difference, relative to
+the largest one, is below the machine epsilon to this power. There cancellation is as large as the next term of the
+expansion."""
 
 
 def _gaps(values: jax.Array, power: float) -> tuple[jax.Array, jax.Array]:
@@ -133,9 +143,10 @@ def _apply(
 
 @_apply.defjvp
 def _apply_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
-    """By the Daleckii-Krein theorem. `drift` is 0: it makes the derivatives with respect to `gram` correct.
+    """The derivative by the theorem of Daleckii and Krein.
 
-    Calling `_apply` here would not do: partial evaluation, of a scan for instance, looks past rules like this one.
+    `drift` is 0; its own derivative makes second derivatives with respect to `gram` correct. This rule must not call
+    `_apply`, because partial evaluation, for example of a scan, ignores rules like this one.
     """
     f, slopes, values, vectors, gram, X, present = primals
     f_dot, slopes_dot, _, _, gram_dot, X_dot, _ = tangents
@@ -151,18 +162,19 @@ def _apply_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) 
 def _correction(
     drift: jax.Array, table: jax.Array, table_dot: jax.Array, slopes: jax.Array, values: jax.Array, moved: jax.Array
 ) -> jax.Array:
-    """What a drift of G changes in the derivative along `moved`: 0, as `drift` is, but not its derivative."""
+    """The change that a drift of G makes in the derivative along `moved`. It is 0, as `drift` is; its slope is not."""
     return table_dot * drift + _second_variation(table, slopes, values, moved, drift)
 
 
 @_correction.defjvp
 def _correction_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
-    """Linear in `drift`: all other derivatives are 0, which saves two thirds of the program."""
+    """The correction is linear in `drift`, which is 0. All other derivatives are 0; leaving them out saves two thirds
+    of the program."""
     return jnp.zeros_like(primals[0]), _correction(tangents[0], *primals[1:])
 
 
 def _first_differences(f: jax.Array, slopes: jax.Array, values: jax.Array) -> jax.Array:
-    """f[x_i, x_j]: the corrected mean of the slopes where eigenvalues meet."""
+    """The table f[x_i, x_j]; where two eigenvalues meet, it is the mean of the slopes with a correction."""
     gap, near = _gaps(values, _NEAR)
     quotient = (f[:, None] - f[None, :]) / jnp.where(near, 1.0, gap)
     first, second = slopes
@@ -171,10 +183,10 @@ def _first_differences(f: jax.Array, slopes: jax.Array, values: jax.Array) -> ja
 
 
 def _second_variation(table: jax.Array, slopes: jax.Array, values: jax.Array, A: jax.Array, B: jax.Array) -> jax.Array:
-    """sum over k of f[x_i, x_k, x_j] (A_ik B_kj + B_ik A_kj), by matrix products only.
+    """The sum over k of f[x_i, x_k, x_j] (A_ik B_kj + B_ik A_kj), by matrix products only.
 
-    Where x_i and x_j are apart f[x_i, x_k, x_j] is a difference of first differences, which depend on k and one of
-    them; where they meet it is the mean of f[x_i, x_i, x_k] and f[x_j, x_j, x_k].
+    If x_i and x_j differ, f[x_i, x_k, x_j] is a quotient of first differences that depend on k and one of the two. If
+    they meet, it is the mean of f[x_i, x_i, x_k] and f[x_j, x_j, x_k].
     """
     gap, near = _gaps(values, _CLOSE)
     first, second = slopes
