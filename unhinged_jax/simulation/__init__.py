@@ -1,4 +1,4 @@
-"""Simulation: diffrax for flows, optax updates in a compiled loop for descents."""
+"""Simulation: diffrax integrates flows, and a compiled loop of optax updates runs descents."""
 
 from unhinged_jax.simulation.run import check_adjoint as check_adjoint
 from unhinged_jax.simulation.run import modes_explained as modes_explained

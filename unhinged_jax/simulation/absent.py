@@ -1,6 +1,6 @@
-"""Modes that the start of a linear run has no part in, where classes differ: rounding must not grow in them.
+"""The modes that the start of a linear run lacks if classes differ; rounding must not grow in them.
 
-A mode is an eigenvector v of G = M^T Theta M with G v = g v: H = Theta M v x^T / g and W = v y^T stay of this form.
+A mode is an eigenvector v of G = M^T Theta M with G v = g v. A state H = Theta M v x^T / g, W = v y^T keeps this form.
 """
 
 from __future__ import annotations
@@ -17,23 +17,34 @@ from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.linear.spectrum import GeneralSpectrum, Spectrum, spectrum_of
 from unhinged_jax.model import LayerPeeled, State
 
-_FEW = 64  # classes, up to which two products of (C, C) an update are no matter
+_FEW = 64  # classes; up to here two products with (C, C) matrices per update cost next to nothing
 
 
 class Absent(NamedTuple):
-    """Sums over the absent modes, both (C, C): v v^T makes of W, and v v^T / g of M^T H, what is not to be there."""
+    """The absent modes, as two sums over their eigenvectors v of eigenvalue g.
+
+    Attributes:
+        of_prototypes: The sum of v v^T, (C, C); times W it is the part of W that should be 0.
+        of_carriers: The sum of v v^T / g, (C, C); times M^T H it is the carrier of the part of H that should be 0.
+    """
 
     of_prototypes: jax.Array
     of_carriers: jax.Array
 
     def taken_out(self, space: RowSpace, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(H, W), any number of columns, without these modes, with all of their derivatives."""
+        """(H, W) without these modes; the derivatives are those of the H and W that were given.
+
+        Args:
+            space: The row space of H.
+            H: Rows of that space, (rows, columns) for any number of columns.
+            W: Prototypes, (C, columns).
+        """
         stray = space.lift(self.of_carriers @ space.gather(H)), self.of_prototypes @ W
         return H - jax.lax.stop_gradient(stray[0]), W - jax.lax.stop_gradient(stray[1])
 
 
 def absent_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> Absent:
-    """The modes that a start with F = M^T H lacks, of classes that differ."""
+    """The modes that a start with F = M^T H, (C, columns), and W, (C, columns), lacks, if classes differ."""
     assert isinstance(spectrum, GeneralSpectrum)
     lacks, vectors = _lacking(spectrum, F, W).astype(W.dtype), spectrum.vectors
     per_carrier = lacks / jnp.where(lacks > 0, spectrum.values, 1.0)
@@ -41,7 +52,7 @@ def absent_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> Absent:
 
 
 def lacks_modes(model: LayerPeeled, state: State, memory: dict[str, jax.Array] | None) -> bool:
-    """Whether there are such modes; where nobody can look, in a trace, whether it costs little to say yes."""
+    """Whether the start lacks modes. In a trace, where the numbers are unknown, whether assuming so costs little."""
     if not model.moves.coupled or (model.labels.balanced and model.kernel is None):
         return False
     given = model, *together(state.H, state.W, memory)
@@ -49,12 +60,12 @@ def lacks_modes(model: LayerPeeled, state: State, memory: dict[str, jax.Array] |
 
 
 def together(H: jax.Array, W: jax.Array, memory: dict[str, jax.Array] | None) -> tuple[jax.Array, jax.Array]:
-    """All that a run begins with: features and prototypes beside the velocity of each, if there is one."""
+    """Everything a run begins with: features (n, p) and prototypes (C, p), or (n, 2p) and (C, 2p) with velocities."""
     return (H, W) if memory is None else (jnp.hstack([H, memory["H"]]), jnp.hstack([W, memory["W"]]))
 
 
 def _lacking(spectrum: GeneralSpectrum, F: jax.Array, W: jax.Array) -> jax.Array:
-    """Which modes the start lacks, of those that grow: of others rounding stays what it is."""
+    """Which modes with a singular value above rounding the start lacks, (k,). In other modes rounding does not grow."""
     grows = spectrum.values > 16 * jnp.finfo(W.dtype).eps * jnp.max(spectrum.values)
     return grows & ~present_modes(spectrum, F, W)
 

@@ -1,4 +1,4 @@
-"""Which way a simulation takes: one pure decision, before anything is traced.
+"""The form in which a problem is simulated: one pure decision, made before anything is traced.
 
 | form | what moves | for |
 |---|---|---|
@@ -31,9 +31,9 @@ from unhinged_jax.simulation.large_states import Unrolled
 
 Form = Literal["linear", "sphere", "columns", "logits", "dense"]
 
-LARGE = 100_000  # numbers that move, beyond which the stages of a solver's step do not fit into a cache
-KEPT = 2**23  # bytes of states at the times that may be kept until after the solution
-MANY = 100  # times from which it pays to carry the logits
+LARGE = 100_000  # moving numbers; above this the stages of a solver's step do not fit into a cache
+KEPT = 2**23  # bytes; states at the requested times that take less are kept and read after the solution
+MANY = 100  # times; from here on it pays to carry the logits
 READ_OFF_LOGITS = {"loss", "loss_sign", "log_abs_loss", "objective", "accuracy", "margin_min", "margin_mean", "norm_b"}
 READ_OFF_LOGITS |= {f"{log}norm{part}" for log in ("", "log_") for part in ("", "_H", "_W")}
 
@@ -44,14 +44,15 @@ class Choice:
 
     Attributes:
         form: What moves; see the table of this module.
-        summed: Linear: whether rows are class sums.
-        propagator: Linear: what is carried of the start: itself, the "identity", or the "pair" of balanced classes.
-        leading: Linear: whether the leading part is carried apart, for distances to the limit.
-        absent: Linear: whether modes that the start lacks are kept out of it, where classes differ.
-        scores: Linear: whether W r^T is carried for the residual r, so that logits need no product over p.
-        compressed: Linear: whether observables are read off a smaller problem that has the same ones.
-        solver: Of a flow, the diffrax solver.
-        late: Of a flow, whether observables are read after the solution, from states kept at the times.
+        summed: Linear form: whether the rows are class sums.
+        propagator: Linear form: what is carried: the "start" itself, the "identity" (a matrix that multiplies the
+            start), or the "pair" (two 2 x 2 matrices, for balanced classes).
+        leading: Linear form: whether the leading part is carried separately, for distances to the limit.
+        absent: Linear form: whether modes that the start lacks are removed during the run, if classes differ.
+        scores: Linear form: whether [H_0; W_0] r^T is kept for the residual r, so that logits need no product over p.
+        compressed: Linear form: whether observables are read off a smaller problem with the same values.
+        solver: The diffrax solver of a flow; None for a descent.
+        late: Flow: whether observables are read after the solution, from states kept at the requested times.
     """
 
     form: Form
@@ -102,11 +103,14 @@ def choose(
     memory: PyTree = None,
     goes_on: bool = False,
 ) -> Choice:
-    """The way of a run with so many `times`; keywords as in `simulate`.
+    """Choose how a run is simulated.
 
     Args:
-        memory: What the run begins with beside the state, such as a velocity.
-        goes_on: Whether it continues another run whose start matters.
+        model, dynamics, state, states, reduce, adjoint: As in `simulate`.
+        plan: The observables.
+        times: The number of times at which they are read.
+        memory: What the run begins with in addition to the state, such as a velocity; None for nothing.
+        goes_on: Whether the run continues another one whose start matters.
     """
     form = form_of(model, dynamics, reduce)
     if form == "linear":
@@ -127,14 +131,14 @@ def choose(
 
 def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     """The cheapest form that a problem allows."""
-    # What an optimiser keeps has the shapes of the state's arrays, and some look at rows and columns apart.
+    # An optimiser's memory has the shapes of the state's arrays, and some optimisers distinguish rows from columns.
     if not reduce or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
         return "dense"
     if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
         return "linear"
     if model.spherical and model.loss.linear and not model.moves.W:
         return "sphere"
-    # The force must be that of the logits H W^T + b and nothing else.
+    # The column form needs a force that depends on the logits H W^T + b and on nothing else.
     more = model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin)
     return "dense" if more else "columns"
 
@@ -147,7 +151,7 @@ def _linear(
     if memory is None and summed:
         wide = model.dim > 2 * model.classes
         propagator = "pair" if model.labels.balanced else "identity" if wide else "start"
-    # The first start need not lie where the smaller problem looks.
+    # The first start of a chain of runs need not lie in the span that the smaller problem keeps.
     apart = goes_on and model.moves.coupled and refers_to_start(plan)
     small = propagator == "pair" and not states and not apart and compressible(model, plan)
     scores = propagator != "start" and affordable(model.samples, model.classes)
@@ -163,7 +167,7 @@ def _linear(
 
 
 def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
-    """How many numbers move in a form."""
+    """How many numbers move in the chosen form."""
     n, C, p = model.samples, model.classes, model.dim
     if choice.form == "sphere":
         return 2 * n
@@ -175,15 +179,16 @@ def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
 
 
 def _reads_logits(model: LayerPeeled, plan: ObservablePlan, times: int) -> bool:
-    """Whether logits and norms alone are asked for, so often that it pays to carry them."""
+    """Whether only logits and norms are read, and at so many times that it pays to carry them."""
     asked = all(function is None and name in READ_OFF_LOGITS for name, function in plan)
     return asked and times >= MANY and 2 * model.classes <= model.dim
 
 
 def _solver(flow: Flow, moving: int, dtype: np.dtype) -> diffrax.AbstractSolver:
-    """Dopri8; Tsit5 for large states, but for the tightest tolerances.
+    """Dopri8, or Tsit5 for a large state unless the tolerance is very tight.
 
-    Where states outgrow the caches the passes over a step's stages count, and seven stages cost half of fourteen.
+    If a state does not fit into the caches, the passes over the stages of a step dominate, and the seven stages of
+    Tsit5 cost half as much as the fourteen of Dopri8.
     """
     return Unrolled(diffrax.Tsit5()) if moving > LARGE and tolerance(flow, dtype) > 1e-11 else diffrax.Dopri8()
 

@@ -1,9 +1,9 @@
-"""Losses of the logits alone, with features and prototypes as columns, H (p, n) and W (p, C), as the paper writes them.
+"""Losses that depend on the logits alone, with features H (p, n) and prototypes W (p, C) as columns, as in the paper.
 
     H' = W P - lambda_1 H,    W' = H P^T - lambda_2 W,    b' = P 1 - lambda_2 b,    P = -dL/d(W^T H + b 1^T)
 
-All three products of a step then read and write along memory. CPUs compute them at nearly the rate of a large product;
-with samples as rows they lose a fifth of it in float64.
+In this layout all three matrix products of a step read and write contiguous memory. CPUs compute them nearly as fast as
+a large product; with samples as rows they are a fifth slower in float64.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ from unhinged_jax.special import largest, power_of_two
 
 
 class ColumnSystem(System):
-    """Arrays "H" (p, n), "W" (p, C) and "b" (C,); `targets` (C, n) stay.
+    """The moving arrays are "H" (p, n), "W" (p, C) and "b" (C,).
 
-    At given logits the dynamics is homogeneous in (H, W), so that a descent may carry their scale apart: `scaled`. The
-    arrays of its start stand for 2^power times themselves.
+    At given logits the dynamics is homogeneous in (H, W), so a descent may carry their common scale separately.
+
+    Attributes:
+        model: The problem.
+        H, W, b: The start, (p, n), (p, C) and (C,); the true H and W are 2^power times these.
+        targets: Probabilities of the classes for each sample, (C, n), constant.
+        power: See above, a whole number, (); 0 if not `scaled`.
+        scaled: Whether H and W form a group whose scale is carried separately.
     """
 
     model: LayerPeeled
@@ -74,20 +80,20 @@ class ColumnSystem(System):
 
     def scores(self, body: Body) -> jax.Array:
         """W^T H, shape (C, n)."""
-        # Behind a barrier, because the product would otherwise read W across memory.
+        # Without the barrier the product would read W with a stride.
         return jax.lax.optimization_barrier(body["W"].T) @ body["H"]
 
     def pull(self, body: Body, scores: jax.Array) -> jax.Array:
-        """Minus the gradient of the loss in the scores W^T H; both (C, n)."""
+        """Minus the gradient of the loss with respect to the scores W^T H; both are (C, n)."""
         weights = jnp.asarray(self.model.labels.weights, scores.dtype)
         pull = self.model.loss.pull(scores + body["b"][:, None], self.targets, weights)
-        # Behind a barrier, because XLA would work the softmax out again for every product that it enters.
+        # Without the barrier XLA would compute the softmax again for every product that uses it.
         return jax.lax.optimization_barrier(pull)
 
     def pushed(self, body: Body, pull: jax.Array, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
-        """Minus the gradients of the loss in H, W and b, at given rates; 0 for what stays."""
+        """Minus the gradients of the loss with respect to H, W and b, times the rates; 0 for an array that stays."""
         moves = self.model.moves
-        # The rate of H enters with the smaller factor, not in a pass over H.
+        # The rate of H multiplies the smaller factor, which saves a pass over an array of the size of H.
         return {
             "H": body["W"] @ (rate_H * pull) if moves.H else jnp.zeros_like(body["H"]),
             "W": rate_W * (body["H"] @ pull.T) if moves.W else jnp.zeros_like(body["W"]),
@@ -95,7 +101,7 @@ class ColumnSystem(System):
         }
 
     def decays(self, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
-        """Decay of every array at given rates; 0 for what stays."""
+        """The decay rate of every array, () each; 0 for an array that stays."""
         decay_H, decay_W, moves = rate_H * self.model.decay_H, rate_W * self.model.decay_W, self.model.moves._asdict()
         rates = {"H": decay_H, "W": decay_W, "b": decay_W}
         return {name: jnp.asarray(rate if moves[name] else 0.0, self.W.dtype) for name, rate in rates.items()}
@@ -116,7 +122,7 @@ class ColumnSystem(System):
 
 
 def column_system(model: LayerPeeled, state: State, scaled: bool) -> ColumnSystem:
-    """The system of a state given by rows, H (n, p) and W (C, p)."""
+    """The system that starts from a state, whose samples and classes are rows: H (n, p) and W (C, p)."""
     power = start_power(state) if scaled else jnp.zeros((), jnp.int32)
     H, W = multiplied(state, power)
     targets = model.labels.probabilities().T.astype(H.dtype)
@@ -124,7 +130,7 @@ def column_system(model: LayerPeeled, state: State, scaled: bool) -> ColumnSyste
 
 
 def start_power(state: State) -> jax.Array:
-    """The power of two that H and W are carried over at the start, a whole number: 0 unless they are small."""
+    """The power of two that is taken out of H and W at the start, a whole number, (); 0 unless every entry is small."""
     size = jax.lax.stop_gradient(largest(state.H, state.W))
     there = (size > 0) & jnp.isfinite(size)
     logarithm = jnp.log(jnp.where(there, size, 1.0)) + jax.lax.stop_gradient(state.log_scale)

@@ -1,6 +1,7 @@
 """The force on the arrays of a linear run: H' = lift(W) - lambda_1 H, W' = gather(H) - lambda_2 W.
 
-The arrays are class sums or features and prototypes; or, for balanced classes, what one class tells of all.
+H and W are usually arrays with one row per class or sample. For balanced classes a 2-vector stands for each of them,
+because all classes behave in the same way.
 """
 
 from __future__ import annotations
@@ -17,21 +18,27 @@ from unhinged_jax.signal import ClassSignal
 
 
 class Coupling(Protocol):
-    """What the signal makes of H and W: a row space, or one class of it that tells of all."""
+    """How the signal couples H and W: a `RowSpace` for arrays with all rows, or `OneClass` for a single mode."""
 
     def lift(self, carrier: jax.Array) -> jax.Array:
-        """Theta M carrier."""
+        """Theta M `carrier`, the force of W = `carrier` on H: (C, columns) -> (rows, columns)."""
         ...
 
     def gather(self, H: jax.Array) -> jax.Array:
-        """M^T H."""
+        """M^T H, the force of H on W: (rows, columns) -> (C, columns)."""
         ...
 
 
 class OneClass(NamedTuple):
-    """One of balanced classes, all of which add up to so many times it: 0 in a difference, C in what all share.
+    """The coupling of one mode of balanced classes, for arrays that hold the coefficients of that mode alone.
 
-    `mode` is the place of that in `BalancedSpectrum`.
+    With `BalancedPair` H and W are 2-vectors: the coefficients of H_0 and of W_0 in the row of any class, either in a
+    difference between classes or in the mean of all. The same numbers hold for every class, so no rows are needed.
+
+    Attributes:
+        space: The row space, of class sums.
+        times: The sum over all classes divided by one of them: 0 for a difference, C for the common mean.
+        mode: Index of the mode in `BalancedSpectrum.values`: 0 for a difference, 1 for the common mean.
     """
 
     space: RowSpace
@@ -49,7 +56,7 @@ class OneClass(NamedTuple):
 
 
 def force(model: LayerPeeled, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(H', W') at unit rates, any number of columns; a part that stays has velocity 0."""
+    """(H', W') at unit rates, of the shapes of H and W; an array that stays has velocity 0."""
     pull_H, pull_W = coupling.lift(W), coupling.gather(H)
     move_H = pull_H - model.decay_H * H if model.moves.H else jnp.zeros_like(H)
     move_W = pull_W - model.decay_W * W if model.moves.W else jnp.zeros_like(W)

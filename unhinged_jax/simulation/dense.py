@@ -1,8 +1,8 @@
-"""Any loss in any case: the plain, unreduced gradient of dense features, prototypes and biases.
+"""Any loss in any case: the plain gradient with respect to dense features, prototypes and biases, without reduction.
 
     H' = -dL/dH - lambda_1 H,    W' = -dL/dW - lambda_2 W,    b' = -dL/db - lambda_2 b
 
-It shares nothing with the faster forms but the observables, and is what they are tested against.
+This form shares only the observables with the faster ones, which are tested against it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unhinged_jax.simulation.system import Body, System
 
 
 class DenseSystem(System):
-    """Arrays "H" (n, p), "W" (C, p) and "b" (C,)."""
+    """The moving arrays are "H" (n, p), "W" (C, p) and "b" (C,); the attributes hold their start."""
 
     model: LayerPeeled
     H: jax.Array

@@ -1,8 +1,8 @@
-"""Gradient descent: a compiled loop of plain, momentum or any optax updates.
+"""Gradient descent: a compiled loop of plain updates, updates with momentum, or updates of any optax optimiser.
 
     x_{k+1} = x_k + eta_k r u_k,    u_k = -dL/dx (plain),    u_k = -v_k, v_k = beta v_{k-1} + dL/dx (momentum)
 
-r is the rate of the part that x belongs to.
+The rate r is that of the array x: rate_H or rate_W.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from unhinged_jax.simulation.system import Body, Reader, System, rated
 from unhinged_jax.special import faint, largest, power_of_two
 from unhinged_jax.trajectory import RunResult
 
-_LOST = 2**19  # powers of two that no group drifts in a block, and whose sums over a block fit an integer
-CUT_SHORT = -1  # in place of a `RunResult`: the run ended, and nobody looked where exactly and why
+_LOST = 2**19  # powers of two; no group drifts so far within a block, and sums over a block still fit an integer
+CUT_SHORT = -1  # in place of a `RunResult`: the run ended early, and it was not determined exactly where and why
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
-_TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding nor norms can grow far in between
+_TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding nor norms grow far in between
 
 
 def run(
@@ -39,10 +39,19 @@ def run(
     memory: PyTree = None,
     to_the_last: bool = True,
 ) -> dict[str, Any]:
-    """Run the descent and `look` after the updates that are asked for.
+    """Run the descent and call `look` after the requested updates.
 
-    A run that leaves the floating-point range ends at the last update within it; if not `to_the_last`, which compiles
-    in half of the time, somewhere before it, with the code `CUT_SHORT`.
+    A run that leaves the floating-point range ends at the last update within it. If not `to_the_last`, which compiles
+    in half the time, it ends somewhere before that update, with the code `CUT_SHORT`.
+
+    Args:
+        system: The problem in the form in which it is simulated.
+        descent: The dynamics.
+        reads: After which updates the run is read.
+        first: Number of updates made before this run, ().
+        look: Reads a moment.
+        memory: What the optimiser kept of an earlier run, or the velocity of momentum as dense arrays; None at rest.
+        to_the_last: See above.
 
     Returns:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `memory`, `updates`, `code`.
@@ -68,7 +77,7 @@ def run(
         return _settled(system, before, after, dtype)
 
     def alone(before: dict, after: dict) -> tuple[dict, jax.Array]:
-        # Rescaled after every step, no group is lost in between: a block that would have lost one goes on.
+        # Rescaling after every step loses no group, so a block in which a group would be lost can continue here.
         tidy = after
         if system.groups:
             sizes = jnp.stack(system.heights(after["body"]))
@@ -113,7 +122,7 @@ def _start(system: System, body: Body, memory: PyTree) -> dict:
 
 
 def _settled(system: System, before: dict, after: dict, dtype: DTypeLike) -> tuple[dict, jax.Array]:
-    """What a block of updates has made of a carry, tidied, and whether nothing was lost on the way."""
+    """The carry after a block of updates, rescaled and cleaned, and whether nothing was lost within the block."""
     if not system.groups:
         return after, _in_range(system, after["body"], dtype) & ~_sunk(system, after["body"], dtype)
     sizes = jnp.stack(system.sizes(after["body"]))
@@ -124,7 +133,7 @@ def _settled(system: System, before: dict, after: dict, dtype: DTypeLike) -> tup
 
 
 def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
-    """The body moved by a change, and what rounding lost of it, which is added to the next one (Kahan's summation)."""
+    """The body moved by `change`, and what rounding lost of it, which is added to the next change (Kahan summation)."""
     if not lost:
         return optax.apply_updates(body, change), lost
     change = jax.tree.map(jnp.add, change, lost)
@@ -134,7 +143,7 @@ def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
 
 
 def _transformation(descent: Descent) -> optax.GradientTransformation:
-    """Gradients -> updates at unit rate."""
+    """The optax transformation that turns gradients into updates at unit rate."""
     if descent.optimizer is not None:
         return descent.optimizer
     if descent.momentum is None:
@@ -152,7 +161,7 @@ def _logs(system: System, carry: dict, dtype: DTypeLike) -> list[jax.Array]:
 
 
 def _on_bodies(function: Callable[[Body], Body], tree: PyTree) -> Any:
-    """Apply to every body-shaped dictionary inside an optimiser's state."""
+    """The tree, an optimiser's state, with `function` applied to every dictionary in it that is shaped like a body."""
 
     def is_body(node: object) -> bool:
         return isinstance(node, dict)
@@ -161,10 +170,14 @@ def _on_bodies(function: Callable[[Body], Body], tree: PyTree) -> Any:
 
 
 def _rescaled(system: System, carry: dict, sizes: jax.Array, mark: bool = True) -> dict:
-    """Take powers of two out of every group, of these sizes, that has drifted far, and rounding out of the rest.
+    """The carry with powers of two taken out of every group that has drifted far, and with its body cleaned.
 
-    `mark`: add `_LOST` to the powers of a group that has drifted so far that it may have lost digits. That costs the
-    loop nothing, and whoever sees it throws the result away.
+    Args:
+        system: The problem.
+        carry: What the loop carries.
+        sizes: The size of every group, (groups, ...).
+        mark: Whether to add `_LOST` to the powers of a group that has drifted so far that it may have lost digits.
+            That costs the loop nothing, and `_settled` then rejects the block.
     """
     info = jnp.finfo(sizes.dtype)
     ready = (sizes > 0) & jnp.isfinite(sizes)
@@ -206,15 +219,15 @@ def _initial_memory(
     expected: Any = jax.tree.structure(begin)
     if momentum or jax.tree.structure(memory) != expected:
         raise ValueError(
-            "the trajectory ended with the memory of another optimizer; go on with that one, or start afresh from "
+            "the trajectory ended with the memory of another optimizer; continue with that one, or start again from "
             "`trajectory.final`."
         )
-    # An optimiser may keep parts of its memory in a narrower type than the state.
+    # An optimiser may keep parts of its memory in a narrower type than that of the state.
     return jax.tree.map(lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), memory, begin)
 
 
 def _final_memory(system: System, descent: Descent, carry: dict, dtype: DTypeLike) -> Any:
-    """The optimiser's own state, or the momentum as a dense velocity that any form of the problem can take up."""
+    """The optimiser's own state, or the momentum as dense arrays from which any form of the problem can continue."""
     if descent.optimizer is not None:
         return carry["memory"]
     if descent.momentum is None:
@@ -224,16 +237,16 @@ def _final_memory(system: System, descent: Descent, carry: dict, dtype: DTypeLik
 
 
 def _in_range(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
-    """Whether every entry is finite, and far enough from overflow where squares are taken on the way.
+    """Whether every entry is finite and, if the dynamics squares entries, so small that no square overflows.
 
-    What is not finite stays so: a block of updates after which this holds held it all along.
+    An entry that is not finite stays so. If this holds after a block of updates, it held throughout the block.
     """
     ceiling = float(jnp.finfo(dtype).max) ** 0.5 if system.squares else float("inf")
     return jnp.all(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) < ceiling for part in body.values()]))
 
 
 def _sunk(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
-    """Whether arrays have become so small that they lose digits; zeros lose none."""
+    """Whether a guarded array has become so small that it loses digits; an array of zeros loses none."""
     sizes = [largest(*(body[name] for name in names)) for names in system.guarded]
     sunk = [(size > 0) & (size < faint(dtype)) for size in sizes]
     return jnp.any(jnp.stack(sunk)) if sunk else jnp.zeros((), bool)

@@ -1,6 +1,7 @@
 """Gradient flow x' = eta(t) r (-dL/dx) by diffrax.
 
-Homogeneous systems x' = f(x) are integrated at unit norm, their logarithm beside them: with x = e^s z and |z| = 1,
+A homogeneous system x' = f(x) is integrated at unit norm, together with the logarithm of its norm. With x = e^s z and
+|z| = 1,
 
     z' = f(z) - <z, f(z)> z,    s' = <z, f(z)>.
 """
@@ -35,7 +36,16 @@ def run(
     choice: Choice,
     adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> dict[str, Any]:
-    """Integrate the flow and `look` at the times.
+    """Integrate the flow and call `look` at the requested times.
+
+    Args:
+        system: The problem in the form in which it is simulated.
+        flow: The dynamics.
+        times: When the run is read, (T,).
+        first: The time of the start, ().
+        look: Reads a moment.
+        choice: How the run is simulated; its `solver` and `late` are read here.
+        adjoint: As in `simulate`.
 
     Returns:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `steps`, `code`, `elapsed`.
@@ -44,7 +54,7 @@ def run(
     dtype = next(iter(body.values())).dtype
     sizes = [jnp.where(size > 0, size, 1.0) for size in system.sizes(body)]
     entries = [sum(body[name].size for name in names) ** 0.5 for names in system.groups]
-    # Unit root-mean-square entries, so that tolerances mean the same for every problem.
+    # Entries have a root mean square of 1, so that tolerances mean the same for every problem.
     units = [size / count for size, count in zip(sizes, entries, strict=True)]
     scaled = system.scale(body, [1 / unit for unit in units])
     begin = {"body": scaled, "logs": [jnp.log(unit) + system.log_unit() for unit in units]}
@@ -77,14 +87,14 @@ def run(
         stepsize_controller=_controller(system, flow, rtol, atol, dtype),
         max_steps=flow.max_steps,
         throw=False,
-        # Backsolve stands neither events nor functions of what is saved.
+        # Backsolve supports neither events nor functions of what is saved.
         event=None if backsolve else _events(system, flow, bare, rtol, atol),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
     saved, times_reached, final, elapsed = _solved(solution, times, backsolve)
     reached = jnp.isfinite(times_reached)
-    if choice.late:  # diffrax traces and XLA compiles what reads inside the solver's loop several times
-        # A time that was not reached is read at the start, where every value and derivative is finite.
+    if choice.late:  # inside the solver's loop diffrax would trace, and XLA compile, the reading several times
+        # For a time that was not reached the start is read, where every value and derivative is finite.
         saved = jax.tree.map(lambda kept, start: jnp.where(_loop.along(reached, kept), kept, start), saved, begin)
         saved = jax.lax.map(jax.checkpoint(read), saved)
     blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
@@ -99,7 +109,7 @@ def run(
 
 
 def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.Array, Any, jax.Array]:
-    """What was saved at the times, the times that were reached (others are infinite), and the end, with its time."""
+    """What was saved at the times, the times that were reached (infinite for others), the last state and its time."""
     if backsolve:
         return solution.ys, solution.ts, solution.ys, times[-1]
     (saved, final), (times_reached, ended) = solution.ys, solution.ts
@@ -108,10 +118,14 @@ def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.
 
 
 def _velocities(system: System, flow: Flow, dtype: DTypeLike) -> tuple[list[Any], Any, Any, Any]:
-    """The arguments `args`, and (time, y, args) -> velocity whole, with its decay apart, and without its schedules.
+    """The arguments of the velocity, and the velocity in three forms.
 
-    Everything that may be differentiated comes in as `args`: the backsolve adjoint sees nothing else. As leaves,
-    because diffrax puts zeros into it, which a Flow refuses.
+    Everything that may be differentiated enters through `args`, because the backsolve adjoint sees nothing else. They
+    are a list of leaves, because diffrax replaces some by zeros, which a Flow would refuse.
+
+    Returns:
+        The leaves `args`; (time, y, args) -> velocity; the same with push and decay separate; and (y, args) -> velocity
+        without schedules.
     """
     leaves, structure = jax.tree.flatten((system, flow))
 
@@ -131,7 +145,7 @@ def _velocities(system: System, flow: Flow, dtype: DTypeLike) -> tuple[list[Any]
         return Force({"body": push, "logs": []}, {"body": decay, "logs": []}, y)
 
     def bare(y: dict, args: list[Any]) -> dict:
-        """The velocity with 1 in place of every schedule: whether it vanishes does not depend on the clock."""
+        """The velocity with 1 in place of every schedule, so that whether it vanishes does not depend on the time."""
         system, flow = jax.tree.unflatten(structure, args)
         rates = (jnp.asarray(1.0 if callable(r) else r, dtype) for r in (flow.rate_H, flow.rate_W))
         return _at_unit_norm(system, y["body"], system.driven(y["body"], *rates))
@@ -140,9 +154,10 @@ def _velocities(system: System, flow: Flow, dtype: DTypeLike) -> tuple[list[Any]
 
 
 def _saved_at(times: jax.Array, read: Callable[[Any], Any], adjoint: diffrax.AbstractAdjoint | None) -> diffrax.SaveAt:
-    """What is read at the times (and once more, where there is one for the direct adjoint), and the last state.
+    """What is read at the times, and the last state.
 
-    With a single time the direct adjoint reads in every step, far outside of it, where the derivative is not finite.
+    With a single time the direct adjoint reads in every step, far outside that step, where the derivative is not
+    finite. A single time is therefore repeated for that adjoint.
     """
     lone = isinstance(adjoint, diffrax.DirectAdjoint) and times.shape[0] == 1
     asked = jnp.repeat(times, 2) if lone else times
@@ -155,13 +170,13 @@ def _last(saved: PyTree) -> Any:
 
 
 def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:
-    """Slots that diffrax left at +inf, as NaN."""
+    """`leaf` with NaN in the slots that were not reached, which diffrax leaves at +inf; 0 for whole numbers."""
     blank = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
     return jnp.where(_loop.along(reached, leaf), leaf, jnp.asarray(blank, leaf.dtype))
 
 
 def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
-    """Velocity of body / norm and of log norm, group by group: an exact change of variables."""
+    """The velocities of body / norm and of log norm, group by group: an exact change of variables."""
     moved, growth = dict(velocity), []
     for names in system.groups:
         square = sum(jnp.sum(body[name] ** 2) for name in names)
@@ -173,12 +188,12 @@ def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
 
 
 class _RelativeController(diffrax.PIDController):
-    """Tolerances for H and W in units of their root-mean-square entry at the moment, once it is below 1.
+    """Measures tolerances for H and W in units of their current root-mean-square entry once that is below 1.
 
-    A state that shrinks is so solved as sharply as one that does not, and its logarithm with it.
+    A state that shrinks, and its logarithm, are then solved as accurately as a state that does not.
     """
 
-    # Overrides diffrax's, argument by argument.
+    # Overrides the method of diffrax, with the same arguments.
     def adapt_step_size(
         self, t0: Time, t1: Time, y0: PyTree, y1_candidate: PyTree, args: PyTree, y_error: PyTree, error_order: Time,
         controller_state: PyTree,
@@ -189,7 +204,7 @@ class _RelativeController(diffrax.PIDController):
         unit = jax.lax.stop_gradient(jnp.where((entry > 0) & (entry < 1), entry, 1.0))
 
         def over(y: dict) -> dict:
-            # Biases stay as they are: what drives them is of the size of the targets, not of the state.
+            # Biases stay as they are: their drive is as large as the targets and does not shrink with the state.
             return {**y, "body": {name: part if name == "b" else part / unit for name, part in y["body"].items()}}
 
         error = None if y_error is None else over(y_error)
@@ -201,7 +216,7 @@ def _controller(
 ) -> diffrax.AbstractStepSizeController:
     kind = _RelativeController if system.guarded else diffrax.PIDController
     controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
-    # Where steps end is the solver's choice, not a function to differentiate.
+    # The ends of steps are chosen by the solver and are not differentiated.
     jumps = [jax.lax.stop_gradient(jnp.ravel(jnp.asarray(jump, dtype))) for jump in _breaks(flow)]
     if jumps:
         controller = diffrax.ClipStepSizeController(controller, jump_ts=jnp.sort(jnp.concatenate(jumps)))
@@ -220,7 +235,7 @@ def _events(
     if flow.steady:
 
         def steady(t: Time, y: dict, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
-            # Not before the first step, so that the start is read.
+            # A run does not end before its first step, so that the start is read.
             norm = optimistix.rms_norm
             return (t > t0) & (norm(bare(y, args)) < atol + rtol * norm(y))
 
@@ -228,7 +243,7 @@ def _events(
     if not system.groups:
 
         def overflows(t: Time, y: dict, args: PyTree, **kwargs: Any) -> jax.Array:
-            # A norm whose square overflows; a sum of squares takes half of the time of a largest entry.
+            # This tests whether the square of a norm overflows; a sum of squares takes half the time of a maximum.
             return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y["body"].values()]))
 
         def underflows(t: Time, y: dict, args: PyTree, **kwargs: Any) -> jax.Array:

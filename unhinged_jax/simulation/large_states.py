@@ -1,12 +1,12 @@
-"""A Runge-Kutta step of diffrax written out stage by stage, for states that outgrow the caches.
+"""A Runge-Kutta step of diffrax written out stage by stage, for states that do not fit into the caches.
 
-diffrax keeps all stages of a step in one buffer and combines the whole buffer at every stage, which compiles fast
-and costs little while it fits into a cache. Where it does not, the passes over it take as long as half of the force's
-products. Written out, a stage reads the stages before it and nothing else. Method, error estimate and interpolation are
-those of the diffrax solver that is given.
+diffrax keeps all stages of a step in one buffer and combines the whole buffer at every stage. That compiles fast and
+costs little while the buffer fits into a cache. If it does not, the passes over it take half as long as the matrix
+products of the force. Here each stage reads the stages before it and nothing else. Method, error estimate and
+interpolation are those of the given diffrax solver.
 
-Decay takes no pass at all. With y' = push - decay y, everything that a step puts together is a sum of the start and the
-pushes of its stages, and the decays, one number an array, enter the weights of that sum alone.
+Decay needs no pass over the state. With y' = push - decay y, everything that a step computes is a sum of the start and
+the pushes of its stages, and the decays, one number per array, only change the weights of that sum.
 """
 
 from __future__ import annotations
@@ -22,11 +22,17 @@ import numpy as np
 from jaxtyping import PyTree
 
 Time = float | np.ndarray | jax.Array
-"""A time, or a step of it, as diffrax gives it to terms, solvers and controllers."""
+"""A time or a step in time, as diffrax passes it to terms, solvers and controllers."""
 
 
 class Force(eqx.Module):
-    """A velocity push - decay * at, with one number of decay an array."""
+    """The velocity push - decay * at.
+
+    Attributes:
+        push: A tree of arrays like the state.
+        decay: One number per array, ().
+        at: The state.
+    """
 
     push: PyTree
     decay: PyTree
@@ -37,7 +43,7 @@ class Force(eqx.Module):
 
 
 class DecayingTerm(diffrax.AbstractTerm):
-    """y' = push - decay * y, kept apart for `Unrolled`; any other solver takes it as it takes an `ODETerm`."""
+    """y' = push - decay * y. `Unrolled` uses push and decay separately; any other solver treats it as an `ODETerm`."""
 
     force: Callable[[Any, PyTree, Any], Force]
 
@@ -60,8 +66,14 @@ def _pushes(terms: diffrax.AbstractTerm, t: Time, y: PyTree, args: PyTree) -> tu
 
 
 def _moved(start: PyTree, weights: jax.Array, pushes: Sequence[PyTree], *, whole: bool = True) -> PyTree:
-    """The sum of the start and the pushes, in one pass, with weights of shape (leaves, 1 + stages); with the start
-    itself once more if `whole`."""
+    """The weighted sum of the start and the pushes, in one pass; if `whole`, added to the start.
+
+    Args:
+        start: The state at the start of the step.
+        weights: Of the start and the pushes, by leaf, (leaves, 1 + stages).
+        pushes: The pushes of the stages.
+        whole: See above.
+    """
 
     def leaf(weight: jax.Array, start: jax.Array, *parts: jax.Array) -> jax.Array:
         total = weight[0] * start
@@ -76,9 +88,15 @@ def _moved(start: PyTree, weights: jax.Array, pushes: Sequence[PyTree], *, whole
 
 
 class _Interpolation(diffrax.AbstractLocalInterpolation):
-    """The solver's own interpolation, which is linear in the stages: its weights are those of unit stages.
+    """The solver's own interpolation. It is linear in the stages, so unit stages give its weights.
 
-    `moves` (stages, leaves, 1 + stages) are the weights of the start and the pushes in what a stage moves y by.
+    Attributes:
+        t0, t1: Start and end of the step.
+        y0: The state at its start.
+        pushes: The pushes of its stages.
+        moves: Weights of the start and the pushes in the change of y by each stage, (stages, leaves, 1 + stages).
+        own: The interpolation of the solver.
+        end: The weights of the stages at the end of the step.
     """
 
     t0: Any  # type: ignore[misc]
@@ -99,14 +117,14 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
 
 
 def _weighted(weights: Sequence[float] | jax.Array, moves: Sequence[jax.Array] | jax.Array) -> jax.Array:
-    """sum_i weights_i moves_i over the stages there are, written out: a product would round float32 on accelerators."""
+    """sum_i weights_i moves_i over the stages so far, written out: accelerators round float32 matrix products."""
     return sum((weight * move for weight, move in zip(weights, moves, strict=False)), jnp.zeros_like(moves[0]))
 
 
 class Unrolled(diffrax.AbstractAdaptiveSolver):
-    """An explicit diffrax solver whose last stage is the first of the next step, such as Tsit5, written out.
+    """An explicit diffrax solver, such as Tsit5, whose last stage is the first stage of the next step, written out.
 
-    For an `ODETerm` or a `DecayingTerm`, whose control is the length of the step, and arrays of one dtype.
+    It needs an `ODETerm` or a `DecayingTerm`, whose control is the length of the step, and arrays of one dtype.
     """
 
     solver: diffrax.AbstractERK
@@ -114,7 +132,7 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
 
     def __check_init__(self) -> None:
         if not (self._tableau.fsal and self._tableau.ssal):
-            raise TypeError(f"{type(self.solver).__name__} does not end a step with the first stage of the next")
+            raise TypeError(f"the last stage of a {type(self.solver).__name__} step is not the first of the next one.")
 
     @property
     def _tableau(self) -> diffrax.ButcherTableau:
@@ -159,7 +177,7 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
         units = jnp.eye(width, dtype=decay.dtype)
 
         def move(stage: int, weights: jax.Array, decay: jax.Array) -> jax.Array:
-            """What the stage at start + weights (start, pushes) moves y by, in the same terms."""
+            """The change of y by the stage at start + weights (start, pushes), as weights of start and pushes."""
             return control * (units[1 + stage] - decay[:, None] * (units[0] + weights))
 
         pushes, moves = [push], [move(0, jnp.zeros((len(decay), width), decay.dtype), decay)]
@@ -168,7 +186,7 @@ class Unrolled(diffrax.AbstractAdaptiveSolver):
             weights = _weighted([float(weight) for weight in row], moves)
             y = _moved(y0, weights, pushes)
             time = t1 if node == 1 else t0 + float(node) * (t1 - t0)
-            # Behind a barrier, because XLA would work a stage out again in everything that reads it.
+            # Without the barrier XLA would compute a stage again for everything that reads it.
             push, decay = jax.lax.optimization_barrier(_pushes(terms, time, y, args))
             pushes.append(push)
             moves.append(move(stage, weights, decay))

@@ -1,11 +1,12 @@
-"""The leading part of a linear run, carried apart as one column of it.
+"""The leading part of a linear run, which is carried separately as a single column.
 
-The leading part keeps its direction d forever, so one number tells how large it is. A run carries one column of it,
-its product with a unit vector u, and reads the amplitude off:
+The leading part keeps its direction d forever, so one number says how large it is. A run carries the product of the
+leading part with a unit vector u, which is one column, and computes the amplitude from it:
 
     (lead_H, lead_W) = amplitude (d_H, d_W) u,    amplitude = <(lead_H, lead_W), d u> / |d u|^2.
 
-What is not leading is carried without it, so that distances never come from differences of nearly equal numbers.
+The remainder of the state is carried without its leading part, so that no distance is a difference of nearly equal
+numbers. In this module `rest` is that remainder.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ from unhinged_jax.simulation.system import Body
 from unhinged_jax.special import safe_log, safe_norm
 
 Orthonormal = list[jax.Array]
-"""A state in coordinates in which its norm is a sum of squares: [H (rows, p), size of the residual (), W (C, p)]."""
+"""A state in orthonormal coordinates, whose squared norm is the sum of the squares of all entries.
+
+It is [H in the coordinates of `RowSpace.metric` (rows, p), norm of the residual (), W (C, p)].
+"""
 
 
 class Amplitude(NamedTuple):
-    """The size of the leading part, sign e^log."""
+    """The amplitude sign e^log of the leading part, with `log` and `sign` of shape ()."""
 
     log: jax.Array
     sign: jax.Array
@@ -41,10 +45,10 @@ class RowState(NamedTuple):
     """A state in the row space, over e^log_scale.
 
     Attributes:
-        H, W: Rows of features, (rows, p), and prototypes, (C, p).
-        factor: What the residual, which is orthogonal to the class sums, is multiplied by, ().
-        log_scale: Logarithm of the scale of all three, ().
-        scores: W r^T for the residual r, (C, n), where it is known.
+        H, W: Features as rows of the space, (rows, p), and prototypes, (C, p).
+        factor: What the residual, the part of the features orthogonal to the class sums, is multiplied by, ().
+        log_scale: Logarithm of the common scale of H, W and factor, ().
+        scores: W r^T for the residual r, (C, n), or None if it is not known.
     """
 
     H: jax.Array
@@ -55,17 +59,17 @@ class RowState(NamedTuple):
 
 
 class Leading(eqx.Module):
-    """What a run carries of its leading part."""
+    """What a run carries of its leading part: a column, or nothing if no distance to the limit is read."""
 
     @property
     @abc.abstractmethod
     def names(self) -> tuple[tuple[str, str], ...]:
-        """The arrays of H and of W that it carries, which share a scale."""
+        """Names of the arrays that are carried of H and of W; each pair shares a scale."""
 
     @property
     @abc.abstractmethod
     def rates(self) -> tuple[Any, Any]:
-        """Rates of H and W: a velocity divided by them is split like a state."""
+        """The rates of H and W; a velocity times these rates is split in the same way as a state."""
 
     @abc.abstractmethod
     def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
@@ -73,37 +77,37 @@ class Leading(eqx.Module):
 
     @abc.abstractmethod
     def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
-        """The arrays of a velocity, features H (n, p) and W (C, p)."""
+        """The arrays of a velocity with H as rows of the space, (rows, p), and W (C, p)."""
 
     @abc.abstractmethod
     def rest(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A pair of arrays without what is leading in it."""
+        """The remainder of (H, W): both arrays without their leading part. `coupling` says how they are coupled."""
 
     @abc.abstractmethod
     def amplitude(self, body: Body, log: jax.Array | None) -> Amplitude | None:
-        """The amplitude of the leading part, read off the column, which stands for e^log times itself."""
+        """The amplitude of the leading part, from the column in the body, which stands for e^log times itself."""
 
     @abc.abstractmethod
     def join(self, amplitude: Amplitude | None, rest: RowState, start: RowState) -> RowState:
-        """Leading part and rest together; what stays is that of the start."""
+        """The state: leading part plus remainder, with an array that stays taken from the start."""
 
     @abc.abstractmethod
     def add(self, amplitude: Amplitude | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(H, W) of leading part and rest, over e^log_scale."""
+        """(H, W) of leading part plus remainder, divided by e^log_scale."""
 
     @abc.abstractmethod
     def split(
         self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, state: Orthonormal
     ) -> Split | None:
-        """The state along the leading direction and beside it, e^log_rest rest, and the state, over any scale."""
+        """The split of the state for distances: the remainder is e^log_rest `rest`, `state` the whole at any scale."""
 
     @abc.abstractmethod
     def turned(self, turn: Callable[[jax.Array], jax.Array], residual: jax.Array) -> Self:
-        """The same with every row turned, and another residual."""
+        """The same leading part with `turn` applied to its rows, for a smaller problem with this residual (n, m)."""
 
 
 class NoLeading(Leading):
-    """Nothing is carried apart: no distance to the limit was asked for."""
+    """Nothing is carried separately, because no distance to the limit is read."""
 
     names = ()
     rates = (1.0, 1.0)
@@ -137,17 +141,17 @@ class NoLeading(Leading):
 
 
 class LeadingProbe(Leading):
-    """One column of a leading part.
+    """One column of the leading part.
 
     Attributes:
         part: The leading part of the start.
-        H: Its features Theta M carrier in the row space, (rows, p).
-        scores: Its prototypes times r^T for the residual r, (C, n), where they are known.
-        direction: The leading part at norm 1.
-        log_start: The logarithm of its norm.
-        unit: u, along its longest row, so that it is never nearly orthogonal to it, (p, 1).
+        H: The features Theta M carrier of `part` in the row space, (rows, p).
+        scores: The prototypes of `part` times r^T for the residual r, (C, n), or None if they are not known.
+        direction: `part` at norm 1.
+        log_start: The logarithm of the norm of `part`, ().
+        unit: The unit vector u, (p, 1). It points along the longest row of `part`, so that d u is never nearly 0.
         unit_H, unit_W: d_H u, (rows, 1), and d_W u, (C, 1).
-        led: Whether there is a leading part at all.
+        led: Whether there is a leading part at all, ().
     """
 
     part: LeadingPart
@@ -194,7 +198,7 @@ class LeadingProbe(Leading):
         return unit * rest.H + lead * self.H, unit * rest.W + lead * self.part.prototypes
 
     def _times(self, amplitude: Amplitude, log_scale: jax.Array) -> jax.Array:
-        """How many times that of the start the leading part is, over e^log_scale."""
+        """The leading part as a multiple of that of the start, divided by e^log_scale, ()."""
         return amplitude.sign * jnp.exp(amplitude.log - log_scale - self.log_start)
 
     def split(
@@ -205,7 +209,7 @@ class LeadingProbe(Leading):
         return Split(self.direction, rest, amplitude.log, amplitude.sign, log_rest, state)
 
     def _moving(self, state: Orthonormal) -> Orthonormal:
-        """A state with zeros for what stays: the limit says nothing of that."""
+        """The state with zeros for an array that stays, which has no limit."""
         moves = self.part.H_moves, self.part.H_moves, self.part.W_moves
         return [part if moving else jnp.zeros_like(part) for part, moving in zip(state, moves, strict=True)]
 
@@ -217,7 +221,7 @@ class LeadingProbe(Leading):
 
 
 class CoupledProbe(LeadingProbe):
-    """H and W both move: the column is one of the winning eigenvector, and the rest has no part in it."""
+    """H and W both move. The column belongs to the winning eigenvector, which the remainder does not contain."""
 
     @property
     def rates(self) -> tuple[Any, Any]:
@@ -237,9 +241,10 @@ class CoupledProbe(LeadingProbe):
 
 
 class DrivenProbe(LeadingProbe):
-    """One part stays and pulls the other, which begins with nothing of that: the column starts with what stays alone.
+    """One of H and W stays and pulls the other. The column starts with the one that stays, and with 0 for the other.
 
-    The start of the part that moves fades in the rest. Where what stays is 0, its derivatives are left to the rest.
+    The start of the array that moves only decays, in the remainder. If the array that stays is 0, nothing leads, and it
+    is left in the remainder, which then has its derivatives.
     """
 
     rates = (1.0, 1.0)
@@ -258,7 +263,14 @@ class DrivenProbe(LeadingProbe):
 
 
 def leading_probe(space: RowSpace, part: LeadingPart | None, W: jax.Array, residual: jax.Array | None) -> Leading:
-    """What is carried of a leading part; W (C, p) is that of the start, `residual` (n, p) is None if it is not seen."""
+    """What a run carries of `part`, or `NoLeading` if that is None.
+
+    Args:
+        space: The row space.
+        part: The leading part of the start.
+        W: The prototypes of the start, (C, p).
+        residual: The residual r, (n, p), if `scores` are wanted, else None.
+    """
     if part is None:
         return NoLeading()
     H = space.lift(part.carrier)
@@ -284,7 +296,7 @@ def leading_probe(space: RowSpace, part: LeadingPart | None, W: jax.Array, resid
 
 
 def _along_longest(rows: jax.Array) -> jax.Array:
-    """The unit vector along the longest of some rows, (p, 1), without derivative."""
+    """The unit vector along the longest of the rows, (p, 1), a constant for derivatives; 0 if all rows are 0."""
     rows = jax.lax.stop_gradient(rows)
     largest = jnp.max(jnp.abs(rows))
     rows = rows / jnp.where(largest > 0, largest, 1.0)  # squares of rows may under- or overflow

@@ -1,18 +1,19 @@
-"""The dynamics of a loss linear in the logits, in the row space of its problem, with parts carried apart.
+"""The dynamics of a loss linear in the logits, in the row space of its problem, in parts that are carried separately.
 
 With M = diag(q) Y R the class sums S_c = sum_{i in c} q_i h_i obey, at unit rates,
 
     S' = D R W - lambda_1 S,    W' = R^T S - lambda_2 W,    b' = M^T 1 - lambda_2 b,    D_c = sum_{i in c} q_i^2,
 
-and the residual, what is orthogonal to them, only decays, by one common factor. No product of n rows is needed. An
-update is the plain one, without modes. What makes a run cheap and accurate are its parts: the row space (class sums),
-the propagator (what is carried of the start), and the leading part, which is carried apart. Only `clean` looks at
-modes: it takes out of the rest what rounding puts back into it.
+and the residual, the part of the features orthogonal to the class sums, only decays, by one common factor. No product
+with n rows is needed. Updates are plain ones and do not use modes. Three choices make a run cheap and accurate: the row
+space (class sums), the propagator (what is carried of the start), and the leading part, which is carried separately.
+The remainder of the state is the sum of everything but the leading part. Only `clean` looks at modes: it removes from
+the remainder what rounding puts back into it.
 
-In the order of a run: `body` and, if it goes on with momentum, `pack`; `velocity` at every step, with `clean` on every
-velocity of a flow and after every few updates of a descent; `view` at every time that is read; `unpack` at the end.
+A run calls `body` first, and `pack` if it continues with momentum; then `velocity` at every step, with `clean` on every
+velocity of a flow and after every few updates of a descent; `view` at every time that is read; and `unpack` at the end.
 
-See docs/exact-solutions.md for the same dynamics in closed form, and for the names of its coefficients.
+See docs/exact-solutions.md for the same dynamics in closed form, and for the names of the coefficients.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from unhinged_jax.special import safe_norm
 
 
 class Bias(eqx.Module):
-    """The biases of a linear run: b' = drift - decay b at unit rates, or 0 where they stay.
+    """The biases of a linear run: b' = drift - decay b at unit rates, or b' = 0 if they do not move.
 
     Attributes:
         start: b_0, (C,).
         drift: M^T 1, the column sums of the signal, (C,).
-        decay: lambda_2.
-        moves: Whether they move.
+        decay: lambda_2, ().
+        moves: Whether the biases move.
     """
 
     start: jax.Array
@@ -58,12 +59,18 @@ class Bias(eqx.Module):
     moves: bool = eqx.field(static=True)
 
     def velocity(self, b: jax.Array) -> jax.Array:
-        """b' at unit rates."""
+        """b' at unit rates, (C,)."""
         return self.drift - self.decay * b if self.moves else jnp.zeros_like(b)
 
 
 class Scales(NamedTuple):
-    """Logarithms of the scales of what is carried: the column of the leading part, the pairs, the residual's factor."""
+    """Logarithms of the scales of the carried arrays.
+
+    Attributes:
+        lead: Of the column of the leading part, (), or None without one.
+        pairs: Of the pairs of arrays of the propagator, (pairs,).
+        factor: Of the factor of the residual, ().
+    """
 
     lead: jax.Array | None
     pairs: jax.Array
@@ -71,30 +78,31 @@ class Scales(NamedTuple):
 
 
 class LinearSystem(System):
-    """A linear run: its row space, its start there, and how it is carried.
+    """A linear run: its row space, its start there, and how the run is carried.
 
-    The arrays that move, each line with a scale of its own but for the last:
+    The moving arrays are as follows. Each pair, and `factor`, has a scale of its own; `b` has none.
 
     | name | shape | when |
     |---|---|---|
-    | lead_H, lead_W | (rows, 1), (C, 1) | the leading part is carried apart |
+    | lead_H, lead_W | (rows, 1), (C, 1) | the leading part is carried separately |
     | H, W | (rows, p), (C, p) | the start itself is carried |
-    | H, W | (rows, rows + C), (C, rows + C) | the identity is: a matrix that multiplies the start |
-    | H, W and mean_H, mean_W | (2,) each | balanced classes: what differs between them, and what all share |
+    | H, W | (rows, rows + C), (C, rows + C) | a matrix that multiplies the start is carried, at first the identity |
+    | H, W and mean_H, mean_W | (2,) each | balanced classes: differences between classes, and the mean of all |
     | factor | () | always: what the residual is multiplied by |
-    | b | (C,) | always; it is never over a scale |
+    | b | (C,) | always |
 
     Attributes:
-        space: Class sums, or the features themselves.
-        H, W: The start in the row space, (rows, p), and (C, p), over e^log_scale.
-        residual: What is orthogonal to the class sums over `factor`, (n, p); None without class sums.
-        factor: What it is multiplied by at the start, a power of two, ().
-        propagator: What is carried of the part that does not lead.
-        leading: What is carried of the part that does.
-        bias: The biases, never over a scale.
+        space: The row space: class sums, or the features themselves.
+        H, W: The start in the row space, (rows, p), and (C, p), divided by e^log_scale.
+        residual: The part of the features orthogonal to the class sums, divided by `factor`, (n, p); None without class
+            sums.
+        factor: What the residual is multiplied by at the start, a power of two, ().
+        propagator: How the remainder of the state is carried, which is everything but the leading part.
+        leading: How the leading part is carried.
+        bias: The biases.
         log_scale: Logarithm of the scale of the start, ().
         start_scores: [H_0; W_0] r^T for the residual r, (rows + C, n), so that logits need no product over p; or None.
-        reference: Of a run that goes on, what signs and sizes refer to; else None.
+        reference: The leading part at the first start, if the run continues another one, for signs and sizes; or None.
         absent: The modes that a start of unequal classes lacks, or None.
     """
 
@@ -113,7 +121,7 @@ class LinearSystem(System):
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        # The residual is a group of its own: W alone may be far smaller or larger than it.
+        # The residual is a group of its own, because W may be far smaller or larger than it.
         return (*self.leading.names, *self.propagator.names, ("factor",))
 
     @property
@@ -137,7 +145,7 @@ class LinearSystem(System):
         return moved
 
     def clean(self, body: Body) -> Body:
-        """Take out of the rest what rounding puts back into it: the leading part, and modes that the start lacks."""
+        """The body without what rounding puts back: a leading part in the remainder, and modes that the start lacks."""
         cleaned = dict(body)
         for names, coupling in zip(self.propagator.names, self.propagator.couplings(self.space), strict=True):
             H, W = self._without_absent(*self.propagator.clean(*(body[name] for name in names)))
@@ -164,7 +172,7 @@ class LinearSystem(System):
             assert isinstance(space.signal, ClassSignal) and self.residual is not None
             square = jnp.sum(self.residual**2)
             ratio = jnp.sum(H * self.residual) / jnp.where(square > 0, square, 1.0)
-            # What the sum of a large and a tiny part has lost of the tiny one would outweigh it.
+            # A share of the residual so tiny is only rounding of its sum with the larger part, and is set to 0.
             lost = jnp.abs(ratio) * jnp.sqrt(square) <= 16 * jnp.finfo(ratio.dtype).eps * safe_norm(H)
             ratio = ratio - jax.lax.stop_gradient(jnp.where(lost, ratio, 0.0))
             H = space.signal.class_sums(H)
@@ -191,12 +199,12 @@ class LinearSystem(System):
         return Scales(lead, jnp.stack([of[names] for names in self.propagator.names]), of[("factor",)])
 
     def _rest(self, body: Body, scales: Scales) -> RowState:
-        """All that is not leading, as a state in the row space over one scale."""
+        """The remainder, everything but the leading part, as a state in the row space with one common scale."""
         common = jnp.max(self.propagator.there(scales.pairs))
         if self.residual is not None and self.space.model.moves.H:
             common = jnp.maximum(common, scales.factor)
         common = jax.lax.stop_gradient(common)
-        # Of a part that the start lacks only derivatives are seen, as large as their type allows.
+        # A part that the start lacks only contributes derivatives, which may be as large as their type allows.
         most = math.log(float(jnp.finfo(common.dtype).max)) / 2
         shrink = jnp.exp(jnp.minimum(scales.pairs - common, most))
         of_H, of_W = ([shrink[i] * body[pair[k]] for i, pair in enumerate(self.propagator.names)] for k in (0, 1))
@@ -209,7 +217,7 @@ class LinearSystem(System):
         scales = self._scales(logs)
         rest = self._rest(body, scales)
         amplitude = self.leading.amplitude(body, scales.lead)
-        # At the start it is read as it was given: a part that is far smaller than the other has digits of its own.
+        # The start is read as it was given: a sum would lose digits of a part that is far smaller than the other.
         start_scores = None if self.start_scores is None else self.start_scores[self.H.shape[0] :]
         start = RowState(self.H, self.W, self.factor, self.log_scale, start_scores)
         moved = self.leading.join(amplitude, rest, start)
@@ -248,12 +256,15 @@ def linear_system(
     memory: dict[str, jax.Array] | None = None,
     origin: Origin | None = None,
 ) -> LinearSystem:
-    """Bring a state into the row space of its linear model.
+    """The system of a linear run that starts from a state.
 
     Args:
-        part: The leading part that is to be carried apart; None where no distance is asked for.
+        model: The problem.
+        state: The start.
+        part: The leading part of the start, to be carried separately; None if no distance is read.
+        choice: How the run is simulated.
         memory: The velocity that the run begins with, a dictionary of dense arrays, or None.
-        origin: Of a run that goes on, the leading part of its first start.
+        origin: If the run continues another one, the leading part of the first start; else None.
     """
     H, W = state.H, state.W
     space = row_space(model, W.dtype)

@@ -2,10 +2,10 @@
 
     (W^T H)' = W'^T H + W^T H',    |H|' = <H, H'> / |H|
 
-Between two steps a solver assembles every array that is asked for from all of its stages. Logits (C, n) are fewer than
-features (p, n) where C < p, and what is asked of them needs no product: so they and the norm of H obey equations of
-their own beside those of H and W. The force is that of the logits carried, so that a stage costs three products, as it
-does without them.
+To read a state between two steps, a solver assembles every array that is needed from all of its stages. If C < p, the
+logits (C, n) are smaller than the features (p, n), and loss and accuracy follow from them without a product. The logits
+and the norm of H therefore have differential equations of their own, in addition to those of H and W. The force is
+computed from the carried logits, so that a stage still costs three products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unhinged_jax.special import safe_norm
 
 
 class LogitSystem(ColumnSystem):
-    """Arrays "H" (p, n), "W" (p, C) and "b" (C,), with "scores" W^T H (C, n) and "norm_H"."""
+    """The moving arrays are "H" (p, n), "W" (p, C), "b" (C,), "scores" = W^T H (C, n) and "norm_H" = ||H|| ()."""
 
     def body(self) -> Body:
         return {**super().body(), "scores": self.W.T @ self.H, "norm_H": safe_norm(self.H)}
@@ -32,7 +32,7 @@ class LogitSystem(ColumnSystem):
         push, decay = self.pushed(body, pull, rate_H, rate_W), self.decays(rate_H, rate_W)
         move_scores, growth = jnp.zeros_like(scores), jnp.zeros_like(body["norm_H"])
         if self.model.moves.H:
-            # W^T (W pull) by way of W^T W, which is small; <H, W pull> = <scores, pull> without a pass over H.
+            # (W^T W) pull instead of W^T (W pull): W^T W is small. <H, W pull> = <scores, pull> avoids a pass over H.
             move_scores += (W.T @ W) @ (rate_H * pull)
             growth = _growth(rate_H * jnp.sum(scores * pull), body["norm_H"], push["H"])
         if self.model.moves.W:
@@ -47,6 +47,6 @@ class LogitSystem(ColumnSystem):
 
 
 def _growth(along: jax.Array, length: jax.Array, push: jax.Array) -> jax.Array:
-    """||H||' but for decay: <H, push> / ||H||, with `along` = <H, push>; ||push|| at H = 0."""
+    """||H||' without decay: along / ||H|| with `along` = <H, push>, and ||push|| at H = 0."""
     steady = along / jnp.where(length > 0, length, 1.0)
     return jax.lax.cond(length > 0, lambda: steady, lambda: safe_norm(push))

@@ -1,12 +1,12 @@
-"""How what is not leading is carried: as the start itself, or as what the updates make of columns that stand for it.
+"""How the remainder of a state, everything but its leading part, is carried: as the start itself, or as a matrix.
 
-With S_c = sum_{i in c} q_i h_i an update treats every column (feature coordinate) of S and W alike, so the state is a
-matrix P, the same for all of them, times the start:
+With S_c = sum_{i in c} q_i h_i an update treats every column (feature coordinate) of S and W in the same way. The state
+is therefore the start times one matrix P, the propagator:
 
     [S; W] = P [S_0; W_0].
 
-A run may carry S and W, or P where it has fewer columns, or, for balanced classes, the two 2 x 2 matrices that P is
-made of: one for differences of classes and one for what all of them share.
+A run may carry S and W; or P, if it has fewer columns; or, for balanced classes, the two 2 x 2 matrices that determine
+P: one for differences between classes and one for their common mean.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from unhinged_jax.simulation.system import Body
 
 
 class Propagator(eqx.Module):
-    """What a run carries of its start, and what that makes of any columns of a start.
+    """What a run carries, and how it acts on the columns of a start.
 
     Attributes:
-        names: The arrays it carries, of H and of W; each pair has a scale of its own.
+        names: Pairs of names of the carried arrays, of H and of W. Each pair has a scale of its own.
     """
 
     names: ClassVar[tuple[tuple[str, str], ...]] = (("H", "W"),)
@@ -39,25 +39,32 @@ class Propagator(eqx.Module):
 
     @abc.abstractmethod
     def apply(self, moved: list[jax.Array], start: jax.Array) -> jax.Array:
-        """Rows of H or of W, from what is carried of them and columns [H_0; W_0] of a start."""
+        """The present rows of H, or of W.
+
+        Args:
+            moved: The carried arrays of H, or those of W, one per pair.
+            start: Columns [H_0; W_0] of a start, (rows + C, columns). `StartItself` does not read them.
+        """
 
     def couplings(self, space: RowSpace) -> tuple[Coupling, ...]:
-        """What the signal makes of each pair of arrays."""
+        """How the signal couples the two arrays of each pair."""
         return (space,)
 
     def clean(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A pair of arrays, without what only rounding can have put there."""
+        """A pair of arrays without what only rounding can have put there. By default they are returned unchanged."""
         return H, W
 
     def there(self, logs: jax.Array) -> jax.Array:
-        """Logarithms of the scales of the pairs, -inf for one that the start has nothing of."""
+        """Logarithms of the scales of the pairs, (pairs,), with -inf for a pair that the start does not contain."""
         return logs
 
 
 class StartItself(Propagator):
-    """H and W, one column per coordinate.
+    """Carries H (rows, p) and W (C, p), one column per feature coordinate.
 
-    `present`: of balanced classes, whether the start has differences between classes, and something that all share.
+    Attributes:
+        present: Whether the start has differences between classes, and whether it has a common mean, (2,); None if
+            classes are not balanced.
     """
 
     present: jax.Array | None
@@ -75,7 +82,7 @@ class StartItself(Propagator):
 
 
 class Identity(Propagator):
-    """P, one column per row of the start: for classes that differ, in many dimensions."""
+    """Carries the rows of P, H (rows, rows + C) and W (C, rows + C), for unequal classes in many dimensions."""
 
     def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
         rows, classes, dtype = H.shape[0], W.shape[0], W.dtype
@@ -87,11 +94,15 @@ class Identity(Propagator):
 
 
 class BalancedPair(Propagator):
-    """Two 2 x 2 matrices for balanced classes, of which P = A (I - 11^T/C) + B 11^T/C is made, block by block.
+    """Carries two 2 x 2 matrices for balanced classes: each block of P is a (I - 11^T/C) + b 11^T/C with numbers a, b.
 
-    Classes can be renamed without changing the problem, so that a difference of two stays one, and what all share stays
-    shared. Each has a scale of its own: where a start has only one of them (`present`), the other one, which may grow
-    faster, is not there to drown it.
+    Renaming the classes does not change the problem. Differences between classes therefore stay differences, and the
+    common mean stays common. The arrays H and W, (2,) each, are the rows of the matrix of the differences: they
+    multiply (H_0, W_0). mean_H and mean_W are those of the common mean. Each matrix has a scale of its own. If a start
+    contains only one of the two, the other one, which may grow faster, then cannot drown it.
+
+    Attributes:
+        present: Whether the start has differences between classes, and whether it has a common mean, (2,).
     """
 
     names: ClassVar[tuple[tuple[str, str], ...]] = (("H", "W"), ("mean_H", "mean_W"))
@@ -117,6 +128,6 @@ class BalancedPair(Propagator):
 
 
 def _present(present: jax.Array, X: jax.Array) -> jax.Array:
-    """Rows of balanced classes, (C, columns), without differences or without what is shared, if the start has none."""
+    """Rows of balanced classes, (C, columns), without their differences or their mean if the start has none."""
     mean = jnp.mean(X, axis=0)
     return without(X - mean, present[0]) + without(jnp.broadcast_to(mean, X.shape), present[1])

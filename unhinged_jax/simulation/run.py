@@ -1,4 +1,4 @@
-"""`simulate`: choose the form of the problem, run it, return a trajectory."""
+"""`simulate`: choose the form of the problem, run it, and return a trajectory."""
 
 from __future__ import annotations
 
@@ -53,29 +53,30 @@ def simulate(
         model: The problem.
         dynamics: `Flow` or `Descent`.
         state: Where to start; or a `Trajectory`, to continue it.
-        times: Strictly ascending. For `Flow` times t; for `Descent` numbers of updates, whole numbers; 0 is the start.
+        times: Strictly ascending, (T,). For a `Flow` they are times t; for a `Descent` they are numbers of updates,
+            which are whole numbers. The start is 0.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
-            for a built-in name); default `paper_observables`. A function keeps what it reads from a global or an
-            attribute in its first run: give a registered dataclass with numbers as fields where they change, as for a
-            loss or a schedule.
-        states: Keep the states at `times` too: T (n + C) p numbers.
-        target: Limit that distances refer to: "top" (default), the modes that win; "contrast" or "mean", for balanced
-            labels, that subspace whether it wins or not.
+            for a built-in name); default `paper_observables`. Whatever a function reads from a global or an attribute
+            keeps the value of its first run. For numbers that change, give a registered dataclass with these numbers as
+            fields, as for a loss or a schedule.
+        states: Whether to keep the states at `times` too, T (n + C) p numbers; default False.
+        target: The limit that distances refer to: "top" (default), the modes that win; "contrast" or "mean", for
+            balanced labels, that subspace whether it wins or not.
         precision: "float32" or "float64"; default: the precision of the state.
-        reduce: Use class sums, planes and rescaling where they apply (default). False runs the plain dense update,
-            which measures no distance to the limit except on the sphere, and in which rounding grows in modes that the
-            start has no part in.
-        adjoint: How a `Flow` is differentiated: a diffrax adjoint. Default `diffrax.RecursiveCheckpointAdjoint()`, for
-            reverse mode; `diffrax.ForwardMode()` for forward mode; `diffrax.DirectAdjoint()` for both, in memory that
-            grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate, and ignores `steady`. A `Descent` has
-            none: both modes work.
+        reduce: Whether to use class sums, planes and rescaling where they apply (default True). False runs the plain
+            dense update, which measures no distance to the limit except on the sphere, and in which rounding grows in
+            modes that the start does not contain.
+        adjoint: The diffrax adjoint with which a `Flow` is differentiated. `diffrax.RecursiveCheckpointAdjoint()`
+            (default) is for reverse mode, `diffrax.ForwardMode()` for forward mode, and `diffrax.DirectAdjoint()` for
+            both, in memory that grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate and ignores
+            `steady`. A `Descent` takes no adjoint, because both modes work.
 
     Returns:
-        A `Trajectory`. A run that stops early holds what it reached, NaN elsewhere, and says why in `result`.
+        A `Trajectory`. If the run stops early, it holds what was reached and NaN elsewhere, and `result` says why.
 
     Raises:
-        ValueError: for shapes, ranges or combinations that are not allowed; if a flow is
-            differentiated by a mode that its adjoint does not support, naming the one that does.
+        ValueError: for shapes, ranges or combinations that are not allowed; and if the adjoint of a flow does not
+            support the mode of differentiation, with a message that names an adjoint that does.
 
     Source: Zhou et al. 2023, Eq. 4-6, 12, 18-19.
 
@@ -108,7 +109,7 @@ def simulate(
         job = _Job(model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice)
         if isinstance(dynamics, Descent):
             given = job, task.clock(), _loop.reads_at(task.times, task.first)
-            # Few runs leave the floating-point range: outside of a trace they alone pay for finding out exactly where.
+            # Few runs leave the floating-point range. Outside a trace, only these are run again to find exactly where.
             run = _descend(*given, to_the_last=not _check.concrete(given))
             if not _check.concrete(run.code) or int(run.code) == _descent.CUT_SHORT:
                 run = _descend(*given, to_the_last=True)
@@ -119,7 +120,15 @@ def simulate(
 
 
 class _Job(NamedTuple):
-    """What is run: a problem, where it starts, what is read of it and which way it goes."""
+    """One simulation: the problem, its start, what is read, and how it is simulated.
+
+    Attributes:
+        model, dynamics, state, plan, states, target: As given to `simulate`, checked; `plan` holds the observables.
+        first: The time, or the number of updates, at the start, ().
+        memory: What the run begins with in addition to the state, or None.
+        first_start: The start of the first run in a chain of runs, if distances refer to it, else None.
+        choice: How the problem is simulated.
+    """
 
     model: LayerPeeled
     dynamics: Any
@@ -134,10 +143,12 @@ class _Job(NamedTuple):
 
 
 def _kept(model: LayerPeeled, state: State, velocity: ArrayLike) -> Any:
-    """A velocity of H of which a reduced run keeps all: not one of a run with other labels or prototypes.
+    """The velocity of H, (n, p), after a check that a reduced run keeps all of it.
 
-    Class sums keep what lies along what is orthogonal to them in H, planes what lies along targets and features. A
-    velocity of which they would lose a part is refused; traced, where no message can say so, it is not a number.
+    A run with class sums keeps the velocity of the class sums, and of the remaining velocity only the part parallel to
+    the residual of H. A run in planes keeps the part in the plane of target and feature. If a part would be lost, for
+    example because the labels or prototypes have changed, the velocity is refused; in a trace, which cannot raise an
+    error about numbers, it becomes NaN.
     """
     space = row_space(model, state.W.dtype)
     if not (model.spherical or space.summed):
@@ -157,14 +168,14 @@ def _kept(model: LayerPeeled, state: State, velocity: ArrayLike) -> Any:
         return jnp.where(fits, V, jnp.nan)
     if not fits:
         raise ValueError(
-            "the velocity of the run before does not fit the labels or prototypes of this model, and a reduced run "
-            "would lose a part of it; give reduce=False, or `trajectory.final` to start there at rest."
+            "the velocity of the previous run does not fit the labels or prototypes of this model, and a reduced run "
+            "would lose a part of it; give reduce=False, or start from `trajectory.final` at rest."
         )
     return velocity
 
 
 def check_adjoint(adjoint: object, dynamics: Dynamics) -> None:
-    """Raise unless a dynamics can be differentiated by this adjoint, or it is None."""
+    """Raise a ValueError unless `adjoint` is None or can differentiate this dynamics."""
     if adjoint is None:
         return
     if not isinstance(adjoint, diffrax.AbstractAdjoint) or isinstance(adjoint, diffrax.ImplicitAdjoint):
@@ -172,14 +183,14 @@ def check_adjoint(adjoint: object, dynamics: Dynamics) -> None:
             f"adjoint must be a diffrax adjoint of a path, such as ForwardMode(), but is {_check.given(adjoint)}."
         )
     if isinstance(dynamics, Descent):
-        raise ValueError("adjoint belongs to a Flow; a Descent needs none for either mode.")
+        raise ValueError("adjoint belongs to a Flow; leave it out for a Descent, which supports both modes without it.")
 
 
 @contextlib.contextmanager
 def modes_explained() -> Iterator[None]:
-    """Say which adjoint a flow needs if its adjoint does not support the mode of differentiation.
+    """Inside, an adjoint that does not support the mode of differentiation raises an error that names one that does.
 
-    Of a function that is compiled as a whole, by `jax.jit` around it, JAX itself says it, elsewhere.
+    If `jax.jit` compiles a whole function around the run, JAX raises its own error outside this block.
     """
     try:
         yield
@@ -240,7 +251,7 @@ def _reader(job: _Job, system: System) -> Reader:
 
 
 def _system(job: _Job) -> System:
-    """The problem in the form that was chosen."""
+    """The system of the job, in the form that was chosen."""
     model, dynamics, state, choice = job.model, job.dynamics, job.state, job.choice
     if choice.form == "linear":
         part, origin = None, None
@@ -252,7 +263,7 @@ def _system(job: _Job) -> System:
         if choice.form == "columns":
             return columns
         return LogitSystem(model, columns.H, columns.W, columns.b, columns.targets, columns.power)
-    # What is left of a state by a scale that does not fit is not a number, where no message can say so.
+    # An array that the scale makes too small for its type becomes NaN, because a trace cannot raise an error about it.
     H, W = (
         jnp.where((largest(part) >= faint(part.dtype)) & (largest(moved) < faint(part.dtype)), jnp.nan, moved)
         for part, moved in zip((state.H, state.W), multiplied(state), strict=True)
@@ -263,7 +274,7 @@ def _system(job: _Job) -> System:
 
 
 def scale_must_fit(model: LayerPeeled, dynamics: Dynamics, state: State, reduce: bool = True) -> None:
-    """Raise where a run multiplies the scale of its start into arrays that cannot hold it."""
+    """Raise a ValueError if a run has to multiply the scale of its start into arrays that cannot hold the result."""
     form = form_of(model, dynamics, reduce)
     if form != "linear":
         small = form == "columns" and isinstance(dynamics, Descent)
@@ -271,7 +282,7 @@ def scale_must_fit(model: LayerPeeled, dynamics: Dynamics, state: State, reduce:
 
 
 def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """A velocity in units of the state's scale, in those of the arrays of a system."""
+    """A velocity given in units of the scale of the state, converted to the units of the arrays of the system."""
     if isinstance(system, LinearSystem):
         return memory
     power = start_power(state) if isinstance(system, ColumnSystem) else 0

@@ -1,10 +1,11 @@
 """Spherical features with anchored prototypes: every sample stays in the plane of its start and its target.
 
-The plain update in Cartesian coordinates of that plane, u along the target and v across it, with l^2 = u^2 + v^2:
+The plain update in Cartesian coordinates of that plane, u along the target and v across it, with l^2 = u^2 + v^2, is
 
     u' = kappa l^(q-3) v^2 - lambda_1 u,    v' = v (-kappa l^(q-3) u - lambda_1)
 
-What is across is multiplied, never subtracted from, so an error of 1e-200 is as exact as one of 1e-2.
+The component v is only multiplied and never the result of a subtraction, so an angle of 1e-200 is as accurate as one of
+1e-2.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ from unhinged_jax.simulation.system import Body, System
 
 
 class PlaneSystem(System):
-    """Arrays "along" and "across" (or "log_across"), shape (n,), of h_i = along_i e_i + across_i f_i.
+    """The moving arrays are "along" and "across" (or "log_across"), (n,), with h_i = along_i e_i + across_i f_i.
 
-    What is across is carried over a scale of its own, sample by sample, because it shrinks to nothing while the rest
-    stays, and may grow again. `pull` is ||g_i||.
+    Each entry of "across" has a scale of its own, because it may shrink to nothing while "along" stays, and grow again.
+
+    Attributes:
+        model: The problem.
+        W, b: Prototypes (C, p) and biases (C,), which stay.
+        plane: The start, with the unit vectors e_i along the targets and f_i across them.
+        pull: ||g_i|| for the targets g_i = (M W)_i, (n,).
+        logarithmic: Whether "log_across" is carried instead of "across".
     """
 
     model: LayerPeeled
@@ -69,7 +76,7 @@ class PlaneSystem(System):
 
     @property
     def _off(self) -> jax.Array:
-        """Which samples are off their line; the others have no logarithm and stay on it."""
+        """Which samples are not parallel to their targets, (n,). The others stay parallel and have no logarithm."""
         return self.plane.across > 0
 
     def velocity(self, body: Body) -> Body:
@@ -107,9 +114,10 @@ class PlaneSystem(System):
 
 
 def plane_system(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array, logarithmic: bool) -> PlaneSystem:
-    """Bring a state into the planes of its samples; `logarithmic` for solvers, whose tolerances are absolute near zero.
+    """The system of a state in the planes of its samples.
 
-    A sample without pull (g_i = 0) keeps its own direction: it lies across a target of zero.
+    It is `logarithmic` for solvers of flows, whose tolerances are absolute near zero. A sample without pull (g_i = 0)
+    keeps its direction: it lies across a target of zero.
     """
     G = model.signal().times(W)
     return PlaneSystem(model, W, b, with_products(plane_features(H, G), W), row_lengths(G)[:, 0], logarithmic)

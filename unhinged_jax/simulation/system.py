@@ -1,4 +1,4 @@
-"""What a simulator needs to know of a problem: arrays that move, their velocity, and how observables see them."""
+"""What a simulator needs to know about a problem: arrays that move, their velocity, and how observables read them."""
 
 from __future__ import annotations
 
@@ -19,119 +19,136 @@ Body = dict[str, jax.Array]
 """The arrays that move, by name."""
 
 Reader = Callable[[Body, list[jax.Array], jax.Array], dict[str, Any]]
-"""(body, logarithms of the scales of its groups, whether nothing has moved yet) -> what is saved of that moment."""
+"""(body, logarithms of the scales of its groups, `still` as in `System.view`) -> what is saved at that moment."""
 
 _WITH_PROTOTYPES = frozenset({"W", "mean_W", "lead_W", "b"})
 
 
 class System(eqx.Module):
-    """A problem in the form in which it is simulated."""
+    """A problem in the form in which it is simulated: its start, and what a simulator may ask about it.
+
+    A body is a dictionary of the arrays that move. Group i of its arrays stands for e^logs_i times the stored arrays.
+    """
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Names of arrays that share one scale, in which the dynamics is homogeneous; empty if it is not."""
+        """Groups of names of arrays. The dynamics is homogeneous in each group, whose scale is carried separately.
+
+        Empty if the dynamics is not homogeneous.
+        """
         return ()
 
     @property
     def capped(self) -> bool:
-        """Whether the scale that is taken out of a group is never above 1: where the dynamics is homogeneous in its
-        groups at given logits alone, whose range the state cannot exceed."""
+        """Whether the scale of a group never exceeds 1. This is so if the dynamics is homogeneous only at given logits,
+        whose range then bounds the state."""
         return False
 
     @property
     def powers(self) -> jax.Array:
-        """Powers of two that the groups of the body at the start stand for, whole numbers, (groups, ...).
+        """Exponents k, whole numbers, (groups, ...): at the start, a group stands for 2^k times its arrays.
 
-        With a further axis the entries of a group have scales of their own, of the shape of its arrays.
+        If there are further axes, they are those of the arrays, whose entries then have scales of their own.
         """
         return jnp.zeros(len(self.groups), jnp.int32)
 
     @property
     def guarded(self) -> tuple[tuple[str, ...], ...]:
-        """Names of arrays, together of one size, that must not become too small: those that no group keeps from it."""
+        """Groups of names of arrays that have no scale of their own; a run ends if one becomes too small as a whole."""
         return ()
 
     @property
     def squares(self) -> bool:
-        """Whether the dynamics takes squares of entries, which then must not overflow either."""
+        """Whether the dynamics squares entries, so that the squares must not overflow either."""
         return False
 
     @property
     def compensated(self) -> bool:
-        """Whether updates are summed with compensation for rounding: worth it where few numbers stand for many."""
+        """Whether updates are summed with compensation for rounding, which pays if a few numbers stand for many."""
         return False
 
     def log_unit(self) -> Any:
-        """Logarithm of what the arrays at the start stand for."""
+        """Logarithm of the scale of the start, (), which multiplies every group in addition to 2^powers."""
         return 0.0
 
     @abc.abstractmethod
     def body(self) -> Body:
-        """The arrays that move, at the start."""
+        """The arrays that move, as they are at the start."""
 
     @abc.abstractmethod
     def velocity(self, body: Body) -> Body:
-        """Minus the gradient, at unit rates."""
+        """Minus the gradient, at unit rates; 0 for an array that stays."""
 
     def velocity_at(self, body: Body, powers: jax.Array) -> Body:
-        """The velocity where group i stands for 2^powers_i times itself, over the same powers of two."""
+        """The velocity of a body whose group i stands for 2^powers_i times its arrays, divided by these powers of two.
+
+        By default this is `velocity`, as for a homogeneous dynamics.
+        """
         return self.velocity(body)
 
     def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
-        """The velocity at given rates."""
+        """The velocity at the given rates of H and W."""
         return rated(self.velocity(body), rate_H, rate_W)
 
     def split(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> tuple[Body, Body]:
-        """(push, decay) with `driven` = push - decay * body, where decay holds one number an array."""
+        """(push, decay) with `driven` = push - decay * body; decay holds one number () for each array."""
         return self.driven(body, rate_H, rate_W), {name: jnp.zeros((), array.dtype) for name, array in body.items()}
 
     def clean(self, body: Body) -> Body:
-        """The body without what only rounding can have put there."""
+        """The body without what only rounding can have put there. By default the body is returned unchanged.
+
+        A flow calls this on every velocity in a step and on every state that is read. A descent of a system with groups
+        calls it on the state after every few updates and after every block of updates.
+        """
         return body
 
     def clean_velocity(self, velocity: Body) -> Body:
-        """The same for a velocity at unit rates."""
+        """`clean` for a velocity at unit rates, which a descent carries as its momentum."""
         return self.clean(velocity)
 
     @abc.abstractmethod
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
-        """What observables see, of arrays that stand for e^log times themselves, group by group.
+        """What observables are given at one moment.
 
-        `still`: nothing has moved yet, so that the start itself may be seen.
+        Args:
+            body: The arrays that move.
+            logs: For each group the logarithm of its scale, (); group i stands for e^logs_i times its arrays.
+            still: Whether nothing has moved the state yet, because every rate so far was 0, (). The view may then be
+                that of the start itself, exactly as it was given.
         """
 
     @abc.abstractmethod
     def pack(self, velocity: Body) -> Body:
-        """A dense velocity of "H", "W" and "b" in the arrays of this system."""
+        """The velocity of the arrays of this system, from a dense velocity "H" (n, p), "W" (C, p) and "b" (C,)."""
 
     @abc.abstractmethod
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
-        """The inverse of `pack`: dense "H" and "W" divided by e^log_scale, and "b"; zero for a part that stays."""
+        """The inverse of `pack`: dense "H" and "W", divided by e^log_scale, and "b"; 0 for an array that stays."""
 
     def compressed(self) -> System:
         """A smaller system with the same body and the same values of built-in observables."""
-        raise TypeError("this system has no smaller one")
+        raise TypeError("this system has no smaller one with the same observables.")
 
     def scale(self, body: Body, factors: list[jax.Array]) -> Body:
-        """Every group multiplied by its factor; what belongs to no group stays."""
+        """The body with every group multiplied by its factor; arrays that belong to no group stay."""
         scaled = dict(body)
         for names, factor in zip(self.groups, factors, strict=True):
             scaled.update({name: body[name] * factor for name in names})
         return scaled
 
     def sizes(self, body: Body) -> list[jax.Array]:
-        """Norm of every group."""
+        """The norm of every group, ()."""
         return [safe_norm(*(body[name] for name in names)) for names in self.groups]
 
     def heights(self, body: Body) -> list[jax.Array]:
-        """Largest entry of every group: its size as far as a power of two is concerned, without a branch."""
+        """The largest absolute entry of every group, (): good enough to choose a power of two, and without a branch."""
         return [largest(*(body[name] for name in names)) for names in self.groups]
 
 
 def reader(system: System, plan: ObservablePlan, keep_states: bool, compressed: bool) -> Reader:
-    """What saves the planned observables of a moment, and the state if states are kept.
+    """A function that saves the planned observables of a moment, and the state if `keep_states`.
 
-    `compressed`: read off the smaller system.
+    If `compressed`, observables are read off the smaller system.
     """
     if compressed:
         small = system.compressed()
@@ -146,5 +163,5 @@ def reader(system: System, plan: ObservablePlan, keep_states: bool, compressed: 
 
 
 def rated(body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
-    """Every array times the rate of the part it belongs to."""
+    """Every array times the rate of the part it belongs to: rate_W for arrays of W and b, rate_H for arrays of H."""
     return {name: (rate_W if name in _WITH_PROTOTYPES else rate_H) * value for name, value in body.items()}
