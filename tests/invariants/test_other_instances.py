@@ -51,7 +51,7 @@ def test_a_batch_of_limits_says_that_it_is_one():
     W, b = STATE.W.astype(np.float32), STATE.b.astype(np.float32)
     batch = jax.vmap(lambda H: uj.limit(model, uj.Flow(), uj.State(H, W, b)))(starts)
     assert "batch of shape (2,)" in repr(batch)
-    with pytest.raises(ValueError, match="belongs to one limit"):
+    with pytest.raises(ValueError, match="needs one limit"):
         _ = batch.side
     assert jax.tree.map(lambda leaf: leaf[0], batch).side == "grows"
 

@@ -50,13 +50,13 @@ def exact(
 
     Args:
         model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not
-            read.
+            used.
 
     Returns:
         A `Trajectory` of kind "exact".
 
     Raises:
-        NoClosedForm: naming the setting that rules a closed form out.
+        NoClosedForm: naming the setting that rules out a closed form.
         ValueError: for shapes, ranges or combinations that are not allowed.
 
     Source: Zhou et al. 2023, Theorems 2, 4, 6, 7, 8 in one form, corrected; descent, momentum,

@@ -16,12 +16,12 @@ from unhinged_jax.model import State
 STOPS, SHORT, OVERSHOOTS, SWINGS = 1, 2, 3, 4
 _NOTES = {
     0: "",
-    STOPS: "all rates that are still to come add up to a finite sum: the run stops where `direction` says",
-    SHORT: "lengths change so fast that all that turns features adds up to a finite angle: they come to rest where "
-    "`direction` says, short of their targets",
-    OVERSHOOTS: "lengths shrink, so that equal steps turn features farther and farther: the rate is that of before "
-    "they overshoot, again and again",
-    SWINGS: "steps are so large that some features swing about their targets forever",
+    STOPS: "all remaining rates add up to a finite sum, so the run stops at `direction`",
+    SHORT: "lengths change so fast that features turn only by a finite angle, so they come to rest at `direction`, "
+    "short of their targets",
+    OVERSHOOTS: "lengths shrink, so equal steps turn features further and further; the rate is that before they "
+    "overshoot repeatedly",
+    SWINGS: "steps are so large that some features oscillate about their targets forever",
 }
 
 
@@ -31,25 +31,25 @@ class Limit(Value):
     """The asymptotics of a run.
 
     Attributes:
-        direction: The limit of (H, W)/||(H, W)|| and the limit of the bias (infinite where it grows without bound). For
+        direction: The limit of (H, W)/||(H, W)|| and the limit of the bias (infinite if it grows without bound). For
             anchored prototypes, frozen features and spherical features: the limit direction of the part that moves, at
-            norm 1 (each row at norm 1 if spherical), beside the part that stays. Where signs change forever, that
-            after an even number of updates.
+            norm 1 (each row at norm 1 if spherical), together with the part that stays. If signs change forever, the
+            limit after an even number of updates.
         rate: The direction error decays like e^(-rate zeta(t)) in a flow, e^(-rate k) in a descent of constant step; 0
-            where it decays like a power only, or not at all. For spherical descent a lower bound. Above 0 if `target`
-            is "top".
-        rate_H, rate_W: The same for H and for W alone.
-        exponent: The norm grows like e^(exponent zeta(t)), or e^(exponent k); of spherical features each length does,
-            once its direction has settled. In a descent the logarithm of the largest modulus of the eigenvalues of the
-            update, those of momentum included, in which the start has a part.
-        threshold: sigma^2, the largest squared singular value: growth iff lambda_1 lambda_2 < threshold, if steps are
-            not too large. Infinite where one part stays.
+            if it decays only like a power, or not at all. For spherical descent it is a lower bound. Above 0 if
+            `target` is "top".
+        rate_H, rate_W: The same for H and W separately.
+        exponent: The norm grows like e^(exponent zeta(t)), or e^(exponent k); for spherical features each length does,
+            once its direction has settled. In a descent it is the logarithm of the largest modulus of the eigenvalues
+            of the update, including those of momentum, among those in which the start has a part.
+        threshold: sigma^2, the largest squared singular value: the norm grows if and only if lambda_1 lambda_2 <
+            threshold, if steps are not too large. Infinite if one part stays.
         excess: threshold - lambda_1 lambda_2.
-        angle: The argument of that eigenvalue: 0 in a flow. pi: an update changes the sign of what wins. Between: what
-            wins oscillates, as the cosine of angle times k.
-        ending: 0, or why a direction is not approached at one rate forever: see `note`.
-        moving: "both" parts, the one that is "driven" by the other, or the "lengths" of spherical features: whose norm
-            the exponent is that of.
+        angle: The argument of that eigenvalue, which is 0 in a flow. At pi every update changes the sign of the winning
+            part; between 0 and pi the winning part oscillates like the cosine of angle times k.
+        ending: 0, or the reason why the direction is not approached at one rate forever; see `note`.
+        moving: "both" parts, the one that is "driven" by the other, or the "lengths" of spherical features; the
+            exponent belongs to their norm.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
     paper.
@@ -79,12 +79,12 @@ class Limit(Value):
         about it forever; a run whose rates add up to a finite sum "stops".
 
         Raises:
-            ValueError: for a batch, whose members have one each, and where the limit is being traced.
+            ValueError: for a batch, whose members have one side each, and while the limit is being traced.
         """
         if not _check.concrete(self) or np.ndim(self.rate):
             raise ValueError(
-                "`side` belongs to one limit whose numbers are known; of what jax.vmap returns take a member with "
-                "`jax.tree.map(lambda leaf: leaf[0], limit)`, and of what is traced look at `excess` and `exponent`."
+                "`side` needs one limit whose numbers are known; take a member of a batch with "
+                "`jax.tree.map(lambda leaf: leaf[0], limit)`, and while tracing use `excess` and `exponent`."
             )
         if int(self.ending) == STOPS:
             return "stops"
@@ -98,7 +98,7 @@ class Limit(Value):
 
     @property
     def note(self) -> str:
-        """What is to be said beside the numbers, in words: "" where nothing is.
+        """Remarks about the numbers, in words; "" if there are none.
 
         Raises:
             ValueError: as `side`.

@@ -1,4 +1,4 @@
-"""`limit`: the request, checked; the winner of each kind of problem; what is left where the run stops before."""
+"""`limit`: the checked request, the winner of each kind of problem, and the state at which a finite run stops."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def limit(
 
     Args:
         model, dynamics, state: as in `exact`. If `state` is a `Trajectory`, the limit is that of the run that continues
-            it. A descent is taken to make equal updates forever, as large as the one that comes next.
-        target: "top" (default): the modes that win; "contrast" or "mean": that subspace of balanced labels.
+            it. A descent is taken to make equal updates forever, as large as the next one.
+        target: "top" (default): the modes that win; "contrast" or "mean": this subspace of balanced labels.
         precision: "float32" or "float64"; default: that of the state.
 
     Returns:
         A `Limit`.
 
     Raises:
-        NoClosedForm: where `exact` has none, and for rates that are not proportional.
-        ValueError: for a state of another shape, a part that stays whose scale does not fit, or an unknown target.
+        NoClosedForm: if `exact` has no closed form, and for rates that are not proportional.
+        ValueError: for a state of another shape, a fixed part whose scale does not fit, or an unknown target.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
     paper.
@@ -62,7 +62,7 @@ def limit(
     if why is None and not dynamics.proportional:
         why = "the rates of H and W are not proportional, so no direction stays the same."
     if why is None and model.kernel is not None and model.kernel.kind == "coordinates":
-        why = "the limit is not offered for a kernel between feature coordinates."
+        why = "the limit is not implemented for a kernel between feature coordinates."
     if why:
         raise NoClosedForm(f"there is no limit in closed form: {why}")
     begin: Any = [0]
