@@ -2,8 +2,8 @@
 
     W = W_from_W(G) W_0 + W_from_F(G) F_0,    H = H_from_H H_0 + lift(H_from_W(G) W_0 + H_from_F(G) F_0)
 
-with F_0 = M^T H_0 = gather(H_0). The leading part is split off with the same coefficients, evaluated without the
-winning modes. See docs/exact-solutions.md, which lists these names.
+with F_0 = M^T H_0 = gather(H_0). The same coefficients, evaluated without the winning modes, give the remainder beside
+the leading part. See docs/exact-solutions.md, which lists these names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from unhinged_jax.special import largest, safe_log, safe_norm
 
 
 class Columns(NamedTuple):
-    """Columns that evolve like coordinates: rows of H, M^T H and W."""
+    """m columns that evolve like feature coordinates: H (rows, m), F = M^T H (C, m) and W (C, m)."""
 
     H: jax.Array
     F: jax.Array
@@ -39,12 +39,17 @@ class Columns(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ExactLinear:
-    """What does not change along a run: the start in the row space of its model, F_0 = M^T H_0, and the winning modes.
+    """Everything that does not change along a run: its start, divided by e^log_scale except for b, and its spectrum.
 
-    The residual is `factor` times `residual`.
-    `seen` is the start as the residual sees it, S_0 r^T, F_0 r^T and W_0 r^T: evolved like any other columns it gives
-    the residual's part of the logits without a product over the feature dimension. `scatter` is the same for fewer rows
-    with the Gram matrix of r. `moving` is the velocity that the run begins with, and `moving_b` that of the bias.
+    Attributes:
+        space, spectrum: The row space, and the spectrum of G = M^T Theta M.
+        H, F, W, b, drift_b: H_0 (rows, p), F_0 = M^T H_0 (C, p), W_0 (C, p), b_0 (C,) and M^T 1 (C,).
+        residual, factor: Residual of the features r (n, p), or None without class sums; r is multiplied by factor ().
+        leading, origin: The leading part of this start, and that of the first start of a chain of runs; or None.
+        seen: S_0 r^T, F_0 r^T and W_0 r^T, (C, n), or None. Evolved like other columns they give the part of the logits
+            that is due to the residual without a product over p. `scatter` is the same, (C, m), for m < n rows with
+            the Gram matrix of r.
+        moving, moving_b: The velocity at the start, of H, F and W and of b, or None for a start at rest.
     """
 
     space: RowSpace
@@ -65,7 +70,7 @@ class ExactLinear:
     moving_b: jax.Array | None = None
 
     def view(self, record: Record, slopes: Record) -> View:
-        """The state at one moment; `slopes` holds the derivatives of the record in the squared singular values."""
+        """The state at one moment. `slopes` are the derivatives of the record with respect to the eigenvalues of G."""
         model = self.space.model
         H, W = self._evolve(record.full, slopes.full, Columns(self.H, self.F, self.W))
         log_full, b = record.log_full, self.b
@@ -95,7 +100,7 @@ class ExactLinear:
         return view.referred(reference(split.direction, first, self.origin.log_scale))
 
     def memory(self, record: Record, slopes: Record, log_scale: jax.Array) -> dict[str, jax.Array]:
-        """The velocity at one moment over e^log_scale, as a simulated descent with momentum holds it: downhill."""
+        """The momentum at one moment over e^log_scale, with the sign of a simulated descent: minus the velocity."""
         model = self.space.model
         assert record.velocity is not None and slopes.velocity is not None
         (coefficients, bias), slope = record.velocity, slopes.velocity.modes
@@ -138,14 +143,14 @@ class ExactLinear:
         )
 
     def _evolve(self, c: Coefficients, dc: Coefficients, start: Columns) -> tuple[jax.Array, jax.Array]:
-        """Rows of H and W from coefficients and a start."""
+        """H (rows, m) and W (C, m) from the coefficients of a moment, their slopes, and a start."""
         apply = self.spectrum.apply
         W = apply(c.W_from_W, dc.W_from_W, start.W) + apply(c.W_from_F, dc.W_from_F, start.F)
         carrier = apply(c.H_from_W, dc.H_from_W, start.W) + apply(c.H_from_F, dc.H_from_F, start.F)
         return c.H_from_H * start.H + self.space.lift(carrier), W
 
     def _split(self, record: Record, slopes: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
-        """The leading part as an amplitude, and the rest alone: other modes, mu- of the winning ones, uncoupled."""
+        """The state split into leading part and remainder: other modes, mu- of the winning ones, the uncoupled part."""
         lead = self.leading
         if not isinstance(lead, Coupled):
             return self._driven_split(record, whole)
@@ -171,25 +176,22 @@ class ExactLinear:
     def _without_lead(
         self, record: Record, slopes: Record, start: Columns, rates: tuple[Any, Any]
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        """What becomes of a start but for its leading part, over e^log_rest, and the logarithms of the powers.
-
-        `rates`: what a velocity is multiplied by to be a change of the state.
-        """
+        """The remainder (H, W) of a start times `rates` (1 for a state), over e^log_rest; log |p| at the four nodes."""
         assert isinstance(self.leading, Coupled)
         lead, k = self.leading, self.leading.growth
         others = jax.tree.map(lambda c: c if c.ndim == 0 else (1 - lead.mask) * c, record.rest)
         x, y = lead.top(start.F), lead.top(start.W)
-        if isinstance(self.spectrum, BalancedSpectrum) and self.space.summed:  # class sums are made of its modes
+        if isinstance(self.spectrum, BalancedSpectrum) and self.space.summed:  # class sums consist of its modes
             bare = self.spectrum.apply(1 - lead.mask, jnp.zeros_like(lead.mask), start.H)
         else:
             bare = start.H - self.space.lift(x / lead.square)
-            # Rounding, where nothing else is there, would outlast all that falls.
+            # If only rounding is left, it would outlast everything that decays.
             there = largest(bare) > 16 * jnp.finfo(bare.dtype).eps * largest(start.H)
             bare = without(bare, there)
         H, W = self._evolve(others, slopes.rest, start._replace(H=bare))
         log_powers = record.log_powers
         if isinstance(self.spectrum, GeneralSpectrum):
-            # Its eigenvalues are constants in the record; what moves the winning one enters here.
+            # The record treats its eigenvalues as constants; the derivatives of the winning one enter here.
             drift = lead.square - jax.lax.stop_gradient(lead.square)
             log_powers = log_powers + slopes.log_powers[0] * drift + slopes.log_powers[1] * drift**2 / 2
         fall = record.signs[1] * jnp.exp(log_powers[1] - record.log_rest) / (2 * k.d)
@@ -202,10 +204,7 @@ class ExactLinear:
         return jnp.zeros((), self.W.dtype) if self.residual is None else self.factor * safe_norm(self.residual)
 
     def _driven_split(self, record: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
-        """One part stays and drives the other along a fixed direction; the start of the other fades beside it.
-
-        No mode matters then: the coefficient of what drives is the same for all of them.
-        """
+        """H or W stays and drives the other along a fixed direction, in all modes alike; the other's start decays."""
         assert self.leading is not None
         still, none = jnp.zeros_like, jnp.zeros((), self.W.dtype)
         if self.leading.H_moves:
@@ -229,7 +228,7 @@ class ExactLinear:
 
 
 class Course(NamedTuple):
-    """A state as sign e^log_amplitude direction + e^log_rest rest, the direction of any norm; `whole`: as in Split."""
+    """A state sign e^log_amplitude direction + e^log_rest rest with a direction of any norm; fields as in `Split`."""
 
     direction: list[jax.Array]
     rest: list[jax.Array]
@@ -239,12 +238,12 @@ class Course(NamedTuple):
     whole: list[jax.Array]
 
     def beside(self, rest: list[jax.Array], log_rest: jax.Array) -> Course:
-        """With more beside the direction."""
+        """The course with e^log_rest `rest` added to its remainder."""
         both, log_rest = added(self.rest, self.log_rest, rest, log_rest)
         return self._replace(rest=both, log_rest=log_rest)
 
     def along(self, part: list[jax.Array], sign: jax.Array, log_power: jax.Array) -> Course:
-        """With sign e^log_power times a part that need not lie along the direction."""
+        """The course with sign e^log_power `part` added, of which only a share lies along the direction."""
         square = sum((jnp.sum(d * d) for d in self.direction), jnp.zeros(()))
         inner = sum((jnp.sum(d * p) for d, p in zip(self.direction, part, strict=True)), jnp.zeros(()))
         share = inner / jnp.where(square > 0, square, 1.0)
@@ -254,7 +253,7 @@ class Course(NamedTuple):
         return moved.beside(across, log_power)
 
     def split(self, log_scale: jax.Array) -> tuple[Split, jax.Array]:
-        """The split of the state times e^log_scale, and the logarithm of the norm of the direction."""
+        """The split of e^log_scale times the state, and the logarithm of the norm of the direction."""
         size = safe_norm(*self.direction)
         size = jnp.where(size > 0, size, 1.0)
         log_size = jnp.log(size)
@@ -266,7 +265,7 @@ class Course(NamedTuple):
 def added(
     one: Iterable[jax.Array], log: jax.Array, other: Iterable[jax.Array], other_log: jax.Array
 ) -> tuple[Any, jax.Array]:
-    """e^log one + e^other_log other, lists of arrays, over the larger of both factors, and its logarithm."""
+    """e^log one + e^other_log other, for lists of arrays, over the larger of the two factors; and its logarithm."""
     common = jax.lax.stop_gradient(jnp.maximum(log, other_log))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
     by, other_by = jnp.exp(log - common), jnp.exp(other_log - common)
@@ -274,7 +273,7 @@ def added(
 
 
 def as_seen(space: RowSpace, rows: jax.Array, W: jax.Array, residual: jax.Array) -> Columns:
-    """The start as some rows of residuals see it."""
+    """The start times r^T for some rows r of residuals, (m, p): S r^T, M^T H r^T and W r^T, (C, m) each."""
     S_r = rows @ residual.T
     return Columns(S_r, space.gather(S_r), W @ residual.T)
 
@@ -287,9 +286,9 @@ def exact_linear(
     origin: Origin | None = None,
     memory: dict[str, jax.Array] | None = None,
 ) -> ExactLinear:
-    """Bring a state into the form from which every later moment is evaluated; `origin` as in `linear_system`.
+    """The start in the form from which every later moment is evaluated; `origin` is as in `linear_system`.
 
-    `memory`: the velocity of momentum, downhill, in a row space that is not `summed`.
+    `memory` is the momentum that the run begins with, minus its velocity; its row space must not be `summed`.
     """
     moving = None if memory is None else Columns(-memory["H"], -space.gather(memory["H"]), -memory["W"])
     rows, residual, factor = space.project(state.H)

@@ -1,17 +1,17 @@
 """One mode of the linear dynamics: functions of the 2 x 2 block K = [[-r1 l1, r1 g], [r2, -r2 l2]].
 
-With F = M^T H and G = M^T Theta M the whole state is
+With F = M^T H and G = M^T Theta M, the state is
 
     W = W_from_W(G) W_0 + W_from_F(G) F_0,      H = H_from_H H_0 + Theta M [H_from_W(G) W_0 + H_from_F(G) F_0],
 
-where for p(x) = e^{x tau} (flow) or p(x) = (1 + eta x)^k (descent) the coefficients are divided differences at the
+With p(x) = e^{x tau} for a flow, or p(x) = (1 + eta x)^k for a descent, the coefficients are divided differences at the
 eigenvalues mu+- of K:
 
     W_from_F = r2 p[mu+, mu-],    H_from_W = r1 p[mu+, mu-],    H_from_F = r1 r2 p[mu+, mu-, -r1 l1],
     H_from_H = p(-r1 l1),         W_from_W the last entry of p(K).
 
 This is the paper's solution for any signal matrix, decays, rates and kernel. Every coefficient is finite and smooth
-where mu+ = mu-, and comes divided by e^log_scale, so that no horizon overflows.
+where mu+ = mu-. It is stored divided by e^log_scale, so that it does not overflow at any horizon.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ _TERMS = 22  # of the power series used for |d tau| < 1: the next term is below 
 
 
 class Modes(NamedTuple):
-    """The modes of a problem, each (k,): squared singular values g, 1 for those that win and those the start has."""
+    """The modes of a problem.
+
+    Attributes:
+        squares: Their squared singular values g, (k,).
+        winning: 1 for the modes that win, else 0, (k,).
+        present: 1 for the modes that the start contains, else 0, (k,).
+    """
 
     squares: jax.Array
     winning: jax.Array
@@ -41,12 +47,12 @@ class Modes(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
-    """Coefficients at one time, over e^log_scale.
+    """The coefficients of the solution at one time, divided by e^log_scale.
 
     Attributes:
-        W_from_W, W_from_F: What W has of W_0 and of F_0 = M^T H_0, by mode, (k,).
-        H_from_W, H_from_F: What the carrier of H has of W_0 and of F_0, by mode, (k,).
-        H_from_H: What is left of H_0 itself, ().
+        W_from_W, W_from_F: Coefficients of W_0 and of F_0 = M^T H_0 in W, by mode, (k,).
+        H_from_W, H_from_F: Coefficients of W_0 and of F_0 in the carrier of H, by mode, (k,).
+        H_from_H: The coefficient of H_0 in H, ().
     """
 
     W_from_W: jax.Array
@@ -57,7 +63,7 @@ class Coefficients:
 
 
 class BiasCoefficients(NamedTuple):
-    """b = b_from_b b_0 + b_from_drift M^T 1; both ()."""
+    """The coefficients of the biases, b = b_from_b b_0 + b_from_drift M^T 1, both ()."""
 
     b_from_b: jax.Array
     b_from_drift: jax.Array
@@ -66,7 +72,14 @@ class BiasCoefficients(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Eigenvalues of K by mode, with d^2 smooth in all parameters and d safe to differentiate where `wide` says so."""
+    """What the eigenvalues mean +- d of K follow from, by mode. All entries are smooth in all parameters, unlike d.
+
+    Attributes:
+        square: d^2 = delta^2 + coupling, (k,).
+        delta: (a - c) / 2, ().
+        mean: -(a + c) / 2, ().
+        coupling: r1 r2 g, (k,).
+    """
 
     square: jax.Array
     delta: jax.Array
@@ -75,21 +88,21 @@ class Block:
 
 
 def block(g: jax.Array, rates: Rates) -> Block:
-    """The 2 x 2 block of squared singular values g."""
+    """The 2 x 2 blocks K of squared singular values g, shape (k,)."""
     delta, mean = (rates.a - rates.c) / 2, -(rates.a + rates.c) / 2
     coupling = rates.r1 * rates.r2 * g
     return Block(delta**2 + coupling, delta, mean, coupling)
 
 
 def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
-    """d, d + delta, d - delta, mu+, mu- where `wide`; harmless numbers elsewhere."""
+    """d, d + delta, d - delta, mu+ and mu-, which can be differentiated, where `wide`; harmless numbers elsewhere."""
     d = jnp.sqrt(jnp.where(wide, k.square, 1.0))
     larger = d + jnp.abs(k.delta)
     smaller = k.coupling / larger
     up = jnp.where(k.delta >= 0, larger, smaller)
     down = jnp.where(k.delta >= 0, smaller, larger)
-    # mu+ = d + mean without cancellation near the threshold lambda_1 lambda_2 = sigma^2. The mean is above 0 for
-    # negative decays only, of no use but for differences taken around 0.
+    # mu+ = d + mean without cancellation near the threshold lambda_1 lambda_2 = sigma^2. The mean is positive only for
+    # negative decays, which only serve to take finite differences around 0.
     falls = k.mean <= 0
     steady = (k.coupling + k.delta**2 - k.mean**2) / jnp.where(falls, d - k.mean, 1.0)
     return d, up, down, jnp.where(falls, steady, d + k.mean), k.mean - d
@@ -98,10 +111,14 @@ def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
 def exponents(
     g: jax.Array, rates: Rates, log_power: Callable[[jax.Array], jax.Array], present: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The largest log |p| over all modes that are `present` and uncoupled parts; and what to divide by mode by mode.
+    """The logarithms of what the coefficients are divided by.
 
-    Of the others only derivatives are seen, which may be larger as far as their type goes. Both are constants for
-    differentiation.
+    Modes that are absent only contribute derivatives, which may be as large as their type allows. Both results are
+    constants for differentiation.
+
+    Returns:
+        The largest log |p| over the `present` modes and the uncoupled parts, (); and the same by mode, (k,), larger
+        for an absent mode whose coefficients would otherwise overflow.
     """
     k = block(g, rates)
     _, _, _, plus, minus = roots(k, k.square > 0)
@@ -148,15 +165,16 @@ def _exponential(j: jax.Array) -> jax.Array:
 
 
 def _series(y: jax.Array, w: jax.Array, ratio: Callable[[jax.Array], jax.Array]) -> _Series:
-    """Divided differences of f(s) = sum_j c_j s^j, c_0 = 1, c_j = c_{j-1} ratio(j), at +-sqrt(y) and -w.
+    """Divided differences of f(s) = sum_j c_j s^j at x, -x and -w with x^2 = y, where c_0 = 1, c_j = c_{j-1} ratio(j).
 
-    even = (f(x) + f(-x))/2, odd = f[x, -x], second = f[x, -x, -w] with x^2 = y: power series in y and w, |w| <= x < 1.
+    They are even = (f(x) + f(-x))/2, odd = f[x, -x] and second = f[x, -x, -w], as power series in y and w for
+    |w| <= x < 1.
     """
     one = jnp.ones_like(y + w)
     none = jnp.zeros_like(one)
 
     def pair(carry: tuple[jax.Array, ...], i: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
-        """Terms j = 2i + 1 and j = 2i + 2; `power` is y^i, `symmetric` is h_{j-2}(x, -x, -w)."""
+        """Add the terms j = 2i + 1 and j = 2i + 2; `power` is y^i and `symmetric` is h_{j-2}(x, -x, -w)."""
         even, odd, second, coefficient, power, symmetric = carry
         coefficient = coefficient * ratio(2 * i + 1)
         symmetric = -w * symmetric
@@ -172,7 +190,7 @@ def _series(y: jax.Array, w: jax.Array, ratio: Callable[[jax.Array], jax.Array])
 
 
 def log_factor(x: jax.Array) -> jax.Array:
-    """log |1 + x|, floored so that an exact hit on -1 gives a huge negative number instead of -inf."""
+    """log |1 + x|, bounded below so that x = -1 gives a large negative number instead of -inf."""
     tiny = jnp.finfo(jnp.result_type(x, float)).tiny
     near = x > -0.5
     direct = jnp.log(jnp.maximum(jnp.abs(1 + jnp.where(near, 0.0, x)), tiny))
@@ -180,7 +198,7 @@ def log_factor(x: jax.Array) -> jax.Array:
 
 
 def power(x: jax.Array, count: jax.Array, log_scale: jax.Array, odd: jax.Array | None = None) -> jax.Array:
-    """(1 + x)^count e^-log_scale, with the sign of an oscillating factor; `odd` where `count` is too large to tell."""
+    """(1 + x)^count e^-log_scale with its sign. `odd` says whether `count` is odd, if it is too large to tell."""
     odd = jnp.mod(count, 2) == 1 if odd is None else odd
     sign = jnp.where((1 + x < 0) & odd, -1.0, 1.0)
     return sign * jnp.exp(count * log_factor(x) - log_scale)
@@ -195,7 +213,10 @@ def quotient(
     log_scale: jax.Array,
     odd: jax.Array | None = None,
 ) -> jax.Array:
-    """p[high, low] for p(x) = (1 + eta x)^count, high - low = gap >= 0, without cancellation for any gap."""
+    """p[high, low] for p(x) = (1 + eta x)^count and high - low = gap >= 0, without cancellation for any gap.
+
+    The result is divided by e^log_scale; `odd` is as in `power`.
+    """
     p_high, p_low = power(eta * high, count, log_scale, odd), power(eta * low, count, log_scale, odd)
     factor = 1 + eta * low
     safe = jnp.where(factor == 0, 1.0, factor)
@@ -203,7 +224,7 @@ def quotient(
     same_sign = (1 + step > 0) & (factor != 0)
     inside = jnp.where(same_sign, step, 0.0)
     ratio = count * jnp.log1p(inside)
-    # p_high - p_low = p_low (e^ratio - 1) = p_high (1 - e^-ratio): the larger of the two is factored out
+    # p_high - p_low = p_low (e^ratio - 1) = p_high (1 - e^-ratio): the larger of the two is factored out.
     larger, size = jnp.where(ratio > 0, p_high, p_low), jnp.where(ratio > 0, ratio, -ratio)
     stable = larger * phi1(size) * count * log1p_ratio(inside) * eta / safe
     return jnp.where(same_sign, stable, (p_high - p_low) / jnp.where(same_sign, 1.0, gap))
@@ -217,7 +238,7 @@ def descent_coefficients(
     log_scale: jax.Array,
     odd: jax.Array | None = None,
 ) -> Coefficients:
-    """Coefficients of plain descent after `count` equal steps eta, for squared singular values g, shape (k,).
+    """Coefficients of plain descent after `count` equal steps eta for squared singular values g, shape (k,).
 
     Source: beyond the paper.
     """
@@ -237,7 +258,7 @@ def descent_coefficients(
     lower = quotient(-rates.a, minus, down, eta, count, log_scale, odd)
     lift = (upper - lower) / (2 * d)
 
-    # (1 + x/N)^count in x = N shift (mu - mean), N = count: binomials alone overflow float32
+    # This is a series for (1 + x/N)^count in x = N shift (mu - mean) with N = count; binomials alone overflow float32.
     repeats = jnp.maximum(count, 1.0)
     shift = repeats * eta / safe_base
     y, w = jnp.where(narrow, repeats**2 * spread, 0.0), jnp.where(narrow, shift * k.delta, 0.0)

@@ -29,7 +29,7 @@ from unhinged_jax.trajectory import RunResult, Trajectory
 
 
 class NoClosedForm(ValueError):
-    """Asked for the closed form of a dynamics that has none; the message names the setting that rules it out."""
+    """Raised for a dynamics that has no closed form; the message names the setting that rules it out."""
 
 
 def exact(
@@ -45,8 +45,9 @@ def exact(
 ) -> Trajectory:
     """Evaluate the closed form of gradient flow or gradient descent at the given times.
 
-    Every dynamics linear in (H, W) is covered, for any labels, weights, decays, kernel and proportional rates; descent
-    also for rates that are not proportional and with momentum; and spherical features with anchored prototypes.
+    This covers every dynamics that is linear in (H, W), with any labels, weights, decays, kernel and proportional
+    rates; a descent may also have momentum and rates that are not proportional. It covers spherical features with
+    anchored prototypes.
 
     Args:
         model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not
@@ -59,8 +60,8 @@ def exact(
         NoClosedForm: naming the setting that rules out a closed form.
         ValueError: for shapes, ranges or combinations that are not allowed.
 
-    Source: Zhou et al. 2023, Theorems 2, 4, 6, 7, 8 in one form, corrected; descent, momentum,
-    any signal matrix, any decays: beyond the paper.
+    Source: Zhou et al. 2023, Theorems 2, 4, 6, 7, 8 in one form, corrected; descent, momentum, any signal matrix, any
+    decays: beyond the paper.
 
     Example:
         >>> import unhinged_jax as uj
@@ -97,10 +98,10 @@ def exact(
 
 
 def _unit_clock(dynamics: Dynamics, task: _request.Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
-    """Times, start (None: as the task says) and dynamics; where the rate is a function, zeta for the times and a rate
-    of 1.
+    """Times, start (None for that of the task) and dynamics; in zeta for a flow whose schedule is a function.
 
-    A flow depends on time through zeta alone. Outside of what is compiled its error is seen.
+    A flow depends on time only through zeta, so the times become values of zeta, and the schedule becomes 1. zeta is
+    integrated here, outside the compiled function, where the error of the integration can be checked.
     """
     known = _check.concrete((task.times, task.first))
     if not (isinstance(dynamics, Flow) and known and integrated_outside(dynamics.schedule)):
@@ -117,7 +118,7 @@ def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
         return f"the loss {name} is not linear in the logits; use `simulate`, or the unhinged loss."
     if isinstance(dynamics, Flow) and not dynamics.proportional:
         return (
-            "the rates of H and W are not proportional, so K at different times does not commute; "
+            "the rates of H and W are not proportional, so the matrices K at different times do not commute; "
             "use `simulate` or Descent."
         )
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
@@ -130,7 +131,14 @@ def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
 
 
 class _Job(NamedTuple):
-    """What is evaluated: a problem, where it starts, when it is read, and what is read of it."""
+    """One evaluation: the problem, its start, when it is read, and what is read.
+
+    Attributes:
+        model, dynamics, state, plan, states, target: As given to `exact`, checked; `plan` holds the observables.
+        clock: When the run is read.
+        first_start: The start of the first run in a chain of runs, if distances refer to it, else None.
+        memory: The momentum that the run begins with, or None.
+    """
 
     model: LayerPeeled
     dynamics: Any
@@ -147,7 +155,7 @@ class _Job(NamedTuple):
 def _linear(job: _Job) -> Trajectory:
     model, dynamics, state, memory = job.model, job.dynamics, job.state, job.memory
     dtype = state.W.dtype
-    space = row_space(model, dtype, summed=memory is None)  # a velocity has a residual of its own
+    space = row_space(model, dtype, summed=memory is None)  # a velocity has its own residual
     spectrum = spectrum_of(space.signal, model.kernel, model.samples, model.dim, dtype)
     present = jnp.ones_like(spectrum.values)
     if model.kernel is None or model.kernel.kind != "coordinates":
@@ -172,7 +180,7 @@ def _linear(job: _Job) -> Trajectory:
     problem = exact_linear(space, spectrum, state, part, origin, memory)
     apart = origin is not None and refers_to_start(
         job.plan
-    )  # the first start need not lie where the smaller problem looks
+    )  # the first start need not lie in the span that the smaller problem keeps
     if not job.states and not apart and memory is None and compressible(model, job.plan):
         small = problem.compressed()
         values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, job.plan)), moments)
@@ -187,14 +195,14 @@ def _linear(job: _Job) -> Trajectory:
 
 
 def _with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) -> tuple[Record, Record]:
-    """The record and its first and second derivatives in the squared singular values, on an axis after that of times.
+    """The record, and its first and second derivatives with respect to the squared singular values.
 
-    Every coefficient belongs to one of them.
+    The two derivatives are stacked on an axis after that of the times. Each coefficient depends on one value alone.
     """
     g = spectrum.values
     if isinstance(spectrum, BalancedSpectrum):
         record = record_of(g)
-        return record, record  # not read: balanced modes need no eigenvectors
+        return record, record  # the second is not read, because balanced modes need no derivatives
 
     def along(function: Callable[[jax.Array], Record]) -> Any:
         return lambda g: jax.jvp(function, (g,), (jnp.ones_like(g),))
@@ -230,14 +238,14 @@ def _spherical(job: _Job) -> Trajectory:
 
 
 def _evaluate(job: _Job, view_at: Callable[[Any], View], moments: PyTree) -> Trajectory:
-    """Observables moment by moment: never more than one state in memory, unless states are asked for."""
-    # A derivative recomputes what it needs of a moment.
+    """Evaluate the observables moment by moment, with one state at a time in memory unless states are kept."""
+    # A derivative computes a moment again instead of keeping it.
     saved = jax.lax.map(jax.checkpoint(lambda moment: _saved(job, view_at(moment))), moments)
     return _trajectory(saved, view_at(_end_of(moments)), job.clock.times)
 
 
 def _saved(job: _Job, view: View) -> dict[str, Any]:
-    """What is saved of a moment."""
+    """What is saved at a moment: the observables, and the state if states are kept."""
     saved = {"values": evaluate(job.plan, view)}
     return {**saved, "states": settled(view.state())} if job.states else saved
 

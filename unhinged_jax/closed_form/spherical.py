@@ -1,10 +1,11 @@
-"""Spherical features with anchored prototypes: every sample's angle to its target and its length, exactly.
+"""Spherical features with anchored prototypes: the exact length of every feature and its exact angle to its target.
 
-With g_i = (M W)_i, kappa_i = |g_i| and theta_i the angle between h_i and g_i, of length rho_i,
+Let g_i = (M W)_i be the target of feature h_i, kappa_i = |g_i|, theta_i the angle between them and rho_i = |h_i|. At
+unit rates
 
     theta' = -kappa rho^(q-2) sin(theta),    rho' = -lambda_1 rho,
 
-at unit rates, so that tan(theta/2) falls by e^(-kappa times the integral of rho^(q-2)).
+so that tan(theta/2) is multiplied by e^(-kappa times the integral of rho^(q-2)).
 
 Source: Zhou et al. 2023, Theorem 7; flow with decay, rescaling and exact descent are beyond the paper.
 """
@@ -30,16 +31,19 @@ from unhinged_jax.observables.plane_features import PlaneFeatures, plane_feature
 from unhinged_jax.special import phi1, safe_log
 
 _STEP = 40
-"""Powers of two between the levels of angles: far below 1 and far above what an update makes of an angle."""
+"""Powers of two between two levels of angles: one update changes an angle by a much smaller factor."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LeaningPlane(PlaneFeatures):
-    """Features in their planes, whose derivatives are right for a sample exactly at its target or opposite to it, too.
+    """Features in their planes, with correct derivatives also for a sample exactly at its target or opposite to it.
 
-    Such a sample has no plane: `transverse` is 0 there, and its derivative is that of what leaves the target. `share`,
-    0 for every other sample, times the length is what the run makes of that; it changes no value.
+    Such a sample has no plane. Its `transverse` is 0, but has the derivative of a start that leaves the target.
+
+    Attributes:
+        share: (n,), 0 for a sample that has a plane. For one that has none, `share` times its length is the derivative
+            of its component across the target with respect to that of its start. It does not change any value.
     """
 
     share: jax.Array = dataclasses.field(default_factory=lambda: jnp.zeros(()))
@@ -59,7 +63,7 @@ class LeaningPlane(PlaneFeatures):
 
 
 class Sphere:
-    """The start: planes, angles theta_i and lengths rho_i of the samples, and ||g_i||."""
+    """The start: the planes of the samples, their angles theta_i and lengths rho_i, and ||g_i||, (n,) each."""
 
     def __init__(self, model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> None:
         G = model.signal().times(W)
@@ -72,15 +76,20 @@ class Sphere:
         self.far = self.plane.along < 0
         self.angle = jnp.arctan2(self.plane.across, jnp.abs(self.plane.along))
         self.still = self.plane.across == 0
-        # What leaves the target grows without bound near its opposite; times 0 it must stay a number.
+        # A deviation from the opposite of the target grows without bound; 0 times its factor must stay a number.
         self.most = float(jnp.finfo(W.dtype).max) ** 0.5
 
     def view(
         self, angle: jax.Array, log_unit: jax.Array, far: jax.Array, length: jax.Array, leaning: jax.Array
     ) -> View:
-        """The state with the angles e^log_unit `angle`, from the target or (`far`) from its opposite, and lengths.
+        """The state at one moment; every argument is (n,).
 
-        `leaning`: what a part that leaves the target or its opposite has become, over the length, to first order.
+        Args:
+            angle, log_unit: The angles are e^log_unit `angle`.
+            far: Whether an angle is measured from the opposite of the target, rather than from the target.
+            length: The lengths rho_i.
+            leaning: For a start parallel to its target, the derivative of the angle with respect to the component of
+                the start across the target.
         """
         whole = jnp.exp(log_unit) * angle
         along, across = length * jnp.cos(whole), length * angle * _sinc(whole)
@@ -91,14 +100,14 @@ class Sphere:
 
 
 def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
-    """tan(theta/2) = tan(theta_0/2) exp(-r1 kappa I(tau)), rho = rho_0 e^{-a tau}."""
+    """The state after zeta = tau: tan(theta/2) = tan(theta_0/2) exp(-r1 kappa I(tau)) and rho = rho_0 e^{-a tau}."""
     a = flow.rate_H * sphere.model.decay_H
     slack = 2 - sphere.model.rescaling
     # (e^{slack a tau} - 1) / (slack a) = tau phi1(-slack a tau)
     turned = flow.rate_H * sphere.pull * sphere.length ** (-slack) * tau * phi1(jnp.asarray(-slack * a * tau))
     small = jnp.where(sphere.far, jnp.pi / 2 - sphere.angle, sphere.angle)  # harmless where `far`
     near = jnp.tan(small / 2)
-    # Opposite the target the tangent of half the complement grows: its logarithm does not overflow.
+    # Near the opposite of the target the tangent of half the complement grows; its logarithm does not overflow.
     half = jnp.tan(jnp.where(sphere.far, sphere.angle, 1.0) / 2)
     log_away = safe_log(half) + turned
     away, back = jnp.exp(jnp.minimum(log_away, 0.0)), jnp.exp(-jnp.maximum(log_away, 0.0))
@@ -120,15 +129,17 @@ def _sinc(x: jax.Array) -> jax.Array:
 def descent_values(
     sphere: Sphere, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Callable[..., Any]
 ) -> tuple[Any, Any, jax.Array]:
-    """h <- rho (c e_r - w e_theta) with c = 1 - r1 eta l1 and w = r1 eta kappa rho^(q-2) sin theta, in angles:
+    """Run the descent h <- rho (c e_r - w e_theta), c = 1 - r1 eta l1, w = r1 eta kappa rho^(q-2) sin theta, in angles:
 
         theta <- theta - arctan(w / c), rho <- rho sqrt(c^2 + w^2), and the opposite of this direction where c < 0.
 
-    Angles are carried from the nearest pole, with a sign: a step too far crosses the line through the target. What
-    rounding loses of an angle or a length is added to its next change (Kahan's summation): angles shrink to nothing in
-    very many turns, and each of them depends on all changes of the length before. An angle stands for 2^(_STEP level)
-    times itself, level <= 0, so that it may become smaller than any number of its type. The carry ends with the updates
-    made.
+    Angles are measured from the nearest pole and have a sign, because a step that is too long crosses the line through
+    the target. What rounding loses of an angle or a length is added to its next change (Kahan summation): an angle
+    shrinks to nothing in very many updates, and each of them depends on all earlier changes of the length. An angle
+    stands for 2^(_STEP level) times itself with level <= 0, so that it may become smaller than any number of its type.
+
+    Returns:
+        The last carry, which ends with the number of updates made; what was read; and which reads were reached.
     """
     model, dtype = sphere.model, sphere.W.dtype
 
@@ -143,20 +154,20 @@ def descent_values(
         beyond = keep < 0
         sine = turn * angle * _sinc(whole)
         push = unit * sine
-        tiny = jnp.abs(push) < 2.0**-_STEP * jnp.abs(keep)  # its arc tangent is itself
+        tiny = jnp.abs(push) < 2.0**-_STEP * jnp.abs(keep)  # the arc tangent of such a quotient equals it
         safe = jnp.where(tiny, 1.0, jnp.where(unit > 0, unit, 1.0))
         arc = jnp.arctan2(jnp.where(tiny, 0.0, push), jnp.where(tiny, 1.0, jnp.abs(keep))) / safe
         moved = jnp.where(tiny, sine / jnp.where(tiny, jnp.abs(keep), 1.0), arc)
         turned, lost = _added(angle, jnp.where(far ^ beyond, moved, -moved), lost)
         crossed = jnp.abs(unit * turned) > jnp.pi / 2
         turned = jnp.where(crossed, jnp.sign(turned) * jnp.pi / safe - turned, turned)
-        mirrored = crossed ^ beyond  # the opposite of an angle from one pole is minus it from the other
+        mirrored = crossed ^ beyond  # the opposite of a direction has minus its angle, from the other pole
         turned, lost = jnp.where(beyond, -turned, turned), jnp.where(mirrored, -lost, lost)
         gone = (keep == 0) & (push == 0)
         stretch = jnp.where(gone, 0.0, jnp.hypot(jnp.where(gone, 1.0, keep), push))
         growth = (push * push - decay * (2 - decay)) / (1 + stretch)  # stretch - 1
         added, lost_added = _added(length, length * growth, lost_length)
-        near = growth > -0.5  # below, a sum would cancel
+        near = growth > -0.5  # otherwise the sum would cancel
         stretched, lost_length = jnp.where(near, added, length * stretch), jnp.where(near, lost_added, 0.0)
         across = keep + jnp.where(far, turn, -turn) * jnp.cos(whole)
         leaning = jnp.clip(leaning * across / jnp.where(gone, 1.0, stretch), -sphere.most, sphere.most)
@@ -175,7 +186,7 @@ def descent_values(
 
 
 def log_unit(level: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """Logarithm of what an angle of this level stands for."""
+    """The logarithm of the factor that an angle of this level stands for."""
     return level.astype(dtype) * (_STEP * math.log(2.0))
 
 
@@ -184,7 +195,7 @@ def _unit(level: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def _levelled(angles: tuple[jax.Array, jax.Array], level: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """Angles, with what is lost of them, at a level where they are neither very small nor large."""
+    """The angles, and what rounding lost of them, moved to levels at which they are neither very small nor large."""
     size = jnp.abs(angles[0])
     down, up = (size > 0) & (size < 2.0**-_STEP), (size > 1.0) & (level < 0)
     factor = jnp.where(down, 2.0**_STEP, jnp.where(up, 2.0**-_STEP, 1.0)).astype(size.dtype)
@@ -192,7 +203,7 @@ def _levelled(angles: tuple[jax.Array, jax.Array], level: jax.Array) -> tuple[tu
 
 
 def _added(value: jax.Array, change: jax.Array, lost: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """value + change, and what rounding loses of it, `lost` being what it lost before."""
+    """value + change + lost, and what rounding loses of this sum; `lost` is what it lost in the sum before."""
     change = change + lost
     moved = value + change
     return moved, jax.lax.stop_gradient(change - (moved - value))

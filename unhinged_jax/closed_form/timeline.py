@@ -1,10 +1,10 @@
-"""Coefficients of the modes at requested times.
+"""The coefficients of the modes at the requested times.
 
-They are those of p(K) for every mode's 2 x 2 block K (`modes`), with
+They are those of p(K) for the 2 x 2 block K of every mode (see `modes`), with
 
-    p(x) = e^{x (zeta(t) - zeta(t_0))} of a flow,    p(x) = (1 + eta x)^k of equal steps,
+    p(x) = e^{x (zeta(t) - zeta(t_0))} for a flow,    p(x) = (1 + eta x)^k for equal steps,
 
-and the ordered product of (I + eta_k K_k) for steps that differ, momentum, and rates that are not proportional.
+and of the ordered product of (I + eta_k K_k) for steps that differ, momentum, and rates that are not proportional.
 """
 
 from __future__ import annotations
@@ -40,7 +40,12 @@ from unhinged_jax.special import phi1, safe_log
 
 
 class Velocity(NamedTuple):
-    """What coefficients have become of the velocity of momentum, those of modes over e^log_full."""
+    """The coefficients of the velocity of momentum at one time.
+
+    Attributes:
+        modes: Those of H and W, divided by e^log_full.
+        bias: Those of the biases.
+    """
 
     modes: Coefficients
     bias: BiasCoefficients
@@ -49,15 +54,18 @@ class Velocity(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Everything a moment needs, each with a leading axis of times.
+    """Everything that is needed to evaluate a moment. The shapes are those of one time; all have a leading axis (T,).
 
     Attributes:
-        full, log_full: Coefficients over e^log_full, and that logarithm, ().
-        rest, log_rest: The same without the winning modes.
-        log_powers, signs: log |p| and sign of p at the winning mu+, mu-, at -r1 l1 and at -r2 l2, (4,).
-        bias: Coefficients of the bias.
-        velocity: Of a descent with momentum.
-        pushed: The record of a velocity that the run begins with, from a start of zeros.
+        full: Coefficients of all modes, (k,) each and H_from_H (), divided by e^log_full.
+        log_full: That logarithm, ().
+        rest: Coefficients of the remainder, with g = 0 for the winning modes, divided by e^log_rest.
+        log_rest: That logarithm, ().
+        log_powers: log |p| at the four nodes: mu+ and mu- of the winning modes, -r1 l1 and -r2 l2, (4,).
+        signs: The sign of p at the four nodes, (4,).
+        bias: Coefficients of the biases, ().
+        velocity: Coefficients of the velocity of a descent with momentum, else None.
+        pushed: If the run begins with a velocity, the record of that velocity from a start of zeros, else None.
     """
 
     full: Coefficients
@@ -75,9 +83,10 @@ class Clock(NamedTuple):
     """When a run is read.
 
     Attributes:
-        times: Of a flow, (T,).
-        reads: After which updates: `Updates` for descents with a closed form, `Reads` for others; None for a flow.
-        first: Where it begins, ().
+        times: The requested times, (T,).
+        reads: After which updates a descent is read: `Updates` if its coefficients have a closed form, else `Reads`.
+            None for a flow.
+        first: The time, or the number of updates, at which the run begins, ().
     """
 
     times: jax.Array
@@ -86,27 +95,32 @@ class Clock(NamedTuple):
 
 
 class Updates(NamedTuple):
-    """Numbers of updates as floating-point numbers, and which are odd: in float32 none is beyond 2^24."""
+    """Numbers of updates as floating-point numbers.
+
+    Attributes:
+        number: The numbers, (T,).
+        odd: Which of them are odd, (T,), because float32 has no odd numbers beyond 2^24.
+    """
 
     number: jax.Array
     odd: jax.Array
 
 
 def updates_at(times: np.ndarray, start: int) -> Updates:
-    """Numbers of updates since `start`, counted in 64 bits in any precision."""
+    """The numbers of updates since `start`, counted in 64 bits whatever the precision."""
     after = np.asarray(times, np.int64) - start
     return Updates(jnp.asarray(after.astype(float)), jnp.asarray(after % 2 == 1))
 
 
 def closed(dynamics: Dynamics) -> bool:
-    """Whether the coefficients have a closed form, without a product over steps."""
+    """Whether the coefficients have a closed form that needs no product over steps."""
     if isinstance(dynamics, Flow):
         return True
     return dynamics.proportional and dynamics.momentum is None and isinstance(dynamics.schedule, Constant)
 
 
 def timeline(model: LayerPeeled, dynamics: Dynamics, clock: Clock, modes: Modes, pushed: bool = False) -> Record:
-    """The record of a run, `pushed`: with that of a velocity that it begins with."""
+    """The record of a run. If `pushed`, it includes the record of a velocity that the run begins with."""
     if isinstance(dynamics, Flow):
         return _flow_timeline(model, dynamics, clock, modes)
     if isinstance(clock.reads, Updates):
@@ -118,7 +132,7 @@ def timeline(model: LayerPeeled, dynamics: Dynamics, clock: Clock, modes: Modes,
 
 
 def _winning_nodes(modes: Modes, rates: Rates) -> jax.Array:
-    """mu+ and mu- of the winning modes, -a and -c."""
+    """The four nodes: mu+ and mu- of the winning modes, -a and -c, (4,)."""
     top = jnp.sum(modes.winning * modes.squares) / jnp.maximum(jnp.sum(modes.winning), 1.0)
     k = block(top, rates)
     _, _, _, plus, minus = roots(k, k.square > 0)
@@ -184,7 +198,7 @@ def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates
 def _product_timeline(
     model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, modes: Modes, pushed: bool = False
 ) -> Record:
-    """Ordered products of the one-step matrices: any schedule, rates that are not proportional, momentum.
+    """The record from ordered products of one-step matrices: any schedule, rates that are not proportional, momentum.
 
     Source: beyond the paper.
     """
@@ -195,7 +209,7 @@ def _product_timeline(
     saved = products(model, descent, reads, first, modes, nodes, pushed)
     log_full, log_rest, log_nodes = (power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in saved.power)
     log_powers = safe_log(jnp.abs(saved.nodes)) + log_nodes
-    # What falls of the winning modes, p(mu-), belongs to the rest, and with large steps it may be the largest part.
+    # The decaying part of the winning modes, p(mu-), belongs to the remainder. With large steps it may be the largest.
     above = jax.lax.stop_gradient(jnp.maximum(log_powers[:, 1] - log_rest, 0.0))
     rest = jax.tree.map(lambda part: part * jnp.exp(-above).reshape(-1, *(1,) * (part.ndim - 1)), saved.x.rest)
     return Record(

@@ -1,8 +1,8 @@
 """Descent whose steps differ: the ordered product P_{k+1} = (I + eta_k K_k) P_k of one-step matrices, mode by mode.
 
-Each mode carries its coefficients through every update, with momentum if there is any. All terms are sums of
-non-negative ones while no factor oscillates, so nothing cancels where eigenvalues meet; powers of two are taken out on
-the way.
+The coefficients of each mode are carried through every update, with momentum if there is any. As long as no factor
+oscillates, all terms are sums of non-negative ones, so nothing cancels where eigenvalues meet. Powers of two are taken
+out on the way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ _DRIFT = 30  # powers of two that a column may drift before it is rescaled
 
 
 class Held(NamedTuple):
-    """All coefficients after some updates, over powers of two: of all modes, of those that do not win, of the bias."""
+    """All coefficients after some updates; `Powers` holds the powers of two that were taken out of them.
+
+    Attributes:
+        full: The coefficients of all modes.
+        rest: The coefficients of the remainder, with g = 0 for the winning modes.
+        bias: The coefficients of the biases.
+    """
 
     full: Coefficients
     rest: Coefficients
@@ -31,7 +37,7 @@ class Held(NamedTuple):
 
 
 class Powers(NamedTuple):
-    """Powers of two that the coefficients and p at the nodes, (4,), stand for."""
+    """Exponents of the powers of two that the carried numbers stand for: of the coefficients, (), and of p, (4,)."""
 
     full: jax.Array
     rest: jax.Array
@@ -39,7 +45,15 @@ class Powers(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What goes from update to update: coefficients `x` and their velocity `v`, p at the nodes and its velocity."""
+    """What is carried from update to update.
+
+    Attributes:
+        x: The coefficients.
+        v: Their velocity, of the same shapes.
+        nodes: p at the four nodes, (4,).
+        node_v: The velocity of p, (4,).
+        power: The powers of two that these numbers stand for.
+    """
 
     x: Held
     v: Any
@@ -49,7 +63,10 @@ class Carry(NamedTuple):
 
 
 def _downhill(c: Coefficients, g: jax.Array, model: LayerPeeled) -> Coefficients:
-    """The velocity of all coefficients at unit rates, from B' = W - l1 B and W' = b F_0 + g B - l2 W."""
+    """The velocity of all coefficients at unit rates.
+
+    With H = h H_0 + Theta M B the carrier B of H and the prototypes obey B' = W - l1 B and W' = h F_0 + g B - l2 W.
+    """
     l1, l2 = model.decay_H, model.decay_W
     return Coefficients(
         W_from_W=g * c.H_from_W - l2 * c.W_from_W,
@@ -61,7 +78,7 @@ def _downhill(c: Coefficients, g: jax.Array, model: LayerPeeled) -> Coefficients
 
 
 def _times(rate_H: jax.Array, rate_W: jax.Array, change: Held) -> Held:
-    """A change at given rates."""
+    """A change of the coefficients at unit rates, multiplied by the rates of H and W."""
 
     def of_modes(c: Coefficients) -> Coefficients:
         return Coefficients(
@@ -73,7 +90,7 @@ def _times(rate_H: jax.Array, rate_W: jax.Array, change: Held) -> Held:
 
 
 def _identity(g: jax.Array) -> Held:
-    """All coefficients before the first update: the state is its start."""
+    """The coefficients before the first update, when the state is its start."""
     one, zero, zeros = jnp.ones((), g.dtype), jnp.zeros((), g.dtype), jnp.zeros_like(g)
     modes = Coefficients(W_from_W=jnp.ones_like(g), W_from_F=zeros, H_from_W=zeros, H_from_F=zeros, H_from_H=one)
     return Held(modes, modes, BiasCoefficients(b_from_b=one, b_from_drift=zero))
@@ -88,11 +105,17 @@ def products(
     nodes: jax.Array,
     pushed: bool = False,
 ) -> Carry:
-    """Run all coefficients through the updates; every value gets a leading axis of reads.
+    """Carry all coefficients through the updates; every value gets a leading axis of reads.
 
-    `nodes` are the winning mu+ and mu-, -r1 l1 and -r2 l2 (of proportional rates); p is recorded at each of them.
-    Coefficients of modes that are not present do not decide on the scale, and end where their type does. They are
-    those of a start at rest, or, if it is `pushed`, those of a velocity at a start of zeros.
+    Coefficients of absent modes do not influence the powers of two, and are clipped to what their type can hold.
+
+    Args:
+        model, descent: The problem and its dynamics.
+        reads: After which updates the coefficients are read.
+        first: The number of updates made before, ().
+        modes: The modes of the problem.
+        nodes: mu+ and mu- of the winning modes, -r1 l1 and -r2 l2, (4,), for proportional rates; p is recorded there.
+        pushed: Whether the coefficients are those of a velocity at a start of zeros, rather than of a start at rest.
     """
     g, present = modes.squares, modes.present
     dtype, moves = g.dtype, model.moves
@@ -125,7 +148,7 @@ def products(
 
 
 def _with_momentum(descent: Descent, gradient: PyTree, velocity: PyTree) -> tuple[Any, Any]:
-    """What a descent makes of a gradient: the change at unit rate, and the velocity to go on with."""
+    """The change at unit rate that a descent makes with this gradient, and the new velocity."""
     if descent.momentum is None:
         return gradient, velocity
     velocity = jax.tree.map(lambda d, v: d + jnp.asarray(descent.momentum, d.dtype) * v, gradient, velocity)
@@ -161,7 +184,7 @@ def _rescaled(carry: Carry, present: jax.Array) -> Carry:
 
 
 def _excess(size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Powers of two to take out of a size, 0 unless it has drifted far, and the factor that does it."""
+    """The exponent of the power of two to take out of a size, 0 unless it has drifted far, and the factor to do so."""
     fine = (size > 0) & jnp.isfinite(size)
     power = jnp.round(jnp.log(jnp.where(fine, size, 1.0)) / math.log(2.0)).astype(jnp.int32)
     power = jax.lax.stop_gradient(jnp.where(jnp.abs(power) > _DRIFT, power, 0))
