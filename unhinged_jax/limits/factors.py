@@ -1,8 +1,9 @@
-"""The factor by which one update, or one unit of zeta, multiplies the part of a state along an eigenvalue x of K.
+"""The factor z by which one update, or one unit of zeta, multiplies the part of a state that belongs to an eigenvalue x
+of K:
 
     z = e^x (flow),    z = 1 + eta x (descent),    z^2 - (1 + beta + eta x) z + beta = 0 (momentum)
 
-Where there are two roots, that of largest modulus counts.
+If there are two roots, the one of largest modulus counts.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from unhinged_jax.special import safe_log
 
 
 class Factor(NamedTuple):
-    """log |z| and the argument of z, for the root z of largest modulus of the update; `other`: log |z| of the other.
+    """The factor z, and the other root if there are two. Every entry has the shape of the eigenvalue.
 
-    A flow and plain descent have one root, and `other` is -inf.
+    Attributes:
+        log: log |z| for the root z of largest modulus.
+        angle: The argument of z.
+        other: log |z| of the other root; -inf for a flow and for plain descent, which have one root.
     """
 
     log: jax.Array
@@ -29,10 +33,10 @@ class Factor(NamedTuple):
 
 
 def factor(dynamics: Dynamics, node: jax.Array) -> Factor:
-    """The factor at an eigenvalue x of K: e^x per unit of zeta in a flow, the roots of the update in a descent.
+    """The factor at an eigenvalue x of K: e^x per unit of zeta in a flow, a root of the update in a descent.
 
-    With momentum z solves z^2 - trace z + det = 0, trace = 1 + beta + eta x and det = beta; in Nesterov's form trace =
-    (1 + beta)(1 + eta x) and det = beta (1 + eta x). Complex roots come in pairs: both are the largest.
+    With momentum z solves z^2 - trace z + det = 0 with trace = 1 + beta + eta x and det = beta; in Nesterov's form
+    trace = (1 + beta)(1 + eta x) and det = beta (1 + eta x). Complex roots come in pairs of equal modulus.
 
     Source: beyond the paper.
     """
@@ -48,7 +52,7 @@ def factor(dynamics: Dynamics, node: jax.Array) -> Factor:
     square = trace**2 - 4 * det
     pair = square < 0
     root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    # Roots above 0 by what they are beyond 1: w^2 + lean w - push = 0.
+    # A positive root is computed as 1 + w, where w^2 + lean w - push = 0.
     lean = 1 - beta - push - ahead
     safe = jnp.where(lean > 0, lean + root, 1.0)
     beyond = jnp.where(lean > 0, 2 * push / safe, (root - lean) / 2)

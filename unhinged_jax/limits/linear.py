@@ -1,7 +1,7 @@
-"""The limit of a linear dynamics: the part whose factor is largest, and what falls behind it.
+"""The limit of a linear dynamics: the part whose factor is largest, and how fast the other parts fall behind it.
 
-With z the factor of an eigenvalue of K (`factors`), the winner has the largest log |z|, and the error of its direction
-falls like e^(-rate t) with
+Let z be the factor of an eigenvalue of K (see `factors`). The winner has the largest log |z|, and the error of the
+direction falls like e^(-rate t) with
 
     rate = log |z_winner| - log |z_next|.
 """
@@ -27,7 +27,14 @@ from unhinged_jax.special import greatest, largest, safe_norm
 
 
 class _Winner(NamedTuple):
-    """The winning part: modes (mask 1) of one squared singular value, and which eigenvalue of their blocks it has."""
+    """The winning part.
+
+    Attributes:
+        mask: 1 for the winning modes, else 0, (k,).
+        square: Their squared singular value, ().
+        growth: The eigenvalues of their block.
+        up: Whether mu+ wins, rather than mu-, ().
+    """
 
     mask: jax.Array
     square: jax.Array
@@ -36,7 +43,14 @@ class _Winner(NamedTuple):
 
 
 class _Others(NamedTuple):
-    """All modes: squared singular values (k,), eigenvalues, logarithms of |factor|, (2, k), and which are above 0."""
+    """All modes, among them the rivals of the winner.
+
+    Attributes:
+        values: Their squared singular values, (k,).
+        modes: The eigenvalues of their blocks, (k,).
+        logs: log |z| for mu+ and mu- of every mode, (2, k).
+        alive: Which squared singular values are positive beyond rounding, (k,).
+    """
 
     values: jax.Array
     modes: Growth
@@ -46,7 +60,7 @@ class _Others(NamedTuple):
 
 @eqx.filter_jit
 def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
-    """Both parts move: the eigenvalue of largest modulus of the update, of those that the start has a part in."""
+    """The limit if H and W both move: the largest factor wins among those of eigenvalues that the start contains."""
     dtype = state.W.dtype
     space, rates = row_space(model, dtype), unit_rates(model, dynamics, dtype)
     lead = leading_part(model, dynamics, state, target)
@@ -56,7 +70,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     logs = factor(dynamics, jnp.stack([modes.plus, modes.minus])).log
     alive = values > jnp.finfo(dtype).eps ** 0.6 * jnp.max(values)
     seen = alive & _present(lead.spectrum, modes, rates, F, state.W)
-    led = jnp.any(seen) & (jnp.sum(lead.mask) > 0)  # where the signal vanishes nothing leads
+    led = jnp.any(seen) & (jnp.sum(lead.mask) > 0)  # if the signal vanishes, nothing leads
     wanted = seen if target == "top" else seen & (lead.mask > 0)
     mask, up = _winning(values, jax.lax.stop_gradient(logs), jnp.where(jnp.any(wanted), wanted, alive))
     mask = jnp.where(led, mask if target == "top" else lead.mask, 0.0)
@@ -86,9 +100,10 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
 
 
 def _present(spectrum: Spectrum, modes: Growth, rates: Rates, F: jax.Array, W: jax.Array) -> jax.Array:
-    """Which eigenvalues, (2, k) for mu+ and mu- of every mode, the start has a part in, beyond rounding.
+    """Which eigenvalues the start contains beyond rounding, (2, k) for mu+ and mu- of every mode.
 
-    That part is as large as the product with the left eigenvector, (r_2, mu + a).
+    The part of the start that belongs to an eigenvalue mu is as large as its product with the left eigenvector
+    (r_2, mu + a).
     """
     if not isinstance(spectrum, BalancedSpectrum):
         F, W = spectrum.vectors.T @ F, spectrum.vectors.T @ W
@@ -96,7 +111,7 @@ def _present(spectrum: Spectrum, modes: Growth, rates: Rates, F: jax.Array, W: j
 
     def seen(slope: jax.Array) -> jax.Array:
         noise = 16 * jnp.finfo(F.dtype).eps * (rates.r2 * size_F + jnp.abs(slope) * size_W)
-        if isinstance(spectrum, BalancedSpectrum):  # differences, because equal rows may have another mean
+        if isinstance(spectrum, BalancedSpectrum):  # differences, because the computed mean of equal rows may differ
             contrast, mean = (rates.r2 * F + one * W for one in slope)
             return jnp.stack([largest(contrast - contrast[0]), largest(jnp.mean(mean, axis=0))]) > noise
         return jnp.max(jnp.abs(rates.r2 * F + slope[:, None] * W), axis=1) > noise
@@ -105,7 +120,10 @@ def _present(spectrum: Spectrum, modes: Growth, rates: Rates, F: jax.Array, W: j
 
 
 def _winning(values: jax.Array, logs: jax.Array, candidates: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The modes of the largest factor, and whether it is that of mu+; of equal ones mu+ of the largest value."""
+    """The mask of the modes with the largest factor, (k,), and whether it is that of mu+, ().
+
+    Among equal factors, mu+ comes before mu-, and a larger squared singular value before a smaller one.
+    """
     best = jnp.max(jnp.where(candidates, logs, -jnp.inf))
     near = candidates & (logs >= best - 4 * jnp.finfo(values.dtype).eps * (1 + jnp.abs(best)))
     order = jnp.stack([values + 2 * jnp.max(values), values])
@@ -118,7 +136,7 @@ def _winning(values: jax.Array, logs: jax.Array, candidates: jax.Array) -> tuple
 def _gaps(
     dynamics: Dynamics, won: _Winner, winner: jax.Array, others: _Others, rates: Rates, top: bool
 ) -> tuple[jax.Array, ...]:
-    """How far the nearest rival's logarithm is behind, and those of what lies beside the modes of H and of W."""
+    """How far log |z| of the nearest rival is behind that of the winner; the same of the uncoupled parts of H and W."""
     values, modes, logs, alive = others
     behind = winner - logs
     gap_H, gap_W = (winner - factor(dynamics, -node).log for node in (rates.a, rates.c))
@@ -129,7 +147,7 @@ def _gaps(
         gap_H, gap_W = jnp.where(won.up, own.rising, gap_H), jnp.where(won.up, own.falling, gap_W)
     same = (won.mask > 0) & jnp.stack([won.up, ~won.up])[:, None]
     rival = alive & ~same
-    if top:  # larger ones are those that the start has no part in
+    if top:  # a larger factor belongs to an eigenvalue that the start does not contain
         slack = 8 * jnp.finfo(values.dtype).eps * (1 + jnp.abs(winner))
         rival = rival & jax.lax.stop_gradient(logs <= winner + slack)
         behind = jnp.maximum(behind, 0.0)
@@ -139,7 +157,7 @@ def _gaps(
 def _direction(
     model: LayerPeeled, space: RowSpace, won: _Winner, spectrum: Spectrum, rates: Rates, F: jax.Array, W: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The winning part of the state at norm 1: the right eigenvector times what the start has of it."""
+    """The winning part of the state at norm 1, H (n, p) and W (C, p): the start projected on the right eigenvector."""
     still, top, sign = jnp.zeros_like(won.mask), won.growth, jnp.where(won.up, 1.0, -1.0)
     x, y = spectrum.apply(won.mask, still, F), spectrum.apply(won.mask, still, W)
     own, other = jnp.where(won.up, top.rising, top.falling), jnp.where(won.up, top.falling, top.rising)
@@ -157,7 +175,7 @@ def features_of(model: LayerPeeled, space: RowSpace, carrier: jax.Array) -> jax.
 
 
 def _bias(model: LayerPeeled, dynamics: Dynamics, state: State) -> jax.Array:
-    """The limit of the bias: infinite where it grows without bound, NaN where it goes to and fro forever."""
+    """The limit of the biases, (C,): infinite if a bias grows without bound, NaN if it oscillates forever."""
     if not model.moves.b:
         return state.b
     drift = model.signal().column_sums(state.b.dtype)
@@ -172,7 +190,7 @@ def _bias(model: LayerPeeled, dynamics: Dynamics, state: State) -> jax.Array:
 
 
 def direction_of(model: LayerPeeled, state: State) -> State:
-    """The direction of a state, in the form of `Limit.direction`."""
+    """The direction of a state, in the form of `Limit.direction`, for a run that ends there."""
     H, W = multiplied(state)
     if model.spherical:
         lengths = row_lengths(state.H)
@@ -186,9 +204,9 @@ def direction_of(model: LayerPeeled, state: State) -> State:
 
 @eqx.filter_jit
 def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
-    """Theorem 6 and its mirror image: one part stays and pulls the other along a line to a fixed point.
+    """The limit if H or W stays and pulls the other along a line to a fixed point: Theorem 6 and its mirror image.
 
-    A descent whose steps are too large is thrown back from that point, on the line through it and the start.
+    A descent whose steps are too large moves away from that point, on the line through it and the start.
     """
     dtype = state.W.dtype
     space, rates = row_space(model, dtype), unit_rates(model, dynamics, dtype)

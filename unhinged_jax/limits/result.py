@@ -1,4 +1,4 @@
-"""What `limit` returns: direction, rates, growth, threshold."""
+"""What `limit` returns: direction, rates, growth and threshold."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Limit(Value):
 
     @property
     def side(self) -> str:
-        """Whether the norm "grows", "stays" or "shrinks"; a part with a limit of its own "converges", or "oscillates"
-        about it forever; a run whose rates add up to a finite sum "stops".
+        """Whether the norm "grows", "stays" or "shrinks". A part that has a limit of its own "converges" to it or
+        "oscillates" about it forever, and a run whose rates have a finite sum "stops".
 
         Raises:
             ValueError: for a batch, whose members have one side each, and while the limit is being traced.
@@ -101,7 +101,7 @@ class Limit(Value):
         """Remarks about the numbers, in words; "" if there are none.
 
         Raises:
-            ValueError: as `side`.
+            ValueError: As for `side`.
         """
         _ = self.side  # one limit, whose numbers are known
         said = [_NOTES[int(self.ending)]]

@@ -76,10 +76,10 @@ def limit(
             begin = np.atleast_1d(np.asarray(state.elapsed))
     task = _request.prepare(model, dynamics, state, begin, (), target=target, precision=precision, caller="limit")
     if model.spherical or not model.moves.coupled:
-        must_fit(task.state, task.precision)  # what stays is a part of the limit
+        must_fit(task.state, task.precision)  # the part that stays is a part of the limit
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
-        if isinstance(dynamics, Descent):  # the asymptotics of equal updates, as large as the next one
+        if isinstance(dynamics, Descent):  # the asymptotics are those of equal steps, as large as the next one
             dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
             left = jnp.where(dynamics.schedule(0) > 0, jnp.inf, 0.0)
         else:
@@ -94,14 +94,14 @@ def limit(
 def _solver(model: LayerPeeled, dynamics: Dynamics) -> Callable[..., Limit]:
     if not model.spherical:
         return coupled if model.moves.coupled else driven
-    lengthen = False  # a descent in which one decay alone makes features longer
+    lengthen = False  # whether this is a descent whose decay alone makes features longer
     if isinstance(dynamics, Descent) and _check.concrete((model, dynamics)):
         lengthen = float(dynamics.schedule(0) * dynamics.rate_H * model.decay_H) > 2
     return functools.partial(spherical, rests=model.exponent is not None or lengthen)
 
 
 def _stopped(found: Limit, model: LayerPeeled, dynamics: Dynamics, task: _request.Task, left: jax.Array) -> Limit:
-    """The limit, or where the run is when all that is left of zeta has passed, if that is finite."""
+    """The limit, or, if only a finite zeta is `left`, the state of the run when that has passed."""
     ends = left < jnp.inf
     if isinstance(dynamics, Flow):
         unit = dataclasses.replace(dynamics, schedule=1.0)

@@ -1,4 +1,4 @@
-"""The limit of spherical features: each turns to its target, or comes to rest before it gets there."""
+"""The limit of spherical features: each feature turns to its target, or comes to rest before it gets there."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from unhinged_jax.observables.features import row_lengths
 from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features
 from unhinged_jax.special import greatest
 
-_MOST = 2**20  # updates until the steps of a descent count as small
+_MOST = 2**20  # updates after which the steps of a descent count as small in any case
 
 
 @eqx.filter_jit
 def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str, rests: bool = True) -> Limit:
-    """Theorem 7 with decay and any rescaling: the rate at which a feature turns goes like its length^(q - 2).
+    """The limit by Theorem 7, with decay and any rescaling: a feature of length r turns at a rate like r^(q - 2).
 
-    `rests`: features may come to rest before their targets.
+    `rests` says whether features may come to rest before they reach their targets.
     """
     dtype = state.W.dtype
     G = model.signal().times(state.W)
     plane, pull = plane_features(state.H, G), row_lengths(G)[:, 0]
     slack = 2 - jnp.asarray(model.rescaling, dtype)
-    # W and lengths are e^log_scale of what is given.
+    # The given W and lengths are to be multiplied by e^log_scale.
     shared = jnp.exp((1 - slack) * jnp.asarray(state.log_scale, dtype))
     strength = dynamics.rate_H * pull * jnp.hypot(plane.along, plane.across) ** (-slack) * shared
     decay = jnp.asarray(dynamics.rate_H * model.decay_H, dtype)
@@ -48,21 +48,22 @@ def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str,
             angle = _where_descent_rests(dynamics, plane, strength, decay, slack, pace)
         ending = jnp.where(jnp.any(swings & turns), SWINGS, 0)
         ending = jnp.where(pace > 0, OVERSHOOTS, jnp.where(pace < 0, SHORT, ending))
-    angle = jnp.where(turns, jnp.where(pace < 0, angle, 0.0), jnp.pi / 2)  # what has no target is transverse to it
+    angle = jnp.where(turns, jnp.where(pace < 0, angle, 0.0), jnp.pi / 2)  # a feature without target is transverse
     H = jnp.cos(angle)[:, None] * plane.target + jnp.sin(angle)[:, None] * plane.transverse
     rate = -greatest(-jnp.where(turns, speed, jnp.inf))
     none = jnp.full((), jnp.inf, dtype)
     direction = State(H, multiplied(state)[1], state.b)
-    # A length that only fades: what its direction adds to it comes to an end.
+    # A length grows like its decay alone, because the contribution of the turning comes to an end.
     return Limit(direction, rate, rate, none, fading.log, none, none, fading.angle, ending, moving="lengths")
 
 
 def _descent_speed(
     model: LayerPeeled, descent: Descent, plane: PlaneFeatures, strength: jax.Array, decay: jax.Array, slack: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """-log |1 - alpha| at the worst alpha_inf that is possible (Theorem 7 sharpened), and where |1 - alpha| > 1.
+    """-log |1 - alpha| at the worst possible alpha_inf (Theorem 7, sharpened), and whether |1 - alpha| > 1, (n,) each.
 
-    alpha = eta kappa r^(q-2) / (1 - eta decay) is exact for q = 2. Else lengths r grow, by a factor 1 + loss at most.
+    alpha = eta kappa r^(q-2) / (1 - eta decay) is exact for q = 2. Otherwise lengths r grow, at most by the factor
+    1 + loss.
     """
     eta = jnp.asarray(descent.schedule(0), strength.dtype)
     keep = 1 - eta * decay
@@ -73,7 +74,7 @@ def _descent_speed(
     least = jnp.where(fits, alpha / (1 + loss), 0.0)
     shorter = jnp.maximum(jnp.abs(1 - least), jnp.minimum(jnp.abs(1 - alpha), 1.0))
     longer = jnp.where(fits & (alpha * (1 + loss) ** jnp.abs(slack) < 1), 1 - alpha, 1.0)
-    # An update that turns a feature round has its target behind it, and in front again after the next.
+    # An update that reverses a feature puts its target behind it; the next update puts it in front again.
     equal = jnp.where(keep > 0, jnp.abs(1 - alpha), jnp.sqrt(jnp.abs(1 - alpha**2)))
     worst = jnp.where(slack > 0, shorter, jnp.where(slack < 0, longer, equal))
     speed = -jnp.log(jnp.maximum(worst, jnp.finfo(alpha.dtype).tiny))
@@ -83,9 +84,9 @@ def _descent_speed(
 def _where_descent_rests(
     descent: Descent, plane: PlaneFeatures, strength: jax.Array, decay: jax.Array, slack: jax.Array, pace: jax.Array
 ) -> jax.Array:
-    """The angle in the end, after an even number of updates, where the steps turn features less and less (pace < 0).
+    """The final angles after an even number of updates, (n,), if updates turn features less and less (pace < 0).
 
-    Updates are made until the angles of all that follow are small; their sum is that of a geometric series.
+    Updates are made until all later ones turn features by small angles, whose sum is that of a geometric series.
     """
     eta = jnp.asarray(descent.schedule(0), strength.dtype)
     start = jnp.arctan2(plane.across, plane.along)
@@ -95,9 +96,10 @@ def _where_descent_rests(
 
 @jax.custom_jvp
 def _settled(*given: jax.Array) -> jax.Array:
-    """The angles from (start, push, keep, slack, pace) of every feature: its own, so that one sweep gives each slope.
+    """The final angles from (start, push, keep, slack, pace), (n,) each.
 
-    These slopes do not ask for a direction, which is what makes reverse derivatives of a loop that long possible.
+    Each feature depends on its own five numbers alone, so five forward passes give all slopes. They do not depend on
+    the tangents, which makes reverse derivatives of such a long loop possible.
     """
     return _rest(*given)
 
@@ -111,7 +113,7 @@ def _settled_jvp(given: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) 
 
 
 def _rest(start: jax.Array, push: jax.Array, keep: jax.Array, slack: jax.Array, pace: jax.Array) -> jax.Array:
-    """Two updates after two, from the angles at the start to those in the end."""
+    """The final angles, (n,), by updates in pairs from the angles at the start."""
     eps = jnp.finfo(start.dtype).eps
     fall = 1 - jnp.exp(jnp.minimum(pace, -eps))
     small = jnp.where(keep > 0, jnp.sqrt(eps * fall), eps)
