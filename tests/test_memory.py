@@ -73,7 +73,7 @@ def test_what_no_machine_holds_is_refused_before(tmp_path, capsys):
     for command in (["simulate", "{}/large.toml", "--out"], ["sweep", "{}/plan.toml", "--store"]):
         assert main([one.format(tmp_path) for one in command] + [str(tmp_path / "out")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert "would need 36 TB of memory at least" in line and "--force" in line
+        assert "would need 36 TB of memory or more" in line and "--force" in line
         assert not (tmp_path / "out").exists()
 
 
@@ -124,7 +124,7 @@ def test_the_machine_is_the_least_of_its_limits(monkeypatch, tmp_path):
         _memory, "_LIMITS", (str(tmp_path / "none"), str(tmp_path / "limit"), str(tmp_path / "nowhere"))
     )
     assert _memory.machine() == 70_000_000
-    with pytest.raises(MemoryError, match="would need 80 MB of memory at least, but there are 70 MB"):
+    with pytest.raises(MemoryError, match="would need 80 MB of memory or more, but only 70 MB are available"):
         _memory.refuse(80_000_000, "it")
     with _memory.any_size(True):
         _memory.refuse(80_000_000, "it")
@@ -222,6 +222,6 @@ def test_a_block_beyond_the_machine_is_refused_before_a_store_is_made(tmp_path, 
     (tmp_path / "plan.toml").write_text(BLOCK.format(count=10**6))
     monkeypatch.setattr(_memory, "_ANYWHERE", 1)
     monkeypatch.setattr(_memory, "machine", lambda: 2 * 10**7)  # more than the times and a start, less than the results
-    with pytest.raises(MemoryError, match="a block of 3 points would need 36 MB of memory at least"):
+    with pytest.raises(MemoryError, match="a block of 3 points would need 36 MB of memory or more"):
         uj.sweep(tmp_path / "plan.toml", tmp_path / "s.zarr", workers=0, progress=False)
     assert not (tmp_path / "s.zarr").exists()

@@ -17,8 +17,8 @@ Settle = Callable[[PyTree, PyTree], tuple[PyTree, jax.Array]]
 Tidy = tuple[int, Callable[[PyTree], PyTree]]
 Loop = tuple[PyTree, PyTree, jax.Array]
 
-_KEPT = 2**28  # bytes of what reads need that may be kept until after the loop
-_OFTEN = 8  # updates; reads closer than that are looked up one by one
+_KEPT = 2**28  # bytes; what all reads need is kept until after the loop if it takes no more than this
+_OFTEN = 8  # updates; reads closer together than this are looked up one by one
 
 
 class Reads(NamedTuple):
@@ -40,7 +40,7 @@ class Reads(NamedTuple):
 
 
 def reads_at(times: np.ndarray, start: int) -> Reads:
-    """Reads after times - start updates, for ascending whole numbers."""
+    """Reads after times - start updates, for ascending whole numbers `times`, (T,)."""
     after = np.asarray(times, dtype=np.int64) - start
     updates, count = int(after[-1]), len(after)
     most = jnp.iinfo(jnp.result_type(int)).max
@@ -72,33 +72,33 @@ def run(
 ) -> Loop:
     """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry at chosen steps.
 
-    With `alone`, where the loop ends does not depend on what is read: a block of steps that does not settle is repeated
-    step by step.
+    With `alone`, the step at which the loop ends does not depend on the reads: a block of steps that `settle` rejects
+    is repeated step by step.
 
     Args:
         step: One update; k counts from 0.
-        carry: Start.
+        carry: The carry before the first step.
         reads: When to read.
         read: needs(carry) -> values to save.
-        settle: After each block of steps, (carry before, carry after) -> (carry to go on with, whether to go on). A
-            block after which it says no is undone, and the loop ends there, unless `alone` is given.
-        needs: carry -> the part of it that `read` uses; default all.
-        tidy: (m, carry -> carry), to be applied at least every m steps.
-        alone: The same after each step of a block that `settle` says no to, which is then repeated step by step; the
-            first no ends the loop, with the carry that comes with it. `settle` must say no to a block with such a step.
+        settle: Called after each block of steps: (carry before, carry after) -> (carry to continue with, accepted). A
+            rejected block is undone and ends the loop, unless `alone` is given.
+        needs: carry -> the part of it that `read` uses; by default all of it.
+        tidy: (m, carry -> carry); the function is applied at least every m steps.
+        alone: Like `settle`, but for each single step of a rejected block, which is then repeated. The first rejected
+            step ends the loop with the carry returned for it. `settle` must reject every block with such a step.
 
     Returns:
-        The last carry, the saved values with a leading axis of reads, and which of them were reached.
+        The last carry, the saved values with a leading axis of reads, and which reads were reached, (total,).
     """
     start = needs(carry)
-    # Few are kept and read after the loop: a read inside of it would carry its derivative through every step.
+    # If they are few, they are read after the loop: a read inside it would carry its derivative through every step.
     late = reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start)) <= _KEPT
     keep = needs if late else lambda carry: read(needs(carry))
     loop = _regular if reads.slots is None else _looked_up
     guard = None if settle is None else _Guard(settle, alone)
     carry, values, filled = loop(step, carry, reads, keep, guard, tidy)
     if late:
-        # An unfilled slot is read at the start, where every value and derivative is finite.
+        # For an unfilled slot the start is read, where every value and derivative is finite.
         sound = jax.tree.map(lambda kept, begin: jnp.where(along(filled, kept), kept, begin), values, start)
         values = jax.lax.map(jax.checkpoint(read), sound)
     blank = jax.tree.map(lambda leaf: jnp.asarray(_blank(leaf.dtype), leaf.dtype), values)
@@ -203,9 +203,9 @@ def _looked_up(
 
 
 class _Block(NamedTuple):
-    """A block of steps `ks`: the carry before and after it, and whether the loop was still going.
+    """A block of steps `ks`: the carry before and after it, and whether the loop was still `going` before it.
 
-    `filled` tells which slots were filled before the block, `saved` = (values, filled) holds what the block added.
+    `filled` says which slots were filled before the block. `saved` = (values, filled) includes those that it filled.
     """
 
     before: PyTree
@@ -219,7 +219,7 @@ class _Block(NamedTuple):
 def _guarded(
     guard: _Guard | None, step: Step, save: Callable[..., PyTree], block: _Block
 ) -> tuple[PyTree, PyTree, jax.Array]:
-    """(carry, saved, going) after a block of steps; undone and repeated step by step if it does not settle."""
+    """(carry, saved, going) after a block of steps, which is undone and repeated step by step if it is rejected."""
     before, after, filled, saved, going, ks = block
     if guard is None:
         return after, saved, going
@@ -299,7 +299,7 @@ def _divisor(number: int, near: int, most: int | None = None) -> int:
 
 
 def _put(slot: jax.Array, live: jax.Array | None = None) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Write a value into an empty slot, where `live`; by adding if it has a derivative, so that XLA copies nothing."""
+    """A function that writes a value into an empty slot if `live`; it adds floats, so that XLA makes no copy."""
 
     def put(buffer: jax.Array, value: jax.Array) -> jax.Array:
         place = buffer.at[slot]

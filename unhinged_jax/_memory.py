@@ -69,11 +69,11 @@ def refuse(wanted: int, what: str) -> None:
     if wanted < _ANYWHERE:
         return
     if wanted > _NOWHERE:
-        raise MemoryError(f"{what} would need {amount(wanted)} of memory at least; make it smaller.")
+        raise MemoryError(f"{what} would need {amount(wanted)} of memory or more; make it smaller.")
     if wanted > (there := machine()) and not os.environ.get(_ANY_SIZE):
         raise MemoryError(
-            f"{what} would need {amount(wanted)} of memory at least, but there are {amount(there)} here; make it "
-            f"smaller, or try nevertheless: with --force, or {_ANY_SIZE}=1 in the environment."
+            f"{what} would need {amount(wanted)} of memory or more, but only {amount(there)} are available; make it "
+            f"smaller, or try it anyway with --force, or with {_ANY_SIZE}=1 in the environment."
         )
 
 
@@ -98,7 +98,7 @@ def machine() -> int:
     for name in _LIMITS:
         try:
             known.append(int(Path(name).read_text()))
-        except (OSError, ValueError):  # there is none
+        except (OSError, ValueError):  # there is no such limit
             continue
     return min(size for size in known if size > 0)
 

@@ -79,7 +79,7 @@ def _real_of_jax(name: str, value: jax.Array) -> jax.Array:
         return value.astype(jnp.result_type(float))
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise _not_real(name, dtype)
-    return value  # a key, or the tangent of a whole number
+    return value  # this is a random key, or the tangent of a whole number
 
 
 def _array(name: str, value: object) -> np.ndarray | None:
@@ -116,7 +116,7 @@ def _not_real(name: str, dtype: object) -> ValueError:
 
 
 def settle(thing: object, names: Sequence[str], kind: Callable[[str, Any], Any], prefix: str = "") -> None:
-    """Set fields of a frozen dataclass to `real` or `whole` of them, for its `__post_init__`.
+    """Replace fields of a frozen dataclass by `kind` of them, `real` or `whole`, for its `__post_init__`.
 
     JAX also builds such objects with other kinds of arrays in their leaves, so its own arrays are not refused here.
     """

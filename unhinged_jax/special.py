@@ -1,4 +1,4 @@
-"""Elementary functions without cancellation, smooth in value and gradient where the textbook form is 0/0."""
+"""Elementary functions without cancellation; values and gradients are smooth where the textbook formula is 0/0."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-_PASS = 2**16  # numbers, beyond which a pass over them costs more than a branch
-_PIECES = 64  # a class of fewer rows than the square of this is added in one piece
+_PASS = 2**16  # numbers; a pass over more of them costs more than a branch
+_PIECES = 64  # classes with fewer rows than the square of this, on average, are added in one piece
 
 
 def phi1(x: jax.Array) -> jax.Array:
-    """(1 - e^-x)/x, 1 at 0.
+    """(1 - e^-x)/x, which is 1 at x = 0.
 
     Example:
         >>> phi1(jnp.zeros(()))
@@ -28,7 +28,7 @@ def phi1(x: jax.Array) -> jax.Array:
 
 
 def log1p_ratio(x: jax.Array) -> jax.Array:
-    """log(1 + x)/x, 1 at 0.
+    """log(1 + x)/x, which is 1 at x = 0.
 
     Example:
         >>> log1p_ratio(jnp.zeros(()))
@@ -42,7 +42,7 @@ def log1p_ratio(x: jax.Array) -> jax.Array:
 
 
 def power_of_two(exponent: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """2^k for integers k, exactly, if it is a normal number; it compiles to a tenth of `jnp.ldexp`.
+    """2^k for integers k, exact if it is a normal number; the compiled code is a tenth of that of `jnp.ldexp`.
 
     Example:
         >>> power_of_two(jnp.asarray([-3, 0, 4]), jnp.float32)
@@ -55,7 +55,7 @@ def power_of_two(exponent: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def faint(dtype: DTypeLike) -> float:
-    """The size below which numbers are so close to the smallest ones that sums of them lose digits.
+    """The size below which numbers are so close to the smallest normal number that sums of them lose digits.
 
     Example:
         >>> 1e-32 < faint("float32") < 1e-30
@@ -66,10 +66,10 @@ def faint(dtype: DTypeLike) -> float:
 
 
 def segment_sum(values: jax.Array, index: jax.Array, classes: int) -> jax.Array:
-    """Sums over the rows of each class, shape (classes, ...), at least in float32.
+    """Sums over the rows of each class, shape (classes, ...), in float32 or wider.
 
-    If they were added one by one, hundreds of thousands of float32 numbers would lose the third digit. Long sums are
-    therefore added in pieces, about as many as a piece has rows, and then the pieces are added.
+    If hundreds of thousands of float32 numbers were added one by one, the sum would lose its third digit. Long sums are
+    therefore computed in about as many pieces as a piece has rows, and then the pieces are added.
 
     Example:
         >>> segment_sum(jnp.ones(3, jnp.bfloat16), jnp.array([0, 1, 1]), 2)
@@ -87,7 +87,7 @@ def segment_sum(values: jax.Array, index: jax.Array, classes: int) -> jax.Array:
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
-    """sqrt(x) for x >= 0 with gradient 0 instead of infinity at 0; NaN stays NaN."""
+    """sqrt(x) for x >= 0, with gradient 0 instead of infinity at 0; NaN stays NaN."""
     positive = ~(x <= 0)
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
@@ -99,24 +99,28 @@ def safe_log(x: jax.Array) -> jax.Array:
 
 
 def drift(size: jax.Array, beyond: int = 20) -> jax.Array:
-    """The power of two nearest to a size, as a whole number; 0 for sizes within 2^+-beyond, for zeros, and for sizes
-    that are not finite. It carries no derivative."""
+    """The exponent k for which 2^k is nearest to a size, if |k| > beyond, else 0; a constant for derivatives.
+
+    It is 0 for a size that is 0 or not finite.
+    """
     ready = (size > 0) & jnp.isfinite(size)
     power = jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32)
     return jax.lax.stop_gradient(jnp.where(jnp.abs(power) > beyond, power, 0))
 
 
 def largest(*parts: jax.Array) -> jax.Array:
-    """The largest absolute entry of all arrays together."""
+    """The largest absolute entry of all arrays together, ()."""
     return jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in parts]))
 
 
 @jax.custom_jvp
 def safe_norm(*parts: jax.Array) -> jax.Array:
-    """Frobenius norm of all arrays together, at any scale, without overflow or underflow of squares; its derivative at
-    0 is 0."""
+    """The Frobenius norm of all arrays together, (), at any scale: no square over- or underflows.
+
+    Its derivative at 0 is 0.
+    """
     info, nothing = jnp.finfo(parts[0].dtype), jnp.zeros((), parts[0].dtype)
-    # Powers of two that bring squares into range. XLA may square the powers themselves if an array is a constant.
+    # These powers of two bring squares into range. XLA may square them, too, if an array is a constant.
     up, down, most = 2.0 ** (info.maxexp // 2 - 1), 2.0 ** -(info.maxexp // 2 + 2), 2.0 ** (9 * info.maxexp // 16)
 
     def norm(unit: ArrayLike) -> jax.Array:
@@ -127,7 +131,7 @@ def safe_norm(*parts: jax.Array) -> jax.Array:
     unit = jnp.where(square > 1, down, up).astype(square.dtype)
     if sum(part.size for part in parts) > _PASS:
         return jax.lax.cond(fits, lambda: jnp.sqrt(square), lambda: norm(unit) / unit)
-    # A second pass over few numbers costs less than a branch, for which a GPU must ask the host.
+    # A second pass over a few numbers costs less than a branch, for which a GPU waits for the host.
     unit = jnp.where(fits, 1.0, unit)
     return norm(unit) / unit
 
@@ -143,10 +147,10 @@ def _safe_norm_jvp(parts: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def greatest(values: jax.Array, axis: int = 0) -> jax.Array:
-    """`jnp.max` with a derivative that XLA cannot lose: the mean over the entries that are the largest, up to rounding.
+    """`jnp.max` with a safe derivative: the mean of the tangents of all entries that are largest up to rounding.
 
-    JAX's own compares entries with their maximum. XLA may compute an entry twice and round it in two ways, and if no
-    entry equals the maximum, the result is 0/0.
+    The derivative of JAX compares the entries with their maximum. XLA may compute an entry twice and round it in two
+    ways, and if then no entry equals the maximum, that derivative is 0/0.
 
     Example:
         >>> jax.grad(greatest)(jnp.array([1.0, 2.0, 2.0]))
@@ -167,10 +171,10 @@ def _greatest_jvp(axis: int, primals: tuple[jax.Array], tangents: tuple[jax.Arra
 
 
 def first_largest(values: jax.Array) -> jax.Array:
-    """Row of the largest entry of every column, the first one of equals: `argmax` along axis 0, without a rule for NaN.
+    """The first row with the largest entry of every column: `argmax` along axis 0, without a rule for NaN.
 
-    XLA's argmax is several times slower on CPUs than this. Comparing entries with their maximum does not work either,
-    because XLA may compute an entry twice and round it differently.
+    XLA's own argmax is several times slower on CPUs. Comparing entries with their maximum does not work, because XLA
+    may compute an entry twice and round it differently.
 
     Example:
         >>> first_largest(jnp.array([[1.0, 0.0], [2.0, 5.0], [2.0, 1.0]]))

@@ -1,4 +1,4 @@
-"""A request to run a problem, checked and made ready: what `simulate`, `exact` and similar functions do first."""
+"""Check a request to run a problem and prepare it: what `simulate`, `exact` and similar functions do first."""
 
 from unhinged_jax._request.checks import check_kinds
 from unhinged_jax._request.request import Task, prepare

@@ -1,4 +1,4 @@
-"""What a request must be: numbers, a signal, tolerances, rates and times, looked at before anything compiles."""
+"""Checks of a request, before anything compiles: numbers, optimiser, signal, tolerances, rates and times."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_kinds(model: object, dynamics: object) -> None:
 
 
 def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
-    """Raise for an array in the place of a number: it would be taken for one number for each coordinate."""
+    """Raise for an array in place of a number, because it would act as one number for each coordinate."""
     given = {name: getattr(dynamics, name, None) for name in ("rate_H", "rate_W", "momentum")}
     given = {name: value for name, value in given.items() if not callable(value)}
     given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
@@ -33,20 +33,20 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     shapes = {name: _check.shape_of(name, value) for name, value in given.items() if value is not None}
     schedule = dynamics.schedule
     ours = type(schedule).__module__.startswith("unhinged_jax.")
-    plain = ours and not any(map(np.ndim, jax.tree.leaves(schedule)))  # of numbers alone: gives a number
-    looked_at = not isinstance(schedule, Schedule) or isinstance(schedule, Numeric)  # refused, and looked at, elsewhere
+    plain = ours and not any(map(np.ndim, jax.tree.leaves(schedule)))  # made of single numbers, so it gives one
+    looked_at = not isinstance(schedule, Schedule) or isinstance(schedule, Numeric)  # these are checked elsewhere
     if not plain and not looked_at:
         shapes["the rate of the schedule"] = jax.eval_shape(dynamics.schedule, 0.0).shape
     for name, shape in shapes.items():
         if shape:
             raise ValueError(
-                f"{name} must be one number, but has shape {shape}; for a batch build model and dynamics inside the "
-                "function that jax.vmap maps over it."
+                f"{name} must be one number, but has shape {shape}; for a batch, build model and dynamics inside the "
+                "function that jax.vmap maps over the batch."
             )
     if np.ndim(model.labels.index) != 1:
         raise ValueError(
-            f"labels must be those of one problem, one per sample, but have shape {np.shape(model.labels.index)}; map "
-            "over a batch with jax.vmap."
+            f"labels must be those of one problem, one per sample, but have shape {np.shape(model.labels.index)}; use "
+            "jax.vmap to map over a batch."
         )
 
 
@@ -54,7 +54,7 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
 def check_optimizer(
     optimizer: optax.GradientTransformation, shapes: tuple[tuple[int, ...], ...], precision: str
 ) -> None:
-    """Raise unless an optax optimiser can be stepped from gradients, its memory and the parameters alone."""
+    """Raise unless an optax optimiser needs nothing but gradients, its memory and the parameters for an update."""
     dtype = np.dtype(precision)
     body = {part: jax.ShapeDtypeStruct(shape, dtype) for part, shape in zip("HWb", shapes, strict=True)}
     with _precision.scope(precision):
@@ -67,7 +67,7 @@ def check_optimizer(
                 (body, memory),
             )
             why = "" if jax.tree.all(same) else "its updates or its memory change their shape or type from step to step"
-        except Exception as error:  # whatever somebody else's code raises
+        except Exception as error:  # code from elsewhere may raise anything
             why = " ".join(str(error).split())[:160].rstrip(".")
     if why:
         raise ValueError(
@@ -78,13 +78,14 @@ def check_optimizer(
 
 
 _agreed: set[tuple[type, int]] = set()
-_LARGEST = 10_000_000  # entries of a signal that is looked at
+_LARGEST = 10_000_000  # entries; a larger signal is not checked
 
 
 def check_signal(model: LayerPeeled) -> None:
-    """Raise unless the signal of a loss written elsewhere is minus its gradient. Looked at once for a loss and labels.
+    """Raise unless the signal of a loss from outside this package is minus its gradient.
 
-    Everything reduced, and every closed form, sees the signal alone: a wrong one would agree with itself.
+    Reduced simulations and closed forms read the signal and not the loss, so with a wrong signal they would agree with
+    each other. Each combination of loss and labels is checked once.
     """
     ours = type(model.loss).__module__.startswith("unhinged_jax.")
     large = model.samples * model.classes > _LARGEST
@@ -94,15 +95,16 @@ def check_signal(model: LayerPeeled) -> None:
     kind = (type(model.loss), hash(tuple(np.asarray(leaf).tobytes() for leaf in leaves)))
     if kind in _agreed:
         return
-    with _precision.scope("float64"), jax.ensure_compile_time_eval():  # numbers, inside of a jit too
+    with _precision.scope("float64"), jax.ensure_compile_time_eval():  # numbers, even inside jax.jit
         logits = jnp.asarray(np.random.default_rng(0).normal(size=(model.samples, model.classes)))
         slope = _memory.read(jax.grad(model.loss_of_logits)(logits))
         apart = float(np.max(np.abs(_memory.read(model.signal().dense("float64")) + slope)))
     size = float(np.max(np.abs(slope)))
     if not apart <= 1e-5 * size:
         raise ValueError(
-            f"{type(model.loss).__name__}.signal is not minus the gradient of the loss in the logits: they differ by "
-            f"up to {apart:.2g}, where the gradient has entries up to {size:.2g}; look at its weights and its sign."
+            f"{type(model.loss).__name__}.signal is not minus the gradient of the loss with respect to the logits: "
+            f"they differ by up to {apart:.2g}, and the gradient has entries up to {size:.2g}; check the weights and "
+            "the sign of the signal."
         )
     _agreed.add(kind)
 
@@ -121,7 +123,7 @@ def check_tolerance(flow: Flow, precision: str) -> None:
 def check_rates(
     dynamics: Dynamics, first: float | jax.Array, times: np.ndarray | jax.Array, precision: str, caller: str
 ) -> None:
-    """Raise for rates that no run can have, and for times of a flow that its precision does not tell apart."""
+    """Raise for rates that are not allowed, and for times of a flow that are equal in its precision."""
     last = times[-1] if _check.concrete(times) else times
     by_exact = caller == "exact" and isinstance(dynamics, Flow) and integrated_outside(dynamics.schedule)
     check_dynamics(dynamics, first, last, integrated=by_exact, compiled=caller in ("event_time", "sensitivity"))
@@ -146,16 +148,16 @@ def checked_times(times: Any, dynamics: Dynamics, first: float | jax.Array) -> t
             f"times must be strictly ascending, but {array[where]} is followed by {array[where + 1]}; sort them and "
             "drop repeats (np.unique does both)."
         )
-    if not _check.concrete(first):  # of a flow inside of jax.vmap or jax.jit
+    if not _check.concrete(first):  # a flow inside jax.vmap or jax.jit
         return array.astype(float), first
     start = np.asarray(first)
     if start.dtype == np.float32 and np.float32(array[0]) == start:
-        start = array[0]  # the same time, rounded by a run in float32
+        start = array[0]  # this is the same time, which a run in float32 has rounded
     if array[0] < start:
         raise ValueError(f"times must not lie before the start, {start}, but the first is {array[0]}.")
     if isinstance(dynamics, Descent):
         if np.any(array != np.round(array)):
-            raise ValueError("times of a Descent are numbers of updates, so whole numbers; round them, or use a Flow.")
+            raise ValueError("times of a Descent count updates and must be whole numbers; round them, or use a Flow.")
         if array[-1] >= 2**63:
             raise ValueError(f"times of a Descent must fit 64 bits, but the last is {array[-1]:g}; use a Flow.")
         return array.astype(np.int64), int(start)
@@ -163,7 +165,7 @@ def checked_times(times: Any, dynamics: Dynamics, first: float | jax.Array) -> t
 
 
 def _check_apart(times: np.ndarray) -> None:
-    """Raise if two times of a flow are one in float32."""
+    """Raise if two times of a flow are the same number in float32."""
     same = np.diff(times.astype(np.float32)) <= 0
     if np.any(same):
         where = int(np.argmax(same))

@@ -1,4 +1,4 @@
-"""Going on from a run: what it must have in common with the next, and what is handed over."""
+"""Continuing a run: what the run before and the next one must have in common, and what is handed over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unhinged_jax.trajectory import Trajectory, batch_message
 
 
 def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
-    """Raise for a batch of trajectories, and for one that cannot be continued because its end is traced."""
+    """Raise for a batch of trajectories, and for a trajectory that cannot be continued because its end is traced."""
     if not isinstance(state, Trajectory):
         return
     if state.batch:
@@ -34,7 +34,7 @@ def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
 
 
 def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
-    """Raise unless a dynamics can continue a run: with the same clock, and all that the run carried."""
+    """Raise unless a dynamics can continue a run: it must have the same clock and use everything the run carried."""
     afresh = "give `trajectory.final` to start a new run there, whose clock begins at 0."
     clock = clock_of(dynamics)
     if before.clock not in ("", clock):
@@ -61,13 +61,16 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
 
 
 def handed_over(before: Trajectory, model: LayerPeeled) -> Trajectory:
-    """What a run continues from, with its numbers in the current precision."""
+    """The trajectory that a run continues, with memory and origin in the current precision.
+
+    In a momentum, the velocity of an array that now stays becomes 0.
+    """
 
     def converted(leaf: ArrayLike) -> Any:
         return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
 
     memory, origin = jax.tree.map(converted, (before.memory, before.origin))
-    if before.carries == "momentum" and memory is not None:  # a part that stays now has no velocity
+    if before.carries == "momentum" and memory is not None:  # an array that stays has no velocity
         moves = model.moves._asdict()
         memory = {name: part if moves[name] else jnp.zeros_like(part) for name, part in memory.items()}
     return dataclasses.replace(before, memory=memory, origin=origin)

@@ -1,4 +1,4 @@
-"""What `simulate` and `exact` do before and after: check, choose the precision, plan the observables."""
+"""What `simulate` and `exact` do before and after a run: check, choose the precision, and plan the observables."""
 
 from __future__ import annotations
 
@@ -30,12 +30,25 @@ from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import ObservablePlan, Observe, refers_to_start, resolve, wants_split
 from unhinged_jax.trajectory import Trajectory
 
-_RESOLVED = 2.0**28  # float32 numbers of this size are 32 apart: e^32 still fits its range, with room for several
+_RESOLVED = 2.0**28  # float32 numbers of this size are 32 apart; several factors e^32 still fit the range of float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A checked request: the state to start from, the times, the observables, the precision."""
+    """A checked request.
+
+    Attributes:
+        state: The start, in the precision of the run.
+        times: The requested times, or numbers of updates, (T,).
+        first: The time, or the number of updates, at the start; 0 unless the run continues another one.
+        memory: What the run begins with in addition to the state, such as a velocity, or None.
+        plan: The observables.
+        target: The limit that distances refer to.
+        precision: The precision of the run.
+        outside: The precision outside the run, in which results are given back.
+        dynamics: The dynamics.
+        before: The trajectory that the run continues, or None.
+    """
 
     state: State
     times: Any
@@ -50,21 +63,21 @@ class Task:
 
     @property
     def origin(self) -> State | None:
-        """The state to which gaps refer: that of the first run in a chain of continued runs."""
+        """The state that the gaps refer to: the start of the first run in a chain of continued runs."""
         return self.state if self.before is None else self.before.origin
 
     @property
     def first_start(self) -> State | None:
-        """The origin of a run that continues another, if it matters; None for a first run."""
+        """The origin, if the run continues another one and distances are read; else None."""
         return self.origin if self.before is not None and wants_split(self.plan) else None
 
     def resumed(self, state: State) -> State | Trajectory:
-        """What to start from in place of `state` alone: the trajectory given, if one was, ending in that state."""
+        """What to start from: the state; or, if the request continues a trajectory, that trajectory ending in it."""
         return state if self.before is None else dataclasses.replace(self.before, final=state)
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Everything inside runs in the asked precision, with full-precision matrix products."""
+        """Everything inside runs in the requested precision, with matrix products in full precision."""
         with ExitStack() as stack:
             stack.enter_context(_precision.scope(self.precision))
             stack.enter_context(jax.default_matmul_precision("highest"))
@@ -77,13 +90,13 @@ class Task:
         _memory.refuse(count * one, f"the result with {count} states")
 
     def give_back(self, tree: PyTree) -> Any:
-        """Results as NumPy arrays where their precision is not the one outside, so that dtypes cannot mix."""
+        """Results, as NumPy arrays if their precision is not the one outside, so that dtypes do not mix."""
         return _precision.given_back(tree, self.precision, self.outside)
 
     def finish(self, trajectory: Trajectory) -> Trajectory:
-        """The trajectory with what going on needs, given back, with the times that were asked for.
+        """The trajectory in the precision outside, with the requested times and everything needed to continue it.
 
-        In float32 these were rounded on the way. The origin is not copied.
+        A run in float32 has rounded the times. The origin is not copied.
         """
         clock, carries = clock_of(self.dynamics), carried_by(self.dynamics)
         trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries)
@@ -91,7 +104,7 @@ class Task:
             if isinstance(self.times, np.ndarray):
                 self._must_fit()
             return trajectory
-        _memory.read(trajectory.reached)  # before anything else is: all of it comes from one program
+        _memory.read(trajectory.reached)  # first, because everything comes from one program, which may have failed
         given = self.give_back(trajectory)
         self._must_resolve(given)
         if self.times.dtype.kind == given.times.dtype.kind and np.array_equal(self.times, given.times):
@@ -102,25 +115,25 @@ class Task:
         return dataclasses.replace(given, times=self.times, elapsed=elapsed)
 
     def clock(self) -> jax.Array:
-        """The times as a JAX array; numbers of updates that do not fit the integers of the precision as floats."""
+        """The times as a JAX array. Numbers of updates that do not fit the integers of the precision become floats."""
         fits = self.times.dtype.kind != "i" or self.times[-1] <= jnp.iinfo(jnp.result_type(int)).max
         return jnp.asarray(self.times if fits else self.times.astype(float))
 
     def _must_resolve(self, given: Trajectory) -> None:
-        """Raise where a closed form in float32 has exponents whose last digit is a factor of many powers of e."""
+        """Raise if a closed form in float32 has exponents so large that their last digit means many powers of e."""
         late = given.kind == "exact" and self.precision == "float32" and float(self.times[-1]) > 2**20
         if late and not abs(float(given.final.log_scale)) < _RESOLVED:
             raise ValueError(
                 f"at {self.times[-1]:g} the logarithm of the norm is about {float(given.final.log_scale):.1e}, and "
-                "float32 cannot tell what is left beside it; give precision='float64'."
+                "float32 cannot tell the norm from one that is many powers of e larger; give precision='float64'."
             )
 
     def _must_fit(self) -> None:
-        """Raise if numbers of updates are beyond what a compiled function can return here."""
+        """Raise if a number of updates is too large for a compiled function to return in this precision."""
         if self.times.dtype.kind == "i" and self.times[-1] > jnp.iinfo(jnp.result_type(int)).max:
             raise ValueError(
-                f"inside jax.jit, jax.vmap and the like, JAX counts updates in 32 bits while it is in float32, but the "
-                f"last is {self.times[-1]}; open `with jax.enable_x64(True):` around the call."
+                f"inside jax.jit, jax.vmap and similar functions JAX counts updates in 32 bits unless 64 bits are "
+                f"enabled, but the last is {self.times[-1]}; put `with jax.enable_x64(True):` around the call."
             )
 
 
@@ -136,9 +149,10 @@ def prepare(
     caller: str,
     reduce: bool = True,
 ) -> Task:
-    """Check a request; raise one clear ValueError if it is not allowed. `reduce`: as in `simulate`.
+    """Check a request and prepare it; raise a clear ValueError if it is not allowed.
 
-    `caller` is the name of the public function, for messages.
+    The arguments are those of `simulate`. `caller` is the name of the public function that was called: some rates and
+    times are allowed for some functions only.
     """
     check_kinds(model, dynamics)
     _check.kind("state", state, State, Trajectory)
@@ -162,7 +176,7 @@ def prepare(
     optimizer = dynamics.optimizer if isinstance(dynamics, Descent) else None
     if optimizer is not None:
         check_optimizer(optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
-    apart = reduce or model.spherical  # a dense state does not carry its leading part apart
+    apart = reduce or model.spherical  # a dense state does not carry its leading part separately
     plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart)
     outside = _precision.current()
     _precision.refuse_differentiated((model, dynamics, state), name, outside)
