@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import unhinged_jax as uj
+from unhinged_jax.observables import OBSERVABLES, View
 from unhinged_jax.observables.distance import Split, log_distance, reference, split_part, turned
+from unhinged_jax.observables.features import PlaneFeatures
 
 RNG = np.random.default_rng(1)
 SHAPES = [(4, 3), (), (2, 3)]
@@ -109,3 +112,24 @@ def test_another_dynamics_has_a_direction_of_its_own():
     assert float(found.turn) == 1 and float(found.log_start) == pytest.approx(np.log(size), rel=1e-14)
     for d, beside, x in zip(DIRECTION, found.beside, across, strict=True):
         np.testing.assert_allclose(d + beside, x / size, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "units", [[-900.0, -901.0, -899.5], [-900.0, -40.0, -1.0], [-38.0, -37.0, -30.0], [0.0, 0.4, -0.3]]
+)
+def test_angles_of_spherical_features_below_any_number(units):
+    """log of the norm of 2 sin(phi_i / 2), where tan(phi_i) = e^unit across / along."""
+    along, across = np.array([0.4, 1.3, 2.0]), np.array([3.0, -0.5, 0.7])
+    W = np.eye(3)
+    model = uj.spherical(uj.balanced(3, 1), 3, gamma=0.0)  # the target of a sample is its prototype
+    given = [jnp.asarray(x) for x in (along, across, W, np.roll(W, 1, axis=1))]
+    plane = PlaneFeatures(*given, log_unit=jnp.asarray(units))
+    view = View(model, plane, jnp.asarray(W), jnp.zeros(3), jnp.zeros(()))
+    got = float(jax.jit(OBSERVABLES["log_distance"].compute)(view))
+    with localcontext(prec=900):
+        tangents = [
+            Decimal(u).exp() * Decimal(abs(x)) / Decimal(a) for u, x, a in zip(units, across, along, strict=True)
+        ]
+        # 4 sin^2(phi / 2) = 2 (1 - cos(phi))
+        squares = [2 * (1 - 1 / (1 + t * t).sqrt()) for t in tangents]
+        assert got == pytest.approx(float(sum(squares).sqrt().ln()), rel=1e-13, abs=1e-12)

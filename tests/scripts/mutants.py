@@ -4,10 +4,10 @@
                                     [--only TEXT] [--programs FOLDER] [--list]
 
 Each mutant is written into a copy of the checkout and judged by a few fast tests of its room, in a process of its own
-that ends at the first failure. A mutant that no test fails survives and is printed as `file:line  original -> mutated`;
-exit status 1 if more of them survive than --share allows. What changes no number that a test could see is listed in
-`EXPLAINED`, with reasons, and not tried. --only keeps the mutants whose line, as --list prints it, contains a text.
-Programs that a mutant leaves as they are are compiled once, and for later calls too if they are kept in a folder.
+that ends at the first failure. What no test fails is printed as `file:line:column  original -> mutated`; exit status 1
+if more mutants survive than --share allows. What changes no number that a test could see is listed in `EXPLAINED`, with
+reasons, and not tried. --only keeps the mutants whose line, as --list prints it, contains a text. Programs that no
+mutant changes are compiled once, and for later calls too if they are kept in a folder.
 """
 
 import argparse
@@ -55,6 +55,7 @@ MEETING = _named("derivatives/test_sensitivity", "functions_of_a_matrix_have_two
 TESTS = {
     "observables": TABLE,
     "observables/distance": ["tests/observables/test_distance.py", *TABLE[:1]],
+    "observables/shape": ["tests/observables/test_distance.py", *TABLE],
     "observables/fit": [
         *TABLE, *_named(
             "invariants/test_other_instances", "nothing_times_infinity_is_nothing",
@@ -86,6 +87,7 @@ TESTS = {
 EXPLAINED = [
     (r"finfo\(|_(NEAR|CLOSE|DRIFT|BLOCK|KEPT|TERMS|STEP)\b", r"",
      "a threshold between two ways that agree there to rounding, or one of speed and memory"),
+    (r"\[:, 0\]|axis=0\)\[0\]", r"^0 -> 1$", "the only column or row: an index beyond the last is that of the last"),
     (r"affordable|block > width|count <= block", r"", "decides on speed and memory alone"),
     (r"where\((?!.*-1\.0, 1\.0)", r"^1\.0 -> ", "a number to divide by, or to take the logarithm of, where nothing is"),
     (r"isfinite\(|/(modes|spherical)\.py: .*where\(", r"^0\.0 -> ", "a harmless number where another branch is taken"),
@@ -115,13 +117,14 @@ class Mutant:
 
     file: str
     line: int
+    column: int
     begin: int
     end: int
     original: str
     changed: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}  {self.original} -> {self.changed}"
+        return f"{self.file}:{self.line}:{self.column}  {self.original} -> {self.changed}"
 
     def apply(self, source: bytes) -> bytes:
         return source[: self.begin] + f"({self.changed})".encode() + source[self.end :]
@@ -155,7 +158,8 @@ def expressions(tree: ast.AST) -> Iterator[ast.AST]:
         if name in ("annotation", "returns", "decorator_list", "type_params", "bases"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            alias = isinstance(tree, ast.Module) and isinstance(getattr(child, "value", None), ast.BinOp)  # of types
+            given = getattr(child, "value", None)
+            alias = isinstance(tree, ast.Module) and isinstance(given, (ast.BinOp, ast.Subscript))  # of types
             if isinstance(child, ast.AST) and not (alias or isinstance(child, (ast.Raise, ast.Assert, ast.JoinedStr))):
                 yield child
                 yield from expressions(child)
@@ -172,7 +176,7 @@ def mutants_of(path: Path, root: Path) -> list[Mutant]:
             begin = starts[node.lineno - 1] + node.col_offset
             end = starts[node.end_lineno - 1] + node.end_col_offset
             said = ast.unparse(node), ast.unparse(other)
-            found.append(Mutant(str(path.relative_to(root)), node.lineno, begin, end, *said))
+            found.append(Mutant(str(path.relative_to(root)), node.lineno, node.col_offset + 1, begin, end, *said))
     return sorted(found, key=lambda one: (one.line, one.begin, one.end))
 
 
