@@ -121,7 +121,7 @@ def test_workers_take_what_a_plan_names_from_beside_that_plan(tmp_path):
     assert str(tmp_path) not in (new / "s.zarr" / "zarr.json").read_text()  # nor does the store tell whose it was
 
     # A file that changes while a sweep runs, which only its workers can see.
-    with pytest.raises(ValueError, match=r"weights.npz is not the file that this sweep began with"):
+    with pytest.raises(ValueError, match=r"weights.npz is not the file with which this sweep began"):
         work.run_blocks(str(old / "s.zarr"), (1,), source=str(old / "plan.toml"))
     with pytest.raises(ValueError, match="a store is data; run it with the plan"):
         work.run_blocks(str(old / "s.zarr"), (1,))

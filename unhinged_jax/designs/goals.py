@@ -27,7 +27,7 @@ class Looks:
             self._found[goal.of] = getattr(self, f"_{goal.of}")()
         found = self._found[goal.of]
         if goal.observe not in found:
-            raise ValueError(f"a goal of {goal.of!r} can look at {', '.join(found)}, but not {goal.observe!r}.")
+            raise ValueError(f"a goal of {goal.of!r} can use {', '.join(found)}, but not {goal.observe!r}.")
         return found[goal.observe]
 
     def _names(self, place: str) -> list[str]:

@@ -52,7 +52,7 @@ def simulate(
     Args:
         model: The problem.
         dynamics: `Flow` or `Descent`.
-        state: Where to start; or a `Trajectory`, to continue it.
+        state: The initial state, or a `Trajectory` to continue.
         times: Strictly ascending, (T,). For a `Flow` they are times t; for a `Descent` they are numbers of updates,
             which are whole numbers. The start is 0.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
