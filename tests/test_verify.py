@@ -135,7 +135,7 @@ def test_a_case_passes_and_one_wrong_coefficient_fails_it(monkeypatch):
 
     def wrong(*inputs):
         found = right(*inputs)
-        return dataclasses.replace(found, own=1.0001 * found.own)
+        return dataclasses.replace(found, W_from_W=1.0001 * found.W_from_W)
 
     monkeypatch.setattr(timeline, "flow_coefficients", wrong)
     jax.clear_caches()  # what is compiled still holds the right coefficients

@@ -440,7 +440,9 @@ def descent_modes(parameters, eta, count):
 
 
 def listed(c):
-    return jnp.stack([c.own[..., 0], c.feed[..., 0], c.carry[..., 0], c.lift[..., 0], c.keep], axis=-1)
+    return jnp.stack(
+        [c.W_from_W[..., 0], c.W_from_F[..., 0], c.H_from_W[..., 0], c.H_from_F[..., 0], c.H_from_H], axis=-1
+    )
 
 
 def compare_modes(got, log_scale, want, where, tolerance, zero=1e-270):

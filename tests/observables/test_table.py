@@ -14,7 +14,7 @@ import oracles
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.observables import View, evaluate, features, resolve
+from unhinged_jax.observables import View, evaluate, features, plane_features, resolve
 from unhinged_jax.observables.distance import Split
 
 C, GAMMA, DECAY, LOG_SCALE = 3, 0.3, (0.4, 0.25), 0.7
@@ -75,7 +75,7 @@ def plane(model, H, W, log_unit=None, watched=False):
     transverse, unit = across / aside[:, None], np.zeros(len(H)) if log_unit is None else log_unit
     known = (jnp.asarray(W @ target.T), jnp.asarray(W @ transverse.T)) if watched else None
     parts = [jnp.asarray(x) for x in (along, aside * np.exp(-unit), target, transverse)]
-    return features.PlaneFeatures(*parts, known, None if log_unit is None else jnp.asarray(log_unit))
+    return plane_features.PlaneFeatures(*parts, known, None if log_unit is None else jnp.asarray(log_unit))
 
 
 def dense(model, H, W):

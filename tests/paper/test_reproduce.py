@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from unhinged_jax import closed_form as exact
-from unhinged_jax import simulation as simulate
+from unhinged_jax import exact, simulate
 from unhinged_jax.paper import figures, published, reproduce
 from unhinged_jax.paper.figures import FIGURES, UPDATES
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.kernel import Kernel
 from unhinged_jax.training import ntk
 from unhinged_jax.training.experiments import kernel as experiment
 from unhinged_jax.training.experiments.kernel_report import fitted_slope
@@ -77,7 +78,7 @@ def test_the_kernel_is_that_of_finite_differences(case):
     np.testing.assert_allclose(means, pooled @ pooled.T, atol=1e-6)
     blocks = found.reshape(C * N, P, C * N, P)
     expected = [[np.trace(blocks[i, :, j]) / P for j in range(C * N)] for i in range(C * N)]
-    np.testing.assert_allclose(ntk.per_sample(ntk.Kernel(found, "coordinates"), P).matrix, expected, rtol=1e-12)
+    np.testing.assert_allclose(ntk.per_sample(Kernel(found, "coordinates"), P).matrix, expected, rtol=1e-12)
 
 
 def test_class_means_need_only_the_kernel_of_class_means(case):
@@ -136,6 +137,6 @@ def test_bad_input_is_refused(case):
     with pytest.raises(ValueError, match="need one-hot labels"):
         ntk.class_averages(labels.smoothed(0.1))
     with pytest.raises(ValueError, match="kernel between coordinates"):
-        ntk.per_sample(ntk.Kernel(np.eye(4), "samples"), 2)
+        ntk.per_sample(Kernel(np.eye(4), "samples"), 2)
     with pytest.raises(ValueError, match="width must be a whole number"):
         ntk.ntk_network(jax.random.key(0), D, 0, P)

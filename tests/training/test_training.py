@@ -142,7 +142,7 @@ def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(data, anchored
 
     other = asked.changed(train={"rate": 0.01})
     refused = Checkpoints(tmp_path / "c", identity_of(other, data))
-    with refused as kept, pytest.raises(ValueError, match=r"\[train\] rate = 0.05, but now it is 0.01"):
+    with refused as kept, pytest.raises(ValueError, match=r"train\.rate = 0\.05, but now it is 0.01"):
         kept.restore(trainer, other)
     flipped_labels = data.replace(train_y=data.train_y[::-1].copy())
     refused = Checkpoints(tmp_path / "c", identity_of(asked, flipped_labels))

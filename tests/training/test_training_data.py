@@ -61,7 +61,7 @@ def test_an_archive_that_would_run_code_is_refused(tmp_path, monkeypatch):
     harm = b"cos\nsystem\n(S'true'\ntR."
     archive(path, {"data_batch_1": harm, "test_batch": harm})
     published(monkeypatch, path)
-    with pytest.raises(ValueError, match=r"os\.system, which is no array"):
+    with pytest.raises(ValueError, match=r"os\.system, which is not an array"):
         load("cifar10", tmp_path)
 
 
@@ -100,7 +100,7 @@ def test_an_image_folder_is_read_and_its_faults_are_named(tmp_path):
         load("folder", tmp_path)
     (tmp_path / "val" / "eel").mkdir()
     (tmp_path / "train" / "dog" / "1.png").unlink()
-    with pytest.raises(ValueError, match="has the classes eel, which train has not"):
+    with pytest.raises(ValueError, match="has the classes eel, which train does not have"):
         load("folder", tmp_path)
     with pytest.raises(ValueError, match="has no train"):
         load("folder", tmp_path / "nowhere")

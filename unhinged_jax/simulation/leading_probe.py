@@ -97,7 +97,7 @@ class Leading(eqx.Module):
 
     @abc.abstractmethod
     def split(
-        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, state: Orthonormal
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, whole: Orthonormal
     ) -> Split | None:
         """The split of the state for distances: the remainder is e^log_rest `rest`, `state` the whole at any scale."""
 
@@ -132,7 +132,7 @@ class NoLeading(Leading):
         return unit * rest.H, unit * rest.W
 
     def split(
-        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, state: Orthonormal
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, whole: Orthonormal
     ) -> Split | None:
         return None
 
@@ -202,11 +202,11 @@ class LeadingProbe(Leading):
         return amplitude.sign * jnp.exp(amplitude.log - log_scale - self.log_start)
 
     def split(
-        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, state: Orthonormal
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, whole: Orthonormal
     ) -> Split | None:
         assert amplitude is not None
-        rest, state = self._moving(rest), self._moving(state)
-        return Split(self.direction, rest, amplitude.log, amplitude.sign, log_rest, state)
+        rest, whole = self._moving(rest), self._moving(whole)
+        return Split(self.direction, rest, amplitude.log, amplitude.sign, log_rest, whole)
 
     def _moving(self, state: Orthonormal) -> Orthonormal:
         """The state with zeros for an array that stays, which has no limit."""
