@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Bool, Int, PyTree, Shaped
 
 from unhinged_jax import _check, _memory
 from unhinged_jax._files import whole
@@ -117,13 +117,13 @@ class Trajectory(Value):
         ((3,), 'COMPLETED', 10)
     """
 
-    times: Any
+    times: Shaped[Any, "*batch T"]
     observables: dict[str, Any]
-    reached: Any
+    reached: Bool[Any, "*batch T"]
     final: State
-    elapsed: Any
-    code: Any
-    steps: Any
+    elapsed: Shaped[Any, "*batch"]
+    code: Int[Any, "*batch"]
+    steps: Int[Any, "*batch"]
     states: State | None = None
     memory: Any = None
     kind: str = dataclasses.field(default="simulated", metadata={"static": True})

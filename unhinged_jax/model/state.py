@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax._values import Value
@@ -39,10 +40,10 @@ class State(Value):
         [1.0, 1.0, 1.0]
     """
 
-    H: Any
-    W: Any
-    b: Any
-    log_scale: Any = 0.0
+    H: Float[Any, "*batch n p"]
+    W: Float[Any, "*batch C p"]
+    b: Float[Any, "*batch C"]
+    log_scale: Float[Any, "*batch"] = 0.0
 
     def __post_init__(self) -> None:
         _numbers.settle(self, ("H", "W", "b", "log_scale"), _numbers.real, "state.")
@@ -61,7 +62,7 @@ def settled(state: State) -> State:
     return State(state.H * inside, state.W * inside, state.b, jnp.where(safe, 0.0, state.log_scale))
 
 
-def multiplied(state: State, power: ArrayLike = 0) -> tuple[jax.Array, jax.Array]:
+def multiplied(state: State, power: ArrayLike = 0) -> tuple[Float[jax.Array, "n p"], Float[jax.Array, "C p"]]:
     """H and W with e^log_scale / 2^power multiplied in, also where that factor alone does not fit their type."""
     dtype = state.W.dtype
     bound = float(-np.log(np.finfo(dtype).tiny)) - 0.1

@@ -13,8 +13,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from unhinged_jax.special import safe_log, safe_norm
+
+Orthonormal = list[Float[jax.Array, "..."]]
+"""A state, or some of its arrays, in orthonormal coordinates, so that its squared norm is the sum of all squares.
+
+A state is [H in the coordinates of `RowSpace.metric` (rows, p), norm of the residual (), W (C, p)].
+"""
 
 
 class Split(NamedTuple):
@@ -25,12 +32,12 @@ class Split(NamedTuple):
     cancels.
     """
 
-    direction: list[jax.Array]
-    rest: list[jax.Array]
-    log_amplitude: jax.Array
-    sign: jax.Array
-    log_rest: jax.Array
-    whole: list[jax.Array]
+    direction: Orthonormal
+    rest: Orthonormal
+    log_amplitude: Float[jax.Array, ""]
+    sign: Float[jax.Array, ""]
+    log_rest: Float[jax.Array, ""]
+    whole: Orthonormal
 
 
 class Reference(NamedTuple):
@@ -40,12 +47,12 @@ class Reference(NamedTuple):
     e^log_start (direction + beside), with the direction of this run after that turn.
     """
 
-    turn: jax.Array
-    log_start: jax.Array
-    beside: list[jax.Array]
+    turn: Float[jax.Array, ""]
+    log_start: Float[jax.Array, ""]
+    beside: Orthonormal
 
 
-def reference(direction: list[jax.Array], origin: list[jax.Array], log_scale: jax.Array) -> Reference:
+def reference(direction: Orthonormal, origin: Orthonormal, log_scale: Float[jax.Array, ""]) -> Reference:
     """The reference of a run with a unit direction, whose first start has the leading part e^log_scale origin."""
     size = safe_norm(*origin)
     unit = [part / jnp.where(size > 0, size, 1.0) for part in origin]
@@ -58,7 +65,7 @@ def reference(direction: list[jax.Array], origin: list[jax.Array], log_scale: ja
     return Reference(turn, safe_log(size) + jnp.log(share) + log_scale, beside)
 
 
-def turned(split: Split, turn: jax.Array) -> Split:
+def turned(split: Split, turn: Float[jax.Array, ""]) -> Split:
     """The same state, split along its direction times 1 or -1."""
     return split._replace(direction=[turn * part for part in split.direction], sign=turn * split.sign)
 
@@ -76,7 +83,7 @@ def split_part(split: Split, which: slice) -> Split:
     )
 
 
-def log_distance(split: Split) -> jax.Array:
+def log_distance(split: Split) -> Float[jax.Array, ""]:
     """log of the distance between the unit vector of the state and the direction, exact however small it is.
 
     With phi the angle between them the distance is 2 sin(phi/2), and tan(phi) = |rest across| / (amplitude + rest
@@ -105,7 +112,7 @@ def log_distance(split: Split) -> jax.Array:
     return jnp.where(led & there, jnp.where(small, near, far), jnp.nan)
 
 
-def _along_and_across(direction: list[jax.Array], parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _along_and_across(direction: Orthonormal, parts: Orthonormal) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
     """Component of a vector along a unit direction, and the length of what is left."""
     along = sum((jnp.sum(d * x) for d, x in zip(direction, parts, strict=True)), jnp.zeros(()))
     return along, safe_norm(*(x - along * d for d, x in zip(direction, parts, strict=True)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from unhinged_jax.collapse import ClassStatistics, class_statistics, of_classes
 from unhinged_jax.special import safe_norm, safe_sqrt, segment_sum
@@ -23,15 +24,15 @@ def _static(default: object) -> Any:
 class Features:
     """What observables ask of features; each form computes it with the least work. All are pytrees."""
 
-    def dense(self) -> jax.Array:
+    def dense(self) -> Float[jax.Array, "n p"]:
         """H, shape (n, p)."""
         raise TypeError("Features is the base class")
 
-    def products(self, V: jax.Array) -> jax.Array:
+    def products(self, V: Float[jax.Array, "rows p"]) -> Float[jax.Array, "n rows"]:
         """H V^T, shape (n, rows of V)."""
         raise TypeError("Features is the base class")
 
-    def scores(self, W: jax.Array) -> jax.Array:
+    def scores(self, W: Float[jax.Array, "C p"]) -> Float[jax.Array, "C n"]:
         """W H^T for the prototypes of the same moment, shape (C, n): later operations run along samples."""
         return self.products(W).T
 
@@ -42,19 +43,19 @@ class Features:
         """
         raise TypeError("Features is the base class")
 
-    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> Features:
+    def scaled(self, factor: Float[jax.Array, ""], factor_W: Float[jax.Array, ""]) -> Features:
         """The features times a factor, together with prototypes times another factor."""
         raise TypeError("Features is the base class")
 
-    def row_norms(self) -> jax.Array:
+    def row_norms(self) -> Float[jax.Array, "n"]:
         """||h_i||, shape (n,)."""
         return row_lengths(self.dense())[:, 0]
 
-    def norm(self) -> jax.Array:
+    def norm(self) -> Float[jax.Array, ""]:
         """Frobenius norm of H."""
         return safe_norm(self.dense())
 
-    def statistics(self, labels: jax.Array, classes: int) -> ClassStatistics:
+    def statistics(self, labels: Int[jax.Array, "n"], classes: int) -> ClassStatistics:
         """Class means, variances and projections, for the metrics of neural collapse."""
         return class_statistics(self.dense(), labels, classes)
 
@@ -64,20 +65,20 @@ class Features:
 class DenseFeatures(Features):
     """H as an (n, p) array, times a factor."""
 
-    H: jax.Array
-    factor: jax.Array | None = None
+    H: Float[jax.Array, "n p"]
+    factor: Float[jax.Array, ""] | None = None
 
-    def dense(self) -> jax.Array:
+    def dense(self) -> Float[jax.Array, "n p"]:
         return self.H if self.factor is None else self.factor * self.H
 
-    def products(self, V: jax.Array) -> jax.Array:
+    def products(self, V: Float[jax.Array, "rows p"]) -> Float[jax.Array, "n rows"]:
         # The factor multiplies the smaller array.
         return self.H @ (V if self.factor is None else self.factor * V).T
 
-    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> DenseFeatures:
+    def scaled(self, factor: Float[jax.Array, ""], factor_W: Float[jax.Array, ""]) -> DenseFeatures:
         return dataclasses.replace(self, factor=factor if self.factor is None else factor * self.factor)
 
-    def norm(self) -> jax.Array:
+    def norm(self) -> Float[jax.Array, ""]:
         return safe_norm(self.H) * (1.0 if self.factor is None else self.factor)
 
     def rows(self, take: Callable[..., jax.Array]) -> DenseFeatures:
@@ -89,18 +90,18 @@ class DenseFeatures(Features):
 class ScoredFeatures(DenseFeatures):
     """Features with their products with the prototypes of the moment, W H^T (C, n), and their norm."""
 
-    known_scores: Any = None
-    known_norm: Any = None
+    known_scores: Float[Any, "C n"] = None
+    known_norm: Float[Any, ""] = None
 
-    def scores(self, W: jax.Array) -> jax.Array:
+    def scores(self, W: Float[jax.Array, "C p"]) -> Float[jax.Array, "C n"]:
         return self.known_scores
 
-    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> ScoredFeatures:
+    def scaled(self, factor: Float[jax.Array, ""], factor_W: Float[jax.Array, ""]) -> ScoredFeatures:
         known = {"known_scores": self.known_scores * factor * factor_W, "known_norm": self.known_norm * factor}
         scaled: Any = super().scaled(factor, factor_W)
         return dataclasses.replace(scaled, **known)
 
-    def norm(self) -> jax.Array:
+    def norm(self) -> Float[jax.Array, ""]:
         return self.known_norm
 
     def rows(self, take: Callable[..., jax.Array]) -> ScoredFeatures:
@@ -118,29 +119,29 @@ class ClassFeatures(Features):
     equal in all classes; `cyclic`: in addition, sample i is of class i mod C.
     """
 
-    index: jax.Array
-    weights: jax.Array
-    square_weights: jax.Array
-    residual: jax.Array
-    sums: jax.Array
-    residual_scale: jax.Array
-    with_prototypes: jax.Array | None = None
-    with_sums: jax.Array | None = None
-    scatter: jax.Array | None = None
+    index: Int[jax.Array, "n"]
+    weights: Float[jax.Array, "n"]
+    square_weights: Float[jax.Array, "C"]
+    residual: Float[jax.Array, "n p"]
+    sums: Float[jax.Array, "C p"]
+    residual_scale: Float[jax.Array, ""]
+    with_prototypes: Float[jax.Array, "C n"] | None = None
+    with_sums: Float[jax.Array, "C n"] | None = None
+    scatter: Float[jax.Array, "C m"] | None = None
     even: bool = _static(False)
     cyclic: bool = _static(False)
 
-    def _centres(self) -> jax.Array:
+    def _centres(self) -> Float[jax.Array, "C p"]:
         return self.sums / self.square_weights[:, None]
 
-    def dense(self) -> jax.Array:
+    def dense(self) -> Float[jax.Array, "n p"]:
         return self.weights[:, None] * self._centres()[self.index] + self.residual_scale * self.residual
 
-    def products(self, V: jax.Array) -> jax.Array:
+    def products(self, V: Float[jax.Array, "rows p"]) -> Float[jax.Array, "n rows"]:
         shared = (self._centres() @ V.T)[self.index]
         return self.weights[:, None] * shared + self.residual_scale * (self.residual @ V.T)
 
-    def scores(self, W: jax.Array) -> jax.Array:
+    def scores(self, W: Float[jax.Array, "C p"]) -> Float[jax.Array, "C n"]:
         if self.with_prototypes is None:
             return self.products(W).T
         shared = of_classes(W @ self._centres().T, self.index, self.cyclic)
@@ -161,7 +162,7 @@ class ClassFeatures(Features):
             cyclic=self.cyclic and index.shape[0] % self.sums.shape[0] == 0,
         )
 
-    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> ClassFeatures:
+    def scaled(self, factor: Float[jax.Array, ""], factor_W: Float[jax.Array, ""]) -> ClassFeatures:
         def times(array: jax.Array | None, by: jax.Array) -> jax.Array | None:
             return None if array is None else array * by
 
@@ -174,11 +175,11 @@ class ClassFeatures(Features):
             scatter=times(self.scatter, factor),
         )
 
-    def norm(self) -> jax.Array:
+    def norm(self) -> Float[jax.Array, ""]:
         centred = safe_norm(self.sums / jnp.sqrt(self.square_weights)[:, None])
         return safe_norm(jnp.stack([centred, self.residual_scale * safe_norm(self.residual)]))
 
-    def statistics(self, labels: jax.Array, classes: int) -> ClassStatistics:
+    def statistics(self, labels: Int[jax.Array, "n"], classes: int) -> ClassStatistics:
         if not self.even:
             return class_statistics(self.dense(), labels, classes)
         # Equal weights within a class: the residual is the deviation from the class mean.
@@ -205,12 +206,12 @@ class ClassFeatures(Features):
         )
 
 
-def row_lengths(X: jax.Array) -> jax.Array:
+def row_lengths(X: Float[jax.Array, "rows m"]) -> Float[jax.Array, "rows 1"]:
     """Norms of the rows, shape (n, 1), with gradient 0 at a zero row."""
     return safe_sqrt(row_squares(X))
 
 
-def row_squares(X: jax.Array) -> jax.Array:
+def row_squares(X: Float[jax.Array, "rows m"]) -> Float[jax.Array, "rows 1"]:
     """Squared norms of the rows, shape (n, 1)."""
     return jnp.sum(X * X, axis=1, keepdims=True)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from unhinged_jax.observables.features import DenseFeatures, Features, affordable, row_lengths
 from unhinged_jax.special import safe_norm
@@ -21,25 +22,25 @@ class PlaneFeatures(Features):
     `with_prototypes` = (W e^T, W f^T), two (C, n) arrays, may be given if the prototypes do not move.
     """
 
-    along: jax.Array
-    across: jax.Array
-    target: jax.Array
-    transverse: jax.Array
-    with_prototypes: tuple[jax.Array, jax.Array] | None = None
-    log_unit: jax.Array | None = None
+    along: Float[jax.Array, "n"]
+    across: Float[jax.Array, "n"]
+    target: Float[jax.Array, "n p"]
+    transverse: Float[jax.Array, "n p"]
+    with_prototypes: tuple[Float[jax.Array, "C n"], Float[jax.Array, "C n"]] | None = None
+    log_unit: Float[jax.Array, "n"] | None = None
 
     @property
-    def aside(self) -> jax.Array:
+    def aside(self) -> Float[jax.Array, "n"]:
         """e^log_unit across, shape (n,), which may underflow."""
         return self.across if self.log_unit is None else jnp.exp(self.log_unit) * self.across
 
-    def dense(self) -> jax.Array:
+    def dense(self) -> Float[jax.Array, "n p"]:
         return self.along[:, None] * self.target + self.aside[:, None] * self.transverse
 
-    def products(self, V: jax.Array) -> jax.Array:
+    def products(self, V: Float[jax.Array, "rows p"]) -> Float[jax.Array, "n rows"]:
         return self.along[:, None] * (self.target @ V.T) + self.aside[:, None] * (self.transverse @ V.T)
 
-    def scores(self, W: jax.Array) -> jax.Array:
+    def scores(self, W: Float[jax.Array, "C p"]) -> Float[jax.Array, "C n"]:
         if self.with_prototypes is None:
             return self.products(W).T
         along, across = self.with_prototypes
@@ -53,26 +54,26 @@ class PlaneFeatures(Features):
         rows = jax.tree.map(take, dataclasses.replace(self, with_prototypes=None))
         return dataclasses.replace(rows, with_prototypes=known)
 
-    def scaled(self, factor: jax.Array, factor_W: jax.Array) -> PlaneFeatures:
+    def scaled(self, factor: Float[jax.Array, ""], factor_W: Float[jax.Array, ""]) -> PlaneFeatures:
         known = self.with_prototypes
         known = None if known is None else (known[0] * factor_W, known[1] * factor_W)
         return dataclasses.replace(self, along=factor * self.along, across=factor * self.across, with_prototypes=known)
 
-    def row_norms(self) -> jax.Array:
+    def row_norms(self) -> Float[jax.Array, "n"]:
         return jnp.hypot(self.along, self.aside)
 
-    def norm(self) -> jax.Array:
+    def norm(self) -> Float[jax.Array, ""]:
         return safe_norm(self.along, self.aside)
 
 
-def with_products(plane: PlaneFeatures, W: jax.Array) -> PlaneFeatures:
+def with_products(plane: PlaneFeatures, W: Float[jax.Array, "C p"]) -> PlaneFeatures:
     """The plane with its products with fixed prototypes, if these fit into memory."""
     if not affordable(plane.along.shape[0], W.shape[0]):
         return plane
     return dataclasses.replace(plane, with_prototypes=(W @ plane.target.T, W @ plane.transverse.T))
 
 
-def plane_features(H: jax.Array, G: jax.Array) -> PlaneFeatures:
+def plane_features(H: Float[jax.Array, "n p"], G: Float[jax.Array, "n p"]) -> PlaneFeatures:
     """H (n, p) in the planes spanned by each row and its target row of G; a zero row of G has a zero target."""
     pull = row_lengths(G)
     target = G / jnp.where(pull > 0, pull, 1.0)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.observables.distance import Reference, Split, turned
+from unhinged_jax.observables.distance import Orthonormal, Reference, Split, turned
 from unhinged_jax.observables.features import ClassFeatures, Features
 from unhinged_jax.observables.plane_features import unit
 from unhinged_jax.signal import ClassSignal
@@ -22,9 +23,9 @@ class Normal(NamedTuple):
     the logarithms of their scales."""
 
     features: Features
-    W: jax.Array
-    log_H: jax.Array
-    log_W: jax.Array
+    W: Float[jax.Array, "C p"]
+    log_H: Float[jax.Array, ""]
+    log_W: Float[jax.Array, ""]
 
 
 def _normal(view: View) -> Normal:
@@ -48,12 +49,12 @@ class View:
 
     model: LayerPeeled
     features: Features
-    W: jax.Array
-    b: jax.Array
-    log_scale: jax.Array
+    W: Float[jax.Array, "C p"]
+    b: Float[jax.Array, "C"]
+    log_scale: Float[jax.Array, ""]
     split: Split | None = None
-    log_start: jax.Array | None = None
-    beside: list[jax.Array] | None = None
+    log_start: Float[jax.Array, ""] | None = None
+    beside: Orthonormal | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
         """compute(view), evaluated only once, because XLA does not merge factorisations."""
@@ -83,18 +84,18 @@ class View:
         """Features and prototypes of ordinary size, with the logarithms of their scales."""
         return self.once(_normal)
 
-    def prototypes(self) -> jax.Array:
+    def prototypes(self) -> Float[jax.Array, "C p"]:
         """W over its scale in `normal`, shape (C, p)."""
         return self.normal().W
 
-    def signal_features(self) -> jax.Array:
+    def signal_features(self) -> Float[jax.Array, "C p"]:
         """M^T H of the features seen, shape (C, p)."""
         signal, seen = self.model.signal(), self.seen()
         if isinstance(seen, ClassFeatures) and isinstance(signal, ClassSignal):
             return signal.gather(seen.sums)
         return signal.transpose_times(seen.dense())
 
-    def logit_scale(self) -> jax.Array:
+    def logit_scale(self) -> Float[jax.Array, ""]:
         """Logarithm of the scale of the logits of `seen` features and `prototypes`."""
         normal = self.normal()
         return normal.log_W + (0.0 if self.model.spherical else normal.log_H)
