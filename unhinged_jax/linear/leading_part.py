@@ -26,6 +26,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Bool, Float
 
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.kernel import Kernel
@@ -48,14 +49,14 @@ class Growth(NamedTuple):
         minus: mu_- = -(a + c) / 2 - d.
     """
 
-    d: jax.Array
-    rising: jax.Array
-    falling: jax.Array
-    plus: jax.Array
-    minus: jax.Array
+    d: Float[jax.Array, "*k"]
+    rising: Float[jax.Array, "*k"]
+    falling: Float[jax.Array, "*k"]
+    plus: Float[jax.Array, "*k"]
+    minus: Float[jax.Array, "*k"]
 
 
-def growth(g: jax.Array, rates: Rates) -> Growth:
+def growth(g: Float[jax.Array, "*k"], rates: Rates) -> Growth:
     """The eigenvalues of K for squared singular values g.
 
     They are not differentiable where d = 0; `closed_form.modes` has functions of K that are.
@@ -87,19 +88,21 @@ class LeadingPart(eqx.Module):
         H_moves, W_moves: Whether the features and the prototypes move; an array that does not move keeps its start.
     """
 
-    carrier: jax.Array
-    prototypes: jax.Array
+    carrier: Float[jax.Array, "C p"]
+    prototypes: Float[jax.Array, "C p"]
     rates: Rates
     H_moves: ClassVar[bool] = True
     W_moves: ClassVar[bool] = True
 
     @property
-    def parts(self) -> tuple[jax.Array, jax.Array]:
+    def parts(self) -> tuple[Float[jax.Array, "C p"], Float[jax.Array, "C p"]]:
         """(carrier, prototypes)."""
         return self.carrier, self.prototypes
 
     @abc.abstractmethod
-    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+    def part(
+        self, F: Float[jax.Array, "*C m"], W: Float[jax.Array, "*C m"], mode: int | None = None
+    ) -> tuple[Float[jax.Array, "*C m"], Float[jax.Array, "*C m"]]:
         """(carrier, prototypes) of the leading part of a state.
 
         Args:
@@ -126,16 +129,18 @@ class Coupled(LeadingPart):
     """
 
     spectrum: Spectrum
-    mask: jax.Array
-    square: jax.Array
+    mask: Float[jax.Array, "k"]
+    square: Float[jax.Array, ""]
     growth: Growth
 
-    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+    def part(
+        self, F: Float[jax.Array, "*C m"], W: Float[jax.Array, "*C m"], mode: int | None = None
+    ) -> tuple[Float[jax.Array, "*C m"], Float[jax.Array, "*C m"]]:
         k, r1, r2 = self.growth, self.rates.r1, self.rates.r2
         x, y = (self.top(F), self.top(W)) if mode is None else (self.mask[mode] * F, self.mask[mode] * W)
         return (k.falling / self.square * x + r1 * y) / (2 * k.d), (r2 * x + k.rising * y) / (2 * k.d)
 
-    def top(self, X: jax.Array) -> jax.Array:
+    def top(self, X: Float[jax.Array, "C m"]) -> Float[jax.Array, "C m"]:
         """The projection of X, (C, p), on the winning modes."""
         return self.spectrum.apply(self.mask, jnp.zeros_like(self.mask), X)
 
@@ -145,7 +150,9 @@ class Anchored(LeadingPart):
 
     W_moves: ClassVar[bool] = False
 
-    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+    def part(
+        self, F: Float[jax.Array, "*C m"], W: Float[jax.Array, "*C m"], mode: int | None = None
+    ) -> tuple[Float[jax.Array, "*C m"], Float[jax.Array, "*C m"]]:
         return W, W
 
 
@@ -154,11 +161,13 @@ class Frozen(LeadingPart):
 
     H_moves: ClassVar[bool] = False
 
-    def part(self, F: jax.Array, W: jax.Array, mode: int | None = None) -> tuple[jax.Array, jax.Array]:
+    def part(
+        self, F: Float[jax.Array, "*C m"], W: Float[jax.Array, "*C m"], mode: int | None = None
+    ) -> tuple[Float[jax.Array, "*C m"], Float[jax.Array, "*C m"]]:
         return jnp.zeros_like(F), F
 
 
-def present_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> jax.Array:
+def present_modes(spectrum: Spectrum, F: Float[jax.Array, "C m"], W: Float[jax.Array, "C m"]) -> Bool[jax.Array, "k"]:
     """Which modes a state with F = M^T H contains beyond rounding, (k,) bool. It never acquires any of the others.
 
     A state of zeros contains no mode; then all of them are reported as present.
@@ -172,7 +181,7 @@ def present_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> jax.Array:
     return _or_all(parts(F) | parts(W))
 
 
-def balanced_modes(F: jax.Array, W: jax.Array) -> jax.Array:
+def balanced_modes(F: Float[jax.Array, "C m"], W: Float[jax.Array, "C m"]) -> Bool[jax.Array, "2"]:
     """`present_modes` for balanced classes: whether the state has class contrasts, and whether it has a common mean."""
 
     def parts(X: jax.Array) -> jax.Array:  # differences of rows, because the computed mean of equal rows may differ
@@ -189,7 +198,7 @@ def _or_all(present: jax.Array) -> jax.Array:
     return present | ~jnp.any(present)
 
 
-def top_modes(spectrum: Spectrum, target: str, present: jax.Array | None = None) -> jax.Array:
+def top_modes(spectrum: Spectrum, target: str, present: Bool[jax.Array, "k"] | None = None) -> Float[jax.Array, "k"]:
     """1 for the winning modes, else 0, (k,).
 
     With target "top" these are the modes that share the largest singular value among those `present`; "contrast" and
@@ -240,7 +249,7 @@ class Origin(NamedTuple):
     """
 
     part: LeadingPart
-    log_scale: jax.Array
+    log_scale: Float[jax.Array, ""]
 
 
 def leading_parts(
@@ -267,7 +276,7 @@ def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: DTypeLike) -> ja
     return (8 * jnp.finfo(dtype).eps) ** 2 * model.classes * jnp.sum(q * q) * theta
 
 
-def put_together(lead: jax.Array, rest: jax.Array) -> jax.Array:
+def put_together(lead: Float[jax.Array, "rows m"], rest: Float[jax.Array, "rows m"]) -> Float[jax.Array, "rows m"]:
     """lead + rest, with rows in which only rounding is left set to 0, so that a row of zeros stays a row of zeros."""
     total = lead + rest
     size = jnp.max(jnp.abs(lead)) + jnp.max(jnp.abs(rest))

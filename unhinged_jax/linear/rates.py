@@ -6,11 +6,11 @@ Time is measured by zeta, the integral of the schedule, so that the rates are co
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.model import LayerPeeled
@@ -27,10 +27,10 @@ class Rates:
         r1, r2: The rates of H and of W at a schedule of 1.
     """
 
-    a: Any
-    c: Any
-    r1: Any
-    r2: Any
+    a: Float[jax.Array, ""]
+    c: Float[jax.Array, ""]
+    r1: Float[jax.Array, ""]
+    r2: Float[jax.Array, ""]
 
 
 def unit_rates(model: LayerPeeled, dynamics: Dynamics, dtype: DTypeLike) -> Rates:

@@ -15,9 +15,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.model import LayerPeeled
+from unhinged_jax.observables.distance import Orthonormal
 from unhinged_jax.observables.features import ClassFeatures, DenseFeatures, Features
 from unhinged_jax.signal import ClassSignal, Signal
 from unhinged_jax.special import drift, largest, power_of_two, safe_norm
@@ -39,12 +41,12 @@ class RowSpace:
 
     model: LayerPeeled
     signal: Signal
-    square_weights: jax.Array | None
+    square_weights: Float[jax.Array, "C"] | None
     kernel: Kernel | None
     summed: bool = dataclasses.field(default=False, metadata={"static": True})
     cyclic: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def lift(self, carrier: jax.Array) -> jax.Array:
+    def lift(self, carrier: Float[jax.Array, "C m"]) -> Float[jax.Array, "rows m"]:
         """Theta M `carrier` as rows of this space: (C, columns) -> (rows, columns)."""
         if self.summed:
             assert isinstance(self.signal, ClassSignal) and self.square_weights is not None
@@ -52,7 +54,7 @@ class RowSpace:
         lifted = self.signal.times(carrier)
         return lifted if self.kernel is None else self.kernel.apply(lifted)
 
-    def gather(self, H: jax.Array) -> jax.Array:
+    def gather(self, H: Float[jax.Array, "rows m"]) -> Float[jax.Array, "C m"]:
         """M^T H for features given as rows of this space: (rows, columns) -> (C, columns)."""
         if self.summed:
             assert isinstance(self.signal, ClassSignal)
@@ -60,7 +62,7 @@ class RowSpace:
         return self.signal.transpose_times(H)
 
     @property
-    def divisor(self) -> jax.Array:
+    def divisor(self) -> Float[jax.Array, "C"]:
         """`square_weights` with 1 in place of 0, for divisions, (C,).
 
         A class without samples or weight has D_c = 0 and a class sum of 0, so the divisor does not matter there.
@@ -68,21 +70,23 @@ class RowSpace:
         assert self.square_weights is not None
         return jnp.where(self.square_weights > 0, self.square_weights, 1.0)
 
-    def metric(self, H: jax.Array) -> jax.Array:
+    def metric(self, H: Float[jax.Array, "rows m"]) -> Float[jax.Array, "rows m"]:
         """Rows of this space, (rows, p), in orthonormal coordinates: their Frobenius norm is that of the features.
 
         A class sum S_c is divided by sqrt(D_c), because the features q_i S_c / D_c have squared norm |S_c|^2 / D_c.
         """
         return H / jnp.sqrt(self.divisor)[:, None] if self.summed else H
 
-    def vector(self, carrier: jax.Array, prototypes: jax.Array) -> list[jax.Array]:
+    def vector(self, carrier: Float[jax.Array, "C p"], prototypes: Float[jax.Array, "C p"]) -> Orthonormal:
         """The vector (Theta M carrier, prototypes) in orthonormal coordinates: [H (rows, p), residual (), W (C, p)].
 
         Its residual is 0, because Theta M carrier has none.
         """
         return [self.metric(self.lift(carrier)), jnp.zeros((), prototypes.dtype), prototypes]
 
-    def project(self, H: jax.Array) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    def project(
+        self, H: Float[jax.Array, "n p"]
+    ) -> tuple[Float[jax.Array, "rows p"], Float[jax.Array, "n p"] | None, Float[jax.Array, ""]]:
         """Split features H (n, p) into rows of this space and a residual.
 
         Returns:
@@ -105,10 +109,10 @@ class RowSpace:
 
     def features(
         self,
-        H: jax.Array,
-        residual: jax.Array | None,
-        residual_scale: jax.Array,
-        **known: jax.Array | None,
+        H: Float[jax.Array, "rows p"],
+        residual: Float[jax.Array, "n p"] | None,
+        residual_scale: Float[jax.Array, ""],
+        **known: Float[jax.Array, "C _"] | None,
     ) -> Features:
         """The features with these rows and this residual.
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float, Shaped
 
 from unhinged_jax.kernel import Kernel
 from unhinged_jax.signal import ClassSignal, Signal
@@ -31,10 +32,12 @@ class BalancedSpectrum:
     Source: Zhou et al. 2023, Lemma 9.
     """
 
-    values: jax.Array
-    present: jax.Array | None = None
+    values: Float[jax.Array, "2"]
+    present: Shaped[jax.Array, "2"] | None = None
 
-    def apply(self, f: jax.Array, df: jax.Array, X: jax.Array) -> jax.Array:
+    def apply(
+        self, f: Float[jax.Array, "2"], df: Float[jax.Array, "*order 2"], X: Float[jax.Array, "C m"]
+    ) -> Float[jax.Array, "C m"]:
         """f(G) X for X of shape (C, p), from its values f at both eigenvalues, (2,). `df` is not read."""
         mean = jnp.mean(X, axis=0)
         contrast = X - mean
@@ -42,7 +45,7 @@ class BalancedSpectrum:
             contrast, mean = without(contrast, self.present[0]), without(mean, self.present[1])
         return f[0] * contrast + f[1] * mean
 
-    def eigenvalues(self) -> jax.Array:
+    def eigenvalues(self) -> Float[jax.Array, "2"]:
         """The two distinct eigenvalues, (2,), differentiable."""
         return self.values
 
@@ -59,12 +62,14 @@ class GeneralSpectrum:
         present: As in `BalancedSpectrum`, (k,).
     """
 
-    gram: jax.Array
-    values: jax.Array
-    vectors: jax.Array
-    present: jax.Array | None = None
+    gram: Float[jax.Array, "k k"]
+    values: Float[jax.Array, "k"]
+    vectors: Float[jax.Array, "k k"]
+    present: Shaped[jax.Array, "k"] | None = None
 
-    def apply(self, f: jax.Array, df: jax.Array, X: jax.Array) -> jax.Array:
+    def apply(
+        self, f: Float[jax.Array, "k"], df: Float[jax.Array, "*order k"], X: Float[jax.Array, "C m"]
+    ) -> Float[jax.Array, "C m"]:
         """f(G) X for X with k rows, or with k entries (G of a kernel between feature coordinates).
 
         Args:
@@ -77,7 +82,7 @@ class GeneralSpectrum:
         present = jnp.ones_like(self.values) if self.present is None else self.present
         return _apply(f, slopes, self.values, self.vectors, self.gram, rows, present[:, None]).reshape(X.shape)
 
-    def eigenvalues(self) -> jax.Array:
+    def eigenvalues(self) -> Float[jax.Array, "k"]:
         """The eigenvalues, ascending, (k,). The mean over a group of equal ones can be differentiated twice."""
         drift = self.gram - jax.lax.stop_gradient(self.gram)
         moved = self.vectors.T @ drift @ self.vectors

@@ -19,26 +19,21 @@ from typing import Any, NamedTuple, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from unhinged_jax.linear.leading_part import Coupled, LeadingPart, put_together
 from unhinged_jax.linear.row_space import RowSpace
-from unhinged_jax.observables.distance import Split
+from unhinged_jax.observables.distance import Orthonormal, Split
 from unhinged_jax.simulation.coupling import Coupling, OneClass
 from unhinged_jax.simulation.system import Body
 from unhinged_jax.special import safe_log, safe_norm
-
-Orthonormal = list[jax.Array]
-"""A state in orthonormal coordinates, whose squared norm is the sum of the squares of all entries.
-
-It is [H in the coordinates of `RowSpace.metric` (rows, p), norm of the residual (), W (C, p)].
-"""
 
 
 class Amplitude(NamedTuple):
     """The amplitude sign e^log of the leading part, with `log` and `sign` of shape ()."""
 
-    log: jax.Array
-    sign: jax.Array
+    log: Float[jax.Array, ""]
+    sign: Float[jax.Array, ""]
 
 
 class RowState(NamedTuple):
@@ -51,11 +46,11 @@ class RowState(NamedTuple):
         scores: W r^T for the residual r, (C, n), or None if it is not known.
     """
 
-    H: jax.Array
-    W: jax.Array
-    factor: jax.Array
-    log_scale: jax.Array
-    scores: jax.Array | None
+    H: Float[jax.Array, "rows p"]
+    W: Float[jax.Array, "C p"]
+    factor: Float[jax.Array, ""]
+    log_scale: Float[jax.Array, ""]
+    scores: Float[jax.Array, "C n"] | None
 
 
 class Leading(eqx.Module):
@@ -72,19 +67,21 @@ class Leading(eqx.Module):
         """The rates of H and W; a velocity times these rates is split in the same way as a state."""
 
     @abc.abstractmethod
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         """The arrays before the first update, for a start H (rows, p) and W (C, p)."""
 
     @abc.abstractmethod
-    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: Float[jax.Array, "n p"], W: Float[jax.Array, "C p"]) -> Body:
         """The arrays of a velocity with H as rows of the space, (rows, p), and W (C, p)."""
 
     @abc.abstractmethod
-    def rest(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rest(
+        self, coupling: Coupling, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
         """The remainder of (H, W): both arrays without their leading part. `coupling` says how they are coupled."""
 
     @abc.abstractmethod
-    def amplitude(self, body: Body, log: jax.Array | None) -> Amplitude | None:
+    def amplitude(self, body: Body, log: Float[jax.Array, ""] | None) -> Amplitude | None:
         """The amplitude of the leading part, from the column in the body, which stands for e^log times itself."""
 
     @abc.abstractmethod
@@ -92,17 +89,19 @@ class Leading(eqx.Module):
         """The state: leading part plus remainder, with an array that stays taken from the start."""
 
     @abc.abstractmethod
-    def add(self, amplitude: Amplitude | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def add(
+        self, amplitude: Amplitude | None, rest: RowState, log_scale: Float[jax.Array, ""]
+    ) -> tuple[Float[jax.Array, "rows p"], Float[jax.Array, "C p"]]:
         """(H, W) of leading part plus remainder, divided by e^log_scale."""
 
     @abc.abstractmethod
     def split(
-        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, whole: Orthonormal
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: Float[jax.Array, ""], whole: Orthonormal
     ) -> Split | None:
         """The split of the state for distances: the remainder is e^log_rest `rest`, `state` the whole at any scale."""
 
     @abc.abstractmethod
-    def turned(self, turn: Callable[[jax.Array], jax.Array], residual: jax.Array) -> Self:
+    def turned(self, turn: Callable[[jax.Array], jax.Array], residual: Float[jax.Array, "n p"]) -> Self:
         """The same leading part with `turn` applied to its rows, for a smaller problem with this residual (n, m)."""
 
 
@@ -112,31 +111,35 @@ class NoLeading(Leading):
     names = ()
     rates = (1.0, 1.0)
 
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         return {}
 
-    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: Float[jax.Array, "n p"], W: Float[jax.Array, "C p"]) -> Body:
         return {}
 
-    def rest(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rest(
+        self, coupling: Coupling, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
         return H, W
 
-    def amplitude(self, body: Body, log: jax.Array | None) -> Amplitude | None:
+    def amplitude(self, body: Body, log: Float[jax.Array, ""] | None) -> Amplitude | None:
         return None
 
     def join(self, amplitude: Amplitude | None, rest: RowState, start: RowState) -> RowState:
         return rest
 
-    def add(self, amplitude: Amplitude | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def add(
+        self, amplitude: Amplitude | None, rest: RowState, log_scale: Float[jax.Array, ""]
+    ) -> tuple[Float[jax.Array, "rows p"], Float[jax.Array, "C p"]]:
         unit = jnp.exp(rest.log_scale - log_scale)
         return unit * rest.H, unit * rest.W
 
     def split(
-        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, whole: Orthonormal
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: Float[jax.Array, ""], whole: Orthonormal
     ) -> Split | None:
         return None
 
-    def turned(self, turn: Callable[[jax.Array], jax.Array], residual: jax.Array) -> Self:
+    def turned(self, turn: Callable[[jax.Array], jax.Array], residual: Float[jax.Array, "n p"]) -> Self:
         return self
 
 
@@ -150,23 +153,24 @@ class LeadingProbe(Leading):
         direction: `part` at norm 1.
         log_start: The logarithm of the norm of `part`, ().
         unit: The unit vector u, (p, 1). It points along the longest row of `part`, so that d u is never nearly 0.
+            `turned` leaves it as it is, with the p of the start.
         unit_H, unit_W: d_H u, (rows, 1), and d_W u, (C, 1).
         led: Whether there is a leading part at all, ().
     """
 
     part: LeadingPart
-    H: jax.Array
-    scores: jax.Array | None
+    H: Float[jax.Array, "rows p"]
+    scores: Float[jax.Array, "C n"] | None
     direction: Orthonormal
-    log_start: jax.Array
-    unit: jax.Array
-    unit_H: jax.Array
-    unit_W: jax.Array
-    led: jax.Array
+    log_start: Float[jax.Array, ""]
+    unit: Float[jax.Array, "columns 1"]
+    unit_H: Float[jax.Array, "rows 1"]
+    unit_W: Float[jax.Array, "C 1"]
+    led: Bool[jax.Array, ""]
 
     names = (("lead_H", "lead_W"),)
 
-    def amplitude(self, body: Body, log: jax.Array | None) -> Amplitude | None:
+    def amplitude(self, body: Body, log: Float[jax.Array, ""] | None) -> Amplitude | None:
         assert log is not None
         of_H = [(self.unit_H, body["lead_H"])] * self.part.H_moves
         of_W = [(self.unit_W, body["lead_W"])] * self.part.W_moves
@@ -192,17 +196,19 @@ class LeadingProbe(Leading):
             scores = jnp.where(jnp.any(W != 0, axis=1, keepdims=True), scores, scores - jax.lax.stop_gradient(scores))
         return RowState(H, W, factor, common, scores)
 
-    def add(self, amplitude: Amplitude | None, rest: RowState, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def add(
+        self, amplitude: Amplitude | None, rest: RowState, log_scale: Float[jax.Array, ""]
+    ) -> tuple[Float[jax.Array, "rows p"], Float[jax.Array, "C p"]]:
         assert amplitude is not None
         lead, unit = self._times(amplitude, log_scale), jnp.exp(rest.log_scale - log_scale)
         return unit * rest.H + lead * self.H, unit * rest.W + lead * self.part.prototypes
 
-    def _times(self, amplitude: Amplitude, log_scale: jax.Array) -> jax.Array:
+    def _times(self, amplitude: Amplitude, log_scale: Float[jax.Array, ""]) -> Float[jax.Array, ""]:
         """The leading part as a multiple of that of the start, divided by e^log_scale, ()."""
         return amplitude.sign * jnp.exp(amplitude.log - log_scale - self.log_start)
 
     def split(
-        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: jax.Array, whole: Orthonormal
+        self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: Float[jax.Array, ""], whole: Orthonormal
     ) -> Split | None:
         assert amplitude is not None
         rest, whole = self._moving(rest), self._moving(whole)
@@ -213,7 +219,7 @@ class LeadingProbe(Leading):
         moves = self.part.H_moves, self.part.H_moves, self.part.W_moves
         return [part if moving else jnp.zeros_like(part) for part, moving in zip(state, moves, strict=True)]
 
-    def turned(self, turn: Callable[[jax.Array], jax.Array], residual: jax.Array) -> Self:
+    def turned(self, turn: Callable[[jax.Array], jax.Array], residual: Float[jax.Array, "n p"]) -> Self:
         part = self.part.turned(turn)
         direction = [turn(part) if part.ndim else part for part in self.direction]
         scores = None if self.scores is None else part.prototypes @ residual.T
@@ -227,14 +233,16 @@ class CoupledProbe(LeadingProbe):
     def rates(self) -> tuple[Any, Any]:
         return self.part.rates.r1, self.part.rates.r2
 
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         return {"lead_H": self.H @ self.unit, "lead_W": self.part.prototypes @ self.unit}
 
-    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: Float[jax.Array, "n p"], W: Float[jax.Array, "C p"]) -> Body:
         carrier, prototypes = self.part.part(space.gather(H), W)
         return {"lead_H": space.lift(carrier) @ self.unit, "lead_W": prototypes @ self.unit}
 
-    def rest(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rest(
+        self, coupling: Coupling, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
         mode = coupling.mode if isinstance(coupling, OneClass) else None
         carrier, prototypes = self.part.part(coupling.gather(H), W, mode)
         return H - coupling.lift(carrier), W - prototypes
@@ -249,20 +257,24 @@ class DrivenProbe(LeadingProbe):
 
     rates = (1.0, 1.0)
 
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         lead_H, lead_W = self.H @ self.unit, self.part.prototypes @ self.unit
         if self.part.H_moves:
             return {"lead_H": jnp.zeros_like(lead_H), "lead_W": W @ self.unit}
         return {"lead_H": H @ self.unit, "lead_W": jnp.zeros_like(lead_W)}
 
-    def velocity_arrays(self, space: RowSpace, H: jax.Array, W: jax.Array) -> Body:
+    def velocity_arrays(self, space: RowSpace, H: Float[jax.Array, "n p"], W: Float[jax.Array, "C p"]) -> Body:
         return {"lead_H": jnp.zeros_like(self.unit_H), "lead_W": jnp.zeros_like(self.unit_W)}
 
-    def rest(self, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rest(
+        self, coupling: Coupling, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
         return (H, jnp.where(self.led, 0.0, W)) if self.part.H_moves else (jnp.where(self.led, 0.0, H), W)
 
 
-def leading_probe(space: RowSpace, part: LeadingPart | None, W: jax.Array, residual: jax.Array | None) -> Leading:
+def leading_probe(
+    space: RowSpace, part: LeadingPart | None, W: Float[jax.Array, "C p"], residual: Float[jax.Array, "n p"] | None
+) -> Leading:
     """What a run carries of `part`, or `NoLeading` if that is None.
 
     Args:
@@ -295,7 +307,7 @@ def leading_probe(space: RowSpace, part: LeadingPart | None, W: jax.Array, resid
     )
 
 
-def _along_longest(rows: jax.Array) -> jax.Array:
+def _along_longest(rows: Float[jax.Array, "rows p"]) -> Float[jax.Array, "p 1"]:
     """The unit vector along the longest of the rows, (p, 1), a constant for derivatives; 0 if all rows are 0."""
     rows = jax.lax.stop_gradient(rows)
     largest = jnp.max(jnp.abs(rows))

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from unhinged_jax.linear.compression import smaller
 from unhinged_jax.linear.leading_part import Coupled, LeadingPart, Origin, balanced_modes
@@ -32,12 +33,12 @@ from unhinged_jax.linear.row_space import RowSpace, row_space
 from unhinged_jax.linear.spectrum import spectrum_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import View
-from unhinged_jax.observables.distance import Reference, reference
+from unhinged_jax.observables.distance import Orthonormal, Reference, reference
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulation.absent import Absent, absent_modes, together
 from unhinged_jax.simulation.choose import Choice
 from unhinged_jax.simulation.coupling import force
-from unhinged_jax.simulation.leading_probe import Leading, LeadingProbe, Orthonormal, RowState, leading_probe
+from unhinged_jax.simulation.leading_probe import Leading, LeadingProbe, RowState, leading_probe
 from unhinged_jax.simulation.propagator import BalancedPair, Identity, Propagator, StartItself
 from unhinged_jax.simulation.system import Body, System, rated
 from unhinged_jax.special import safe_norm
@@ -53,12 +54,12 @@ class Bias(eqx.Module):
         moves: Whether the biases move.
     """
 
-    start: jax.Array
-    drift: jax.Array
-    decay: Any
+    start: Float[jax.Array, "C"]
+    drift: Float[jax.Array, "C"]
+    decay: Float[Any, ""]
     moves: bool = eqx.field(static=True)
 
-    def velocity(self, b: jax.Array) -> jax.Array:
+    def velocity(self, b: Float[jax.Array, "C"]) -> Float[jax.Array, "C"]:
         """b' at unit rates, (C,)."""
         return self.drift - self.decay * b if self.moves else jnp.zeros_like(b)
 
@@ -72,9 +73,9 @@ class Scales(NamedTuple):
         factor: Of the factor of the residual, ().
     """
 
-    lead: jax.Array | None
-    pairs: jax.Array
-    factor: jax.Array
+    lead: Float[jax.Array, ""] | None
+    pairs: Float[jax.Array, "pairs"]
+    factor: Float[jax.Array, ""]
 
 
 class LinearSystem(System):
@@ -107,15 +108,15 @@ class LinearSystem(System):
     """
 
     space: RowSpace
-    H: jax.Array
-    W: jax.Array
-    residual: jax.Array | None
-    factor: jax.Array
+    H: Float[jax.Array, "rows p"]
+    W: Float[jax.Array, "C p"]
+    residual: Float[jax.Array, "n p"] | None
+    factor: Float[jax.Array, ""]
     propagator: Propagator
     leading: Leading
     bias: Bias
-    log_scale: jax.Array
-    start_scores: jax.Array | None = None
+    log_scale: Float[jax.Array, ""]
+    start_scores: Float[jax.Array, "rows+C n"] | None = None
     reference: Reference | None = None
     absent: Absent | None = None
 
@@ -128,7 +129,7 @@ class LinearSystem(System):
     def compensated(self) -> bool:
         return self.space.summed
 
-    def log_unit(self) -> jax.Array:
+    def log_unit(self) -> Float[jax.Array, ""]:
         return self.log_scale
 
     def body(self) -> Body:
@@ -154,7 +155,9 @@ class LinearSystem(System):
             cleaned.update(zip(names, self._without_absent(*(body[name] for name in names)), strict=True))
         return cleaned
 
-    def _without_absent(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _without_absent(
+        self, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
         return (H, W) if self.absent is None else self.absent.taken_out(self.space, H, W)
 
     def clean_velocity(self, velocity: Body) -> Body:
@@ -180,7 +183,7 @@ class LinearSystem(System):
             {"H": H, "W": W, "factor": ratio, "b": velocity["b"], **self.leading.velocity_arrays(space, H, W)}
         )
 
-    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+    def unpack(self, velocity: Body, logs: list[Float[jax.Array, ""]], log_scale: Float[jax.Array, ""]) -> Body:
         r1, r2 = self.leading.rates
         body, scales = rated(velocity, r1, r2), self._scales(logs)
         rest = self._rest(body, scales)
@@ -193,7 +196,7 @@ class LinearSystem(System):
             "b": velocity["b"],
         }
 
-    def _scales(self, logs: list[jax.Array]) -> Scales:
+    def _scales(self, logs: list[Float[jax.Array, ""]]) -> Scales:
         of = dict(zip(self.groups, logs, strict=True))
         lead = next((of[names] for names in self.leading.names), None)
         return Scales(lead, jnp.stack([of[names] for names in self.propagator.names]), of[("factor",)])
@@ -213,7 +216,7 @@ class LinearSystem(System):
         scores = None if self.start_scores is None else self.propagator.apply(of_W, self.start_scores)
         return RowState(H, W, jnp.exp(scales.factor - common) * body["factor"], common, scores)
 
-    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
+    def view(self, body: Body, logs: list[Float[jax.Array, ""]], still: Bool[jax.Array, ""]) -> View:
         scales = self._scales(logs)
         rest = self._rest(body, scales)
         amplitude = self.leading.amplitude(body, scales.lead)

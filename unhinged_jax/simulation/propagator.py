@@ -17,6 +17,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.linear.spectrum import without
@@ -34,11 +35,13 @@ class Propagator(eqx.Module):
     names: ClassVar[tuple[tuple[str, str], ...]] = (("H", "W"),)
 
     @abc.abstractmethod
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         """The arrays before the first update, for a start H (rows, p) and W (C, p)."""
 
     @abc.abstractmethod
-    def apply(self, moved: list[jax.Array], start: jax.Array) -> jax.Array:
+    def apply(
+        self, moved: list[Float[jax.Array, "..."]], start: Float[jax.Array, "both m"]
+    ) -> Float[jax.Array, "rows m"]:
         """The present rows of H, or of W.
 
         Args:
@@ -50,11 +53,13 @@ class Propagator(eqx.Module):
         """How the signal couples the two arrays of each pair."""
         return (space,)
 
-    def clean(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def clean(
+        self, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
         """A pair of arrays without what only rounding can have put there. By default they are returned unchanged."""
         return H, W
 
-    def there(self, logs: jax.Array) -> jax.Array:
+    def there(self, logs: Float[jax.Array, "pairs"]) -> Float[jax.Array, "pairs"]:
         """Logarithms of the scales of the pairs, (pairs,), with -inf for a pair that the start does not contain."""
         return logs
 
@@ -67,15 +72,19 @@ class StartItself(Propagator):
             classes are not balanced.
     """
 
-    present: jax.Array | None
+    present: Bool[jax.Array, "2"] | None
 
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         return {"H": H, "W": W}
 
-    def apply(self, moved: list[jax.Array], start: jax.Array) -> jax.Array:
+    def apply(
+        self, moved: list[Float[jax.Array, "..."]], start: Float[jax.Array, "both m"]
+    ) -> Float[jax.Array, "rows m"]:
         return moved[0]
 
-    def clean(self, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def clean(
+        self, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
         if self.present is None:
             return H, W
         return _present(self.present, H), _present(self.present, W)
@@ -84,12 +93,14 @@ class StartItself(Propagator):
 class Identity(Propagator):
     """Carries the rows of P, H (rows, rows + C) and W (C, rows + C), for unequal classes in many dimensions."""
 
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         rows, classes, dtype = H.shape[0], W.shape[0], W.dtype
         both = rows + classes
         return {"H": jnp.eye(rows, both, dtype=dtype), "W": jnp.eye(classes, both, k=rows, dtype=dtype)}
 
-    def apply(self, moved: list[jax.Array], start: jax.Array) -> jax.Array:
+    def apply(
+        self, moved: list[Float[jax.Array, "..."]], start: Float[jax.Array, "both m"]
+    ) -> Float[jax.Array, "rows m"]:
         return moved[0] @ start
 
 
@@ -106,16 +117,18 @@ class BalancedPair(Propagator):
     """
 
     names: ClassVar[tuple[tuple[str, str], ...]] = (("H", "W"), ("mean_H", "mean_W"))
-    present: jax.Array
+    present: Bool[jax.Array, "2"]
 
-    def start_arrays(self, H: jax.Array, W: jax.Array) -> Body:
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
         unit = jnp.eye(2, dtype=W.dtype)
         return {name: row for pair in self.names for name, row in zip(pair, unit, strict=True)}
 
     def couplings(self, space: RowSpace) -> tuple[Coupling, ...]:
         return OneClass(space, 0, 0), OneClass(space, space.model.classes, 1)
 
-    def apply(self, moved: list[jax.Array], start: jax.Array) -> jax.Array:
+    def apply(
+        self, moved: list[Float[jax.Array, "..."]], start: Float[jax.Array, "both m"]
+    ) -> Float[jax.Array, "rows m"]:
         difference, shared = moved
         X, Y = jnp.split(start, 2)
         mean_X, mean_Y = jnp.mean(X, axis=0), jnp.mean(Y, axis=0)
@@ -123,11 +136,11 @@ class BalancedPair(Propagator):
         mean = shared[0] * mean_X + shared[1] * mean_Y
         return without(contrasts, self.present[0]) + without(mean, self.present[1])
 
-    def there(self, logs: jax.Array) -> jax.Array:
+    def there(self, logs: Float[jax.Array, "pairs"]) -> Float[jax.Array, "pairs"]:
         return jnp.where(self.present, logs, -jnp.inf)
 
 
-def _present(present: jax.Array, X: jax.Array) -> jax.Array:
+def _present(present: Bool[jax.Array, "2"], X: Float[jax.Array, "C m"]) -> Float[jax.Array, "C m"]:
     """Rows of balanced classes, (C, columns), without their differences or their mean if the start has none."""
     mean = jnp.mean(X, axis=0)
     return without(X - mean, present[0]) + without(jnp.broadcast_to(mean, X.shape), present[1])
