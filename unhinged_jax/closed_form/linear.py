@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from unhinged_jax.closed_form.modes import Coefficients
 from unhinged_jax.closed_form.timeline import Record
@@ -23,7 +24,7 @@ from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.linear.spectrum import BalancedSpectrum, GeneralSpectrum, Spectrum, without
 from unhinged_jax.model import State
 from unhinged_jax.observables import View
-from unhinged_jax.observables.distance import Split, reference
+from unhinged_jax.observables.distance import Orthonormal, Split, reference
 from unhinged_jax.observables.features import affordable
 from unhinged_jax.special import largest, safe_log, safe_norm
 
@@ -31,9 +32,9 @@ from unhinged_jax.special import largest, safe_log, safe_norm
 class Columns(NamedTuple):
     """m columns that evolve like feature coordinates: H (rows, m), F = M^T H (C, m) and W (C, m)."""
 
-    H: jax.Array
-    F: jax.Array
-    W: jax.Array
+    H: Float[jax.Array, "rows m"]
+    F: Float[jax.Array, "C m"]
+    W: Float[jax.Array, "C m"]
 
 
 @jax.tree_util.register_dataclass
@@ -54,20 +55,20 @@ class ExactLinear:
 
     space: RowSpace
     spectrum: Spectrum
-    H: jax.Array
-    residual: jax.Array | None
-    factor: jax.Array
-    F: jax.Array
-    W: jax.Array
-    b: jax.Array
-    drift_b: jax.Array
-    log_scale: jax.Array
+    H: Float[jax.Array, "rows p"]
+    residual: Float[jax.Array, "n p"] | None
+    factor: Float[jax.Array, ""]
+    F: Float[jax.Array, "C p"]
+    W: Float[jax.Array, "C p"]
+    b: Float[jax.Array, "C"]
+    drift_b: Float[jax.Array, "C"]
+    log_scale: Float[jax.Array, ""]
     leading: LeadingPart | None
     seen: Columns | None
     scatter: Columns | None = None
     origin: Origin | None = None
     moving: Columns | None = None
-    moving_b: jax.Array | None = None
+    moving_b: Float[jax.Array, "C"] | None = None
 
     def view(self, record: Record, slopes: Record) -> View:
         """The state at one moment. `slopes` are the derivatives of the record with respect to the eigenvalues of G."""
@@ -99,7 +100,7 @@ class ExactLinear:
         first = self.space.vector(*self.origin.part.parts)
         return view.referred(reference(split.direction, first, self.origin.log_scale))
 
-    def memory(self, record: Record, slopes: Record, log_scale: jax.Array) -> dict[str, jax.Array]:
+    def memory(self, record: Record, slopes: Record, log_scale: Float[jax.Array, ""]) -> dict[str, jax.Array]:
         """The momentum at one moment over e^log_scale, with the sign of a simulated descent: minus the velocity."""
         model = self.space.model
         assert record.velocity is not None and slopes.velocity is not None
@@ -142,14 +143,16 @@ class ExactLinear:
             scatter=as_seen(space, H, W, jnp.linalg.qr(residual, mode="r")) if few else None,
         )
 
-    def _evolve(self, c: Coefficients, dc: Coefficients, start: Columns) -> tuple[jax.Array, jax.Array]:
+    def _evolve(
+        self, c: Coefficients, dc: Coefficients, start: Columns
+    ) -> tuple[Float[jax.Array, "rows m"], Float[jax.Array, "C m"]]:
         """H (rows, m) and W (C, m) from the coefficients of a moment, their slopes, and a start."""
         apply = self.spectrum.apply
         W = apply(c.W_from_W, dc.W_from_W, start.W) + apply(c.W_from_F, dc.W_from_F, start.F)
         carrier = apply(c.H_from_W, dc.H_from_W, start.W) + apply(c.H_from_F, dc.H_from_F, start.F)
         return c.H_from_H * start.H + self.space.lift(carrier), W
 
-    def _split(self, record: Record, slopes: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
+    def _split(self, record: Record, slopes: Record, whole: Orthonormal) -> tuple[Split, Float[jax.Array, ""]]:
         """The state split into leading part and remainder: other modes, mu- of the winning ones, the uncoupled part."""
         lead = self.leading
         if not isinstance(lead, Coupled):
@@ -175,7 +178,7 @@ class ExactLinear:
 
     def _without_lead(
         self, record: Record, slopes: Record, start: Columns, rates: tuple[Any, Any]
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    ) -> tuple[tuple[Float[jax.Array, "rows p"], Float[jax.Array, "C p"]], Float[jax.Array, "4"]]:
         """The remainder (H, W) of a start times `rates` (1 for a state), over e^log_rest; log |p| at the four nodes."""
         assert isinstance(self.leading, Coupled)
         lead, k = self.leading, self.leading.growth
@@ -200,10 +203,10 @@ class ExactLinear:
         W = W + fall * (k.falling * y - lead.rates.r2 * x)
         return (H, W), log_powers
 
-    def _residual_norm(self) -> jax.Array:
+    def _residual_norm(self) -> Float[jax.Array, ""]:
         return jnp.zeros((), self.W.dtype) if self.residual is None else self.factor * safe_norm(self.residual)
 
-    def _driven_split(self, record: Record, whole: list[jax.Array]) -> tuple[Split, jax.Array]:
+    def _driven_split(self, record: Record, whole: Orthonormal) -> tuple[Split, Float[jax.Array, ""]]:
         """H or W stays and drives the other along a fixed direction, in all modes alike; the other's start decays."""
         assert self.leading is not None
         still, none = jnp.zeros_like, jnp.zeros((), self.W.dtype)
@@ -230,19 +233,19 @@ class ExactLinear:
 class Course(NamedTuple):
     """A state sign e^log_amplitude direction + e^log_rest rest with a direction of any norm; fields as in `Split`."""
 
-    direction: list[jax.Array]
-    rest: list[jax.Array]
-    log_amplitude: jax.Array
-    sign: jax.Array
-    log_rest: jax.Array
-    whole: list[jax.Array]
+    direction: Orthonormal
+    rest: Orthonormal
+    log_amplitude: Float[jax.Array, ""]
+    sign: Float[jax.Array, ""]
+    log_rest: Float[jax.Array, ""]
+    whole: Orthonormal
 
-    def beside(self, rest: list[jax.Array], log_rest: jax.Array) -> Course:
+    def beside(self, rest: Orthonormal, log_rest: Float[jax.Array, ""]) -> Course:
         """The course with e^log_rest `rest` added to its remainder."""
         both, log_rest = added(self.rest, self.log_rest, rest, log_rest)
         return self._replace(rest=both, log_rest=log_rest)
 
-    def along(self, part: list[jax.Array], sign: jax.Array, log_power: jax.Array) -> Course:
+    def along(self, part: Orthonormal, sign: Float[jax.Array, ""], log_power: Float[jax.Array, ""]) -> Course:
         """The course with sign e^log_power `part` added, of which only a share lies along the direction."""
         square = sum((jnp.sum(d * d) for d in self.direction), jnp.zeros(()))
         inner = sum((jnp.sum(d * p) for d, p in zip(self.direction, part, strict=True)), jnp.zeros(()))
@@ -252,7 +255,7 @@ class Course(NamedTuple):
         moved = self._replace(log_amplitude=safe_log(jnp.abs(amplitude)) + log, sign=jnp.sign(amplitude))
         return moved.beside(across, log_power)
 
-    def split(self, log_scale: jax.Array) -> tuple[Split, jax.Array]:
+    def split(self, log_scale: Float[jax.Array, ""]) -> tuple[Split, Float[jax.Array, ""]]:
         """The split of e^log_scale times the state, and the logarithm of the norm of the direction."""
         size = safe_norm(*self.direction)
         size = jnp.where(size > 0, size, 1.0)
@@ -263,8 +266,8 @@ class Course(NamedTuple):
 
 
 def added(
-    one: Iterable[jax.Array], log: jax.Array, other: Iterable[jax.Array], other_log: jax.Array
-) -> tuple[Any, jax.Array]:
+    one: Iterable[jax.Array], log: Float[jax.Array, ""], other: Iterable[jax.Array], other_log: Float[jax.Array, ""]
+) -> tuple[Any, Float[jax.Array, ""]]:
     """e^log one + e^other_log other, for lists of arrays, over the larger of the two factors; and its logarithm."""
     common = jax.lax.stop_gradient(jnp.maximum(log, other_log))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
@@ -272,7 +275,9 @@ def added(
     return [by * x + other_by * y for x, y in zip(one, other, strict=True)], common
 
 
-def as_seen(space: RowSpace, rows: jax.Array, W: jax.Array, residual: jax.Array) -> Columns:
+def as_seen(
+    space: RowSpace, rows: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"], residual: Float[jax.Array, "m p"]
+) -> Columns:
     """The start times r^T for some rows r of residuals, (m, p): S r^T, M^T H r^T and W r^T, (C, m) each."""
     S_r = rows @ residual.T
     return Columns(S_r, space.gather(S_r), W @ residual.T)

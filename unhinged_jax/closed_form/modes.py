@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Shaped
 
 from unhinged_jax.linear.rates import Rates
 from unhinged_jax.special import log1p_ratio, phi1
@@ -39,9 +40,9 @@ class Modes(NamedTuple):
         present: 1 for the modes that the start contains, else 0, (k,).
     """
 
-    squares: jax.Array
-    winning: jax.Array
-    present: jax.Array
+    squares: Float[jax.Array, "k"]
+    winning: Float[jax.Array, "k"]
+    present: Shaped[jax.Array, "k"]
 
 
 @jax.tree_util.register_dataclass
@@ -52,21 +53,21 @@ class Coefficients:
     Attributes:
         W_from_W, W_from_F: Coefficients of W_0 and of F_0 = M^T H_0 in W, by mode, (k,).
         H_from_W, H_from_F: Coefficients of W_0 and of F_0 in the carrier of H, by mode, (k,).
-        H_from_H: The coefficient of H_0 in H, ().
+        H_from_H: The coefficient of H_0 in H, (); or one per mode, (k,), as long as each mode has a scale of its own.
     """
 
-    W_from_W: jax.Array
-    W_from_F: jax.Array
-    H_from_W: jax.Array
-    H_from_F: jax.Array
-    H_from_H: jax.Array
+    W_from_W: Float[jax.Array, "*T k"]
+    W_from_F: Float[jax.Array, "*T k"]
+    H_from_W: Float[jax.Array, "*T k"]
+    H_from_F: Float[jax.Array, "*T k"]
+    H_from_H: Float[jax.Array, "..."]
 
 
 class BiasCoefficients(NamedTuple):
     """The coefficients of the biases, b = b_from_b b_0 + b_from_drift M^T 1, both ()."""
 
-    b_from_b: jax.Array
-    b_from_drift: jax.Array
+    b_from_b: Float[jax.Array, "*T"]
+    b_from_drift: Float[jax.Array, "*T"]
 
 
 @jax.tree_util.register_dataclass
@@ -81,13 +82,13 @@ class Block:
         coupling: r1 r2 g, (k,).
     """
 
-    square: jax.Array
-    delta: jax.Array
-    mean: jax.Array
-    coupling: jax.Array
+    square: Float[jax.Array, "*k"]
+    delta: Float[jax.Array, ""]
+    mean: Float[jax.Array, ""]
+    coupling: Float[jax.Array, "*k"]
 
 
-def block(g: jax.Array, rates: Rates) -> Block:
+def block(g: Float[jax.Array, "*k"], rates: Rates) -> Block:
     """The 2 x 2 blocks K of squared singular values g, shape (k,)."""
     delta, mean = (rates.a - rates.c) / 2, -(rates.a + rates.c) / 2
     coupling = rates.r1 * rates.r2 * g
@@ -109,8 +110,8 @@ def roots(k: Block, wide: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def exponents(
-    g: jax.Array, rates: Rates, log_power: Callable[[jax.Array], jax.Array], present: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    g: Float[jax.Array, "k"], rates: Rates, log_power: Callable[[jax.Array], jax.Array], present: Shaped[jax.Array, "k"]
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, "k"]]:
     """The logarithms of what the coefficients are divided by.
 
     Modes that are absent only contribute derivatives, which may be as large as their type allows. Both results are
@@ -130,7 +131,9 @@ def exponents(
     return common, common + jnp.maximum(of_modes - common - most, 0.0)
 
 
-def flow_coefficients(g: jax.Array, rates: Rates, tau: jax.Array, log_scale: jax.Array) -> Coefficients:
+def flow_coefficients(
+    g: Float[jax.Array, "k"], rates: Rates, tau: Float[jax.Array, ""], log_scale: Float[jax.Array, "k"]
+) -> Coefficients:
     """Coefficients of gradient flow at zeta(t) = tau for squared singular values g, shape (k,).
 
     Source: Zhou et al. 2023, Theorems 2, 4, 6, 8 in one form (beyond the paper).
@@ -231,12 +234,12 @@ def quotient(
 
 
 def descent_coefficients(
-    g: jax.Array,
+    g: Float[jax.Array, "k"],
     rates: Rates,
-    eta: jax.Array,
-    count: jax.Array,
-    log_scale: jax.Array,
-    odd: jax.Array | None = None,
+    eta: Float[jax.Array, ""],
+    count: Float[jax.Array, ""],
+    log_scale: Float[jax.Array, "k"],
+    odd: Bool[jax.Array, ""] | None = None,
 ) -> Coefficients:
     """Coefficients of plain descent after `count` equal steps eta for squared singular values g, shape (k,).
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Shaped
 
 from unhinged_jax._loop import Reads
 from unhinged_jax.closed_form.modes import (
@@ -69,11 +70,11 @@ class Record:
     """
 
     full: Coefficients
-    log_full: jax.Array
+    log_full: Float[jax.Array, "*T"]
     rest: Coefficients
-    log_rest: jax.Array
-    log_powers: jax.Array
-    signs: jax.Array
+    log_rest: Float[jax.Array, "*T"]
+    log_powers: Float[jax.Array, "*T 4"]
+    signs: Float[jax.Array, "*T 4"]
     bias: BiasCoefficients
     velocity: Velocity | None = None
     pushed: Record | None = None
@@ -89,9 +90,9 @@ class Clock(NamedTuple):
         first: The time, or the number of updates, at which the run begins, ().
     """
 
-    times: jax.Array
+    times: Shaped[jax.Array, "T"]
     reads: Reads | Updates | None
-    first: jax.Array
+    first: Shaped[jax.Array, ""]
 
 
 class Updates(NamedTuple):
@@ -102,8 +103,8 @@ class Updates(NamedTuple):
         odd: Which of them are odd, (T,), because float32 has no odd numbers beyond 2^24.
     """
 
-    number: jax.Array
-    odd: jax.Array
+    number: Float[jax.Array, "T"]
+    odd: Bool[jax.Array, "T"]
 
 
 def updates_at(times: np.ndarray, start: int) -> Updates:
@@ -131,7 +132,7 @@ def timeline(model: LayerPeeled, dynamics: Dynamics, clock: Clock, modes: Modes,
     return dataclasses.replace(record, pushed=_product_timeline(*given, pushed=True)) if pushed else record
 
 
-def _winning_nodes(modes: Modes, rates: Rates) -> jax.Array:
+def _winning_nodes(modes: Modes, rates: Rates) -> Float[jax.Array, "4"]:
     """The four nodes: mu+ and mu- of the winning modes, -a and -c, (4,)."""
     top = jnp.sum(modes.winning * modes.squares) / jnp.maximum(jnp.sum(modes.winning), 1.0)
     k = block(top, rates)
