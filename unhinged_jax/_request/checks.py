@@ -110,6 +110,7 @@ def check_signal(model: LayerPeeled) -> None:
 
 
 def check_tolerance(flow: Flow, precision: str) -> None:
+    """Raise for tolerances of a flow that are below what its precision can resolve."""
     floor = 10 * float(np.finfo(precision).eps)
     for name in ("rtol", "atol"):
         value = getattr(flow, name)
@@ -132,6 +133,7 @@ def check_rates(
 
 
 def checked_times(times: Any, dynamics: Dynamics, first: float | jax.Array) -> tuple[np.ndarray | jax.Array, Any]:
+    """The times as an array, (T,), and the start, after a check; both in 64 bits unless they are traced."""
     if not _check.concrete(times):
         if isinstance(dynamics, Descent):
             raise ValueError(

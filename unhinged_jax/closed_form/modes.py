@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Shaped
 from unhinged_jax.linear.rates import Rates
 from unhinged_jax.special import log1p_ratio, phi1
 
-_TERMS = 22  # of the power series used for |d tau| < 1: the next term is below 1e-20
+_TERMS = 22  # terms of the power series, which is used for |d tau| < 1; the next term is below 1e-20
 
 
 class Modes(NamedTuple):
@@ -158,6 +158,8 @@ def flow_coefficients(
 
 @dataclasses.dataclass(frozen=True)
 class _Series:
+    """The divided differences that `_series` computes, of the shape of its arguments."""
+
     even: jax.Array
     odd: jax.Array
     second: jax.Array

@@ -153,6 +153,7 @@ class _Job(NamedTuple):
 
 @eqx.filter_jit
 def _linear(job: _Job) -> Trajectory:
+    """Evaluate a dynamics that is linear in (H, W)."""
     model, dynamics, state, memory = job.model, job.dynamics, job.state, job.memory
     dtype = state.W.dtype
     space = row_space(model, dtype, summed=memory is None)  # a velocity has its own residual
@@ -214,6 +215,7 @@ def _with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) -
 
 @eqx.filter_jit
 def _spherical(job: _Job) -> Trajectory:
+    """Evaluate spherical features with anchored prototypes."""
     model, dynamics, state, clock = job.model, job.dynamics, job.state, job.clock
     dtype = state.W.dtype
     sphere = spherical.Sphere(model, *multiplied(state), state.b)
@@ -251,6 +253,7 @@ def _saved(job: _Job, view: View) -> dict[str, Any]:
 
 
 def _end_of(moments: PyTree) -> Any:
+    """The last moment."""
     return jax.tree.map(lambda leaf: leaf[-1], moments)
 
 

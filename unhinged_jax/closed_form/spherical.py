@@ -121,7 +121,7 @@ def flow_at(sphere: Sphere, flow: Flow, tau: jax.Array) -> View:
 
 
 def _sinc(x: jax.Array) -> jax.Array:
-    """sin(x)/x, 1 at 0."""
+    """sin(x)/x, which is 1 at x = 0."""
     safe = jnp.where(x == 0, 1.0, x)
     return jnp.where(x == 0, 1.0, jnp.sin(safe) / safe)
 
@@ -191,6 +191,7 @@ def log_unit(level: jax.Array, dtype: DTypeLike) -> jax.Array:
 
 
 def _unit(level: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """The factor that an angle of this level stands for."""
     return jnp.exp2(_STEP * level.astype(dtype))
 
 

@@ -142,6 +142,7 @@ def _winning_nodes(modes: Modes, rates: Rates) -> Float[jax.Array, "4"]:
 
 
 def _flow_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes) -> Record:
+    """The record of a flow."""
     g, present = modes.squares, modes.present
     rates, others = unit_rates(model, flow, g.dtype), g * (1 - modes.winning)
     nodes = _winning_nodes(modes, rates)
@@ -166,6 +167,7 @@ def _flow_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes) -
 
 
 def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates, modes: Modes) -> Record:
+    """The record of a descent with equal steps and without momentum."""
     g, present = modes.squares, modes.present
     rates, others = unit_rates(model, descent, g.dtype), g * (1 - modes.winning)
     nodes = _winning_nodes(modes, rates)

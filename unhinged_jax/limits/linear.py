@@ -169,7 +169,7 @@ def _direction(
 
 
 def features_of(model: LayerPeeled, space: RowSpace, carrier: jax.Array) -> jax.Array:
-    """Theta M carrier, shape (n, p)."""
+    """The features Theta M `carrier`, (n, p), of a carrier (C, p)."""
     lifted = space.signal.times(carrier)
     return lifted if model.kernel is None else model.kernel.apply(lifted)
 

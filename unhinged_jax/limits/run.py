@@ -92,6 +92,7 @@ def limit(
 
 
 def _solver(model: LayerPeeled, dynamics: Dynamics) -> Callable[..., Limit]:
+    """The function that finds the limit of this kind of problem."""
     if not model.spherical:
         return coupled if model.moves.coupled else driven
     lengthen = False  # whether this is a descent whose decay alone makes features longer

@@ -61,7 +61,7 @@ def growth(g: Float[jax.Array, "*k"], rates: Rates) -> Growth:
 
     They are not differentiable where d = 0; `closed_form.modes` has functions of K that are.
 
-    Source: THEORY of Zhou et al. 2023, Theorem 4, for any two decays and rates (beyond the paper).
+    Source: Zhou et al. 2023, Theorem 4; any two decays and rates: beyond the paper.
     """
     a, c = rates.a, rates.c
     delta, m, coupling = (a - c) / 2, -(a + c) / 2, rates.r1 * rates.r2 * g
@@ -191,10 +191,12 @@ def balanced_modes(F: Float[jax.Array, "C m"], W: Float[jax.Array, "C m"]) -> Bo
 
 
 def _noise(X: jax.Array) -> jax.Array:
+    """The size up to which combinations of entries of X are rounding."""
     return 16 * jnp.finfo(X.dtype).eps * largest(X)
 
 
 def _or_all(present: jax.Array) -> jax.Array:
+    """`present`, or all modes if none is present."""
     return present | ~jnp.any(present)
 
 

@@ -129,6 +129,7 @@ expansion."""
 
 
 def _gaps(values: jax.Array, power: float) -> tuple[jax.Array, jax.Array]:
+    """Differences of eigenvalues, (k, k), and which of them count as equal, at a power of the machine epsilon."""
     gap = values[:, None] - values[None, :]
     return gap, jnp.abs(gap) <= jnp.finfo(values.dtype).eps ** power * jnp.max(jnp.abs(values))
 

@@ -146,6 +146,7 @@ def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
 def _linear(
     model: LayerPeeled, plan: ObservablePlan, state: State, states: bool, memory: PyTree, goes_on: bool
 ) -> Choice:
+    """The choice for a problem that is linear in (H, W)."""
     summed = summable(model)
     propagator: Literal["start", "identity", "pair"] = "start"
     if memory is None and summed:

@@ -79,7 +79,7 @@ class ColumnSystem(System):
         return self.pushed(body, self.pull(body, self.scores(body)), rate_H, rate_W), self.decays(rate_H, rate_W)
 
     def scores(self, body: Body) -> jax.Array:
-        """W^T H, shape (C, n)."""
+        """The logits without biases, W^T H, shape (C, n)."""
         # Without the barrier the product would read W with a stride.
         return jax.lax.optimization_barrier(body["W"].T) @ body["H"]
 
@@ -139,4 +139,5 @@ def start_power(state: State) -> jax.Array:
 
 
 def _turned(velocity: Body) -> Body:
+    """The velocity with H and W transposed, between samples as rows and samples as columns."""
     return {**velocity, "H": velocity["H"].T, "W": velocity["W"].T}

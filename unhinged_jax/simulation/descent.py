@@ -152,10 +152,12 @@ def _transformation(descent: Descent) -> optax.GradientTransformation:
 
 
 def _view(system: System, carry: dict, dtype: DTypeLike) -> View:
+    """What observables are given after the updates of this carry."""
     return system.view(carry["body"], _logs(system, carry, dtype), carry["still"])
 
 
 def _logs(system: System, carry: dict, dtype: DTypeLike) -> list[jax.Array]:
+    """The logarithm of the scale of every group, () or of the shape of its arrays."""
     logs = carry["powers"].astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + system.log_unit()
     return [logs[i] for i in range(len(system.groups))]
 
@@ -210,6 +212,7 @@ def _rescaled(system: System, carry: dict, sizes: jax.Array, mark: bool = True) 
 def _initial_memory(
     system: System, descent: Descent, transform: optax.GradientTransformation, body: Body, memory: PyTree
 ) -> Any:
+    """What the optimiser, or momentum, begins with; `memory` is that of the run before, or None."""
     if memory is None:
         return transform.init(body)
     momentum = isinstance(memory, dict)

@@ -166,6 +166,7 @@ def _saved_at(times: jax.Array, read: Callable[[Any], Any], adjoint: diffrax.Abs
 
 
 def _last(saved: PyTree) -> Any:
+    """The last entry along the leading axis of every leaf."""
     return jax.tree.map(lambda leaf: leaf[-1], saved)
 
 
@@ -214,6 +215,7 @@ class _RelativeController(diffrax.PIDController):
 def _controller(
     system: System, flow: Flow, rtol: float, atol: float, dtype: DTypeLike
 ) -> diffrax.AbstractStepSizeController:
+    """The step size controller; steps end at every break of the schedule and the rates."""
     kind = _RelativeController if system.guarded else diffrax.PIDController
     controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
     # The ends of steps are chosen by the solver and are not differentiated.
@@ -224,6 +226,7 @@ def _controller(
 
 
 def _breaks(flow: Flow) -> list[Any]:
+    """Arrays of the times at which the schedule or a rate is not smooth."""
     rates = [rate for rate in (flow.rate_H, flow.rate_W) if callable(rate)]
     return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]
 
@@ -231,6 +234,7 @@ def _breaks(flow: Flow) -> list[Any]:
 def _events(
     system: System, flow: Flow, bare: Callable[[dict, list[Any]], dict], rtol: float, atol: float
 ) -> diffrax.Event | None:
+    """The conditions that end a run early: it is steady, or it leaves the floating-point range."""
     conditions: dict[str, Any] = {}
     if flow.steady:
 
@@ -257,6 +261,7 @@ def _events(
 
 
 def _code(solution: diffrax.Solution, flow: Flow) -> jax.Array:
+    """The `RunResult` of a solution."""
     results = diffrax.RESULTS
     stopped = solution.event_mask
     code = jnp.where(solution.result == results.successful, RunResult.COMPLETED, RunResult.SOLVER_FAILED)

@@ -54,7 +54,7 @@ def simulate(
         dynamics: `Flow` or `Descent`.
         state: The initial state, or a `Trajectory` to continue.
         times: Strictly ascending, (T,). For a `Flow` they are times t; for a `Descent` they are numbers of updates,
-            which are whole numbers. The start is 0.
+            which are whole numbers. A run starts at 0 unless it continues a `Trajectory`.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
             for a built-in name); default `paper_observables`. Whatever a function reads from a global or an attribute
             keeps the value of its first run. For numbers that change, give a registered dataclass with these numbers as
@@ -212,6 +212,7 @@ def modes_explained() -> Iterator[None]:
 
 @eqx.filter_jit
 def _descend(job: _Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool) -> Trajectory:
+    """Run a descent in the form that was chosen."""
     system, memory = _system(job), job.memory
     if isinstance(memory, dict):
         memory = _over_the_scale(system, job.state, memory)
@@ -231,6 +232,7 @@ def _descend(job: _Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool)
 
 @eqx.filter_jit
 def _integrate(job: _Job, times: jax.Array, adjoint: diffrax.AbstractAdjoint | None) -> Trajectory:
+    """Integrate a flow in the form that was chosen."""
     system, dtype = _system(job), job.state.W.dtype
     times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
     out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
