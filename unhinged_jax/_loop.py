@@ -30,7 +30,7 @@ class Reads(NamedTuple):
         updates: Length of the loop.
         total: Number of reads.
         every: Updates between two reads, the last of which is after all updates; 0 if the reads are not equally spaced.
-        slots: For every number of updates the index of its read, or `total`; None if `every` is used.
+        slots: For every number of updates the index of its read, or `total`, (updates + 1,); None if `every` is used.
     """
 
     updates: int
@@ -46,8 +46,8 @@ def reads_at(times: np.ndarray, start: int) -> Reads:
     most = jnp.iinfo(jnp.result_type(int)).max
     if updates >= 2**31 - 1 or int(times[-1]) > most:
         raise ValueError(
-            f"a run update by update counts to {min(most, 2**31 - 2)} here, but was asked for {times[-1]}; only "
-            "`exact` with a constant rate and without momentum goes further."
+            f"a run that makes its updates one by one can make {min(most, 2**31 - 2)} here, but was asked for "
+            f"{times[-1]}; use `exact` with a constant rate and without momentum for more."
         )
     gaps = set(np.diff(after).tolist()) or {updates}
     if len(gaps) == 1 and (every := gaps.pop()) >= _OFTEN and after[0] in (0, every):

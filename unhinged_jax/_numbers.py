@@ -23,7 +23,8 @@ def real(name: str, value: object) -> Any:
     """The same numbers as native float32 or float64; only types longer than float64 are rounded.
 
     float16 and bfloat16 become float32; whole numbers, lists, data frames and extended types become float64, in NumPy.
-    Python numbers, and placeholders that JAX puts into leaves, are unchanged.
+    Whole numbers in a JAX array take JAX's default float type. Python numbers, and placeholders that JAX puts into
+    leaves, are unchanged.
 
     Raises:
         ValueError: for complex numbers, masked arrays, and objects that do not hold numbers.

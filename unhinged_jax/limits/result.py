@@ -19,8 +19,8 @@ _NOTES = {
     STOPS: "all remaining rates add up to a finite sum, so the run stops at `direction`",
     SHORT: "lengths change so fast that features turn only by a finite angle, so they come to rest at `direction`, "
     "short of their targets",
-    OVERSHOOTS: "lengths shrink, so equal steps turn features further and further; the rate is that before they "
-    "overshoot repeatedly",
+    OVERSHOOTS: "lengths shrink, so equal steps turn features further and further; the rate holds until they "
+    "overshoot, which they then do repeatedly",
     SWINGS: "steps are so large that some features oscillate about their targets forever",
 }
 
@@ -36,8 +36,8 @@ class Limit(Value):
             norm 1 (each row at norm 1 if spherical), together with the part that stays. If signs change forever, the
             limit after an even number of updates.
         rate: The direction error decays like e^(-rate zeta(t)) in a flow, e^(-rate k) in a descent of constant step; 0
-            if it decays only like a power, or not at all. For spherical descent it is a lower bound. Above 0 if
-            `target` is "top".
+            if it decays only like a power, or not at all. For spherical descent it is a lower bound. It is never
+            negative if `target` is "top".
         rate_H, rate_W: The same for H and W separately.
         exponent: The norm grows like e^(exponent zeta(t)), or e^(exponent k); for spherical features each length does,
             once its direction has settled. In a descent it is the logarithm of the largest modulus of the eigenvalues

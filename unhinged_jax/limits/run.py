@@ -45,7 +45,8 @@ def limit(
         A `Limit`.
 
     Raises:
-        NoClosedForm: if `exact` has no closed form, and for rates that are not proportional.
+        NoClosedForm: if `exact` has no closed form; for rates that are not proportional; for a kernel between feature
+            coordinates; and for a trajectory that carries a velocity.
         ValueError: for a state of another shape, a fixed part whose scale does not fit, or an unknown target.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the

@@ -98,7 +98,7 @@ class Leading(eqx.Module):
     def split(
         self, amplitude: Amplitude | None, rest: Orthonormal, log_rest: Float[jax.Array, ""], whole: Orthonormal
     ) -> Split | None:
-        """The split of the state for distances: the remainder is e^log_rest `rest`, `state` the whole at any scale."""
+        """The split for distances; the remainder is e^log_rest `rest`, and `whole` is the state at any scale."""
 
     @abc.abstractmethod
     def turned(self, turn: Callable[[jax.Array], jax.Array], residual: Float[jax.Array, "n p"]) -> Self:
