@@ -117,12 +117,14 @@ def test_another_dynamics_has_a_direction_of_its_own():
 @pytest.mark.parametrize(
     "units", [[-900.0, -901.0, -899.5], [-900.0, -40.0, -1.0], [-38.0, -37.0, -30.0], [0.0, 0.4, -0.3]]
 )
-def test_angles_of_spherical_features_below_any_number(units):
-    """log of the norm of 2 sin(phi_i / 2), where tan(phi_i) = e^unit across / along."""
+@pytest.mark.parametrize("pulled", [[1, 1, 1], [1, 0, 1]])
+def test_angles_of_spherical_features_below_any_number(units, pulled):
+    """log of the norm of 2 sin(phi_i / 2), where tan(phi_i) = e^unit across / along; what nothing pulls counts 0."""
     along, across = np.array([0.4, 1.3, 2.0]), np.array([3.0, -0.5, 0.7])
     W = np.eye(3)
     model = uj.spherical(uj.balanced(3, 1), 3, gamma=0.0)  # the target of a sample is its prototype
-    given = [jnp.asarray(x) for x in (along, across, W, np.roll(W, 1, axis=1))]
+    target = np.reshape(pulled, (3, 1)) * W
+    given = [jnp.asarray(x) for x in (along, across, target, np.roll(W, 1, axis=1))]
     plane = PlaneFeatures(*given, log_unit=jnp.asarray(units))
     view = View(model, plane, jnp.asarray(W), jnp.zeros(3), jnp.zeros(()))
     got = float(jax.jit(OBSERVABLES["log_distance"].compute)(view))
@@ -131,5 +133,5 @@ def test_angles_of_spherical_features_below_any_number(units):
             Decimal(u).exp() * Decimal(abs(x)) / Decimal(a) for u, x, a in zip(units, across, along, strict=True)
         ]
         # 4 sin^2(phi / 2) = 2 (1 - cos(phi))
-        squares = [2 * (1 - 1 / (1 + t * t).sqrt()) for t in tangents]
+        squares = [2 * moved * (1 - 1 / (1 + t * t).sqrt()) for t, moved in zip(tangents, pulled, strict=True)]
         assert got == pytest.approx(float(sum(squares).sqrt().ln()), rel=1e-13, abs=1e-12)

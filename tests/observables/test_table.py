@@ -111,31 +111,37 @@ ROWS = [
 ]  # fmt: skip
 
 
-def split(H, W):
-    """A direction, and the state as 1.9 times it plus e^0.2 times a rest; the start lies at 0.8 times it.
+def start_of(model, size):
+    """How much of the direction the start is, and the sign with which the state has it now."""
+    return (0.8 if size == 1 else 2.7), (-1.0 if model.labels is UNEVEN else 1.0)
+
+
+def split(H, W, sign):
+    """A direction, and the state as +-1.9 times it plus e^0.2 times a rest.
 
     A residual that is across the direction is given by its length alone, as solvers do.
     """
     rng = np.random.default_rng(5)
     direction = [x + np.abs(x).max() * rng.normal(size=x.shape) for x in (H, W)]
     size = np.sqrt(sum(np.sum(x**2) for x in direction))
-    direction = [x / size for x in direction]
-    rest = [(x - 1.9 * d) * np.exp(-0.2) for x, d in zip((H, W), direction, strict=True)]
+    direction = [sign * x / size for x in direction]
+    rest = [(x - sign * 1.9 * d) * np.exp(-0.2) for x, d in zip((H, W), direction, strict=True)]
     across = rng.normal(size=H.shape)
     across -= np.sum(across * direction[0]) / np.sum(direction[0] ** 2) * direction[0]
     across *= np.sum(across * rest[0]) / np.sum(across**2)
     length = np.linalg.norm(across)
     kept = [rest[0] - across, length, rest[1]], [H - np.exp(0.2) * across, np.exp(0.2) * length, W]
     lists = [[jnp.asarray(x) for x in part] for part in ([direction[0], 0.0, direction[1]], *kept)]
-    logs = [jnp.asarray(x) for x in (np.log(1.9) + LOG_SCALE, 1.0, 0.2 + LOG_SCALE)]
+    logs = [jnp.asarray(x) for x in (np.log(1.9) + LOG_SCALE, sign, 0.2 + LOG_SCALE)]
     return direction, Split(lists[0], lists[1], *logs, lists[2])
 
 
-def view_of(model, form, H, W, b):
+def view_of(model, form, H, W, b, size=1.0):
     state = [jnp.asarray(x) for x in (W, b, LOG_SCALE)]
     if not model.linear:
         return View(model, FORMS[form](model, H, W), *state)
-    return View(model, FORMS[form](model, H, W), *state, split(H, W)[1], jnp.log(0.8) + LOG_SCALE)
+    start, sign = start_of(model, size)
+    return View(model, FORMS[form](model, H, W), *state, split(H, W, sign)[1], jnp.log(start) + LOG_SCALE)
 
 
 # --- what is expected -----------------------------------------------------------------------------------------------
@@ -195,7 +201,7 @@ def expected(model, H, W, b):
     return found
 
 
-def distances(model, H, W):
+def distances(model, H, W, size):
     """Distances between unit vectors, and norms of what is left of the start, by plain differences."""
     if model.spherical:
         if not model.loss.linear:
@@ -205,13 +211,14 @@ def distances(model, H, W):
         return dict.fromkeys(("distance", "distance_H"), np.linalg.norm(unit - target))
     if not model.linear:
         return {}
-    direction, _ = split(H, W)
+    start, sign = start_of(model, size)
+    direction, _ = split(H, W, sign)
     found = {}
     pairs = {"_H": (H, direction[0]), "_W": (W, direction[1])}
     pairs[""] = tuple(np.concatenate(both) for both in zip(*pairs.values(), strict=True))
     for name, (x, d) in pairs.items():
         found["distance" + name] = np.linalg.norm(x / np.linalg.norm(x) - d / np.linalg.norm(d))
-        found["gap" + name] = np.exp(LOG_SCALE) * np.linalg.norm(x - 0.8 * d)
+        found["gap" + name] = np.exp(LOG_SCALE) * np.linalg.norm(x - start * d)
     return {name: value for name, value in found.items() if name in SPLIT}
 
 
@@ -228,9 +235,11 @@ def test_every_observable_is_its_formula(problem, form, dim, size):
     if form == "state":  # all that need no run
         got = jax.jit(lambda state: uj.observe_state(model, state))(uj.State(H, W, b, LOG_SCALE))
     else:
-        got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b))
+        got = jax.jit(lambda view: evaluate(plan, view))(view_of(model, form, H, W, b, size))
     scale = np.exp(LOG_SCALE)
-    want = with_logarithms({**expected(model, scale * H, scale * W, b), **distances(model, H, W)}, uj.all_observables)
+    want = with_logarithms(
+        {**expected(model, scale * H, scale * W, b), **distances(model, H, W, size)}, uj.all_observables
+    )
     assert want.keys() == got.keys()
     assert 0 < want["accuracy"] < 1 and 0 < want["nc4"] < 1
     chex.assert_trees_all_close(dict(got), want, rtol=1e-11, atol=1e-12)
@@ -257,7 +266,7 @@ def test_where_there_is_nothing_to_divide_by():
     H, W, _ = arrays(EVEN, 2)
     names = ("accuracy", "bias_ratio", "loss_sign", "log_abs_loss", "accuracy_margin", *ENERGIES)
 
-    def seen(*state):
+    def seen(*state, names=names):
         return {name: float(x) for name, x in uj.observe_state(MODELS["balanced"](2), uj.State(*state), names).items()}
 
     zeros = seen(0 * H, 0 * W, np.zeros(C))
@@ -267,6 +276,19 @@ def test_where_there_is_nothing_to_divide_by():
     alone = seen(0 * H, 0 * W, np.array([0.0, 1.0, 3.0]))
     assert alone["bias_ratio"] == np.inf and alone["accuracy_margin"] == -np.inf
     assert seen(H, W, np.array([-2.0, -1.0, -4.0]))["bias_ratio"] == 0.25
+
+
+@pytest.mark.parametrize(("log_scale", "size"), [(-400.0, 1.0), (-300.0, 1e-200), (0.0, 1e-200)])
+def test_logits_and_biases_of_any_size_beside_one_another(log_scale, size):
+    """Of logits of 1e-347 beside biases of 1, of both near the smallest number, and of biases of nothing."""
+    H, W, b = arrays(EVEN, 2)
+    model, index = MODELS["balanced"](2), np.asarray(EVEN.index)
+    S = np.exp(2 * log_scale) / size * H @ W.T + b  # over `size`
+    margins = [s[y] - max(np.delete(s, y)) for s, y in zip(S, index, strict=True)]
+    want = {"margin_min": min(margins), "margin_mean": np.mean(margins), "loss": losses(model, S, index, EVEN.weights)}
+    got = uj.observe_state(model, uj.State(H, W, size * b, log_scale), [*want, "accuracy"])
+    assert float(got.pop("accuracy")) == np.mean(S.argmax(axis=1) == index)
+    chex.assert_trees_all_close({name: value / size for name, value in got.items()}, want, rtol=1e-11)
 
 
 def test_margins_have_the_derivatives_of_their_formula():

@@ -1,7 +1,7 @@
 """Change one operator, number or branch of the package at a time, and see whether a test notices.
 
     python tests/scripts/mutants.py [--rooms observables ...] [--sample 40] [--seed 0] [--minutes 10] [--share 0]
-                                    [--only TEXT] [--programs FOLDER] [--list]
+                                    [--only TEXT ...] [--programs FOLDER] [--list]
 
 Each mutant is written into a copy of the checkout and judged by a few fast tests of its room, in a process of its own
 that ends at the first failure. What no test fails is printed as `file:line:column  original -> mutated`; exit status 1
@@ -55,6 +55,7 @@ MEETING = _named("derivatives/test_sensitivity", "functions_of_a_matrix_have_two
 TESTS = {
     "observables": TABLE,
     "observables/distance": ["tests/observables/test_distance.py", *TABLE[:1]],
+    "observables/view": [*TABLE, *FIRST_START],
     "observables/shape": ["tests/observables/test_distance.py", *TABLE],
     "observables/fit": [
         *TABLE, *_named(
@@ -81,6 +82,9 @@ TESTS = {
     "linear/compression": ["tests/linear"],
     "linear/spectrum": [*MEETING, *FLOW[:2], *KERNEL, *BENDS],
     "linear/row_space": [*FLOW, *KERNEL, *FAR],
+    "limits/spherical": ["tests/limits/test_limit_of_spheres.py"],
+    "derivatives/event_times": _named("derivatives/test_events", "a_descent_says_the_update_and_interpolates_between"),
+    "sweeps/stiffness": ["tests/sweeps/test_stiffness.py"],
 }  # fmt: skip
 """Which tests judge a mutant of a file, or of its room: the fastest first."""
 
@@ -88,6 +92,7 @@ EXPLAINED = [
     (r"finfo\(|_(NEAR|CLOSE|DRIFT|BLOCK|KEPT|TERMS|STEP)\b", r"",
      "a threshold between two ways that agree there to rounding, or one of speed and memory"),
     (r"\[:, 0\]|axis=0\)\[0\]", r"^0 -> 1$", "the only column or row: an index beyond the last is that of the last"),
+    (r"", r"\* .*\.sign -> .*/ .*\.sign$|^turn \* .* -> turn / ", "a sign, by which dividing is multiplying"),
     (r"affordable|block > width|count <= block", r"", "decides on speed and memory alone"),
     (r"where\((?!.*-1\.0, 1\.0)", r"^1\.0 -> ", "a number to divide by, or to take the logarithm of, where nothing is"),
     (r"isfinite\(|/(modes|spherical)\.py: .*where\(", r"^0\.0 -> ", "a harmless number where another branch is taken"),
@@ -281,7 +286,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no mutant after that time")
     parser.add_argument("--share", type=float, default=0.0, help="the share of mutants that may survive; default: none")
-    parser.add_argument("--only", default="", help="mutants whose line in the list contains this")
+    parser.add_argument("--only", nargs="*", default=[""], help="mutants whose line in the list contains one of these")
     parser.add_argument("--programs", type=Path, help="a folder in which compiled programs are kept")
     parser.add_argument("--list", action="store_true", help="print the mutants and try none")
     options = parser.parse_args()
@@ -289,7 +294,7 @@ def main() -> int:
     for room in options.rooms:
         for path in sorted((ROOT / "unhinged_jax" / room).rglob("*.py")):
             lines = path.read_text(encoding="utf-8").splitlines()
-            here = [one for one in mutants_of(path, ROOT) if options.only in str(one)]
+            here = [one for one in mutants_of(path, ROOT) if any(text in str(one) for text in options.only)]
             kept = [one for one in here if not explained(one, lines)]
             found, spared = found + kept, spared + len(here) - len(kept)
     if options.sample is not None:
