@@ -10,7 +10,7 @@ import pytest
 import unhinged_jax as uj
 from unhinged_jax.observables import OBSERVABLES, View
 from unhinged_jax.observables.distance import Split, log_distance, reference, split_part, turned
-from unhinged_jax.observables.features import PlaneFeatures
+from unhinged_jax.observables.plane_features import PlaneFeatures
 
 RNG = np.random.default_rng(1)
 SHAPES = [(4, 3), (), (2, 3)]
