@@ -234,7 +234,7 @@ def _spherical(job: _Job) -> Trajectory:
 
     last, saved, reached = spherical.descent_values(sphere, dynamics, reads, first, read)
     run = _trajectory(saved, view_of(*last[:5]), clock.times, reached)
-    updates = last[6]
+    updates = last.updates
     code = jnp.where(updates == reads.updates, RunResult.COMPLETED, RunResult.OVERFLOW)
     return dataclasses.replace(run, elapsed=first + updates, code=code)
 

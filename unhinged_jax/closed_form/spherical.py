@@ -15,12 +15,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.dynamics import Descent, Flow, rate_at
@@ -126,6 +125,28 @@ def _sinc(x: jax.Array) -> jax.Array:
     return jnp.where(x == 0, 1.0, jnp.sin(safe) / safe)
 
 
+class Carry(NamedTuple):
+    """What goes from update to update, sample by sample, (n,).
+
+    Attributes:
+        angle, level: The angle from the nearest pole over 2^(_STEP level).
+        far: Whether that pole is the opposite of the target.
+        length: The length of the features.
+        leaning: What a small change across, at the start of a sample on its line, has become.
+        lost, lost_length: What rounding lost of the angle and of the length.
+        updates: How many were made, ().
+    """
+
+    angle: jax.Array
+    level: jax.Array
+    far: jax.Array
+    length: jax.Array
+    leaning: jax.Array
+    lost: jax.Array
+    lost_length: jax.Array
+    updates: jax.Array
+
+
 def descent_values(
     sphere: Sphere, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Callable[..., Any]
 ) -> tuple[Any, Any, jax.Array]:
@@ -139,12 +160,12 @@ def descent_values(
     stands for 2^(_STEP level) times itself with level <= 0, so that it may become smaller than any number of its type.
 
     Returns:
-        The last carry, which ends with the number of updates made; what was read; and which reads were reached.
+        The last carry, what was read, and which reads were reached.
     """
     model, dtype = sphere.model, sphere.W.dtype
 
-    def step(carry: tuple[Any, ...], k: jax.Array) -> tuple[Any, ...]:
-        angle, level, far, length, leaning, (lost, lost_length), updates = carry
+    def step(carry: Carry, k: jax.Array) -> Carry:
+        angle, level, far, length, leaning, lost, lost_length, updates = carry
         unit = _unit(level, dtype)
         whole = unit * angle
         time = (first + k).astype(dtype)
@@ -172,15 +193,16 @@ def descent_values(
         across = keep + jnp.where(far, turn, -turn) * jnp.cos(whole)
         leaning = jnp.clip(leaning * across / jnp.where(gone, 1.0, stretch), -sphere.most, sphere.most)
         (turned, lost), level = _levelled((turned, lost), level)
-        return turned, level, far ^ mirrored, stretched, leaning, (lost, lost_length), updates + 1
+        return Carry(turned, level, far ^ mirrored, stretched, leaning, lost, lost_length, updates + 1)
 
-    def settle(_: PyTree, after: tuple[Any, ...]) -> tuple[Any, jax.Array]:
-        return after, jnp.all(jnp.isfinite(after[0])) & jnp.all(after[3] < sphere.most)
+    def settle(_: Carry, after: Carry) -> tuple[Carry, jax.Array]:
+        return after, jnp.all(jnp.isfinite(after.angle)) & jnp.all(after.length < sphere.most)
 
     nothing = jnp.zeros_like(sphere.angle)
     level = jnp.zeros(nothing.shape, jnp.int32)
-    start = (
-        sphere.angle, level, sphere.far, sphere.length, 1 / sphere.length, (nothing, nothing), jnp.zeros((), jnp.int32),
+    updates = jnp.zeros((), jnp.int32)
+    start = Carry(
+        sphere.angle, level, sphere.far, sphere.length, 1 / sphere.length, nothing, nothing, updates
     )  # fmt: skip
     return _loop.run(step, start, reads, read, settle, needs=lambda carry: carry[:5])
 

@@ -8,7 +8,7 @@ The rate r is that of the array x: rate_H or rate_W.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,38 @@ _LOST = 2**19  # powers of two; no group drifts so far within a block, and sums 
 CUT_SHORT = -1  # in place of a `RunResult`: the run ended early, and it was not determined exactly where and why
 _RESCALE_BEYOND = 20  # powers of two that a group of arrays may drift before it is rescaled
 _TIDY_EVERY = 16  # updates between two cleanings; few, so that neither rounding nor norms grow far in between
+
+
+class Moment(NamedTuple):
+    """What is read of a carry."""
+
+    body: Body
+    powers: jax.Array
+    still: jax.Array
+
+
+class Carry(NamedTuple):
+    """What goes from update to update.
+
+    Attributes:
+        body: The arrays that move, over 2^powers, group by group.
+        memory: The optimiser's state.
+        lost: What rounding lost of the body, to be added to the next change; empty unless the system is compensated.
+        powers: Whole numbers, (groups, ...).
+        still: Whether every rate so far was 0.
+        updates: How many were made.
+        code: A `RunResult`.
+        there: Which groups were above 0 before the block of updates; None without groups.
+    """
+
+    body: Body
+    memory: PyTree
+    lost: Body
+    powers: jax.Array
+    still: jax.Array
+    updates: jax.Array
+    code: jax.Array
+    there: jax.Array | None
 
 
 def run(
@@ -60,76 +92,78 @@ def run(
     dtype = next(iter(body.values())).dtype
     carry = _start(system, body, _initial_memory(system, descent, transform, body, memory))
 
-    def step(carry: dict, k: jax.Array) -> dict:
+    def step(carry: Carry, k: jax.Array) -> Carry:
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time), dtype)
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (descent.rate_H, descent.rate_W))
-        downhill = jax.tree.map(jnp.negative, system.velocity_at(carry["body"], carry["powers"]))
-        change, memory = transform.update(downhill, carry["memory"], carry["body"])
-        moved, lost = _applied(carry["body"], rated(change, rate_H, rate_W), carry["lost"])
-        still, updates = carry["still"] & (rate_H == 0) & (rate_W == 0), carry["updates"] + 1
-        return {**carry, "body": moved, "lost": lost, "memory": memory, "still": still, "updates": updates}
+        downhill = jax.tree.map(jnp.negative, system.velocity_at(carry.body, carry.powers))
+        change, memory = transform.update(downhill, carry.memory, carry.body)
+        moved, lost = _applied(carry.body, rated(change, rate_H, rate_W), carry.lost)
+        still, updates = carry.still & (rate_H == 0) & (rate_W == 0), carry.updates + 1
+        return carry._replace(body=moved, lost=lost, memory=memory, still=still, updates=updates)
 
-    def read(needed: dict) -> dict:
-        return look(needed["body"], _logs(system, needed, dtype), needed["still"])
+    def read(needed: Moment) -> dict:
+        return look(needed.body, _logs(system, needed, dtype), needed.still)
 
-    def settle(before: dict, after: dict) -> tuple[dict, jax.Array]:
+    def settle(before: Carry, after: Carry) -> tuple[Carry, jax.Array]:
         return _settled(system, before, after, dtype)
 
-    def alone(before: dict, after: dict) -> tuple[dict, jax.Array]:
+    def alone(before: Carry, after: Carry) -> tuple[Carry, jax.Array]:
         # Rescaling after every step loses no group, so a block in which a group would be lost can continue here.
         tidy = after
         if system.groups:
-            sizes = jnp.stack(system.heights(after["body"]))
-            tidy = {**_rescaled(system, after, sizes, mark=False), "there": sizes > 0}
-        inside, sunk = _in_range(system, tidy["body"], dtype), _sunk(system, tidy["body"], dtype)
-        stopped = {**before, "code": jnp.where(inside, RunResult.UNDERFLOW, RunResult.OVERFLOW).astype(jnp.int32)}
+            sizes = jnp.stack(system.heights(after.body))
+            tidy = _rescaled(system, after, sizes, mark=False)._replace(there=sizes > 0)
+        inside, sunk = _in_range(system, tidy.body, dtype), _sunk(system, tidy.body, dtype)
+        stopped = before._replace(code=jnp.where(inside, RunResult.UNDERFLOW, RunResult.OVERFLOW).astype(jnp.int32))
         fine = inside & ~sunk
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), tidy, stopped), fine
 
-    def tidied(carry: dict) -> dict:
-        return _rescaled(system, carry, jnp.stack(system.sizes(carry["body"])))
+    def tidied(carry: Carry) -> Carry:
+        return _rescaled(system, carry, jnp.stack(system.sizes(carry.body)))
 
     carry, saved, reached = _loop.run(
         step, carry, reads, read, settle,
-        needs=lambda carry: {name: carry[name] for name in ("body", "powers", "still")},
+        needs=lambda carry: Moment(carry.body, carry.powers, carry.still),
         tidy=(_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
         alone=alone if to_the_last else None,
     )  # fmt: skip
-    code = carry["code"] if to_the_last else jnp.where(carry["updates"] == reads.updates, carry["code"], CUT_SHORT)
+    code = carry.code if to_the_last else jnp.where(carry.updates == reads.updates, carry.code, CUT_SHORT)
     return {
         **saved,
         "reached": reached,
         "view": _view(system, carry, dtype),
         "memory": _final_memory(system, descent, carry, dtype),
-        "updates": carry["updates"],
+        "updates": carry.updates,
         "code": code,
     }
 
 
-def _start(system: System, body: Body, memory: PyTree) -> dict:
+def _start(system: System, body: Body, memory: PyTree) -> Carry:
     """The carry before the first update."""
-    carry = {
-        "body": body,
-        "memory": memory,
-        "lost": jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
-        "powers": system.powers,
-        "still": jnp.asarray(True),
-        "updates": jnp.zeros((), jnp.int32),
-        "code": jnp.asarray(RunResult.COMPLETED, jnp.int32),
-    }
-    return {**carry, "there": jnp.zeros(carry["powers"].shape, bool)} if system.groups else carry
+    powers = system.powers
+    return Carry(
+        body=body,
+        memory=memory,
+        lost=jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
+        powers=powers,
+        still=jnp.asarray(True),
+        updates=jnp.zeros((), jnp.int32),
+        code=jnp.asarray(RunResult.COMPLETED, jnp.int32),
+        there=jnp.zeros(powers.shape, bool) if system.groups else None,
+    )
 
 
-def _settled(system: System, before: dict, after: dict, dtype: DTypeLike) -> tuple[dict, jax.Array]:
+def _settled(system: System, before: Carry, after: Carry, dtype: DTypeLike) -> tuple[Carry, jax.Array]:
     """The carry after a block of updates, rescaled and cleaned, and whether nothing was lost within the block."""
     if not system.groups:
-        return after, _in_range(system, after["body"], dtype) & ~_sunk(system, after["body"], dtype)
-    sizes = jnp.stack(system.sizes(after["body"]))
-    tidy = {**_rescaled(system, after, sizes), "there": sizes > 0}
-    vanished = before["there"] & (sizes == 0)
-    lost = vanished | (jnp.abs(tidy["powers"] - before["powers"]) >= _LOST // 2)
-    return tidy, _in_range(system, tidy["body"], dtype) & ~_sunk(system, tidy["body"], dtype) & ~jnp.any(lost)
+        return after, _in_range(system, after.body, dtype) & ~_sunk(system, after.body, dtype)
+    sizes = jnp.stack(system.sizes(after.body))
+    tidy = _rescaled(system, after, sizes)._replace(there=sizes > 0)
+    assert before.there is not None
+    vanished = before.there & (sizes == 0)
+    lost = vanished | (jnp.abs(tidy.powers - before.powers) >= _LOST // 2)
+    return tidy, _in_range(system, tidy.body, dtype) & ~_sunk(system, tidy.body, dtype) & ~jnp.any(lost)
 
 
 def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
@@ -151,14 +185,14 @@ def _transformation(descent: Descent) -> optax.GradientTransformation:
     return optax.chain(optax.trace(decay=descent.momentum, nesterov=descent.nesterov), optax.scale(-1.0))
 
 
-def _view(system: System, carry: dict, dtype: DTypeLike) -> View:
+def _view(system: System, carry: Carry, dtype: DTypeLike) -> View:
     """What observables are given after the updates of this carry."""
-    return system.view(carry["body"], _logs(system, carry, dtype), carry["still"])
+    return system.view(carry.body, _logs(system, carry, dtype), carry.still)
 
 
-def _logs(system: System, carry: dict, dtype: DTypeLike) -> list[jax.Array]:
+def _logs(system: System, carry: Carry | Moment, dtype: DTypeLike) -> list[jax.Array]:
     """The logarithm of the scale of every group, () or of the shape of its arrays."""
-    logs = carry["powers"].astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + system.log_unit()
+    logs = carry.powers.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + system.log_unit()
     return [logs[i] for i in range(len(system.groups))]
 
 
@@ -171,7 +205,7 @@ def _on_bodies(function: Callable[[Body], Body], tree: PyTree) -> Any:
     return jax.tree.map(lambda node: function(node) if is_body(node) else node, tree, is_leaf=is_body)
 
 
-def _rescaled(system: System, carry: dict, sizes: jax.Array, mark: bool = True) -> dict:
+def _rescaled(system: System, carry: Carry, sizes: jax.Array, mark: bool = True) -> Carry:
     """The carry with powers of two taken out of every group that has drifted far, and with its body cleaned.
 
     Args:
@@ -186,7 +220,7 @@ def _rescaled(system: System, carry: dict, sizes: jax.Array, mark: bool = True) 
     power = jnp.round(jnp.log2(jnp.where(ready, sizes, 1.0))).astype(jnp.int32)
     power = jax.lax.stop_gradient(jnp.where(jnp.abs(power) > _RESCALE_BEYOND, power, 0))
     if system.capped:
-        power = jnp.minimum(power, -carry["powers"])
+        power = jnp.minimum(power, -carry.powers)
     added = power
     if mark:
         added = jnp.where(jnp.abs(power) > info.maxexp - 2 * (info.nmant + 1), _LOST, power)
@@ -200,13 +234,12 @@ def _rescaled(system: System, carry: dict, sizes: jax.Array, mark: bool = True) 
     def tidy_velocity(velocity: Body) -> Body:
         return system.clean_velocity(system.scale(velocity, factors))
 
-    return {
-        **carry,
-        "body": tidy(carry["body"]),
-        "lost": system.scale(carry["lost"], factors) if carry["lost"] else {},
-        "memory": _on_bodies(tidy_velocity, carry["memory"]),
-        "powers": carry["powers"] + added,
-    }
+    return carry._replace(
+        body=tidy(carry.body),
+        lost=system.scale(carry.lost, factors) if carry.lost else {},
+        memory=_on_bodies(tidy_velocity, carry.memory),
+        powers=carry.powers + added,
+    )
 
 
 def _initial_memory(
@@ -229,14 +262,14 @@ def _initial_memory(
     return jax.tree.map(lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), memory, begin)
 
 
-def _final_memory(system: System, descent: Descent, carry: dict, dtype: DTypeLike) -> Any:
+def _final_memory(system: System, descent: Descent, carry: Carry, dtype: DTypeLike) -> Any:
     """The optimiser's own state, or the momentum as dense arrays from which any form of the problem can continue."""
     if descent.optimizer is not None:
-        return carry["memory"]
+        return carry.memory
     if descent.momentum is None:
         return None
     log_scale = settled(_view(system, carry, dtype).state()).log_scale
-    return system.unpack(carry["memory"][0].trace, _logs(system, carry, dtype), log_scale)
+    return system.unpack(carry.memory[0].trace, _logs(system, carry, dtype), log_scale)
 
 
 def _in_range(system: System, body: Body, dtype: DTypeLike) -> jax.Array:

@@ -9,7 +9,7 @@ A homogeneous system x' = f(x) is integrated at unit norm, together with the log
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -25,6 +25,13 @@ from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unro
 from unhinged_jax.simulation.system import Body, Reader, System
 from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import RunResult
+
+
+class Scaled(NamedTuple):
+    """What is integrated: the arrays that move, each group at unit norm at first, and the logarithm of its scale."""
+
+    body: Body
+    logs: list[jax.Array]
 
 
 def run(
@@ -57,16 +64,16 @@ def run(
     # Entries have a root mean square of 1, so that tolerances mean the same for every problem.
     units = [size / count for size, count in zip(sizes, entries, strict=True)]
     scaled = system.scale(body, [1 / unit for unit in units])
-    begin = {"body": scaled, "logs": [jnp.log(unit) + system.log_unit() for unit in units]}
+    begin = Scaled(scaled, [jnp.log(unit) + system.log_unit() for unit in units])
 
     leaves, field, force, bare = _velocities(system, flow, dtype)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
 
-    def moment(y: dict) -> tuple[Body, list[jax.Array], jax.Array]:
+    def moment(y: Scaled) -> tuple[Body, list[jax.Array], jax.Array]:
         unmoved = jax.tree.map(lambda now, start: jnp.all(now == start), y, begin)
-        return system.clean(y["body"]), y["logs"], jnp.all(jnp.stack(jax.tree.leaves(unmoved)))
+        return system.clean(y.body), y.logs, jnp.all(jnp.stack(jax.tree.leaves(unmoved)))
 
-    def read(y: dict) -> dict:
+    def read(y: Scaled) -> dict:
         return look(*moment(y))
 
     rtol = tolerance(flow, dtype)
@@ -135,20 +142,20 @@ def _velocities(system: System, flow: Flow, dtype: DTypeLike) -> tuple[list[Any]
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
         return system, rate_H, rate_W
 
-    def field(time: Time, y: dict, args: list[Any]) -> dict:
+    def field(time: Time, y: Scaled, args: list[Any]) -> Scaled:
         system, *rates = problem(time, args)
-        return _at_unit_norm(system, y["body"], system.driven(y["body"], *rates))
+        return _at_unit_norm(system, y.body, system.driven(y.body, *rates))
 
-    def force(time: Time, y: dict, args: list[Any]) -> Force:
+    def force(time: Time, y: Scaled, args: list[Any]) -> Force:
         system, *rates = problem(time, args)
-        push, decay = system.split(y["body"], *rates)
-        return Force({"body": push, "logs": []}, {"body": decay, "logs": []}, y)
+        push, decay = system.split(y.body, *rates)
+        return Force(Scaled(push, []), Scaled(decay, []), y)
 
-    def bare(y: dict, args: list[Any]) -> dict:
+    def bare(y: Scaled, args: list[Any]) -> Scaled:
         """The velocity with 1 in place of every schedule, so that whether it vanishes does not depend on the time."""
         system, flow = jax.tree.unflatten(structure, args)
         rates = (jnp.asarray(1.0 if callable(r) else r, dtype) for r in (flow.rate_H, flow.rate_W))
-        return _at_unit_norm(system, y["body"], system.driven(y["body"], *rates))
+        return _at_unit_norm(system, y.body, system.driven(y.body, *rates))
 
     return leaves, field, force, bare
 
@@ -176,7 +183,7 @@ def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:
     return jnp.where(_loop.along(reached, leaf), leaf, jnp.asarray(blank, leaf.dtype))
 
 
-def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
+def _at_unit_norm(system: System, body: Body, velocity: Body) -> Scaled:
     """The velocities of body / norm and of log norm, group by group: an exact change of variables."""
     moved, growth = dict(velocity), []
     for names in system.groups:
@@ -185,7 +192,7 @@ def _at_unit_norm(system: System, body: Body, velocity: Body) -> dict:
         rate = inner / jnp.where(square > 0, square, 1.0)
         growth.append(rate)
         moved.update({name: velocity[name] - rate * body[name] for name in names})
-    return {"body": system.clean(moved), "logs": growth}
+    return Scaled(system.clean(moved), growth)
 
 
 class _RelativeController(diffrax.PIDController):
@@ -199,14 +206,14 @@ class _RelativeController(diffrax.PIDController):
         self, t0: Time, t1: Time, y0: PyTree, y1_candidate: PyTree, args: PyTree, y_error: PyTree, error_order: Time,
         controller_state: PyTree,
     ) -> Any:  # fmt: skip
-        body = y0["body"]
+        body = y0.body
         parts = [body[name] for name in ("H", "W") if name in body]
         entry = safe_norm(*parts) / sum(part.size for part in parts) ** 0.5
         unit = jax.lax.stop_gradient(jnp.where((entry > 0) & (entry < 1), entry, 1.0))
 
-        def over(y: dict) -> dict:
+        def over(y: Scaled) -> Scaled:
             # Biases stay as they are: their drive is as large as the targets and does not shrink with the state.
-            return {**y, "body": {name: part if name == "b" else part / unit for name, part in y["body"].items()}}
+            return y._replace(body={name: part if name == "b" else part / unit for name, part in y.body.items()})
 
         error = None if y_error is None else over(y_error)
         return super().adapt_step_size(t0, t1, over(y0), over(y1_candidate), args, error, error_order, controller_state)
@@ -232,13 +239,13 @@ def _breaks(flow: Flow) -> list[Any]:
 
 
 def _events(
-    system: System, flow: Flow, bare: Callable[[dict, list[Any]], dict], rtol: float, atol: float
+    system: System, flow: Flow, bare: Callable[[Scaled, list[Any]], Scaled], rtol: float, atol: float
 ) -> diffrax.Event | None:
     """The conditions that end a run early: it is steady, or it leaves the floating-point range."""
     conditions: dict[str, Any] = {}
     if flow.steady:
 
-        def steady(t: Time, y: dict, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
+        def steady(t: Time, y: Scaled, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
             # A run does not end before its first step, so that the start is read.
             norm = optimistix.rms_norm
             return (t > t0) & (norm(bare(y, args)) < atol + rtol * norm(y))
@@ -246,12 +253,12 @@ def _events(
         conditions["steady"] = steady
     if not system.groups:
 
-        def overflows(t: Time, y: dict, args: PyTree, **kwargs: Any) -> jax.Array:
+        def overflows(t: Time, y: Scaled, args: PyTree, **kwargs: Any) -> jax.Array:
             # This tests whether the square of a norm overflows; a sum of squares takes half the time of a maximum.
-            return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y["body"].values()]))
+            return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y.body.values()]))
 
-        def underflows(t: Time, y: dict, args: PyTree, **kwargs: Any) -> jax.Array:
-            sizes = [safe_norm(*(y["body"][name] for name in names)) for names in system.guarded]
+        def underflows(t: Time, y: Scaled, args: PyTree, **kwargs: Any) -> jax.Array:
+            sizes = [safe_norm(*(y.body[name] for name in names)) for names in system.guarded]
             return jnp.any(jnp.stack([(size > 0) & (size < faint(size.dtype)) for size in sizes]))
 
         conditions["overflow"] = overflows
