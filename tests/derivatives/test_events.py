@@ -90,6 +90,8 @@ def test_a_descent_says_the_update_and_interpolates_between():
     assert float(falls.slope) == pytest.approx(norms[10] - norms[9], rel=1e-12)
     never = uj.event_time(model, uj.Descent(0.2), state, "norm", 1e30, times=[0, 200])
     assert not bool(never.happened) and np.isinf(never.time)
+    at_once = uj.event_time(model, uj.Descent(0.2), state, "norm", 1e-3, times=[0, 200])
+    assert float(at_once.time) == 0 and float(at_once.slope) == 0 and int(at_once.updates) == 0
 
 
 def test_what_holds_from_the_start_happens_then_and_bad_requests_are_refused():

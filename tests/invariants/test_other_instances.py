@@ -20,10 +20,10 @@ def seen(model, state, names):
 def test_nothing_times_infinity_is_nothing():
     W, H = np.eye(3, 4), np.repeat(np.eye(3, 4), 4, axis=0)
     H[0] = 0  # a sample at the origin: its margin is 0 at any scale
-    found = seen(UNCONSTRAINED, uj.State(H, W, np.zeros(3), 500.0), ["margin_min", "margin_mean", "loss"])
-    assert found == {"margin_min": 0.0, "margin_mean": np.inf, "loss": -np.inf}
+    found = seen(UNCONSTRAINED, uj.State(H, W, np.zeros(3), 500.0), ["margin_min", "margin_mean", "loss", "objective"])
+    assert found == {"margin_min": 0.0, "margin_mean": np.inf, "loss": -np.inf, "objective": -np.inf}
     flat = uj.State(H, np.zeros((3, 4)), np.zeros(3), 500.0)
-    assert seen(UNCONSTRAINED, flat, ["margin_min", "margin_mean", "loss"]) == dict.fromkeys(found, 0.0)
+    assert seen(UNCONSTRAINED, flat, [*found]) == dict.fromkeys(found, 0.0)
 
 
 @pytest.mark.parametrize(("decay", "sign"), [(1e-3, -1), (10.0, 1)])
