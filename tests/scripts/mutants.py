@@ -56,8 +56,8 @@ TESTS = {
     "observables": TABLE,
     "observables/distance": ["tests/observables/test_distance.py", *TABLE[:1]],
     "observables/view": [*TABLE, *FIRST_START],
-    "observables/shape": ["tests/observables/test_distance.py", *TABLE],
-    "observables/fit": [
+    "observables/norms": ["tests/observables/test_distance.py", *TABLE],
+    "observables/accuracy": [
         *TABLE, *_named(
             "invariants/test_other_instances", "nothing_times_infinity_is_nothing",
             "objective_of_two_infinite_terms_is_the_larger", "losses_of_logits_beyond_the_range",
