@@ -75,6 +75,7 @@ def test_rates_and_direction_are_those_of_the_eigenvectors(name):
     np.testing.assert_allclose(direction, limit / np.linalg.norm(limit), atol=1e-12)
 
 
+@pytest.mark.long
 def test_the_exponent_has_two_derivatives_in_the_weights():
     """Those of the largest eigenvalue of the whole matrix, whose eigenvectors turn; by central differences."""
 

@@ -48,7 +48,8 @@ LARGE = _named(
     "closed_form/test_large_steps",
     "distances_where_one_mode_beats_the_rest_by_more_than_the_largest_number[regularized-12.0-0.0-0.05-1400]",
 )
-FIRST_START = _named("invariants/test_going_on", "gaps_refer_to_the_first_start")
+FIRST_START = _named("invariants/test_going_on", "gaps_refer_to_the_first_start[exact flow]")
+VELOCITY = _named("invariants/test_going_on", "exact_goes_on_with_a_velocity_that_is_not_along_the_state")
 EIGENVECTORS = _named("limits/test_limit", "rates_and_direction_are_those_of_the_eigenvectors")
 BENDS = _named("limits/test_limit", "the_exponent_has_two_derivatives_in_the_weights")
 MEETING = _named("derivatives/test_sensitivity", "functions_of_a_matrix_have_two_derivatives_where_eigenvalues_meet")
@@ -63,12 +64,13 @@ TESTS = {
             "objective_of_two_infinite_terms_is_the_larger", "losses_of_logits_beyond_the_range",
         )
     ],
-    "closed_form": [*FLOW, *FAR, *STEPS, *DRIVEN, *UPDATES, *FIRST_START],
+    "closed_form": [*FLOW, *FAR, *STEPS, *DRIVEN, *UPDATES, *FIRST_START, *VELOCITY],
     "closed_form/modes": [
         *_named(
             "closed_form/test_exact", "flow_coefficients_equal_a_decimal_matrix_exponential",
             "descent_coefficients_equal_decimal_matrix_powers", "differences_around_zero_decay_can_be_taken",
             "oscillating_descent_coefficients_equal_decimal_matrix_powers", "many_equal_steps_do_not_overflow_float32",
+            "a_horizon_of_a_million",
         ), *FLOW[2:], *STEPS, *FAR,
     ],
     "closed_form/spherical": _named(
@@ -79,7 +81,10 @@ TESTS = {
     "closed_form/updates": [*UPDATES, *LARGE],
     "closed_form/timeline": [*FLOW[:1], *STEPS, *FAR, *UPDATES, *LARGE],
     "linear": [*FLOW, *FAR, *DRIVEN, *KERNEL, *EIGENVECTORS],
-    "linear/compression": ["tests/linear"],
+    "linear/compression": _named(
+        "linear/test_compressed", "every_observable_is_that_of_the_states[narrow-exact]",
+        "every_observable_is_that_of_the_states[wide-exact]", "derivatives_leave_the_span_of_the_start[exact]",
+    ),
     "linear/spectrum": [*MEETING, *FLOW[:2], *KERNEL, *BENDS],
     "linear/row_space": [*FLOW, *KERNEL, *FAR],
     "limits/spherical": ["tests/limits/test_limit_of_spheres.py"],
@@ -96,6 +101,9 @@ EXPLAINED = [
     (r"affordable|block > width|count <= block", r"", "decides on speed and memory alone"),
     (r"where\((?!.*-1\.0, 1\.0)", r"^1\.0 -> ", "a number to divide by, or to take the logarithm of, where nothing is"),
     (r"isfinite\(|/(modes|spherical)\.py: .*where\(", r"^0\.0 -> ", "a harmless number where another branch is taken"),
+    (r" (wide|narrow|near|small) = .*[<>]", r"^[^&|]* [<>]=? [^&|]* -> [^&|]* [<>]=? |^(1|0\.25|0\.5|1e-06|0\.001) -> ",
+     "a threshold between two ways that agree there to rounding"),
+    (r"(ones|zeros)_like\(", r"^\w+ [+-] \w+ -> ", "read for its shape and type alone"),
     (r"finite\(common\)|, jnp\.inf, value\)", r" [<>]=? .* -> .* [<>]=? ", "two scales that are equal"),
 ]  # fmt: skip
 """(what `file: line` contains, what `original -> mutated` contains, why no test could see it), regular expressions."""
@@ -215,7 +223,7 @@ def judged(copy: Path, tests: list[str], log: Path, seconds: float | None) -> tu
                 resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
             import pytest
 
-            status = int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=line", *tests]))
+            status = int(pytest.main(["-x", "-q", "-n", "0", "-m", "", "-p", "no:cacheprovider", "--tb=line", *tests]))
         finally:
             sys.stdout.flush()
             os._exit(status)
