@@ -1,4 +1,4 @@
-"""Distances between a state and a direction against decimal arithmetic, from 2 down to 1e-300."""
+"""Distances between a state and a direction against decimal arithmetic, from 2 down to 1e-347."""
 
 from decimal import Decimal, localcontext
 
@@ -39,7 +39,7 @@ def distance(sign, log_amplitude, log_rest, direction, rest):
     def flat(parts):
         return [Decimal(float(x)) for part in parts for x in np.ravel(part)]
 
-    with localcontext(prec=650):
+    with localcontext(prec=800):
         d, X = flat(direction), flat(rest)
         lead, shrink = Decimal(sign) * Decimal(log_amplitude).exp(), Decimal(log_rest).exp()
         Z = [lead * a + shrink * x for a, x in zip(d, X, strict=True)]
@@ -47,7 +47,11 @@ def distance(sign, log_amplitude, log_rest, direction, rest):
         return float(sum((z / size - a / length) ** 2 for z, a in zip(Z, d, strict=True)).sqrt().ln())
 
 
-SIZES = [(0.0, -690.0), (5.0, -80.0), (0.0, -8.0), (0.0, -6.5), (1.0, -2.0), (0.0, 0.0), (0.0, 4.0), (900.0, 880.0)]
+LENGTH = np.sqrt(sum(np.sum(x**2) for x in REST))
+SIZES = [
+    (0.0, -800.0), (5.0, -80.0), (0.0, np.log(9.5e-4 / LENGTH)), (0.0, np.log(1.1e-3 / LENGTH)), (1.0, -2.0),
+    (0.0, 0.0), (0.0, 4.0), (900.0, 880.0),
+]  # fmt: skip
 log_distance_compiled = jax.jit(log_distance)
 
 
@@ -56,7 +60,7 @@ def test_distances_near_and_far(sign):
     for log_amplitude, log_rest in SIZES:
         got = float(log_distance_compiled(split(sign, log_amplitude, log_rest)))
         want = distance(sign, log_amplitude, log_rest, DIRECTION, REST)
-        assert got == pytest.approx(want, rel=1e-12, abs=1e-12), (log_amplitude, log_rest)
+        assert got == pytest.approx(want, rel=1e-15, abs=3e-14), (log_amplitude, log_rest)
 
 
 @pytest.mark.parametrize("which", [slice(0, -1), slice(-1, None)])
@@ -64,7 +68,7 @@ def test_distances_of_a_part_are_those_of_its_own_direction(which):
     for log_amplitude, log_rest in SIZES[:-1]:
         got = float(jax.jit(lambda s: log_distance(split_part(s, which)))(split(-1.0, log_amplitude, log_rest)))
         want = distance(-1.0, log_amplitude, log_rest, DIRECTION[which], REST[which])
-        assert got == pytest.approx(want, rel=1e-12, abs=1e-12), (log_amplitude, log_rest)
+        assert got == pytest.approx(want, rel=1e-15, abs=3e-14), (log_amplitude, log_rest)
 
 
 def test_where_amplitude_and_rest_cancel_the_whole_is_compared():
