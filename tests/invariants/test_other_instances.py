@@ -26,7 +26,7 @@ def test_nothing_times_infinity_is_nothing():
     assert seen(UNCONSTRAINED, flat, [*found]) == dict.fromkeys(found, 0.0)
 
 
-@pytest.mark.parametrize(("decay", "sign"), [(1e-3, -1), (10.0, 1)])
+@pytest.mark.parametrize(("decay", "sign"), [(1e-3, -1), (0.1, -1), (10.0, 1)])
 def test_objective_of_two_infinite_terms_is_the_larger(decay, sign):
     H, W = np.repeat(np.eye(3, 4), 4, axis=0), np.eye(3, 4)
     # In units of e^1000 the data term is -1, since every sample scores 1 at its own class, and the rest 15 decay / 2.

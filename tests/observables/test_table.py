@@ -288,6 +288,10 @@ def test_where_there_is_nothing_to_divide_by():
     alone = seen(0 * H, 0 * W, np.array([0.0, 1.0, 3.0]))
     assert alone["bias_ratio"] == np.inf and alone["accuracy_margin"] == -np.inf
     assert seen(H, W, np.array([-2.0, -1.0, -4.0]))["bias_ratio"] == 0.25
+    plain, tiny = (
+        seen(H, W, np.zeros(C), log_scale, names=["accuracy", "accuracy_margin"]) for log_scale in (0.0, -400.0)
+    )
+    assert tiny == pytest.approx(plain, rel=1e-14) and 1 / 3 < plain["accuracy"] < 1
 
 
 @pytest.mark.parametrize(("log_scale", "size"), [(-400.0, 1.0), (-300.0, 1e-200), (0.0, 1e-200)])

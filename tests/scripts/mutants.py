@@ -98,6 +98,7 @@ EXPLAINED = [
      "a threshold between two ways that agree there to rounding, or one of speed and memory"),
     (r"\[:, 0\]|axis=0\)\[0\]", r"^0 -> 1$", "the only column or row: an index beyond the last is that of the last"),
     (r"", r"\* .*\.sign -> .*/ .*\.sign$|^turn \* .* -> turn / ", "a sign, by which dividing is multiplying"),
+    (r"log_bias = ", r"^size > 0 -> size >= 0$", "a common scale: any will do with which nothing is lost"),
     (r"clip\(.*maxexp", r"^2 -> 3$", "the largest power of two that is taken out, or the one below it"),
     (r"affordable|block > width|count <= block", r"", "decides on speed and memory alone"),
     (r"where\((?!.*-1\.0, 1\.0)", r"^1\.0 -> ", "a number to divide by, or to take the logarithm of, where nothing is"),
