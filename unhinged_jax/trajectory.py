@@ -117,13 +117,13 @@ class Trajectory(Value):
         ((3,), 'COMPLETED', 10)
     """
 
-    times: Shaped[Any, "*batch T"]
+    times: Shaped[Any, "... T"]
     observables: dict[str, Any]
-    reached: Bool[Any, "*batch T"]
+    reached: Bool[Any, "... T"]
     final: State
-    elapsed: Shaped[Any, "*batch"]
-    code: Int[Any, "*batch"]
-    steps: Int[Any, "*batch"]
+    elapsed: Shaped[Any, "..."]
+    code: Int[Any, "..."]
+    steps: Int[Any, "..."]
     states: State | None = None
     memory: Any = None
     kind: str = dataclasses.field(default="simulated", metadata={"static": True})

@@ -182,7 +182,14 @@ def _linear(job: _Job) -> Trajectory:
     apart = origin is not None and refers_to_start(
         job.plan
     )  # the first start need not lie in the span that the smaller problem keeps
-    if not job.states and not apart and memory is None and compressible(model, job.plan):
+    if (
+        not job.states
+        and not apart
+        and memory is None
+        and space.summed
+        and model.labels.balanced
+        and compressible(job.plan)
+    ):
         small = problem.compressed()
         values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, job.plan)), moments)
         last = problem.view(*_end_of(moments))

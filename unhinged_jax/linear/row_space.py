@@ -11,9 +11,12 @@ docs/exact-solutions.md.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
@@ -140,8 +143,18 @@ class RowSpace:
 
 
 def summable(model: LayerPeeled) -> bool:
-    """Whether class sums determine the dynamics: targets depend on the class alone and no kernel couples samples."""
-    return model.kernel is None and isinstance(jax.eval_shape(model.signal), ClassSignal)
+    """Whether class sums carry the problem: targets depend on the class alone, and no kernel couples samples."""
+    if model.kernel is not None:
+        return False
+    leaves, structure = jax.tree.flatten(model)
+    return _has_class_signal(structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+
+
+@functools.lru_cache(maxsize=1024)
+def _has_class_signal(structure: Any, types: tuple[tuple[tuple[int, ...], Any], ...]) -> bool:
+    """Whether the signal of a model with leaves of these shapes and types is a `ClassSignal`; numbers do not matter."""
+    model = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in types])
+    return isinstance(jax.eval_shape(lambda model: model.signal(), model), ClassSignal)
 
 
 def row_space(model: LayerPeeled, dtype: DTypeLike, summed: bool = True) -> RowSpace:

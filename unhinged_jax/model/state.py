@@ -40,10 +40,10 @@ class State(Value):
         [1.0, 1.0, 1.0]
     """
 
-    H: Float[Any, "*batch n p"]
-    W: Float[Any, "*batch C p"]
-    b: Float[Any, "*batch C"]
-    log_scale: Float[Any, "*batch"] = 0.0
+    H: Float[Any, "... n p"]
+    W: Float[Any, "... C p"]
+    b: Float[Any, "... C"]
+    log_scale: Float[Any, "..."] = 0.0
 
     def __post_init__(self) -> None:
         _numbers.settle(self, ("H", "W", "b", "log_scale"), _numbers.real, "state.")

@@ -31,6 +31,8 @@ from unhinged_jax.simulation.large_states import Unrolled
 
 Form = Literal["linear", "sphere", "columns", "logits", "dense"]
 
+# Made once: every run compares its choice with those for which programs are compiled.
+FOR_SMALL, FOR_LARGE = diffrax.Dopri8(), Unrolled(diffrax.Tsit5())
 LARGE = 100_000  # moving numbers; above this the stages of a solver's step do not fit into a cache
 KEPT = 2**23  # bytes; states at the requested times that take less are kept and read after the solution
 MANY = 100  # times; from here on it pays to carry the logits
@@ -147,21 +149,21 @@ def _linear(
     model: LayerPeeled, plan: ObservablePlan, state: State, states: bool, memory: PyTree, goes_on: bool
 ) -> Choice:
     """The choice for a problem that is linear in (H, W)."""
-    summed = summable(model)
+    summed, balanced = summable(model), model.labels.balanced
     propagator: Literal["start", "identity", "pair"] = "start"
     if memory is None and summed:
         wide = model.dim > 2 * model.classes
-        propagator = "pair" if model.labels.balanced else "identity" if wide else "start"
+        propagator = "pair" if balanced else "identity" if wide else "start"
     # The first start of a chain of runs need not lie in the span that the smaller problem keeps.
     apart = goes_on and model.moves.coupled and refers_to_start(plan)
-    small = propagator == "pair" and not states and not apart and compressible(model, plan)
+    small = propagator == "pair" and not states and not apart and compressible(plan)
     scores = propagator != "start" and affordable(model.samples, model.classes)
     return Choice(
         "linear",
         summed=summed,
         propagator=propagator,
         leading=wants_split(plan),
-        absent=lacks_modes(model, state, memory),
+        absent=not (balanced and summed) and lacks_modes(model, state, memory),
         scores=scores,
         compressed=small,
     )
@@ -191,7 +193,7 @@ def _solver(flow: Flow, moving: int, dtype: np.dtype) -> diffrax.AbstractSolver:
     If a state does not fit into the caches, the passes over the stages of a step dominate, and the seven stages of
     Tsit5 cost half as much as the fourteen of Dopri8.
     """
-    return Unrolled(diffrax.Tsit5()) if moving > LARGE and tolerance(flow, dtype) > 1e-11 else diffrax.Dopri8()
+    return FOR_LARGE if moving > LARGE and tolerance(flow, dtype) > 1e-11 else FOR_SMALL
 
 
 def tolerance(flow: Flow, dtype: np.dtype) -> float:
