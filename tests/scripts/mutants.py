@@ -52,6 +52,9 @@ FIRST_START = _named("invariants/test_going_on", "gaps_refer_to_the_first_start[
 VELOCITY = _named("invariants/test_going_on", "exact_goes_on_with_a_velocity_that_is_not_along_the_state")
 EIGENVECTORS = _named("limits/test_limit", "rates_and_direction_are_those_of_the_eigenvectors")
 BENDS = _named("limits/test_limit", "the_exponent_has_two_derivatives_in_the_weights")
+MISSING = _named(
+    "invariants/test_missing_modes", "unequal_classes_without_their_leading_mode", "classes_that_are_all_alike_stay_so",
+)  # fmt: skip
 MEETING = _named("derivatives/test_sensitivity", "functions_of_a_matrix_have_two_derivatives_where_eigenvalues_meet")
 TESTS = {
     "observables": TABLE,
@@ -81,6 +84,7 @@ TESTS = {
     "closed_form/updates": [*UPDATES, *LARGE],
     "closed_form/timeline": [*FLOW[:1], *STEPS, *FAR, *UPDATES, *LARGE],
     "linear": [*FLOW, *FAR, *DRIVEN, *KERNEL, *EIGENVECTORS],
+    "linear/leading_part": [*FAR, *EIGENVECTORS, *DRIVEN, *KERNEL, *MISSING],
     "linear/compression": _named(
         "linear/test_compressed", "every_observable_is_that_of_the_states[narrow-exact]",
         "every_observable_is_that_of_the_states[wide-exact]", "derivatives_leave_the_span_of_the_start[exact]",
@@ -98,6 +102,9 @@ EXPLAINED = [
      "a threshold between two ways that agree there to rounding, or one of speed and memory"),
     (r"\[:, 0\]|axis=0\)\[0\]", r"^0 -> 1$", "the only column or row: an index beyond the last is that of the last"),
     (r"", r"\* .*\.sign -> .*/ .*\.sign$|^turn \* .* -> turn / ", "a sign, by which dividing is multiplying"),
+    (r"largest\(X - X\[0\]\)", r"^0 -> 1$|^X - ", "rows are compared with one of them, whichever it is"),
+    (r"along < -0\.999", r"<= ", "a threshold between two directions, which are 1 apart"),
+    (r"where\(x == 0, ", r"^0 -> 1$", "of an angle of 0, whose plane has no direction"),
     (r"log_bias = ", r"^size > 0 -> size >= 0$", "a common scale: any will do with which nothing is lost"),
     (r"clip\(.*maxexp", r"^2 -> 3$", "the largest power of two that is taken out, or the one below it"),
     (r"affordable|block > width|count <= block", r"", "decides on speed and memory alone"),
