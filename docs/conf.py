@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # what the pages show is to be the same everywhere
+os.environ.setdefault("UNHINGED_QUIET", "1")  # no line that says "compiling"
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

@@ -8,6 +8,8 @@ import hypothesis
 import jax
 import pytest
 
+os.environ.setdefault("UNHINGED_CACHE", "off")  # commands in tests leave the user's folders alone
+
 sys.path.append(str(Path(__file__).parent))  # for `oracles`, under any import mode
 
 from little_optimization import compile_with_little_optimization

@@ -20,6 +20,39 @@ def curvature(k):
     return uj.hessian_spectrum(model, state, 2)
 
 
+def slopes(k, dynamics, parameters, **how):
+    model, dynamics, state = problem(k, dynamics)
+    return {**uj.sensitivity(model, dynamics, state, [1, 4], ["log_norm", "loss"], parameters, **how).variables}[
+        "first"
+    ]
+
+
+def kinks(k):
+    model, dynamics, state = problem(k, FLOW)
+    return uj.limit_sensitivity(model, dynamics, state, ["gamma", "decay_W"])["right"].values
+
+
+PLAN = uj.designs.DesignPlan.of(
+    {
+        "model": {"case": "unconstrained", "dim": 4},
+        "labels": {"layout": "counts", "counts": [8, 2, 1], "class_weights": [1.0, 1.0, 1.0]},
+        "dynamics": {"kind": "flow"},
+        "run": {"times": [1]},
+        "design": {
+            "steps": 3,
+            "tries": 2,
+            "free": {"labels.class_weights": {"domain": "simplex"}},
+            "goal": [{"observe": "spread", "of": "modes"}],
+            "reference": {"kind": "grid", "points": 3, "zooms": 1},
+        },
+    }
+)
+
+
+def designed(k):
+    return np.append(uj.designs.design(PLAN).objectives, k)  # the same plan: its numbers are part of its programs
+
+
 OPERATIONS = {
     "simulate, flow": lambda k: uj.simulate(*problem(k, FLOW), [1.0, 2.0 + k], "log_norm"),
     "simulate, descent": lambda k: uj.simulate(*problem(k, DESCENT), [1, 3], "log_norm"),
@@ -29,6 +62,12 @@ OPERATIONS = {
     "lyapunov": lambda k: uj.lyapunov(*problem(k, DESCENT), 10, 2, segments=5),
     "limit": lambda k: uj.limit(*problem(k, FLOW)),
     "hessian_spectrum": curvature,
+    "sensitivity, flow": lambda k: slopes(k, FLOW, ["gamma", "eta", "noise"]),
+    "sensitivity, descent": lambda k: slopes(k, DESCENT, ["decay_H", "eta", "s", "class_weights"]),
+    "sensitivity, two orders": lambda k: slopes(k, DESCENT, ["decay", "eta"], order=2),
+    "sensitivity, reverse": lambda k: slopes(k, FLOW, ["W", "gamma"], mode="checkpointed"),
+    "limit_sensitivity": kinks,
+    "design": designed,
 }
 
 

@@ -11,6 +11,7 @@ from cyclopts import CycloptsError
 from unhinged_jax import _interrupt
 from unhinged_jax.cli import checks, networks, runs, sweeps  # noqa: F401  (they register their commands)
 from unhinged_jax.cli.application import app
+from unhinged_jax.cli.cache import keep_programs
 
 __all__ = ["app", "main"]
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("COLUMNS", "LINES"):
         if os.environ.get(name, "").strip("0 ") == "":
             os.environ.pop(name, None)  # a terminal of no size: as if nothing were said of it
+    keep_programs()
     with _interrupt.heeded():
         try:
             status = app(

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy.typing as npt
 from jaxtyping import PyTree
 
 from unhinged_jax import _check, _loop, _request
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form import spherical
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
@@ -151,7 +151,7 @@ class _Job(NamedTuple):
     memory: dict[str, jax.Array] | None
 
 
-@eqx.filter_jit
+@compiled
 def _linear(job: _Job) -> Trajectory:
     """Evaluate a dynamics that is linear in (H, W)."""
     model, dynamics, state, memory = job.model, job.dynamics, job.state, job.memory
@@ -220,7 +220,7 @@ def _with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) -
     return record, jax.tree.map(lambda *both: jnp.stack(both, axis=1), first, second)
 
 
-@eqx.filter_jit
+@compiled
 def _spherical(job: _Job) -> Trajectory:
     """Evaluate spherical features with anchored prototypes."""
     model, dynamics, state, clock = job.model, job.dynamics, job.state, job.clock

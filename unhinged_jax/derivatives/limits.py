@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import numpy as np
 
 from unhinged_jax import _check, _request
 from unhinged_jax import precision as _precision
-from unhinged_jax.derivatives.parameters import Choice, Parameter, Problem, chosen
+from unhinged_jax._request.compiling import lean
+from unhinged_jax.derivatives.parameters import Choice, Problem, chosen, is_ours
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.limits import limit
 from unhinged_jax.model import LayerPeeled, State
@@ -55,10 +57,15 @@ def one_sided(function: Callable[[Any], Any], x: float, *, least: float = -math.
             raise ValueError(f"{name} must be one number, but got {_check.given(value)}.")
     if not callable(function):
         raise ValueError(f"function must be a function of one number, but got {_check.given(function)}.")
+    return _sides(jax.jit(jax.vmap(jax.jacfwd(function))), x, least)
+
+
+def _sides(slopes_at: Callable[[jax.Array], Any], x: float, least: float) -> tuple[Any, Any]:
+    """Left and right derivative at x, from a function that gives the slopes at several points."""
     dtype = jnp.result_type(float)
     h = _BESIDE[str(np.dtype(dtype))] * max(abs(float(x)), 0.01)
     away = h * jnp.arange(1, 5, dtype=dtype)
-    slopes = jax.jit(jax.vmap(jax.jacfwd(function)))(jnp.concatenate([x - away, x + away]))
+    slopes = slopes_at(jnp.concatenate([x - away, x + away]))
     weights = jnp.asarray([4.0, -6.0, 4.0, -1.0], dtype)
     room = x - 4 * h >= least
     left = jax.tree.map(lambda s: weights @ s[:4] if room else jnp.full_like(s[0], jnp.nan), slopes)
@@ -111,19 +118,14 @@ def limit_sensitivity(
     name = _precision.of((state.H, state.W)) if precision is None else precision
     name = _check.choice("precision", name, _precision.NAMES)
     with _precision.scope(name):
-
-        def quantities(problem: Problem) -> dict[str, jax.Array]:
-            found = limit(*problem, target=target, precision=name)
-            return {quantity: getattr(found, quantity) for quantity in LIMIT_QUANTITIES}
-
-        value = {q: float(v) for q, v in quantities(problem).items()}
+        value = {q: float(v) for q, v in _quantities(problem, target, name).items()}
+        traced = _precision.traceable(problem)
         sides = []
         for p in wanted:
-
-            def along(x: jax.Array, p: Parameter = p) -> dict[str, jax.Array]:
-                return quantities(p.put(problem, x))
-
-            left, right = one_sided(along, float(p.value), least=0.0)
+            # What somebody else's `put` reads from elsewhere may have changed since the last call.
+            program = _slopes if is_ours(p) else lean(_slopes_along)
+            slopes_at = functools.partial(program, p.put, traced, target, name)
+            left, right = _sides(slopes_at, float(p.value), 0.0)
             sides.append([[float(side[q]) for q in LIMIT_QUANTITIES] for side in (left, right)])
     table = np.asarray(sides).transpose(1, 2, 0)
     infinite = ~np.isfinite(np.asarray([value[q] for q in LIMIT_QUANTITIES]))
@@ -141,3 +143,22 @@ def limit_sensitivity(
         },
         coords={"quantity": list(LIMIT_QUANTITIES), "parameter": [p.name for p in wanted]},
     )
+
+
+def _quantities(problem: Problem, target: str, precision: str) -> dict[str, jax.Array]:
+    found = limit(*problem, target=target, precision=precision)
+    return {quantity: getattr(found, quantity) for quantity in LIMIT_QUANTITIES}
+
+
+def _slopes_along(
+    put: Callable[[Problem, Any], Problem], problem: Problem, target: str, precision: str, points: jax.Array
+) -> dict[str, jax.Array]:
+    """Derivatives of the quantities of `limit` at values of one parameter, (points,) each."""
+
+    def along(x: jax.Array) -> dict[str, jax.Array]:
+        return _quantities(put(problem, x), target, precision)
+
+    return jax.vmap(jax.jacfwd(along))(points)
+
+
+_slopes = lean(_slopes_along)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,16 +53,45 @@ class Parameter:
             raise ValueError(f"`put` must be a function (problem, value) -> problem, but got {_check.given(self.put)}.")
 
 
-def _of_model(change: Callable[[LayerPeeled, Any], LayerPeeled]) -> Callable[[Problem, Any], Problem]:
-    return lambda problem, value: (change(problem[0], value), *problem[1:])
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """(problem, value) -> problem with one of its three parts changed.
+
+    Changes of the same kind are equal, so that a program that contains them is compiled once.
+    """
+
+    part: int
+    change: Callable[[Any, Any], Any]
+
+    def __call__(self, problem: Problem, value: Any) -> Problem:
+        parts: list[Any] = list(problem)
+        parts[self.part] = self.change(parts[self.part], value)
+        return (parts[0], parts[1], parts[2])
 
 
-def _of_dynamics(change: Callable[[Any, Any], Any]) -> Callable[[Problem, Any], Problem]:
-    return lambda problem, value: (problem[0], change(problem[1], value), problem[2])
+@dataclasses.dataclass(frozen=True)
+class _Replace:
+    """(thing, value) -> thing with the field at the end of a path of fields replaced."""
+
+    path: tuple[str, ...]
+
+    def __call__(self, thing: Any, value: Any) -> Any:
+        head, *rest = self.path
+        new = _Replace(tuple(rest))(getattr(thing, head), value) if rest else value
+        return dataclasses.replace(thing, **{head: new})
 
 
-def _field(name: str) -> Callable[[Any, Any], Any]:
-    return lambda thing, value: dataclasses.replace(thing, **{name: value})
+def _of_model(*path: str) -> _Change:
+    return _Change(0, _Replace(path))
+
+
+def _of_dynamics(*path: str) -> _Change:
+    return _Change(1, _Replace(path))
+
+
+def is_ours(parameter: Parameter) -> bool:
+    """Whether a parameter is one of `available`, so that what it changes depends on its arguments alone."""
+    return isinstance(parameter.put, _Change)
 
 
 def _number(value: object) -> bool:
@@ -91,7 +119,7 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     """
     named = {**_model_parameters(model), **_label_parameters(model), **_dynamics_parameters(dynamics)}
     for name in ("H", "W") + (("b",) if model.bias else ()):
-        named[name] = (getattr(state, name), lambda p, value, name=name: (*p[:2], p[2].replace(**{name: value})))
+        named[name] = (getattr(state, name), _Change(2, _Replace((name,))))
     moves = {"decay_H": model.moves.H, "decay_W": model.moves.W}
     moves |= {"rate_H": model.moves.H, "rate_W": model.moves.W}
     both = model.moves.coupled
@@ -103,27 +131,22 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
     named: dict[str, Any] = {}
     loss = model.loss
     if isinstance(loss, Unhinged):
-        named["gamma"] = (loss.trade_off(model.classes), _of_model(lambda m, v: _with_loss(m, gamma=v)))
+        named["gamma"] = (loss.trade_off(model.classes), _of_model("loss", "gamma"))
     else:
         for field in dataclasses.fields(loss):
             if _number(getattr(loss, field.name)):
-                named[f"loss.{field.name}"] = (getattr(loss, field.name), _of_model(_loss_field(field.name)))
-    named["decay"] = (model.decay_H, _of_model(lambda m, v: dataclasses.replace(m, decay_H=v, decay_W=v)))
+                named[f"loss.{field.name}"] = (getattr(loss, field.name), _of_model("loss", field.name))
+    named["decay"] = (model.decay_H, _Change(0, _with_decay))
     if np.ndim(model.decay_H) or np.ndim(model.decay_W) or not _same(model.decay_H, model.decay_W):
         del named["decay"]
-    named |= {name: (getattr(model, name), _of_model(_field(name))) for name in ("decay_H", "decay_W")}
+    named |= {name: (getattr(model, name), _of_model(name)) for name in ("decay_H", "decay_W")}
     if model.kernel is not None:
-        named["kernel"] = (model.kernel.matrix, _of_model(_with_kernel))
+        named["kernel"] = (model.kernel.matrix, _of_model("kernel", "matrix"))
     return named
 
 
-def _with_kernel(model: LayerPeeled, matrix: np.ndarray | jax.Array) -> LayerPeeled:
-    assert model.kernel is not None
-    return dataclasses.replace(model, kernel=dataclasses.replace(model.kernel, matrix=matrix))
-
-
-def _loss_field(name: str) -> Callable[[LayerPeeled, Any], LayerPeeled]:
-    return lambda model, value: _with_loss(model, **{name: value})
+def _with_decay(model: LayerPeeled, value: Any) -> LayerPeeled:
+    return dataclasses.replace(model, decay_H=value, decay_W=value)
 
 
 def _same(one: object, other: object) -> bool:
@@ -131,37 +154,35 @@ def _same(one: object, other: object) -> bool:
     return one is other if traced else bool(one == other)
 
 
-def _with_loss(model: LayerPeeled, **changes: Any) -> LayerPeeled:
-    return dataclasses.replace(model, loss=dataclasses.replace(model.loss, **changes))
-
-
 def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
     labels = model.labels
-
-    def relabelled(change: Callable[[Any, Any], Any]) -> Callable[[Problem, Any], Problem]:
-        return _of_model(lambda m, v: dataclasses.replace(m, labels=change(m.labels, v)))
-
     named = {
-        "class_weights": (np.ones(labels.classes), relabelled(_reweighted)),
-        "sample_weights": (labels.weights, relabelled(lambda old, v: old.replace(weights=v))),
+        "class_weights": (np.ones(labels.classes), _Change(0, _reweighted)),
+        "sample_weights": (labels.weights, _Change(0, _with_weights)),
     }
     rate = _noise_rate(labels)
     if rate is not None:
-
-        def noisy(old: Labels, value: float | jax.Array) -> Any:
-            return old.replace(targets=None, kind="hard").symmetric_noise(value)
-
-        named["noise"] = (rate, relabelled(noisy))
+        named["noise"] = (rate, _Change(0, _with_noise))
     return named
 
 
-def _reweighted(labels: Labels, factors: np.ndarray | jax.Array) -> Labels:
+def _with_weights(model: LayerPeeled, weights: np.ndarray | jax.Array) -> LayerPeeled:
+    return dataclasses.replace(model, labels=model.labels.replace(weights=weights))
+
+
+def _with_noise(model: LayerPeeled, rate: float | jax.Array) -> LayerPeeled:
+    clean: Any = model.labels.replace(targets=None, kind="hard")
+    return dataclasses.replace(model, labels=clean.symmetric_noise(rate))
+
+
+def _reweighted(model: LayerPeeled, factors: np.ndarray | jax.Array) -> LayerPeeled:
     """Weights times factors of their classes. Weights whose sum is 1 are normalised again; others are not."""
+    labels = model.labels
     weighted = labels.weighted(classes=factors, normalise=False)
     xp = np if _check.concrete((labels.weights, weighted.weights)) else jnp
     before, after = xp.sum(xp.asarray(labels.weights)), xp.sum(xp.asarray(weighted.weights))
     normalised = xp.abs(before - 1) < _NORMALISED
-    return weighted.replace(weights=weighted.weights * xp.where(normalised, before / after, 1.0))
+    return _with_weights(model, weighted.weights * xp.where(normalised, before / after, 1.0))
 
 
 def _noise_rate(labels: Labels) -> Any:
@@ -180,18 +201,18 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
     named: dict[str, Any] = {}
     schedule = dynamics.schedule
     if isinstance(schedule, Constant):
-        named["eta"] = (schedule.value, _of_dynamics(lambda d, v: dataclasses.replace(d, schedule=Constant(v))))
+        named["eta"] = (schedule.value, _Change(1, _with_eta))
     else:
         for way, value in _numbers_in(schedule, ("schedule",)):
-            named[".".join(way)] = (value, _of_dynamics(functools.partial(_put, way=way)))
+            named[".".join(way)] = (value, _of_dynamics(*way))
     for name in ("rate_H", "rate_W"):
         if _number(getattr(dynamics, name)):
-            named[name] = (getattr(dynamics, name), _of_dynamics(_field(name)))
+            named[name] = (getattr(dynamics, name), _of_dynamics(name))
     if {"rate_H", "rate_W"} <= named.keys():
         ratio = dynamics.rate_H / dynamics.rate_W
-        named["s"] = (ratio, _of_dynamics(lambda d, v: dataclasses.replace(d, rate_H=v * d.rate_W)))
+        named["s"] = (ratio, _Change(1, _with_ratio))
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
-        named["momentum"] = (dynamics.momentum, _of_dynamics(_field("momentum")))
+        named["momentum"] = (dynamics.momentum, _of_dynamics("momentum"))
     return named
 
 
@@ -206,10 +227,12 @@ def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, .
             yield from _numbers_in(value, here)
 
 
-def _put(thing: Any, value: float | np.ndarray | jax.Array, way: tuple[str, ...]) -> Any:
-    head, *rest = way
-    new = _put(getattr(thing, head), value, tuple(rest)) if rest else value
-    return dataclasses.replace(thing, **{head: new})
+def _with_eta(dynamics: Any, value: Any) -> Any:
+    return dataclasses.replace(dynamics, schedule=Constant(value))
+
+
+def _with_ratio(dynamics: Any, ratio: Any) -> Any:
+    return dataclasses.replace(dynamics, rate_H=ratio * dynamics.rate_W)
 
 
 def _instead(name: str, known: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,12 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
+from unhinged_jax._request.compiling import lean
 from unhinged_jax.closed_form.run import NoClosedForm, exact, why_no_closed_form
-from unhinged_jax.derivatives.parameters import Choice, Parameter, Problem, chosen, together
+from unhinged_jax.derivatives.parameters import Choice, Parameter, Problem, chosen, is_ours, together
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.observables import ObservableSet, Observe
+from unhinged_jax.observables import Observe
 from unhinged_jax.simulation import scale_must_fit, simulate
 from unhinged_jax.trajectory import Trajectory
 
@@ -124,21 +124,17 @@ def sensitivity(
     if mode == "auto":
         mode = "forward" if order == 2 else best_mode(inputs, len(names) * len(task.times))
     _refuse(mode, order, dynamics)
-    observed = observe if isinstance(observe, dict) else ObservableSet(names)
     with _precision.scope(task.precision):
         theta = {p.name: jnp.asarray(p.value, jnp.result_type(float)) for p in wanted}
+        traced = _precision.traceable(problem)
         found = {}
         for kind in kinds:
-            run = _runner(kind, mode, problem, task, observed)
-
-            def values(theta: Values, run: Callable = run) -> jax.Array:
-                observables = run(*together(problem, wanted, theta)).observables
-                return jnp.stack([_scalar(name, observables[name], len(task.times)) for name in names])
-
             here = mode if kind == "simulated" else best_mode(inputs, len(names) * len(task.times))
-            found[kind] = _memory.read_all(_derivatives(values, theta, order, here == "forward"))
+            most = _most_steps(problem, task) if (kind, here) == ("simulated", "direct") else None
+            asked = _Asked(kind, here, order, most, task, tuple(wanted))
+            found[kind] = _memory.read_all(asked.program()(asked, traced, theta))
             if np.any(np.isnan(found[kind]["value"])):
-                _explain(run(*problem))
+                _explain(asked.run(*problem))
     dataset = _labelled(found, names, np.asarray(task.times), wanted, theta)
     return dataset.assign_attrs(mode=mode, order=order, precision=task.precision)
 
@@ -163,24 +159,67 @@ def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
         raise ValueError(f"second derivatives are taken in forward mode, but mode is {mode!r}; leave it at 'auto'.")
 
 
-def _runner(kind: str, mode: str, problem: Problem, task: _request.Task, observe: Observe) -> Callable[..., Trajectory]:
-    """A function (model, dynamics, state) -> Trajectory."""
-    common: dict[str, Any] = {"observe": observe, "target": task.target, "precision": task.precision}
-    if kind == "exact":
-        return lambda model, dynamics, state: exact(model, dynamics, task.resumed(state), task.times, **common)
-    if isinstance(problem[1], Descent):
-        return lambda model, dynamics, state: simulate(model, dynamics, task.resumed(state), task.times, **common)
-    most = problem[1].max_steps
-    if mode == "direct":
-        # The memory of the direct mode grows with the allowed number of steps, so only the steps taken are allowed.
-        run = simulate(problem[0], problem[1], task.resumed(problem[2]), task.times, **common)
-        most = int(run.steps) + 8
+class _Asked:
+    """What is differentiated, and how. Two of them are equal if one compiled program serves both.
 
-    def integrate(model: LayerPeeled, dynamics: Flow, state: State) -> Trajectory:
-        dynamics = dataclasses.replace(dynamics, max_steps=most)
-        return simulate(model, dynamics, task.resumed(state), task.times, adjoint=adjoint_of(mode), **common)
+    Attributes:
+        kind: "simulated" or "exact".
+        mode: How it is differentiated.
+        order: 1 or 2.
+        most: The steps that a flow is allowed, or None for its own number.
+        task: The checked request.
+        wanted: The parameters. Their values are data of the program.
+    """
 
-    return integrate
+    def __init__(
+        self, kind: str, mode: str, order: int, most: int | None, task: _request.Task, wanted: tuple[Parameter, ...]
+    ) -> None:
+        self.kind, self.mode, self.order, self.most, self.task, self.wanted = kind, mode, order, most, task, wanted
+        times = np.asarray(task.times)
+        changes = tuple((p.name, p.put) for p in wanted if is_ours(p))
+        self._key = (
+            kind, mode, order, most, times.tobytes(), times.dtype, task.plan, task.target, task.precision, changes,
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Asked) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def program(self) -> Callable[..., dict[str, Any]]:
+        """The compiled program, which is kept if nothing outside its arguments can have changed since."""
+        kept = self.task.before is None and all(map(is_ours, self.wanted))
+        return _derivatives if kept else lean(_differentiate)
+
+    def run(self, model: LayerPeeled, dynamics: Any, state: State) -> Trajectory:
+        """The run that is differentiated."""
+        task = self.task
+        common: dict[str, Any] = {"observe": dict(task.plan), "target": task.target, "precision": task.precision}
+        if self.kind == "exact":
+            return exact(model, dynamics, task.resumed(state), task.times, **common)
+        if isinstance(dynamics, Flow):
+            common["adjoint"] = adjoint_of(self.mode)
+            if self.most is not None:
+                dynamics = dataclasses.replace(dynamics, max_steps=self.most)
+        return simulate(model, dynamics, task.resumed(state), task.times, **common)
+
+    def values(self, problem: Problem, theta: Values) -> jax.Array:
+        """The observables as a function of the parameters, (observables, T), to be differentiated at theta."""
+        at = jax.lax.stop_gradient(theta)
+        here = [dataclasses.replace(p, value=at[p.name]) for p in self.wanted]
+        observables = self.run(*together(problem, here, theta)).observables
+        count = len(self.task.times)
+        return jnp.stack([_scalar(name, observables[name], count) for name, _ in self.task.plan])
+
+
+def _most_steps(problem: Problem, task: _request.Task) -> int:
+    """The steps that a flow takes, and a few: the memory of the direct mode grows with the number that is allowed."""
+    run = simulate(
+        problem[0], problem[1], task.resumed(problem[2]), task.times, dict(task.plan), target=task.target,
+        precision=task.precision,
+    )  # fmt: skip
+    return int(run.steps) + 8
 
 
 def _explain(run: Trajectory) -> None:
@@ -196,44 +235,31 @@ def _scalar(name: str, values: ArrayLike, times: int) -> jax.Array:
     return array.astype(jnp.result_type(float))
 
 
-def _derivatives(values: Callable[[Values], jax.Array], theta: Values, order: int, forward: bool) -> dict[str, Any]:
-    """Value, first and second derivatives, each source in one compiled program."""
-    scalars = [name for name, x in theta.items() if x.ndim == 0]  # in their order, because jit sorts them
+def _differentiate(asked: _Asked, problem: Problem, theta: Values) -> dict[str, Any]:
+    """Value, first and second derivatives of one source."""
+    scalars = [p.name for p in asked.wanted if theta[p.name].ndim == 0]  # in their order, because jit sorts theta
 
     def with_value(theta: Values) -> tuple[jax.Array, jax.Array]:
-        out = values(theta)
+        out = asked.values(problem, theta)
         return out, out
 
-    def first(theta: Values) -> dict[str, Any]:
-        slopes, value = (jax.jacfwd if forward else jax.jacrev)(with_value, has_aux=True)(theta)
+    def first() -> dict[str, Any]:
+        differentiate = jax.jacfwd if asked.mode == "forward" else jax.jacrev
+        slopes, value = differentiate(with_value, has_aux=True)(theta)
         return {"value": value, "first": slopes}
 
-    def twice(theta: Values) -> dict[str, Any]:
-        if not scalars:
-            return first(theta)
+    if asked.order == 1 or not scalars:
+        return first()
 
-        def on(point: jax.Array) -> jax.Array:
-            return values({**theta, **dict(zip(scalars, point, strict=True))})
+    def on(point: jax.Array) -> jax.Array:
+        return asked.values(problem, {**theta, **dict(zip(scalars, point, strict=True))})
 
-        value, slopes, second = _pairwise(on, jnp.stack([theta[name] for name in scalars]))
-        rest = first(theta)["first"] if len(scalars) < len(theta) else {}
-        return {"value": value, "first": {**rest, **dict(zip(scalars, slopes, strict=True))}, "second": second}
-
-    return jax.jit(first if order == 1 else twice, compiler_options=_compiler_options())(theta)
+    value, slopes, second = _pairwise(on, jnp.stack([theta[name] for name in scalars]))
+    rest = first()["first"] if len(scalars) < len(theta) else {}
+    return {"value": value, "first": {**rest, **dict(zip(scalars, slopes, strict=True))}, "second": second}
 
 
-@functools.cache
-def _compiler_options() -> dict[str, Any] | None:
-    """These programs are large and run once. On CPUs, a low level of optimization that keeps them as fast, and XLA's
-    older kernels while they exist, halve the time to compile them."""
-    options = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:  # this option no longer exists
-        return None
-    return options
+_derivatives = lean(_differentiate)  # these programs are large, and most run once
 
 
 def _pairwise(function: Callable[[jax.Array], jax.Array], point: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -141,14 +141,14 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
         def objective(coordinates: dict[str, jax.Array]) -> jax.Array:
             return plan.objective(inside(coordinates))
 
-        @jax.jit
         def step(coordinates: dict[str, jax.Array], memory: PyTree) -> tuple[Any, Any, jax.Array, jax.Array]:
             value, slope = jax.value_and_grad(objective)(coordinates)
             change, memory = optimizer.update(slope, memory, coordinates, value=value, grad=slope, value_fn=objective)
             fine = jnp.isfinite(value) & jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in jax.tree.leaves(slope)]))
             return optax.apply_updates(coordinates, change), memory, value, fine
 
-        coordinates = _best_start(objective, coordinates, plan.design.tries)
+        step = plan.compiled("step", step)
+        coordinates = _best_start(plan, objective, coordinates)
         places, values = [coordinates], []
         memory = optimizer.init(coordinates)
         for count in range(plan.design.steps):
@@ -163,25 +163,29 @@ def design(plan: DesignPlan, *, progress: Callable[[int, float], None] | None = 
             places.append(coordinates)
             if progress is not None:
                 progress(count + 1, float(value))
-        values.append(float(jax.jit(objective)(coordinates)))
+        values.append(float(plan.compiled("objective at coordinates", objective)(coordinates)))
         objectives = np.asarray(values)
         best = int(np.nanargmin(objectives))
         stack = jax.tree.map(lambda *us: jnp.stack(us), *places)
         path = {key: np.asarray(jax.vmap(plan.free[key].inside)(stack[key])) for key in stack}
         chosen = {key: x[best] for key, x in path.items()}
-        measured = jax.jit(plan.measured)({key: jnp.asarray(x) for key, x in chosen.items()})
+        measured = plan.compiled("measured", plan.measured)({key: jnp.asarray(x) for key, x in chosen.items()})
         seen = {name: float(v) for name, v in measured.items()}
         return DesignOutcome(chosen, float(objectives[best]), path, objectives, seen, reference_of(plan))
 
 
-def _best_start(objective: Callable[[Any], jax.Array], given: dict[str, jax.Array], tries: int) -> dict[str, jax.Array]:
+def _best_start(
+    plan: DesignPlan, objective: Callable[[Any], jax.Array], given: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
     """The best of the given start and random ones around it, which are always the same."""
+    tries = plan.design.tries
     if tries == 1:
         return given
     draw = np.random.default_rng(0)
     stack = {key: u + draw.normal(size=(tries, *u.shape)) for key, u in given.items()}
     stack = {key: jnp.asarray(us).at[0].set(given[key]) for key, us in stack.items()}
-    found = np.asarray(jax.jit(lambda stack: jax.lax.map(objective, stack, batch_size=64))(stack))
+    each = plan.compiled("starts", lambda stack: jax.lax.map(objective, stack, batch_size=64))
+    found = np.asarray(each(stack))
     best = int(np.argmin(np.where(np.isfinite(found), found, np.inf)))
     return {key: us[best] for key, us in stack.items()}
 

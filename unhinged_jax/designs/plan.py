@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,14 @@ class DesignPlan:
             OSError: if the file cannot be read.
         """
         return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.designs", "plans"))
+
+    @functools.cached_property
+    def _programs(self) -> dict[str, Callable[..., Any]]:
+        return {}
+
+    def compiled(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of this plan, compiled once under a name, so that a second design of the plan compiles nothing."""
+        return self._programs.setdefault(name, jax.jit(function))
 
     def objective(self, values: Mapping[str, Any]) -> jax.Array:
         """The sum of the goals' terms for values of the free keys, in the plan's precision; differentiable."""

@@ -44,7 +44,7 @@ def reference_of(plan: DesignPlan) -> Reference | None:
     size = plan.start[key].size
     shape = np.ones(size) if section.kind == "equal" else counts_of(plan) ** section.exponent
     best = {key: domain.total * shape / shape.sum()}
-    value = float(jax.jit(plan.objective)({key: jnp.asarray(x) for key, x in best.items()}))
+    value = float(plan.compiled("objective", plan.objective)({key: jnp.asarray(x) for key, x in best.items()}))
     default = "equal steps" if section.kind == "equal" else f"n_c^{section.exponent:g}"
     return Reference(value, best, section.why or default)
 
@@ -87,7 +87,7 @@ def _axes(plan: DesignPlan) -> list[_Axis]:
 
 def _brute_force(plan: DesignPlan, points: int, zooms: int) -> Reference:
     axes = _axes(plan)
-    evaluate = jax.jit(lambda stack: jax.lax.map(plan.objective, stack, batch_size=64))
+    evaluate = plan.compiled("objectives", lambda stack: jax.lax.map(plan.objective, stack, batch_size=64))
     best: np.ndarray | None = None
     value, tried, width = np.inf, 0, 1.0
     for _ in range(zooms + 1):

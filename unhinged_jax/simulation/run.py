@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _loop, _request
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.leading_part import leading_parts
 from unhinged_jax.linear.row_space import row_space
@@ -114,6 +114,8 @@ def simulate(
             if not _check.concrete(run.code) or int(run.code) == _descent.CUT_SHORT:
                 run = _descend(*given, to_the_last=True)
         else:
+            if adjoint is None and _check.concrete((job, jnp.zeros(()))):
+                adjoint = diffrax.ForwardMode()  # nothing is differentiated, and this loop is the simplest
             with modes_explained():
                 run = _integrate(job, jnp.asarray(task.times), adjoint)
         return task.finish(dataclasses.replace(run, form=Remark(choice)))
@@ -210,7 +212,7 @@ def modes_explained() -> Iterator[None]:
         ) from error
 
 
-@eqx.filter_jit
+@compiled
 def _descend(job: _Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool) -> Trajectory:
     """Run a descent in the form that was chosen."""
     system, memory = _system(job), job.memory
@@ -230,7 +232,7 @@ def _descend(job: _Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool)
     )
 
 
-@eqx.filter_jit
+@compiled
 def _integrate(job: _Job, times: jax.Array, adjoint: diffrax.AbstractAdjoint | None) -> Trajectory:
     """Integrate a flow in the form that was chosen."""
     system, dtype = _system(job), job.state.W.dtype

@@ -1,0 +1,87 @@
+"""Commands keep what they compile: the next one compiles nothing, and gives the same numbers to the last bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from unhinged_jax.cli import main
+
+CONFIG = """
+[model]
+case = "regularized"
+dim = 3
+decay = 0.1
+[labels]
+layout = "balanced"
+classes = 3
+per_class = 2
+[dynamics]
+kind = "flow"
+[run]
+times = [1.0, 2.0]
+observe = ["log_norm", "loss"]
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def command(config, name, **environment):
+    """Numbers of a run in a process of its own, and what it wrote to standard error."""
+    out = config.parent / name
+    unset = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_COMPILATION", "UNHINGED_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "unhinged_jax.cli", "simulate", str(config), "--out", str(out)],
+        env={**unset, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return (out / "observables.csv").read_bytes(), done.stderr
+
+
+def programs(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).rglob("*-cache")}
+
+
+def test_the_second_command_compiles_nothing(config, tmp_path):
+    cache = tmp_path / "cache"
+    first, _ = command(config, "first", UNHINGED_CACHE=str(cache))
+    kept = programs(cache)
+    assert any("_integrate" in name for name in kept)
+    second, said = command(config, "second", UNHINGED_CACHE=str(cache))
+    assert second == first and said == "" and programs(cache) == kept
+
+
+def test_a_damaged_program_is_compiled_again(config, tmp_path):
+    cache = tmp_path / "cache"
+    first, _ = command(config, "first", UNHINGED_CACHE=str(cache))
+    for path in cache.rglob("*-cache"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert command(config, "second", UNHINGED_CACHE=str(cache))[0] == first
+
+
+def test_no_cache(config, tmp_path):
+    home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home" / "cache")}
+    quiet, _ = command(config, "off", UNHINGED_CACHE="off", **home)
+    assert not programs(tmp_path)
+    (tmp_path / "file").touch()
+    nowhere, said = command(config, "nowhere", UNHINGED_CACHE=str(tmp_path / "file" / "folder"))
+    assert nowhere == quiet and said == ""
+    theirs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    own, _ = command(config, "own", **theirs, **home)
+    assert own == quiet and programs(tmp_path / "own") and not programs(tmp_path / "home")
+
+
+def test_python_is_left_alone(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNHINGED_CACHE", str(tmp_path / "cache"))
+    before, errors = jax.config.jax_compilation_cache_dir, os.environ.get("EQX_ON_ERROR")
+    assert main(["simulate", str(config), "--out", str(tmp_path / "out")]) == 0
+    assert jax.config.jax_compilation_cache_dir == before and os.environ.get("EQX_ON_ERROR") == errors
+    assert not programs(tmp_path / "cache")

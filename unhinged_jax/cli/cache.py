@@ -1,0 +1,68 @@
+"""Compiled programs that outlive a command, so that the next command does not compile them again.
+
+They lie in the user's cache folder, one folder for each kind of processor, because a program compiled for one may stop
+another with an illegal instruction. The names of the files hold the versions of JAX and XLA. Of a full cache, the
+programs are removed that have not been used for the longest time. All of this is JAX's persistent compilation cache;
+here it is only switched on, for a process of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+MOST_BYTES = 512 * 1024**2
+
+
+def keep_programs() -> None:
+    """Switch the cache on for this process and those that it starts, unless `UNHINGED_CACHE` is "off".
+
+    `UNHINGED_CACHE` may also name another folder. Nothing happens if JAX has been imported already or its own cache has
+    been set up.
+    """
+    wish = os.environ.get("UNHINGED_CACHE", "")
+    if wish.lower() in ("off", "0", "no", "false") or "jax" in sys.modules or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = (Path(wish).expanduser() if wish else _user_folder()) / _processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a home that cannot be written to; the command does not need it
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(MOST_BYTES),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+        # A program that calls Python is not kept, and diffrax' checks of a flow's times do. With this they are part of
+        # the program, and times out of order give NaN there; commands check them before.
+        "EQX_ON_ERROR": "nan",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    # On CPUs, XLA reports two preferences of its own compiler as missing features of the processor whenever it loads a
+    # program (openxla/xla#44565). Errors still reach Python. "1" is what JAX itself sets, perhaps in a parent process.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+def _user_folder() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("unhinged_jax") / "programs"
+
+
+def _processor() -> str:
+    """A name for the kind of this processor: machine, model and instructions."""
+    told = [platform.machine(), platform.processor()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    known = dict(line.partition(":")[::2] for line in reversed(lines))  # of the first processor
+    told += [value for name, value in sorted(known.items()) if name.strip() in ("model name", "flags", "Features")]
+    return f"{platform.machine()}-{hashlib.sha256(' '.join(told).encode()).hexdigest()[:12]}"
