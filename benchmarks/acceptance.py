@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from benchmarks.compare import time_of
+from benchmarks.latency import README, YARDSTICK
 from benchmarks.record import Cell, Report, Result
 from benchmarks.timing import Ratio, ratio
 
@@ -41,6 +42,9 @@ def verdicts(report: Report) -> list[Verdict]:
     found += [_samples(report, name) for name in (SIMULATE, EXACT)]
     found += [_gradient(report, kind, p) for kind in ("simulate", "exact", "flow") for p in ("float64", "float32")]
     found += [_startup(report, *bound) for bound in _STARTUP]
+    found += [_first_call(report, *bound) for bound in _FIRST_CALLS]
+    found += [_example(report, *bound) for bound in (("cold", 12.0), ("warm", 4.0))]
+    found.append(_compiled_again(report))
     found.append(_accuracy(report))
     return found
 
@@ -73,6 +77,13 @@ _STARTUP: tuple[tuple[str, str, str | None, float], ...] = (
     ("all its public names besides", "import jax, diffrax and every public name", "import jax, diffrax", 0.5),
     ("`unhinged --help`", "unhinged --help", None, 0.3),
     ("first small simulation of a cold process", "first small simulation, cold process", None, 6.0),
+)  # fmt: skip
+
+
+# first call, times plain diffrax below which it stays
+_FIRST_CALLS: tuple[tuple[str, float], ...] = (
+    ("simulate, flow", 1.5), ("exact, flow", 1.5), ("simulate, descent", 1.5), ("simulate, cross-entropy flow", 1.5),
+    ("simulate, cross-entropy descent", 1.5), ("jax.grad of a flow", 2.5),
 )  # fmt: skip
 
 
@@ -210,6 +221,31 @@ def _startup(report: Report, what: str, command: str, base: str | None, most: fl
         return _missing(what, bound)
     seconds = report.startup[command]["median"] - (report.startup[base]["median"] if base else 0.0)
     return Verdict(what, bound, f"{seconds:.2f} s", seconds < most)
+
+
+def _first_call(report: Report, name: str, most: float) -> Verdict:
+    what, bound = f"first call of `{name}` against plain diffrax, processor time", f"at most {most:g}×"
+    if not {name, YARDSTICK} <= report.latency.keys():
+        return _missing(what, bound)
+    value = report.latency[name]["cold"] / report.latency[YARDSTICK]["cold"]
+    return Verdict(what, bound, f"{value:.2f}×", value <= most)
+
+
+def _example(report: Report, cache: str, most: float) -> Verdict:
+    what, bound = f"the README's example, all of it, {cache} cache, processor time", f"at most {most:g} s"
+    if README not in report.latency:
+        return _missing(what, bound)
+    value = report.latency[README][cache]
+    return Verdict(what, bound, f"{value:.1f} s", value <= most)
+
+
+def _compiled_again(report: Report) -> Verdict:
+    what, bound = "programs that a later call of ours compiles", "none"
+    counts = {name: of["compiled_again"] for name, of in report.latency.items() if "compiled_again" in of}
+    if not counts:
+        return _missing(what, bound)
+    some = [f"{count:g} by {name}" for name, count in counts.items() if count]
+    return Verdict(what, bound, ", ".join(some) or "none", not some)
 
 
 def rounding(precision: str) -> float:

@@ -109,6 +109,22 @@ def scaling(*, out: Path = Path("benchmarks/results"), quick: bool = False) -> i
 
 
 @app.command
+def latency(*, out: Path = Path("benchmarks/results"), rounds: int = 3) -> int:
+    """Processor time of first calls, with a cold and a warm cache, beside plain diffrax; writes latency.json.
+
+    Parameters
+    ----------
+    out
+        Folder for the results.
+    rounds
+        Processes for each first call; medians are shown.
+    """
+    from benchmarks import session
+
+    return session.first_calls(out, rounds)
+
+
+@app.command
 def page(record: Path = Path("benchmarks/results/results.json"), /, *, out: Path = Path("docs/benchmarks.md")) -> int:
     """Write the page "How fast, on what, against what" from a record; prints which bounds are met.
 
@@ -149,6 +165,14 @@ def probe(workload: str, size: str, precision: str, contender: str) -> int:
     from benchmarks import memory
 
     return memory.probe(workload, size, precision, contender)
+
+
+@app.command(show=False)
+def first_call(name: str, /) -> int:
+    """Make a first call in this process and print its times as JSON; used by the measurement of first calls."""
+    from benchmarks import latency as module
+
+    return module.probe(name)
 
 
 @app.command(show=False)

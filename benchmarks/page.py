@@ -10,6 +10,11 @@ from benchmarks import figures, report
 from benchmarks.acceptance import verdicts, worse_than_peers
 from benchmarks.record import Cell, Report, read
 
+_LATENCY = """\
+Each first call was made in a process of its own, at C = 10, N = 20, p = 64, with 75 times, in float32,
+with the default observables; plain diffrax saves four. Imports are not counted, except for the
+README's example, where everything is. With a warm cache, compiled programs are found on disk."""
+
 _HOW = """\
 ## How it was measured
 
@@ -113,6 +118,8 @@ def text(record: Report, links: dict[str, str]) -> str:
         ]  # fmt: skip
     if record.startup:
         parts += ["## Start-up", report.startup_table(record)]
+    if record.latency:
+        parts += ["## First calls", _LATENCY, report.latency_table(record)]
     parts += ["## Left out, and why", report.skipped_list(record)]
     return "\n\n".join(parts) + "\n"
 

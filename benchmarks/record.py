@@ -137,6 +137,7 @@ class Report:
     startup: dict[str, dict[str, float]]
     seconds: float
     schema: int = SCHEMA
+    latency: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def find(self, workload: str, size: str, precision: str) -> Cell | None:
         """One cell, if it was measured."""
@@ -201,6 +202,7 @@ def merged(reports: Sequence[Report]) -> Report:
         skipped=[skip for number, skip in enumerate(known) if skip not in known[:number]],
         scaling=[series for report in reports for series in report.scaling],
         startup={name: times for report in reports for name, times in report.startup.items()},
+        latency={name: times for report in reports for name, times in report.latency.items()},
         seconds=sum(report.seconds for report in reports),
     )
 
@@ -221,7 +223,7 @@ def _agree(reports: Sequence[Report]) -> None:
     for report in reports:
         names += [f"{cell.workload}, {cell.size}, {cell.precision}" for cell in report.cells]
         names += [f"{series.axis}, {series.what}" for series in report.scaling]
-        names += report.startup
+        names += [*report.startup, *report.latency]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecordError(f"{twice} was measured in two of the records; leave one of them out.")

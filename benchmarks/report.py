@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from benchmarks.acceptance import Verdict, worst
+from benchmarks.latency import README, YARDSTICK
 from benchmarks.record import Cell, Report, Result
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
@@ -169,6 +170,19 @@ def startup_table(report: Report) -> str:
     return table(["command", "time", "quartiles"], rows)
 
 
+def latency_table(report: Report) -> str:
+    """First calls, beside plain diffrax."""
+    base = report.latency.get(YARDSTICK, {}).get("cold")
+    rows = []
+    for name, times in report.latency.items():
+        beside = f"{times['cold'] / base:.2f}×" if base and name != README else ""
+        again = seconds(times["again"]) if "again" in times else ""
+        rows.append([name, seconds(times["cold"]), beside, seconds(times["warm"]), again])
+    return table(
+        ["first call of", "processor time", "against plain diffrax", "with a warm cache", "a later call"], rows
+    )
+
+
 def skipped_list(report: Report) -> str:
     """What was left out, and why, each reason once."""
     grouped: dict[tuple[str, str, str], list[str]] = {}
@@ -196,5 +210,7 @@ def everything(report: Report) -> str:
         parts += ["## Scaling", scaling_table(report)]
     if report.startup:
         parts += ["## Start-up", startup_table(report)]
+    if report.latency:
+        parts += ["## First calls", latency_table(report)]
     parts += ["## Left out", skipped_list(report)]
     return "\n\n".join(parts) + "\n"

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import figures, machine, memory, peaks, record, report, runner, startup
+from benchmarks import figures, latency, machine, memory, peaks, record, report, runner, startup
 from benchmarks import scaling as scaling_module
 from benchmarks.contender import Workload
 from benchmarks.load import SystemMeter, wait_for_quiet
@@ -135,6 +135,7 @@ def measure(options: Options, out: Path) -> int:
         if options.scaling:
             found.startup.update(startup.measure(1 if options.quick else 6, say))
             if not options.quick:
+                found.latency.update(latency.measure(3, say))
                 found = save(dataclasses.replace(found, scaling=scaling_module.measure(False, say)))
         if options.memory:
             found = dataclasses.replace(found, cells=memory.measure(found.cells, say))
@@ -182,6 +183,17 @@ def scaling(out: Path, quick: bool) -> int:
         costs = ", ".join(f"{value}: {cost:.3g}" for value, cost in zip(one.values, one.costs, strict=True))
         slope = "" if one.slope is None else f"  slope {one.slope:.2f}"
         _CONSOLE.print(f"{one.axis}, {one.what} ({one.unit})  {costs}{slope}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def first_calls(out: Path, rounds: int) -> int:
+    """Measure first calls alone."""
+    begin = time.perf_counter()
+    found = _empty(Options(), [])
+    with progress() as say:
+        found.latency.update(latency.measure(rounds, say))
+    record.write(dataclasses.replace(found, seconds=time.perf_counter() - begin), out / "latency.json")
+    _CONSOLE.print(report.latency_table(found), highlight=False, soft_wrap=True)
     return 0
 
 

@@ -16,6 +16,7 @@ from benchmarks import (
     compare,
     costs,
     figures,
+    latency,
     load,
     machine,
     memory,
@@ -529,3 +530,27 @@ def test_figures_of_nothing_are_no_figures(tmp_path):
     assert figures.roofline(empty, tmp_path / "b.svg") is None
     assert figures.scaling([], tmp_path / "c.svg") is None
     assert "How it was measured" in page.text(empty, {})
+
+
+# --- first calls ---------------------------------------------------------------------------------------------------
+
+
+def test_a_first_call_is_timed_and_a_later_one_compiles_nothing(capsys):
+    assert latency.probe("naive JAX, descent") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["first"] > 0 < said["again"] and said["compiled_again"] == 0
+
+
+def test_first_calls_are_judged_against_plain_diffrax():
+    times = {"cold": 3.0, "warm": 1.0, "again": 0.01, "compiled_again": 0.0}
+    found = {name: dict(times) for name in latency.FIRST_CALLS}
+    found[latency.YARDSTICK]["cold"] = 1.5
+    found["exact, flow"]["compiled_again"] = 2.0
+    found[latency.README] = {"cold": 11.0, "warm": 5.0}
+    told = {v.what: (v.measured, v.met) for v in acceptance.verdicts(dataclasses.replace(report(), latency=found))}
+    assert told["first call of `simulate, flow` against plain diffrax, processor time"] == ("2.00×", False)
+    assert told["first call of `jax.grad of a flow` against plain diffrax, processor time"] == ("2.00×", True)
+    assert told["the README's example, all of it, cold cache, processor time"] == ("11.0 s", True)
+    assert told["the README's example, all of it, warm cache, processor time"] == ("5.0 s", False)
+    assert told["programs that a later call of ours compiles"] == ("2 by exact, flow", False)
+    assert all(v.met is None for v in acceptance.verdicts(report()) if v.what.startswith("first call"))
