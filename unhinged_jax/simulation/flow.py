@@ -15,6 +15,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import optimistix
+from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
@@ -66,8 +67,9 @@ def run(
     scaled = system.scale(body, [1 / unit for unit in units])
     begin = Scaled(scaled, [jnp.log(unit) + system.log_unit() for unit in units])
 
-    leaves, field, force, bare = _velocities(system, flow, dtype)
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
+    pack, unpack = _packing(begin, bool(system.groups) and choice.late and not backsolve)
+    leaves, field, force, bare = _velocities(system, flow, dtype, pack, unpack)
 
     def moment(y: Scaled) -> tuple[Body, list[jax.Array], jax.Array]:
         unmoved = jax.tree.map(lambda now, start: jnp.all(now == start), y, begin)
@@ -86,7 +88,7 @@ def run(
         t0=first.astype(dtype),
         t1=times[-1],
         dt0=None,
-        y0=begin,
+        y0=pack(begin),
         args=leaves,
         saveat=diffrax.SaveAt(ts=times)
         if backsolve
@@ -102,17 +104,27 @@ def run(
     reached = jnp.isfinite(times_reached)
     if choice.late:  # inside the solver's loop diffrax would trace, and XLA compile, the reading several times
         # For a time that was not reached the start is read, where every value and derivative is finite.
-        saved = jax.tree.map(lambda kept, start: jnp.where(_loop.along(reached, kept), kept, start), saved, begin)
-        saved = jax.lax.map(jax.checkpoint(read), saved)
+        saved = jax.tree.map(lambda kept, start: jnp.where(_loop.along(reached, kept), kept, start), saved, pack(begin))
+        saved = jax.lax.map(jax.checkpoint(lambda y: read(unpack(y))), saved)
     blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
     return {
         **blank,
         "reached": reached,
-        "view": system.view(*moment(_last(final))),
+        "view": system.view(*moment(unpack(_last(final)))),
         "steps": solution.stats["num_steps"],
         "elapsed": elapsed,
         "code": _code(solution, flow),
     }
+
+
+def _packing(y: Scaled, wanted: bool) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """(pack, unpack): a tree like `y` to one array and back; both change nothing unless `wanted`.
+
+    diffrax traces, and XLA compiles, every operation on a state once per array of the state.
+    """
+    if not wanted:
+        return (lambda y: y), (lambda y: y)
+    return (lambda y: ravel_pytree(y)[0]), ravel_pytree(y)[1]
 
 
 def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.Array, Any, jax.Array]:
@@ -124,7 +136,9 @@ def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.
     return saved, times_reached, final, ended[0]
 
 
-def _velocities(system: System, flow: Flow, dtype: DTypeLike) -> tuple[list[Any], Any, Any, Any]:
+def _velocities(
+    system: System, flow: Flow, dtype: DTypeLike, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]
+) -> tuple[list[Any], Any, Any, Any]:
     """The arguments of the velocity, and the velocity in three forms.
 
     Everything that may be differentiated enters through `args`, because the backsolve adjoint sees nothing else. They
@@ -142,20 +156,22 @@ def _velocities(system: System, flow: Flow, dtype: DTypeLike) -> tuple[list[Any]
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
         return system, rate_H, rate_W
 
-    def field(time: Time, y: Scaled, args: list[Any]) -> Scaled:
+    def field(time: Time, y: Any, args: list[Any]) -> Any:
         system, *rates = problem(time, args)
-        return _at_unit_norm(system, y.body, system.driven(y.body, *rates))
+        body = unpack(y).body
+        return pack(_at_unit_norm(system, body, system.driven(body, *rates)))
 
     def force(time: Time, y: Scaled, args: list[Any]) -> Force:
         system, *rates = problem(time, args)
         push, decay = system.split(y.body, *rates)
         return Force(Scaled(push, []), Scaled(decay, []), y)
 
-    def bare(y: Scaled, args: list[Any]) -> Scaled:
+    def bare(y: Any, args: list[Any]) -> Any:
         """The velocity with 1 in place of every schedule, so that whether it vanishes does not depend on the time."""
         system, flow = jax.tree.unflatten(structure, args)
         rates = (jnp.asarray(1.0 if callable(r) else r, dtype) for r in (flow.rate_H, flow.rate_W))
-        return _at_unit_norm(system, y.body, system.driven(y.body, *rates))
+        body = unpack(y).body
+        return pack(_at_unit_norm(system, body, system.driven(body, *rates)))
 
     return leaves, field, force, bare
 
