@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from unhinged_jax import _check
 from unhinged_jax._terminal import compiling_told
+from unhinged_jax.model import LayerPeeled
 
 _SMALL = 1 << 15  # numbers in all arrays of a problem
 # This level keeps small programs as fast, and XLA's older kernels take half the time to compile while they exist.
@@ -41,27 +42,36 @@ def lean(function: _Function) -> _Function:
 
 
 def compiled(function: _Function) -> _Function:
-    """The function of a job, compiled by `equinox.filter_jit`; small linear problems with less optimization on CPUs.
+    """The function, compiled by `equinox.filter_jit`; for small linear problems with less optimization on CPUs.
 
-    A job has a `model` and arrays. For a linear loss the run itself costs little, and reading it, which is compiled for
-    seconds, keeps its speed. Other losses lose up to half of theirs.
+    For a linear loss the run itself costs little, and reading it, which is compiled for seconds, keeps its speed. Other
+    losses would lose up to half of theirs.
     """
     full, less = eqx.filter_jit(function), lean(function)
 
     @functools.wraps(function)
-    def call(job: Any, *args: Any, **kwargs: Any) -> Any:
-        if _small(job):
-            return less(job, *args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _small(args):
+            return less(*args, **kwargs)
         with compiling_told():
-            return full(job, *args, **kwargs)
+            return full(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
-def _small(job: Any) -> bool:
-    leaves = [*jax.tree.leaves(job), jnp.zeros(())]  # a tracer inside jax.jit, whatever the job holds
+def _small(args: tuple[Any, ...]) -> bool:
+    """Whether nothing is traced, the arrays are small, and the model among the arguments has a linear loss."""
+    leaves = [*jax.tree.leaves(args), jnp.zeros(())]  # a tracer inside jax.jit, whatever the arguments hold
     few = sum(leaf.size for leaf in leaves if isinstance(leaf, jax.Array)) <= _SMALL
-    return few and job.model.loss.linear and _check.concrete(leaves)
+    return few and _check.concrete(leaves) and any(model.loss.linear for model in _models(args))
+
+
+def _models(args: tuple[Any, ...]) -> Iterator[LayerPeeled]:
+    for arg in args:
+        if isinstance(arg, LayerPeeled):
+            yield arg
+        elif isinstance(arg, tuple):
+            yield from _models(arg)
 
 
 @functools.cache

@@ -8,7 +8,6 @@ import math
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _request
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax._values import Value
 from unhinged_jax.closed_form.run import NoClosedForm, exact, why_no_closed_form
 from unhinged_jax.derivatives.parameters import Problem
@@ -253,7 +253,7 @@ def _undetermined_jvp(primals: tuple, tangents: tuple) -> Any:
     return jnp.zeros_like(value), jnp.where(flat, jnp.nan, 0.0).astype(value.dtype) * tangents[1]
 
 
-@eqx.filter_jit
+@compiled
 def _moment(how: _How, problem: Problem, level: ArrayLike, times: jax.Array) -> tuple[EventTime, jax.Array, jax.Array]:
     """Bracket on the grid, bisect, then a step that carries the derivatives."""
     # The search itself is not differentiated; the slope with respect to time is, in forward mode.

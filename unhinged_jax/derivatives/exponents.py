@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax._values import Value
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.timeline import closed
@@ -212,7 +212,7 @@ def _later(descent: Descent, start: float) -> Descent:
     return dataclasses.replace(descent, **{name: shifted(getattr(descent, name)) for name in names})
 
 
-@eqx.filter_jit
+@compiled
 def _stretch(
     model: LayerPeeled,
     dynamics: Dynamics,

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from unhinged_jax import _check, _request
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.simulation import scale_must_fit, simulate
@@ -106,7 +106,7 @@ def flow_map(
     return [run.final.H, run.final.W, run.final.b, run.final.log_scale], run
 
 
-@eqx.filter_jit
+@compiled
 def _push(
     model: LayerPeeled, dynamics: Dynamics, state: State, times: Times, memory: PyTree, tangents: list[jax.Array]
 ) -> Any:

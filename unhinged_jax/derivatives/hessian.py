@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax.derivatives.flow_map import moving_numbers
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit
 
@@ -111,7 +111,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     return np.sort(eigsh(operator, count, which=which, v0=start, tol=tolerance, return_eigenvectors=False))
 
 
-@eqx.filter_jit
+@compiled
 def _hessian_times(model: LayerPeeled, parts: list[jax.Array], v: jax.Array) -> jax.Array:
     """The Hessian of the objective times v, on the entries that move, concatenated."""
     from jax.flatten_util import ravel_pytree

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Dynamics, Flow
 from unhinged_jax.limits.factors import factor
 from unhinged_jax.limits.result import Limit
@@ -58,7 +58,7 @@ class _Others(NamedTuple):
     alive: jax.Array
 
 
-@eqx.filter_jit
+@compiled
 def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     """The limit if H and W both move: the largest factor wins among those of eigenvalues that the start contains."""
     dtype = state.W.dtype
@@ -202,7 +202,7 @@ def direction_of(model: LayerPeeled, state: State) -> State:
     return State(H, state.W / size if model.moves.W else W, state.b)
 
 
-@eqx.filter_jit
+@compiled
 def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     """The limit if H or W stays and pulls the other along a line to a fixed point: Theorem 6 and its mirror image.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.limits.factors import factor
 from unhinged_jax.limits.result import OVERSHOOTS, SHORT, SWINGS, Limit
@@ -17,7 +17,7 @@ from unhinged_jax.special import greatest
 _MOST = 2**20  # updates after which the steps of a descent count as small in any case
 
 
-@eqx.filter_jit
+@compiled
 def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str, rests: bool = True) -> Limit:
     """The limit by Theorem 7, with decay and any rescaling: a feature of length r turns at a rate like r^(q - 2).
 
