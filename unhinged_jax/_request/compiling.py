@@ -13,11 +13,15 @@ import jax.numpy as jnp
 
 from unhinged_jax import _check
 from unhinged_jax._terminal import compiling_told
+from unhinged_jax.dynamics import Flow
 from unhinged_jax.model import LayerPeeled
 
+Options = tuple[tuple[str, Any], ...]
+"""Names of options of XLA with their values; none for full optimization."""
+
 _SMALL = 1 << 15  # numbers in all arrays of a problem
-# This level keeps small programs as fast, and XLA's older kernels take half the time to compile while they exist.
-_LESS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+_OLDER_KERNELS: Options = (("xla_cpu_use_fusion_emitters", False),)  # while XLA has them, they compile in half the time
+_LESS: Options = (*_OLDER_KERNELS, ("xla_backend_optimization_level", 1))
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -27,60 +31,67 @@ def lean(function: _Function) -> _Function:
 
     It is not for calls inside jax.jit, jax.grad or jax.vmap, where JAX allows no such options.
     """
-
-    @functools.cache
-    def program() -> Any:
-        jit: Any = eqx.filter_jit  # its types leave out the options of jax.jit
-        return jit(function, compiler_options=_options())
+    program = _programs(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with compiling_told():
-            return program()(*args, **kwargs)
+            return program(_LESS)(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
 def compiled(function: _Function) -> _Function:
-    """The function, compiled by `equinox.filter_jit`; for small linear problems with less optimization on CPUs.
+    """The function, compiled by `equinox.filter_jit`; for small problems with less optimization on CPUs.
 
-    For a linear loss the run itself costs little, and reading it, which is compiled for seconds, keeps its speed. Other
-    losses would lose up to half of theirs.
+    What that costs at run time was measured: nothing for a linear loss, whose run costs little and whose observables
+    keep their speed; a few per cent for other flows with the older kernels; half the speed for other descents, which
+    therefore are fully optimized.
     """
-    full, less = eqx.filter_jit(function), lean(function)
+    program = _programs(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _small(args):
-            return less(*args, **kwargs)
         with compiling_told():
-            return full(*args, **kwargs)
+            return program(_options_for(args))(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
-def _small(args: tuple[Any, ...]) -> bool:
-    """Whether nothing is traced, the arrays are small, and the model among the arguments has a linear loss."""
+def _programs(function: Callable[..., Any]) -> Callable[[Options], Any]:
+    """Options -> the function, to be compiled with them."""
+
+    @functools.cache
+    def program(options: Options) -> Any:
+        jit: Any = eqx.filter_jit  # its types leave out the options of jax.jit
+        return jit(function, compiler_options=_known(options))
+
+    return program
+
+
+def _options_for(args: tuple[Any, ...]) -> Options:
     leaves = [*jax.tree.leaves(args), jnp.zeros(())]  # a tracer inside jax.jit, whatever the arguments hold
     few = sum(leaf.size for leaf in leaves if isinstance(leaf, jax.Array)) <= _SMALL
-    return few and _check.concrete(leaves) and any(model.loss.linear for model in _models(args))
+    if not few or not _check.concrete(leaves):
+        return ()
+    parts = list(_parts(args))
+    if all(part.loss.linear for part in parts if isinstance(part, LayerPeeled)):
+        return _LESS
+    return _OLDER_KERNELS if any(isinstance(part, Flow) for part in parts) else ()
 
 
-def _models(args: tuple[Any, ...]) -> Iterator[LayerPeeled]:
+def _parts(args: tuple[Any, ...]) -> Iterator[Any]:
     for arg in args:
-        if isinstance(arg, LayerPeeled):
-            yield arg
-        elif isinstance(arg, tuple):
-            yield from _models(arg)
+        yield from _parts(arg) if isinstance(arg, tuple) else (arg,)
 
 
 @functools.cache
-def _options() -> dict[str, Any] | None:
+def _known(options: Options) -> dict[str, Any] | None:
     flags = os.environ.get("XLA_FLAGS", "")
-    if jax.default_backend() != "cpu" or any(name in flags for name in _LESS):  # the user's own choice holds
+    if jax.default_backend() != "cpu" or any(name in flags for name, _ in options):  # the user's own choice holds
         return None
     try:
-        jax.jit(lambda: 0, compiler_options=_LESS)()
+        jax.jit(lambda: 0, compiler_options=dict(options))()
     except jax.errors.JaxRuntimeError:  # an option no longer exists
         return None
-    return _LESS
+    return dict(options)

@@ -9,9 +9,11 @@ A homogeneous system x' = f(x) is integrated at unit norm, together with the log
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix
@@ -26,6 +28,8 @@ from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unro
 from unhinged_jax.simulation.system import Body, Reader, System
 from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import RunResult
+
+_SMALL = 1 << 15  # numbers; a state of no more is one array for the solver
 
 
 class Scaled(NamedTuple):
@@ -68,8 +72,9 @@ def run(
     begin = Scaled(scaled, [jnp.log(unit) + system.log_unit() for unit in units])
 
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
-    pack, unpack = _packing(begin, bool(system.groups) and choice.late and not backsolve)
-    leaves, field, force, bare = _velocities(system, flow, dtype, pack, unpack)
+    packing = _packing(begin, choice.late and not backsolve)
+    pack, unpack = packing
+    leaves, field, force, bare = _velocities(system, flow, dtype, packing)
 
     def moment(y: Scaled) -> tuple[Body, list[jax.Array], jax.Array]:
         unmoved = jax.tree.map(lambda now, start: jnp.all(now == start), y, begin)
@@ -93,11 +98,11 @@ def run(
         saveat=diffrax.SaveAt(ts=times)
         if backsolve
         else _saved_at(times, (lambda y: y) if choice.late else read, adjoint),
-        stepsize_controller=_controller(system, flow, rtol, atol, dtype),
+        stepsize_controller=_controller(system, flow, rtol, atol, dtype, packing),
         max_steps=flow.max_steps,
         throw=False,
         # Backsolve supports neither events nor functions of what is saved.
-        event=None if backsolve else _events(system, flow, bare, rtol, atol),
+        event=None if backsolve else _events(system, flow, bare, rtol, atol, unpack),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
     saved, times_reached, final, elapsed = _solved(solution, times, backsolve)
@@ -117,14 +122,21 @@ def run(
     }
 
 
-def _packing(y: Scaled, wanted: bool) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """(pack, unpack): a tree like `y` to one array and back; both change nothing unless `wanted`.
+class Packing(NamedTuple):
+    """Functions from a tree of arrays to what the solver is given, and back."""
+
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+
+
+def _packing(y: Scaled, wanted: bool) -> Packing:
+    """A tree like `y` as one array if that is wanted and it is small, else as it is.
 
     diffrax traces, and XLA compiles, every operation on a state once per array of the state.
     """
-    if not wanted:
-        return (lambda y: y), (lambda y: y)
-    return (lambda y: ravel_pytree(y)[0]), ravel_pytree(y)[1]
+    if not wanted or sum(leaf.size for leaf in jax.tree.leaves(y)) > _SMALL:
+        return Packing(lambda y: y, lambda y: y)
+    return Packing(lambda y: ravel_pytree(y)[0], ravel_pytree(y)[1])
 
 
 def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.Array, Any, jax.Array]:
@@ -136,9 +148,7 @@ def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.
     return saved, times_reached, final, ended[0]
 
 
-def _velocities(
-    system: System, flow: Flow, dtype: DTypeLike, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]
-) -> tuple[list[Any], Any, Any, Any]:
+def _velocities(system: System, flow: Flow, dtype: DTypeLike, packing: Packing) -> tuple[list[Any], Any, Any, Any]:
     """The arguments of the velocity, and the velocity in three forms.
 
     Everything that may be differentiated enters through `args`, because the backsolve adjoint sees nothing else. They
@@ -149,6 +159,7 @@ def _velocities(
         without schedules.
     """
     leaves, structure = jax.tree.flatten((system, flow))
+    pack, unpack = packing
 
     def problem(time: Time, args: list[Any]) -> tuple[System, jax.Array, jax.Array]:
         system, flow = jax.tree.unflatten(structure, args)
@@ -217,29 +228,33 @@ class _RelativeController(diffrax.PIDController):
     A state that shrinks, and its logarithm, are then solved as accurately as a state that does not.
     """
 
+    packing: Packing = eqx.field(kw_only=True, static=True)
+
     # Overrides the method of diffrax, with the same arguments.
     def adapt_step_size(
         self, t0: Time, t1: Time, y0: PyTree, y1_candidate: PyTree, args: PyTree, y_error: PyTree, error_order: Time,
         controller_state: PyTree,
     ) -> Any:  # fmt: skip
-        body = y0.body
+        pack, unpack = self.packing
+        body = unpack(y0).body
         parts = [body[name] for name in ("H", "W") if name in body]
         entry = safe_norm(*parts) / sum(part.size for part in parts) ** 0.5
         unit = jax.lax.stop_gradient(jnp.where((entry > 0) & (entry < 1), entry, 1.0))
 
-        def over(y: Scaled) -> Scaled:
+        def over(y: Any) -> Any:
             # Biases stay as they are: their drive is as large as the targets and does not shrink with the state.
-            return y._replace(body={name: part if name == "b" else part / unit for name, part in y.body.items()})
+            y = unpack(y)
+            return pack(y._replace(body={name: part if name == "b" else part / unit for name, part in y.body.items()}))
 
         error = None if y_error is None else over(y_error)
         return super().adapt_step_size(t0, t1, over(y0), over(y1_candidate), args, error, error_order, controller_state)
 
 
 def _controller(
-    system: System, flow: Flow, rtol: float, atol: float, dtype: DTypeLike
+    system: System, flow: Flow, rtol: float, atol: float, dtype: DTypeLike, packing: Packing
 ) -> diffrax.AbstractStepSizeController:
     """The step size controller; steps end at every break of the schedule and the rates."""
-    kind = _RelativeController if system.guarded else diffrax.PIDController
+    kind = partial(_RelativeController, packing=packing) if system.guarded else diffrax.PIDController
     controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
     # The ends of steps are chosen by the solver and are not differentiated.
     jumps = [jax.lax.stop_gradient(jnp.ravel(jnp.asarray(jump, dtype))) for jump in _breaks(flow)]
@@ -255,13 +270,18 @@ def _breaks(flow: Flow) -> list[Any]:
 
 
 def _events(
-    system: System, flow: Flow, bare: Callable[[Scaled, list[Any]], Scaled], rtol: float, atol: float
+    system: System,
+    flow: Flow,
+    bare: Callable[[Any, list[Any]], Any],
+    rtol: float,
+    atol: float,
+    unpack: Callable[[Any], Scaled],
 ) -> diffrax.Event | None:
     """The conditions that end a run early: it is steady, or it leaves the floating-point range."""
     conditions: dict[str, Any] = {}
     if flow.steady:
 
-        def steady(t: Time, y: Scaled, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
+        def steady(t: Time, y: Any, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
             # A run does not end before its first step, so that the start is read.
             norm = optimistix.rms_norm
             return (t > t0) & (norm(bare(y, args)) < atol + rtol * norm(y))
@@ -269,12 +289,12 @@ def _events(
         conditions["steady"] = steady
     if not system.groups:
 
-        def overflows(t: Time, y: Scaled, args: PyTree, **kwargs: Any) -> jax.Array:
+        def overflows(t: Time, y: Any, args: PyTree, **kwargs: Any) -> jax.Array:
             # This tests whether the square of a norm overflows; a sum of squares takes half the time of a maximum.
-            return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in y.body.values()]))
+            return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in unpack(y).body.values()]))
 
-        def underflows(t: Time, y: Scaled, args: PyTree, **kwargs: Any) -> jax.Array:
-            sizes = [safe_norm(*(y.body[name] for name in names)) for names in system.guarded]
+        def underflows(t: Time, y: Any, args: PyTree, **kwargs: Any) -> jax.Array:
+            sizes = [safe_norm(*(unpack(y).body[name] for name in names)) for names in system.guarded]
             return jnp.any(jnp.stack([(size > 0) & (size < faint(size.dtype)) for size in sizes]))
 
         conditions["overflow"] = overflows
