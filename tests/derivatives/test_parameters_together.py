@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.derivatives.parameters import available, chosen, together
+from unhinged_jax.derivatives.chosen import chosen, together
+from unhinged_jax.derivatives.parameters import available
 
 C, P, UPDATES = 3, 2, 6
 INDEX = np.array([0, 0, 1, 2])

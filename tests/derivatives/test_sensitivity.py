@@ -8,7 +8,8 @@ import pytest
 import scipy.linalg
 
 import unhinged_jax as uj
-from unhinged_jax.derivatives.sensitivities import _pairwise, best_mode, disagreement
+from unhinged_jax.derivatives.programs import _pairwise, best_mode
+from unhinged_jax.derivatives.sensitivities import disagreement
 from unhinged_jax.linear.spectrum import GeneralSpectrum
 
 C, P = 3, 3

@@ -14,7 +14,8 @@ import numpy as np
 from unhinged_jax import _check, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax._request.compiling import lean
-from unhinged_jax.derivatives.parameters import Choice, Problem, chosen, is_ours
+from unhinged_jax.derivatives.chosen import Choice, chosen
+from unhinged_jax.derivatives.parameters import Problem, is_ours
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.limits import limit
 from unhinged_jax.model import LayerPeeled, State

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -94,7 +94,8 @@ def is_ours(parameter: Parameter) -> bool:
     return isinstance(parameter.put, _Change)
 
 
-def _number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether something is a number or an array, so that there are derivatives with respect to it."""
     return isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
 
 
@@ -134,7 +135,7 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
         named["gamma"] = (loss.trade_off(model.classes), _of_model("loss", "gamma"))
     else:
         for field in dataclasses.fields(loss):
-            if _number(getattr(loss, field.name)):
+            if is_number(getattr(loss, field.name)):
                 named[f"loss.{field.name}"] = (getattr(loss, field.name), _of_model("loss", field.name))
     named["decay"] = (model.decay_H, _Change(0, _with_decay))
     if np.ndim(model.decay_H) or np.ndim(model.decay_W) or not _same(model.decay_H, model.decay_W):
@@ -206,7 +207,7 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
         for way, value in _numbers_in(schedule, ("schedule",)):
             named[".".join(way)] = (value, _of_dynamics(*way))
     for name in ("rate_H", "rate_W"):
-        if _number(getattr(dynamics, name)):
+        if is_number(getattr(dynamics, name)):
             named[name] = (getattr(dynamics, name), _of_dynamics(name))
     if {"rate_H", "rate_W"} <= named.keys():
         ratio = dynamics.rate_H / dynamics.rate_W
@@ -219,9 +220,9 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
 def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Any]]:
     for field in dataclasses.fields(thing):
         value, here = getattr(thing, field.name), (*way, field.name)
-        if _number(value):
+        if is_number(value):
             yield here, value
-        elif isinstance(value, tuple) and value and all(map(_number, value)):
+        elif isinstance(value, tuple) and value and all(map(is_number, value)):
             yield here, jnp.stack([jnp.asarray(entry, float) for entry in value])
         elif dataclasses.is_dataclass(value):
             yield from _numbers_in(value, here)
@@ -233,111 +234,3 @@ def _with_eta(dynamics: Any, value: Any) -> Any:
 
 def _with_ratio(dynamics: Any, ratio: Any) -> Any:
     return dataclasses.replace(dynamics, rate_H=ratio * dynamics.rate_W)
-
-
-def _instead(name: str, known: Mapping[str, Any]) -> str:
-    """What an unknown name may have meant."""
-    fields = [repr(other) for other in known if other.startswith("schedule.")]
-    if name == "eta" and fields:
-        return f": the schedule is not constant, and its numbers are {', '.join(fields)}."
-    if name.startswith("schedule.") and "eta" in known:
-        return ": the schedule is constant, and its rate is 'eta'."
-    return _check.nearest(name, known) or "."
-
-
-Choice = str | Parameter
-"""A name among `available`, or your own `Parameter`."""
-
-
-def chosen(parameters: Iterable[Choice] | Mapping[str, Any] | Choice | None, problem: Problem) -> list[Parameter]:
-    """The requested parameters; None means every scalar one.
-
-    Raises:
-        ValueError: for a name that this problem does not have.
-    """
-    known = available(*problem)
-    if parameters is None:
-        return [p for p in known.values() if np.ndim(p.value) == 0]
-    if isinstance(parameters, (str, Parameter)):
-        parameters = (parameters,)
-    if not isinstance(parameters, Iterable) or getattr(parameters, "shape", None) == ():
-        raise ValueError(f"parameters must be a list of names or `Parameter`s, but got {_check.given(parameters)}.")
-    found = []
-    for entry in parameters:
-        if not isinstance(entry, (str, Parameter)):
-            raise ValueError(f"a parameter must be a name or a `Parameter`, but got {_check.given(entry)}.")
-        if isinstance(entry, str) and entry not in known:
-            meant = _instead(entry, known)
-            raise ValueError(f"unknown parameter {entry!r}{meant} This problem has {', '.join(known)}.")
-        found.append(known[str(entry)] if isinstance(entry, str) else entry)
-    if not found:
-        raise ValueError("there is no parameter to differentiate with respect to; name at least one.")
-    names = [p.name for p in found]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a parameter is named twice: {', '.join(names)}.")
-    return found
-
-
-def together(problem: Problem, parameters: Sequence[Parameter], theta: Mapping[str, Any]) -> Problem:
-    """A problem as a function of several parameters, to be differentiated at their values.
-
-    The change that each parameter makes is computed separately and the changes are added, so that none undoes
-    another's: the derivative with respect to each is that with the others at their values.
-
-        problem + sum_i [put_i(problem, theta_i) - put_i(problem, value_i)]
-
-    Args:
-        problem: Model, dynamics and state.
-        parameters: As returned by `chosen`.
-        theta: Values by name.
-
-    Raises:
-        ValueError: if two parameters change the same part in a form that cannot be added.
-
-    Source: beyond the paper.
-
-    Example:
-        >>> import unhinged_jax as uj
-        >>> model = uj.regularized(uj.balanced(2, 1), 2, decay=0.1)
-        >>> both = chosen(["decay", "decay_H"], (model, uj.Flow(), model.init(jax.random.key(0))))
-        >>> moved, _, _ = together((model, uj.Flow(), None), both, {"decay": 0.2, "decay_H": 0.3})
-        >>> round(float(moved.decay_H), 6), round(float(moved.decay_W), 6)
-        (0.4, 0.2)
-    """
-    if len(parameters) == 1:
-        return parameters[0].put(problem, theta[parameters[0].name])
-    for p in parameters:
-        problem = p.put(problem, p.value)
-    form: Any
-    start, form = jax.tree.flatten(problem)
-    leaves, owners, alone = list(start), dict[int, str](), []
-    for p in parameters:
-        here, before = (p.put(problem, value) for value in (theta[p.name], p.value))
-        if all(form == jax.tree.structure(found) for found in (here, before)):
-            moved, there = jax.tree.leaves(here), jax.tree.leaves(before)
-            changed = [i for i, leaf in enumerate(start) if not (moved[i] is leaf and there[i] is leaf)]
-            if all(_addable(start[i], moved[i], there[i]) for i in changed):
-                for i in changed:
-                    leaves[i] = leaves[i] + (moved[i] - there[i])
-                    owners[i] = p.name
-                continue
-        alone.append(p)
-    problem = jax.tree.unflatten(form, leaves)
-    changes = [(leaves[i], name) for i, name in owners.items()]
-    for p in alone:
-        known = {id(leaf) for leaf in jax.tree.leaves(problem)}
-        problem = p.put(problem, theta[p.name])
-        after = jax.tree.leaves(problem)
-        kept = {id(leaf) for leaf in after}
-        lost = [name for leaf, name in changes if id(leaf) not in kept]
-        if lost:
-            raise ValueError(
-                f"the parameters {lost[0]!r} and {p.name!r} replace the same part of the problem, and what they change "
-                "cannot be added; ask for them one at a time."
-            )
-        changes += [(leaf, p.name) for leaf in after if id(leaf) not in known]
-    return problem
-
-
-def _addable(*leaves: Any) -> bool:
-    return all(map(_number, leaves)) and len({np.shape(leaf) for leaf in leaves}) == 1
