@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,22 @@ import numpy.typing as npt
 from jaxtyping import PyTree
 
 from unhinged_jax import _memory
+
+
+@functools.cache
+def _outermost() -> Any:
+    """The state of JAX's tracing outside every transformation, as a new thread has it."""
+    state = getattr(jax.core, "get_opaque_trace_state", object)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(state).result()
+
+
+def untransformed() -> bool:
+    """Whether no jax.jit, jax.grad, jax.vmap or the like is at work around this call.
+
+    Even if all arguments are numbers, what a schedule or a loss reads from elsewhere may be traced by one of them.
+    """
+    return getattr(jax.core, "get_opaque_trace_state", object)() == _outermost()
 
 
 def concrete(value: PyTree) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 
 from unhinged_jax import _check
 from unhinged_jax._terminal import compiling_told
@@ -29,14 +28,14 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def lean(function: _Function) -> _Function:
     """The function, compiled by `equinox.filter_jit` with less optimization on CPUs.
 
-    It is not for calls inside jax.jit, jax.grad or jax.vmap, where JAX allows no such options.
+    Inside jax.jit, jax.grad or jax.vmap it is fully optimized, because JAX allows no such options there.
     """
     program = _programs(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with compiling_told():
-            return program(_LESS)(*args, **kwargs)
+            return program(_LESS if _check.untransformed() else ())(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
@@ -70,9 +69,8 @@ def _programs(function: Callable[..., Any]) -> Callable[[Options], Any]:
 
 
 def _options_for(args: tuple[Any, ...]) -> Options:
-    leaves = [*jax.tree.leaves(args), jnp.zeros(())]  # a tracer inside jax.jit, whatever the arguments hold
-    few = sum(leaf.size for leaf in leaves if isinstance(leaf, jax.Array)) <= _SMALL
-    if not few or not _check.concrete(leaves):
+    few = sum(leaf.size for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array)) <= _SMALL
+    if not few or not _check.untransformed():
         return ()
     parts = list(_parts(args))
     if all(part.loss.linear for part in parts if isinstance(part, LayerPeeled)):

@@ -114,7 +114,7 @@ def simulate(
             if not _check.concrete(run.code) or int(run.code) == _descent.CUT_SHORT:
                 run = _descend(*given, to_the_last=True)
         else:
-            if adjoint is None and _check.concrete((job, jnp.zeros(()))):
+            if adjoint is None and _check.untransformed():
                 adjoint = diffrax.ForwardMode()  # nothing is differentiated, and this loop is the simplest
             with modes_explained():
                 run = _integrate(job, jnp.asarray(task.times), adjoint)
