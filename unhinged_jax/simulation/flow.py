@@ -72,7 +72,8 @@ def run(
     begin = Scaled(scaled, [jnp.log(unit) + system.log_unit() for unit in units])
 
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
-    packing = _packing(begin, choice.late and not backsolve)
+    split = isinstance(choice.solver, Unrolled) and not system.groups and not backsolve
+    packing = _packing(begin, choice.late and not backsolve and not split)
     pack, unpack = packing
     leaves, field, force, bare = _velocities(system, flow, dtype, packing)
 
@@ -85,11 +86,9 @@ def run(
 
     rtol = tolerance(flow, dtype)
     atol = flow.atol if flow.atol is not None else rtol
-    solver = choice.solver
-    split = isinstance(solver, Unrolled) and not system.groups and not backsolve
     solution = diffrax.diffeqsolve(
         DecayingTerm(force) if split else diffrax.ODETerm(field),
-        solver,
+        choice.solver,
         t0=first.astype(dtype),
         t1=times[-1],
         dt0=None,
