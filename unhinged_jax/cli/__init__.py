@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import CycloptsError
 
 from unhinged_jax import _interrupt
-from unhinged_jax.cli import checks, networks, runs, sweeps  # noqa: F401  (they register their commands)
+from unhinged_jax.cli import checks, keys, networks, runs, sweeps  # noqa: F401  (they register their commands)
 from unhinged_jax.cli.application import app
 from unhinged_jax.cli.cache import keep_programs
 

@@ -164,8 +164,8 @@ def read_section(kind: type, table: object, place: str) -> Any:
     return kind(**values)
 
 
-_NAMES = {float: "a number", int: "a whole number", str: "a string", list: "an array",
-          dict: "a table", bool: "true or false"}  # fmt: skip
+NAMES: dict[type, str] = {float: "a number", int: "a whole number", str: "a string", list: "an array",
+         dict: "a table", bool: "true or false"}  # fmt: skip
 
 
 def _bare(text: str) -> bool:
@@ -187,7 +187,7 @@ def checked_value(hint: type | types.UnionType, value: object, place: str) -> An
             return value
         if option is float and isinstance(value, jax.core.Tracer):
             return value  # of a sweep, which builds a configuration with a number that varies
-    expected = " or ".join(_NAMES[option] for option in options)
+    expected = " or ".join(NAMES[option] for option in options)
     quoted = isinstance(value, str) and not {float, int, bool}.isdisjoint(options)
     advice = f" Write it without quotes: {value}." if quoted and _bare(str(value)) else ""
     raise ConfigError(f"{place} must be {expected}, but is {value!r}.{advice}")

@@ -12,7 +12,22 @@ Array = str | list
 
 @dataclasses.dataclass(frozen=True)
 class ModelSection:
-    """[model]: the case and its settings."""
+    """[model]: the case and its settings.
+
+    Attributes:
+        case: "unconstrained", "regularized", "anchored", "frozen", "spherical" or "ntk_invariant".
+        dim: p, the dimension of features and prototypes.
+        gamma: Trade-off of the unhinged loss; default 1/(C-1).
+        loss: The name of a loss, or {name = ..., and its numbers}; "module:name" is one of your own. Default
+            "unhinged".
+        decay: Weight decay on features and prototypes, or [on H, on W]; one number if only one of them moves.
+            regularized needs it; elsewhere the default is 0.
+        bias: Whether there are biases that move; default false. Not in anchored and spherical.
+        rescale: spherical: q, where the gradient of a feature h is multiplied by |h|^q; default 0.
+        free_prototypes: spherical: whether the prototypes move too; default false.
+        kernel: ntk_invariant, which needs it: the kernel between samples, (n, n), or a factor J of it, (n, m); or one
+            between feature coordinates, (n p, n p).
+    """
 
     case: str
     dim: int
@@ -27,7 +42,15 @@ class ModelSection:
 
 @dataclasses.dataclass(frozen=True)
 class NoiseTable:
-    """noise = {...}: label noise, its expectation unless a seed draws it."""
+    """[labels.noise], or noise = {...}: label noise, its expectation unless a seed draws it.
+
+    Attributes:
+        kind: "symmetric", "asymmetric" or "transition".
+        rate: symmetric, asymmetric: the share of labels that change.
+        table: transition: the probability of label j for a sample of class i, (C, C).
+        seed: Draws one set of noisy labels; give this or `expected`.
+        expected: true takes the expectation over all draws, as soft targets.
+    """
 
     kind: str
     rate: float | None = None
@@ -38,7 +61,27 @@ class NoiseTable:
 
 @dataclasses.dataclass(frozen=True)
 class LabelsSection:
-    """[labels]: the layout, the arguments of its constructor, noise, smoothing and weights."""
+    """[labels]: the layout, the arguments of its constructor, noise, smoothing and weights.
+
+    Attributes:
+        layout: "balanced", "counts", "long_tailed", "step", "labels" or "soft".
+        classes: balanced, long_tailed, step, labels: C, the number of classes; for labels by default the largest plus
+            1.
+        per_class: balanced: N, the samples of every class.
+        order: balanced: the order of the samples, "blocks" (default) or "cyclic".
+        counts: counts: the samples of each class.
+        largest: long_tailed, step: the samples of the largest class.
+        ratio: long_tailed, step: the samples of the largest class over those of the smallest, at least 1.
+        majority: step: the number of large classes; default half of them.
+        labels: labels: the class of every sample, from 0.
+        targets: soft: a distribution over the classes for every sample, (n, C).
+        truth: soft: the class of every sample that the accuracy refers to; default the one with the largest target.
+        noise: Label noise; see [labels.noise].
+        smoothing: Label smoothing: the share of the target that is spread evenly.
+        class_weights: Factors on the weights of the classes.
+        weight_exponent: Class weights n_c^-exponent, instead of `class_weights`.
+        sample_weights: Factors on the weights of the samples.
+    """
 
     layout: str
     classes: int | None = None
@@ -60,7 +103,16 @@ class LabelsSection:
 
 @dataclasses.dataclass(frozen=True)
 class StateSection:
-    """[state]: where the run starts."""
+    """[state]: where the run starts.
+
+    Attributes:
+        seed: Seed of what is drawn.
+        features: "normal" (default), "kaiming", "paper", or H itself, (n, p).
+        prototypes: "normal", "kaiming", "etf", "paper", "paper_anchors", "paper_anchors_centred", or W itself, (C, p).
+            Default "normal", or "etf" if they do not move and p >= C-1.
+        bias: b itself, (C,); default 0.
+        scale: Factor on features and prototypes that are drawn.
+    """
 
     seed: int = 0
     features: Array | None = None
@@ -71,7 +123,24 @@ class StateSection:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicsSection:
-    """[dynamics]: flow or descent, its rates, its optimiser or its solver."""
+    """[dynamics]: flow or descent, its rates, its optimiser or its solver.
+
+    Attributes:
+        kind: "flow" or "descent".
+        schedule: The learning rate: a number (default 1), or {kind = ..., and its numbers} with kind "constant",
+            "cosine", "exponential", "polynomial", "piecewise", "warmup" or "numeric"; "module:name" is one of your own.
+        rate_H: Factor on the rate of the features, given like `schedule`; default 1.
+        rate_W: Factor on the rate of prototypes and biases, given like `schedule`; default 1.
+        momentum: descent: the coefficient of heavy-ball momentum, at least 0 and below 1.
+        nesterov: descent: true for Nesterov's form of the momentum.
+        optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}; "module:name" is one of
+            your own.
+        solver: flow: the name of a diffrax solver that estimates its error; default "Dopri8", for large states "Tsit5".
+        rtol: flow: relative tolerance; default 1e-8, in float32 1e-5.
+        atol: flow: absolute tolerance; default `rtol`, in units of the root-mean-square entry of the state.
+        max_steps: flow: the most steps that the solver may take.
+        steady: flow: whether the run ends once nothing moves any more.
+    """
 
     kind: str
     schedule: float | str | dict | None = None
@@ -89,7 +158,19 @@ class DynamicsSection:
 
 @dataclasses.dataclass(frozen=True)
 class RunSection:
-    """[run]: when to observe and what."""
+    """[run]: when to observe and what.
+
+    Attributes:
+        until: The last time, or the last number of updates; give this or `times`.
+        points: How many times there are up to `until`.
+        spacing: "linear" or "log".
+        first: log: the first time after the start; default `until`/10,000, or 1 update.
+        times: The times themselves, ascending.
+        observe: The names of observables, or "paper" (default), "collapse" or "all".
+        states: Whether to keep the states too.
+        target: The limit that distances refer to: "top", "contrast" or "mean".
+        precision: "float32" or "float64".
+    """
 
     until: float | None = None
     points: int = 200

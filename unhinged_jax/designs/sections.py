@@ -19,7 +19,7 @@ class FreeSection:
     """[design.free.KEY]: a key of the configuration that the design chooses.
 
     Attributes:
-        domain: "real", "positive", "interval", "simplex" or "sphere"; see `Domain`.
+        domain: "real", "positive", "interval", "simplex" or "sphere".
         start: The first value; default the value in the configuration.
         low, high: Ends of an interval, and of the grid of a brute-force reference.
         total: Sum (simplex) or norm (sphere); default that of the start.
@@ -78,10 +78,10 @@ class DesignSection:
     """[design]: everything but the run.
 
     Attributes:
-        free: Dotted key -> `FreeSection`.
-        goal: List of `GoalSection`s.
+        free: The keys that are chosen; see [design.free.KEY].
+        goal: The terms of the objective; see [[design.goal]].
         method: "exact" (default) or "simulate".
-        reference: A `ReferenceSection`, or none.
+        reference: What the design is compared with; see [design.reference].
         optimizer: An optax optimiser by name, or a table with its arguments; default Adam at 0.1.
         anneal: Whether its updates fall to 0 along half a cosine (default).
         steps: Number of steps of the outer loop.
