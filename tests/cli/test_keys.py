@@ -80,3 +80,12 @@ def test_one_section_is_listed_and_another_refused(capsys):
     assert "prototypes" in text and "momentum" not in text
     assert main(["keys", "optimiser"]) == 1
     assert "section must be one of" in capsys.readouterr().err
+
+
+def test_the_shell_learns_the_commands(tmp_path, monkeypatch, capsys):
+    for name, value in {"HOME": str(tmp_path), "SHELL": "/bin/bash"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--install-completion"]) == 0
+    (script,) = (tmp_path / ".local").rglob("unhinged")
+    assert all(word in script.read_text() for word in ("reproduce", "simulate", "--resume"))
+    capsys.readouterr()

@@ -22,3 +22,4 @@ app = App(
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # `main` says what remains
 )
+app.register_install_completion_command(help="Let the shell complete commands and options, from its next start.")
