@@ -59,6 +59,7 @@ def test_the_second_command_compiles_nothing(config, tmp_path):
     assert second == first and said == "" and programs(cache) == kept
 
 
+@pytest.mark.long
 def test_a_damaged_program_is_compiled_again(config, tmp_path):
     cache = tmp_path / "cache"
     first, _ = command(config, "first", UNHINGED_CACHE=str(cache))
@@ -67,6 +68,7 @@ def test_a_damaged_program_is_compiled_again(config, tmp_path):
     assert command(config, "second", UNHINGED_CACHE=str(cache))[0] == first
 
 
+@pytest.mark.long
 def test_no_cache(config, tmp_path):
     home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "home" / "cache")}
     quiet, _ = command(config, "off", UNHINGED_CACHE="off", **home)
@@ -77,6 +79,22 @@ def test_no_cache(config, tmp_path):
     theirs = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     own, _ = command(config, "own", **theirs, **home)
     assert own == quiet and programs(tmp_path / "own") and not programs(tmp_path / "home")
+
+
+def test_an_error_of_ones_own_is_raised(config, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import equinox as eqx\nimport jax.numpy as jnp\n"
+        "def loss(logits, targets):\n"
+        "    value = jnp.sum((logits - targets) ** 2, axis=-1)\n"
+        "    return eqx.error_if(value, jnp.any(value >= 0), 'never mind')\n"
+    )
+    config.write_text(CONFIG.replace("decay = 0.1", 'decay = 0.1\nloss = "mine:loss"'))
+    run = subprocess.run(
+        [sys.executable, "-m", "unhinged_jax.cli", "simulate", str(config), "--out", str(tmp_path / "out")],
+        env={**os.environ, "UNHINGED_CACHE": str(tmp_path / "cache")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode != 0 and "never mind" in run.stderr
+    assert any("init" in name or "normal" in name for name in programs(tmp_path / "cache"))
 
 
 def test_python_is_left_alone(config, tmp_path, monkeypatch):

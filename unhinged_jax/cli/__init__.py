@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("COLUMNS", "LINES"):
         if os.environ.get(name, "").strip("0 ") == "":
             os.environ.pop(name, None)  # a terminal of no size: as if nothing were said of it
-    keep_programs()
+    keep_programs(sys.argv[1:] if argv is None else argv)
     with _interrupt.heeded():
         try:
             status = app(

@@ -11,17 +11,22 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 MOST_BYTES = 512 * 1024**2
 
 
-def keep_programs() -> None:
+def keep_programs(arguments: Sequence[str]) -> None:
     """Switch the cache on for this process and those that it starts, unless `UNHINGED_CACHE` is "off".
 
     `UNHINGED_CACHE` may also name another folder. Nothing happens if JAX has been imported already or its own cache has
     been set up.
+
+    Args:
+        arguments: Those of the command, to see whether it runs code of its user.
     """
     wish = os.environ.get("UNHINGED_CACHE", "")
     if wish.lower() in ("off", "0", "no", "false") or "jax" in sys.modules or "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -38,16 +43,27 @@ def keep_programs() -> None:
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(MOST_BYTES),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
-        # A program that calls Python is not kept, and diffrax' checks of a flow's times do. With this they are part of
-        # the program, and times out of order give NaN there; commands check them before.
-        "EQX_ON_ERROR": "nan",
     }
+    if not any(map(_names_code, arguments)):
+        # A program that may raise an error of Python is not kept, and diffrax' checks of a flow's times may. With this
+        # they are part of the program, and times out of order give NaN there; commands check them before. It would do
+        # the same to errors in code of the user's own, which are therefore left alone.
+        settings["EQX_ON_ERROR"] = "nan"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     # On CPUs, XLA reports two preferences of its own compiler as missing features of the processor whenever it loads a
     # program (openxla/xla#44565). Errors still reach Python. "1" is what JAX itself sets, perhaps in a parent process.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+
+def _names_code(argument: str) -> bool:
+    """Whether an argument is a file that names a function of its own, as "module:name"."""
+    try:
+        text = Path(argument).read_text(encoding="utf-8") if argument.endswith(".toml") else argument
+    except (OSError, ValueError):
+        return False
+    return re.search(r"""["'][\w./]+:[A-Za-z_]\w*["']""", text) is not None
 
 
 def _user_folder() -> Path:
