@@ -22,7 +22,7 @@ def placed(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
+def whole(path: str | Path, *, force: bool = True, way: str = "--force") -> Iterator[Path]:
     """A place beside `path` to write to. It becomes `path` if the block succeeds, and is removed if it fails.
 
     The file gets the usual permissions of a new file. Two writers do not disturb each other, and the last one wins.
@@ -30,6 +30,7 @@ def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     Args:
         path: The final path of the file.
         force: Replace an existing file (default); otherwise it is refused, even if it appeared meanwhile.
+        way: How the caller's user asks for that.
 
     Raises:
         ValueError: if there is such a file and `force` is not set.
@@ -49,7 +50,7 @@ def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a file was expected, not a folder", str(path))
     if not force:
-        refuse_there([path])
+        refuse_there([path], way)
     part = path.with_name(f".{path.name[:150]}.{uuid4().hex[:12]}.part{path.suffix[:20]}")
     try:
         with placed(path):
@@ -61,29 +62,29 @@ def whole(path: str | Path, *, force: bool = True) -> Iterator[Path]:
         if force:
             part.replace(path)
         else:
-            _give_name(part, path)
+            _give_name(part, path, way)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _give_name(part: Path, path: Path) -> None:
+def _give_name(part: Path, path: Path, way: str) -> None:
     """Rename without replacing."""
     try:
         os.link(part, path)
     except FileExistsError:
-        refuse_there([path])
+        refuse_there([path], way)
     except OSError:  # a file system without links
-        refuse_there([path])
+        refuse_there([path], way)
         part.replace(path)
 
 
-def refuse_there(paths: Iterable[Path]) -> None:
-    """Raise ValueError if any of the files exists, because nothing is replaced unless --force is given."""
+def refuse_there(paths: Iterable[Path], way: str = "--force") -> None:
+    """Raise ValueError if any of the files exists, because nothing is replaced unless that is asked for."""
     found = [str(path) for path in paths if path.exists() or path.is_symlink()]
     if found:
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         are = "is there already; replace it" if len(found) == 1 else "are there already; replace them"
-        raise ValueError(f"{names} {are} with --force, or choose another place.")
+        raise ValueError(f"{names} {are} with {way}, or choose another place.")
 
 
 def make_folder(path: str | Path) -> None:

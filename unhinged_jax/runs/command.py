@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unhinged_jax import _memory
 from unhinged_jax._terminal import spinner
@@ -42,7 +44,7 @@ def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | 
             trajectory = _run(problem, exact, before)
         facts = {
             "run": read.as_dict()["run"],
-            "continued_from": None if before is None else before.elapsed,
+            "continued_from": None if before is None else np.asarray(before.elapsed).item(),
             "seconds": round(time.perf_counter() - started, 3),
         }
         with spinner("Writing"):
@@ -67,7 +69,6 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
         times, start = times[times > before.elapsed], before
         if not times.size:
             raise ValueError(f"the run has reached {before.elapsed:g} already; raise `until` in [run] to continue.")
-        _refuse_gaps(before.observables)
     solve = solve_exactly if exact else simulate
     after = solve(
         problem.model, problem.dynamics, start, times, problem.observe,
@@ -78,12 +79,6 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
     order = [name for name in problem.observe if name in after.observables]
     after = dataclasses.replace(after, observables={name: after[name] for name in order})
     return after if before is None else files.joined(before, after)
-
-
-def _refuse_gaps(observed: Collection[str]) -> None:
-    for name in ("gap_H", "gap_W"):
-        if name in observed:
-            raise ValueError(f"{name} is measured from the start of a run and cannot be resumed; do not observe it.")
 
 
 def _identity(config: Config, problem: Problem, exact: bool) -> dict[str, Any]:

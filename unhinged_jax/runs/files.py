@@ -10,8 +10,6 @@ import os
 import platform
 import shutil
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +21,10 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _memory, plots
 from unhinged_jax._files import make_room, placed
-from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
+from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.model import State
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.trajectory import Trajectory, archive
+from unhinged_jax.trajectory.files import restored
 
 if TYPE_CHECKING:
     import xarray
@@ -35,7 +34,6 @@ __all__ = ["FILES", "Stored", "joined", "read_run", "versions", "workspace", "wr
 # The state comes last, because a run continues from it, so it must never be ahead of the rest.
 FILES = ("observables.nc", "observables.csv", "curves.png", "curves.svg", "run.json", "final.npz")
 _UNFINISHED = ".unfinished-"
-_UNREADABLE = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _PACKAGES = ("unhinged-jax", "jax", "jaxlib", "numpy", "optax", "diffrax", "equinox")
 
 
@@ -110,7 +108,7 @@ def _write_run(
         **facts,
     }
     (place / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    np.savez(place / "final.npz", **_final_arrays(trajectory, text))
+    np.savez(place / "final.npz", **_end(trajectory, text))
     if not _continues(folder / "final.npz", trajectory, text):
         (folder / "final.npz").unlink(missing_ok=True)
     for name in FILES:
@@ -135,43 +133,32 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
     """
     import xarray
 
+    end = folder / "final.npz"
+    fields = archive.unpack(end)
     try:
-        with np.load(folder / "final.npz", allow_pickle=False) as file:
-            saved = dict(file)
-        final = State(*(saved[name] for name in ("H", "W", "b", "log_scale")))
-        identity = json.loads(str(saved["identity"]))
-        elapsed, code, steps = (saved[name].item() for name in ("elapsed", "code", "steps"))
-        kind = str(saved["kind"])
-    except _UNREADABLE as error:
-        raise ValueError(f"{folder / 'final.npz'} was not written by `unhinged simulate`: {error}") from error
+        identity = json.loads(fields["identity"])
+    except archive.UNREADABLE as error:
+        raise ValueError(f"{end} was not written by `unhinged simulate`: {error}") from error
+    final = restored(fields, end, dynamics)
     try:
         with xarray.open_dataset(folder / "observables.nc", engine="scipy") as dataset:
             dataset.load()
         whole = dataset.attrs.get("digest", "") in ("", _digest(dataset))  # older versions have none
-    except (*_UNREADABLE, TypeError, IndexError, AttributeError) as error:
+    except archive.UNREADABLE as error:
         raise ValueError(f"{folder / 'observables.nc'} is damaged ({error}); start again with --force.") from error
     if not whole:
         raise ValueError(f"{folder / 'observables.nc'} was altered after it was written; start again with --force.")
     # If the process is killed between two moves, rows beyond the state remain; they will be computed again.
-    dataset = dataset.isel(time=dataset["reached"].values & (dataset["time"].values <= elapsed))
+    dataset = dataset.isel(time=dataset["reached"].values & (dataset["time"].values <= final.elapsed))
     states = {name[6:]: values for name, values in _arrays(dataset).items() if name.startswith("state_")}
-    return Stored(
-        Trajectory(
-            times=dataset["time"].values,
-            observables={k: v for k, v in _arrays(dataset).items() if not k.startswith("state_")},
-            reached=dataset["reached"].values,
-            final=final,
-            elapsed=elapsed,
-            code=code,
-            steps=steps,
-            states=State(**states) if states else None,
-            memory=_memory_of(saved, dynamics, final),
-            kind=kind,
-            clock=clock_of(dynamics),
-            carries=carried_by(dynamics),
-        ),
-        identity,
+    rows = dataclasses.replace(
+        final,
+        times=dataset["time"].values,
+        observables={k: v for k, v in _arrays(dataset).items() if not k.startswith("state_")},
+        reached=dataset["reached"].values,
+        states=State(**states) if states else None,
     )
+    return Stored(rows, identity)
 
 
 def joined(before: Trajectory, after: Trajectory) -> Trajectory:
@@ -230,36 +217,16 @@ def _arrays(dataset: xarray.Dataset) -> dict[str, np.ndarray]:
     return {str(name): array.values for name, array in dataset.data_vars.items()}
 
 
-def _final_arrays(trajectory: Trajectory, identity: str) -> dict[str, Any]:
-    final, memory = trajectory.final, jax.tree.leaves(trajectory.memory)
-    arrays = {
-        **{name: getattr(final, name) for name in ("H", "W", "b", "log_scale")},
-        **{name: getattr(trajectory, name) for name in ("elapsed", "code", "steps", "kind")},
-        **{f"memory_{i}": leaf for i, leaf in enumerate(memory)},
-        "identity": identity,
-    }
-    return {name: _memory.read(value) for name, value in arrays.items()}
-
-
-def _memory_of(saved: dict[str, np.ndarray], dynamics: Dynamics, final: State) -> Any:
-    """The optimiser's memory in its own structure; only its leaves are stored."""
-    leaves = [saved[f"memory_{i}"] for i in range(sum(name.startswith("memory_") for name in saved))]
-    if not leaves or not isinstance(dynamics, Descent):
-        return None
-    like: Any = {"H": final.H, "W": final.W, "b": final.b}
-    if dynamics.optimizer is not None:
-        like = jax.eval_shape(dynamics.optimizer.init, like)
-    structure = jax.tree.structure(like)
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(like)]
-    if shapes != [leaf.shape for leaf in leaves]:
-        raise ValueError("the memory in final.npz does not fit this optimiser; start again with --force.")
-    return jax.tree.unflatten(structure, leaves)
+def _end(trajectory: Trajectory, identity: str) -> dict[str, Any]:
+    """What final.npz holds: everything but the rows, which are in observables.nc."""
+    bare = dataclasses.replace(trajectory, times=np.zeros(0), observables={}, reached=np.zeros(0, bool), states=None)
+    return archive.pack({**bare.fields(), "identity": identity})
 
 
 def _continues(path: Path, trajectory: Trajectory, identity: str) -> bool:
     """Whether the state on disk is an earlier point of this run, so that newer rows beside it do no harm."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return str(file["identity"]) == identity and file["elapsed"] <= np.asarray(trajectory.elapsed)
-    except (OSError, *_UNREADABLE):
+        fields = archive.unpack(path)
+        return bool(fields["identity"] == identity and fields["elapsed"] <= np.asarray(trajectory.elapsed))
+    except (OSError, *archive.UNREADABLE):
         return False

@@ -1,9 +1,8 @@
-"""What every run returns."""
+"""The record of a run: observables over time, the final state, and how the run ended."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,62 +15,12 @@ from unhinged_jax import _check, _memory
 from unhinged_jax._files import whole
 from unhinged_jax._values import Value
 from unhinged_jax.model import State
-from unhinged_jax.observables import OBSERVABLES
+from unhinged_jax.trajectory import archive, tables
+from unhinged_jax.trajectory.results import Remark, RunResult
 
 if TYPE_CHECKING:
     import pandas
     import xarray
-
-
-class RunResult(enum.IntEnum):
-    """Why a run ended.
-
-    Source: beyond the paper.
-
-    Example:
-        >>> RunResult(1).message
-        'steady: the rate of change fell below the tolerances; later times were not needed.'
-    """
-
-    COMPLETED = 0
-    STEADY = 1
-    OVERFLOW = 2
-    MAX_STEPS = 3
-    SOLVER_FAILED = 4
-    UNDERFLOW = 5
-
-    @property
-    def message(self) -> str:
-        """The code in words, and what to do about it."""
-        return _MESSAGES[self]
-
-
-_MESSAGES = {
-    RunResult.COMPLETED: "completed: every requested time was reached.",
-    RunResult.STEADY: "steady: the rate of change fell below the tolerances; later times were not needed.",
-    RunResult.OVERFLOW: "overflow: the state was about to leave the floating-point range; "
-    "lower the rate, add decay, or stop earlier.",
-    RunResult.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps` or loosen the tolerances.",
-    RunResult.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
-    RunResult.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
-    "digits; use float64, lower the decay, or stop earlier.",
-}
-
-
-class Remark:
-    """Words beside a run that do not make it another kind of tree: runs that took different ways can be stacked."""
-
-    def __init__(self, words: object = "") -> None:
-        self.words = str(words)
-
-    def __repr__(self) -> str:
-        return self.words
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Remark)
-
-    def __hash__(self) -> int:
-        return hash(Remark)
 
 
 @jax.tree_util.register_dataclass
@@ -104,8 +53,8 @@ class Trajectory(Value):
     rounding of `final`.
 
     What `jax.vmap` returns is a batch: every array has the axes of the batch first, followed by those of `times` and of
-    an observable. `last` and indexing by name keep the batch axes. Tables, pictures, `result` and continued runs need a
-    single run; `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
+    an observable. `last` and indexing by name keep the batch axes, and so do tables and files. Pictures, `result` and
+    continued runs need a single run; `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
 
     Source: beyond the paper.
 
@@ -151,7 +100,11 @@ class Trajectory(Value):
         """Raise ValueError unless this is a single run with known values, which `what` needs."""
         if self.batch:
             raise ValueError(f"{what} belongs to one run, but {batch_message('trajectories', self.batch)}.")
-        if isinstance(self.code, jax.core.Tracer):
+        self.check_known(what)
+
+    def check_known(self, what: str) -> None:
+        """Raise ValueError while the run is being traced, because `what` needs known values."""
+        if not _check.concrete(self):
             raise ValueError(f"{what} needs numbers, but the run is being traced; return it from the traced function.")
 
     def __getitem__(self, name: str) -> Any:
@@ -202,53 +155,65 @@ class Trajectory(Value):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array of the observables by name; arrays in a tree that a function returned are called "name.key"."""
-        found = {}
-        for name, values in self.observables.items():
-            for path, leaf in jax.tree_util.tree_flatten_with_path(values)[0]:
-                whole_name = ".".join([name, *(_key(part) for part in path)])
-                if whole_name in found:
-                    raise ValueError(f"two observables are called {whole_name!r} in a table; rename one of them.")
-                found[whole_name] = _memory.read(leaf)
-        return found
+        return tables.arrays_of(self.observables)
+
+    def fields(self) -> dict[str, Any]:
+        """What a file keeps of a run; `restored` gives it back.
+
+        The memory of an optimiser is a tree of classes of optax, so only its arrays are kept.
+        """
+        kept = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        memory = (
+            archive.Leaves.of(self.memory) if self.carries == "optimizer" and self.memory is not None else self.memory
+        )
+        return {**kept, "memory": memory, "form": str(self.form)}
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Keep the run, or a batch of runs, in one file, from which `load` reads it back bit for bit.
+
+        The file is an .npz archive of the arrays, without pickles, and is written whole or not at all.
+
+        Args:
+            path: Where to write it; ".npz" is not added.
+            force: Replace an existing file.
+
+        Raises:
+            ValueError: if there is such a file and `force` is not set, if an observable is no tree of arrays in
+                dictionaries, lists and tuples, or while the run is being traced.
+            OSError: if the file cannot be written.
+        """
+        path = _check.path("path", path)
+        self.check_known("`save`")
+        arrays = archive.pack(self.fields())
+        with whole(path, force=_check.flag("force", force), way="force=True") as part, part.open("wb") as file:
+            np.savez(file, **arrays)
 
     def to_xarray(self) -> xarray.Dataset:
         """Observables as an `xarray.Dataset` with dimension `time` and long names; needs xarray.
 
         Further axes of an array-valued observable are named "name_1", "name_2", ...; arrays in a tree are called
-        "name.key".
+        "name.key". A batch has the dimensions "batch_1", "batch_2", ... before all others, and the result and the steps
+        of each member as coordinates; if its members have times of their own, these are a coordinate over "row".
 
         Raises:
-            ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
+            ValueError: while the run is being traced.
         """
-        import xarray
-
-        self.check_single("a Dataset")
-        arrays, data = self.arrays(), {}
-        for name, array in arrays.items():
-            stem = name
-            while any(f"{stem}_{axis}" in arrays for axis in range(1, array.ndim)):
-                stem += "_"  # no axis has the name of an observable
-            dims = ("time", *(f"{stem}_{axis}" for axis in range(1, array.ndim)))
-            known = OBSERVABLES.get(name)
-            data[name] = (dims, array, {"long_name": known.meaning if known else name, "units": "1"})
-        unit = "updates" if np.issubdtype(np.asarray(self.times).dtype, np.integer) else "time"
-        return xarray.Dataset(
-            data,
-            coords={
-                "time": ("time", np.asarray(self.times), {"units": unit}),
-                "reached": ("time", np.asarray(self.reached)),
-            },
-            attrs={"kind": self.kind, "result": self.result.name.lower(), "steps": int(self.steps)},
-        )
+        self.check_known("a Dataset")
+        code, steps = (_memory.read(value) for value in (self.code, self.steps))
+        names = np.reshape([RunResult(int(one)).name.lower() for one in code.ravel()], code.shape)
+        times, reached = _memory.read(self.times), _memory.read(self.reached)
+        dataset = tables.dataset(self.arrays(), times, reached, {"result": names, "steps": steps})
+        return dataset.assign_attrs(kind=self.kind)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Observables as a `pandas.DataFrame` indexed by time; needs pandas.
 
         There is one column per number: "name" for a scalar observable, "name[0]", "name[1]", ... for a vector,
-        "name[0,0]", "name[0,1]", ... for a matrix, and "name.key" for the arrays in a tree that a function returned.
+        "name[0,0]", "name[0,1]", ... for a matrix, and "name.key" for the arrays in a tree that a function returned. A
+        batch has one row per member and time; its index begins with the place of the member: "batch_1", "batch_2", ...
 
         Raises:
-            ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
+            ValueError: while the run is being traced.
 
         Example:
             >>> import unhinged_jax as uj
@@ -258,23 +223,16 @@ class Trajectory(Value):
             >>> run.to_dataframe().columns.tolist()
             ['norm', 'row_norms[0]', 'row_norms[1]']
         """
-        import pandas
-
-        self.check_single("a table")
-        columns = {}
-        for name, array in self.arrays().items():
-            for place in np.ndindex(array.shape[1:]):
-                label = f"{name}[{','.join(map(str, place))}]" if place else name
-                columns[label] = array[(slice(None), *place)]
-        return pandas.DataFrame(columns, index=pandas.Index(np.asarray(self.times), name="time"))
+        self.check_known("a table")
+        return tables.frame(self.arrays(), _memory.read(self.times))
 
     def to_csv(self, path: str | Path) -> None:
-        """The table of `to_dataframe` as a CSV file, with a `time` column.
+        """The table of `to_dataframe` as a CSV file, with a `time` column, and one per axis of a batch.
 
         As in pandas, it replaces an existing file. The file is written whole or not at all.
 
         Raises:
-            ValueError: for a batch of trajectories: take one member with `jax.tree.map` first.
+            ValueError: while the run is being traced.
         """
         table = self.to_dataframe()
         with whole(path) as part:
@@ -292,8 +250,3 @@ def _member(shape: tuple[int, ...]) -> str:
 
 def _of_jax(tree: PyTree) -> bool:
     return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
-
-
-def _key(part: object) -> str:
-    """A step of a path into a tree: a key, an index or the name of a field."""
-    return str(next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name)))

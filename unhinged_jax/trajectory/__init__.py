@@ -1,0 +1,7 @@
+"""What every run returns: the record of a run, its tables, and the file that holds it."""
+
+from unhinged_jax.trajectory.files import load
+from unhinged_jax.trajectory.results import Remark, RunResult
+from unhinged_jax.trajectory.run import Trajectory, batch_message
+
+__all__ = ["Remark", "RunResult", "Trajectory", "batch_message", "load"]

@@ -1,0 +1,56 @@
+"""Why a run ended, and words about how it ran."""
+
+from __future__ import annotations
+
+import enum
+
+
+class RunResult(enum.IntEnum):
+    """Why a run ended.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> RunResult(1).message
+        'steady: the rate of change fell below the tolerances; later times were not needed.'
+    """
+
+    COMPLETED = 0
+    STEADY = 1
+    OVERFLOW = 2
+    MAX_STEPS = 3
+    SOLVER_FAILED = 4
+    UNDERFLOW = 5
+
+    @property
+    def message(self) -> str:
+        """The code in words, and what to do about it."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    RunResult.COMPLETED: "completed: every requested time was reached.",
+    RunResult.STEADY: "steady: the rate of change fell below the tolerances; later times were not needed.",
+    RunResult.OVERFLOW: "overflow: the state was about to leave the floating-point range; "
+    "lower the rate, add decay, or stop earlier.",
+    RunResult.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps` or loosen the tolerances.",
+    RunResult.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
+    RunResult.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
+    "digits; use float64, lower the decay, or stop earlier.",
+}
+
+
+class Remark:
+    """Words beside a run that do not make it another kind of tree: runs that took different ways can be stacked."""
+
+    def __init__(self, words: object = "") -> None:
+        self.words = str(words)
+
+    def __repr__(self) -> str:
+        return self.words
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remark)
+
+    def __hash__(self) -> int:
+        return hash(Remark)
