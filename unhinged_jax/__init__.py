@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from unhinged_jax.sweeps import sweep as sweep
     from unhinged_jax.trajectory import RunResult as RunResult
     from unhinged_jax.trajectory import Trajectory as Trajectory
+    from unhinged_jax.trajectory import concat as concat
     from unhinged_jax.trajectory import load as load
 
 # Names are imported when first used, so that `unhinged --help` need not wait for JAX.
@@ -86,7 +87,7 @@ _HOMES = {
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulation": "simulate",
     "sweeps": "SweepIncomplete SweepPlan open_sweep sweep",
-    "trajectory": "RunResult Trajectory load",
+    "trajectory": "RunResult Trajectory concat load",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = list(_HOME_OF)

@@ -213,3 +213,15 @@ def counts(name: str, value: object, kind: str = "numbers") -> np.ndarray:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} must be real numbers of at most 64 bits, but got {_check.given(value)}.")
     return array.astype(np.float64)
+
+
+def same_times(one: ArrayLike, other: ArrayLike) -> np.ndarray:
+    """Which times are equal in the narrower of their types, because JAX rounds times to its own precision.
+
+    Example:
+        >>> same_times(np.float32(0.1), 0.1), same_times(np.float64(0.1), np.float64(np.float32(0.1)))
+        (array(True), array(False))
+    """
+    a, b = _memory.read(one), _memory.read(other)
+    narrow = min(a.dtype, b.dtype, key=lambda dtype: (dtype.kind != "f", dtype.itemsize))
+    return np.asarray(a.astype(narrow) == b.astype(narrow))

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from unhinged_jax import _check
+from unhinged_jax._numbers import same_times
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
 
@@ -73,7 +74,7 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     for name, one in (("run", run), ("truth", truth)):
         _check.kind(name, one, Trajectory)
         one.check_single("a comparison")
-    if not _same_times(np.asarray(run.times), np.asarray(truth.times)):
+    if np.shape(run.times) != np.shape(truth.times) or not np.all(same_times(run.times, truth.times)):
         raise ValueError("the two runs must have the same times; run both with one list of times.")
     errors = {}
     if run.states is not None and truth.states is not None:
@@ -90,12 +91,6 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     if not errors:
         raise ValueError("the two runs have no observable in common, and not both kept their states.")
     return Comparison(errors, fitted_rate(run), fitted_rate(truth))
-
-
-def _same_times(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether times are equal, to the precision of the narrower of their types."""
-    narrow = min(a.dtype, b.dtype, key=lambda dtype: (dtype.kind != "f", dtype.itemsize))
-    return a.shape == b.shape and np.array_equal(a.astype(narrow), b.astype(narrow))
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> float:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from unhinged_jax.trajectory import Trajectory
-
 __all__ = ["EXACT", "PALETTE", "SIMULATED", "curves", "save", "style"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -132,42 +130,40 @@ def tex_error(text: str) -> str:
     return ""
 
 
-def curves(trajectory: Trajectory) -> Figure:
-    """One panel for each scalar observable of a run, over the times that were reached.
+def curves(times: np.ndarray, scalars: dict[str, np.ndarray], reached: np.ndarray) -> Figure:
+    """One panel for each scalar observable over the times that were reached: a line, or for a batch of runs the median
+    with a band from the 10 % to the 90 % quantile.
 
     Args:
-        trajectory: An unbatched run with concrete values.
+        times: (T,), or (members, T) for a batch, whose members must share them.
+        scalars: Observables by name, of the same shape.
+        reached: Which times were reached, of the same shape.
 
     Returns:
         A `matplotlib.figure.Figure`, independent of pyplot; write it with `save`. Positive values that span more than
         two decades, and times spaced geometrically, are drawn on logarithmic axes.
 
     Raises:
-        ValueError: if the run has no scalar observable, or is a batch.
+        ValueError: if there is nothing to draw, or the members of a batch have times of their own.
 
     Source: beyond the paper.
 
     Example:
-        >>> import jax, unhinged_jax as uj
-        >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
-        >>> run = uj.exact(model, uj.Flow(), model.init(jax.random.key(0)), [0.0, 1.0], observe="norm")
-        >>> len(curves(run).axes)
+        >>> times = np.array([0.0, 1.0])
+        >>> len(curves(times, {"norm": np.array([2.0, 1.0])}, np.array([True, True])).axes)
         1
     """
     from matplotlib.figure import Figure
 
     from unhinged_jax.observables import OBSERVABLES
 
-    trajectory.check_single("a picture")
-    reached = np.asarray(trajectory.reached)
-    times = np.asarray(trajectory.times)
-    scalars = {
-        name: np.asarray(values, float)[reached]
-        for name, values in trajectory.observables.items()
-        if np.ndim(values) == 1
-    }
     if not scalars:
         raise ValueError("there is no scalar observable to draw; observe one, such as 'loss'.")
+    members = len(times) if times.ndim > 1 else 0
+    lines = np.atleast_2d(times)
+    if np.any(lines != lines[0]):
+        raise ValueError("a picture of a batch needs times that its members share; draw the members one by one.")
+    shown = np.any(np.atleast_2d(reached), axis=0)
     columns = min(3, len(scalars))
     rows = math.ceil(len(scalars) / columns)
     label = "number of updates" if np.issubdtype(times.dtype, np.integer) else "time"
@@ -176,26 +172,35 @@ def curves(trajectory: Trajectory) -> Figure:
         for place, (name, values) in enumerate(scalars.items(), start=1):
             axes = figure.add_subplot(rows, columns, place)
             meaning = OBSERVABLES[name].meaning if name in OBSERVABLES else ""
-            _panel(axes, times[reached], values, name, meaning)
+            values = np.where(reached, np.asarray(values, float), np.nan)
+            _panel(axes, lines[0][shown], np.atleast_2d(values)[:, shown], name, meaning)
             if place > len(scalars) - columns:
                 axes.set_xlabel(label)
+        if members:
+            runs = f"median of {members} runs, and their 10 % to 90 % quantiles" if members > 1 else "1 run"
+            figure.suptitle(runs, fontsize=9, x=0.01, ha="left")
     return figure
 
 
 def _panel(axes: Axes, times: np.ndarray, values: np.ndarray, name: str, meaning: str) -> None:
+    """One line of one run, or the median and a band of the members in the rows of `values`."""
     import textwrap
 
     axes.set_title(name, fontweight="bold")
     if meaning and meaning != name:
         axes.set_ylabel("\n".join(textwrap.wrap(meaning, 26)[:3]), fontsize=8)
-    shown = np.isfinite(values)
+    values = np.where(np.isfinite(values), values, np.nan)
+    shown = np.any(np.isfinite(values), axis=0)
     if not np.any(shown):
         axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
-    x, y = times[shown], values[shown]
-    axes.plot(x, y, marker="o" if len(x) == 1 else "")
-    if np.all(y > 0) and np.log10(y.max()) - np.log10(y.min()) > _DECADES:
+    x, y = times[shown], values[:, shown]
+    low, middle, high = np.nanquantile(y, (0.1, 0.5, 0.9), axis=0) if len(y) > 1 else np.repeat(y, 3, axis=0)
+    axes.plot(x, middle, marker="o" if len(x) == 1 else "")
+    if len(y) > 1:
+        axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, lw=0)
+    if np.nanmin(y) > 0 and np.log10(np.nanmax(y)) - np.log10(np.nanmin(y)) > _DECADES:
         axes.set_yscale("log")
     if _geometric(x):
         axes.set_xscale("log")

@@ -496,15 +496,15 @@ def test_axes_are_logarithmic_where_values_span_decades():
     model = uj.unconstrained(uj.balanced(2, 1), 2)
     state = model.init(jax.random.key(0))
     run = uj.Trajectory(times, {**values, "vector": np.ones((50, 3))}, np.ones(50, bool), state, 1e3, 0, 0)
-    figure = plots.curves(run)
+    figure = run.plot()
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["falls", "flat", "signed", "lost"]
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear", "linear"]
     assert [axes.get_xscale() for axes in figure.axes[:3]] == ["log"] * 3
     assert figure.axes[3].texts[0].get_text() == "no finite values"
-    even = plots.curves(dataclasses.replace(run, times=np.linspace(0, 1e3, 50)))
+    even = dataclasses.replace(run, times=np.linspace(0, 1e3, 50)).plot()
     assert even.axes[0].get_xscale() == "linear"
     with pytest.raises(ValueError, match="no scalar observable"):
-        plots.curves(dataclasses.replace(run, observables={}))
+        dataclasses.replace(run, observables={}).plot()
 
 
 def test_the_style_ends_with_its_context():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax import plots
 from unhinged_jax.trajectory import RunResult
 
 LABELS = uj.balanced(3, 2)
@@ -72,7 +71,6 @@ def test_what_belongs_to_one_run_says_how_to_take_one(runs):
     deep = jax.tree.map(lambda leaf: leaf[None], runs)
     asked = {
         "`result`": lambda run: run.result,
-        "a picture": plots.curves,
         "a comparison": lambda run: uj.verify(run, run),
     }
     for what, ask in asked.items():
@@ -83,7 +81,12 @@ def test_what_belongs_to_one_run_says_how_to_take_one(runs):
         assert ask(member(runs, 0)) is not False
     text = repr(runs)
     assert "a batch of shape (3,), 3 times each" in text and "2 completed" in text and "leaf[0]" in text
-    for ask in (lambda run: run.result, lambda run: run.to_xarray(), lambda run: run.to_dataframe()):
+    for ask in (
+        lambda run: run.result,
+        lambda run: run.to_xarray(),
+        lambda run: run.to_dataframe(),
+        lambda run: run.plot(),
+    ):
         with pytest.raises(ValueError, match="is being traced"):
             jax.jit(ask)(member(runs, 0))
     assert member(runs, 0).result is RunResult.COMPLETED

@@ -190,9 +190,8 @@ FUNCTIONS = {
 
 ELSEWHERE = {
     "citation": "names what a run used",
-    "plots.curves": "draws the observables of a run",
     "runs.files.write_run": "keeps a run as it is",
-    "runs.files.joined": "puts a run behind another, each with its scales",
+    "concat": "puts a run behind another, each with its scales",
     "comparison.fitted_rate": "reads the observables of a run",
     "training.learner.forward": "the state of a network, not of the model",
     "training.networks.features_of": "the state of a network, not of the model",

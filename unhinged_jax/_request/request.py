@@ -99,7 +99,8 @@ class Task:
         A run in float32 has rounded the times. The origin is not copied.
         """
         clock, carries = clock_of(self.dynamics), carried_by(self.dynamics)
-        trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries)
+        began = np.asarray(0) if self.before is None else self.before.elapsed
+        trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries, began=began)
         if not _check.concrete((trajectory, self.times)):
             if isinstance(self.times, np.ndarray):
                 self._must_fit()

@@ -19,7 +19,7 @@ from unhinged_jax.config import Config, Problem, build, read_config
 from unhinged_jax.runs import files
 from unhinged_jax.runs.identity import refuse_other
 from unhinged_jax.simulation import simulate
-from unhinged_jax.trajectory import RunResult, Trajectory
+from unhinged_jax.trajectory import RunResult, Trajectory, concat
 
 STOPPED_EARLY = 3
 
@@ -78,7 +78,7 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
     # JAX sorts the keys of a dictionary; here they get back the requested order.
     order = [name for name in problem.observe if name in after.observables]
     after = dataclasses.replace(after, observables={name: after[name] for name in order})
-    return after if before is None else files.joined(before, after)
+    return after if before is None else concat([before, after])
 
 
 def _identity(config: Config, problem: Problem, exact: bool) -> dict[str, Any]:

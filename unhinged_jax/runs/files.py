@@ -15,9 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
-from jaxtyping import PyTree
 
 from unhinged_jax import _memory, plots
 from unhinged_jax._files import make_room, placed
@@ -29,7 +27,7 @@ from unhinged_jax.trajectory.files import restored
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["FILES", "Stored", "joined", "read_run", "versions", "workspace", "write_run"]
+__all__ = ["FILES", "Stored", "read_run", "versions", "workspace", "write_run"]
 
 # The state comes last, because a run continues from it, so it must never be ahead of the rest.
 FILES = ("observables.nc", "observables.csv", "curves.png", "curves.svg", "run.json", "final.npz")
@@ -94,7 +92,7 @@ def _write_run(
     dataset = dataset.assign_attrs(identity=text, digest=_digest(dataset))
     dataset.to_netcdf(place / "observables.nc", engine="scipy")
     trajectory.to_csv(place / "observables.csv")
-    figure = plots.curves(trajectory)
+    figure = trajectory.plot()
     with plots.style():
         plots.save(figure, place, "curves")
     result = trajectory.result
@@ -159,22 +157,6 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
         states=State(**states) if states else None,
     )
     return Stored(rows, identity)
-
-
-def joined(before: Trajectory, after: Trajectory) -> Trajectory:
-    """Two runs as one; the second continued the first."""
-
-    def chain(first: PyTree, second: PyTree) -> Any:
-        return jax.tree.map(lambda a, b: np.concatenate([_memory.read(a), _memory.read(b)]), first, second)
-
-    return dataclasses.replace(
-        after,
-        times=chain(before.times, after.times),
-        observables={name: chain(before[name], values) for name, values in after.observables.items()},
-        reached=chain(before.reached, after.reached),
-        states=chain(before.states, after.states),
-        steps=int(before.steps) + int(after.steps),
-    )
 
 
 def versions() -> dict[str, str | None]:

@@ -1,7 +1,8 @@
-"""What every run returns: the record of a run, its tables, and the file that holds it."""
+"""What every run returns: the record of a run, its tables, the file that holds it, and runs that are joined."""
 
+from unhinged_jax.trajectory.chain import concat
 from unhinged_jax.trajectory.files import load
 from unhinged_jax.trajectory.results import Remark, RunResult
 from unhinged_jax.trajectory.run import Trajectory, batch_message
 
-__all__ = ["Remark", "RunResult", "Trajectory", "batch_message", "load"]
+__all__ = ["Remark", "RunResult", "Trajectory", "batch_message", "concat", "load"]

@@ -43,7 +43,7 @@ class Leaves(dict[str, Any]):
         return cls({jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)})
 
 
-def pack(fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def pack(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays that `numpy.savez` writes for some named trees; `unpack` gives these back.
 
     A tree is made of dictionaries, lists, tuples, states, `Leaves`, text, arrays, JAX keys and None.
@@ -155,5 +155,5 @@ def _unpacked(node: Any, array_of: Callable[[str], np.ndarray]) -> Any:
         case "array":
             array = array_of(node["name"])
             array = array.view(jnp.dtype(node["type"])) if "type" in node else array
-            return jax.random.wrap_key_data(array, impl=node["key"]) if "key" in node else array
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=node["key"]) if "key" in node else array
     raise ValueError(f"a part of a kind that is not known: {node['kind']}")

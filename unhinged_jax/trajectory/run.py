@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, PyTree, Shaped
 
-from unhinged_jax import _check, _memory
+from unhinged_jax import _check, _memory, plots
 from unhinged_jax._files import whole
 from unhinged_jax._values import Value
 from unhinged_jax.model import State
@@ -21,6 +22,7 @@ from unhinged_jax.trajectory.results import Remark, RunResult
 if TYPE_CHECKING:
     import pandas
     import xarray
+    from matplotlib.figure import Figure
 
 
 @jax.tree_util.register_dataclass
@@ -46,6 +48,8 @@ class Trajectory(Value):
         clock: What `elapsed` counts: "time" (a flow) or "updates" (a descent).
         carries: What the run carries in addition to the state: "" (nothing), "momentum" or "optimizer".
         form: How a simulation was run, in words: in which form, and with which solver.
+        began: What `elapsed` was at the start: 0, or where the run ended that this one continues. None if it is not
+            known.
 
     A `Trajectory` can be given to `simulate` or `exact` in place of a state, to continue where it ended. The clock of
     its schedules continues, and so does what the run carries. `final`, or one of `states`, is a state like any other; a
@@ -53,8 +57,8 @@ class Trajectory(Value):
     rounding of `final`.
 
     What `jax.vmap` returns is a batch: every array has the axes of the batch first, followed by those of `times` and of
-    an observable. `last` and indexing by name keep the batch axes, and so do tables and files. Pictures, `result` and
-    continued runs need a single run; `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
+    an observable. `last` and indexing by name keep the batch axes; tables, pictures, `save` and `concat` know
+    them. `result` and continued runs need a single run; `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
 
     Source: beyond the paper.
 
@@ -80,6 +84,7 @@ class Trajectory(Value):
     clock: str = dataclasses.field(default="", metadata={"static": True})
     carries: str = dataclasses.field(default="", metadata={"static": True})
     form: Remark = dataclasses.field(default=Remark(), metadata={"static": True})
+    began: Shaped[Any, "..."] | None = None
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -130,28 +135,89 @@ class Trajectory(Value):
         return jax.tree.map(at_last, self[name])
 
     def __repr__(self) -> str:
-        listed = ", ".join(self.observables)
         if not _check.concrete(self):
-            return f"Trajectory({self.kind}, observables: {listed})"
+            return f"Trajectory({self.kind}, observables: {', '.join(self.observables)})"
+        title, notes = self._described()
+        return "\n  ".join([title, *(f"{name}: {text}" for name, text in notes.items() if text)])
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows: a table of the last values, of a batch their range, and the notes of `print`."""
+        if not _check.concrete(self):
+            return None
+        title, notes = self._described()
+        scalars = self.scalars()
+        rows: list[tuple[str, ...]] = []
+        for name, array in self.arrays().items():
+            if name not in scalars:
+                rows.append((name, f"array of shape {array.shape[len(self.batch) + 1 :]}"))
+            elif self.batch:
+                last = np.asarray(self.last(name))
+                known = last[~np.isnan(last)] if np.any(~np.isnan(last)) else last
+                rows.append((name, *(f"{take(known):.6g}" for take in (np.min, np.median, np.max))))
+            else:
+                rows.append((name, f"{float(self.last(name)):.6g}"))
+        head = ("at the last time", "lowest", "median", "highest") if self.batch else ("observable", "last value")
+        shown = [note for note in notes.items() if note[0] not in ("last", "observables")]
+        return tables.page(title, head, rows, shown)
+
+    def _described(self) -> tuple[str, dict[str, str]]:
+        """A title, and what `print` says below it."""
+        (n, p), C = np.shape(self.final.H)[-2:], np.shape(self.final.W)[-2]
+        state = f"n={n}, p={p}, C={C}, {np.asarray(self.final.W).dtype}"
+        listed, count = ", ".join(self.observables), np.shape(self.times)[-1]
         if self.batch:
             codes, counts = np.unique(np.asarray(self.code), return_counts=True)
-            ends = ", ".join(f"{n} {RunResult(int(c)).name.lower()}" for c, n in zip(codes, counts, strict=True))
-            return (
-                f"Trajectory ({self.kind}): a batch of shape {self.batch}, {np.shape(self.times)[-1]} times each\n"
-                f"  observables: {listed}\n"
-                f"  results: {ends}\n"
-                f"  one member: {_member(self.batch)}"
-            )
-        H = np.shape(self.final.H)
-        scalars = [name for name, values in self.observables.items() if np.shape(values) == np.shape(self.times)]
-        shown = ", ".join(f"{name} {float(self.last(name)):.6g}" for name in scalars[:6])
-        return (
-            f"Trajectory ({self.kind}): {int(np.sum(self.reached))} of {np.size(self.times)} times, "
-            f"last at {float(self.elapsed):g}\n"
-            f"  state: n={H[0]}, p={H[1]}, C={np.shape(self.final.W)[0]}, {np.asarray(self.final.W).dtype}; "
-            f"steps: {int(self.steps)}\n" + (f"  form: {self.form}\n" if str(self.form) else "") + f"  last: {shown}\n"
-            f"  result: {self.result.message}"
+            ends = (f"{n} {RunResult(int(c)).name.lower()}" for c, n in zip(codes, counts, strict=True))
+            return f"Trajectory ({self.kind}): a batch of shape {self.batch}, {count} times each", {
+                "observables": listed,
+                "state": state,
+                "form": str(self.form),
+                "results": ", ".join(ends),
+                "one member": _member(self.batch),
+            }
+        title = (
+            f"Trajectory ({self.kind}): {int(np.sum(self.reached))} of {count} times, last at {float(self.elapsed):g}"
         )
+        return title, {
+            "state": f"{state}; steps: {int(self.steps)}",
+            "form": str(self.form),
+            "last": ", ".join(f"{name} {float(self.last(name)):.6g}" for name in list(self.scalars())[:6]),
+            "result": self.result.message,
+        }
+
+    def scalars(self) -> dict[str, Any]:
+        """The observables that are one number at each time."""
+        shape = np.shape(self.times)
+        return {name: each for name, each in self.observables.items() if getattr(each, "shape", None) == shape}
+
+    def plot(self, names: str | Sequence[str] | None = None) -> Figure:
+        """Draw scalar observables over time, one panel each; of a batch the median with a band of quantiles.
+
+        Args:
+            names: Which ones; by default all.
+
+        Returns:
+            A `matplotlib.figure.Figure`, which a notebook shows; `figure.savefig(path)` writes it. The band of a batch
+            goes from the 10 % to the 90 % quantile of the members that reached a time.
+
+        Raises:
+            KeyError: if a name was not observed.
+            ValueError: if there is no scalar observable to draw, if one that is named is an array at each time, if the
+                members of a batch have times of their own, or while the run is being traced.
+        """
+        self.check_known("a picture")
+        scalars = self.scalars()
+        chosen = list(scalars) if names is None else [names] if isinstance(names, str) else list(names)
+        for name in chosen:
+            if self[name] is not scalars.get(name):
+                raise ValueError(f"{name!r} is an array at each time, and only single numbers are drawn over time.")
+        axes = len(self.batch)
+
+        def lines(values: Any) -> np.ndarray:
+            return _memory.read(values).reshape(-1, np.shape(values)[-1]) if axes else _memory.read(values)
+
+        drawn = {name: lines(scalars[name]) for name in chosen}
+        return plots.curves(lines(self.times), drawn, lines(self.reached))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array of the observables by name; arrays in a tree that a function returned are called "name.key"."""

@@ -1,0 +1,232 @@
+"""Everything that looks at a run or keeps it, for batches of every shape, beside their members run one by one."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas
+import pytest
+import xarray
+
+import unhinged_jax as uj
+
+MODEL = uj.regularized(uj.from_counts([2, 3, 1]), dim=2, decay=0.01)
+FLOW = uj.Flow(0.5)
+SEEN = {
+    "loss": None,
+    "gram": lambda model, state: state.W @ state.W.T,
+    "parts": lambda model, state: {"H0": state.H[0]},
+}
+FIRST, SECOND = [0.0, 2.0], [3.0, 5.0]
+SHAPES = [(), (1,), (3,), (2, 3)]
+MEMBERS = math.prod(SHAPES[-1])
+CLOSE = {"rtol": 2e-5, "atol": 1e-5}
+
+
+def starts():
+    return jax.random.split(jax.random.key(0), MEMBERS)
+
+
+def run(key):
+    """Two runs, the second of which continues the first."""
+    first = uj.exact(MODEL, FLOW, MODEL.init(key), FIRST, SEEN, states=True)
+    return first, uj.exact(MODEL, FLOW, first, SECOND, SEEN, states=True)
+
+
+@functools.cache
+def alone(number):
+    """Member `number` by itself, as NumPy arrays."""
+    return jax.tree.map(np.asarray, run(starts()[number]))
+
+
+@functools.cache
+def batch(shape):
+    mapped = run
+    for _ in shape:
+        mapped = jax.vmap(mapped)
+    return mapped(starts()[: math.prod(shape)].reshape(shape))
+
+
+def places(shape):
+    """Place of a member and its number, by counting."""
+    return [(place, number) for number, place in enumerate(np.ndindex(shape))]
+
+
+def table_by_hand(members):
+    """Rows of the members' numbers, from the arrays of each."""
+    index, rows = [], []
+    for place, number in members:
+        one = alone(number)[0]
+        for k, time in enumerate(FIRST):
+            index.append((*place, time) if place else time)
+            rows.append(
+                {"loss": one["loss"][k]}
+                | {f"gram[{i},{j}]": one["gram"][k, i, j] for i in range(3) for j in range(3)}
+                | {f"parts.H0[{i}]": one["parts"]["H0"][k, i] for i in range(2)}
+            )
+    return pandas.DataFrame(rows, index=index)
+
+
+def has(what, shape, tmp_path):
+    """Check one operation on a batch of a shape."""
+    first, second = batch(shape)
+    lead = tuple(f"batch_{axis + 1}" for axis in range(len(shape)))
+    members = places(shape)
+    assert first.batch == shape
+    if what == "last":
+        for name in ("loss", "gram"):
+            assert first.last(name).shape == (*shape, *np.shape(alone(0)[0][name])[1:])
+            for place, number in members:
+                np.testing.assert_allclose(first.last(name)[place], alone(number)[0][name][-1], **CLOSE)
+    elif what == "to_xarray":
+        found = first.to_xarray()
+        assert found["loss"].dims == (*lead, "time") and found["gram"].dims == (*lead, "time", "gram_1", "gram_2")
+        assert found["parts.H0"].dims == (*lead, "time", "parts.H0_1")
+        np.testing.assert_array_equal(found["time"], FIRST)
+        for place, number in members:
+            one, at = alone(number)[0], dict(zip(lead, place, strict=True))
+            extra = [*set(found.coords) - {"time"}]
+            by_hand = xarray.Dataset(
+                {
+                    "loss": ("time", one["loss"]),
+                    "gram": (("time", "gram_1", "gram_2"), one["gram"]),
+                    "parts.H0": (("time", "parts.H0_1"), one["parts"]["H0"]),
+                },
+                {"time": FIRST},
+            )
+            member = found.isel(at).drop_vars(extra)
+            xarray.testing.assert_allclose(member, by_hand, **CLOSE)
+            result = found["result"].isel(at).item() if shape else found.attrs["result"]
+            assert result == "completed" and bool(found["reached"].isel(at).all())
+        found.to_netcdf(tmp_path / "run.nc", engine="scipy")
+    elif what in ("to_dataframe", "to_csv"):
+        found = first.to_dataframe()
+        if what == "to_csv":
+            first.to_csv(tmp_path / "run.csv")
+            found = pandas.read_csv(tmp_path / "run.csv", index_col=[*lead, "time"])
+        wanted = table_by_hand(members)
+        assert list(found.index.names) == [*lead, "time"] and list(found.index) == list(wanted.index)
+        assert {*found.columns} == {*wanted.columns}
+        np.testing.assert_allclose(found[wanted.columns], wanted, **CLOSE)
+        if shape:  # a member is found by its place
+            place, number = members[-1]
+            np.testing.assert_allclose(found.loc[(*place, 2.0), "loss"], alone(number)[0]["loss"][1], **CLOSE)
+    elif what == "save":
+        first.save(tmp_path / "run.npz")
+        found = uj.load(tmp_path / "run.npz")
+        assert found == first and found.batch == shape
+        same = jax.tree.map(lambda a, b: np.asarray(a).dtype == b.dtype and np.array_equal(a, b), first, found)
+        assert all(jax.tree.leaves(same))
+        going = functools.reduce(
+            lambda go, _: jax.vmap(go), shape, lambda before: uj.exact(MODEL, FLOW, before, SECOND, "loss")["loss"]
+        )
+        np.testing.assert_array_equal(going(found), going(first))
+    elif what == "concat":
+        found = uj.concat([first, second])
+        assert found.batch == shape and np.all(found.began == 0) and np.all(found.elapsed == SECOND[-1])
+        for place, number in members:
+            one = jax.tree.map(lambda leaf, place=place: np.asarray(leaf)[place], found)
+            np.testing.assert_array_equal(one.times, FIRST + SECOND)
+            for get in (
+                lambda run: run["gram"], lambda run: run["parts"]["H0"], lambda run: run.states.H,
+                lambda run: run.reached,
+            ):  # fmt: skip
+                np.testing.assert_allclose(get(one), np.concatenate([*map(get, alone(number))]), **CLOSE)
+            np.testing.assert_allclose(one.final.H, alone(number)[1].final.H, **CLOSE)
+    elif what == "print":
+        text, page = str(first), first._repr_html_()
+        values = [float(alone(number)[0]["loss"][-1]) for _, number in members]
+        assert (f"a batch of shape {shape}, 2 times each" in text) == bool(shape)
+        wanted = [min(values), np.median(values), max(values)] if shape else values
+        row = page.partition("<td>loss</td>")[2].partition("</tr>")[0]
+        shown = [float(cell.partition("</td>")[0]) for cell in row.split("<td>")[1:]]
+        np.testing.assert_allclose(shown, wanted, rtol=1e-4)
+        assert "array of shape (3, 3)" in page and "ompleted" in page
+    else:
+        axes = {each.get_title(loc="left"): each for each in first.plot().axes}
+        assert [*axes] == ["loss"]
+        values = np.array([alone(number)[0]["loss"] for _, number in members])
+        (line,) = axes["loss"].get_lines()
+        np.testing.assert_array_equal(line.get_xdata(), FIRST)
+        np.testing.assert_allclose(line.get_ydata(), [np.median(column) for column in values.T], **CLOSE)
+        if len(members) > 1:
+            (band,) = axes["loss"].collections
+            corners = band.get_paths()[0].vertices
+            for time, column in zip(FIRST, values.T, strict=True):
+                low, high = (np.sort(column)[0] + part for part in spread(column))
+                there = corners[corners[:, 0] == time, 1]
+                np.testing.assert_allclose([there.min(), there.max()], [low, high], **CLOSE)
+
+
+def spread(column):
+    """The 10 % and 90 % quantiles over the lowest value, by interpolation between ranks."""
+    ranked = np.sort(column)
+    return [np.interp(q * (len(column) - 1), np.arange(len(column)), ranked) - ranked[0] for q in (0.1, 0.9)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("what", ["last", "to_xarray", "to_dataframe", "to_csv", "save", "concat", "print", "plot"])
+def test_a_batch_is_its_members(what, shape, tmp_path):
+    has(what, shape, tmp_path)
+
+
+def test_members_with_times_of_their_own(tmp_path):
+    ends = jnp.array([1.0, 2.0, 4.0])
+    key = starts()[0]
+    runs = jax.vmap(lambda end: uj.exact(MODEL, FLOW, MODEL.init(key), end * jnp.array([0.5, 1.0]), "loss"))(ends)
+    found = runs.to_xarray()
+    assert found["loss"].dims == ("batch_1", "row") and found["time"].dims == ("batch_1", "row")
+    np.testing.assert_array_equal(found["time"], [[0.5, 1.0], [1.0, 2.0], [2.0, 4.0]])
+    table = runs.to_dataframe()
+    assert list(table.index) == [(0, 0.5), (0, 1.0), (1, 1.0), (1, 2.0), (2, 2.0), (2, 4.0)]
+    np.testing.assert_array_equal(table["loss"], np.ravel(runs["loss"]))
+    with pytest.raises(ValueError, match="a picture of a batch needs times that its members share"):
+        runs.plot()
+
+
+def test_members_that_stopped_early_are_left_out_of_the_picture_where_they_did():
+    run = jax.tree.map(np.array, batch((3,))[0])
+    run.reached[0, 1], run["loss"][0, 1] = False, np.nan
+    run["loss"][1, 1] = np.inf
+    (axes,) = run.plot().axes
+    (line,) = axes.get_lines()
+    assert line.get_ydata()[1] == run["loss"][2, 1]
+    run.reached[:, 1] = False
+    (axes,) = run.plot("loss").axes
+    assert len(axes.get_lines()[0].get_xdata()) == 1
+
+
+def test_what_a_picture_can_be_asked_for():
+    run = batch(())[0]
+    assert len(run.plot(["loss"]).axes) == 1
+    with pytest.raises(ValueError, match="'gram' is an array at each time"):
+        run.plot("gram")
+    with pytest.raises(KeyError, match="'lost' was not observed"):
+        run.plot("lost")
+
+
+def test_names_of_observables_that_a_batch_uses_itself():
+    seen = {name: lambda model, state: state.W[0, 0] for name in ("batch_1", "result", "row", "gram_1", "steps")}
+    seen["gram"] = SEEN["gram"]
+    run = jax.vmap(lambda key: uj.exact(MODEL, FLOW, MODEL.init(key), FIRST, seen))(starts()[:2])
+    found = run.to_xarray()
+    for name in seen:
+        np.testing.assert_array_equal(found[name], run[name])
+    assert found["gram"].dims == ("batch_1_", "time", "gram__1", "gram__2")
+    assert list(run.to_dataframe().index.names) == ["batch_1_", "time"]
+
+
+def test_a_trajectory_of_tuples_is_printed():
+    seen = {"both": lambda model, state: (state.H, state.W), "loss": None}
+    run = uj.exact(MODEL, FLOW, MODEL.init(starts()[0]), FIRST, seen)
+    assert "loss" in str(run) and "both.0" in run._repr_html_() and len(run.plot().axes) == 1
+
+
+def test_the_page_of_a_run_loads_nothing_and_quotes_what_it_shows():
+    run = uj.exact(MODEL, FLOW, MODEL.init(starts()[0]), FIRST, {"<b>&": lambda model, state: state.b[0]})
+    page = run._repr_html_()
+    assert "&lt;b&gt;&amp;" in page and "completed: every requested time was reached." in page
+    assert not any(word in page for word in ("<script", "http", "src=", "<link"))
+    assert jax.jit(lambda run: run.last("<b>&") if run._repr_html_() is None else 0)(run).shape == ()
