@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from unhinged_jax.trajectory import concat as concat
     from unhinged_jax.trajectory import load as load
 
+    __version__: str
+
 # Names are imported when first used, so that `unhinged --help` need not wait for JAX.
 _HOMES = {
     "closed_form": "NoClosedForm exact",
@@ -106,6 +108,8 @@ def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         _warn(name, _RENAMED[name])
         return __getattr__(_RENAMED[name])
+    if name == "__version__":
+        return _version()
     if name in _HOME_OF:
         value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
         globals()[name] = value
@@ -119,7 +123,16 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    import importlib.metadata  # reading it takes time that few need
+
+    try:
+        return importlib.metadata.version("unhinged-jax")
+    except importlib.metadata.PackageNotFoundError:  # a copy of the source that is not installed
+        return "0+unknown"
 
 
 def _warn(old: str, new: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,7 +181,16 @@ def curves(times: np.ndarray, scalars: dict[str, np.ndarray], reached: np.ndarra
         if members:
             runs = f"median of {members} runs, and their 10 % to 90 % quantiles" if members > 1 else "1 run"
             figure.suptitle(runs, fontsize=9, x=0.01, ha="left")
+    # A notebook knows how to show figures only once pyplot is imported, which this package does not do.
+    figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png", dpi=figure.dpi)
+    return buffer.getvalue()
 
 
 def _panel(axes: Axes, times: np.ndarray, values: np.ndarray, name: str, meaning: str) -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import doctest
+import importlib.metadata
 import inspect
 import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import jax
@@ -96,6 +98,25 @@ def test_examples_of_public_names_are_collected_where_they_are_defined():
         names = {test.name for test in doctest.DocTestFinder().find(module, module.__name__) if test.examples}
         examples = doctest.DocTestParser().get_examples(thing.__doc__ or "")
         assert not examples or f"{module.__name__}.{thing.__name__}" in names, name
+
+
+def test_the_version_is_that_of_the_package_and_is_read_only_when_asked_for():
+    code = (
+        "import sys, unhinged_jax as uj; print(uj.__dict__.get('__version__')); print(uj.__version__, '{}' in dir(uj))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.format("__version__")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert done.stdout.split() == ["None", wanted, "True"]
+
+
+def test_a_copy_that_is_not_installed_has_no_version(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert uj.__version__ == "0+unknown"
 
 
 def documented(a: int, b: int = 0) -> int:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import xarray
+from matplotlib.figure import Figure
 
 import unhinged_jax as uj
 from unhinged_jax.schedules import Cosine, Warmup
@@ -39,6 +40,11 @@ def ten_lines() -> jax.Array:
     assert_type(uj.verify(run, truth).worst, float)
     assert_type(uj.limit(model, flow, state), uj.Limit)
     assert_type(run.to_xarray(), xarray.Dataset)
+    assert_type(run.plot(), Figure)
+    run.save("run.npz")
+    assert_type(uj.load("run.npz", flow), uj.Trajectory)
+    assert_type(uj.concat([run, truth]), uj.Trajectory)
+    assert_type(uj.__version__, str)
 
     def margin(decay: jax.Array) -> jax.Array:
         value: jax.Array = uj.simulate(model.replace(decay=decay), flow, state, times).last("accuracy_margin")

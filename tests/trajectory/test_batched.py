@@ -2,6 +2,7 @@
 
 import functools
 import math
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 import xarray
+from matplotlib.figure import Figure
 
 import unhinged_jax as uj
 
@@ -200,7 +202,10 @@ def test_members_that_stopped_early_are_left_out_of_the_picture_where_they_did()
 
 def test_what_a_picture_can_be_asked_for():
     run = batch(())[0]
-    assert len(run.plot(["loss"]).axes) == 1
+    figure = run.plot(["loss"])
+    assert isinstance(figure, Figure) and len(figure.axes) == 1
+    assert figure._repr_png_().startswith(b"\x89PNG")  # so that a notebook shows it before pyplot is imported
+    assert pickle.loads(pickle.dumps(figure)).axes
     with pytest.raises(ValueError, match="'gram' is an array at each time"):
         run.plot("gram")
     with pytest.raises(KeyError, match="'lost' was not observed"):

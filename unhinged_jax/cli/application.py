@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 from cyclopts import App, Parameter
 
 
 def _version() -> str:
-    try:
-        return importlib.metadata.version("unhinged-jax")
-    except importlib.metadata.PackageNotFoundError:
-        return "0+unknown"
+    from unhinged_jax import __version__
+
+    return __version__
 
 
 app = App(
