@@ -132,12 +132,13 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
     import xarray
 
     end = folder / "final.npz"
-    fields = archive.unpack(end)
     try:
+        fields = archive.unpack(end)
         identity = json.loads(fields["identity"])
+        final = restored(fields, end, dynamics)
     except archive.UNREADABLE as error:
-        raise ValueError(f"{end} was not written by `unhinged simulate`: {error}") from error
-    final = restored(fields, end, dynamics)
+        why = str(error) if str(end) in str(error) else f"{end} holds no run of `unhinged simulate`."
+        raise ValueError(f"{why.removesuffix('.')}; start again with --force.") from error
     try:
         with xarray.open_dataset(folder / "observables.nc", engine="scipy") as dataset:
             dataset.load()

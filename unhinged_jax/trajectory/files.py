@@ -63,7 +63,7 @@ def restored(fields: dict[str, Any], path: Path, dynamics: Dynamics | None) -> T
         run = dataclasses.replace(run, form=Remark(run.form))
         batch = run.batch
     except archive.UNREADABLE as error:
-        raise ValueError(f"{path} holds no saved run ({error}).") from error
+        raise ValueError(f"{path} holds no saved run: parts of it are missing, or are of another kind.") from error
     if not isinstance(run.memory, archive.Leaves):
         return run
     if dynamics is None:
