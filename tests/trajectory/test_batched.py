@@ -1,5 +1,6 @@
 """Everything that looks at a run or keeps it, for batches of every shape, beside their members run one by one."""
 
+import dataclasses
 import functools
 import math
 import pickle
@@ -7,6 +8,7 @@ import pickle
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas
 import pytest
 import xarray
@@ -235,3 +237,31 @@ def test_the_page_of_a_run_loads_nothing_and_quotes_what_it_shows():
     assert "&lt;b&gt;&amp;" in page and "completed: every requested time was reached." in page
     assert not any(word in page for word in ("<script", "http", "src=", "<link"))
     assert jax.jit(lambda run: run.last("<b>&") if run._repr_html_() is None else 0)(run).shape == ()
+
+
+def test_the_memory_of_a_batch_of_optimizers_is_kept(tmp_path):
+    noisy = optax.chain(optax.noisy_sgd(0.1, key=jax.random.key(1)), optax.scale_by_adam())
+    descent = uj.Descent(optimizer=noisy)
+    run = jax.vmap(lambda key: uj.simulate(MODEL, descent, MODEL.init(key), FIRST, "loss"))(starts()[:2])
+    run.save(tmp_path / "run.npz")
+    found = uj.load(tmp_path / "run.npz", descent)
+    assert found == run and jax.tree.structure(found.memory) == jax.tree.structure(run.memory)
+    going = [
+        uj.simulate(MODEL, descent, jax.tree.map(lambda leaf: leaf[1], batch), [4], "loss") for batch in (found, run)
+    ]
+    assert going[0] == going[1]
+
+
+def test_members_that_stopped_at_different_times_are_joined():
+    first = jax.tree.map(np.array, batch((3,))[0])
+    first.reached[0, 1], first.elapsed[0] = False, 0.5
+    second = jax.vmap(lambda run: uj.exact(MODEL, FLOW, run, SECOND, SEEN, states=True))(first)
+    np.testing.assert_array_equal(second.began, [0.5, 2.0, 2.0])
+    found = uj.concat([first, second])
+    assert found.reached.tolist() == [[True, False, True, True], *[[True] * 4] * 2]
+    first.reached[:, 1] = False
+    found = uj.concat([first, second])
+    np.testing.assert_array_equal(found.times, [[0.0, *SECOND]] * 3)
+    other = dataclasses.replace(first, elapsed=np.array([0.7, 2.0, 2.0]))
+    with pytest.raises(ValueError, match=r"runs\[1\] does not continue runs\[0\], which ended at entries from 0.7 to"):
+        uj.concat([other, second])
