@@ -265,3 +265,53 @@ def test_members_that_stopped_at_different_times_are_joined():
     other = dataclasses.replace(first, elapsed=np.array([0.7, 2.0, 2.0]))
     with pytest.raises(ValueError, match=r"runs\[1\] does not continue runs\[0\], which ended at entries from 0.7 to"):
         uj.concat([other, second])
+
+
+GOING_ON = {
+    "exact flow": (uj.exact, FLOW, "float32"),
+    "exact momentum": (uj.exact, uj.Descent(uj.cosine(0.5, 9), momentum=0.9), "float64"),
+    "flow": (uj.simulate, FLOW, "float32"),
+    "adam": (uj.simulate, uj.Descent(uj.cosine(0.5, 9), optimizer=optax.adam(0.05)), "float64"),
+}
+
+
+@pytest.mark.parametrize("kind", GOING_ON)
+def test_a_batch_goes_on_as_its_members(kind):
+    solve, dynamics, precision = GOING_ON[kind]
+    settings = {"observe": ["loss", "norm" if kind == "adam" else "gap_W"], "precision": precision, "states": True}
+    keys = starts()[:2]
+    before = [solve(MODEL, dynamics, MODEL.init(key), [0, 3], **settings) for key in keys]
+    shape = (1, 2)
+    stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves])[None], *before)
+    after = solve(MODEL, dynamics, stacked, [5, 8], **settings)
+    assert after.batch == shape and np.all(after.began == 3) and np.asarray(after.final.W).dtype == precision
+    close = CLOSE if precision == "float32" else {"rtol": 1e-11, "atol": 1e-12}
+    for number, run in enumerate(before):
+        want = solve(MODEL, dynamics, run, [5, 8], **settings)
+        got = jax.tree.map(lambda leaf, number=number: np.asarray(leaf)[0, number], after)
+        for part in (
+            lambda run: run.observables,
+            lambda run: run.states,
+            lambda run: run.final,
+            lambda run: run.memory,
+        ):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), part(got), part(want))
+        assert got.result is want.result and float(got.elapsed) == 8
+        assert "flow" in kind or int(got.steps) == int(want.steps)  # the steps of a solver depend on rounding
+    joined = uj.concat([stacked, after])
+    assert joined["loss"].shape == (*shape, 4)
+
+
+def test_a_flow_goes_on_from_members_that_ended_apart():
+    keys, ends = starts()[:2], [1.0, 2.0]
+    before = [uj.exact(MODEL, FLOW, MODEL.init(key), [end], "loss") for key, end in zip(keys, ends, strict=True)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *before)
+    after = uj.exact(MODEL, FLOW, stacked, [3.0], "loss")
+    for number, run in enumerate(before):
+        np.testing.assert_allclose(after["loss"][number], uj.exact(MODEL, FLOW, run, [3.0], "loss")["loss"], **CLOSE)
+    with pytest.raises(ValueError, match=r"must not lie before the end of any member, but `elapsed` has .* 1 to 2"):
+        uj.exact(MODEL, FLOW, stacked, [1.5, 3.0], "loss")
+    with pytest.raises(ValueError, match="times must not lie before the start, 3"):
+        uj.exact(MODEL, FLOW, after, [2.0], "loss")
+    with pytest.raises(ValueError, match=r"this needs one trajectory, but this is a batch .*\(2,\)"):
+        uj.limit(MODEL, FLOW, after)

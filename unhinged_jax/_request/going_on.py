@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _memory, _numbers
+from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.trajectory import Trajectory, batch_message
@@ -21,9 +25,8 @@ def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
         return
     if state.batch:
         raise ValueError(
-            f"a run continues one trajectory, but {batch_message('trajectories', state.batch)}, or map over it with "
-            "jax.vmap: over the trajectory itself for a Flow, over the states in its `final` for a Descent, whose "
-            "updates then count from 0."
+            f"this needs one trajectory, but {batch_message('trajectories', state.batch)}, or map over it with "
+            "jax.vmap."
         )
     if isinstance(dynamics, Descent) and not _check.concrete(state.elapsed):
         raise ValueError(
@@ -31,6 +34,41 @@ def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
             "when the rest is compiled; start from the state in its `final`, with updates counted from 0 and a "
             "momentum of zero, or continue each member of a batch outside jax.vmap and jax.jit."
         )
+
+
+def each_member(
+    batch: Trajectory,
+    dynamics: Dynamics,
+    times: npt.ArrayLike,
+    precision: str | None,
+    go_on: Callable[[Trajectory], Trajectory],
+) -> Trajectory:
+    """What `go_on` makes of each member of a batch of runs, mapped over the axes of the batch.
+
+    Members that ended at one time share their clock as a known number, which the updates of a descent require.
+    """
+    ended, known = batch.elapsed, _check.concrete(batch.elapsed)
+    together = known and bool(np.all(_memory.read(ended) == _memory.read(ended).flat[0]))
+    if known and not together and isinstance(dynamics, Descent):
+        raise ValueError(
+            "a Descent continues a batch of trajectories only if all have made the same number of updates, but "
+            f"`elapsed` has {_check.shown(ended)}; continue each member by itself, or start from the states in its "
+            "`final`, with updates counted from 0."
+        )
+    if known and not together and _check.concrete(times) and np.min(_numbers.counts("times", times)) < np.max(ended):
+        raise ValueError(f"times must not lie before the end of any member, but `elapsed` has {_check.shown(ended)}.")
+
+    def one(member: Trajectory) -> Trajectory:
+        return go_on(dataclasses.replace(member, elapsed=_memory.read(ended).flat[0]) if together else member)
+
+    for _ in batch.batch:
+        one = jax.vmap(one)
+    name, outside = precision or _precision.of((batch.final.H, batch.final.W)), _precision.current()
+    _precision.refuse_differentiated((batch, dynamics), name, outside)
+    _precision.refuse_compiled(name, outside)
+    with _precision.scope(name):
+        found = one(batch)
+    return _precision.given_back(found, name, outside)
 
 
 def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:

@@ -74,6 +74,11 @@ def exact(
     why = why_no_closed_form(model, dynamics)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
+    if isinstance(state, Trajectory) and state.batch:
+        settings: dict[str, Any] = {"states": states, "target": target, "precision": precision}
+        return _request.each_member(
+            state, dynamics, times, precision, lambda one: exact(model, dynamics, one, times, observe, **settings)
+        )
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
     task.refuse_large(states)

@@ -52,7 +52,7 @@ def simulate(
     Args:
         model: The problem.
         dynamics: `Flow` or `Descent`.
-        state: The initial state, or a `Trajectory` to continue.
+        state: The initial state, or a `Trajectory` to continue, or a batch of them, each of which is continued.
         times: Strictly ascending, (T,). For a `Flow` they are times t; for a `Descent` they are numbers of updates,
             which are whole numbers. A run starts at 0 unless it continues a `Trajectory`.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
@@ -88,6 +88,17 @@ def simulate(
         >>> bool(run["norm"][2] > run["norm"][0])
         True
     """
+    if isinstance(state, Trajectory) and state.batch:
+        settings: dict[str, Any] = {
+            "states": states,
+            "target": target,
+            "precision": precision,
+            "reduce": reduce,
+            "adjoint": adjoint,
+        }
+        return _request.each_member(
+            state, dynamics, times, precision, lambda one: simulate(model, dynamics, one, times, observe, **settings)
+        )
     states = _check.flag("states", states)
     task = _request.prepare(
         model, dynamics, state, times, observe, target=target, precision=precision, caller="simulate", reduce=reduce

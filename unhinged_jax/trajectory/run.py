@@ -57,8 +57,8 @@ class Trajectory(Value):
     rounding of `final`.
 
     What `jax.vmap` returns is a batch: every array has the axes of the batch first, followed by those of `times` and of
-    an observable. `last` and indexing by name keep the batch axes; tables, pictures, `save` and `concat` know
-    them. `result` and continued runs need a single run; `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
+    an observable. `last`, tables, pictures, files, `concat` and continued runs know these axes. `result` needs a single
+    run; `jax.tree.map(lambda leaf: leaf[i], trajectory)` is member i.
 
     Source: beyond the paper.
 
