@@ -13,7 +13,18 @@ from jaxtyping import Float
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax._values import Value
+from unhinged_jax.precision import of, scope
 from unhinged_jax.special import faint
+
+
+class _Zeros:
+    """Stands for biases that were not given. None would not do: JAX puts it where a part of a tree is left out."""
+
+    def __repr__(self) -> str:
+        return "zeros"
+
+
+_ZEROS = _Zeros()
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +34,8 @@ class State(Value):
 
     Attributes:
         H, W, b: The three parts: NumPy or JAX arrays, or anything that NumPy converts to an array. Types other than
-            float32 and float64 are converted: 16 bits to float32, everything else to float64.
+            float32 and float64 are converted: 16 bits to float32, everything else to float64. Biases that are not
+            given are zeros of the number type of W.
         log_scale: The state has features e^log_scale H and prototypes e^log_scale W, which allows norms beyond the
             floating-point range. b is never scaled. The default 0 serves wherever the norms fit.
 
@@ -35,22 +47,39 @@ class State(Value):
     Source: Zhou et al. 2023, Section 2; `log_scale` is beyond the paper.
 
     Example:
-        >>> state = State(H=np.ones((6, 4)), W=np.ones((3, 4)), b=np.zeros(3))
+        >>> state = State(H=np.ones((6, 4)), W=np.ones((3, 4)))
         >>> state.replace(b=np.ones(3)).b.tolist()
         [1.0, 1.0, 1.0]
     """
 
     H: Float[Any, "... n p"]
     W: Float[Any, "... C p"]
-    b: Float[Any, "... C"]
+    b: Float[Any, "... C"] = _ZEROS
     log_scale: Float[Any, "..."] = 0.0
 
     def __post_init__(self) -> None:
-        _numbers.settle(self, ("H", "W", "b", "log_scale"), _numbers.real, "state.")
+        given = [name for name in ("H", "W", "b", "log_scale") if not isinstance(getattr(self, name), _Zeros)]
+        _numbers.settle(self, given, _numbers.real, "state.")
+        if "b" not in given:
+            object.__setattr__(self, "b", _zeros_for(self.W))
 
     def replace(self, **changes: Any) -> State:
         """A copy with the named fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def _zeros_for(W: Float[Any, "... C p"]) -> Float[Any, "... C"]:
+    """Biases of zeros (..., C) for prototypes (..., C, p), of their number type and on their side, NumPy or JAX."""
+    shape = _check.shape_of("state.W", W)
+    if len(shape) < 2:
+        raise ValueError(
+            f"state.W must have shape (C, p), one row per class, but got {_check.given(W)}; give such prototypes, or "
+            "biases as well."
+        )
+    if not isinstance(W, jax.Array):
+        return np.zeros(shape[:-1], W.dtype)
+    with scope(of(W)):
+        return jnp.zeros(shape[:-1], W.dtype)
 
 
 def settled(state: State) -> State:
