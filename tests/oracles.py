@@ -150,7 +150,27 @@ def collapse_metrics(H, labels, W, b):
     logits = H @ W.T + b
     nearest = [min(range(C), key=lambda c: np.linalg.norm(h - mu[c])) for h in H]
     margins = [s[y] - max(np.delete(s, y)) for s, y in zip(logits, labels, strict=True)]
+    # Thrampoulidis et al. 2022, Definition 2: the SVD of the labels, one column per sample, each less 1/C.
+    U, S, Vt = np.linalg.svd(np.array([np.eye(C)[y] - 1 / C for y in labels]).T, full_matrices=False)
+    per_sample = Vt.T @ np.diag(S) @ Vt
+    first = [int(np.flatnonzero(labels == c)[0]) for c in range(C)]
+    balanced_means = mu - mu.mean(0)
+
+    def seli(V, target):
+        return np.linalg.norm(V @ V.T / np.linalg.norm(V @ V.T) - target / np.linalg.norm(target))
+
+    def riesz(V):
+        V = V / np.linalg.norm(V, axis=1)[:, None]
+        return np.mean([1 / np.linalg.norm(V[i] - V[j]) for i, j in pairs]) * np.sqrt(2 * C / (C - 1))
+
     return {
+        "nc0": np.linalg.norm(sum(W)) / sum(np.linalg.norm(w) for w in W),
+        "seli_distance_means": seli(balanced_means, per_sample[np.ix_(first, first)]),
+        "seli_distance_prototypes": seli(W, U @ np.diag(S) @ U.T),
+        "riesz_energy_means": riesz(A),
+        "riesz_energy_prototypes": riesz(W),
+        "ncc_accuracy": np.mean(nearest == labels),
+        "accuracy": np.mean(logits.argmax(1) == labels),
         "nc1": np.trace(within @ np.linalg.pinv(between, rcond=1e-12)) / C,
         "nc1_trace_ratio": np.trace(within) / np.trace(between),
         "cdnv": np.mean([(variance[i] + variance[j]) / 2 / np.sum((mu[i] - mu[j]) ** 2) for i, j in pairs]),

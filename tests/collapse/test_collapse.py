@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 
-from unhinged_jax import collapse
+from unhinged_jax import collapse, references
 
 COUNTS = (7, 4, 1, 6, 5)
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(5), COUNTS))
@@ -149,9 +149,14 @@ def test_everything_on_one_point(offset):
     """All features equal, all prototypes equal (or zero): defined values, no NaN."""
     H, W = np.full((23, 9), offset), np.full((5, 9), offset)
     got = metrics(H, LABELS, W)
-    for name in ("nc1", "nc1_trace_ratio", "cdnv", "nc2_equinorm_means", "gnc2", "unc3"):
+    energies = ("gnc2", "riesz_energy_means", "riesz_energy_prototypes")
+    for name in ("nc1", "nc1_trace_ratio", "cdnv", "nc2_equinorm_means", "unc3", *energies):
         assert got[name] == math.inf, name
+    np.testing.assert_allclose(got["nc0"], 1 if offset else math.inf, rtol=1e-15)
+    assert got["ncc_accuracy"] == got["accuracy"] == np.mean(LABELS == 0)  # of equal classes the lowest is chosen
     for which in ("means", "prototypes"):
+        if which == "means" or not offset:
+            np.testing.assert_allclose(got[f"seli_distance_{which}"], math.sqrt(2), rtol=1e-14)
         np.testing.assert_allclose(got[f"etf_distance_{which}"], math.sqrt(2), rtol=1e-14)
         np.testing.assert_allclose(got[f"nc2_equiangularity_{which}"], 1.25, rtol=1e-14)
         np.testing.assert_allclose(got[f"minimal_angle_{which}"], 0, atol=1e-15)
@@ -304,6 +309,84 @@ def test_excess_energy_is_positive_away_from_the_simplex():
         # Product of the chords from one of C roots of unity is C.
         want = -math.log(5) / 4 + math.log(2.5) / 2
         np.testing.assert_allclose(collapse.gnc2(points), want, rtol=1e-13)
+
+
+def test_riesz_energy_of_another_power_and_near_power_0():
+    W = random_state(9)[1]
+    with jax.enable_x64(True):
+        pairs = itertools.combinations(W / np.linalg.norm(W, axis=1)[:, None], 2)
+        want = np.mean([np.linalg.norm(u - v) ** -3 for u, v in pairs]) * 2.5**1.5
+        np.testing.assert_allclose(collapse.riesz_energy(W, 3), want, rtol=1e-13)
+        np.testing.assert_allclose(np.log(collapse.riesz_energy(W, 1e-7)) / 1e-7, collapse.gnc2(W), rtol=1e-6)
+        with pytest.raises(ValueError, match="power must be finite and above 0"):
+            collapse.riesz_energy(W, 0)
+
+
+def test_imbalanced_classes_reach_seli_and_not_a_simplex():
+    """Features and prototypes whose logits are the labels less 1/C, with the least norms."""
+    labels_less = np.array([np.eye(5)[y] - 1 / 5 for y in LABELS]).T
+    U, S, Vt = np.linalg.svd(labels_less, full_matrices=False)
+    S[4] = 0  # up to rounding, whose root is not small
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(9, 9)))[0][:5]
+    H, W = 3 * (Vt.T * np.sqrt(S)) @ turn, 0.2 * (U * np.sqrt(S)) @ turn
+    got = metrics(H + 7, LABELS, W, -7 * W.sum(1))  # features may have an offset
+    for which in ("means", "prototypes"):
+        np.testing.assert_allclose(got[f"seli_distance_{which}"], 0, atol=1e-14)
+        assert got[f"etf_distance_{which}"] > 0.05
+    assert got["nc1"] < 1e-25 and got["nc0"] < 1e-14 and got["accuracy"] == 1
+
+
+def test_seli_is_the_simplex_for_balanced_classes():
+    labels = np.repeat(np.arange(5), 3)
+    H, W, _ = random_state(9, labels=labels)
+    got = metrics(H, labels, W)
+    for which in ("means", "prototypes"):
+        np.testing.assert_allclose(got[f"seli_distance_{which}"], got[f"etf_distance_{which}"], rtol=1e-12)
+
+
+def _polygon(classes):
+    angles = 2 * np.pi * np.arange(classes) / classes
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+GEOMETRY = ("etf_distance", "gnc2", "riesz_energy", "minimal_angle")
+
+
+@pytest.mark.parametrize(
+    ("name", "vectors"),
+    [
+        *((name, _polygon(7)) for name in GEOMETRY),
+        ("etf_distance", _simplex(7, 7) @ np.linalg.svd(_simplex(7, 7))[2][:4].T),
+        ("minimal_angle", np.concatenate([np.eye(4), -np.eye(4)])),
+        ("minimal_angle", np.array([[1.0], [-1.0], [2.0]])),
+        ("riesz_energy", np.array([[1.0], [-1.0], [2.0]])),
+        ("gnc2", np.array([[1.0], [-1.0], [2.0]])),
+    ],
+)
+def test_ideal_values_where_no_simplex_fits_are_reached_and_not_passed(name, vectors):
+    info = collapse.METRICS[name if name in collapse.METRICS else f"{name}_prototypes"]
+    best = info.ideal(*vectors.shape)
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        assert best != info.ideal(len(vectors))
+        np.testing.assert_allclose(info.function(vectors), best, rtol=1e-7)
+        near = [vectors + size * rng.normal(size=vectors.shape) for size in (0.01, 0.1, 1) for _ in range(3)]
+        others = np.array([info.function(other) for other in near])
+    assert np.all(others <= best if name == "minimal_angle" else others >= best)
+
+
+def test_ideal_values_that_nobody_knows_are_none():
+    for name, info in collapse.METRICS.items():
+        unknown = name.startswith(("nc2_equiangularity", "seli", "gnc2", "riesz", "minimal"))
+        assert math.isnan(info.ideal(20, 3)) == unknown, name
+        assert info.ideal(4, 3) == info.ideal(4), name
+
+
+def test_papers_of_metrics_are_in_the_references():
+    for info in collapse.METRICS.values():
+        fields = references.fields(info.key)
+        first, year = info.reference.split()[0].strip(","), info.reference.split()[-1]
+        assert fields["author"].startswith(f"{first}, ") and fields["year"] == year, info.name
 
 
 def test_vmap_agrees_with_a_loop():

@@ -1,4 +1,4 @@
-"""Neural-collapse metrics: NC1-NC4 and related ones, from class statistics alone.
+"""Neural-collapse metrics: NC0-NC4 and related ones, from class statistics alone.
 
 Every metric takes `ClassStatistics` (with prototypes W or logits where it needs them) and never forms an n x n or p x p
 array. `collapse_metrics` evaluates all of them and shares work between them; `METRICS` lists each with its paper and
@@ -19,8 +19,26 @@ Conventions, common to all:
   become infinite, the gradient is 0.
 """
 
-from unhinged_jax.collapse.classifier import margin_mean, margin_min, margins, nc3_self_duality, nc4, unc3
-from unhinged_jax.collapse.directions import etf_distance, gnc2, minimal_angle, nc2_equiangularity, nc2_equinorm
+from unhinged_jax.collapse.classifier import (
+    accuracy,
+    margin_mean,
+    margin_min,
+    margins,
+    nc3_self_duality,
+    nc4,
+    ncc_accuracy,
+    unc3,
+)
+from unhinged_jax.collapse.directions import (
+    etf_distance,
+    gnc2,
+    minimal_angle,
+    nc0,
+    nc2_equiangularity,
+    nc2_equinorm,
+    riesz_energy,
+)
+from unhinged_jax.collapse.imbalance import seli_distance_means, seli_distance_prototypes
 from unhinged_jax.collapse.statistics import ClassStatistics, class_statistics
 from unhinged_jax.collapse.statistics import of_classes as of_classes
 from unhinged_jax.collapse.table import METRICS, MetricInfo, collapse_metrics
@@ -30,6 +48,7 @@ __all__ = [
     "METRICS",
     "ClassStatistics",
     "MetricInfo",
+    "accuracy",
     "cdnv",
     "class_statistics",
     "collapse_metrics",
@@ -39,11 +58,16 @@ __all__ = [
     "margin_min",
     "margins",
     "minimal_angle",
+    "nc0",
     "nc1",
     "nc1_trace_ratio",
     "nc2_equiangularity",
     "nc2_equinorm",
     "nc3_self_duality",
     "nc4",
+    "ncc_accuracy",
+    "riesz_energy",
+    "seli_distance_means",
+    "seli_distance_prototypes",
     "unc3",
 ]

@@ -110,12 +110,80 @@ def nc4(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
         0.75
     """
     prepared = prepare(stats)
+    return _share(predicted(prepared, logits) == nearest_class(prepared), prepared)
+
+
+def predicted(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
+    """(n,) class with the largest logit of each sample; the lowest of equal ones."""
+    return first_largest(checked_logits(prepare(stats).stats, logits).T)
+
+
+def nearest_class(stats: ClassStatistics | Prepared) -> jax.Array:
+    """(n,) class whose mean is nearest to each sample; the lowest of equally near ones."""
+    prepared = prepare(stats)
     stats = prepared.stats
-    choice = first_largest(checked_logits(stats, logits).T)
     projections = in_scale(stats.projections, prepared).T
     # ‖h_i−μ_c‖², less what does not depend on c.
     distances = of_classes(prepared.squared_distances, stats.labels, stats.cyclic) - 2 * projections
-    return jnp.mean(choice == first_largest(-distances), dtype=projections.dtype)
+    return first_largest(-distances)
+
+
+def _share(hits: jax.Array, prepared: Prepared) -> jax.Array:
+    return jnp.mean(hits, dtype=prepared.frame.norms.dtype)
+
+
+@follows_arrays
+def ncc_accuracy(stats: ClassStatistics | Prepared) -> jax.Array:
+    """Accuracy of the nearest-class-centre rule.
+
+    Fraction of samples with y_i = argmin_c ‖h_i − μ_c‖. Ideal value 1. Ties go to the lowest class.
+    Piecewise constant: its gradient is 0.
+
+    Args:
+        stats: class statistics.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Source: Galanti, György & Hutter, ICLR 2022. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> H, y = jnp.array([[1.0], [3.0], [0.9], [-3.0]]), jnp.array([0, 0, 1, 1])
+        >>> print(float(ncc_accuracy(class_statistics(H, y, 2))))
+        0.75
+    """
+    prepared = prepare(stats)
+    return _share(nearest_class(prepared) == prepared.stats.labels, prepared)
+
+
+@follows_arrays
+def accuracy(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
+    """Accuracy of the classifier.
+
+    Fraction of samples with y_i = argmax_c s_ic. Ideal value 1. Ties go to the lowest class.
+    Piecewise constant: its gradient is 0.
+
+    Args:
+        stats: class statistics, for the labels.
+        logits: (n, C) logits of the same samples.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ValueError: logits of another shape.
+
+    Source: Papyan, Han & Donoho, PNAS 2020, who train until it is 1. Beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.collapse import class_statistics
+        >>> stats = class_statistics(jnp.eye(2), jnp.arange(2), 2)
+        >>> print(float(accuracy(stats, jnp.array([[3.0, 1.0], [5.0, 0.0]]))))
+        0.5
+    """
+    prepared = prepare(stats)
+    return _share(predicted(prepared, logits) == prepared.stats.labels, prepared)
 
 
 @follows_arrays

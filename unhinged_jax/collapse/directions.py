@@ -9,11 +9,37 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from unhinged_jax import _check
 from unhinged_jax.collapse.frame import Frame, Prepared, frame_of, squared_chords
 from unhinged_jax.collapse.numerics import pair_mean, ratio, std
 from unhinged_jax.collapse.statistics import ClassStatistics
 from unhinged_jax.precision import follows_arrays
 from unhinged_jax.special import safe_sqrt
+
+
+@follows_arrays
+def nc0(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax.Array:
+    """Zero sum, NC0: ‖Σ_c w_c‖ / Σ_c ‖w_c‖.
+
+    Ideal value 0, which collapse requires; at most 1, where all vectors have one direction. All
+    vectors zero: inf.
+
+    Args:
+        vectors: (C, p) prototypes, or class statistics, for the centred class means.
+
+    Returns:
+        Scalar.
+
+    Source: Zhao et al., ICLR 2026; here relative to the norms, so that scale does not matter.
+        Beyond the paper.
+
+    Example:
+        >>> print(round(float(nc0(jnp.array([[3.0, 0.0], [0.0, 4.0]]))), 6))  # 5/7
+        0.714286
+    """
+    frame = frame_of(vectors)
+    total = jnp.sum(frame.norms[:, None] * frame.unit, axis=0)
+    return ratio(safe_sqrt(jnp.sum(total**2)), jnp.sum(frame.norms))
 
 
 @follows_arrays
@@ -81,10 +107,14 @@ def etf_distance(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> jax
     """
     frame = frame_of(vectors)
     C = frame.norms.size
+    return gram_distance(frame, (jnp.eye(C, dtype=frame.norms.dtype) - 1 / C) / math.sqrt(C - 1))
+
+
+def gram_distance(frame: Frame, other: jax.Array) -> jax.Array:
+    """Frobenius distance of the Gram matrix over its norm from another (C, C) one of norm 1; √2 if it is zero."""
     gram = frame.norms[:, None] * frame.norms[None, :] * frame.cosines
     size = safe_sqrt(jnp.sum(gram**2))
-    simplex = (jnp.eye(C, dtype=gram.dtype) - 1 / C) / math.sqrt(C - 1)
-    distance = safe_sqrt(jnp.sum((gram / jnp.where(size > 0, size, 1) - simplex) ** 2))
+    distance = safe_sqrt(jnp.sum((gram / jnp.where(size > 0, size, 1) - other) ** 2))
     return jnp.where(size > 0, distance, math.sqrt(2))
 
 
@@ -162,3 +192,35 @@ def minimal_angle(vectors: ClassStatistics | ArrayLike | Prepared | Frame) -> ja
     apart, together = safe_sqrt(jnp.sum((u - v) ** 2)), safe_sqrt(jnp.sum((u + v) ** 2))
     # Two zero vectors: atan2(0, 0) is 0, its derivative is not defined.
     return 2 * jnp.arctan2(apart, jnp.where(apart + together > 0, together, 1))
+
+
+@follows_arrays
+def riesz_energy(vectors: ClassStatistics | ArrayLike | Prepared | Frame, power: float = 1.0) -> jax.Array:
+    """Riesz energy of the directions, over that of a simplex ETF.
+
+    Mean over pairs of ‖v̂_c − v̂_c'‖^−s, v̂ unit vectors, over (2C/(C−1))^(−s/2). Ideal value 1, reached
+    by the simplex only; for C > p+1 the minimum is larger. Two vectors of the same direction: inf.
+    As s falls to 0, its logarithm over s becomes `gnc2`.
+
+    Args:
+        vectors: class statistics, for the centred class means, or (C, p) prototypes.
+        power: s > 0; 1 is the energy of equal charges.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        ValueError: a power that is not above 0.
+
+    Source: Liu et al., NeurIPS 2018. Beyond the paper.
+
+    Example:
+        >>> print(round(float(riesz_energy(jnp.eye(3))), 6))  # √(3/2)
+        1.224745
+    """
+    _check.positive("power", power)
+    squared = vectors.chords if isinstance(vectors, Prepared) else squared_chords(frame_of(vectors))
+    C = squared.shape[0]
+    apart = squared > 0
+    relative = jnp.where(apart, squared, 1) * ((C - 1) / (2 * C))
+    return pair_mean(jnp.where(apart, relative ** (-power / 2), jnp.inf))

@@ -50,17 +50,19 @@ def rows_frame(vectors: jax.Array, floor: ArrayLike = 0.0) -> Frame:
     return Frame(unit, norms, scale, cosines)
 
 
-def _mean_frame(stats: ClassStatistics) -> Frame:
+def mean_frame(stats: ClassStatistics, *, equal: bool = False) -> Frame:
+    """Geometry of the class means around the mean of all features, or with `equal` around their own mean."""
     # Means that differ by a few units in the last place differ by rounding only.
     floor = 8 * jnp.finfo(stats.means.dtype).eps * jnp.max(jnp.abs(stats.means))
-    return rows_frame(centred(stats.means, stats.counts), jax.lax.stop_gradient(floor))
+    counts = jnp.ones_like(stats.counts) if equal else stats.counts
+    return rows_frame(centred(stats.means, counts), jax.lax.stop_gradient(floor))
 
 
 def prepare(stats: Statistics) -> Prepared:
     """Statistics with the geometry that every metric reads, computed once."""
     if isinstance(stats, Prepared):
         return stats
-    frame = _mean_frame(stats)
+    frame = mean_frame(stats)
     chords = squared_chords(frame)
     return Prepared(stats, frame, chords, _squared_distances(frame, chords))
 
@@ -72,7 +74,7 @@ def frame_of(vectors: Vectors) -> Frame:
     if isinstance(vectors, Prepared):
         return vectors.frame
     if isinstance(vectors, ClassStatistics):
-        return _mean_frame(vectors)
+        return mean_frame(vectors)
     V = _numbers.floats(vectors, "prototypes")
     if V.ndim != 2 or V.shape[0] < 2:
         raise ValueError(

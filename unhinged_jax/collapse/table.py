@@ -10,9 +10,26 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from unhinged_jax.collapse.classifier import margin_mean, margin_min, nc3_self_duality, nc4, unc3
-from unhinged_jax.collapse.directions import etf_distance, gnc2, minimal_angle, nc2_equiangularity, nc2_equinorm
+from unhinged_jax.collapse.classifier import (
+    accuracy,
+    margin_mean,
+    margin_min,
+    nc3_self_duality,
+    nc4,
+    ncc_accuracy,
+    unc3,
+)
+from unhinged_jax.collapse.directions import (
+    etf_distance,
+    gnc2,
+    minimal_angle,
+    nc0,
+    nc2_equiangularity,
+    nc2_equinorm,
+    riesz_energy,
+)
 from unhinged_jax.collapse.frame import checked_logits, prepare, prototype_frame
+from unhinged_jax.collapse.imbalance import seli_distance_means, seli_distance_prototypes
 from unhinged_jax.collapse.statistics import ClassStatistics
 from unhinged_jax.collapse.variability import cdnv, nc1, nc1_trace_ratio
 from unhinged_jax.precision import follows_arrays
@@ -27,64 +44,115 @@ class MetricInfo:
         function: the public function, called as `function(*takes)`.
         takes: its positional arguments, of "stats", "W" and "logits".
         reference: the paper that introduced it.
-        ideal: value at exact collapse, as a function of the number of classes C.
+        key: that paper's entry in `references.bib`.
+        ideal: value at exact collapse, as a function of the number of classes C and, if given, the dimension p. A
+            simplex of more than p + 1 classes does not fit into p dimensions; then it is the best value that any
+            arrangement has, or NaN where that is not known.
         meaning: in a few words, as on an axis.
 
     Source: beyond the paper.
 
     Example:
-        >>> METRICS["nc4"].ideal(10)
-        1.0
+        >>> ideal = METRICS["etf_distance_means"].ideal
+        >>> METRICS["nc4"].ideal(10), ideal(3, 2), ideal(9, 2)
+        (1.0, 0.0, 1.0)
     """
 
     name: str
     function: Callable[..., jax.Array]
     takes: tuple[str, ...]
     reference: str
-    ideal: Callable[[int], float]
+    key: str
+    ideal: Callable[..., float]
     meaning: str
 
 
-def _zero(_classes: int) -> float:
-    return 0.0
+def _always(value: float) -> Callable[..., float]:
+    return lambda classes, dim=None: value
 
 
-def _one(_classes: int) -> float:
-    return 1.0
+def _simplex(value: Callable[[int], float], crowded: Callable[[int, int], float]) -> Callable[..., float]:
+    """The value of a simplex if it fits into p dimensions, else what is known to be best."""
+    return lambda classes, dim=None: value(classes) if dim is None or classes <= dim + 1 else crowded(classes, dim)
 
 
-def _unbounded(_classes: int) -> float:
-    return math.inf
+def _unknown(_classes: int, _dim: int) -> float:
+    return math.nan
 
 
-def _simplex_angle(classes: int) -> float:
-    return math.acos(-1 / (classes - 1))
+def _rank(classes: int, dim: int) -> float:
+    """Of all Gram matrices of rank p, a projector inside that of the simplex is nearest to it."""
+    return math.sqrt(2 - 2 * math.sqrt(dim / (classes - 1)))
 
 
-_PAPYAN = "Papyan, Han & Donoho, PNAS 2020"
-_TIRER, _GALANTI = "Tirer et al., ICML 2023", "Galanti, György & Hutter, ICLR 2022"
-_ZHU, _LIU, _WU = "Zhu et al., NeurIPS 2021", "Liu et al., ICLR 2023", "Wu & Papyan, NeurIPS 2024"
-_METTES, _ZHOU = "Mettes et al., NeurIPS 2019", "Zhou et al., JMLR 2023"
-_ROWS: tuple[tuple[str, Callable[..., jax.Array], tuple[str, ...], str, Any, str], ...] = (
-    ("nc1", nc1, ("stats",), _PAPYAN, _zero, "within-class variability"),
-    ("nc1_trace_ratio", nc1_trace_ratio, ("stats",), _TIRER, _zero, "within-class over between-class variance"),
-    ("cdnv", cdnv, ("stats",), _GALANTI, _zero, "class-distance normalised variance"),
-    ("nc2_equinorm_means", nc2_equinorm, ("stats",), _PAPYAN, _zero, "relative spread of norms of class means"),
-    ("nc2_equinorm_prototypes", nc2_equinorm, ("W",), _PAPYAN, _zero, "relative spread of norms of prototypes"),
-    ("nc2_equiangularity_means", nc2_equiangularity, ("stats",), _PAPYAN, _zero, "|cos + 1/(C−1)| of class means"),
-    ("nc2_equiangularity_prototypes", nc2_equiangularity, ("W",), _PAPYAN, _zero, "|cos + 1/(C−1)| of prototypes"),
-    ("etf_distance_means", etf_distance, ("stats",), _ZHU, _zero, "distance of class means from a simplex ETF"),
-    ("etf_distance_prototypes", etf_distance, ("W",), _ZHU, _zero, "distance of prototypes from a simplex ETF"),
-    ("gnc2", gnc2, ("stats",), _LIU, _zero, "logarithmic energy of class means above an ETF"),
-    ("nc3_self_duality", nc3_self_duality, ("stats", "W"), _PAPYAN, _zero, "distance of prototypes from class means"),
-    ("unc3", unc3, ("stats", "W"), _WU, _zero, "variation of cos(prototype, class mean)"),
-    ("nc4", nc4, ("stats", "logits"), _PAPYAN, _one, "agreement with the nearest class mean"),
-    ("minimal_angle_means", minimal_angle, ("stats",), _METTES, _simplex_angle, "least angle between class means"),
-    ("minimal_angle_prototypes", minimal_angle, ("W",), _METTES, _simplex_angle, "least angle between prototypes"),
-    ("margin_min", margin_min, ("stats", "logits"), _ZHOU, _unbounded, "smallest margin"),
-    ("margin_mean", margin_mean, ("stats", "logits"), _ZHOU, _unbounded, "mean margin"),
+def _angle(classes: int, dim: int) -> float:
+    if dim <= 2:
+        return 2 * math.pi / classes if dim == 2 else 0.0
+    return math.pi / 2 if classes <= 2 * dim else math.nan
+
+
+def _on_the_circle(kernel: Callable[[float], float]) -> Callable[[int, int], float]:
+    """Mean of a kernel of the chord, in units of that of the simplex, over a regular polygon."""
+
+    def value(classes: int, dim: int) -> float:
+        if dim != 2:
+            return math.inf if dim == 1 else math.nan
+        unit = math.sqrt(2 * classes / (classes - 1))
+        chords = (2 * math.sin(math.pi * k / classes) / unit for k in range(1, classes))
+        return sum(map(kernel, chords)) / (classes - 1)
+
+    return value
+
+
+_ZERO, _ONE, _UNBOUNDED = _always(0.0), _always(1.0), _always(math.inf)
+_FLAT = _simplex(lambda classes: 0.0, _unknown)
+_ETF = _simplex(lambda classes: 0.0, _rank)
+_LOGARITHMIC = _simplex(lambda classes: 0.0, _on_the_circle(lambda chord: -math.log(chord)))
+_RIESZ = _simplex(lambda classes: 1.0, _on_the_circle(lambda chord: 1 / chord))
+_ANGLE = _simplex(lambda classes: math.acos(-1 / (classes - 1)), _angle)
+
+_PAPYAN = ("Papyan, Han & Donoho, PNAS 2020", "papyan2020prevalence")
+_TIRER = ("Tirer et al., ICML 2023", "tirer2023perturbation")
+_GALANTI = ("Galanti, György & Hutter, ICLR 2022", "galanti2022role")
+_ZHU = ("Zhu et al., NeurIPS 2021", "zhu2021geometric")
+_LIU = ("Liu et al., ICLR 2023", "liu2023generalizing")
+_ENERGY = ("Liu et al., NeurIPS 2018", "liu2018learning")
+_WU = ("Wu & Papyan, NeurIPS 2024", "wu2024linguistic")
+_METTES = ("Mettes et al., NeurIPS 2019", "mettes2019hyperspherical")
+_ZHOU = ("Zhou et al., JMLR 2023", "zhou2023unhinged")
+_SELI = ("Thrampoulidis et al., NeurIPS 2022", "thrampoulidis2022imbalance")
+_ZHAO = ("Zhao et al., ICLR 2026", "zhao2026optimizer")
+_STATS, _PROTOTYPES, _BOTH, _SAMPLES = ("stats",), ("W",), ("stats", "W"), ("stats", "logits")
+_ROWS: tuple[tuple[str, Callable[..., jax.Array], tuple[str, ...], tuple[str, str], Any, str], ...] = (
+    ("nc0", nc0, _PROTOTYPES, _ZHAO, _ZERO, "sum of prototypes, over the sum of their norms"),
+    ("nc1", nc1, _STATS, _PAPYAN, _ZERO, "within-class variability"),
+    ("nc1_trace_ratio", nc1_trace_ratio, _STATS, _TIRER, _ZERO, "within-class over between-class variance"),
+    ("cdnv", cdnv, _STATS, _GALANTI, _ZERO, "class-distance normalised variance"),
+    ("nc2_equinorm_means", nc2_equinorm, _STATS, _PAPYAN, _ZERO, "relative spread of norms of class means"),
+    ("nc2_equinorm_prototypes", nc2_equinorm, _PROTOTYPES, _PAPYAN, _ZERO, "relative spread of norms of prototypes"),
+    ("nc2_equiangularity_means", nc2_equiangularity, _STATS, _PAPYAN, _FLAT, "|cos + 1/(C−1)| of class means"),
+    ("nc2_equiangularity_prototypes", nc2_equiangularity, _PROTOTYPES, _PAPYAN, _FLAT, "|cos + 1/(C−1)| of prototypes"),
+    ("etf_distance_means", etf_distance, _STATS, _ZHU, _ETF, "distance of class means from a simplex ETF"),
+    ("etf_distance_prototypes", etf_distance, _PROTOTYPES, _ZHU, _ETF, "distance of prototypes from a simplex ETF"),
+    ("seli_distance_means", seli_distance_means, _STATS, _SELI, _FLAT, "distance of class means from SELI"),
+    ("seli_distance_prototypes", seli_distance_prototypes, _BOTH, _SELI, _FLAT, "distance of prototypes from SELI"),
+    ("gnc2", gnc2, _STATS, _LIU, _LOGARITHMIC, "logarithmic energy of class means above an ETF"),
+    ("riesz_energy_means", riesz_energy, _STATS, _ENERGY, _RIESZ, "Riesz energy of class means over that of an ETF"),
+    ("riesz_energy_prototypes", riesz_energy, _PROTOTYPES, _ENERGY, _RIESZ, "Riesz energy of prototypes over an ETF's"),
+    ("nc3_self_duality", nc3_self_duality, _BOTH, _PAPYAN, _ZERO, "distance of prototypes from class means"),
+    ("unc3", unc3, _BOTH, _WU, _ZERO, "variation of cos(prototype, class mean)"),
+    ("nc4", nc4, _SAMPLES, _PAPYAN, _ONE, "agreement with the nearest class mean"),
+    ("ncc_accuracy", ncc_accuracy, _STATS, _GALANTI, _ONE, "accuracy of the nearest class mean"),
+    ("accuracy", accuracy, _SAMPLES, _PAPYAN, _ONE, "accuracy of the classifier"),
+    ("minimal_angle_means", minimal_angle, _STATS, _METTES, _ANGLE, "least angle between class means"),
+    ("minimal_angle_prototypes", minimal_angle, _PROTOTYPES, _METTES, _ANGLE, "least angle between prototypes"),
+    ("margin_min", margin_min, _SAMPLES, _ZHOU, _UNBOUNDED, "smallest margin"),
+    ("margin_mean", margin_mean, _SAMPLES, _ZHOU, _UNBOUNDED, "mean margin"),
 )
-METRICS: dict[str, MetricInfo] = {row[0]: MetricInfo(*row) for row in _ROWS}
+METRICS: dict[str, MetricInfo] = {
+    name: MetricInfo(name, function, takes, *paper, ideal, meaning)
+    for name, function, takes, paper, ideal, meaning in _ROWS
+}
 
 
 @follows_arrays
@@ -115,7 +183,7 @@ def collapse_metrics(
         >>> stats = class_statistics(jnp.repeat(M, 2, 0), jnp.repeat(jnp.arange(3), 2), 3)
         >>> values = collapse_metrics(stats, W=M)
         >>> len(values), round(float(values["nc3_self_duality"]), 6)
-        (14, 0.0)
+        (20, 0.0)
     """
     prepared = prepare(stats)
     shared: dict[str, Any] = {"stats": prepared}

@@ -47,7 +47,7 @@ def nc1(stats: ClassStatistics | Prepared, normalise: bool = True, rtol: float |
     scatter = stats.projections if stats.scatter is None else stats.scatter
     projected = in_scale(scatter, prepared) * root_weight
     coordinates = jnp.matmul(projected, inverse, precision=PRECISION)
-    trace = jnp.sum(coordinates**2) / stats.labels.size
+    trace = jnp.sum(coordinates**2) / jnp.sum(stats.counts)
     return jnp.where(frame.scale > 0, trace / C if normalise else trace, jnp.inf)
 
 
