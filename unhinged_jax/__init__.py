@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from unhinged_jax.labels import step_imbalanced as step_imbalanced
     from unhinged_jax.limits import Limit as Limit
     from unhinged_jax.limits import limit as limit
+    from unhinged_jax.measurement import Collapse as Collapse
+    from unhinged_jax.measurement import Measurement as Measurement
+    from unhinged_jax.measurement import measure as measure
     from unhinged_jax.model import LayerPeeled as LayerPeeled
     from unhinged_jax.model import State as State
     from unhinged_jax.model import anchored as anchored
@@ -83,6 +86,7 @@ _HOMES = {
     "dynamics": "Descent Flow logspaced rescale_by_feature_norm steps",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
     "limits": "Limit limit",
+    "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables observe_state paper_observables",
     "references": "citation",

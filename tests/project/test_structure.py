@@ -30,7 +30,7 @@ LAYERS = (
     "config linear plots",
     "trajectory",
     "_request comparison references",
-    "closed_form simulation",
+    "closed_form measurement simulation",
     "limits paper runs",
     "sweeps",
     "certificate derivatives designs",

@@ -25,17 +25,18 @@ _LESS: Options = (*_OLDER_KERNELS, ("xla_backend_optimization_level", 1))
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def lean(function: _Function) -> _Function:
-    """The function, compiled by `equinox.filter_jit` with less optimization on CPUs.
+def lean(function: _Function, level: int = 1) -> _Function:
+    """The function, compiled by `equinox.filter_jit` with less optimization on CPUs; at level 0 with none.
 
     Inside jax.jit, jax.grad or jax.vmap it is fully optimized, because JAX allows no such options there.
     """
     program = _programs(function)
+    options = (*_OLDER_KERNELS, ("xla_backend_optimization_level", level))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with compiling_told():
-            return program(_LESS if _check.untransformed() else ())(*args, **kwargs)
+            return program(options if _check.untransformed() else ())(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 

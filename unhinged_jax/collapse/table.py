@@ -28,7 +28,7 @@ from unhinged_jax.collapse.directions import (
     nc2_equinorm,
     riesz_energy,
 )
-from unhinged_jax.collapse.frame import checked_logits, prepare, prototype_frame
+from unhinged_jax.collapse.frame import Prepared, checked_logits, prepare, prototype_frame
 from unhinged_jax.collapse.imbalance import seli_distance_means, seli_distance_prototypes
 from unhinged_jax.collapse.statistics import ClassStatistics
 from unhinged_jax.collapse.variability import cdnv, nc1, nc1_trace_ratio
@@ -157,7 +157,7 @@ METRICS: dict[str, MetricInfo] = {
 
 @follows_arrays
 def collapse_metrics(
-    stats: ClassStatistics, W: ArrayLike | None = None, logits: ArrayLike | None = None
+    stats: ClassStatistics | Prepared, W: ArrayLike | None = None, logits: ArrayLike | None = None
 ) -> dict[str, jax.Array]:
     """Every metric of `METRICS` at once, sharing Gram matrices and distances.
 
@@ -190,7 +190,7 @@ def collapse_metrics(
     if W is not None:
         shared["W"] = prototype_frame(prepared, W)
     if logits is not None:
-        shared["logits"] = checked_logits(stats, logits)
+        shared["logits"] = checked_logits(prepared.stats, logits)
     return {
         name: info.function(*(shared[argument] for argument in info.takes))
         for name, info in METRICS.items()

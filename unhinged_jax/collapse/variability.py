@@ -37,18 +37,36 @@ def nc1(stats: ClassStatistics | Prepared, normalise: bool = True, rtol: float |
         0.125
     """
     prepared = prepare(stats)
-    stats, frame = prepared.stats, prepared.frame
-    C = frame.norms.size
+    scatter = prepared.stats.projections if prepared.stats.scatter is None else prepared.stats.scatter
+    return nc1_of_sum(prepared, within_sum(prepared, scatter, to_coordinates(prepared, rtol)), normalise)
+
+
+def to_coordinates(prepared: Prepared, rtol: float | None = None) -> jax.Array:
+    """(C, C) matrix from projections, in units of frame.scale², to coordinates in which Σ_B is the identity."""
+    frame = prepared.frame
     # Σ_B = BᵀB with rows of B the weighted means; tr(Σ_W Σ_B⁺) = ‖(BBᵀ)⁺ B Δ‖²/n for deviations Δ.
-    root_weight = jnp.sqrt(class_weights(stats.counts, frame.norms.dtype))
+    root_weight = jnp.sqrt(class_weights(prepared.stats.counts, frame.norms.dtype))
     weighted = root_weight * frame.norms
     gram = weighted[:, None] * weighted[None, :] * frame.cosines
-    inverse = pseudo_inverse(gram, root_weight, frame.unit.shape[1] >= C - 1, rtol)
-    scatter = stats.projections if stats.scatter is None else stats.scatter
-    projected = in_scale(scatter, prepared) * root_weight
-    coordinates = jnp.matmul(projected, inverse, precision=PRECISION)
-    trace = jnp.sum(coordinates**2) / jnp.sum(stats.counts)
-    return jnp.where(frame.scale > 0, trace / C if normalise else trace, jnp.inf)
+    inverse = pseudo_inverse(gram, root_weight, frame.unit.shape[1] >= frame.norms.size - 1, rtol)
+    return root_weight[:, None] * inverse
+
+
+def within_sum(prepared: Prepared, projections: jax.Array, mapping: jax.Array) -> jax.Array:
+    """n tr(Σ_W Σ_B⁺), or the part of it of some of the samples, by their projections (m, C) and `to_coordinates`."""
+    return jnp.sum(jnp.matmul(in_scale(projections, prepared), mapping, precision=PRECISION) ** 2)
+
+
+def within_sum_of_gram(prepared: Prepared, gram: jax.Array, mapping: jax.Array) -> jax.Array:
+    """`within_sum` by the Gram matrix (C, C) of the projections."""
+    scaled = in_scale(in_scale(gram, prepared), prepared)
+    return jnp.maximum(jnp.sum(mapping * jnp.matmul(scaled, mapping, precision=PRECISION)), 0)
+
+
+def nc1_of_sum(prepared: Prepared, total: jax.Array, normalise: bool = True) -> jax.Array:
+    """`nc1` by the `within_sum` of all samples."""
+    trace = total / jnp.sum(prepared.stats.counts)
+    return jnp.where(prepared.frame.scale > 0, trace / prepared.frame.norms.size if normalise else trace, jnp.inf)
 
 
 @follows_arrays
