@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unhinged_jax._terminal import spinner
 from unhinged_jax.cli.application import app
 
 
@@ -83,3 +84,47 @@ def experiment(
         return command.experiment(
             name, out, force=force, data=data, data_dir=data_dir, seeds=seeds, epochs=epochs
         )  # fmt: skip
+
+
+@app.command
+def measure(
+    file: Path,
+    /,
+    *,
+    features: str | None = None,
+    labels: str | None = None,
+    prototypes: str | None = None,
+    bias: str | None = None,
+    json: bool = False,
+    csv: Path | None = None,
+    force: bool = False,
+) -> int:
+    """Print every metric of neural collapse of a trained network beside its ideal value.
+
+    The file is .npz, .pt or .pth with arrays features (n, p) and labels (n,), and if they are known prototypes (C, p)
+    and bias (C,); or .csv with a column of labels and a column per feature. No file can run code.
+
+    Parameters
+    ----------
+    file
+        The file.
+    features
+        Name of the features in it; default features or H. Dots lead into nested dictionaries.
+    labels
+        Name of the labels, in a CSV file of their column; default labels, y, label or targets.
+    prototypes
+        Name of the weight of the last layer; default prototypes, W or weight.
+    bias
+        Name of its bias; default bias or b.
+    json
+        Print one JSON object instead of a table. There, a value that is not finite is null.
+    csv
+        Also write the table to this file.
+    force
+        Replace that file if it exists.
+    """
+    with spinner("Loading"):
+        from unhinged_jax.measurement import command
+    named = {"features": features, "labels": labels, "prototypes": prototypes, "bias": bias}
+    with spinner("Measuring"):
+        return command.run(file, named, json=json, csv=csv, force=force)
