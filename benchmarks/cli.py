@@ -109,7 +109,7 @@ def scaling(*, out: Path = Path("benchmarks/results"), quick: bool = False) -> i
 
 
 @app.command
-def latency(*, out: Path = Path("benchmarks/results"), rounds: int = 3) -> int:
+def latency(*, out: Path = Path("benchmarks/results"), rounds: int = 3, page: Path | None = None) -> int:
     """Processor time of first calls, with a cold and a warm cache, beside plain diffrax; writes latency.json.
 
     Parameters
@@ -118,10 +118,12 @@ def latency(*, out: Path = Path("benchmarks/results"), rounds: int = 3) -> int:
         Folder for the results.
     rounds
         Processes for each first call; medians are shown.
+    page
+        A page to write as well, in Markdown.
     """
     from benchmarks import session
 
-    return session.first_calls(out, rounds)
+    return session.first_calls(out, rounds, page)
 
 
 @app.command

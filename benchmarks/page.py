@@ -124,6 +124,18 @@ def text(record: Report, links: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def first_calls(record: Report) -> str:
+    """The page of a record of first calls alone."""
+    judged = [verdict for verdict in verdicts(record) if verdict.met is not None]
+    parts = [
+        f"# How long the first call takes: {_device(record)}",
+        "`python -m benchmarks latency` wrote this page. Every number is measured.",
+        report.machine_table(record), _LATENCY, report.latency_table(record),
+        "## The bounds that the library sets itself, and which are met", report.verdict_table(judged),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
 def _device(record: Report) -> str:
     """The accelerator, or how many cores of what."""
     machine = record.machine

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import figures, latency, machine, memory, peaks, record, report, runner, startup
+from benchmarks import figures, latency, machine, memory, page, peaks, record, report, runner, startup
 from benchmarks import scaling as scaling_module
 from benchmarks.contender import Workload
 from benchmarks.load import SystemMeter, wait_for_quiet
@@ -186,13 +186,15 @@ def scaling(out: Path, quick: bool) -> int:
     return 0
 
 
-def first_calls(out: Path, rounds: int) -> int:
+def first_calls(out: Path, rounds: int, to: Path | None) -> int:
     """Measure first calls alone."""
     begin = time.perf_counter()
     found = _empty(Options(), [])
     with progress() as say:
         found.latency.update(latency.measure(rounds, say))
     record.write(dataclasses.replace(found, seconds=time.perf_counter() - begin), out / "latency.json")
+    if to is not None:
+        to.write_text(page.first_calls(found), encoding="utf-8")
     _CONSOLE.print(report.latency_table(found), highlight=False, soft_wrap=True)
     return 0
 
