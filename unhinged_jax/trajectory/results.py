@@ -1,4 +1,4 @@
-"""Why a run ended, and words about how it ran."""
+"""Why a run ended, and words about runs."""
 
 from __future__ import annotations
 
@@ -54,3 +54,13 @@ class Remark:
 
     def __hash__(self) -> int:
         return hash(Remark)
+
+
+def batch_message(what: str, shape: tuple[int, ...]) -> str:
+    """The end of a sentence: that something is a batch, and how to take a member of it."""
+    return f"this is a batch of {what} of shape {shape}; take a member with `{member(shape)}`"
+
+
+def member(shape: tuple[int, ...]) -> str:
+    """How to take a member of a batch of trajectories of some shape."""
+    return f"jax.tree.map(lambda leaf: leaf[{', '.join('0' for _ in shape)}], trajectory)"

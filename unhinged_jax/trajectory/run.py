@@ -17,7 +17,7 @@ from unhinged_jax._files import whole
 from unhinged_jax._values import Value
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import archive, tables
-from unhinged_jax.trajectory.results import Remark, RunResult
+from unhinged_jax.trajectory.results import Remark, RunResult, batch_message, member
 
 if TYPE_CHECKING:
     import pandas
@@ -173,7 +173,7 @@ class Trajectory(Value):
                 "state": state,
                 "form": str(self.form),
                 "results": ", ".join(ends),
-                "one member": _member(self.batch),
+                "one member": member(self.batch),
             }
         title = (
             f"Trajectory ({self.kind}): {int(np.sum(self.reached))} of {count} times, last at {float(self.elapsed):g}"
@@ -303,15 +303,6 @@ class Trajectory(Value):
         table = self.to_dataframe()
         with whole(path) as part:
             table.to_csv(part)
-
-
-def batch_message(what: str, shape: tuple[int, ...]) -> str:
-    """The end of a sentence: that something is a batch, and how to take a member of it."""
-    return f"this is a batch of {what} of shape {shape}; take a member with `{_member(shape)}`"
-
-
-def _member(shape: tuple[int, ...]) -> str:
-    return f"jax.tree.map(lambda leaf: leaf[{', '.join('0' for _ in shape)}], trajectory)"
 
 
 def _of_jax(tree: PyTree) -> bool:
