@@ -229,10 +229,9 @@ class Trajectory(Value):
         The memory of an optimiser is a tree of classes of optax, so only its arrays are kept.
         """
         kept = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        memory = (
-            archive.Leaves.of(self.memory) if self.carries == "optimizer" and self.memory is not None else self.memory
-        )
-        return {**kept, "memory": memory, "form": str(self.form)}
+        if self.carries == "optimizer" and self.memory is not None:
+            kept["memory"] = archive.Leaves.of(self.memory)
+        return {**kept, "form": str(self.form)}
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Keep the run, or a batch of runs, in one file, from which `load` reads it back bit for bit.
