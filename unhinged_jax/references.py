@@ -92,11 +92,13 @@ def citation(used: Trajectory | Flow | Descent | LayerPeeled | Cites | None = No
     """BibTeX entries for what a run used.
 
     The paper that solves the model is always among them; diffrax if a flow was integrated; optax if a descent was
-    simulated; for the run of a theory, the papers of the theory and the libraries that it used.
+    simulated; for the run of a theory, the papers of the theory and the libraries that it used; for what `measure`
+    returns, the papers of its metrics.
 
     Args:
         used: A `Trajectory` of `simulate` or `exact`, or the dynamics given to `simulate`; or a `Finding` of
-            `unhinged_jax.theories.run`. A model alone names neither library. Default: what `simulate` may use.
+            `unhinged_jax.theories.run`, or a `Measurement`. A model alone names neither library. Default: what
+            `simulate` may use.
 
     Returns:
         BibTeX entries, separated by blank lines.
@@ -118,7 +120,7 @@ def citation(used: Trajectory | Flow | Descent | LayerPeeled | Cites | None = No
     if not isinstance(used, (Trajectory, Flow, Descent, LayerPeeled)):
         raise TypeError(
             f"cannot tell what to cite for a {type(used).__name__}; give a Trajectory, a Flow, a Descent, a "
-            "LayerPeeled, the Finding of a theory or nothing."
+            "LayerPeeled, the Finding of a theory, a Measurement or nothing."
         )
     if isinstance(used, LayerPeeled) or (isinstance(used, Trajectory) and used.kind == "exact"):
         return bibtex([_PAPER])

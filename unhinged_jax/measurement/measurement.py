@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,8 @@ class Measurement:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
             reasons.setdefault(reason, []).append(name)
-        return notes + [f"Left out, because {reason}: {', '.join(names)}." for reason, names in reasons.items()]
+        notes += [f"Left out, because {reason}: {', '.join(names)}." for reason, names in reasons.items()]
+        return [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes]
 
     def to_dataframe(self) -> pandas.DataFrame:
         """A row per metric: value, ideal, meaning and reference."""
