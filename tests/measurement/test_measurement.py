@@ -245,6 +245,14 @@ def test_bad_input_is_refused_in_a_sentence(what):
     assert text.endswith(".") and "\n" not in text and len(text) < 300
 
 
+@pytest.mark.parametrize("around", [jax.jit, jax.grad])
+def test_known_numbers_are_measured_while_something_else_is_traced(around):
+    def value(x):
+        return x * uj.measure(H, LABELS, W)["nc1"] * uj.Collapse(C, P).update(H, LABELS).metrics(W)["cdnv"]
+
+    np.testing.assert_allclose(around(value)(1.0), WHOLE["nc1"] * WHOLE["cdnv"], rtol=1e-6)
+
+
 # --- batches ------------------------------------------------------------------------------------------------
 
 

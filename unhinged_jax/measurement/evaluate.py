@@ -16,8 +16,7 @@ from unhinged_jax.collapse.classifier import nearest_class, predicted
 from unhinged_jax.collapse.frame import Prepared, prepare
 from unhinged_jax.collapse.statistics import PRECISION, centred
 from unhinged_jax.collapse.variability import nc1_of_sum, to_coordinates, within_sum, within_sum_of_gram
-from unhinged_jax.measurement.moments import Moments, once, padded
-from unhinged_jax.precision import scope
+from unhinged_jax.measurement.moments import Moments, in_float64, once, padded
 
 _NUMBERS, _ROWS = 2**21, 2**12  # of a tile
 
@@ -61,7 +60,7 @@ def tiles(features: np.ndarray, classes: int) -> Iterator[slice]:
 
 def geometry(moments: Moments) -> Geometry:
     """What depends on the class means only."""
-    with scope("float64"):
+    with in_float64():
         first, shifts = jnp.asarray(moments.first), jnp.asarray(moments.shifts)
         found = _geometry(first + shifts, jnp.asarray(moments.counts, float))
     return Geometry(moments.unit or 1.0, first, shifts, *found)
@@ -72,7 +71,7 @@ def tallied(
 ) -> Tally:
     """A tally with the samples of one tile more."""
     count = len(features)
-    with scope("float64"):
+    with in_float64():
         rows, own = jnp.asarray(padded(features.astype(np.float64))), jnp.asarray(padded(labels))
         classifier = None if W is None else (jnp.asarray(W), jnp.asarray(b))
         within, *parts = _of_samples(of, rows, own, jnp.asarray(count), classifier)
@@ -94,7 +93,7 @@ def tallied(
 
 def of_classes(moments: Moments, of: Geometry, within: float | None, W: np.ndarray | None) -> dict[str, float]:
     """Every metric that does not need single samples, with the `within` of a tally or by the scatter of the moments."""
-    with scope("float64"):
+    with in_float64():
         prototypes = None if W is None else jnp.asarray(W)
         squares = jnp.asarray(moments.squares)
         if within is None:

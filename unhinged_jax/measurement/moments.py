@@ -6,7 +6,9 @@ S + T + (nm/(n+m)) (b-a)(b-a)ᵀ (Chan, Golub & LeVeque 1979). Nothing is square
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -19,6 +21,13 @@ from unhinged_jax.precision import scope
 
 once = functools.partial(lean, level=0)
 """Compiled without optimization, because compiling takes longer than all else; products are fast anyway."""
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Inside, JAX computes in float64, and at once even where jax.jit traces the call: all numbers are known."""
+    with jax.ensure_compile_time_eval(), scope("float64"):
+        yield
 
 
 class Moments(NamedTuple):
@@ -78,7 +87,7 @@ def padded(rows: np.ndarray) -> np.ndarray:
 
 def gram(rows: np.ndarray) -> np.ndarray:
     """RᵀR, by XLA: the threads of NumPy's BLAS keep spinning where others use the cores as well."""
-    with scope("float64"):
+    with in_float64():
         return np.asarray(_gram(jnp.asarray(padded(rows))))
 
 
