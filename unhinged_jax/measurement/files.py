@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import zipfile
 import zlib
@@ -86,7 +87,7 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
     with path.open("rb"):
         pass
     try:
-        import torch
+        torch: Any = importlib.import_module("torch")
     except ImportError:
         raise ValueError(
             f"{path} is a file of PyTorch, which is not installed here; install torch, or write the arrays to an .npz "
