@@ -331,6 +331,12 @@ def test_second_passes_must_be_complete_and_of_one_classifier():
 def test_a_scatter_that_does_not_fit_is_refused():
     with pytest.raises(MemoryError, match="the scatter of features of dimension 10000000 would need"):
         uj.Collapse(2, 10**7)
+    for call in (
+        lambda: uj.Collapse(2_000_000, 1),
+        lambda: uj.measure(np.zeros((2_000_000, 1)), np.arange(2_000_000)),
+    ):
+        with pytest.raises(MemoryError, match="the angles between 2000000 classes would need 128 TB"):
+            call()
 
 
 # --- what is printed and written ----------------------------------------------------------------------------

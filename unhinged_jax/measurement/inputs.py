@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from unhinged_jax import _check, _numbers
+from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax.labels import Labels
 
 
@@ -73,6 +73,7 @@ def classes_of(given: object, found: np.ndarray, prototypes: np.ndarray | None) 
 
     Raises:
         ValueError: for fewer than 2 classes, classes without a sample, and labels beyond the prototypes.
+        MemoryError: for more classes than (C, C) matrices of them fit into the memory.
     """
     known = given.classes if isinstance(given, Labels) else None
     if known is None:
@@ -81,7 +82,17 @@ def classes_of(given: object, found: np.ndarray, prototypes: np.ndarray | None) 
         raise ValueError(f"collapse is measured between classes, so at least 2 are needed, but there is {known}.")
     _check.labels("labels", found, known)
     refuse_empty(np.unique(found), known)
+    refuse_many(known)
     return known
+
+
+def refuse_many(classes: int) -> None:
+    """Raise if matrices (C, C) do not fit into the memory.
+
+    Raises:
+        MemoryError: saying how much they would take.
+    """
+    _memory.refuse(32 * classes**2, f"the angles between {classes} classes")
 
 
 def refuse_empty(present: np.ndarray, classes: int) -> None:

@@ -27,6 +27,7 @@ def measure(features: Any, labels: Any, prototypes: Any = None, bias: Any = None
     Raises:
         ValueError: for shapes that do not match, NaN, masked or traced arrays, labels that are not class numbers, and
             classes without a sample.
+        MemoryError: for more classes than (C, C) matrices of them fit into the memory.
 
     Source: beyond the paper; each metric names its own paper.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -22,7 +23,7 @@ _NO_SAMPLES = "it needs every sample again, with `classify`"
 class Collapse:
     """Neural collapse of features that come in batches, in one pass; nothing is changed in place.
 
-    Its size depends on classes and dimension only, about p² numbers. The order of batches, and how samples are
+    Its size depends on classes and dimension only, p² + 2Cp numbers. The order of batches, and how samples are
     divided among them, changes the metrics by rounding only. Accuracies, NC4 and margins need each sample together with
     the final class means: pass all batches a second time, with `classify`.
 
@@ -31,7 +32,7 @@ class Collapse:
 
     Raises:
         ValueError: for numbers that are not whole or too small.
-        MemoryError: if p² numbers do not fit into the memory.
+        MemoryError: if p² + 2Cp or C² numbers do not fit into the memory.
 
     Source: beyond the paper; batches are merged as in Chan, Golub & LeVeque (1979).
 
@@ -47,15 +48,16 @@ class Collapse:
 
     classes: int
     dim: int
-    _moments: Moments = dataclasses.field(default=None)  # type: ignore[assignment]
-    _second: _Second | None = dataclasses.field(default=None)
+    _moments: Moments = dataclasses.field(init=False)
+    _second: _Second | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
         _check.whole("classes", self.classes, 2)
         _check.whole("dim", self.dim, 1)
-        if self._moments is None:
-            _memory.refuse(8 * self.dim**2, f"the scatter of features of dimension {self.dim}")
-            object.__setattr__(self, "_moments", moments.empty(self.classes, self.dim, scatter=True))
+        inputs.refuse_many(self.classes)
+        wanted = 8 * self.dim * (self.dim + 2 * self.classes)
+        _memory.refuse(wanted, f"class means and the scatter of features of dimension {self.dim}")
+        object.__setattr__(self, "_moments", moments.empty(self.classes, self.dim, scatter=True))
 
     def __repr__(self) -> str:
         return f"Collapse(classes={self.classes}, dim={self.dim}): {self.samples:,} samples"
@@ -84,7 +86,7 @@ class Collapse:
         found = self._moments
         for rows in evaluate.tiles(H, self.classes):
             found = moments.absorbed(found, H[rows], y[rows])
-        return dataclasses.replace(self, _moments=found)
+        return self._with(_moments=found)
 
     def classify(self, features: Any, labels: Any, prototypes: Any = None, bias: Any = None) -> Collapse:
         """With a batch seen a second time, now that the class means are known.
@@ -115,7 +117,7 @@ class Collapse:
                 f"{tally.samples} samples were classified, but there were {self.samples} in the first pass; pass every "
                 "batch to `classify` once."
             )
-        return dataclasses.replace(self, _second=dataclasses.replace(second, tally=tally))
+        return self._with(_second=dataclasses.replace(second, tally=tally))
 
     def metrics(self, prototypes: Any = None, bias: Any = None) -> Measurement:
         """Every metric that is known by now.
@@ -142,6 +144,12 @@ class Collapse:
                 f"only {second.tally.samples} of {self.samples} samples were passed to `classify`; pass every batch."
             )
         return result(full, second.geometry, second.tally, second.W)
+
+    def _with(self, **parts: Moments | _Second) -> Collapse:
+        other = copy.copy(self)
+        for name, part in parts.items():
+            object.__setattr__(other, name, part)
+        return other
 
     def _batch(self, features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         H = inputs.features(features, self.dim)
