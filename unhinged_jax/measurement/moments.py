@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unhinged_jax import _check
 from unhinged_jax._request.compiling import lean
 from unhinged_jax.collapse.statistics import PRECISION
 from unhinged_jax.precision import scope
@@ -26,7 +27,9 @@ once = functools.partial(lean, level=0)
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
     """Inside, JAX computes in float64, and at once even where jax.jit traces the call: all numbers are known."""
-    with jax.ensure_compile_time_eval(), scope("float64"):
+    # Only where it is needed: inside, programs are fully optimized, which takes a second longer.
+    at_once = contextlib.nullcontext() if _check.untransformed() else jax.ensure_compile_time_eval()
+    with at_once, scope("float64"):
         yield
 
 
