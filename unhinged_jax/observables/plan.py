@@ -62,9 +62,10 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Observabl
     for name in named:
         if name not in OBSERVABLES:
             guess = _check.nearest(name, OBSERVABLES)
+            known = guess or f"; there are {', '.join(OBSERVABLES)}."
             raise ValueError(
-                f"unknown observable {name!r}{guess or ';'} there are {', '.join(OBSERVABLES)}; or give a mapping "
-                "from names to your own functions (model, state)."
+                f"unknown observable {name!r}{known} One of your own is given in a mapping from names to functions "
+                "(model, state)."
             )
     reasons = {name: why_not(name, model, splittable) for name in named}
     if not isinstance(observe, ObservableSet):
