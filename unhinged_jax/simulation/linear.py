@@ -275,7 +275,8 @@ def linear_system(
     started_H, started_W = together(H, W, memory)
     present = None
     if space.summed and model.labels.balanced:
-        present = jax.lax.stop_gradient(balanced_modes(space.signal.transpose_times(started_H), started_W))
+        # By the class sums themselves: a mean that the signal maps to 0, as at gamma = 1/(C-1), still decays.
+        present = jax.lax.stop_gradient(balanced_modes(space.signal.class_sums(started_H), started_W))
     propagator: Propagator = StartItself(present)
     if choice.propagator == "pair":
         assert present is not None
