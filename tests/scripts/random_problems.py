@@ -152,6 +152,11 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
 
     labels, q, targets, truth = _labels(kind, rng, number)
     gamma, gamma_is = drawn(0.05, 2.0)
+    # In some, the signal maps the mean of the classes to 0 and the prototypes have none, as before a simplex ETF.
+    centred = rng.spawn(1)[0].random() < 0.3
+    if centred:
+        gamma = number(1 / (C - 1))
+        gamma_is = float(gamma)
     given, decay = zip(drawn(1e-3, 0.2), drawn(1e-3, 0.2), strict=True)
     loss = {"gamma": gamma} if kind.loss == "unhinged" else {"loss": kind.loss}
     theta: Any = None
@@ -193,6 +198,7 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
     starts = []
     for _ in range(max(kind.lanes, 1)):
         H, W, b = (rng.normal(size=shape).astype(kind.precision) for shape in ((n, p), (C, p), (C,)))
+        W = W - W.mean(axis=0) if centred else W
         starts.append((H, W, b if kind.bias else 0 * b))
     signal, value = _loss(kind.loss, q[:, None], targets, gamma_is)
     return Problem(

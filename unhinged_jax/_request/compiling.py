@@ -87,7 +87,7 @@ def _parts(args: tuple[Any, ...]) -> Iterator[Any]:
 @functools.cache
 def _known(options: Options) -> dict[str, Any] | None:
     flags = os.environ.get("XLA_FLAGS", "")
-    if jax.default_backend() != "cpu" or any(name in flags for name, _ in options):  # the user's own choice holds
+    if not options or jax.default_backend() != "cpu" or any(name in flags for name, _ in options):  # the user's own choice holds
         return None
     try:
         jax.jit(lambda: 0, compiler_options=dict(options))()

@@ -70,7 +70,11 @@ class Asked:
     def __init__(
         self, kind: str, mode: str, order: int, most: int | None, task: _request.Task, wanted: tuple[Parameter, ...]
     ) -> None:
-        self.kind, self.mode, self.order, self.most, self.task, self.wanted = kind, mode, order, most, task, wanted
+        none: Any = None
+        self.kind, self.mode, self.order, self.most = kind, mode, order, most
+        # JAX keeps this beside the program; arrays are data of the program, and would only fill the memory here.
+        self.task = task if task.before is not None else dataclasses.replace(task, state=none)
+        self.wanted = tuple(dataclasses.replace(p, value=0.0) for p in wanted)
         times = np.asarray(task.times)
         changes = tuple((p.name, p.put) for p in wanted if is_ours(p))
         self._key = (
