@@ -44,9 +44,9 @@ def lean(function: _Function, level: int = 1) -> _Function:
 def compiled(function: _Function) -> _Function:
     """The function, compiled by `equinox.filter_jit`; for small problems with less optimization on CPUs.
 
-    What that costs at run time was measured: nothing for a linear loss, whose run costs little and whose observables
-    keep their speed; a few per cent for other flows with the older kernels; half the speed for other descents, which
-    therefore are fully optimized.
+    What that costs at run time was measured: at most a tenth for a linear loss, whose run costs little; a third for
+    other flows with the older kernels, as much as they gain by being one array for the solver. Other descents would
+    take half as long again, and are fully optimized.
     """
     program = _programs(function)
 

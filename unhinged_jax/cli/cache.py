@@ -1,9 +1,9 @@
 """Compiled programs that outlive a command, so that the next command does not compile them again.
 
 They lie in the user's cache folder, one folder for each kind of processor, because a program compiled for one may stop
-another with an illegal instruction. The names of the files hold the versions of JAX and XLA. Of a full cache, the
-programs are removed that have not been used for the longest time. All of this is JAX's persistent compilation cache;
-here it is only switched on, for a process of its own.
+another with an illegal instruction. The names of the files hold the versions of JAX and XLA. When the cache is full, the
+programs that have gone unused for the longest time are removed. All of this is JAX's persistent compilation cache; here
+it is only switched on, for a process of its own.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def keep_programs(arguments: Sequence[str]) -> None:
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
     }
     if not any(map(_names_code, arguments)):
-        # A program that may raise an error of Python is not kept, and diffrax' checks of a flow's times may. With this
-        # they are part of the program, and times out of order give NaN there; commands check them before. It would do
-        # the same to errors in code of the user's own, which are therefore left alone.
+        # JAX does not keep a program that may raise a Python error, as diffrax' checks of the times of a flow do. With
+        # this setting times out of order give NaN instead; commands check them before. Errors in code of the user would
+        # become NaN as well, so the setting is left alone where there is any.
         settings["EQX_ON_ERROR"] = "nan"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
