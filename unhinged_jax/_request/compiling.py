@@ -86,8 +86,8 @@ def _parts(args: tuple[Any, ...]) -> Iterator[Any]:
 
 @functools.cache
 def _known(options: Options) -> dict[str, Any] | None:
-    flags = os.environ.get("XLA_FLAGS", "")
-    if not options or jax.default_backend() != "cpu" or any(name in flags for name, _ in options):  # the user's own choice holds
+    chosen = any(name in os.environ.get("XLA_FLAGS", "") for name, _ in options)  # by the user, whose choice holds
+    if not options or chosen or jax.default_backend() != "cpu":
         return None
     try:
         jax.jit(lambda: 0, compiler_options=dict(options))()

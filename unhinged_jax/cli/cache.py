@@ -1,9 +1,9 @@
 """Compiled programs that outlive a command, so that the next command does not compile them again.
 
 They lie in the user's cache folder, one folder for each kind of processor, because a program compiled for one may stop
-another with an illegal instruction. The names of the files hold the versions of JAX and XLA. When the cache is full, the
-programs that have gone unused for the longest time are removed. All of this is JAX's persistent compilation cache; here
-it is only switched on, for a process of its own.
+another with an illegal instruction. The names of the files hold the versions of JAX and XLA. When the cache is full,
+the programs that have gone unused for the longest time are removed. All of this is JAX's persistent compilation cache;
+here it is only switched on, for a process of its own.
 """
 
 from __future__ import annotations

@@ -275,6 +275,7 @@ def linear_system(
     started_H, started_W = together(H, W, memory)
     present = None
     if space.summed and model.labels.balanced:
+        assert isinstance(space.signal, ClassSignal)
         # By the class sums themselves: a mean that the signal maps to 0, as at gamma = 1/(C-1), still decays.
         present = jax.lax.stop_gradient(balanced_modes(space.signal.class_sums(started_H), started_W))
     propagator: Propagator = StartItself(present)
