@@ -17,7 +17,7 @@ import numpy as np
 
 import unhinged_jax as uj
 from unhinged_jax.sweeps import engine
-from unhinged_jax.sweeps.groups import grouping_of
+from unhinged_jax.sweeps.lanes import grouping_of, lane_of
 from unhinged_jax.sweeps.prepare import open_store
 from unhinged_jax.sweeps.program import Programs
 
@@ -58,9 +58,10 @@ def by_block():
     """Milliseconds a run takes in one process, by the points of a block."""
     small = plan(4, 4, 8)
     keys = grouping_of(small).traced
+    lane = lane_of(small, {}, keys, {}, None)
     for points, decays, seeds in ((1, 1, 1), (2, 2, 2), (2, 4, 8), (4, 4, 8), (8, 8, 16)):
         shape = (points, decays, seeds)
-        programs = Programs(small.config_at({}), "exact", keys)
+        programs = Programs(lane, keys)
         devices = len(programs.devices)
         values = (
             {"model.gamma": np.tile(np.linspace(0.01, 0.4, points, dtype="f4"), (devices, 1))},

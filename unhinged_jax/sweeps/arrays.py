@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from unhinged_jax.observables import OBSERVABLES
+from unhinged_jax.sweeps.grouping import Output
 from unhinged_jax.sweeps.layout import Layout
 from unhinged_jax.trajectory import RunResult
 
@@ -45,38 +45,24 @@ def make_variables(
     group: zarr.Group,
     layout: Layout,
     dims: tuple[str, ...],
-    observed: tuple[str, ...],
-    times: np.ndarray,
-    precision: str,
+    outputs: Mapping[str, Output],
+    unit: str,
 ) -> None:
-    """Every array of an empty store but its coordinates, and `time`."""
-    descent = np.issubdtype(times.dtype, np.integer)
-    count = times.shape[0]
-    for name in observed:
-        known = OBSERVABLES.get(name)
-        attrs = {"long_name": known.meaning if known else name, "units": "1"}
-        _array(
-            group,
-            name,
-            (*layout.shape, count),
-            (*layout.block, count),
-            precision,
-            float("nan"),
-            (*dims, "time"),
-            **attrs,
-        )
+    """Every array of an empty store but its coordinates. `unit` is that of time: "time" or "updates"."""
+    for name, output in outputs.items():
+        shape, chunk = (*layout.shape, *output.shape), (*layout.block, *output.shape)
+        attrs = {"long_name": output.meaning, "units": "1"}
+        _array(group, name, shape, chunk, output.dtype, output.fill, (*dims, *output.dims), **attrs)
     meanings = {"flag_values": list(REASONS), "flag_meanings": " ".join(REASONS.values())}
     codes = {"long_name": "why a point ended", **meanings}
-    unit = "updates" if descent else "time"
     _array(group, "result", layout.shape, layout.block, "int8", PENDING, dims, **codes)
     attrs = {"long_name": "how far a point came", "units": unit}
     _array(group, "elapsed", layout.shape, layout.block, "float64", float("nan"), dims, **attrs)
     attrs = {"long_name": "steps of the solver or updates made; 0 for a closed form", "units": "1"}
     _array(group, "steps", layout.shape, layout.block, "int32", 0, dims, **attrs)
-    coordinate(group, "time", "time", times, {"long_name": "number of updates" if descent else "time", "units": unit})
     counts, single = layout.counts, (1,) * len(layout.counts)
     blocks = [f"block_{dim}" for dim in dims]
-    each = len(observed) + 3
+    each = len(outputs) + 3
     meaning = {"long_name": "digests of a block, one per variable"}
     _array(
         group, "execution/committed", (*counts, each), (*single, each), "uint64", 0, [*blocks, "variable"], **meaning
@@ -102,3 +88,9 @@ def coordinate(group: zarr.Group, name: str, dim: str, values: np.ndarray, attrs
     with warnings.catch_warnings():
         array = _array(group, name, values.shape, values.shape, values.dtype, 0, (dim,), **attrs)
         array[...] = values
+
+
+def plain_name(name: str) -> None:
+    """Raise ValueError for the name of an array that would lie outside the store, because names become folders."""
+    if not name or name.startswith((".", "__")) or any(letter in name for letter in "/\\\0") or name == "zarr.json":
+        raise ValueError(f"{name!r} cannot be the name of an axis: it would be a path in the store; give a plain name.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
-from unhinged_jax.sweeps.plan import SweepPlan
+from unhinged_jax.sweeps.lanes import Plan
 
 if TYPE_CHECKING:
     import xarray
@@ -34,13 +34,13 @@ def shown(value: Any) -> str:
     return f"{value:g}" if value == int(value) and abs(value) < 1e6 else f"{value:.3g}"
 
 
-def coordinate_of(plan: SweepPlan, name: str) -> tuple[np.ndarray, str]:
+def coordinate_of(plan: Plan, name: str) -> tuple[np.ndarray, str]:
     """Values and label of a dimension: those of its first axis."""
     axis = next(dim for dim in plan.dims if dim.name == name).axes[0]
     return axis.coordinate(), axis.label
 
 
-def band_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> Figure:
+def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Figure:
     """One panel per observable, with lines for up to five points along one axis and the other axes at their middle."""
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def band_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -
     return figure
 
 
-def _panel(panel: Axes, plan: SweepPlan, array: xarray.DataArray, along: str | None, places: list[int]) -> None:
+def _panel(panel: Axes, plan: Plan, array: xarray.DataArray, along: str | None, places: list[int]) -> None:
     times = array["time"].values
     everything = []
     for number, place in enumerate(places):
@@ -90,7 +90,7 @@ def _panel(panel: Axes, plan: SweepPlan, array: xarray.DataArray, along: str | N
         panel.set_xscale("log")
 
 
-def _axis_of_lines(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> str | None:
+def _axis_of_lines(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str | None:
     """The axis whose values the lines distinguish: one of texts if there is one, else the one with the largest
     effect."""
     for dim in plan.dims:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unhinged_jax import _interrupt
-from unhinged_jax.sweeps.work import BlockOutcome, initialize, run_blocks
+from unhinged_jax.sweeps.work import BlockOutcome, Source, initialize, run_blocks
 
 Task = tuple[int, ...]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -102,7 +102,7 @@ def drive(
     retry: bool,
     told: Callable[[BlockOutcome], None],
     waiting: Callable[[], None] = lambda: None,
-    source: str | None = None,
+    source: Source = None,
 ) -> dict[Task, str]:
     """Run tasks to the end.
 

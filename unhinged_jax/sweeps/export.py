@@ -56,13 +56,24 @@ def tables(data: xarray.Dataset) -> Iterator[pandas.DataFrame]:
     # Dimensions without a coordinate are numbered over the whole sweep, not from 0 in every portion.
     data = data.assign_coords({name: np.arange(size) for name, size in data.sizes.items() if name not in data.coords})
     for begin in range(0, data.sizes[first], step):
-        part = data.isel({first: slice(begin, begin + step)}).load()
+        part = _columns(data.isel({first: slice(begin, begin + step)}).load())
         frame = part.drop_vars("result").to_dataframe()
         reasons = np.vectorize(names.get, otypes=[object])(part["result"].values)
         spread = part["result"].astype(object).copy(data=reasons).to_series().rename("result")
         frame = frame.join(spread)
         ends = [name for name in ("result", "steps", "elapsed") if name in frame]  # a store lists them in any order
         yield frame[[*sorted(str(name) for name in frame if name not in ends), *ends]].reset_index()
+
+
+def _columns(data: xarray.Dataset) -> xarray.Dataset:
+    """The dataset with a variable for each entry of an array that has axes of its own, "NAME[i,j]"."""
+    kept = {*data["result"].dims, "time"}
+    found = data.drop_dims([dim for dim in data.dims if dim not in kept])
+    for name, array in data.data_vars.items():
+        own = [dim for dim in array.dims if dim not in kept]
+        for place in np.ndindex(*(array.sizes[dim] for dim in own)) if own else ():
+            found[f"{name}[{','.join(map(str, place))}]"] = array.isel(dict(zip(own, place, strict=True)), drop=True)
+    return found
 
 
 def _csv(data: xarray.Dataset, file: str) -> None:

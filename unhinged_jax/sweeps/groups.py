@@ -14,54 +14,14 @@ from unhinged_jax import _request
 from unhinged_jax import config as _config
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
+from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
+from unhinged_jax.sweeps.grouping import Group, Grouping, Output
 from unhinged_jax.sweeps.plan import SweepPlan
 
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Points that share one program.
-
-    Attributes:
-        config: The configuration that they share; settings that vary inside the group have the values of its first
-            point.
-        places: Index of its first point along the dimensions that separate groups.
-        observed: Names of the observables that have a meaning here.
-        times: When they are observed.
-    """
-
-    config: Config
-    places: tuple[int, ...]
-    observed: tuple[str, ...]
-    times: np.ndarray
-    inputs: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Grouping:
-    """How a plan is divided into programs.
-
-    Attributes:
-        traced: Keys that are data, for each dimension; all others are structure.
-        separate: Whether a dimension holds structure, so that its points are never in one program call.
-        groups: One for each different structure.
-        which: Index along the separate dimensions -> group.
-    """
-
-    traced: tuple[tuple[str, ...], ...]
-    separate: tuple[bool, ...]
-    groups: tuple[Group, ...]
-    which: dict[tuple[int, ...], int]
-
-    @property
-    def observed(self) -> tuple[str, ...]:
-        """Every observable of any group, in the requested order."""
-        return tuple(dict.fromkeys(name for group in self.groups for name in group.observed))
-
-    def group_at(self, index: tuple[int, ...]) -> int:
-        """Group of a point, given by its index along each dimension."""
-        return self.which[tuple(i for i, alone in zip(index, self.separate, strict=True) if alone)]
+_HELD = 20_000
+"""Largest array of a file that labels read which a store repeats."""
 
 
 def grouping_of(plan: SweepPlan) -> Grouping:
@@ -87,9 +47,9 @@ def grouping_of(plan: SweepPlan) -> Grouping:
             known[structure] = len(groups)
             groups.append(_group(plan, {dim.name: i for dim, i in zip(apart, places, strict=True)}, traced))
         which[places] = known[structure]
-    first = groups[0].times
+    first = groups[0].coordinates["time"]
     for group in groups:
-        if not np.array_equal(group.times, first):
+        if not np.array_equal(group.coordinates["time"], first):
             raise ConfigError(
                 f"{plan.config.path}: [run]: the points of a sweep share their times, but flow and descent read these "
                 "differently; give whole `times`."
@@ -159,12 +119,39 @@ def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...
             problem.model, problem.dynamics, problem.state, problem.times, problem.observe, target=problem.target,
             precision=problem.precision, caller="sweep",
         )  # fmt: skip
-        found.update(observed=tuple(name for name, _ in task.plan), times=np.asarray(task.times), inputs=problem.inputs)
+        labels = problem.model.labels
+        found.update(
+            names=tuple(name for name, _ in task.plan), times=np.asarray(task.times), inputs=problem.inputs,
+            rows=labels.samples + labels.classes, classes=labels.classes,
+        )  # fmt: skip
         return jnp.zeros(())
 
     with _config.placed(f"{plan.config.path}: {_shown(plan, places)}".rstrip(": ")), scope(run.precision):
         jax.eval_shape(trace, {key: abstract(key, run.precision) for keys in traced for key in keys})
-    return Group(config, tuple(places.values()), **found)
+    times, names = found["times"], found["names"]
+    # An exact run holds a few states and tables of logits, an adaptive solve its stages too.
+    dim, copies = config.model.dim, 6 if plan.sweep.method == "exact" else 24
+    states, results = found["rows"] * dim, len(times) * len(names)
+    width = np.dtype(run.precision).itemsize
+    return Group(
+        tuple(places.values()),
+        {name: Output(("time",), times.shape, run.precision, _meaning(name)) for name in names},
+        {"time": times},
+        bytes=width * (copies * found["rows"] * (dim + found["classes"]) + results + 64 * len(times)),
+        least=width * (2 * states + results),
+        inputs=found["inputs"],
+        arrays=_arrays(config) if found["inputs"] else {},
+    )
+
+
+def _meaning(name: str) -> str:
+    return OBSERVABLES[name].meaning if name in OBSERVABLES else name
+
+
+def _arrays(config: Config) -> dict[str, Any]:
+    files = _config.Files(config.path.parent)
+    _config.build_labels(config.labels, files)
+    return {name: array.tolist() for name, array in files.arrays.items() if array.size <= _HELD}
 
 
 def _shown(plan: SweepPlan, places: dict[str, int]) -> str:

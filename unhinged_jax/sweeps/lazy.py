@@ -36,6 +36,11 @@ class Checked(BackendArray):
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._chosen)
 
+    def at(self, places: list[np.ndarray]) -> np.ndarray:
+        """The rectangle of some points, given by their places along each dimension, with all of their own axes."""
+        own = (slice(None),) * (len(self.shape) - len(places))
+        return self._chosen((*places, *own))
+
     def _chosen(self, key: tuple[Any, ...]) -> np.ndarray:
         """Entries by one index, slice or list of indices per dimension."""
         lists = [np.atleast_1d(np.arange(size)[one]) for one, size in zip(key, self.shape, strict=True)]

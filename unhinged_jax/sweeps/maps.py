@@ -10,8 +10,8 @@ import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
 from unhinged_jax.sweeps.bands import coordinate_of, over_seeds, shown
+from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.lines import lines as boundaries
-from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.store import FINE
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FACETS = 6
 
 
-def map_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
+def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
     """A map for each observable: the median over seeds at one moment, over one or two axes.
 
     A further axis with few values makes one column per value; all other axes are at their middle. Points of which half
@@ -37,6 +37,7 @@ def map_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], mo
     held = {name: (data.sizes[name] - 1) // 2 for name in others if name != facet}
     facets: list[dict[str, int]] = [{facet: place} for place in range(data.sizes[facet])] if facet else [{}]
     grid = (len(observed), len(facets)) if facet else arranged(len(observed))
+    timed = "units" in data["time"].attrs  # else the arrays have no times
     when = f"{data['time'].attrs.get('long_name', 'time')} {shown(data['time'].values[moment])}"
     with style():
         figure = Figure(figsize=(1.2 + 3.4 * grid[1], 1.2 + 2.7 * grid[0]))
@@ -61,7 +62,8 @@ def map_figure(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], mo
             spare.set_visible(False)
         if lines:
             figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
-        figure.suptitle(f"{plan.title}\nmedian over {data.sizes['seed']} seeds at {when}", fontsize=11)
+        seeds = f"median over {data.sizes['seed']} seeds"
+        figure.suptitle(f"{plan.title}\n{seeds} at {when}" if timed else f"{plan.title}\n{seeds}", fontsize=11)
     return figure
 
 
@@ -109,7 +111,7 @@ def _start_of(array: xarray.DataArray) -> float:
 
 def _panel(
     panel: Axes,
-    plan: SweepPlan,
+    plan: Plan,
     one: xarray.Dataset,
     name: str,
     names: tuple[str, ...],
@@ -140,7 +142,7 @@ def _panel(
     return drawn
 
 
-def _line(panel: Axes, plan: SweepPlan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
+def _line(panel: Axes, plan: Plan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:
     """For one axis only: the value at the chosen time along it, with the band over seeds."""
     at = np.arange(len(x)) if x.dtype.kind == "U" else x
     order = np.argsort(at)
@@ -180,7 +182,7 @@ def _scale(axis: XAxis | YAxis, values: np.ndarray) -> None:
         getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
 
 
-def _overlay(panel: Axes, plan: SweepPlan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
+def _overlay(panel: Axes, plan: Plan, names: tuple[str, ...], places: dict[str, int]) -> dict[str, Any]:
     """Draw the boundaries inside the map, in the dashes of their meanings; returns those seen by meaning."""
     kinds = [next(dim for dim in plan.dims if dim.name == name) for name in names]
     if any(dim.kind == "random" or not dim.axes[0].numeric or dim.axes[0].labels for dim in kinds):

@@ -14,8 +14,8 @@ from unhinged_jax.config import only_data
 from unhinged_jax.plots import save, style
 from unhinged_jax.sweeps.bands import band_figure
 from unhinged_jax.sweeps.design import Dim
+from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.maps import map_figure
-from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.read import dataset_of
 from unhinged_jax.sweeps.report import report
 from unhinged_jax.sweeps.store import Store
@@ -65,7 +65,7 @@ def _draw(
     opened: Store, out: Path, observe: Sequence[str], x: str | None, y: str | None, time: float | None, force: bool
 ) -> list[Path]:
     plan, data = plan_of(opened), dataset_of(opened)
-    data = _chosen(data, opened.observed, tuple(observe))
+    data = _drawable(_chosen(data, opened.observed, tuple(observe)))
     moment = len(data["time"]) - 1 if time is None else int(np.argmin(np.abs(data["time"].values - time)))
     plan, data = in_order(plan, data.load())
     if not np.any(data["result"].values >= 0):
@@ -84,7 +84,7 @@ def _draw(
     return [*written, page]
 
 
-def in_order(plan: SweepPlan, data: xarray.Dataset) -> tuple[SweepPlan, xarray.Dataset]:
+def in_order(plan: Plan, data: xarray.Dataset) -> tuple[Plan, xarray.Dataset]:
     """The plan and its data with every numeric axis ascending, as they are drawn, in whatever order its values were
     listed."""
     dims: list[Dim] = []
@@ -97,6 +97,30 @@ def in_order(plan: SweepPlan, data: xarray.Dataset) -> tuple[SweepPlan, xarray.D
         axes = tuple(dataclasses.replace(axis, values=tuple(axis.values[i] for i in order)) for axis in dim.axes)
         dims.append(dataclasses.replace(dim, axes=axes))
     return dataclasses.replace(plan, dims=tuple(dims)), data
+
+
+def _drawable(data: xarray.Dataset) -> xarray.Dataset:
+    """Every array that has one number for a point or for each of its times, with the dimensions `seed` and `time`.
+
+    What a function returned may lack them: a single number is drawn as a constant over time.
+
+    Raises:
+        ValueError: if nothing is left.
+    """
+    points = tuple(str(dim) for dim in data["result"].dims)
+    kept = [name for name in data.data_vars if {*data[name].dims} <= {*points, "time"}]
+    if kept == ["result"]:
+        raise ValueError("every array of this sweep has axes of its own; draw it with xarray, from `open_sweep`.")
+    data = data[kept]
+    if "time" not in data.dims:
+        data = data.expand_dims(time=[0.0])
+        data["result"] = data["result"].isel(time=0, drop=True)
+    for name in kept:
+        if name != "result" and "time" not in data[name].dims:
+            data[name] = data[name].expand_dims(time=data["time"].values)
+    data = data if "seed" in points else data.expand_dims(seed=[0])
+    order = [*(dim for dim in points if dim != "seed"), "seed"]
+    return data.transpose(*order, "time", missing_dims="ignore")
 
 
 def _refuse_others(out: Path) -> None:
@@ -114,13 +138,14 @@ def _is_ours(path: Path) -> bool:
         return b'name="generator" content="unhinged plot"' in file.read(400)
 
 
-def _figures(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Iterator[tuple[str, Any]]:
-    yield "curves", band_figure(plan, data, names)
+def _figures(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Iterator[tuple[str, Any]]:
+    if data.sizes["time"] > 1:
+        yield "curves", band_figure(plan, data, names)
     if names:
         yield "map", map_figure(plan, data, names, moment)
 
 
-def axes_of_maps(plan: SweepPlan, x: str | None, y: str | None) -> tuple[str, ...]:
+def axes_of_maps(plan: Plan, x: str | None, y: str | None) -> tuple[str, ...]:
     """Names of the dimensions that maps are drawn over: two, or one if there is only one."""
     offered = [dim for dim in plan.dims if dim.kind != "seed" and dim.size > 1]
     known = [dim.name for dim in offered]

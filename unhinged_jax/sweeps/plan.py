@@ -124,6 +124,16 @@ class SweepPlan:
         return self.sweep.title or Path(self.config.path).stem or "Sweep"
 
     @property
+    def method(self) -> str:
+        """How points are computed: "simulate" or "exact"."""
+        return self.sweep.method
+
+    @property
+    def precision(self) -> str:
+        """The number type, "float32" or "float64"."""
+        return self.config.run.precision
+
+    @property
     def shape(self) -> dict[str, int]:
         """Dimension -> number of points along it."""
         return {dim.name: dim.size for dim in self.dims}

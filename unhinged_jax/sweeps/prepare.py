@@ -8,7 +8,6 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +15,35 @@ import jax
 import numpy as np
 
 from unhinged_jax import _memory
-from unhinged_jax import config as _config
 from unhinged_jax._files import whole
 from unhinged_jax.runs.files import versions
 from unhinged_jax.runs.identity import flat, unrecorded
+from unhinged_jax.sweeps.arrays import plain_name
 from unhinged_jax.sweeps.design import Dim
-from unhinged_jax.sweeps.groups import Grouping, grouping_of
+from unhinged_jax.sweeps.extension import copy, exchange, only_axes, recover
+from unhinged_jax.sweeps.function_plan import FunctionPlan
+from unhinged_jax.sweeps.lanes import Plan, grouping_of, in_order
 from unhinged_jax.sweeps.layout import Layout, layout_of
-from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.seal import ROOT, SEAL
-from unhinged_jax.sweeps.stiffness import by_stiffness
-from unhinged_jax.sweeps.store import Store, plain_name
+from unhinged_jax.sweeps.store import Store
 
 LANES = {"cpu": 128}
 """Largest number of points in a block; beyond it a CPU's caches overflow and the cost per point rises again."""
 _MANY_LANES = 16384
-_HELD = 20_000
+_VERSION, _FUNCTION = "plan.options.version", "plan.function."
 MAY_CHANGE = ("dynamics.max_steps", "sweep.title")
 """Keys of a plan that may differ for an existing store, because no finished point would end differently."""
 
 
-def open_store(plan: SweepPlan, path: Path, *, lanes: int | None = None, memory: int | None = None) -> Store:
+def open_store(
+    plan: Plan, path: Path, *, lanes: int | None = None, memory: int | None = None, extend: bool = False
+) -> Store:
     """The store of a plan at a path, which is made if there is none.
 
     Args:
         lanes: Largest number of points in a block, for a new store.
         memory: Bytes that a device may use for a block, for a new store; default a quarter of its memory.
+        extend: Let a store grow whose axes have fewer values than those of the plan.
 
     A lost or altered coordinate or array description is written again if the plan determines it.
 
@@ -49,8 +51,11 @@ def open_store(plan: SweepPlan, path: Path, *, lanes: int | None = None, memory:
         ValueError: if the store belongs to another plan; the message shows the difference.
         Damaged: if something is lost that the plan does not determine.
     """
+    recover(path)
     if (path / ROOT).exists() or (path / "execution").is_dir():
         store = Store(path, check=False)
+        if extend and (fatal := differences(store, plan)[1]) and only_axes(fatal):
+            store = _extended(store, plan)
         refuse_other(store, plan)
         if store.broken:
             store = _mended(store, plan)
@@ -59,11 +64,23 @@ def open_store(plan: SweepPlan, path: Path, *, lanes: int | None = None, memory:
             raise ValueError(f"{path} holds other files; choose a folder that is empty or does not exist yet.")
         store = _create(plan, path, lanes, memory)
         refuse_other(store, plan)  # jobs that start together race to make it
-    store.source = plan.config.path.absolute()
+    store.source = plan if isinstance(plan, FunctionPlan) else str(plan.config.path.absolute())
     return store
 
 
-def _mended(store: Store, plan: SweepPlan) -> Store:
+def _extended(store: Store, plan: Plan) -> Store:
+    """The store of a plan with more points, in the place of one with fewer, whose finished blocks are kept."""
+    store.refuse_broken()
+    path = store.path.resolve()
+    with tempfile.TemporaryDirectory(prefix=f".unfinished-{path.name}-", dir=path.parent) as place:
+        layout = Layout(tuple(dim.size for dim in plan.dims), store.layout.block)
+        new = _create(plan, Path(place) / "new", None, store.facts["memory"], layout)
+        copy(store, new)
+        exchange(path, new.path)
+    return Store(path)
+
+
+def _mended(store: Store, plan: Plan) -> Store:
     """A store whose broken files are replaced by those of a new store of the same plan and blocks, if the seal confirms
     them."""
     beside = store.path.resolve()
@@ -81,17 +98,35 @@ def _mended(store: Store, plan: SweepPlan) -> Store:
     return whole_again
 
 
-def refuse_other(store: Store, plan: SweepPlan, change: bool = True) -> None:
-    """Raise ValueError if a store belongs to another plan; take over what may change, unless `change` is False."""
-    before, now = store.identity, _identity(plan, _inputs(grouping_of(plan)) if store.identity["inputs"] else {})
-    old, new = flat(before), flat(now)
+Differences = dict[str, tuple[Any, Any]]
+"""Key of an identity -> what it was when the store was made, and what it is now."""
+
+
+def differences(store: Store, plan: Plan) -> tuple[dict[str, Any], Differences]:
+    """The identity that a store of this plan would have, and where that of the store differs, except in what may
+    change."""
+    inputs = grouping_of(plan).inputs if store.identity["inputs"] else {}  # which opens files, if there are any
+    now = json.loads(json.dumps(identity_of(plan, inputs)))
+    old, new = flat(store.identity), flat(now)
     differ = [key for key in {**old, **new} if old.get(key) != new.get(key) and not unrecorded(key, old)]
-    fatal = [key for key in differ if key.removeprefix("plan.") not in MAY_CHANGE]
+    if isinstance(plan, FunctionPlan) and plan.version is not None and old.get(_VERSION) in (None, plan.version):
+        differ = [key for key in differ if key != _VERSION and not key.startswith(_FUNCTION)]
+    return now, {key: (old.get(key), new.get(key)) for key in differ if key.removeprefix("plan.") not in MAY_CHANGE}
+
+
+def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
+    """Raise ValueError if a store belongs to another plan; take over what may change, unless `change` is False."""
+    now, fatal = differences(store, plan)
     if fatal:
-        told = [f"{key.removeprefix('plan.')} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in fatal]
-        shown = "; ".join(told[:5]) + (f" and {len(fatal) - 5} more" if len(fatal) > 5 else "")
-        raise ValueError(f"{store.path} holds another sweep: {shown}. Choose another --store, or restore the plan.")
-    if differ and change:
+        told = [f"{key.removeprefix('plan.')} was {_short(a)}, now {_short(b)}" for key, (a, b) in fatal.items()]
+        shown = "; ".join(told[:5]) + (f" and {len(told) - 5} more" if len(told) > 5 else "")
+        ways = "Choose another --store, or restore the plan"
+        if only_axes(fatal):
+            ways += ", or add points to this one with --extend (in Python extend=True)"
+        elif all(key.startswith(_FUNCTION) for key in fatal):
+            ways = "Choose another store, restore the function, or give a `version` if it computes the same"
+        raise ValueError(f"{store.path} holds another sweep: {shown}. {ways}.")
+    if change and flat(store.identity) != flat(now):
         store.change_plan(now)
 
 
@@ -100,61 +135,53 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:28]} ... {text[-28:]}"
 
 
-def _identity(plan: SweepPlan, inputs: dict[str, str]) -> dict[str, Any]:
+def identity_of(plan: Plan, inputs: dict[str, str]) -> dict[str, Any]:
+    """What two commands must share to fill one store: the plan, and the digests of the files that it reads."""
     return {"plan": plan.tables(), "inputs": inputs}
 
 
-def _inputs(grouping: Grouping) -> dict[str, str]:
-    return {name: digest for group in grouping.groups for name, digest in group.inputs.items()}
-
-
-def _arrays(plan: SweepPlan, grouping: Grouping) -> dict[str, Any]:
-    """Numbers that labels read from files, by their name in the plan, so that pictures need not open the files."""
-    found: dict[str, np.ndarray] = {}
-    for group in grouping.groups if _inputs(grouping) else ():
-        files = _config.Files(plan.config.path.parent)
-        _config.build_labels(group.config.labels, files)
-        found |= files.arrays
-    return {name: array.tolist() for name, array in found.items() if array.size <= _HELD}
-
-
-def _create(plan: SweepPlan, path: Path, lanes: int | None, memory: int | None, layout: Layout | None = None) -> Store:
+def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None, layout: Layout | None = None) -> Store:
     grouping = grouping_of(plan)
     platform = jax.default_backend()
     memory = memory or default_memory()
-    plan, order = by_stiffness(plan, grouping)
-    fits = max(1, memory // bytes_of_a_point(plan, grouping))
+    plan, order = in_order(plan, grouping)
+    fits = max(1, memory // max(1, *(group.bytes for group in grouping.groups)))
     most = lanes or LANES.get(platform, _MANY_LANES)
     layout = layout or layout_of([dim.size for dim in plan.dims], grouping.separate, min(fits, most), order)
-    _refuse_large(plan, grouping, math.prod(layout.block))
-    times = grouping.groups[0].times
+    # The machine must hold the least that a block needs.
+    points = math.prod(layout.block)
+    _memory.refuse(points * max(group.least for group in grouping.groups), f"a block of {points} points")
+    outputs = grouping.outputs
     coordinates = {name: entry for dim in plan.dims for name, entry in _coordinates(dim).items()}
     for name in (*coordinates, *(dim.name for dim in plan.dims)):
-        if name in (*grouping.observed, "result", "elapsed", "steps", "execution"):
+        if name in (*outputs, "result", "elapsed", "steps", "execution"):
             raise ValueError(f"an axis is called {name!r}, like a result of the sweep; give it another `name`.")
         plain_name(name)
-    separate = [dim.name for dim, alone in zip(plan.dims, grouping.separate, strict=True) if alone]
+    own = grouping.groups[0].coordinates
+    unit = "updates" if "time" in own and np.issubdtype(own["time"].dtype, np.integer) else "time"
+    for name, values in own.items():
+        described = {"long_name": "number of updates" if unit == "updates" else "time", "units": unit}
+        coordinates[name] = (name, values, described if name == "time" else {"long_name": name})
     facts = {
-        "name": plan.config.path.name,
-        "times": len(times),
+        "name": plan.title if isinstance(plan, FunctionPlan) else plan.config.path.name,
         "memory": memory,
         "traced": grouping.traced,
-        "separate": separate,
+        "separate": [dim.name for dim, alone in zip(plan.dims, grouping.separate, strict=True) if alone],
         "groups": [group.places for group in grouping.groups],
         "which": list(grouping.which.values()),
-        "arrays": _arrays(plan, grouping),
+        "arrays": {name: array for group in grouping.groups for name, array in group.arrays.items()},
     }
     return Store.create(
         path,
         layout=layout,
         dims=tuple(dim.name for dim in plan.dims),
-        observed=grouping.observed,
-        times=times,
-        precision=plan.config.run.precision,
+        outputs=outputs,
+        unit=unit,
+        precision=plan.precision,
         coordinates=coordinates,
-        identity=_identity(plan, _inputs(grouping)),
+        identity=identity_of(plan, grouping.inputs),
         facts=facts,
-        attrs={"title": plan.title, "method": plan.sweep.method, **provenance()},
+        attrs={"title": plan.title, "method": plan.method, **provenance()},
     )
 
 
@@ -169,41 +196,6 @@ def default_memory() -> int:
     """A quarter of an accelerator's memory; 1 GiB on a CPU, where several workers share it."""
     known = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     return int(known["bytes_limit"]) // 4 if known and "bytes_limit" in known else 2**30
-
-
-def bytes_of_a_point(plan: SweepPlan, grouping: Grouping) -> int:
-    """The memory of one lane, roughly; a block that needs more is halved.
-
-    An exact run holds a few states and tables of logits, an adaptive solve its stages too.
-    """
-    width = np.dtype(plan.config.run.precision).itemsize
-    copies = 6 if plan.sweep.method == "exact" else 24
-    return max(
-        width * (copies * rows * (dim + classes) + times * (observed + 64))
-        for rows, dim, classes, times, observed in _sizes(grouping)
-    )
-
-
-def _refuse_large(plan: SweepPlan, grouping: Grouping, points: int) -> None:
-    """Raise MemoryError if the machine cannot hold the least that a block of so many points needs: the first and the
-    last state of each point, and its results."""
-    width = np.dtype(plan.config.run.precision).itemsize
-    point = max(width * (2 * rows * dim + times * observed) for rows, dim, _, times, observed in _sizes(grouping))
-    _memory.refuse(points * point, f"a block of {points} points")
-
-
-def _sizes(grouping: Grouping) -> Iterator[tuple[int, int, int, int, int]]:
-    """For every group, the rows of H and W together, their length, the classes, the times and the observables."""
-    for group in grouping.groups:
-        labels, dim = group_labels(group.config), group.config.model.dim
-        yield labels.samples + labels.classes, dim, labels.classes, len(group.times), len(group.observed)
-
-
-def group_labels(config: _config.Config) -> Any:
-    """Class layout of a configuration."""
-    from unhinged_jax.config import build_stateless
-
-    return build_stateless(config).model.labels
 
 
 def provenance() -> dict[str, Any]:

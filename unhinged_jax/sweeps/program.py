@@ -11,44 +11,20 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-import unhinged_jax as uj
 from unhinged_jax import _memory
-from unhinged_jax.config import Config
 from unhinged_jax.precision import scope
-from unhinged_jax.sweeps.groups import build_traced, dtype_of
+from unhinged_jax.sweeps.lanes import Lane
 
 Values = tuple[dict[str, np.ndarray], ...]
 """For each dimension, key -> values along it, with a leading axis of devices."""
 
 
-def lane(config: Config, method: str, values: dict[str, Any], inputs: dict[str, str] | None = None) -> dict[str, Any]:
-    """One point: its observables, why and where it ended, and how many steps it took."""
-    problem = build_traced(config, values)
-    for name, found in problem.inputs.items():
-        if inputs is not None and inputs.get(name) != found:
-            raise ValueError(
-                f"{config.path.parent / name} is not the file with which this sweep began; restore it, or choose "
-                "another --store."
-            )
-    solve = uj.exact if method == "exact" else uj.simulate
-    run = solve(
-        problem.model, problem.dynamics, problem.state, problem.times, problem.observe,
-        target=problem.target, precision=problem.precision,
-    )  # fmt: skip
-    return {
-        "observables": run.observables, "code": run.code, "elapsed": run.elapsed, "steps": run.steps,
-        "reached": run.reached,
-    }  # fmt: skip
-
-
-def block(
-    config: Config, method: str, values: tuple[dict[str, Any], ...], inputs: dict[str, str] | None = None
-) -> dict[str, Any]:
+def block(lane: Lane, values: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     """All points of a block. Whatever does not depend on a dimension is computed once for all its points."""
 
     def level(depth: int, chosen: dict[str, Any]) -> Any:
         if depth == len(values):
-            return lane(config, method, chosen, inputs)
+            return lane.run(chosen)
         if not values[depth]:
             return level(depth + 1, chosen)
         return jax.vmap(lambda here: level(depth + 1, {**chosen, **here}))(values[depth])
@@ -65,17 +41,14 @@ class Programs:
     """The compiled programs of one group, by the shape of the block.
 
     Attributes:
-        config, method: What every point runs.
+        lane: What every point runs.
         keys: Keys that vary inside a block, for each dimension.
         memory: Bytes a device may use for a block; None for no limit.
-        inputs: SHA-256 of every array file that the store was made with; None: unknown.
     """
 
-    config: Config
-    method: str
+    lane: Lane
     keys: tuple[tuple[str, ...], ...]
     memory: int | None = None
-    inputs: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.devices = jax.local_devices()
@@ -87,7 +60,7 @@ class Programs:
         A block that does not fit into memory is run in halves.
         """
         try:
-            with scope(self.config.run.precision):
+            with scope(self.lane.precision):
                 found = self._program(shape)(values)
                 found = _memory.read_all(found)
         except (TooLarge, MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -114,11 +87,11 @@ class Programs:
 
     def _compile(self, shape: tuple[int, ...]) -> Callable[..., Any] | None:
         types = tuple(
-            {key: jax.ShapeDtypeStruct((count,), dtype_of(key, self.config.run.precision)) for key in keys}
+            {key: jax.ShapeDtypeStruct((count,), self.lane.dtypes[key]) for key in keys}
             for keys, count in zip(self.keys, shape, strict=True)
         )
         make = _one_for_each if self.devices[0].platform == "cpu" else _sharded
-        compiled, run = make(lambda values: block(self.config, self.method, values, self.inputs), types, self.devices)
+        compiled, run = make(lambda values: block(self.lane, values), types, self.devices)
         needed = compiled.memory_analysis()  # of one device
         too_large = (
             self.memory is not None
@@ -140,6 +113,29 @@ class Programs:
             return np.concatenate([first, second], axis=1 + axis).take(range(shape[axis]), axis=1 + axis)
 
         return jax.tree.map(joined, *parts)
+
+
+@dataclasses.dataclass
+class Calls:
+    """What computes blocks of a lane that cannot be traced: one call for each point, with ordinary numbers."""
+
+    lane: Lane
+
+    def __post_init__(self) -> None:
+        self.devices = jax.local_devices()[:1]
+
+    def __call__(self, values: Values, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Run one block; arrays come back with the axes device, dimensions, own."""
+        found: dict[tuple[Any, ...], Any] = {}  # values at the border are repeated, but not computed again
+        points = []
+        for index in np.ndindex(shape):
+            given = {key: array[0, at] for part, at in zip(values, index, strict=True) for key, array in part.items()}
+            point = tuple(value.item() for value in given.values())
+            if point not in found:
+                with scope(self.lane.precision):
+                    found[point] = _memory.read_all(self.lane.run({key: one.item() for key, one in given.items()}))
+            points.append(found[point])
+        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(1, *shape, *np.shape(leaves[0])), *points)
 
 
 def _sharded(function: Callable[..., Any], types: PyTree, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:

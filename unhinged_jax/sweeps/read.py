@@ -65,7 +65,7 @@ def dataset_of(opened: Store) -> xarray.Dataset:
 
     def variable(name: str) -> xarray.Variable:
         array = opened.array(name)
-        dims = opened.dims if array.ndim == len(opened.dims) else (*opened.dims, "time")
+        dims = array.metadata.dimension_names
         lazy: Any = indexing.MemoryCachedArray(indexing.LazilyIndexedArray(Checked(opened, name)))
         return xarray.Variable(dims, indexing.CopyOnWriteArray(lazy), dict(array.attrs))
 

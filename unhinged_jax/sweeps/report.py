@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.sweeps.bands import coordinate_of, over_seeds
+from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.lines import lines as boundaries
 from unhinged_jax.sweeps.maps import is_geometric
-from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.store import FINE, PENDING, REASONS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _PLACES = 12
 """Largest number of points along the other axes for which boundaries are computed."""
 
 
-def report(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
+def report(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
     """The report of a sweep.
 
     Args:
@@ -47,7 +47,7 @@ def report(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> str
     return template.replace("@TITLE@", title).replace('"@CONTENT@"', content)
 
 
-def _content(plan: SweepPlan, data: xarray.Dataset, names: tuple[str, ...]) -> dict[str, Any]:
+def _content(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> dict[str, Any]:
     dims = [dim for dim in plan.dims if dim.kind != "seed"]
     order = [dim.name for dim in dims]
     observed = [str(name) for name in data.data_vars if name != "result"]
@@ -87,7 +87,7 @@ def _packed(values: np.ndarray) -> str:
         return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode("ascii")
 
 
-def _axis(plan: SweepPlan, name: str) -> dict[str, Any]:
+def _axis(plan: Plan, name: str) -> dict[str, Any]:
     values, label = coordinate_of(plan, name)
     dim = next(dim for dim in plan.dims if dim.name == name)
     more = {axis.label: axis.coordinate().tolist() for axis in (dim.axes[1:] if dim.kind in ("zip", "random") else ())}
@@ -110,7 +110,7 @@ def _reasons(result: np.ndarray) -> dict[str, str]:
     return {str(i): ", ".join(sorted({names[int(code)] for code in flat[i] if code not in FINE})) for i in odd}
 
 
-def _boundaries(plan: SweepPlan, order: list[str]) -> list[dict[str, Any]]:
+def _boundaries(plan: Plan, order: list[str]) -> list[dict[str, Any]]:
     """Lines for every pair of numeric axes, and for each place along the others if those are few, else their middle."""
     dims = [dim for dim in plan.dims if dim.name in order and dim.kind != "random" and dim.size > 1]
     numeric = [dim.name for dim in dims if dim.axes[0].numeric and dim.axes[0].labels is None]
@@ -137,7 +137,7 @@ def _finite(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
     return [[float(a), float(b)] for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)]
 
 
-def _facts(plan: SweepPlan, data: xarray.Dataset) -> dict[str, Any]:
+def _facts(plan: Plan, data: xarray.Dataset) -> dict[str, Any]:
     attrs = data.attrs
     versions = json.loads(attrs["versions"])
     return {

@@ -6,21 +6,23 @@ import concurrent.futures
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from unhinged_jax import _check, _interrupt
 from unhinged_jax.sweeps import engine, prepare
+from unhinged_jax.sweeps.function_plan import FunctionPlan, plan_of_function
+from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.plan import SweepPlan
 from unhinged_jax.sweeps.progress import Progress
 from unhinged_jax.sweeps.status import Status, status_of
 from unhinged_jax.sweeps.store import Store
-from unhinged_jax.sweeps.work import count_devices, group_of
+from unhinged_jax.sweeps.work import Source, count_devices, group_of
 
 if TYPE_CHECKING:
     import xarray
@@ -30,9 +32,17 @@ _TOGETHER = 8
 
 
 def sweep(
-    plan: SweepPlan | str | Path,
-    store: str | Path,
+    plan: SweepPlan | Callable[..., Any] | str | Path,
+    axes: Mapping[Any, Any] | str | Path | None = None,
+    store: str | Path | None = None,
     *,
+    seeds: int | Sequence[int] | None = None,
+    static: Mapping[str, Any] | None = None,
+    precision: str | None = None,
+    dims: Mapping[str, str | Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    version: str | None = None,
+    vmap: bool | None = None,
     workers: int | None = None,
     executor: Executor | None = None,
     scheduler: str | None = None,
@@ -40,14 +50,32 @@ def sweep(
     lanes: int | None = None,
     memory: int | None = None,
     retry_failed: bool = False,
+    extend: bool = False,
     progress: bool = True,
 ) -> xarray.Dataset:
-    """Run every point of a plan that is not yet in the store.
+    """Run every point of a sweep that is not yet in the store.
+
+    A sweep is a function of named numbers, called at every combination of their values, or a plan, which is a
+    configuration some of whose keys vary: `sweep(function, axes, store)` or `sweep(plan, store)`.
 
     Args:
-        plan: A `SweepPlan`, the path of a TOML file, or the name of a shipped plan.
+        plan: A function, a `SweepPlan`, the path of a TOML file, or the name of a shipped plan. A function returns a
+            trajectory, or a dictionary of arrays (a limit, an event time, a sensitivity, the last state). It is traced
+            and mapped over the points, so that it follows the rules of `jax.jit` and `jax.vmap`.
+        axes: For a function: name of an argument -> its values, finite numbers; each is a dimension of the result.
+            Names that vary together are a tuple, and then the values have one row for each point.
         store: Folder of the Zarr store, which is made if it does not exist. The same call continues where the last one
-            ended.
+            ended. For a plan it may be the second argument.
+        seeds: For a function that takes a `key` (made by `jax.random.key`) or a `seed`: the number of seeds 0 ... n-1,
+            default 1, or a list of them; the dimension `seed`.
+        static: For a function: name of an argument -> list of values, or {label: value}, for what is structure: sizes,
+            losses, choices. Each combination is a program of its own.
+        precision: "float32" (default) or "float64", in which a function runs.
+        dims: Array of a function -> names of its own axes; default NAME_1, NAME_2, ... after `time` for a trajectory.
+        coords: Name of such an axis -> its values.
+        version: Your word for what a function computes. A store belongs to its function: to its source and to the
+            values that it closes over. A change is refused, unless both calls give the same version.
+        vmap: False calls a function once for each point, with ordinary numbers; it may then use NumPy or branch.
         workers: Local processes, one thread each; 0 computes in this process on all of its devices. Default: one per
             core, or 0 on an accelerator. A script needs `if __name__ == "__main__":` around the call.
         executor: Any `concurrent.futures` executor to use instead, whose workers see the same folder.
@@ -57,13 +85,16 @@ def sweep(
             store is made.
         memory: Bytes that a device may use for a block; default 1 GiB on a CPU, else a quarter of the device's memory.
         retry_failed: Compute failed points again, for example with a larger `max_steps`.
+        extend: Add points to a store whose axes or seeds have fewer values. Its finished blocks are kept; values must
+            be added behind those that are there.
         progress: Show progress on a terminal.
 
     Returns:
-        The results, read when used, as an `xarray.Dataset` with the plan's dimensions, `seed` and `time`.
+        The results, read when used, as an `xarray.Dataset` with the dimensions of the sweep, `seed`, `time`, and the
+        arrays' own.
 
     Raises:
-        ValueError: for a plan that is not allowed, or a store of another plan.
+        ValueError: for a plan or a function that is not allowed, or a store of another one.
         SweepIncomplete: if blocks could not be computed; the message says why, and everything else is kept.
         StoreFull: if there is no space left; everything committed is kept.
 
@@ -71,30 +102,42 @@ def sweep(
 
     Example:
         >>> import tempfile, unhinged_jax as uj
-        >>> plan = uj.SweepPlan.of({
-        ...     "model": {"case": "unconstrained", "dim": 2},
-        ...     "labels": {"layout": "balanced", "classes": 2, "per_class": 1},
-        ...     "dynamics": {"kind": "flow"},
-        ...     "run": {"times": [0, 1], "observe": ["norm"]},
-        ...     "sweep": {"method": "exact", "seeds": 2, "grid": {"model.gamma": [0.5, 1.0, 2.0]}},
-        ... })
+        >>> labels = uj.balanced(classes=2, per_class=1)
+        >>> def run(gamma, key):
+        ...     model = uj.unconstrained(labels, dim=2, gamma=gamma)
+        ...     return uj.exact(model, uj.Flow(), model.init(key), [0, 1], ["norm"])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = uj.sweep(plan, f"{folder}/small.zarr", workers=0).load()
+        ...     data = uj.sweep(run, {"gamma": [0.5, 1.0, 2.0]}, f"{folder}/small.zarr", seeds=2, workers=0).load()
         >>> dict(data["norm"].sizes)
         {'gamma': 3, 'seed': 2, 'time': 2}
     """
     from unhinged_jax.sweeps.read import open_sweep
 
-    if not isinstance(plan, (str, os.PathLike)):
-        _check.kind("plan", plan, SweepPlan)
-    folder = _check.path("store", store)
-    plan = plan if isinstance(plan, SweepPlan) else SweepPlan.read(plan)
-    opened = prepare.open_store(plan, folder, lanes=lanes, memory=memory)
+    of_function = {
+        "seeds": seeds, "static": static, "precision": precision, "version": version, "dims": dims, "coords": coords,
+        "vmap": vmap,
+    }  # fmt: skip
+    given = {name: value for name, value in of_function.items() if value is not None}
+    what, place = _sweep_of(plan, axes, store, given)
+    folder = _check.path("store", place)
+    opened = prepare.open_store(what, folder, lanes=lanes, memory=memory, extend=extend)
     run_store(
         opened, workers=workers, executor=executor, scheduler=scheduler, part=part, retry_failed=retry_failed,
         progress=progress,
     )  # fmt: skip
-    return open_sweep(store)
+    return open_sweep(folder)
+
+
+def _sweep_of(plan: Any, axes: Any, store: Any, given: dict[str, Any]) -> tuple[Plan, Any]:
+    """The plan and the store that the arguments of `sweep` mean."""
+    if callable(plan):
+        return plan_of_function(plan, {} if axes is None else axes, **given), store
+    if given or (axes is not None and store is not None):
+        named = ", ".join(given) or "axes"
+        raise ValueError(f"{named} belong to the sweep of a function; a plan says them in its own sections.")
+    if not isinstance(plan, (str, os.PathLike)):
+        _check.kind("plan", plan, SweepPlan)
+    return plan if isinstance(plan, SweepPlan) else SweepPlan.read(plan), axes if store is None else store
 
 
 class SweepIncomplete(RuntimeError):
@@ -144,7 +187,7 @@ def run_store(
             given_up = engine.drive(
                 make, str(store.path.resolve()), _tasks(store, wanted, devices, window),
                 window=window, owned=shared is None, retry=retry_failed, told=shown.told, waiting=waiting,
-                source=None if store.source is None else str(store.source),
+                source=_sent(store.source) if make is not engine.Here else store.source,
             )  # fmt: skip
     if given_up:
         reason = next(iter(given_up.values()))
@@ -153,6 +196,21 @@ def run_store(
             f"{points} points could not be computed, everything else is kept; the first because of {reason}"
         )
     return status_of(store)
+
+
+def _sent(source: Source) -> Source:
+    """A plan as another process can receive it; a function is sent by value."""
+    if not isinstance(source, FunctionPlan):
+        return source
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(source))
+    except Exception as error:  # whatever pickling raises
+        raise ValueError(
+            f"the function cannot be sent to other processes ({type(error).__name__}: {error}); give workers=0, or let "
+            "it close over numbers, arrays and functions only."
+        ) from error
 
 
 def _tasks(store: Store, numbers: tuple[int, ...], devices: int, window: int) -> list[tuple[int, ...]]:

@@ -83,6 +83,8 @@ def status_of(store: Store, verify: bool = False) -> Status:
 def _adaptive(store: Store) -> bool:
     """Whether lanes may take different numbers of steps, as in a simulated flow."""
     plan: dict[str, Any] = store.identity["plan"]
+    if "function" in plan:
+        return False
     return plan["sweep"].get("method", "simulate") == "simulate" and plan["dynamics"]["kind"] == "flow"
 
 
@@ -96,7 +98,7 @@ def describe(store: Store, status: Status) -> str:
         f"  points    {status.done:,} of {status.points:,} done, {sum(status.failed.values()):,} of them failed",
         *(f"              {reason}: {count:,}" for reason, count in status.failed.items()),
         f"  blocks    {status.blocks - len(status.missing):,} of {status.blocks:,}, of {_lanes(store)} points",
-        f"  observed  {', '.join(store.observed)}, {store.facts['times']} times, {attrs['precision']}",
+        f"  observed  {', '.join(store.observed)}{_times(store)}, {attrs['precision']}",
         f"  computed  in {status.seconds:,.1f} s of worker time, {attrs['method']}, on {attrs['device']}",
     ]
     if status.waste:
@@ -109,6 +111,10 @@ def describe(store: Store, status: Status) -> str:
     made = f"unhinged-jax {versions.get('unhinged-jax')}, jax {versions.get('jax')}, commit {attrs['commit']}"
     lines.append(f"  made with {made}")
     return "\n".join(lines)
+
+
+def _times(store: Store) -> str:
+    return f", {len(store.coordinate('time'))} times" if "time" in store.coordinates() else ""
 
 
 def _lanes(store: Store) -> str:

@@ -14,7 +14,8 @@ from unhinged_jax.config import Config
 from unhinged_jax.dynamics import Flow, rate_at
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
-from unhinged_jax.sweeps.groups import Grouping, build_traced, dtype_of
+from unhinged_jax.sweeps.grouping import Grouping
+from unhinged_jax.sweeps.groups import build_traced, dtype_of
 from unhinged_jax.sweeps.plan import SweepPlan
 
 _ITERATIONS, _BATCH = 8, 256

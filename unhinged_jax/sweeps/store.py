@@ -24,8 +24,9 @@ import zarr
 from unhinged_jax.sweeps.arrays import NOT_A_NUMBER as NOT_A_NUMBER
 from unhinged_jax.sweeps.arrays import PENDING as PENDING
 from unhinged_jax.sweeps.arrays import REASONS as REASONS
-from unhinged_jax.sweeps.arrays import consolidate, coordinate, make_variables
+from unhinged_jax.sweeps.arrays import consolidate, coordinate, make_variables, plain_name
 from unhinged_jax.sweeps.digests import block_digests, digest
+from unhinged_jax.sweeps.grouping import Output
 from unhinged_jax.sweeps.layout import Layout
 from unhinged_jax.sweeps.seal import ROOT, SEAL, UNREADABLE, broken, coordinates_of, resealed, sealed
 from unhinged_jax.trajectory import RunResult
@@ -56,8 +57,8 @@ class Store:
 
     mended: tuple[str, ...] = ()
     """Files that had been lost or altered and were written again when the store was opened."""
-    source: Path | None = None
-    """The plan file that the user gave; files named in it are looked up beside it. None if only the store was given."""
+    source: Any = None
+    """Where workers have the plan from, a `Source`; None if only the store was given."""
 
     def __init__(self, path: str | Path, check: bool = True) -> None:
         self.path = Path(path)
@@ -130,8 +131,8 @@ class Store:
         *,
         layout: Layout,
         dims: tuple[str, ...],
-        observed: tuple[str, ...],
-        times: np.ndarray,
+        outputs: Mapping[str, Output],
+        unit: str,
         precision: str,
         coordinates: Mapping[str, tuple[str, np.ndarray, dict[str, Any]]],
         identity: dict[str, Any],
@@ -142,6 +143,7 @@ class Store:
 
         Args:
             path: A folder that does not exist yet, or is empty.
+            outputs, unit: See `unhinged_jax.sweeps.arrays.make_variables`.
             coordinates: Name -> (dimension, values, attributes).
             identity: See `identity`.
             facts: What workers need to know in addition to the plan.
@@ -161,10 +163,10 @@ class Store:
         place = Path(tempfile.mkdtemp(prefix=f"{_CREATED}{path.name}-", dir=path.parent))
         try:
             group = zarr.create_group(place, zarr_format=3)
-            make_variables(group, layout, dims, observed, times, precision)
+            make_variables(group, layout, dims, outputs, unit)
             for name, (dim, values, described) in coordinates.items():
                 coordinate(group, name, dim, values, described)
-            execution = {"shape": layout.shape, "block": layout.block, "dims": dims, "observed": observed, **facts}
+            execution = {"shape": layout.shape, "block": layout.block, "dims": dims, "observed": [*outputs], **facts}
             extra = [name for name, (dim, _, _) in coordinates.items() if name != dim]
             all_attrs = {
                 "sweep_format": _FORMAT,
@@ -174,7 +176,7 @@ class Store:
                 **attrs,
                 **({"coordinates": " ".join(extra)} if extra else {}),
             }
-            seal = sealed(group, place, [*coordinates, "time"], all_attrs)
+            seal = sealed(group, place, coordinates, all_attrs)
             group.attrs.update({**all_attrs, SEAL: seal})
             consolidate(place)
             place.chmod(0o777 & ~_umask())
@@ -312,9 +314,3 @@ class Store:
 def _umask() -> int:
     os.umask(current := os.umask(0))
     return current
-
-
-def plain_name(name: str) -> None:
-    """Raise ValueError for the name of an array that would lie outside the store, because names become folders."""
-    if not name or name.startswith((".", "__")) or any(letter in name for letter in "/\\\0") or name == ROOT:
-        raise ValueError(f"{name!r} cannot be the name of an axis: it would be a path in the store; give a plain name.")

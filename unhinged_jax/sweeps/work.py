@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax import _interrupt
-from unhinged_jax.config import Config
-from unhinged_jax.sweeps.groups import dtype_of
-from unhinged_jax.sweeps.plan import SweepPlan, set_key
-from unhinged_jax.sweeps.program import Programs, padded
+from unhinged_jax.sweeps.function_plan import FunctionPlan
+from unhinged_jax.sweeps.functions import TIMES
+from unhinged_jax.sweeps.lanes import Plan, lane_of
+from unhinged_jax.sweeps.plan import SweepPlan
+from unhinged_jax.sweeps.program import Calls, Programs, padded
 from unhinged_jax.sweeps.store import FINE, NOT_A_NUMBER, REASONS, Store
 
 
@@ -38,20 +39,23 @@ class BlockOutcome:
 
 _LOCK = threading.Lock()
 _LAST: dict[str, Job] = {}
-_PROGRAMS: dict[str, Programs] = {}
+_PROGRAMS: dict[str, Programs | Calls] = {}
 """The programs that were used last; sweeps of the same structure share them."""
 
 
-def run_blocks(
-    path: str, numbers: tuple[int, ...], retry: bool = False, source: str | None = None
-) -> list[BlockOutcome]:
+Source = str | bytes | FunctionPlan | None
+"""Where a worker has the plan from, beside the store: the plan file that the user gave (files named in it are looked up
+beside it), the plan of a function as it is or pickled, or None if the store says everything."""
+
+
+def run_blocks(path: str, numbers: tuple[int, ...], retry: bool = False, source: Source = None) -> list[BlockOutcome]:
     """Compute blocks of one group and commit each.
 
     Args:
         path: The store.
         numbers: Blocks of one group; as many run at a time as there are local devices.
         retry: Compute committed blocks again and replace their failed points, and only those.
-        source: Plan file that the user gave; files named in it are looked up beside it. None if it names nothing.
+        source: Where to have the plan from.
     """
     with _LOCK:
         if path not in _LAST or not _LAST[path].current or _LAST[path].source != source:
@@ -63,9 +67,9 @@ def run_blocks(
 class Job:
     """A store and its plan."""
 
-    def __init__(self, path: str, source: str | None = None) -> None:
+    def __init__(self, path: str, source: Source = None) -> None:
         self.store, self.source = Store(path), source
-        self.plan = plan_of(self.store, source)
+        self.plan = _received(self.store, source)
         self._stamp = _stamp(path)
 
     @property
@@ -88,44 +92,39 @@ class Job:
                 found += self._call(programs, call, retry)
         return found
 
-    def _call(self, programs: Programs, numbers: tuple[int, ...], retry: bool) -> list[BlockOutcome]:
+    def _call(self, programs: Programs | Calls, numbers: tuple[int, ...], retry: bool) -> list[BlockOutcome]:
         """One block on every device; surplus devices repeat the last block."""
         started = time.perf_counter()
         filled = [*numbers, *[numbers[-1]] * (len(programs.devices) - len(numbers))]
-        each = [self._values(number) for number in filled]
+        each = [self._values(number, programs.lane.dtypes) for number in filled]
+        keys = self.store.facts["traced"]
         values = tuple(
-            {key: np.stack([one[dim][key] for one in each]) for key in names} for dim, names in enumerate(programs.keys)
+            {key: np.stack([one[dim][key] for one in each]) for key in names} for dim, names in enumerate(keys)
         )
         found = programs(values, self.store.layout.block)
         seconds = (time.perf_counter() - started) / len(numbers)
         return [self._commit(number, _member(found, i), seconds, retry) for i, number in enumerate(numbers)]
 
-    def _programs_of(self, number: int) -> Programs:
+    def _programs_of(self, number: int) -> Programs | Calls:
         facts = self.store.facts
         places = dict(zip(facts["separate"], facts["groups"][group_of(self.store, number)], strict=True))
-        config, keys = self.plan.config_at(places), tuple(tuple(names) for names in facts["traced"])
-        if self.source is None:
-            _refuse_names(config.as_dict())
-        method, memory = self.plan.sweep.method, facts["memory"]
-        inputs = self.store.identity["inputs"]
-        folder = None if self.source is None else str(Path(self.source).parent)
-        kind = json.dumps([structure(config, keys), inputs, folder, method, memory])
+        keys, memory = tuple(tuple(names) for names in facts["traced"]), facts["memory"]
+        file = self.source if isinstance(self.source, str) else None
+        lane = lane_of(self.plan, places, keys, self.store.identity["inputs"], file)
+        kind = json.dumps([lane.structure, memory])
         if kind not in _PROGRAMS:
             _PROGRAMS.clear()
-            _PROGRAMS[kind] = Programs(config, method, keys, memory, inputs)
+            _PROGRAMS[kind] = Programs(lane, keys, memory) if lane.vmap else Calls(lane)
         return _PROGRAMS[kind]
 
-    def _values(self, number: int) -> list[dict[str, np.ndarray]]:
+    def _values(self, number: int, dtypes: dict[str, np.dtype]) -> list[dict[str, np.ndarray]]:
         """The traced values of a block, padded to its full shape."""
-        precision, layout = self.plan.config.run.precision, self.store.layout
-        values = []
+        layout, values = self.store.layout, []
         for dim, part, length, keys in zip(
             self.plan.dims, layout.slices(number), layout.block, self.store.facts["traced"], strict=True
         ):
             axes = {axis.key: axis for axis in dim.axes}
-            values.append(
-                {key: padded(np.asarray(axes[key].values[part], dtype_of(key, precision)), length) for key in keys}
-            )
+            values.append({key: padded(np.asarray(axes[key].values[part], dtypes[key]), length) for key in keys})
         return values
 
     def _commit(self, number: int, found: dict[str, Any], seconds: float, retry: bool) -> BlockOutcome:
@@ -133,27 +132,36 @@ class Job:
         inside = tuple(slice(0, part.stop - part.start) for part in region)
         found = {name: array[inside] for name, array in _variables(found).items()}
         shape = found["result"].shape
-        count = self.store.facts["times"]
         for name in self.store.observed:
+            array = self.store.array(name)
+            own = array.shape[len(shape) :]
             if name not in found:
-                found[name] = np.full((*shape, count), np.nan)
-            if found[name].shape != (*shape, count):
+                found[name] = np.full((*shape, *own), array.fill_value)
+            if found[name].shape != (*shape, *own):
                 raise ValueError(
-                    f"a sweep keeps observables with one number per time, but {name!r} has shape "
-                    f"{found[name].shape[-1:]}."
+                    f"the store keeps {own} numbers of {name!r} for a point, but there were "
+                    f"{found[name].shape[len(shape) :]}; to keep arrays over further axes, sweep a function."
                 )
+        self._check_times(found.get(TIMES))
         found = {name: np.asarray(found[name], self.store.dtype(name)) for name in self.store.variables}
         if retry:
             before = self.store.read(number)
             keep = np.isin(before["result"], FINE)
             for name in self.store.variables:
-                where = keep if found[name].ndim == keep.ndim else keep[..., None]
+                where = keep.reshape(*keep.shape, *[1] * (found[name].ndim - keep.ndim))
                 found[name] = np.where(where, before[name], found[name])
         self.store.write(number, found, seconds)
         return BlockOutcome(
             number, int(np.prod(shape)), tally(found["result"]), seconds, int(found["steps"].sum()),
             int(found["steps"].max()) * found["steps"].size,
         )  # fmt: skip
+
+    def _check_times(self, times: np.ndarray | None) -> None:
+        """Raise ValueError if the trajectories of a function have other times than the first and the last point."""
+        if times is None or TIMES in self.store.observed:
+            return
+        if not np.all(times == self.store.coordinate("time")):
+            raise ValueError("times differ between points; let the function return a dictionary of arrays instead.")
 
 
 def tally(result: np.ndarray) -> dict[str, int]:
@@ -162,16 +170,25 @@ def tally(result: np.ndarray) -> dict[str, int]:
     return {REASONS[int(c)]: int(n) for c, n in zip(codes, counts, strict=True) if c >= 0 and c not in FINE}
 
 
-def plan_of(store: Store, source: str | None = None) -> SweepPlan:
+def _received(store: Store, source: Source) -> Plan:
+    if isinstance(source, bytes):
+        import cloudpickle
+
+        source = cloudpickle.loads(source)
+    return source if isinstance(source, FunctionPlan) else plan_of(store, source if isinstance(source, str) else None)
+
+
+def plan_of(store: Store, source: str | None = None) -> Plan:
     """The plan of a store, with the numbers with which it was created; a random design is read, not drawn again.
 
     Args:
         store: The store, which is data; only the user can say where the files are that it names.
         source: File of the plan that the user gave.
     """
-    plan = SweepPlan.of(
-        store.identity["plan"], Path(store.facts["name"]).name if source is None else source, check=False
-    )
+    tables = store.identity["plan"]
+    if "function" in tables:
+        return FunctionPlan.of_tables(tables)
+    plan = SweepPlan.of(tables, Path(store.facts["name"]).name if source is None else source, check=False)
     dims = []
     for dim in plan.dims:
         axes = [
@@ -182,23 +199,6 @@ def plan_of(store: Store, source: str | None = None) -> SweepPlan:
         ]
         dims.append(dataclasses.replace(dim, axes=tuple(axes)))
     return dataclasses.replace(plan, dims=tuple(dims))
-
-
-def _refuse_names(given: object) -> None:
-    """Raise ValueError if a configuration names a file or a function, because the author of the plan is unknown
-    here."""
-    if isinstance(given, str) and (":" in given or given.endswith((".npy", ".npz"))):
-        raise ValueError(f"the store names {given!r}, but a store is data; run it with the plan that names it.")
-    for one in given.values() if isinstance(given, dict) else given if isinstance(given, list) else ():
-        _refuse_names(one)
-
-
-def structure(config: Config, keys: tuple[tuple[str, ...], ...]) -> list[Any]:
-    """What a program depends on: the configuration without the values of its data, and the names of its data."""
-    tables = config.as_dict()
-    for key in (key for names in keys for key in names):
-        set_key(tables, key, None)
-    return [tables, keys]
 
 
 def group_of(store: Store, number: int) -> int:
@@ -214,8 +214,9 @@ def _variables(found: dict[str, Any]) -> dict[str, np.ndarray]:
     values, code, reached = found["observables"], np.array(found["code"]), found["reached"]
     broken = np.zeros(code.shape, bool)
     for array in values.values():
-        if array.shape == reached.shape:
-            broken |= np.any(np.isnan(array) & reached, axis=-1)
+        if array.shape[: reached.ndim] == reached.shape:
+            there = reached.reshape(*reached.shape, *[1] * (array.ndim - reached.ndim))
+            broken |= np.any(np.isnan(array) & there, axis=tuple(range(code.ndim, array.ndim)))
     code[broken & np.isin(code, FINE)] = NOT_A_NUMBER
     return {**values, "result": code, "elapsed": found["elapsed"], "steps": found["steps"]}
 
