@@ -23,6 +23,7 @@ def sweep(
     scheduler: str | None = None,
     part: str = "0/1",
     lanes: int | None = None,
+    extend: bool = False,
     force: bool = False,
 ) -> int:
     """Run every point of a plan into a store; the same command resumes it.
@@ -53,6 +54,8 @@ def sweep(
         I/N computes only every N-th block from the I-th on, for independent jobs on one store.
     lanes
         Largest number of points in a block of a new store.
+    extend
+        Add points to a store whose axes or seeds have fewer values; its finished blocks are kept.
     """
     from unhinged_jax import _memory
     from unhinged_jax.sweeps import command
@@ -60,7 +63,7 @@ def sweep(
     with _memory.any_size(force):
         return command.sweep(
             plan, store, status=status, retry_failed=retry_failed, export=export, workers=workers, scheduler=scheduler,
-            part=part, lanes=lanes, force=force,
+            part=part, lanes=lanes, extend=extend, force=force,
         )  # fmt: skip
 
 

@@ -93,4 +93,6 @@ def coordinate(group: zarr.Group, name: str, dim: str, values: np.ndarray, attrs
 def plain_name(name: str) -> None:
     """Raise ValueError for the name of an array that would lie outside the store, because names become folders."""
     if not name or name.startswith((".", "__")) or any(letter in name for letter in "/\\\0") or name == "zarr.json":
-        raise ValueError(f"{name!r} cannot be the name of an axis: it would be a path in the store; give a plain name.")
+        raise ValueError(
+            f"{name!r} cannot be the name of an axis or an array: it would be a path in the store; give a plain name."
+        )

@@ -29,6 +29,7 @@ def sweep(
     part: str,
     lanes: int | None,
     force: bool = False,
+    extend: bool = False,
 ) -> int:
     """Run, resume, describe or export a sweep; see `unhinged sweep --help`."""
     from unhinged_jax.sweeps import prepare, run
@@ -49,7 +50,7 @@ def sweep(
         raise ValueError("give a plan: a TOML file, or one of phase, noise, imbalance, schedules.")
     read = SweepPlan.read(plan)
     with placed(store):
-        opened = prepare.open_store(read, store, lanes=lanes)
+        opened = prepare.open_store(read, store, lanes=lanes, extend=extend)
     for name in opened.mended:
         print(f"unhinged: note: {opened.path / name} was missing or altered; it was written again.", file=sys.stderr)
     for change in prepare.changed_versions(opened):

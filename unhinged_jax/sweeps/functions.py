@@ -20,6 +20,11 @@ from unhinged_jax.trajectory import Trajectory
 _COPIES = 4
 """Copies of the largest intermediate array that a point is expected to hold."""
 TIMES = "times"
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 _OWN = ("result", "elapsed", "steps", "execution")
 """Names of a store that no array of a function may have."""
 
@@ -130,7 +135,7 @@ def _traced(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any
 
     try:
         program, found = jax.make_jaxpr(lane, return_shape=True)(given)
-    except jax.errors.ConcretizationTypeError as error:
+    except _NEEDS_VALUES as error:
         raise ValueError(
             "the function needs the value of an axis while it is traced, for a size, a branch or a NumPy function; "
             "move that axis to `static`, or give vmap=False to compute points one at a time."

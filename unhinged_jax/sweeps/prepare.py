@@ -156,6 +156,7 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None, layou
     for name in (*coordinates, *(dim.name for dim in plan.dims)):
         if name in (*outputs, "result", "elapsed", "steps", "execution"):
             raise ValueError(f"an axis is called {name!r}, like a result of the sweep; give it another `name`.")
+    for name in (*coordinates, *(dim.name for dim in plan.dims), *outputs):
         plain_name(name)
     own = grouping.groups[0].coordinates
     unit = "updates" if "time" in own and np.issubdtype(own["time"].dtype, np.integer) else "time"
