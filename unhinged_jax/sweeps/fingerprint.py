@@ -73,7 +73,7 @@ def _described(value: Any) -> tuple[str, list[tuple[str, object]]]:
         return "method", [("func", value.__func__), ("self", value.__self__)]
     if isinstance(value, (types.FunctionType, type)):
         return _code(value)
-    if callable(inner := getattr(value, "__wrapped__", None)):  # jax.jit and its kin
+    if callable(inner := getattr(value, "__wrapped__", None)):  # jax.jit and similar
         return type(value).__name__, [("wrapped", inner)]
     if isinstance(value, Mapping):
         return type(value).__name__, [(str(key), entry) for key, entry in value.items()]
