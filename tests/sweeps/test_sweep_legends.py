@@ -1,5 +1,6 @@
 """Legends of sweep maps: every line is named by what it means, whatever stands before it or in another panel."""
 
+import itertools
 import json
 
 import numpy as np
@@ -15,13 +16,14 @@ from unhinged_jax.sweeps.report import _axis, _boundaries
 xarray = pytest.importorskip("xarray", reason="sweeps need xarray")
 
 CLASSES = 10
-NOISE = [0.0, 0.6]
+PER_CLASS = 2
+NOISE = [0.0, 0.3, 0.6]
 
 
 def plan_of(grid, labels=None):
     tables = {
         "model": {"case": "regularized", "dim": 4, "decay": 0.1},
-        "labels": {"layout": "balanced", "classes": CLASSES, "per_class": 2, **(labels or {})},
+        "labels": {"layout": "balanced", "classes": CLASSES, "per_class": PER_CLASS, **(labels or {})},
         "dynamics": {"kind": "flow"},
         "run": {"times": [0, 1], "observe": ["log_norm"]},
         "sweep": {"method": "exact", "seeds": 1, "grid": grid},
@@ -34,16 +36,36 @@ DECAY = {"model.decay": [0.02, 0.2, 2.0]}
 NOISY = {"noise": {"kind": "symmetric", "rate": 0.1, "expected": True}}
 
 
-def crossings(rate, classes):
-    """The trade-offs at which the singular value of the contrasts is that of the mean, by bisection of Lemma 9."""
+def signal(gamma, rate, classes=CLASSES):
+    """The dense signal matrix, entry by entry: under expected noise every label is any other with rate/(C-1)."""
+    samples = classes * PER_CLASS
+    M = np.empty((samples, classes))
+    for i in range(samples):
+        for c in range(classes):
+            target = 1 - rate if i % classes == c else rate / (classes - 1)
+            M[i, c] = ((1 + gamma) * target - gamma) / samples
+    return M
 
-    def gap(gamma):
-        contrast = (1 - rate * classes / (classes - 1)) * (1 + gamma)
-        return contrast - abs(1 + gamma - gamma * classes)
 
-    grid = np.linspace(1e-9, 3, 20_001)
-    signs = np.sign([gap(g) for g in grid])
-    return grid[:-1][signs[:-1] != signs[1:]]
+def crossings(rate):
+    """Trade-offs between 0 and 1 where the largest singular value of the signal changes from the mean's to that of the
+    contrasts or back, from singular value decompositions, by bisection."""
+
+    def contrasts_win(gamma):
+        top = np.linalg.svd(signal(gamma, rate))[2][0]
+        return abs(top.sum()) < 0.5 * np.sqrt(CLASSES)
+
+    found = []
+    grid = np.linspace(1e-3, 1, 51)
+    for low, high in itertools.pairwise(grid):
+        before = contrasts_win(low)
+        if before == contrasts_win(high):
+            continue
+        for _ in range(24):
+            middle = (low + high) / 2
+            low, high = (middle, high) if contrasts_win(middle) == before else (low, middle)
+        found.append(middle)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +101,58 @@ def test_lines_are_named_by_what_they_are(drawn):
                 seen.setdefault(named[looks(line)], []).append(line.get_xdata()[0])
         name = "σ of contrasts = σ of mean" if rate else "γ = 2/(C−2)"
         assert list(seen) == [name], (rate, seen)
-        np.testing.assert_allclose(sorted(seen[name]), crossings(rate, CLASSES), atol=2e-4)
+        np.testing.assert_allclose(sorted(seen[name]), crossings(rate), rtol=1e-6)
+
+
+def test_the_boundary_of_growth_is_the_largest_singular_value_in_every_panel_also_between_grid_points(drawn):
+    _, _, figure = drawn
+    for axes, rate in zip([axes for axes in figure.axes if axes.get_xlabel()], NOISE, strict=True):
+        curves = [line for line in axes.get_lines() if line.get_color() == "#D55E00" and looks(line) == ("-", ())]
+        (x, y) = curves[0].get_data()
+        assert len(curves) == 1 and len(x) > 100
+        for gamma, height in list(zip(x, y, strict=True))[::8]:
+            assert height == pytest.approx(np.linalg.norm(signal(gamma, rate), 2), rel=1e-5)
+
+
+def test_both_rates_at_which_mean_and_contrasts_change_places_are_drawn():
+    plan = plan_of({"model.gamma": [0.0, 0.2], "labels.noise.rate": [0.0, 1.0]}, NOISY)
+    found = boundaries(plan, "gamma", "rate", {})
+    assert len(found) == 2 and {line.meaning for line in found} == {"ρ = (C−1)/C · (1 ± |1+γ−γC|/(1+γ))"}
+    for line in found:
+        for gamma, rate in list(zip(line.x, line.y, strict=True))[20::60]:
+            if 0 < rate < 1:
+                values = np.linalg.svd(signal(gamma, rate), compute_uv=False)  # one of the mean, the others' equal
+                assert values[0] == pytest.approx(values[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize(("noise", "ratio", "drawn_too"), [
+    (None, [1.0, 5.0], True),
+    ({"kind": "symmetric", "rate": 0.2, "expected": True}, [2.0, 5.0], True),
+    ({"kind": "asymmetric", "rate": 0.2, "expected": True}, [2.0, 5.0], False),  # no exponent makes them equal
+    (None, [1.0, 1.0 + 1e-9], False),  # equal classes: every exponent does
+])  # fmt: skip
+def test_equal_contrasts_are_drawn_only_where_the_exponent_makes_them_equal(noise, ratio, drawn_too):
+    tables = plan_of({"labels.weight_exponent": [0.0, 0.25, 1.0], "labels.ratio": ratio}, NOISY).tables()
+    tables["labels"] = {"layout": "long_tailed", "classes": 5, "largest": 12, "ratio": 2.0, "noise": noise}
+    plan = uj.SweepPlan.of(tables, check=False)
+    found = [line.meaning for line in boundaries(plan, "weight_exponent", "ratio", {})]
+    assert found == (["exponent ½: equal contrasts"] if drawn_too else [])
 
 
 def test_the_report_shows_a_line_only_where_it_belongs(drawn):
     plan, order, _ = drawn
     lines = json.loads(json.dumps(_boundaries(plan, order[:3])))
     for line in lines:
-        if line["meaning"] == "γ = 2/(C−2)":
-            assert line["at"] == {"2": 0}  # without noise
-            assert {x for x, _ in line["points"]} == {2 / (CLASSES - 2)} or line["y"] == 0
-        if line["meaning"] == "σ of contrasts = σ of mean":
-            assert line["at"] == {"2": 1}
+        if (line["x"], line["y"]) != (0, 1):
+            continue
+        (place,) = line["at"].values()
+        x, y = np.array(line["points"]).T
+        if line["meaning"] == "λ₁λ₂ = max σ²":
+            want = [np.linalg.norm(signal(gamma, NOISE[place]), 2) for gamma in x[::20]]
+            np.testing.assert_allclose(y[::20], want, rtol=1e-5)
+        else:
+            assert line["meaning"] == ("σ of contrasts = σ of mean" if NOISE[place] else "γ = 2/(C−2)")
+            assert np.ptp(x) == 0 and np.isclose(x[0], crossings(NOISE[place]), rtol=1e-6).any()
     assert len({line["meaning"] for line in lines}) == len({line["dashes"] for line in lines})
 
 

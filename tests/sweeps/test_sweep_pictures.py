@@ -58,7 +58,7 @@ def content(folder):
 
 def test_the_report_is_one_file_that_needs_no_network(drawn):
     text, held = content(drawn[0])
-    assert not re.search(r"(src|href)\s*=|@import|url\(|fetch\(|XMLHttp|https?://(?!www\.w3\.org)", text)
+    assert not re.search(r"(src|href)\s*=|@import|url\((?!#)|fetch\(|XMLHttp|https?://(?!www\.w3\.org)", text)
     assert text.count("</script>") == 1 and "&lt;b&gt;starts" in text
     assert held["facts"]["points"] == 90 and held["facts"]["failed"] == 0
     assert {line["meaning"] for line in held["boundaries"]} == {"λ₁λ₂ = max σ²", "γ = 2/(C−2)"}
@@ -87,6 +87,7 @@ def test_the_report_works_in_a_browser_without_a_network(drawn, tmp_path):
       const say = (key, value) => document.body.dataset[key] = value;
       say("cells", document.querySelectorAll("#map rect[data-point]").length);
       say("lines", document.querySelectorAll("#map .boundary").length);
+      say("meanings", [...document.querySelectorAll("#map .meaning")].map(node => node.textContent).join("|"));
       say("all", $("count").textContent);
       const cell = document.querySelector('#map rect[data-point="7"]');
       cell.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: 50, clientY: 50 }));
@@ -96,6 +97,8 @@ def test_the_report_works_in_a_browser_without_a_network(drawn, tmp_path):
       say("band", document.querySelectorAll("#curve .band").length);
       $("search").value = "gamma>1 accuracy<0.9"; $("search").dispatchEvent(new Event("input"));
       say("found", $("count").textContent);
+      [S.x, S.y] = [S.y, S.x]; draw();
+      say("turned", document.querySelectorAll("#map .boundary").length);
     </script>"""
     page = tmp_path / "page.html"
     page.write_text(text.replace("</body>", script + "</body>"))
@@ -104,6 +107,7 @@ def test_the_report_works_in_a_browser_without_a_network(drawn, tmp_path):
     done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
     seen = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search(r"<body[^>]*>", done.stdout).group(0)))
     assert seen["ready"] == "yes" and seen["cells"] == "30" and seen["lines"] == "2" and seen["band"] == "1"
+    assert seen["turned"] == "2" and seen["meanings"] == "λ₁λ₂ = max σ²|γ = 2/(C−2)"
     assert seen["all"].startswith("30 of 30 points")
     gamma, decay = held["axes"][0]["values"][1], held["axes"][1]["values"][2]
     assert f"trade-off  {gamma:g}" in seen["tip"] and "log_norm" in seen["tip"]

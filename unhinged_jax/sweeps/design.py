@@ -43,6 +43,14 @@ class Axis:
         return np.asarray(self.values, np.int64 if whole else np.float64)
 
 
+def is_geometric(values: np.ndarray) -> bool:
+    """Whether positive coordinates are closer to evenly spaced in the logarithm than by difference."""
+    if values.dtype.kind == "U" or len(values) < 3 or np.any(values <= 0) or not np.all(np.diff(values) > 0):
+        return False
+    gaps, ratios = np.diff(values), np.diff(np.log(values))
+    return bool(np.std(ratios) / np.mean(ratios) < np.std(gaps) / np.mean(gaps))
+
+
 @dataclasses.dataclass(frozen=True)
 class Dim:
     """One dimension of the result: axes that vary together, `kind` "grid", "zip", "random" or "seed"."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
 from unhinged_jax.sweeps.bands import coordinate_of, over_seeds, shown
+from unhinged_jax.sweeps.design import is_geometric
 from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.lines import lines as boundaries
 from unhinged_jax.sweeps.store import FINE
@@ -163,14 +164,6 @@ def edges(values: np.ndarray) -> np.ndarray:
         return np.exp(edges(np.log(values)))
     middles = (values[1:] + values[:-1]) / 2
     return np.concatenate([[2 * values[0] - middles[0]], middles, [2 * values[-1] - middles[-1]]])
-
-
-def is_geometric(values: np.ndarray) -> bool:
-    """Whether positive coordinates are closer to evenly spaced in the logarithm than by difference."""
-    if values.dtype.kind == "U" or len(values) < 3 or np.any(values <= 0) or not np.all(np.diff(values) > 0):
-        return False
-    gaps, ratios = np.diff(values), np.diff(np.log(values))
-    return bool(np.std(ratios) / np.mean(ratios) < np.std(gaps) / np.mean(gaps))
 
 
 def _scale(axis: XAxis | YAxis, values: np.ndarray) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.sweeps.bands import coordinate_of, over_seeds
+from unhinged_jax.sweeps.design import is_geometric
 from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.lines import lines as boundaries
-from unhinged_jax.sweeps.maps import is_geometric
 from unhinged_jax.sweeps.store import FINE, PENDING, REASONS
 
 if TYPE_CHECKING:
@@ -111,30 +111,31 @@ def _reasons(result: np.ndarray) -> dict[str, str]:
 
 
 def _boundaries(plan: Plan, order: list[str]) -> list[dict[str, Any]]:
-    """Lines for every pair of numeric axes, and for each place along the others if those are few, else their middle."""
+    """Lines for every pair of numeric axes, and for each place along the others if those are few, else their middle.
+
+    The page exchanges x and y where its map does.
+    """
     dims = [dim for dim in plan.dims if dim.name in order and dim.kind != "random" and dim.size > 1]
     numeric = [dim.name for dim in dims if dim.axes[0].numeric and dim.axes[0].labels is None]
     found = []
-    for x, y in itertools.permutations(numeric, 2):
+    for x, y in itertools.combinations(numeric, 2):
         others = [dim for dim in plan.dims if dim.name not in (x, y, "seed")]
         many = math.prod(dim.size for dim in others) > _PLACES
         spans = [[(dim.size - 1) // 2] if many else range(dim.size) for dim in others]
         for chosen in itertools.product(*spans):
             held = {dim.name: place for dim, place in zip(others, chosen, strict=True)}
             at = {str(order.index(name)): place for name, place in held.items()}
-            found += [
-                {
-                    "x": order.index(x), "y": order.index(y), "at": at, "meaning": line.meaning,
-                    "dashes": " ".join(f"{2 * length:g}" for length in line.dashes),
-                    "points": _finite(line.x, line.y),
-                }
-                for line in boundaries(plan, x, y, held)
-            ]  # fmt: skip
+            for line in boundaries(plan, x, y, held):
+                dashes = " ".join(f"{2 * length:g}" for length in line.dashes)
+                about = {"at": at, "meaning": line.meaning, "dashes": dashes, "points": _points(line.x, line.y)}
+                found.append({"x": order.index(x), "y": order.index(y), **about})
     return found
 
 
-def _finite(x: np.ndarray, y: np.ndarray) -> list[list[float]]:
-    return [[float(a), float(b)] for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)]
+def _points(x: np.ndarray, y: np.ndarray) -> list[list[float] | None]:
+    """Points of a line, to seven digits; None where it is interrupted."""
+    there = np.isfinite(x) & np.isfinite(y)
+    return [[float(f"{v:.7g}") for v in point] if known else None for *point, known in zip(x, y, there, strict=True)]
 
 
 def _facts(plan: Plan, data: xarray.Dataset) -> dict[str, Any]:
