@@ -167,6 +167,13 @@ def test_a_reliability_diagram_shows_accuracy_and_gap():
     assert len(figure.axes) == 2 and "ECE" in figure.axes[0].texts[0].get_text()
 
 
+def test_variants_whose_points_stand_alone_differ_in_colour_or_marker():
+    figure = figures.against_points([outcome(f"variant {i}", "step 100") for i in range(16)], "accuracy")
+    (axes,) = figure.axes
+    looks = {(bars.lines[0].get_color(), bars.lines[0].get_marker()) for bars in axes.containers}
+    assert len(axes.containers) == len(looks) == 16
+
+
 @pytest.mark.parametrize("name", ["heads_in_equinox", "heads_in_flax"])
 def test_the_heads_train_in_either_framework(name):
     if name == "heads_in_flax":

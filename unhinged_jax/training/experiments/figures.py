@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "s", "^", "D")
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
@@ -43,9 +44,16 @@ def _named(figure: Figure) -> tuple[list[Any], list[str]]:
     return list(found.values()), list(found)
 
 
+def _look(place: int) -> tuple[str, str, str]:
+    """Colour, line and marker of a variant: once the colours are used up, both others change, since a point may stand
+    alone."""
+    turn, at = divmod(place, len(plots.PALETTE))
+    return plots.PALETTE[at], _LINES[turn % len(_LINES)], _MARKERS[turn % len(_MARKERS)]
+
+
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, place: int, label: str) -> None:
     """The mean over seeds and a band of one standard error; `values` is (x, seeds)."""
-    color, style = plots.PALETTE[place % len(plots.PALETTE)], _LINES[place // len(plots.PALETTE) % len(_LINES)]
+    color, style, _ = _look(place)
     means = [mean_of(row) for row in values]
     middle = np.array([mean.value for mean in means])
     error = np.nan_to_num(np.array([mean.error for mean in means]))
@@ -91,17 +99,14 @@ def against_points(
         figure, axes = _figure(1, width=11.0 if len(points) > 5 else 8.6, height=3.8)
         x = np.cumsum([1.0 if a == b else 1.5 for a, b in zip(kinds[:1] + kinds, kinds, strict=False)])
         for place, variant in enumerate(variants):
-            style = {
-                "color": plots.PALETTE[place % len(plots.PALETTE)],
-                "ls": _LINES[place // len(plots.PALETTE) % len(_LINES)],
-            }
+            color, line, marker = _look(place)
             for kind in dict.fromkeys(kinds):
                 at = [i for i in range(len(points)) if kinds[i] == kind]
                 chosen = {o.point: o for o in outcomes if o.variant == variant}
                 means = [mean_of(measure(chosen[points[i]])) for i in at]
                 axes[0, 0].errorbar(
                     x[at] + 0.06 * (place - (len(variants) - 1) / 2), [mean.value for mean in means],
-                    [np.nan_to_num(mean.error) for mean in means], **style, marker="o", ms=4, capsize=2,
+                    [np.nan_to_num(mean.error) for mean in means], color=color, ls=line, marker=marker, ms=4, capsize=2,
                     label=variant if kind == kinds[0] else None,
                 )  # fmt: skip
         axes[0, 0].set_xticks(x, [point.replace(" ", "\n") if len(points) > 5 else point for point in points])
@@ -202,7 +207,7 @@ def growth(outcomes: Sequence[ExperimentOutcome]) -> Figure:
                 _band(cell, np.arange(1, values.shape[0] + 1), values, place, outcome.variant)
                 stopped = outcome.stopped[outcome.stopped >= 0]
                 if stopped.size:
-                    cell.axvline(stopped.min() + 1, color=plots.PALETTE[place % len(plots.PALETTE)], lw=0.9, ls=":")
+                    cell.axvline(stopped.min() + 1, color=_look(place)[0], lw=0.9, ls=":")
             cell.set_title(title)
             if name != "test_accuracy":
                 cell.set_yscale("log")
