@@ -120,6 +120,36 @@ def direction_distance(Z, limit):
     return decimal_norm(Z / decimal_norm(Z) - limit / decimal_norm(limit))
 
 
+def from_hull(point, corners):
+    """Distance of a point from a convex hull: the nearest point lies inside a face, so every face is tried."""
+    best = math.inf
+    for count in range(1, len(corners) + 1):
+        for face in itertools.combinations(corners, count):
+            rows = np.array(face)
+            edges = (rows[1:] - rows[0]).T
+            along = np.linalg.lstsq(edges, point - rows[0], rcond=None)[0] if count > 1 else np.zeros(0)
+            if min(*along, 1 - along.sum(), 1) >= -1e-12:
+                best = min(best, np.linalg.norm(point - rows[0] - edges @ along))
+    return best
+
+
+def beyond_metrics(H, labels, W, ood):
+    """What `measure` computes beside `collapse_metrics`, from faces of hulls and loops over classes."""
+    C = len(W)
+    mu = np.array([H[labels == c].mean(0) for c in range(C)])
+    outside = ood.mean(0)
+
+    def one_vs_rest(V):
+        V = V / np.linalg.norm(V, axis=1)[:, None]
+        return min(from_hull(V[c], np.delete(V, c, axis=0)) for c in range(C))
+
+    return {
+        "one_vs_rest_means": one_vs_rest(mu - H.mean(0)),
+        "one_vs_rest_prototypes": one_vs_rest(W),
+        "nc5": np.mean([abs(m @ outside) / np.linalg.norm(m) / np.linalg.norm(outside) for m in mu]),
+    }
+
+
 def collapse_metrics(H, labels, W, b):
     """Every metric from dense covariances and explicit loops over samples and pairs."""
     (n, p), C = H.shape, len(W)

@@ -17,6 +17,7 @@ from unhinged_jax.cli import main
 RNG = np.random.default_rng(0)
 LABELS = np.arange(40) % 4
 H, W, B = RNG.normal(size=(4, 6))[LABELS] + RNG.normal(size=(40, 6)), RNG.normal(size=(4, 6)), RNG.normal(size=4)
+OOD = RNG.normal(size=(9, 6)) + 1
 WHOLE = uj.measure(H, LABELS, W, B)
 
 
@@ -61,6 +62,18 @@ def test_arrays_of_other_names_are_named(tmp_path, capsys):
         failure(capsys, file)
     )
     assert "holds no bias under the name c; it has" in failure(capsys, file, *given[:-1], "c")
+
+
+def test_features_from_outside_are_named_or_called_ood(tmp_path, capsys):
+    file = tmp_path / "network.npz"
+    want = uj.measure(H, LABELS, W, B, ood=OOD).values
+    assert "nc5" in want
+    np.savez(file, features=H, labels=LABELS, prototypes=W, bias=B, ood=OOD)
+    assert values(told(capsys, file)) == want
+    np.savez(file, features=H, labels=LABELS, prototypes=W, bias=B, svhn=OOD)
+    assert values(told(capsys, file)) == WHOLE.values
+    assert values(told(capsys, file, "--ood", "svhn")) == want
+    assert "holds no ood under the name noise" in failure(capsys, file, "--ood", "noise")
 
 
 def test_the_table_is_printed_and_a_csv_file_written_once(tmp_path, capsys):

@@ -12,12 +12,13 @@ import pandas
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.collapse import METRICS
+from unhinged_jax.collapse import MEASURED, METRICS, one_vs_rest_distance
 from unhinged_jax.measurement import evaluate
 
 C, P = 5, 9
 COUNTS = (70, 40, 10, 60, 50)
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(C), COUNTS))
+OOD = np.random.default_rng(8).normal(size=(30, P)) + np.arange(P)
 OF_SAMPLES = {"nc4", "ncc_accuracy", "accuracy", "margin_min", "margin_mean"}
 
 
@@ -28,7 +29,7 @@ def data(seed=0, labels=LABELS):
 
 
 H, W, B = data()
-WHOLE = uj.measure(H, LABELS, W, B)
+WHOLE = uj.measure(H, LABELS, W, B, ood=OOD)
 
 
 def assert_close(got, want, rtol=1e-12, only=None):
@@ -37,8 +38,8 @@ def assert_close(got, want, rtol=1e-12, only=None):
 
 
 def test_every_metric_beside_loops_over_samples_and_pairs():
-    want = oracles.collapse_metrics(H, LABELS, W, B)
-    assert {*WHOLE.values} == {*METRICS} == {*want} and WHOLE.left_out == {}
+    want = oracles.collapse_metrics(H, LABELS, W, B) | oracles.beyond_metrics(H, LABELS, W, OOD)
+    assert {*WHOLE.values} == {*MEASURED} == {*want} and WHOLE.left_out == {}
     assert 0 < want["nc4"] < 1 and 0 < want["accuracy"] < 1 and 0 < want["ncc_accuracy"] < 1
     for name, value in want.items():
         np.testing.assert_allclose(WHOLE[name], value, rtol=1e-12, atol=1e-13, err_msg=name)
@@ -46,15 +47,63 @@ def test_every_metric_beside_loops_over_samples_and_pairs():
 
 
 def test_without_prototypes_what_needs_them_is_left_out_and_named():
-    found = uj.measure(H, LABELS)
-    needs = {name for name, info in METRICS.items() if not {"W", "logits"}.isdisjoint(info.takes)}
-    assert {*found.left_out} == needs and {*found.values} == {*METRICS} - needs
+    found = uj.measure(H, LABELS, ood=OOD)
+    needs = {name for name, info in MEASURED.items() if not {"W", "logits"}.isdisjoint(info.takes)}
+    assert {*found.left_out} == needs and {*found.values} == {*MEASURED} - needs
     assert {*found.left_out.values()} == {"no prototypes were given"}
     assert_close(found, WHOLE, 1e-14, only=found.values)
     told = f"Left out, because no prototypes were given: {', '.join(found.left_out)}."
     assert " ".join(repr(found).split()).endswith(told) and max(map(len, repr(found).splitlines())) <= 100
     with pytest.raises(KeyError, match="nc4 was left out: no prototypes were given"):
         found["nc4"]
+
+
+def test_without_features_from_outside_nc5_is_left_out_and_nothing_else_changes():
+    found = uj.measure(H, LABELS, W, B)
+    no = "no features from outside the training distribution were given (ood)"
+    assert found.left_out == {"nc5": no} == uj.measure(H, LABELS, W, B, ood=OOD[:0]).left_out
+    assert found.values == {name: value for name, value in WHOLE.values.items() if name != "nc5"}
+    assert repr(found).endswith(f"Left out, because {no}: nc5.")
+
+
+def test_of_features_from_outside_only_the_direction_of_their_mean_counts():
+    turned = OOD[np.random.default_rng(0).permutation(len(OOD))]
+    for ood in (turned, 1e-200 * OOD, 1e200 * OOD, OOD.mean(axis=0)[None], np.tile(OOD, (3, 1)), -OOD):
+        np.testing.assert_allclose(uj.measure(H, LABELS, ood=ood)["nc5"], WHOLE["nc5"], rtol=1e-13)
+    assert uj.measure(H, LABELS, ood=0 * OOD)["nc5"] == 0
+    means = [H[c == LABELS].mean(axis=0) for c in range(C)]
+    apart = np.linalg.qr(np.stack([*means, OOD[0]], axis=1))[0][:, -1:].T
+    assert uj.measure(H, LABELS, ood=apart)["nc5"] < 1e-14  # orthogonal to every class mean: the ideal
+
+
+@pytest.mark.parametrize(("classes", "dim"), [(4, 1), (2, 1), (7, 2), (6, 3), (8, 4), (6, 5)])
+def test_distances_from_hulls_beside_every_face(classes, dim):
+    V = np.random.default_rng(classes).normal(size=(classes, dim))
+    unit = V / np.linalg.norm(V, axis=1)[:, None]
+    want = min(oracles.from_hull(unit[c], np.delete(unit, c, axis=0)) for c in range(classes))
+    assert one_vs_rest_distance(V) == pytest.approx(want, abs=1e-12)
+    assert one_vs_rest_distance(3 * V[::-1]) == pytest.approx(want, abs=1e-12)
+
+
+def test_distances_from_hulls_of_the_best_arrangements():
+    angle = 2 * np.pi * np.arange(7) / 7
+    for V in (
+        np.eye(6) - 1 / 6, np.stack([np.cos(angle), np.sin(angle)], axis=1), np.vstack([np.eye(4), -np.eye(4)]),
+        np.array([[1.0], [-2.0]]), np.array([[1.0], [-2.0], [1.0]]),
+    ):  # fmt: skip
+        for name in ("one_vs_rest_means", "one_vs_rest_prototypes"):
+            best = MEASURED[name].ideal(*V.shape if V.shape[0] != 6 else (6, 5))
+            assert one_vs_rest_distance(V) == pytest.approx(best, abs=1e-12)
+    assert math.isnan(MEASURED["one_vs_rest_means"].ideal(9, 4))
+    with pytest.raises(ValueError, match="needs known numbers"):
+        jax.jit(one_vs_rest_distance)(np.eye(3))
+
+
+def test_distances_from_hulls_of_very_many_classes_are_left_out(monkeypatch):
+    monkeypatch.setattr(evaluate, "MOST_FOR_HULLS", C - 1)
+    found = uj.measure(H, LABELS, W, B, ood=OOD)
+    assert {*found.left_out} == {"one_vs_rest_means", "one_vs_rest_prototypes"}
+    assert "it takes minutes for more than 1,000 classes" in {*found.left_out.values()}
 
 
 def test_biases_matter_to_logits_only():
@@ -71,7 +120,7 @@ def test_tiles_change_nothing(monkeypatch, limit):
     sizes = [len(H[rows]) for rows in evaluate.tiles(H, C)]
     assert sum(sizes) == len(H) and max(sizes) <= limit
     if limit > 1:
-        assert_close(uj.measure(H, LABELS, W, B), WHOLE)
+        assert_close(uj.measure(H, LABELS, W, B, ood=OOD), WHOLE)
 
 
 def test_no_tile_is_large():
@@ -89,12 +138,13 @@ def test_invariances():
     turn = np.linalg.qr(rng.normal(size=(P, P)))[0]
     order, rename = rng.permutation(len(H)), rng.permutation(C)
     old = np.argsort(rename)
-    assert_close(uj.measure(H @ turn, LABELS, W @ turn, B), WHOLE)
-    assert_close(uj.measure(H[order], LABELS[order], W, B), WHOLE)
-    assert_close(uj.measure(H, rename[LABELS], W[old], B[old]), WHOLE)
-    assert_close(uj.measure(np.tile(H, (2, 1)), np.tile(LABELS, 2), W, B), WHOLE)
+    assert_close(uj.measure(H @ turn, LABELS, W @ turn, B, ood=OOD @ turn), WHOLE)
+    assert_close(uj.measure(H[order], LABELS[order], W, B, ood=OOD), WHOLE)
+    assert_close(uj.measure(H, rename[LABELS], W[old], B[old], ood=OOD), WHOLE)
+    assert_close(uj.measure(np.tile(H, (2, 1)), np.tile(LABELS, 2), W, B, ood=OOD), WHOLE)
     shift = rng.normal(size=P)
-    assert_close(uj.measure(H + shift, LABELS, W, B - W @ shift), WHOLE)
+    moved = uj.measure(H + shift, LABELS, W, B - W @ shift)
+    assert_close(moved, WHOLE, only=moved.values)  # NC5 depends on the origin
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-100, 3e7, 1e100, 1e200])
@@ -158,8 +208,9 @@ def test_every_type_of_number_is_measured_in_float64(kind):
 
 
 def test_labels_of_the_library_and_of_jax():
-    assert uj.measure(H, uj.from_labels(LABELS), W, B) == WHOLE
-    assert uj.measure(H, jnp.asarray(LABELS), W, B) == WHOLE == uj.measure(H, LABELS.tolist(), W, B)
+    assert uj.measure(H, uj.from_labels(LABELS), W, B, ood=OOD) == WHOLE
+    for labels in (jnp.asarray(LABELS), LABELS.tolist()):
+        assert uj.measure(H, labels, W, B, ood=OOD.tolist()) == WHOLE
 
 
 class Tensor:
@@ -184,7 +235,7 @@ class Tensor:
 
 
 def test_tensors_that_require_gradients_or_have_16_bits():
-    assert uj.measure(Tensor(H), Tensor(LABELS), Tensor(W), Tensor(B)) == WHOLE
+    assert uj.measure(Tensor(H), Tensor(LABELS), Tensor(W), Tensor(B), ood=Tensor(OOD)) == WHOLE
     rounded = uj.measure(H.astype(np.float32), LABELS, W)
     assert uj.measure(Tensor(H, "torch.bfloat16"), LABELS, Tensor(W)) == rounded
 
@@ -192,7 +243,8 @@ def test_tensors_that_require_gradients_or_have_16_bits():
 def test_tensors_of_pytorch():
     torch = pytest.importorskip("torch")
     features = torch.tensor(H, requires_grad=True)
-    assert uj.measure(features, torch.tensor(LABELS), torch.nn.Parameter(torch.tensor(W)), torch.tensor(B)) == WHOLE
+    prototypes, ood = torch.nn.Parameter(torch.tensor(W)), torch.tensor(OOD)
+    assert uj.measure(features, torch.tensor(LABELS), prototypes, torch.tensor(B), ood=ood) == WHOLE
     rounded = features.bfloat16()
     assert uj.measure(rounded, LABELS) == uj.measure(rounded.detach().double().numpy(), LABELS)
 
@@ -221,6 +273,10 @@ REFUSED = {
     "transposed": (lambda: uj.measure(H, LABELS, W.T), r"shape \(C, 9\), but got \(9, 5\); give their transpose"),
     "more prototypes": (lambda: uj.measure(H, uj.from_labels(LABELS), W[:4]), r"must have shape \(5, 9\)"),
     "a bias alone": (lambda: uj.measure(H, LABELS, bias=B), "without prototypes"),
+    "narrow features from outside": (lambda: uj.measure(H, LABELS, ood=OOD[:, 1:]), r"\(m, 9\), .* but got \(30, 8\)"),
+    "one sample from outside": (lambda: uj.Collapse(C, P).update_ood(OOD[0]), r"\(m, 9\), one row of features per"),
+    "nothing from outside": (lambda: uj.Collapse(C, P).update_ood(None), "ood must hold real numbers, but got None"),
+    "NaN from outside": (lambda: uj.measure(H, LABELS, ood=NAN), "ood must hold finite numbers"),
     "another bias": (lambda: uj.measure(H, LABELS, W, B[:4]), r"bias must have shape \(5,\)"),
     "a traced array": (lambda: jax.jit(lambda x: uj.measure(x, LABELS).samples)(H), "features must hold known numbers"),
     "traced labels": (lambda: jax.jit(lambda y: uj.measure(H, y).samples)(LABELS), "labels must hold known numbers"),
@@ -259,7 +315,7 @@ def test_known_numbers_are_measured_while_something_else_is_traced(around):
 def streamed(order, edges):
     seen = uj.Collapse(C, P)
     for rows in np.split(order, edges):
-        seen = seen.update(H[rows], LABELS[rows])
+        seen = seen.update(H[rows], LABELS[rows]).update_ood(OOD[rows[rows < len(OOD)]])
     for rows in np.split(order[::-1], edges[:3]):
         seen = seen.classify(H[rows], LABELS[rows], W, B)
     return seen.metrics()
@@ -276,7 +332,7 @@ def test_batches_in_any_order_and_division_equal_the_whole(seed):
 
 
 def test_one_pass_gives_all_but_what_needs_each_sample_again():
-    seen = uj.Collapse(C, P).update(H, LABELS)
+    seen = uj.Collapse(C, P).update(H, LABELS).update_ood(OOD)
     found = seen.metrics(W, B)
     assert {*found.left_out} == OF_SAMPLES
     assert {*found.left_out.values()} == {"it needs every sample again, with `classify`"}
@@ -325,7 +381,7 @@ def test_second_passes_must_be_complete_and_of_one_classifier():
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    assert_close(half.classify(H[100:], LABELS[100:], W, B).metrics(W, B), WHOLE)
+    assert_close(half.classify(H[100:], LABELS[100:], W, B).update_ood(OOD).metrics(W, B), WHOLE)
 
 
 def test_a_scatter_that_does_not_fit_is_refused():
@@ -344,16 +400,16 @@ def test_a_scatter_that_does_not_fit_is_refused():
 
 def test_the_table_is_aligned_and_complete():
     lines = repr(WHOLE).splitlines()
-    assert lines[0] == "Neural collapse of 230 samples, 5 classes, 9 dimensions" and len(lines) == 2 + len(METRICS)
+    assert lines[0] == "Neural collapse of 230 samples, 5 classes, 9 dimensions" and len(lines) == 2 + len(MEASURED)
     column = lines[1].index("meaning")
-    for line, (name, info) in zip(lines[2:], METRICS.items(), strict=True):
+    for line, (name, info) in zip(lines[2:], MEASURED.items(), strict=True):
         assert line.split()[0] == name and line[column:] == info.meaning and line[column - 2 : column] == "  "
-    assert f"{WHOLE['nc1']:.5g}" in lines[3] and lines[-1].split()[2] == "∞"
+    assert f"{WHOLE['nc1']:.5g}" in lines[3] and lines[2 + [*MEASURED].index("margin_mean")].split()[2] == "∞"
 
 
 def test_frames_csv_and_json_hold_every_digit(tmp_path):
     frame = WHOLE.to_dataframe()
-    assert list(frame.columns) == ["value", "ideal", "meaning", "reference"] and list(frame.index) == [*METRICS]
+    assert list(frame.columns) == ["value", "ideal", "meaning", "reference"] and list(frame.index) == [*MEASURED]
     assert frame["value"].to_dict() == WHOLE.values and frame["ideal"].to_dict() == WHOLE.ideals
     WHOLE.to_csv(tmp_path / "metrics.csv")
     back = pandas.read_csv(tmp_path / "metrics.csv", index_col="metric")
@@ -375,7 +431,7 @@ def test_unknown_metrics_are_named_with_a_guess():
 
 def test_papers_are_cited():
     text = uj.citation(WHOLE)
-    assert all(f"{{{info.key}," in text for info in METRICS.values())
+    assert all(f"{{{info.key}," in text for info in MEASURED.values())
     assert "zhao2026optimizer" not in uj.citation(uj.measure(H, LABELS))
 
 

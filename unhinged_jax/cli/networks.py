@@ -95,14 +95,16 @@ def measure(
     labels: str | None = None,
     prototypes: str | None = None,
     bias: str | None = None,
+    ood: str | None = None,
     json: bool = False,
     csv: Path | None = None,
     force: bool = False,
 ) -> int:
     """Print every metric of neural collapse of a trained network beside its ideal value.
 
-    The file is .npz, .pt or .pth with arrays features (n, p) and labels (n,), and if they are known prototypes (C, p)
-    and bias (C,); or .csv with a column of labels and a column per feature. No file can run code.
+    The file is .npz, .pt or .pth with arrays features (n, p) and labels (n,), and if they are known prototypes (C, p),
+    bias (C,) and ood (m, p), features of samples from outside the training distribution; or .csv with a column of
+    labels and a column per feature. No file can run code.
 
     Parameters
     ----------
@@ -116,6 +118,8 @@ def measure(
         Name of the weight of the last layer; default prototypes, W or weight.
     bias
         Name of its bias; default bias or b.
+    ood
+        Name of the features from outside the training distribution; default ood. Only NC5 needs them.
     json
         Print one JSON object instead of a table. There, a value that is not finite is null.
     csv
@@ -125,6 +129,6 @@ def measure(
     """
     with spinner("Loading"):
         from unhinged_jax.measurement import command
-    named = {"features": features, "labels": labels, "prototypes": prototypes, "bias": bias}
+    named = {"features": features, "labels": labels, "prototypes": prototypes, "bias": bias, "ood": ood}
     with spinner("Measuring"):
         return command.run(file, named, json=json, csv=csv, force=force)

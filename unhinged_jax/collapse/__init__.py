@@ -1,8 +1,9 @@
-"""Neural-collapse metrics: NC0-NC4 and related ones, from class statistics alone.
+"""Neural-collapse metrics: NC0-NC5 and related ones, from class statistics alone.
 
 Every metric takes `ClassStatistics` (with prototypes W or logits where it needs them) and never forms an n x n or p x p
-array. `collapse_metrics` evaluates all of them and shares work between them; `METRICS` lists each with its paper and
-its ideal value.
+array. `collapse_metrics` evaluates those of `METRICS` and shares work between them. `MEASURED` also lists NC5, which
+needs features from outside the training distribution, and the one-vs-rest distances, which no compiled program
+computes. Both tables hold the paper and the ideal value of each.
 
 Conventions, common to all:
 
@@ -19,6 +20,7 @@ Conventions, common to all:
   become infinite, the gradient is 0.
 """
 
+from unhinged_jax.collapse.beyond import nc5, one_vs_rest_distance
 from unhinged_jax.collapse.classifier import (
     accuracy,
     margin_mean,
@@ -41,10 +43,11 @@ from unhinged_jax.collapse.directions import (
 from unhinged_jax.collapse.imbalance import seli_distance_means, seli_distance_prototypes
 from unhinged_jax.collapse.statistics import ClassStatistics, class_statistics
 from unhinged_jax.collapse.statistics import of_classes as of_classes
-from unhinged_jax.collapse.table import METRICS, MetricInfo, collapse_metrics
+from unhinged_jax.collapse.table import MEASURED, METRICS, MetricInfo, collapse_metrics
 from unhinged_jax.collapse.variability import cdnv, nc1, nc1_trace_ratio
 
 __all__ = [
+    "MEASURED",
     "METRICS",
     "ClassStatistics",
     "MetricInfo",
@@ -65,7 +68,9 @@ __all__ = [
     "nc2_equinorm",
     "nc3_self_duality",
     "nc4",
+    "nc5",
     "ncc_accuracy",
+    "one_vs_rest_distance",
     "riesz_energy",
     "seli_distance_means",
     "seli_distance_prototypes",

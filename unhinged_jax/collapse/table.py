@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 from jax.typing import ArrayLike
 
+from unhinged_jax.collapse.beyond import nc5, one_vs_rest_distance
 from unhinged_jax.collapse.classifier import (
     accuracy,
     margin_mean,
@@ -37,12 +38,12 @@ from unhinged_jax.precision import follows_arrays
 
 @dataclasses.dataclass(frozen=True)
 class MetricInfo:
-    """One row of `METRICS`.
+    """One row of `METRICS` or `MEASURED`.
 
     Args:
-        name: key in `METRICS` and in the result of `collapse_metrics`.
+        name: key in the table, and for `METRICS` in the result of `collapse_metrics`.
         function: the public function, called as `function(*takes)`.
-        takes: its positional arguments, of "stats", "W" and "logits".
+        takes: its positional arguments, of "stats", "W", "logits" and "ood".
         reference: the paper that introduced it.
         key: that paper's entry in `references.bib`.
         ideal: value at exact collapse, as a function of the number of classes C and, if given, the dimension p. A
@@ -104,12 +105,20 @@ def _on_the_circle(kernel: Callable[[float], float]) -> Callable[[int, int], flo
     return value
 
 
+def _from_hull(classes: int, dim: int) -> float:
+    if dim <= 2:
+        return 1 - math.cos(2 * math.pi / classes) if dim == 2 else 0.0
+    return 1.0 if classes <= 2 * dim else math.nan
+
+
 _ZERO, _ONE, _UNBOUNDED = _always(0.0), _always(1.0), _always(math.inf)
 _FLAT = _simplex(lambda classes: 0.0, _unknown)
 _ETF = _simplex(lambda classes: 0.0, _rank)
 _LOGARITHMIC = _simplex(lambda classes: 0.0, _on_the_circle(lambda chord: -math.log(chord)))
 _RIESZ = _simplex(lambda classes: 1.0, _on_the_circle(lambda chord: 1 / chord))
 _ANGLE = _simplex(lambda classes: math.acos(-1 / (classes - 1)), _angle)
+
+_ONE_VS_REST = _simplex(lambda classes: classes / (classes - 1), _from_hull)
 
 _PAPYAN = ("Papyan, Han & Donoho, PNAS 2020", "papyan2020prevalence")
 _TIRER = ("Tirer et al., ICML 2023", "tirer2023perturbation")
@@ -122,8 +131,11 @@ _METTES = ("Mettes et al., NeurIPS 2019", "mettes2019hyperspherical")
 _ZHOU = ("Zhou et al., JMLR 2023", "zhou2023unhinged")
 _SELI = ("Thrampoulidis et al., NeurIPS 2022", "thrampoulidis2022imbalance")
 _ZHAO = ("Zhao et al., ICLR 2026", "zhao2026optimizer")
+_AMMAR = ("Ammar et al., ICLR 2024", "ammar2024neco")
+_JIANG = ("Jiang et al., ICML 2024", "jiang2024generalized")
 _STATS, _PROTOTYPES, _BOTH, _SAMPLES = ("stats",), ("W",), ("stats", "W"), ("stats", "logits")
-_ROWS: tuple[tuple[str, Callable[..., jax.Array], tuple[str, ...], tuple[str, str], Any, str], ...] = (
+_Row: TypeAlias = tuple[str, Callable[..., jax.Array], tuple[str, ...], tuple[str, str], Any, str]
+_ROWS: tuple[_Row, ...] = (
     ("nc0", nc0, _PROTOTYPES, _ZHAO, _ZERO, "sum of prototypes, over the sum of their norms"),
     ("nc1", nc1, _STATS, _PAPYAN, _ZERO, "within-class variability"),
     ("nc1_trace_ratio", nc1_trace_ratio, _STATS, _TIRER, _ZERO, "within-class over between-class variance"),
@@ -149,10 +161,24 @@ _ROWS: tuple[tuple[str, Callable[..., jax.Array], tuple[str, ...], tuple[str, st
     ("margin_min", margin_min, _SAMPLES, _ZHOU, _UNBOUNDED, "smallest margin"),
     ("margin_mean", margin_mean, _SAMPLES, _ZHOU, _UNBOUNDED, "mean margin"),
 )
-METRICS: dict[str, MetricInfo] = {
-    name: MetricInfo(name, function, takes, *paper, ideal, meaning)
-    for name, function, takes, paper, ideal, meaning in _ROWS
-}
+_BEYOND: tuple[_Row, ...] = (
+    ("one_vs_rest_means", one_vs_rest_distance, _STATS, _JIANG, _ONE_VS_REST, "least distance from other means' hull"),
+    ("one_vs_rest_prototypes", one_vs_rest_distance, _PROTOTYPES, _JIANG, _ONE_VS_REST, "the same of prototypes"),
+    ("nc5", nc5, ("stats", "ood"), _AMMAR, _ZERO, "|cos(class mean, mean from outside)|"),
+)
+
+
+def _table(rows: tuple[_Row, ...]) -> dict[str, MetricInfo]:
+    return {
+        name: MetricInfo(name, function, takes, *paper, ideal, meaning)
+        for name, function, takes, paper, ideal, meaning in rows
+    }
+
+
+METRICS: dict[str, MetricInfo] = _table(_ROWS)
+MEASURED: dict[str, MetricInfo] = METRICS | _table(_BEYOND)
+"""What `unhinged_jax.measure` computes: `METRICS`, and those that need samples from outside the training distribution
+or that no compiled program computes."""
 
 
 @follows_arrays

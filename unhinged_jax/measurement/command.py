@@ -18,7 +18,7 @@ def run(
         refuse_there([csv])
     arrays = read(path, named)
     try:
-        found = measure(*arrays)
+        found = measure(**arrays._asdict())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if csv is not None:

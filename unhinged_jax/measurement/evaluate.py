@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unhinged_jax.collapse import ClassStatistics, collapse_metrics, margins
+from unhinged_jax.collapse import ClassStatistics, collapse_metrics, margins, nc5, one_vs_rest_distance
 from unhinged_jax.collapse.classifier import nearest_class, predicted
 from unhinged_jax.collapse.frame import Prepared, prepare
 from unhinged_jax.collapse.statistics import PRECISION, centred
@@ -19,6 +19,8 @@ from unhinged_jax.collapse.variability import nc1_of_sum, to_coordinates, within
 from unhinged_jax.measurement.moments import Moments, in_float64, once, padded
 
 _NUMBERS, _ROWS = 2**21, 2**12  # of a tile
+MOST_FOR_HULLS = 1_000
+"""Classes up to which one-vs-rest distances take seconds."""
 
 
 class Tally(NamedTuple):
@@ -91,7 +93,9 @@ def tallied(
     )
 
 
-def of_classes(moments: Moments, of: Geometry, within: float | None, W: np.ndarray | None) -> dict[str, float]:
+def of_classes(
+    moments: Moments, of: Geometry, within: float | None, W: np.ndarray | None, outside: Moments
+) -> dict[str, float]:
     """Every metric that does not need single samples, with the `within` of a tally or by the scatter of the moments."""
     with in_float64():
         prototypes = None if W is None else jnp.asarray(W)
@@ -99,6 +103,12 @@ def of_classes(moments: Moments, of: Geometry, within: float | None, W: np.ndarr
         if within is None:
             within = float(_of_scatter(of, jnp.asarray(moments.scatter)))
         found = _metrics(of.shared, squares, jnp.asarray(within), prototypes)
+        if outside.counts[0]:
+            found["nc5"] = _nc5(of.shared, jnp.asarray(outside.first + outside.shifts))
+        if len(moments.counts) <= MOST_FOR_HULLS:
+            found["one_vs_rest_means"] = one_vs_rest_distance(of.shared)
+            if prototypes is not None:
+                found["one_vs_rest_prototypes"] = one_vs_rest_distance(prototypes)
         return {name: float(value) for name, value in found.items()}
 
 
@@ -120,6 +130,9 @@ def _geometry(means: jax.Array, counts: jax.Array) -> tuple[jax.Array, Prepared,
     nothing = jnp.zeros((0, counts.size))
     shared = prepare(ClassStatistics(counts, means, jnp.zeros(counts.size), nothing, jnp.zeros(0, jnp.int32)))
     return centred(means, counts), shared, to_coordinates(shared)
+
+
+_nc5 = once(nc5)
 
 
 @once

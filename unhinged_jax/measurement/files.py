@@ -1,4 +1,4 @@
-"""Features, labels, prototypes and biases from the files that networks are saved to. No file can run code."""
+"""The arrays that `measure` takes, from the files that networks are saved to. No file can run code."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ NAMES = {
     "labels": ("labels", "y", "label", "targets"),
     "prototypes": ("prototypes", "W", "weight"),
     "bias": ("bias", "b"),
+    "ood": ("ood",),
 }
 """What is looked for under which names, the first one found."""
 
@@ -30,6 +31,7 @@ class Arrays(NamedTuple):
     labels: Any
     prototypes: Any = None
     bias: Any = None
+    ood: Any = None
 
 
 def read(path: Path, named: Mapping[str, str | None]) -> Arrays:
@@ -37,7 +39,7 @@ def read(path: Path, named: Mapping[str, str | None]) -> Arrays:
 
     Args:
         path: The file.
-        named: "features", "labels", "prototypes", "bias" -> the name in this file, or None for those of `NAMES`.
+        named: "features", "labels", "prototypes", "bias", "ood" -> the name in this file, or None for those of `NAMES`.
 
     Raises:
         ValueError: for a file of another kind or that is damaged, and for names that are not in it.
@@ -58,12 +60,12 @@ def read(path: Path, named: Mapping[str, str | None]) -> Arrays:
 
 
 def _key(path: Path, part: str, name: str | None, held: Mapping[str, Any]) -> str | None:
-    """The name of one array in the file; None if there are no prototypes or biases."""
+    """The name of one array in the file; None for one that may be left out and is."""
     wanted = NAMES[part] if name is None else (name,)
     for each in wanted:
         if each in held:
             return each
-    if name is None and part in ("prototypes", "bias"):
+    if name is None and part in ("prototypes", "bias", "ood"):
         return None
     raise ValueError(
         f"{path} holds no {part} under the name {' or '.join(wanted)}; it has {', '.join(held) or 'nothing'}; say "
@@ -117,7 +119,7 @@ def _read_csv(path: Path, named: Mapping[str, str | None]) -> Arrays:
     """A column with the class of each sample, by number or by name, and a column per feature."""
     import pandas
 
-    given = [part for part in ("features", "prototypes", "bias") if named.get(part) is not None]
+    given = [part for part in ("features", "prototypes", "bias", "ood") if named.get(part) is not None]
     if given:
         raise ValueError(f"--{given[0]} names an array of an .npz or .pt file; in {path} every column is a feature.")
     try:

@@ -42,6 +42,18 @@ def features(value: object, dim: int | None = None) -> np.ndarray:
     return found
 
 
+def outside(value: object, dim: int) -> np.ndarray:
+    """Features (m, p) of samples from outside the training distribution.
+
+    Raises:
+        ValueError: for another shape, and as for `array`.
+    """
+    found = array("ood", value)
+    if found.ndim != 2 or found.shape[1] != dim:
+        raise ValueError(f"ood must have shape (m, {dim}), one row of features per sample, but got {found.shape}.")
+    return found
+
+
 def labels(value: object, samples: int, classes: int | None = None) -> np.ndarray:
     """Labels (n,) from 0 to C - 1; of unknown C, at least 0.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unhinged_jax import _check
 from unhinged_jax._files import whole
-from unhinged_jax.collapse import METRICS
+from unhinged_jax.collapse import MEASURED
 
 if TYPE_CHECKING:
     import pandas
@@ -22,7 +22,7 @@ class Measurement:
     """Metrics of neural collapse, each with its ideal value; `measurement["nc1"]` is one of them.
 
     Attributes:
-        values: Name -> value, in the order of `unhinged_jax.collapse.METRICS`.
+        values: Name -> value, in the order of `unhinged_jax.collapse.MEASURED`.
         left_out: Name -> why that metric was not computed.
         samples, classes, dim: n, C and p.
 
@@ -49,12 +49,12 @@ class Measurement:
 
         If C > p + 1, no simplex fits into p dimensions, and it is the best value of any arrangement.
         """
-        return {name: METRICS[name].ideal(self.classes, self.dim) for name in self.values}
+        return {name: MEASURED[name].ideal(self.classes, self.dim) for name in self.values}
 
     @property
     def references(self) -> tuple[str, ...]:
         """BibTeX keys of the papers of these metrics, for `citation`."""
-        return tuple(dict.fromkeys(METRICS[name].key for name in self.values))
+        return tuple(dict.fromkeys(MEASURED[name].key for name in self.values))
 
     def __getitem__(self, name: str) -> float:
         if name in self.left_out:
@@ -66,7 +66,7 @@ class Measurement:
     def __repr__(self) -> str:
         rows = [("metric", "value", "ideal", "meaning")]
         for name, ideal in self.ideals.items():
-            rows.append((name, _short(self.values[name]), _short(ideal), METRICS[name].meaning))
+            rows.append((name, _short(self.values[name]), _short(ideal), MEASURED[name].meaning))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         head = f"Neural collapse of {self.samples:,} samples, {self.classes:,} classes, {self.dim:,} dimensions"
         lines = [f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {ideal:>{widths[2]}}  {meaning}"
@@ -91,8 +91,8 @@ class Measurement:
         import pandas
 
         rows = [
-            {"value": self.values[name], "ideal": ideal, "meaning": METRICS[name].meaning,
-             "reference": METRICS[name].reference}
+            {"value": self.values[name], "ideal": ideal, "meaning": MEASURED[name].meaning,
+             "reference": MEASURED[name].reference}
             for name, ideal in self.ideals.items()
         ]  # fmt: skip
         return pandas.DataFrame(rows, index=pandas.Index(self.values, name="metric"))
@@ -113,8 +113,8 @@ class Measurement:
             name: {
                 "value": _finite(self.values[name]),
                 "ideal": _finite(ideal),
-                "meaning": METRICS[name].meaning,
-                "reference": METRICS[name].reference,
+                "meaning": MEASURED[name].meaning,
+                "reference": MEASURED[name].reference,
             }
             for name, ideal in self.ideals.items()
         }

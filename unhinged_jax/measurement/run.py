@@ -6,10 +6,10 @@ from typing import Any
 
 from unhinged_jax.measurement import evaluate, inputs, moments
 from unhinged_jax.measurement.measurement import Measurement
-from unhinged_jax.measurement.streaming import result
+from unhinged_jax.measurement.streaming import result, with_ood
 
 
-def measure(features: Any, labels: Any, prototypes: Any = None, bias: Any = None) -> Measurement:
+def measure(features: Any, labels: Any, prototypes: Any = None, bias: Any = None, *, ood: Any = None) -> Measurement:
     """Every metric of neural collapse of a trained network, each beside its ideal value.
 
     Sums are in float64 whatever the type of the features. Samples are taken in tiles, so that beside the features
@@ -20,6 +20,8 @@ def measure(features: Any, labels: Any, prototypes: Any = None, bias: Any = None
         labels: (n,) integers from 0 to C - 1, or `Labels`. Every class needs a sample.
         prototypes: (C, p) weight of the last layer. Without them, the metrics that need them are left out.
         bias: (C,) bias of the last layer; default zeros. Only logits depend on it.
+        ood: (m, p) features of samples from outside the training distribution, such as another data set. Only NC5 needs
+            them, and only their mean counts. Without them it is left out.
 
     Returns:
         A `Measurement`; print it for a table.
@@ -44,6 +46,9 @@ def measure(features: Any, labels: Any, prototypes: Any = None, bias: Any = None
     classes = inputs.classes_of(labels, y, W)
     W = inputs.prototypes(W, classes, H.shape[1])
     b = inputs.bias(bias, W)
+    outside = moments.empty(1, H.shape[1], scatter=False)
+    if ood is not None:
+        outside = with_ood(outside, ood)
     found, tally = moments.empty(classes, H.shape[1], scatter=False), evaluate.Tally()
     found = found._replace(unit=moments.unit_for(found, H))
     for rows in evaluate.tiles(H, classes):
@@ -51,4 +56,4 @@ def measure(features: Any, labels: Any, prototypes: Any = None, bias: Any = None
     geometry = evaluate.geometry(found)
     for rows in evaluate.tiles(H, classes):
         tally = evaluate.tallied(tally, geometry, H[rows], y[rows], W, b)
-    return result(found, geometry, tally, W)
+    return result(found, geometry, tally, W, outside)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax import _check, _memory
-from unhinged_jax.collapse import METRICS
+from unhinged_jax.collapse import MEASURED, MetricInfo
 from unhinged_jax.measurement import evaluate, inputs, moments
 from unhinged_jax.measurement.evaluate import Tally
 from unhinged_jax.measurement.measurement import Measurement
@@ -17,6 +17,8 @@ from unhinged_jax.measurement.moments import Moments
 
 _NO_PROTOTYPES = "no prototypes were given"
 _NO_SAMPLES = "it needs every sample again, with `classify`"
+_NO_OOD = "no features from outside the training distribution were given (ood)"
+_MANY = f"it takes minutes for more than {evaluate.MOST_FOR_HULLS:,} classes"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -25,7 +27,8 @@ class Collapse:
 
     Its size depends on classes and dimension only, p² + 2Cp numbers. The order of batches, and how samples are
     divided among them, changes the metrics by rounding only. Accuracies, NC4 and margins need each sample together with
-    the final class means: pass all batches a second time, with `classify`.
+    the final class means: pass all batches a second time, with `classify`. NC5 needs batches from outside the training
+    distribution, with `update_ood`.
 
     Attributes:
         classes, dim: C, at least 2, and p, at least 1.
@@ -49,6 +52,7 @@ class Collapse:
     classes: int
     dim: int
     _moments: Moments = dataclasses.field(init=False)
+    _outside: Moments = dataclasses.field(init=False)
     _second: _Second | None = dataclasses.field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -58,6 +62,7 @@ class Collapse:
         wanted = 8 * self.dim * (self.dim + 2 * self.classes)
         _memory.refuse(wanted, f"class means and the scatter of features of dimension {self.dim}")
         object.__setattr__(self, "_moments", moments.empty(self.classes, self.dim, scatter=True))
+        object.__setattr__(self, "_outside", moments.empty(1, self.dim, scatter=False))
 
     def __repr__(self) -> str:
         return f"Collapse(classes={self.classes}, dim={self.dim}): {self.samples:,} samples"
@@ -87,6 +92,20 @@ class Collapse:
         for rows in evaluate.tiles(H, self.classes):
             found = moments.absorbed(found, H[rows], y[rows])
         return self._with(_moments=found)
+
+    def update_ood(self, features: Any) -> Collapse:
+        """With a batch of samples from outside the training distribution, for NC5; before or after `classify`.
+
+        Args:
+            features: (t, p), as in `update`.
+
+        Returns:
+            A new object; this one is unchanged.
+
+        Raises:
+            ValueError: for shapes that do not match, and NaN.
+        """
+        return self._with(_outside=with_ood(self._outside, features))
 
     def classify(self, features: Any, labels: Any, prototypes: Any = None, bias: Any = None) -> Collapse:
         """With a batch seen a second time, now that the class means are known.
@@ -136,14 +155,14 @@ class Collapse:
         W = inputs.prototypes(prototypes, self.classes, self.dim)
         b = inputs.bias(bias, W)
         if second is None:
-            return result(full, evaluate.geometry(full), None, W)
+            return result(full, evaluate.geometry(full), None, W, self._outside)
         if W is not None and not second.uses(W, b):
             raise ValueError("these are not the prototypes and biases that `classify` was given; leave them out.")
         if second.tally.samples < self.samples:
             raise ValueError(
                 f"only {second.tally.samples} of {self.samples} samples were passed to `classify`; pass every batch."
             )
-        return result(full, second.geometry, second.tally, second.W)
+        return result(full, second.geometry, second.tally, second.W, self._outside)
 
     def _with(self, **parts: Moments | _Second) -> Collapse:
         other = copy.copy(self)
@@ -176,16 +195,31 @@ class _Second:
         return np.array_equal(self.W, W) and np.array_equal(self.b, b)
 
 
-def result(full: Moments, geometry: evaluate.Geometry, tally: Tally | None, W: np.ndarray | None) -> Measurement:
+def with_ood(before: Moments, features: Any) -> Moments:
+    """Moments, of one class, of the samples from outside the training distribution with a batch (t, p) more."""
+    found = inputs.outside(features, before.first.shape[1])
+    for rows in evaluate.tiles(found, 1):
+        before = moments.absorbed(before, found[rows], np.zeros(len(found[rows]), np.int64))
+    return before
+
+
+def result(
+    full: Moments, geometry: evaluate.Geometry, tally: Tally | None, W: np.ndarray | None, outside: Moments
+) -> Measurement:
     """The metrics that these moments and, if there was a second pass, its tally give."""
-    found = evaluate.of_classes(full, geometry, None if tally is None else tally.within, W)
+    found = evaluate.of_classes(full, geometry, None if tally is None else tally.within, W, outside)
     if tally is not None:
         found |= evaluate.of_samples(tally, W is not None)
-    left_out = {}
-    for name, info in METRICS.items():
-        if name not in found:
-            needs_prototypes = W is None and not {"W", "logits"}.isdisjoint(info.takes)
-            left_out[name] = _NO_PROTOTYPES if needs_prototypes else _NO_SAMPLES
-    values = {name: found[name] for name in METRICS if name in found}
     classes, dim = full.first.shape
+    left_out = {name: _why(info, W is not None) for name, info in MEASURED.items() if name not in found}
+    values = {name: found[name] for name in MEASURED if name in found}
     return Measurement(values, left_out, int(full.counts.sum()), classes, dim)
+
+
+def _why(info: MetricInfo, with_prototypes: bool) -> str:
+    """Why a metric was left out."""
+    if not with_prototypes and not {"W", "logits"}.isdisjoint(info.takes):
+        return _NO_PROTOTYPES
+    if "ood" in info.takes:
+        return _NO_OOD
+    return _MANY if info.name.startswith("one_vs_rest") else _NO_SAMPLES
