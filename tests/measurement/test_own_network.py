@@ -18,10 +18,8 @@ def example():
     return module
 
 
-@pytest.mark.parametrize(("framework", "package"), [
-    pytest.param("pytorch", "torch", marks=pytest.mark.long), pytest.param("flax", "flax", marks=pytest.mark.long),
-    ("equinox", "equinox"),
-])  # fmt: skip
+@pytest.mark.long
+@pytest.mark.parametrize(("framework", "package"), [("pytorch", "torch"), ("flax", "flax"), ("equinox", "equinox")])
 def test_a_trained_network_is_measured_and_followed_from_where_it_is(example, framework, package):
     pytest.importorskip(package, reason=f"{framework} is not installed")
     arrays = getattr(example, f"in_{framework}")()

@@ -81,7 +81,7 @@ def one_vs_rest_distance(vectors: ClassStatistics | ArrayLike | Prepared | Frame
     rows = np.asarray(unit, np.float64)
     least, most = _bounds(rows @ rows.T)
     # Rotated into the span of the rows, which changes no distance.
-    rows = np.linalg.qr(rows.T, mode="r").T if rows.shape[1] > len(rows) else rows
+    rows = np.asarray(np.linalg.qr(rows.T, mode="r")).T if rows.shape[1] > len(rows) else rows
     best = np.inf
     for place in np.argsort(least):
         if least[place] >= min(best, most) - 1e-12:  # apart by rounding at most
