@@ -33,10 +33,14 @@ def in_pytorch() -> dict:
     torch.manual_seed(0)
     points, labels, unseen = (torch.from_numpy(part) for part in clusters())
     network = torch.nn.Sequential(
-        torch.nn.Linear(INPUTS, 32), torch.nn.ReLU(), torch.nn.Linear(32, FEATURES), torch.nn.ReLU(),
+        torch.nn.Linear(INPUTS, 32),
+        torch.nn.ReLU(),
+        torch.nn.Linear(32, FEATURES),
+        torch.nn.ReLU(),
         torch.nn.Linear(FEATURES, CLASSES),
-    )  # fmt: skip
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    )
+    settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+    optimizer = torch.optim.SGD(network.parameters(), **settings)
     for _ in range(STEPS):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(points), labels).backward()
@@ -44,22 +48,28 @@ def in_pytorch() -> dict:
 
     head = network[-1]  # the last linear layer; of a ResNet, `network.fc`
 
-    def entering(batches: list) -> "torch.Tensor":
+    def entering(batches: list) -> np.ndarray:
         """What enters the last layer."""
         seen: list = []
-        hook = head.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].detach().cpu()))
+
+        def keep(_layer: torch.nn.Module, inputs: tuple) -> None:
+            seen.append(inputs[0].detach().cpu())
+
+        hook = head.register_forward_pre_hook(keep)
         network.eval()
         with torch.no_grad():
-            for batch in batches:  # the batches of a DataLoader that does not shuffle
+            for batch in batches:  # of a DataLoader that does not shuffle
                 network(batch)
         hook.remove()
-        return torch.cat(seen)
+        return torch.cat(seen).numpy()
 
-    features, ood = entering(points.split(64)), entering(unseen.split(64))
     return {
-        "features": features.numpy(), "labels": labels.numpy(), "prototypes": head.weight.detach().cpu().numpy(),
-        "bias": head.bias.detach().cpu().numpy(), "ood": ood.numpy(),
-    }  # fmt: skip
+        "features": entering(points.split(64)),
+        "labels": labels.numpy(),
+        "prototypes": head.weight.detach().cpu().numpy(),
+        "bias": head.bias.detach().cpu().numpy(),
+        "ood": entering(unseen.split(64)),
+    }
 
 
 def in_flax() -> dict:
@@ -78,7 +88,8 @@ def in_flax() -> dict:
     params = network.init(jax.random.key(0), points[:1])["params"]
 
     def loss(params: dict) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(network.apply({"params": params}, points), labels).mean()
+        logits = network.apply({"params": params}, points)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     params = _trained(loss, params)
 
@@ -89,9 +100,12 @@ def in_flax() -> dict:
 
     head = params["head"]  # flax keeps the transpose of the prototypes
     return {
-        "features": entering(points), "labels": labels, "prototypes": head["kernel"].T, "bias": head["bias"],
+        "features": entering(points),
+        "labels": labels,
+        "prototypes": head["kernel"].T,
+        "bias": head["bias"],
         "ood": entering(unseen),
-    }  # fmt: skip
+    }
 
 
 def in_equinox() -> dict:
@@ -110,9 +124,12 @@ def in_equinox() -> dict:
 
     body, head = eqx.combine(_trained(loss, params), rest)
     return {
-        "features": jax.vmap(body)(points), "labels": labels, "prototypes": head.weight, "bias": head.bias,
+        "features": jax.vmap(body)(points),
+        "labels": labels,
+        "prototypes": head.weight,
+        "bias": head.bias,
         "ood": jax.vmap(body)(unseen),
-    }  # fmt: skip
+    }
 
 
 def _trained(loss, params):
