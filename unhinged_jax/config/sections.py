@@ -133,8 +133,8 @@ class DynamicsSection:
         rate_W: Factor on the rate of prototypes and biases, given like `schedule`; default 1.
         momentum: descent: the coefficient of heavy-ball momentum, at least 0 and below 1.
         nesterov: descent: true for Nesterov's form of the momentum.
-        optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}; "module:name" is one of
-            your own.
+        optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
+            "module:name" is a constructor of your own.
         solver: flow: the name of a diffrax solver that estimates its error; default "Dopri8", for large states "Tsit5".
         rtol: flow: relative tolerance; default 1e-8, in float32 1e-5.
         atol: flow: absolute tolerance; default `rtol`, in units of the root-mean-square entry of the state.

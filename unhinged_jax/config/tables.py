@@ -24,6 +24,12 @@ def pick(what: str, name: str, table: dict[str, Any]) -> Any:
 
 def call(function: Callable, given: dict[str, Any], what: str) -> Any:
     """Call a constructor with the keys of a table; a key that it does not take or lacks is an error."""
+    check_arguments(function, given, what)
+    return function(**given)
+
+
+def check_arguments(function: Callable, given: dict[str, Any], what: str) -> None:
+    """Raise unless a constructor can be called with the keys of a table."""
     parameters = inspect.signature(function).parameters
     for key in given:
         if key not in parameters:
@@ -31,7 +37,6 @@ def call(function: Callable, given: dict[str, Any], what: str) -> Any:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise ValueError(f"{what} needs the key {name!r}.")
-    return function(**given)
 
 
 def name_and_arguments(spec: str | dict, name_key: str, what: str) -> tuple[str, dict[str, Any]]:

@@ -81,6 +81,16 @@ class _Replace:
         return dataclasses.replace(thing, **{head: new})
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfOptimizer:
+    """(descent, value) -> descent with a number of its optimiser replaced."""
+
+    name: str
+
+    def __call__(self, descent: Descent, value: object) -> Descent:
+        return dataclasses.replace(descent, optimizer=descent.optimizer.replace(**{self.name: value}))
+
+
 def _of_model(*path: str) -> _Change:
     return _Change(0, _Replace(path))
 
@@ -104,10 +114,11 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
 
     `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
     `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `eta`, a constant rate; `schedule.FIELD`, a
-    number or array of the schedule (further dots reach nested ones); `momentum`; `noise`, the rate of expected
-    symmetric label noise, with the weights fixed; `class_weights`, factors on the weights of the classes, at 1, which
-    keep the sum of the weights if it is 1 (before normalisation) and are applied as given otherwise; `sample_weights`,
-    the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
+    number or array of the schedule (further dots reach nested ones); `momentum`; `optimizer.NAME`, a number of an
+    `Optimizer`; `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors
+    on the weights of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are
+    applied as given otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`;
+    `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
 
     Source: beyond the paper.
 
@@ -214,6 +225,10 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
         named["s"] = (ratio, _Change(1, _with_ratio))
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         named["momentum"] = (dynamics.momentum, _of_dynamics("momentum"))
+    if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
+        for name, value in dynamics.optimizer.numbers.items():
+            if is_number(value):
+                named[f"optimizer.{name}"] = (value, _Change(1, _OfOptimizer(name)))
     return named
 
 
