@@ -12,7 +12,7 @@ import optax
 from unhinged_jax import _check, schedules
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.sections import DynamicsSection
-from unhinged_jax.config.tables import call, check_arguments, given_keys, name_and_arguments, pick
+from unhinged_jax.config.tables import call, check_arguments, given_keys, name_and_arguments, own, pick
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, solves
 from unhinged_jax.optimizers import Optimizer
 
@@ -28,7 +28,7 @@ def _schedule(spec: float | str | dict, files: Files) -> Any:
     if isinstance(spec, str) and ":" not in spec:
         raise ValueError(f"a schedule is a number, 'module:function' or a table with a kind, but got {spec!r}.")
     if isinstance(spec, str):
-        return schedules.as_schedule(files.function(spec))
+        return schedules.as_schedule(own(spec, {}, files, "schedule"))
     if not isinstance(spec, dict):
         return spec
     kind, arguments = name_and_arguments(spec, "kind", "schedule")

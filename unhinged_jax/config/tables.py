@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from unhinged_jax import _check
+from unhinged_jax.config.files import Files
 from unhinged_jax.config.reading import unknown
 
 
@@ -39,10 +42,25 @@ def check_arguments(function: Callable, given: dict[str, Any], what: str) -> Non
             raise ValueError(f"{what} needs the key {name!r}.")
 
 
+def own(name: str, arguments: dict[str, Any], files: Files, what: str) -> Any:
+    """Something of one's own, "module:name": an object of a class, or a function, with these arguments filled in."""
+    found = files.function(name)
+    if isinstance(found, type):
+        return call(found, arguments, f"{what} {name!r}")
+    if arguments and not files.data:
+        known = inspect.signature(found).parameters
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"{what} {name!r}: {unknown('key', key, known)}")
+    return partial(found, **arguments) if arguments else found
+
+
 def name_and_arguments(spec: str | dict, name_key: str, what: str) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of something given as a name or as a table."""
     if isinstance(spec, str):
         return spec, {}
+    if not isinstance(spec, dict):
+        raise ValueError(f"{what} must be a name or a table with a {name_key}, but is {_check.given(spec)}.")
     if not isinstance(spec.get(name_key), str):
         raise ValueError(f"{what} needs the key {name_key!r}, a name.")
     return spec[name_key], {key: value for key, value in spec.items() if key != name_key}

@@ -13,7 +13,7 @@ import numpy as np
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.labels import Labels
-from unhinged_jax.losses import Unhinged
+from unhinged_jax.losses import CustomTree, Unhinged
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.schedules import Constant
 
@@ -145,9 +145,12 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
     if isinstance(loss, Unhinged):
         named["gamma"] = (loss.trade_off(model.classes), _of_model("loss", "gamma"))
     else:
-        for field in dataclasses.fields(loss):
-            if is_number(getattr(loss, field.name)):
-                named[f"loss.{field.name}"] = (getattr(loss, field.name), _of_model("loss", field.name))
+        held: Any = loss.function if isinstance(loss, CustomTree) else loss
+        way = ("loss", "function") if isinstance(loss, CustomTree) else ("loss",)
+        fields: Any = dataclasses.fields(held) if dataclasses.is_dataclass(held) else ()
+        for field in fields:
+            if is_number(getattr(held, field.name)) and not field.metadata.get("static"):
+                named[f"loss.{field.name}"] = (getattr(held, field.name), _of_model(*way, field.name))
     named["decay"] = (model.decay_H, _Change(0, _with_decay))
     if np.ndim(model.decay_H) or np.ndim(model.decay_W) or not _same(model.decay_H, model.decay_W):
         del named["decay"]
