@@ -243,12 +243,19 @@ def test_optimizers_are_values_shown_in_a_line() -> None:
         np.testing.assert_allclose(updates["x"], -0.1, rtol=1e-5)
 
 
+def rate_of(first: list[Any]) -> optax.GradientTransformation:
+    return optax.sgd(sum(map(float, first)))
+
+
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "called already": (lambda: uj.Optimizer(optax.adam(0.1), b1=0.9), "which is built already, and arguments"),
     "no constructor": (lambda: uj.Optimizer("adam", learning_rate=0.1), "takes a constructor.*but got 'adam'"),  # type: ignore[arg-type]
     "a missing argument": (lambda: uj.Optimizer(optax.adam), "'adam' does not take these.*'learning_rate'"),
     "an unknown argument": (lambda: uj.Optimizer(optax.adam, learning_rate=0.1, b3=0.9), "'adam' does not.*'b3'"),
     "an unknown name": (lambda: descent().optimizer.replace(b3=0.9), "'adamw' does not take these.*'b3'"),
+    "an argument that its constructor refuses": (
+        lambda: uj.Optimizer(rate_of, first=[0.1, "x"]), "'rate_of' cannot be built: ValueError: could not convert",
+    ),
     "no optimiser": (lambda: uj.Optimizer(optax.constant_schedule, value=0.1), "not an optax optimiser"),
 }  # fmt: skip
 

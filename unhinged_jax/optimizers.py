@@ -123,6 +123,10 @@ class Optimizer(Value):
         return _fill(object.__new__(cls), make, dict(zip(names, numbers, strict=True)), settings)
 
 
+class _NotAnOptimizer(ValueError):
+    """A constructor of something else."""
+
+
 def _fill(optimizer: Optimizer, make: object, numbers: dict[str, Any], settings: Settings) -> Optimizer:
     for name, value in (("make", make), ("numbers", numbers), ("settings", settings)):
         object.__setattr__(optimizer, name, value)
@@ -134,7 +138,7 @@ def _built(make: Any, numbers: dict[str, Any], settings: Settings) -> optax.Grad
         return make
     made = make(**numbers, **settings)
     if not isinstance(made, optax.GradientTransformation):
-        raise ValueError(f"optimizer {_name(make)!r} gives {_check.given(made)}, not an optax optimiser.")
+        raise _NotAnOptimizer(f"optimizer {_name(make)!r} gives {_check.given(made)}, not an optax optimiser.")
     return made
 
 
@@ -160,7 +164,10 @@ def _divided(make: Callable[..., Any], arguments: dict[str, Any]) -> tuple[dict[
     def why_not(names: Iterable[str]) -> str:
         numbers, settings = divided(names)
         leaves, form = jax.tree.flatten(numbers)
-        return _why_not(make, settings, form, tuple(map(_kind, leaves)), ((2, 2), (2, 2), (2,)), "float32")
+        ask = (
+            _why_not if _check.concrete(dict(settings)) else _why_not.__wrapped__
+        )  # which does not keep what is traced
+        return ask(make, settings, form, tuple(map(_kind, leaves)), ((2, 2), (2, 2), (2,)), "float32")
 
     data = [name for name, value in given.items() if all(map(_is_data, jax.tree.leaves(value) or [None]))]
     why = why_not(data)
@@ -174,7 +181,13 @@ def _divided(make: Callable[..., Any], arguments: dict[str, Any]) -> tuple[dict[
                 f"{name} cannot be traced, because it is part of the program of the optimizer {_name(make)!r} ({why}); "
                 "build one optimizer for each value."
             )
-    _built(make, numbers, settings)  # it may raise an error of its own
+    try:
+        _built(make, numbers, settings)
+    except _NotAnOptimizer:
+        raise
+    except Exception as error:  # code from elsewhere may raise anything
+        told = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"optimizer {_name(make)!r} cannot be built: {type(error).__name__}: {told}.") from error
     return numbers, settings
 
 
