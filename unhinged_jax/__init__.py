@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from unhinged_jax.dynamics import Descent as Descent
     from unhinged_jax.dynamics import Flow as Flow
     from unhinged_jax.dynamics import logspaced as logspaced
-    from unhinged_jax.dynamics import rescale_by_feature_norm as rescale_by_feature_norm
     from unhinged_jax.dynamics import steps as steps
     from unhinged_jax.labels import Labels as Labels
     from unhinged_jax.labels import balanced as balanced
@@ -56,6 +55,8 @@ if TYPE_CHECKING:
     from unhinged_jax.observables import collapse_observables as collapse_observables
     from unhinged_jax.observables import observe_state as observe_state
     from unhinged_jax.observables import paper_observables as paper_observables
+    from unhinged_jax.optimizers import Optimizer as Optimizer
+    from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
     from unhinged_jax.references import citation as citation
     from unhinged_jax.schedules import constant as constant
     from unhinged_jax.schedules import cosine as cosine
@@ -83,12 +84,13 @@ _HOMES = {
     "derivatives": "EventTime Lyapunov Parameter event_time exact_exponents hessian_spectrum limit_sensitivity "
     "lyapunov one_sided push_forward sensitivity",
     "designs": "DesignOutcome DesignPlan design",
-    "dynamics": "Descent Flow logspaced rescale_by_feature_norm steps",
+    "dynamics": "Descent Flow logspaced steps",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
     "limits": "Limit limit",
     "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables observe_state paper_observables",
+    "optimizers": "Optimizer rescale_by_feature_norm",
     "references": "citation",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulation": "simulate",
@@ -102,7 +104,7 @@ __all__ = list(_HOME_OF)
 _RENAMED = {"Outcome": "DesignOutcome", "Plan": "SweepPlan", "Result": "RunResult"}
 _MOVED = {
     "design": "designs", "events": "derivatives", "exact": "closed_form", "exponents": "derivatives",
-    "geometry": "derivatives", "kinks": "derivatives", "limit": "limits", "optimizers": "dynamics",
+    "geometry": "derivatives", "kinks": "derivatives", "limit": "limits",
     "parameters": "derivatives", "curvature": "derivatives", "sensitivity": "derivatives", "simulate": "simulation",
     "sweep": "sweeps", "verify": "comparison",
 }  # fmt: skip

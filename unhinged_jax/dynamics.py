@@ -6,13 +6,13 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
 from unhinged_jax._values import Value
+from unhinged_jax.optimizers import Optimizer
 from unhinged_jax.schedules import Schedule, as_schedule
 from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
 
@@ -91,8 +91,9 @@ class Descent(Value):
         optimizer: Any optax optimiser (Adam, ...) that needs only gradients, its memory and parameters. It is applied
             to {"H", "W", "b"}, and its updates are multiplied by schedule and rates, which are 1 by default. Such a
             descent can only be simulated. An optimiser that also asks for the loss (lbfgs, polyak_sgd,
-            reduce_on_plateau) is refused. Its functions also keep what they read from elsewhere in their first run, so
-            build a new optimiser for new numbers.
+            reduce_on_plateau) is refused. The numbers of an `Optimizer` are data, as in
+            `Optimizer(optax.adam, learning_rate=0.1)`; those of one that is built already, as in `optax.adam(0.1)`, are
+            part of the program, which is compiled for each. Here it becomes an `Optimizer`, too.
 
     Raises:
         ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a
@@ -110,7 +111,7 @@ class Descent(Value):
     rate_W: Any = 1.0
     momentum: Any = None
     nesterov: bool = dataclasses.field(default=False, metadata={"static": True})
-    optimizer: optax.GradientTransformation | None = dataclasses.field(default=None, metadata={"static": True})
+    optimizer: Any = None
 
     def __post_init__(self) -> None:
         _settle(self)
@@ -118,7 +119,9 @@ class Descent(Value):
             _check_momentum(self.momentum)
         if _check.flag("nesterov", self.nesterov) and self.momentum is None:
             raise ValueError("nesterov needs a momentum; give for example momentum=0.9.")
-        if self.optimizer is not None and not isinstance(self.optimizer, optax.GradientTransformation):
+        if isinstance(self.optimizer, optax.GradientTransformation):
+            object.__setattr__(self, "optimizer", Optimizer(self.optimizer))
+        elif self.optimizer is not None and not isinstance(self.optimizer, Optimizer):
             got = _check.given(self.optimizer)
             raise ValueError(f"optimizer must be an optax optimiser, such as optax.adam(0.01), but got {got}.")
         if self.optimizer is not None and self.momentum is not None:
@@ -268,41 +271,3 @@ def steps(last: int, count: int = 500) -> np.ndarray:
     """
     last, count = _check.whole("last", last, 1), _check.whole("count", count, 2)
     return np.unique(np.round(np.linspace(0, last, count)).astype(int))
-
-
-def rescale_by_feature_norm(exponent: int = 1, features: str = "H") -> optax.GradientTransformation:
-    """Multiply the gradient of every sample's features by ||h_i||^exponent, so that large features do not learn slowly.
-
-    Put it first in an `optax.chain`, so that it receives gradients; weight decay that must not be rescaled comes after
-    it (`optax.add_decayed_weights`). A spherical model with `rescale=q` does the same to its loss gradient.
-
-    Args:
-        exponent: q in {0, 1, 2}; 1 (default) is the rule that the paper describes and uses.
-        features: Key of the features, one row per sample, in the dictionary of parameters.
-
-    Returns:
-        An optax transformation without state; its update needs the parameters.
-
-    Raises:
-        ValueError: for another exponent, or if optax passes no parameters.
-
-    Source: Zhou et al. 2023, Section 4.3.
-
-    Example:
-        >>> rescale = rescale_by_feature_norm(1)
-        >>> params = {"H": jnp.array([[3.0, 4.0]])}
-        >>> rescale.update({"H": jnp.array([[1.0, 0.0]])}, rescale.init(params), params)[0]
-        {'H': Array([[5., 0.]], dtype=float32)}
-    """
-    _check.choice("exponent", exponent, (0, 1, 2))
-
-    def update(
-        updates: dict[str, jax.Array], state: optax.OptState, params: dict[str, jax.Array] | None = None
-    ) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError("rescale_by_feature_norm needs the parameters; call update(updates, state, params).")
-        lengths = jnp.linalg.norm(params[features], axis=1, keepdims=True)
-        scaled: jax.Array = updates[features] * lengths**exponent
-        return {**updates, features: scaled}, state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

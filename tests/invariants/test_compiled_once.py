@@ -2,12 +2,17 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import unhinged_jax as uj
 
 LABELS = uj.balanced(3, 2)
 FLOW, DESCENT = (lambda k: uj.Flow(0.5 + 0.1 * k)), (lambda k: uj.Descent(0.2 + 0.01 * k))
+
+
+def adam(k):
+    return uj.Descent(optimizer=uj.Optimizer(optax.adamw, learning_rate=0.1 - 0.01 * k, b1=0.9 - 0.1 * k, eps=1e-8))
 
 
 def problem(k, dynamics, **settings):
@@ -56,6 +61,7 @@ def designed(k):
 OPERATIONS = {
     "simulate, flow": lambda k: uj.simulate(*problem(k, FLOW), [1.0, 2.0 + k], "log_norm"),
     "simulate, descent": lambda k: uj.simulate(*problem(k, DESCENT), [1, 3], "log_norm"),
+    "simulate, Adam": lambda k: uj.simulate(*problem(k, adam), [1, 3], "log_norm"),
     "exact, flow": lambda k: uj.exact(*problem(k, FLOW), [1.0, 2.0 + k], "log_norm"),
     "exact, descent": lambda k: uj.exact(*problem(k, DESCENT), [1, 3 + k], "log_norm"),
     "event_time": lambda k: uj.event_time(*problem(k, FLOW), "log_norm", 3.0 + k / 10, times=[0.0, 5.0 + k]),
@@ -64,6 +70,7 @@ OPERATIONS = {
     "hessian_spectrum": curvature,
     "sensitivity, flow": lambda k: slopes(k, FLOW, ["gamma", "eta", "noise"]),
     "sensitivity, descent": lambda k: slopes(k, DESCENT, ["decay_H", "eta", "s", "class_weights"]),
+    "sensitivity, Adam": lambda k: slopes(k, adam, ["optimizer.b1", "optimizer.weight_decay"]),
     "sensitivity, two orders": lambda k: slopes(k, DESCENT, ["decay", "eta"], order=2),
     "sensitivity, reverse": lambda k: slopes(k, FLOW, ["W", "gamma"], mode="checkpointed"),
     "limit_sensitivity": kinks,

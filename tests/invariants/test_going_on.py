@@ -41,6 +41,7 @@ DESCENTS = {
     "momentum": uj.Descent(WAVE, momentum=0.8),
     "nesterov": uj.Descent(0.4, momentum=0.7, nesterov=True),
     "adam": uj.Descent(0.05, optimizer=optax.adam(1.0)),
+    "numbers of adam": uj.Descent(0.05, optimizer=uj.Optimizer(optax.adam, learning_rate=uj.cosine(1.0, 40))),
 }
 DYNAMICS = {"flow": FLOW, **DESCENTS}
 TIMES = np.array([3, 7, 14, 21])

@@ -23,7 +23,7 @@ LAYERS = (
     "_check _files _loop _terminal _values special",
     "_numbers precision",
     "collapse diagnosis initial kernel labels",
-    "schedules signal",
+    "optimizers schedules signal",
     "dynamics losses",
     "model",
     "observables",

@@ -82,6 +82,7 @@ def dynamics() -> list[uj.Flow | uj.Descent]:
         uj.Descent(uj.polynomial(0.1, horizon=100), momentum=0.9),
         uj.Descent(uj.numeric(optax.linear_schedule(1.0, 0.0, 10))),
         uj.Descent(optimizer=optax.chain(uj.rescale_by_feature_norm(1), optax.adam(1e-2))),
+        uj.Descent(optimizer=uj.Optimizer(optax.adam, learning_rate=1e-2).replace(b1=0.8)),
         uj.Descent(uj.constant(0.1)),
     ]
 

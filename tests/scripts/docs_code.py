@@ -41,7 +41,7 @@ def run_bash(block: Block, folder: Path) -> None:
         raise RuntimeError(f"status {done.returncode}\n{done.stdout[-4000:]}")
 
 
-def check_toml(block: Block) -> None:
+def check_toml(block: Block, folder: Path) -> None:
     """Sections of a file that one of the commands reads; what is left out comes from the shipped example."""
     from unhinged_jax import DesignPlan, SweepPlan
     from unhinged_jax.config import build, config_of
@@ -53,19 +53,20 @@ def check_toml(block: Block) -> None:
         return
     example = ROOT / "examples" / "regularized.toml"
     tables = {**tomllib.loads(example.read_text(encoding="utf-8")), **tables}
+    path = folder / block.place.replace("/", "-")  # beside the files of the page
     if "sweep" in tables:
-        SweepPlan.of(tables, block.place)
+        SweepPlan.of(tables, path)
     elif "design" in tables:
-        DesignPlan.of(tables, block.place)
+        DesignPlan.of(tables, path)
     else:
-        build(config_of(tables, block.place))
+        build(config_of(tables, path))
 
 
 def run_block(block: Block, folder: Path, names: dict) -> None:
     if block.note == "file":
         (folder / block.detail).write_text(block.text + "\n", encoding="utf-8")
     if block.language == "toml":
-        check_toml(block)
+        check_toml(block, folder)
     elif block.language == "bash":
         run_bash(block, folder)
     elif block.note != "file":

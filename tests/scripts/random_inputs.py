@@ -224,6 +224,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "one_sided": (uj.one_sided, {"function": jnp.sin, "x": 1.0, "least": -1.0}),
     "Flow": (uj.Flow, {"solver": None, "rtol": None, "atol": None, "max_steps": 10, "steady": False}),
     "Descent": (uj.Descent, {"nesterov": False, "optimizer": None}),
+    "Optimizer": (functools.partial(uj.Optimizer, optax.adamw), {"learning_rate": 0.1, "b1": 0.9, "nesterov": False,
+                                                                 "mask": None}),
     "unconstrained": (uj.unconstrained, {"labels": CLASSES, "dim": 2, "gamma": None, "loss": None, "bias": False}),
     "regularized": (uj.regularized, {**DECAYED, "bias": False}),
     "anchored": (uj.anchored, DECAYED),

@@ -23,6 +23,7 @@ DYNAMICS = {
     "flow": uj.Flow(0.5),
     "momentum": uj.Descent(0.5, momentum=0.9),
     "adam": uj.Descent(optimizer=optax.adam(0.05)),
+    "numbers of adam": uj.Descent(optimizer=uj.Optimizer(optax.adam, learning_rate=0.05)),
     "half precision": uj.Descent(optimizer=optax.adam(0.05, mu_dtype=jnp.bfloat16)),
     "keys": uj.Descent(optimizer=optax.noisy_sgd(0.1, key=jax.random.key(1))),
     "nothing to remember": uj.Descent(optimizer=optax.sgd(0.1)),
@@ -51,7 +52,8 @@ def kept(run, path, dynamics=None):
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        ("flow", "float32"), ("momentum", "float64"), ("adam", "float64"), ("half precision", "float32"),
+        ("flow", "float32"), ("momentum", "float64"), ("adam", "float64"), ("numbers of adam", "float64"),
+        ("half precision", "float32"),
         ("keys", "float32"), ("nothing to remember", "float64"),
     ],
 )  # fmt: skip
@@ -134,7 +136,7 @@ def test_the_memory_of_an_optimizer_needs_its_dynamics(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"the memory in .*run.npz does not fit the optimizer of this dynamics"):
             uj.load(path, other)
-    with pytest.raises(ValueError, match="dynamics must be a Flow or a Descent, but got GradientTransformation"):
+    with pytest.raises(ValueError, match="dynamics must be a Flow or a Descent, but got an Optimizer"):
         uj.load(path, adam.optimizer)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
 from unhinged_jax.model import LayerPeeled
+from unhinged_jax.optimizers import Optimizer
 from unhinged_jax.schedules import Numeric, Schedule
 from unhinged_jax.schedules.elapsed import integrated_outside
 
@@ -30,6 +29,10 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     given = {name: value for name, value in given.items() if not callable(value)}
     given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
+    optimizer = getattr(dynamics, "optimizer", None)
+    if optimizer is not None:
+        single = {name: value for name, value in optimizer.numbers.items() if jax.tree_util.all_leaves([value])}
+        given |= {f"optimizer.{name}": value for name, value in single.items()}
     shapes = {name: _check.shape_of(name, value) for name, value in given.items() if value is not None}
     schedule = dynamics.schedule
     ours = type(schedule).__module__.startswith("unhinged_jax.")
@@ -50,25 +53,9 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
         )
 
 
-@functools.lru_cache(maxsize=64)
-def check_optimizer(
-    optimizer: optax.GradientTransformation, shapes: tuple[tuple[int, ...], ...], precision: str
-) -> None:
+def check_optimizer(optimizer: Optimizer, shapes: tuple[tuple[int, ...], ...], precision: str) -> None:
     """Raise unless an optax optimiser needs nothing but gradients, its memory and the parameters for an update."""
-    dtype = np.dtype(precision)
-    body = {part: jax.ShapeDtypeStruct(shape, dtype) for part, shape in zip("HWb", shapes, strict=True)}
-    with _precision.scope(precision):
-        try:
-            memory = jax.eval_shape(optimizer.init, body)
-            updates, after = jax.eval_shape(optimizer.update, body, memory, body)
-            same = jax.tree.map(
-                lambda one, other: (one.shape, one.dtype) == (other.shape, other.dtype),
-                (updates, after),
-                (body, memory),
-            )
-            why = "" if jax.tree.all(same) else "its updates or its memory change their shape or type from step to step"
-        except Exception as error:  # code from elsewhere may raise anything
-            why = " ".join(str(error).split())[:160].rstrip(".")
+    why = optimizer.why_not_stepped(shapes, precision)
     if why:
         raise ValueError(
             f"this optimizer cannot be stepped from gradients, its memory and the parameters alone ({why}); those that "

@@ -16,7 +16,7 @@ A run is described by a TOML file with the sections below; `unhinged simulate FI
 runs it, and [commands](commands.md) has examples. A plan of a sweep has a section `[sweep]` in
 addition, and a design has `[design]`. An unknown key is an error that names the nearest known one.
 An array is written in the file, or given as the path of a `.npy` or `.npz` file, which may end in
-`:key`.
+`:key`. `"module:name"` names [code of your own](commands.md#code-of-your-own-in-a-file).
 
 `unhinged keys model` prints the keys of one section. `unhinged keys --schema >
 unhinged.schema.json` writes a JSON schema; with `#:schema unhinged.schema.json` as the first line

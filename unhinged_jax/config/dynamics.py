@@ -12,8 +12,9 @@ import optax
 from unhinged_jax import _check, schedules
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.sections import DynamicsSection
-from unhinged_jax.config.tables import call, given_keys, name_and_arguments, pick
+from unhinged_jax.config.tables import call, check_arguments, given_keys, name_and_arguments, own, pick
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, solves
+from unhinged_jax.optimizers import Optimizer
 
 _SCHEDULES = {
     function.__name__: function
@@ -27,7 +28,7 @@ def _schedule(spec: float | str | dict, files: Files) -> Any:
     if isinstance(spec, str) and ":" not in spec:
         raise ValueError(f"a schedule is a number, 'module:function' or a table with a kind, but got {spec!r}.")
     if isinstance(spec, str):
-        return schedules.as_schedule(files.function(spec))
+        return schedules.as_schedule(own(spec, {}, files, "schedule"))
     if not isinstance(spec, dict):
         return spec
     kind, arguments = name_and_arguments(spec, "kind", "schedule")
@@ -66,16 +67,14 @@ def _solver(name: str) -> Any:
     return pick("solver", name, known)()
 
 
-def _optimizer(spec: str | dict, files: Files) -> optax.GradientTransformation:
+def _optimizer(spec: str | dict, files: Files) -> Optimizer:
     name, arguments = name_and_arguments(spec, "name", "optimizer")
     known = {key: value for key, value in vars(optax).items() if inspect.isfunction(value)}
     factory = files.function(name) if ":" in name else pick("optax optimizer", name, known)
-    made = call(factory, arguments, f"optimizer {name!r}")
-    if not isinstance(made, optax.GradientTransformation):
-        raise ValueError(f"optimizer {name!r} gives {type(made).__name__}, not an optax optimiser such as optax.adam.")
-    return made
+    check_arguments(factory, arguments, f"optimizer {name!r}")
+    return Optimizer(factory, **arguments)
 
 
 def optimizer_of(spec: str | dict, folder: Path) -> optax.GradientTransformation:
     """An optax optimiser from its name, or from a table with its name and arguments."""
-    return _optimizer(spec, Files(folder))
+    return _optimizer(spec, Files(folder)).built()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import io
@@ -145,22 +146,53 @@ class Files:
         return found
 
     def _note(self, module: ModuleType, folder: Path) -> None:
-        """A module beside the file is an input like a file of arrays."""
+        """A module beside the file is an input like a file of arrays, and so are those that it imports from there."""
         file, first = Path(getattr(module, "__file__", None) or "built in").resolve(), module.__name__.partition(".")[0]
-        if not file.is_relative_to(folder) or file.suffix != ".py":
+        if not file.is_relative_to(folder) or file.relative_to(folder).parts[0] not in (first, f"{first}.py"):
             return
-        name = file.relative_to(folder)
-        if name.parts[0] in (first, f"{first}.py"):
-            self.digests[name.as_posix()] = _digest(file)
-            _BESIDE.setdefault(first, {"": str(folder)})[str(file)] = self.digests[name.as_posix()]
+        sources: dict[Path, str] = {}
+        _add_source(file, folder, sources)
+        self.digests |= {source.relative_to(folder).as_posix(): digest for source, digest in sources.items()}
+        _BESIDE.setdefault(first, {"": str(folder)}).update({str(source): found for source, found in sources.items()})
 
 
 _BESIDE: dict[str, dict[str, str]] = {}
-"""Modules that were found beside a file: its folder, and their digests."""
+"""Modules that were found beside a file: its folder, and the digests of their sources and of what they import."""
 
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _add_source(file: Path, folder: Path, sources: dict[Path, str]) -> None:
+    """Add the digest of a source, and those of the sources in the folder that its import statements name."""
+    if file in sources or file.suffix != ".py" or not file.is_file():
+        return
+    raw = file.read_bytes()
+    sources[file] = hashlib.sha256(raw).hexdigest()
+    for base, name in _imports(raw, file, folder):
+        place = base
+        for part in filter(None, name.split(".")):
+            place = place / part
+            _add_source(place / "__init__.py", folder, sources)
+            _add_source(place.with_suffix(".py"), folder, sources)
+
+
+def _imports(source: bytes, file: Path, folder: Path) -> Iterator[tuple[Path, str]]:
+    """The modules that a source may import: where they are looked for, and their dotted names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [".".join(filter(None, (node.module, alias.name))) for alias in node.names]
+        else:
+            continue
+        level = node.level if isinstance(node, ast.ImportFrom) else 0
+        base = file.parents[level - 1] if level else folder
+        yield from ((base, name) for name in names if name.partition(".")[0] != _OURS and base.is_relative_to(folder))
+
+
+_OURS = __name__.partition(".")[0]  # a file may lie in a checkout of this package
 
 
 def _forget_elsewhere(name: str, folder: Path) -> None:
@@ -172,6 +204,8 @@ def _forget_elsewhere(name: str, folder: Path) -> None:
     ):
         return
     del _BESIDE[name]
-    for module in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
-        del sys.modules[module]
+    for other, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if other == name or other.startswith(f"{name}.") or (file and str(Path(file).resolve()) in known):
+            del sys.modules[other]
     importlib.invalidate_caches()

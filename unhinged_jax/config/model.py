@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +14,7 @@ from unhinged_jax import _check, initial, losses, model
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.reading import checked_value, unknown
 from unhinged_jax.config.sections import ModelSection, StateSection
-from unhinged_jax.config.tables import call, given_keys, name_and_arguments, pick
+from unhinged_jax.config.tables import call, given_keys, name_and_arguments, own, pick
 from unhinged_jax.labels import Labels
 from unhinged_jax.model import LayerPeeled, State
 
@@ -46,15 +45,7 @@ def build_model(section: ModelSection, layout: Labels, files: Files) -> LayerPee
 def _loss(spec: str | dict, files: Files) -> Any:
     name, arguments = name_and_arguments(spec, "name", "loss")
     if ":" in name:
-        function = files.function(name)
-        if isinstance(function, type):  # of a `Loss`, or of an object called like one
-            return call(function, arguments, f"loss {name!r}")
-        if arguments and not files.data:
-            known = inspect.signature(function).parameters
-            for key in arguments:
-                if key not in known:
-                    raise ValueError(f"loss {name!r}: {unknown('key', key, known)}")
-        return partial(function, **arguments) if arguments else function
+        return own(name, arguments, files, "loss")
     return call(pick("loss", name, losses.NAMED), arguments, f"loss {name!r}")
 
 

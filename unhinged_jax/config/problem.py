@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from unhinged_jax.config.labels import build_labels
 from unhinged_jax.config.model import build_model, build_state
 from unhinged_jax.config.reading import placed
 from unhinged_jax.config.sections import Config, RunSection
+from unhinged_jax.config.tables import name_and_arguments, own
 from unhinged_jax.dynamics import Descent, Dynamics, logspaced, steps
 from unhinged_jax.model import LayerPeeled, State
 
@@ -71,11 +73,9 @@ def build_stateless(config: Config, precision: str | None = None) -> Problem:
         moves = build_dynamics(config.dynamics, files)
     with placed(f"{config.path}: [run]"):
         _check.choice("precision", precision, ("float32", "float64"))
-        times = np.zeros(1) if files.data else _times(config.run, isinstance(moves, Descent), files)
-    run = config.run
-    observe: Any = run.observe or observables.paper_observables
-    if isinstance(observe, str):
-        observe = _OBSERVED.get(observe, (observe,))
+        run = config.run
+        times = np.zeros(1) if files.data else _times(run, isinstance(moves, Descent), files)
+        observe = _observe(run.observe, files)
     none: Any = None
     return Problem(problem, moves, none, times, observe, run.states, run.target, precision, files.digests)
 
@@ -85,6 +85,24 @@ _OBSERVED = {
     "collapse": observables.collapse_observables,
     "all": observables.all_observables,
 }
+
+
+def _observe(spec: str | list | None, files: Files) -> Any:
+    """Names of observables, or, with some of one's own, name -> function, where those of the library have None."""
+    if not spec:
+        return observables.paper_observables
+    if isinstance(spec, str) and ":" not in spec:
+        return _OBSERVED.get(spec, (spec,))
+    found: dict[str, Any] = {}
+    for entry in [spec] if isinstance(spec, str) else spec:
+        place, arguments = name_and_arguments(entry, "name", "an observable")
+        name = re.split("[:.]", place)[-1]
+        if ":" not in place and arguments:
+            raise ValueError(f"the observable {place!r} takes no {', '.join(arguments)}; only those of your own do.")
+        if name in found or (":" in place and name in observables.OBSERVABLES):
+            raise ValueError(f"there are two observables {name!r}; call the function in {place!r} something else.")
+        found[name] = own(place, arguments, files, "observable") if ":" in place else None
+    return found if any(function is not None for function in found.values()) else tuple(found)
 
 
 def _times(section: RunSection, descent: bool, files: Files) -> np.ndarray:

@@ -18,8 +18,8 @@ class ModelSection:
         case: "unconstrained", "regularized", "anchored", "frozen", "spherical" or "ntk_invariant".
         dim: p, the dimension of features and prototypes.
         gamma: Trade-off of the unhinged loss; default 1/(C-1).
-        loss: The name of a loss, or {name = ..., and its numbers}; "module:name" is one of your own. Default
-            "unhinged".
+        loss: The name of a loss, or {name = ..., and its numbers}; "module:name" is a function or class of your own.
+            Default "unhinged".
         decay: Weight decay on features and prototypes, or [on H, on W]; one number if only one of them moves.
             regularized needs it; elsewhere the default is 0.
         bias: Whether there are biases that move; default false. Not in anchored and spherical.
@@ -133,8 +133,8 @@ class DynamicsSection:
         rate_W: Factor on the rate of prototypes and biases, given like `schedule`; default 1.
         momentum: descent: the coefficient of heavy-ball momentum, at least 0 and below 1.
         nesterov: descent: true for Nesterov's form of the momentum.
-        optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}; "module:name" is one of
-            your own.
+        optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
+            "module:name" is a constructor of your own.
         solver: flow: the name of a diffrax solver that estimates its error; default "Dopri8", for large states "Tsit5".
         rtol: flow: relative tolerance; default 1e-8, in float32 1e-5.
         atol: flow: absolute tolerance; default `rtol`, in units of the root-mean-square entry of the state.
@@ -166,7 +166,8 @@ class RunSection:
         spacing: "linear" or "log".
         first: log: the first time after the start; default `until`/10,000, or 1 update.
         times: The times themselves, ascending.
-        observe: The names of observables, or "paper" (default), "collapse" or "all".
+        observe: The names of observables, or "paper" (default), "collapse" or "all"; "module:name", or {name =
+            "module:name", and its numbers}, is one of your own, a function (model, state).
         states: Whether to keep the states too.
         target: The limit that distances refer to: "top", "contrast" or "mean".
         precision: "float32" or "float64".

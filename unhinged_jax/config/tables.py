@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from unhinged_jax import _check
+from unhinged_jax.config.files import Files
 from unhinged_jax.config.reading import unknown
 
 
@@ -24,6 +27,12 @@ def pick(what: str, name: str, table: dict[str, Any]) -> Any:
 
 def call(function: Callable, given: dict[str, Any], what: str) -> Any:
     """Call a constructor with the keys of a table; a key that it does not take or lacks is an error."""
+    check_arguments(function, given, what)
+    return function(**given)
+
+
+def check_arguments(function: Callable, given: dict[str, Any], what: str) -> None:
+    """Raise unless a constructor can be called with the keys of a table."""
     parameters = inspect.signature(function).parameters
     for key in given:
         if key not in parameters:
@@ -31,13 +40,27 @@ def call(function: Callable, given: dict[str, Any], what: str) -> Any:
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in given:
             raise ValueError(f"{what} needs the key {name!r}.")
-    return function(**given)
+
+
+def own(name: str, arguments: dict[str, Any], files: Files, what: str) -> Any:
+    """Something of one's own, "module:name": an object of a class, or a function, with these arguments filled in."""
+    found = files.function(name)
+    if isinstance(found, type):
+        return call(found, arguments, f"{what} {name!r}")
+    if arguments and not files.data:
+        known = inspect.signature(found).parameters
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"{what} {name!r}: {unknown('key', key, known)}")
+    return partial(found, **arguments) if arguments else found
 
 
 def name_and_arguments(spec: str | dict, name_key: str, what: str) -> tuple[str, dict[str, Any]]:
     """The name and the arguments of something given as a name or as a table."""
     if isinstance(spec, str):
         return spec, {}
+    if not isinstance(spec, dict):
+        raise ValueError(f"{what} must be a name or a table with a {name_key}, but is {_check.given(spec)}.")
     if not isinstance(spec.get(name_key), str):
         raise ValueError(f"{what} needs the key {name_key!r}, a name.")
     return spec[name_key], {key: value for key, value in spec.items() if key != name_key}

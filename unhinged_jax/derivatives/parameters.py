@@ -13,7 +13,7 @@ import numpy as np
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.labels import Labels
-from unhinged_jax.losses import Unhinged
+from unhinged_jax.losses import CustomTree, Unhinged
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.schedules import Constant
 
@@ -81,6 +81,16 @@ class _Replace:
         return dataclasses.replace(thing, **{head: new})
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfOptimizer:
+    """(descent, value) -> descent with a number of its optimiser replaced."""
+
+    name: str
+
+    def __call__(self, descent: Descent, value: object) -> Descent:
+        return dataclasses.replace(descent, optimizer=descent.optimizer.replace(**{self.name: value}))
+
+
 def _of_model(*path: str) -> _Change:
     return _Change(0, _Replace(path))
 
@@ -104,10 +114,11 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
 
     `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
     `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `eta`, a constant rate; `schedule.FIELD`, a
-    number or array of the schedule (further dots reach nested ones); `momentum`; `noise`, the rate of expected
-    symmetric label noise, with the weights fixed; `class_weights`, factors on the weights of the classes, at 1, which
-    keep the sum of the weights if it is 1 (before normalisation) and are applied as given otherwise; `sample_weights`,
-    the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
+    number or array of the schedule (further dots reach nested ones); `momentum`; `optimizer.NAME`, a number of an
+    `Optimizer`; `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors
+    on the weights of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are
+    applied as given otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`;
+    `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
 
     Source: beyond the paper.
 
@@ -134,9 +145,12 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
     if isinstance(loss, Unhinged):
         named["gamma"] = (loss.trade_off(model.classes), _of_model("loss", "gamma"))
     else:
-        for field in dataclasses.fields(loss):
-            if is_number(getattr(loss, field.name)):
-                named[f"loss.{field.name}"] = (getattr(loss, field.name), _of_model("loss", field.name))
+        held: Any = loss.function if isinstance(loss, CustomTree) else loss
+        way = ("loss", "function") if isinstance(loss, CustomTree) else ("loss",)
+        fields: Any = dataclasses.fields(held) if dataclasses.is_dataclass(held) else ()
+        for field in fields:
+            if is_number(getattr(held, field.name)) and not field.metadata.get("static"):
+                named[f"loss.{field.name}"] = (getattr(held, field.name), _of_model(*way, field.name))
     named["decay"] = (model.decay_H, _Change(0, _with_decay))
     if np.ndim(model.decay_H) or np.ndim(model.decay_W) or not _same(model.decay_H, model.decay_W):
         del named["decay"]
@@ -214,6 +228,10 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
         named["s"] = (ratio, _Change(1, _with_ratio))
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         named["momentum"] = (dynamics.momentum, _of_dynamics("momentum"))
+    if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
+        for name, value in dynamics.optimizer.numbers.items():
+            if is_number(value):
+                named[f"optimizer.{name}"] = (value, _Change(1, _OfOptimizer(name)))
     return named
 
 

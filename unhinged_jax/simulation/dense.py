@@ -32,6 +32,10 @@ class DenseSystem(System):
         return {"H": H, "W": W, "b": b}
 
     @property
+    def stays(self) -> tuple[str, ...]:
+        return tuple(name for name, moves in self.model.moves._asdict().items() if not moves)
+
+    @property
     def guarded(self) -> tuple[tuple[str, ...], ...]:
         return ("H",), ("W",)
 

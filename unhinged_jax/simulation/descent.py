@@ -98,6 +98,7 @@ def run(
         rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (descent.rate_H, descent.rate_W))
         downhill = jax.tree.map(jnp.negative, system.velocity_at(carry.body, carry.powers))
         change, memory = transform.update(downhill, carry.memory, carry.body)
+        change = {**change, **{name: jnp.zeros_like(change[name]) for name in system.stays}}
         moved, lost = _applied(carry.body, rated(change, rate_H, rate_W), carry.lost)
         still, updates = carry.still & (rate_H == 0) & (rate_W == 0), carry.updates + 1
         return carry._replace(body=moved, lost=lost, memory=memory, still=still, updates=updates)
@@ -179,7 +180,7 @@ def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
 def _transformation(descent: Descent) -> optax.GradientTransformation:
     """The optax transformation that turns gradients into updates at unit rate."""
     if descent.optimizer is not None:
-        return descent.optimizer
+        return descent.optimizer.built()  # from its numbers, which are traced here
     if descent.momentum is None:
         return optax.scale(-1.0)
     return optax.chain(optax.trace(decay=descent.momentum, nesterov=descent.nesterov), optax.scale(-1.0))

@@ -67,6 +67,11 @@ class System(eqx.Module):
         """Whether updates are summed with compensation for rounding, which pays if a few numbers stand for many."""
         return False
 
+    @property
+    def stays(self) -> tuple[str, ...]:
+        """Arrays of the body that stay where they are, whatever an optimiser makes of their velocity of 0."""
+        return ()
+
     def log_unit(self) -> Any:
         """Logarithm of the scale of the start, (), which multiplies every group in addition to 2^powers."""
         return 0.0

@@ -153,8 +153,11 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None, layou
     _memory.refuse(points * max(group.least for group in grouping.groups), f"a block of {points} points")
     outputs = grouping.outputs
     coordinates = {name: entry for dim in plan.dims for name, entry in _coordinates(dim).items()}
+    ours = ("result", "elapsed", "steps", "execution")
+    for name in (name for name in outputs if name in ours):
+        raise ValueError(f"an observable is called {name!r}, like a result of the sweep; rename its function.")
     for name in (*coordinates, *(dim.name for dim in plan.dims)):
-        if name in (*outputs, "result", "elapsed", "steps", "execution"):
+        if name in (*outputs, *ours):
             raise ValueError(f"an axis is called {name!r}, like a result of the sweep; give it another `name`.")
     for name in (*coordinates, *(dim.name for dim in plan.dims), *outputs):
         plain_name(name)

@@ -9,7 +9,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from unhinged_jax.dynamics import rescale_by_feature_norm as rescale_by_feature_norm
+from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
 
 
 def anchor(optimizer: optax.GradientTransformation, anchored: Callable[[str], bool]) -> optax.GradientTransformation:
