@@ -25,7 +25,7 @@ from unhinged_jax import config
 from unhinged_jax.cli import main
 from unhinged_jax.config import problem as named_sets
 from unhinged_jax.observables import ObservableSet
-from unhinged_jax.sweeps import engine, program, work
+from unhinged_jax.sweeps import engine, lanes, program, work
 from unhinged_jax.sweeps.export import export
 from unhinged_jax.sweeps.progress import Progress
 from unhinged_jax.sweeps.status import Status, describe, status_of
@@ -191,6 +191,76 @@ def test_structure_of_several_kinds_in_one_store(tmp_path, monkeypatch):
     assert np.all(np.isin(data["result"], FINE))
 
 
+# --- points together or one by one --------------------------------------------------------------
+
+WIDE = tables(
+    model={"decay": 0.1, "loss": "cross_entropy"},
+    dynamics={"kind": "flow", "schedule": 1.0},
+    run={"times": [0.0, 10.0, 100.0], "observe": ["norm", "loss"]},
+    sweep={"seeds": [3, 0], "grid": {"model.decay": [1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0]}},
+)
+TOLERANCE = 1e-8  # that of the solver, whose steps depend on rounding
+
+
+@pytest.mark.parametrize(("method", "kind", "dim", "platform", "want"), [
+    ("simulate", "flow", 3, "cpu", 8), ("simulate", "flow", 28, "cpu", 8), ("simulate", "flow", 29, "cpu", 1),
+    ("simulate", "flow", 3, "gpu", None), ("simulate", "flow", 29, "tpu", None),
+    ("simulate", "descent", 29, "cpu", None), ("exact", "flow", 29, "cpu", None), ("exact", "descent", 3, "gpu", None),
+])  # fmt: skip
+def test_how_many_points_step_together(method, kind, dim, platform, want):
+    """Nine rows of 28 numbers are 252, of 29 are 261; the border is at 256."""
+    given = uj.SweepPlan.of(tables(dynamics={"kind": kind}, model={"dim": dim}, sweep={"method": method}))
+    assert program.width_of(lanes.lane_of(given, {}, (), {}, None), platform) == want
+
+
+def test_adaptive_solves_in_groups_are_those_of_lanes_and_wait_less(tmp_path, monkeypatch):
+    found = run(tmp_path, "groups.zarr", given=WIDE)
+    assert Store(tmp_path / "groups.zarr").layout.block == (6, 2)  # a group of eight, and one of four and four copies
+    backwards = copy.deepcopy(WIDE)
+    backwards["sweep"] = {"seeds": [0, 3], "grid": {"model.decay": WIDE["sweep"]["grid"]["model.decay"][::-1]}}
+    other = run(tmp_path, "backwards.zarr", given=backwards)  # other neighbours, in another order
+    same(other.isel(decay=slice(None, None, -1), seed=[1, 0]), found)
+
+    monkeypatch.setattr(program, "width_of", lambda *_: None)  # as on an accelerator
+    work._PROGRAMS.clear()
+    wide = run(tmp_path, "lanes.zarr", given=WIDE)
+    work._PROGRAMS.clear()
+    for name in ("norm", "loss"):
+        np.testing.assert_allclose(wide[name], found[name], rtol=TOLERANCE)
+
+    needed = {name: data["steps"].values.ravel() for name, data in (("groups", found), ("lanes", wide))}
+    made = {
+        "groups": 8 * needed["groups"][:8].max() + 4 * needed["groups"][8:].max(),
+        "lanes": 12 * needed["lanes"].max(),
+    }
+    for name, steps in needed.items():
+        store = Store(tmp_path / f"{name}.zarr")
+        status = status_of(store)
+        assert status.waste == pytest.approx(1 - steps.sum() / made[name]) and status.waste > 0
+        assert f"{status.waste:.0%} of solver steps were made waiting for slower lanes" in describe(store, status)
+    assert made["groups"] < 0.9 * made["lanes"]
+
+
+def test_points_that_run_one_by_one_depend_on_nothing_beside_them_and_wait_for_nothing():
+    given = {**WIDE, "model": {**WIDE["model"], "dim": 29}}
+    keys = ("model.decay",), ("state.seed",)
+    programs = program.Programs(lanes.lane_of(uj.SweepPlan.of(given), {}, keys, {}, None), keys)
+
+    def block(decays, seeds):
+        values = {"model.decay": np.array([decays])}, {"state.seed": np.array([seeds], np.int32)}
+        return jax.tree.map(lambda array: array[0], programs(values, (3, 2)))  # of one device
+
+    found, other = block([1e-4, 0.1, 1.0], [3, 0]), block([1.0, 0.1, 0.01], [0, 3])
+    for first, second in zip(jax.tree.leaves(found), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(first[1:], second[1::-1, ::-1])
+    problem = config.build(uj.SweepPlan.of(given).config_at({"decay": 5, "seed": 1}))
+    alone = uj.simulate(problem.model, problem.dynamics, problem.state, problem.times, problem.observe)
+    for name in ("norm", "loss"):
+        np.testing.assert_allclose(found["observables"][name][2, 1], alone[name], rtol=TOLERANCE)
+    assert len(np.unique(found["steps"])) > 1
+    np.testing.assert_array_equal(programs.steps_made(found["steps"]), found["steps"])
+
+
 # --- failures of points -------------------------------------------------------------------------
 
 FLOW = {"kind": "flow", "schedule": 1.0, "rtol": 1e-6}
@@ -214,7 +284,7 @@ def test_a_failed_point_is_recorded_leaves_its_neighbours_alone_and_is_retried_a
     others = {"schedule": [0, 2, 3]}
     same(wild.isel(others), tame.isel(others))
     status = status_of(Store(tmp_path / "wild.zarr"))
-    assert status.failed == {"max_steps": 2} and status.complete and 0 < status.waste < 1
+    assert status.failed == {"max_steps": 2} and status.complete
     assert "max_steps: 2" in describe(Store(tmp_path / "wild.zarr"), status)
 
     same(flows([0.1, 200.0, 0.2, 0.3], 4000, tmp_path, "wild.zarr"), wild)  # what has ended is not run again ...
@@ -452,7 +522,7 @@ def test_the_rate_is_that_of_blocks_and_not_of_the_moment_they_are_told(monkeypa
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     shown = Progress(10_000, wanted=False)
     shown.start(Status(10_000, 2000, {}, 100, (), (), (), 0.0, 0.0))
-    outcome = work.BlockOutcome(0, 100, {}, 1.0, 1, 1)
+    outcome = work.BlockOutcome(0, 100, {}, 1.0)
     for _ in range(4):
         shown.told(outcome)
         assert shown.rate() == 0

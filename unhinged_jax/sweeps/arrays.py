@@ -68,6 +68,8 @@ def make_variables(
         group, "execution/committed", (*counts, each), (*single, each), "uint64", 0, [*blocks, "variable"], **meaning
     )
     _array(group, "execution/seconds", counts, single, "float32", float("nan"), blocks, units="s")
+    made = {"long_name": "steps of all points of a block, those included that a lane made waiting for a slower one"}
+    _array(group, "execution/steps_made", counts, single, "int64", 0, blocks, **made)
 
 
 def consolidate(place: Path) -> None:

@@ -63,7 +63,7 @@ def copy(old: Store, new: Store) -> int:
         here = [at[part] for at, part in zip(places, new.layout.slices(number), strict=True)]
         if any(np.any(at < 0) for at in here) or np.any(variables["result"].at(here) == PENDING):
             continue
-        new.write(number, {name: variable.at(here) for name, variable in variables.items()}, 0.0)
+        new.write(number, {name: variable.at(here) for name, variable in variables.items()}, {"seconds": 0.0})
         points += new.layout.size(number)
     return points
 

@@ -1,8 +1,9 @@
-"""One compiled program for a block of points: nested vmaps over its dimensions, sharded over the local devices."""
+"""One compiled program for a block of points, sharded over the local devices."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,9 +19,24 @@ from unhinged_jax.sweeps.lanes import Lane
 Values = tuple[dict[str, np.ndarray], ...]
 """For each dimension, key -> values along it, with a leading axis of devices."""
 
+_TINY, _FEW = 256, 8  # entries of H and W together; lanes
 
-def block(lane: Lane, values: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """All points of a block. Whatever does not depend on a dimension is computed once for all its points."""
+
+def width_of(lane: Lane, platform: str) -> int | None:
+    """How many points of a block are lanes that take every step together; None: all of them.
+
+    Lanes of an adaptive solve wait for the slowest, and each step selects between the old and the new state of every
+    lane. On a CPU only tiny problems, whose steps are a handful of short operations, gain more from lanes than that
+    costs, and a few lanes gain most of it. An accelerator needs all lanes, and no lane waits if all do the same work.
+    """
+    if platform != "cpu" or lane.adaptive is None:
+        return None
+    return _FEW if lane.adaptive <= _TINY else 1
+
+
+def block(lane: Lane, values: tuple[dict[str, Any], ...], width: int | None = None) -> dict[str, Any]:
+    """All points of a block, `width` at a time; None: all at once, and whatever does not depend on a dimension is
+    computed once for all its points."""
 
     def level(depth: int, chosen: dict[str, Any]) -> Any:
         if depth == len(values):
@@ -29,7 +45,20 @@ def block(lane: Lane, values: tuple[dict[str, Any], ...]) -> dict[str, Any]:
             return level(depth + 1, chosen)
         return jax.vmap(lambda here: level(depth + 1, {**chosen, **here}))(values[depth])
 
-    return level(0, {})
+    varied = [axes for axes in values if axes]
+    if width is None or not varied:
+        return level(0, {})
+    sizes = tuple(next(iter(axes.values())).shape[0] for axes in varied)
+    count = math.prod(sizes)
+    points = np.minimum(np.arange(-(-count // width) * width), count - 1)  # the last group repeats the last point
+    places = np.unravel_index(points if width == 1 else points.reshape(-1, width), sizes)
+    chosen = {key: array[place] for axes, place in zip(varied, places, strict=True) for key, array in axes.items()}
+
+    def shaped(array: jax.Array) -> jax.Array:
+        rest = array.shape[places[0].ndim :]
+        return array.reshape(-1, *rest)[:count].reshape(*sizes, *rest)
+
+    return jax.tree.map(shaped, jax.lax.map(lane.run if width == 1 else jax.vmap(lane.run), chosen))
 
 
 class TooLarge(Exception):
@@ -52,6 +81,8 @@ class Programs:
 
     def __post_init__(self) -> None:
         self.devices = jax.local_devices()
+        self.platform = self.devices[0].platform
+        self.width = width_of(self.lane, self.platform)
         self._compiled: dict[tuple[int, ...], Callable[..., Any] | None] = {}
 
     def __call__(self, values: Values, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -73,6 +104,14 @@ class Programs:
         begin = (len(self.devices), *shape)
         return jax.tree.map(lambda array: array.reshape(*begin, *array.shape[1 + self._depth :]), found)
 
+    def steps_made(self, needed: np.ndarray) -> np.ndarray:
+        """Steps that each point of a block made if it needed so many: adaptive lanes make those of the slowest."""
+        if self.lane.adaptive is None:
+            return needed
+        width = self.width or needed.size
+        groups = padded(needed.ravel(), -(-needed.size // width) * width).reshape(-1, width)
+        return np.repeat(groups.max(axis=1), width)[: needed.size].reshape(needed.shape)
+
     @property
     def _depth(self) -> int:
         return sum(bool(keys) for keys in self.keys)
@@ -90,8 +129,8 @@ class Programs:
             {key: jax.ShapeDtypeStruct((count,), self.lane.dtypes[key]) for key in keys}
             for keys, count in zip(self.keys, shape, strict=True)
         )
-        make = _one_for_each if self.devices[0].platform == "cpu" else _sharded
-        compiled, run = make(lambda values: block(self.lane, values), types, self.devices)
+        make = _one_for_each if self.platform == "cpu" else _sharded
+        compiled, run = make(lambda values: block(self.lane, values, self.width), types, self.devices)
         needed = compiled.memory_analysis()  # of one device
         too_large = (
             self.memory is not None
@@ -136,6 +175,10 @@ class Calls:
                     found[point] = _memory.read_all(self.lane.run({key: one.item() for key, one in given.items()}))
             points.append(found[point])
         return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(1, *shape, *np.shape(leaves[0])), *points)
+
+    def steps_made(self, needed: np.ndarray) -> np.ndarray:
+        """Steps that each point of a block made, which are those that it needed."""
+        return needed
 
 
 def _sharded(function: Callable[..., Any], types: PyTree, devices: list[Any]) -> tuple[Any, Callable[..., Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -50,11 +49,11 @@ def status_of(store: Store, verify: bool = False) -> Status:
     there = [int(number) for number in committed if number not in damaged]
     failed: dict[str, int] = {}
     failed_blocks = []
-    steps = lockstep = 0
+    steps = made = 0
     for number in list(there):
         region = layout.slices(number)
         try:
-            result, made = (np.asarray(store.array(name)[region]) for name in ("result", "steps"))
+            result, needed = (np.asarray(store.array(name)[region]) for name in ("result", "steps"))
         except (ValueError, RuntimeError):
             there.remove(number)
             damaged = (*damaged, number)
@@ -64,9 +63,10 @@ def status_of(store: Store, verify: bool = False) -> Status:
             failed[reason] = failed.get(reason, 0) + count
         if found:
             failed_blocks.append(number)
-        steps, lockstep = steps + int(made.sum(dtype=np.int64)), lockstep + int(made.max()) * made.size
+        own = int(needed.sum(dtype=np.int64))
+        steps, made = steps + own, made + max(own, int(store.noted("steps_made", number)))
     missing = sorted({*range(layout.blocks)} - {*there})
-    seconds = sum(store.seconds(number) for number in there)
+    seconds = sum(store.noted("seconds", number) for number in there)
     return Status(
         points=layout.points,
         done=sum(layout.size(number) for number in there),
@@ -76,16 +76,8 @@ def status_of(store: Store, verify: bool = False) -> Status:
         failed_blocks=tuple(failed_blocks),
         damaged=damaged,
         seconds=seconds,
-        waste=1 - steps / lockstep if lockstep and _adaptive(store) else 0.0,
+        waste=1 - steps / made if made else 0.0,
     )
-
-
-def _adaptive(store: Store) -> bool:
-    """Whether lanes may take different numbers of steps, as in a simulated flow."""
-    plan: dict[str, Any] = store.identity["plan"]
-    if "function" in plan:
-        return False
-    return plan["sweep"].get("method", "simulate") == "simulate" and plan["dynamics"]["kind"] == "flow"
 
 
 def describe(store: Store, status: Status) -> str:

@@ -203,8 +203,8 @@ class Store:
         region = self.layout.slices(number)
         return {name: np.asarray(self.array(name)[region]) for name in self.variables}
 
-    def write(self, number: int, values: Mapping[str, np.ndarray], seconds: float) -> None:
-        """Write a block: first its data, then, in a second step, its digests."""
+    def write(self, number: int, values: Mapping[str, np.ndarray], noted: Mapping[str, float]) -> None:
+        """Write a block: first its data and what is `noted` beside it, then, in a second step, its digests."""
         region, place = self.layout.slices(number), self.layout.place(number)
         values = {name: np.ascontiguousarray(values[name], self.dtype(name)) for name in self.variables}
         self._forget(self.committed_array, place)  # a concurrent reader finds no block rather than half of one
@@ -212,8 +212,8 @@ class Store:
             array = self.array(name)
             self._forget(array, place)
             array[region] = values[name]
-        seconds_array: Any = self.group["execution/seconds"]
-        seconds_array[place] = seconds
+        for name in (name for name in noted if f"execution/{name}" in self.group):  # an older store has fewer
+            self.array(f"execution/{name}")[place] = noted[name]
         self.committed_array[place] = self._digests(number, values)
 
     def is_committed(self, number: int) -> bool:
@@ -263,10 +263,10 @@ class Store:
             return False
         return np.array_equal(np.atleast_1d(self._digests(number, values)), self.digests_of(number))
 
-    def seconds(self, number: int) -> float:
-        """Time that a block took; 0 if it is lost."""
+    def noted(self, name: str, number: int) -> float:
+        """The `seconds` that a block took, or the `steps_made` by its points, waiting included; 0 if it is lost."""
         try:
-            return float(self.array("execution/seconds")[self.layout.place(number)])
+            return float(self.array(f"execution/{name}")[self.layout.place(number)])
         except UNREADABLE:
             return 0.0
 

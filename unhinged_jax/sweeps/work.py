@@ -23,18 +23,12 @@ from unhinged_jax.sweeps.store import FINE, NOT_A_NUMBER, REASONS, Store
 
 @dataclasses.dataclass(frozen=True)
 class BlockOutcome:
-    """A committed block: its points, how many failed and why, the time it took.
-
-    `steps` are those that its points needed, `lockstep` those that they made, because all lanes of a call run until the
-    slowest ends.
-    """
+    """A committed block: its points, how many failed and why, the time it took."""
 
     number: int
     points: int
     failed: dict[str, int]
     seconds: float
-    steps: int
-    lockstep: int
 
 
 _LOCK = threading.Lock()
@@ -103,6 +97,7 @@ class Job:
         )
         found = programs(values, self.store.layout.block)
         seconds = (time.perf_counter() - started) / len(numbers)
+        found["steps_made"] = np.stack([programs.steps_made(needed) for needed in found["steps"]])
         return [self._commit(number, _member(found, i), seconds, retry) for i, number in enumerate(numbers)]
 
     def _programs_of(self, number: int) -> Programs | Calls:
@@ -130,6 +125,7 @@ class Job:
     def _commit(self, number: int, found: dict[str, Any], seconds: float, retry: bool) -> BlockOutcome:
         region = self.store.layout.slices(number)
         inside = tuple(slice(0, part.stop - part.start) for part in region)
+        made = found["steps_made"][inside]
         found = {name: array[inside] for name, array in _variables(found).items()}
         shape = found["result"].shape
         for name in self.store.observed:
@@ -150,11 +146,8 @@ class Job:
             for name in self.store.variables:
                 where = keep.reshape(*keep.shape, *[1] * (found[name].ndim - keep.ndim))
                 found[name] = np.where(where, before[name], found[name])
-        self.store.write(number, found, seconds)
-        return BlockOutcome(
-            number, int(np.prod(shape)), tally(found["result"]), seconds, int(found["steps"].sum()),
-            int(found["steps"].max()) * found["steps"].size,
-        )  # fmt: skip
+        self.store.write(number, found, {"seconds": seconds, "steps_made": int(made.sum())})
+        return BlockOutcome(number, int(np.prod(shape)), tally(found["result"]), seconds)
 
     def _check_times(self, times: np.ndarray | None) -> None:
         """Raise ValueError if the trajectories of a function have other times than the first and the last point."""
