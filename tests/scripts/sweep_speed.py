@@ -4,6 +4,12 @@
 
 65,536 exact runs of p = 64, C = 10, N = 10 at 100 times with six observables; the cost of a run by the size of a block;
 and two single-threaded processes against one, taken in turns. Compilation is left out of the two comparisons.
+
+    python tests/scripts/sweep_speed.py --waiting
+
+Adaptive solves over weight decay, all lanes of a block together and as decided: runs per second of the processor,
+without compilation, and the share of steps spent waiting. Worker processes compute as with the environment variables
+XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" NPROC=1 PJRT_NPROC=1.
 """
 
 import argparse
@@ -16,10 +22,11 @@ from pathlib import Path
 import numpy as np
 
 import unhinged_jax as uj
-from unhinged_jax.sweeps import engine
+from unhinged_jax.sweeps import engine, program, work
 from unhinged_jax.sweeps.lanes import grouping_of, lane_of
 from unhinged_jax.sweeps.prepare import open_store
 from unhinged_jax.sweeps.program import Programs
+from unhinged_jax.sweeps.status import status_of
 
 
 def plan(gammas, decays, seeds):
@@ -73,6 +80,48 @@ def by_block():
         print(f"  {points * decays * seeds:5d} points a block: {1e3 * best / (points * decays * seeds):.2f} ms a run")
 
 
+WIDE = (  # loss, classes, samples of each, dim, decays, seeds, duration
+    ("cross_entropy", 4, 5, 8, 64, 8, 1000), ("cross_entropy", 4, 5, 8, 256, 1, 20_000),
+    ("cross_entropy", 10, 10, 64, 64, 8, 1000), ("cross_entropy", 10, 10, 64, 256, 1, 20_000),
+    ("cross_entropy", 30, 10, 128, 32, 1, 200), ("unhinged", 4, 5, 8, 64, 8, 1000),
+    ("unhinged", 10, 10, 64, 64, 8, 1000),
+)  # fmt: skip
+
+
+def waiting(folder):
+    """Adaptive solves over decays from 1e-4 to 1e-1, in the blocks of a sweep."""
+    decided = program.width_of
+    for place, (loss, classes, per_class, dim, decays, seeds, until) in enumerate(WIDE):
+        given = uj.SweepPlan.of(
+            {
+                "model": {"case": "regularized", "dim": dim, "decay": 0.01, "loss": loss},
+                "labels": {"layout": "balanced", "classes": classes, "per_class": per_class},
+                "dynamics": {"kind": "flow", "max_steps": 100_000},
+                "run": {
+                    "until": until, "first": 0.1, "points": 20, "spacing": "log",
+                    "observe": ["loss", "accuracy", "log_norm"],
+                },
+                "sweep": {
+                    "seeds": seeds,
+                    "grid": {"model.decay": {"from": 1e-4, "to": 1e-1, "count": decays, "spacing": "log"}},
+                },
+            }
+        )  # fmt: skip
+        print(f"  {loss}, C={classes}, p={dim}, {decays} decays x {seeds} seeds to t={until}:")
+        for name, rule in (("all lanes", lambda *_: None), ("as decided", decided)):
+            program.width_of = rule
+            work._PROGRAMS.clear()
+            took = []
+            for turn in range(3):
+                store = open_store(given, folder / f"{place}-{name}-{turn}.zarr")
+                begun = time.process_time()
+                work.run_blocks(str(store.path.resolve()), tuple(range(store.layout.blocks)))
+                took.append(time.process_time() - begun)
+            speed = store.layout.points / min(took[1:])  # the first turn compiles
+            print(f"    {name:10s} {speed:8.1f} runs/s, {status_of(store).waste:4.0%} of steps waiting", flush=True)
+    program.width_of = decided
+
+
 def timed(call):
     begun = time.perf_counter()
     call()
@@ -103,8 +152,12 @@ def processes(folder, rounds):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--waiting", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
+        if asked.waiting:
+            waiting(Path(place))
+            raise SystemExit
         all_of_it(Path(place))
         by_block()
         processes(Path(place), asked.rounds)
