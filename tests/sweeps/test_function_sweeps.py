@@ -56,6 +56,7 @@ def test_every_point_is_a_call_of_the_function(tmp_path, precision):
     assert data["spread"].dims == ("gamma", "decay", "seed", "time", "spread_1")
     assert data["norm"].dtype == precision and data["time"].values.tolist() == TIMES
     assert np.all(data["result"] == 0) and np.all(data["elapsed"] == 4.0)
+    assert Store(tmp_path / "run.zarr").facts["adaptive"] == [None]
     for at in ({"gamma": 0, "decay": 1, "seed": 1}, {"gamma": 2, "decay": 0, "seed": 0}):
         with jax.enable_x64(precision == "float64"):
             alone = exactly(AXES["gamma"][at["gamma"]], AXES["decay"][at["decay"]], jax.random.key(at["seed"]))
@@ -231,6 +232,9 @@ def test_a_run_that_ends_early_is_recorded(tmp_path):
     data = swept(tmp_path, function, {"rate": [0.01, 1e4]}).load()
     assert data["result"].isel(seed=0).values.tolist() == [0, int(uj.RunResult.MAX_STEPS)]
     assert np.all(np.isfinite(data["norm"].isel(rate=0))) and np.isnan(data["norm"].isel(rate=1, seed=0)[-1])
+    store, steps = Store(tmp_path / "run.zarr"), data["steps"].values
+    assert store.facts["adaptive"] == [9 * 4]  # few numbers, whose points therefore step, and wait, together
+    assert status_of(store).waste == pytest.approx(1 - steps.sum() / (2 * steps.max())) and steps.min() < steps.max()
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ TOLERANCE = 1e-8  # that of the solver, whose steps depend on rounding
 def test_how_many_points_step_together(method, kind, dim, platform, want):
     """Nine rows of 28 numbers are 252, of 29 are 261; the border is at 256."""
     given = uj.SweepPlan.of(tables(dynamics={"kind": kind}, model={"dim": dim}, sweep={"method": method}))
-    assert program.width_of(lanes.lane_of(given, {}, (), {}, None), platform) == want
+    assert program.width_of(lanes.grouping_of(given).groups[0].adaptive, platform) == want
 
 
 def test_adaptive_solves_in_groups_are_those_of_lanes_and_wait_less(tmp_path, monkeypatch):
@@ -244,7 +244,7 @@ def test_adaptive_solves_in_groups_are_those_of_lanes_and_wait_less(tmp_path, mo
 def test_points_that_run_one_by_one_depend_on_nothing_beside_them_and_wait_for_nothing():
     given = {**WIDE, "model": {**WIDE["model"], "dim": 29}}
     keys = ("model.decay",), ("state.seed",)
-    programs = program.Programs(lanes.lane_of(uj.SweepPlan.of(given), {}, keys, {}, None), keys)
+    programs = program.Programs(lanes.lane_of(uj.SweepPlan.of(given), {}, keys, {}, None), keys, adaptive=9 * 29)
 
     def block(decays, seeds):
         values = {"model.decay": np.array([decays])}, {"state.seed": np.array([seeds], np.int32)}

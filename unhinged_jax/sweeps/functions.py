@@ -62,7 +62,12 @@ def dtypes_of(plan: FunctionPlan) -> dict[str, np.dtype]:
 
 
 def call(plan: FunctionPlan, places: Mapping[str, int], values: Mapping[str, Any]) -> dict[str, Any]:
-    """One point: its arrays, why and where it ended, and how many steps it took.
+    """One point: its arrays, why and where it ended, and how many steps it took; see `_returned`."""
+    return _kept(_returned(plan, places, values))
+
+
+def _returned(plan: FunctionPlan, places: Mapping[str, int], values: Mapping[str, Any]) -> Any:
+    """What the function returns for a point.
 
     Args:
         places: Index along each dimension of static values.
@@ -73,7 +78,11 @@ def call(plan: FunctionPlan, places: Mapping[str, int], values: Mapping[str, Any
     given = {**fixed, **values}
     if "seed" in given and takes(plan.function) == "key":
         given["key"] = jax.random.key(given.pop("seed"))
-    found = plan.function(**given)
+    return plan.function(**given)
+
+
+def _kept(found: Any) -> dict[str, Any]:
+    """What a sweep keeps of that which the function returned for a point."""
     if isinstance(found, Trajectory):
         return {
             "observables": {**flat_arrays(found.observables), TIMES: found.times}, "code": found.code,
@@ -107,7 +116,7 @@ def _group(plan: FunctionPlan, places: dict[str, int]) -> Group:
         for at in (0, -1)
     ]
     with precision.scope(plan.precision):
-        found, times, size = (_traced if plan.vmap else _called)(plan, places, ends)
+        found, times, size, adaptive = (_traced if plan.vmap else _called)(plan, places, ends)
     arrays = found["observables"]
     if times is not None and np.array_equal(*times):
         arrays = {name: leaf for name, leaf in arrays.items() if name != TIMES}
@@ -116,20 +125,28 @@ def _group(plan: FunctionPlan, places: dict[str, int]) -> Group:
         raise ValueError("the function returns no array; a sweep needs at least one to keep.")
     least = sum(math.prod(output.shape) * np.dtype(output.dtype).itemsize for output in outputs.values())
     shared = {} if TIMES in outputs or times is None else {"time": times[0]}
-    return Group(tuple(places.values()), outputs, {**plan.coords, **shared}, bytes=least + _COPIES * size, least=least)
+    return Group(
+        tuple(places.values()), outputs, {**plan.coords, **shared}, bytes=least + _COPIES * size, least=least,
+        adaptive=adaptive,
+    )  # fmt: skip
 
 
-Found = tuple[dict[str, Any], tuple[np.ndarray, np.ndarray] | None, int]
-"""Types of what a point computes, its times at the first and at the last point (None if it returns no trajectory), and
-the bytes of its largest array."""
+Found = tuple[dict[str, Any], tuple[np.ndarray, np.ndarray] | None, int, int | None]
+"""Types of what a point computes, its times at the first and at the last point (None if it returns no trajectory), the
+bytes of its largest array, and `adaptive` of its group."""
 
 
 def _traced(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any]]) -> Found:
     given = {key: jax.ShapeDtypeStruct((), dtype) for key, dtype in dtypes_of(plan).items()}
     names: list[str] = []
+    adaptive = None
 
     def lane(values: dict[str, Any]) -> dict[str, Any]:
-        found = call(plan, places, values)
+        nonlocal adaptive
+        run = _returned(plan, places, values)
+        if isinstance(run, Trajectory) and run.clock == "time" and str(run.form):  # a simulated flow
+            adaptive = run.final.H.size + run.final.W.size
+        found = _kept(run)
         names[:] = found["observables"]  # in the order of the function; JAX sorts them
         return found
 
@@ -142,7 +159,7 @@ def _traced(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any
         ) from error
     found = {**found, "observables": {name: found["observables"][name] for name in names}}
     if TIMES not in names:
-        return found, None, _largest(program.jaxpr)
+        return found, None, _largest(program.jaxpr), adaptive
     tree = jax.tree.structure(found)
 
     @jax.jit
@@ -150,13 +167,13 @@ def _traced(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any
         leaves = jax.extend.core.jaxpr_as_fun(program)(*jax.tree.leaves(values))
         return jax.tree.unflatten(tree, leaves)["observables"][TIMES]
 
-    return found, (np.asarray(times(ends[0])), np.asarray(times(ends[1]))), _largest(program.jaxpr)
+    return found, (np.asarray(times(ends[0])), np.asarray(times(ends[1]))), _largest(program.jaxpr), adaptive
 
 
 def _called(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any]]) -> Found:
     found = call(plan, places, ends[0])
     times = found["observables"].get(TIMES)
-    return found, None if times is None else (np.asarray(times), np.asarray(times)), 0
+    return found, None if times is None else (np.asarray(times), np.asarray(times)), 0, None
 
 
 def _largest(jaxpr: Any) -> int:

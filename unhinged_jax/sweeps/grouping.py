@@ -38,6 +38,8 @@ class Group:
         outputs: Every array of a point that has a meaning here.
         coordinates: Values along the arrays' own axes, as far as they are known.
         bytes: Memory of one point, roughly; a block that needs more than there is is halved.
+        adaptive: Entries of H and W together if points may take different numbers of steps, as simulated flows do;
+            otherwise, and if nothing is known about it, None.
         least: Memory that a point takes at the very least: what it begins with, what it ends with, and its results.
         inputs: SHA-256 of every file that it reads.
         arrays: Numbers that labels read from files, by their name in the plan, so that pictures need not open the
@@ -49,6 +51,7 @@ class Group:
     coordinates: dict[str, np.ndarray]
     bytes: int
     least: int
+    adaptive: int | None = None
     inputs: dict[str, str] = dataclasses.field(default_factory=dict)
     arrays: dict[str, Any] = dataclasses.field(default_factory=dict)
 

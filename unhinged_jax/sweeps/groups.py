@@ -139,6 +139,7 @@ def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...
         {"time": times},
         bytes=width * (copies * found["rows"] * (dim + found["classes"]) + results + 64 * len(times)),
         least=width * (2 * states + results),
+        adaptive=states if plan.sweep.method == "simulate" and config.dynamics.kind == "flow" else None,
         inputs=found["inputs"],
         arrays=_arrays(config) if found["inputs"] else {},
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import unhinged_jax as uj
-from unhinged_jax.config import Config, build_stateless
+from unhinged_jax.config import Config
 from unhinged_jax.sweeps import functions, groups, stiffness
 from unhinged_jax.sweeps.function_plan import FunctionPlan
 from unhinged_jax.sweeps.grouping import Grouping
@@ -30,8 +30,6 @@ class Lane:
         precision: "float32" or "float64".
         structure: What its program depends on, as a text; lanes that share it share a program.
         vmap: Whether it can be traced and mapped.
-        adaptive: Entries of H and W together if points may take different numbers of steps, as in a simulated flow;
-            otherwise, and if nothing is known about it, None.
     """
 
     run: Callable[[dict[str, Any]], dict[str, Any]]
@@ -39,7 +37,6 @@ class Lane:
     precision: str
     structure: str
     vmap: bool = True
-    adaptive: int | None = None
 
 
 def grouping_of(plan: Plan) -> Grouping:
@@ -81,13 +78,7 @@ def lane_of(
         {key: groups.dtype_of(key, plan.precision) for names in keys for key in names},
         plan.precision,
         json.dumps([_structure(config, keys), inputs, folder, method]),
-        adaptive=_entries(config) if method == "simulate" and config.dynamics.kind == "flow" else None,
     )
-
-
-def _entries(config: Config) -> int:
-    model = build_stateless(config).model
-    return (model.samples + model.classes) * model.dim
 
 
 def _point(config: Config, method: str, values: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def _create(plan: Plan, path: Path, lanes: int | None, memory: int | None, layou
         "traced": grouping.traced,
         "separate": [dim.name for dim, alone in zip(plan.dims, grouping.separate, strict=True) if alone],
         "groups": [group.places for group in grouping.groups],
+        "adaptive": [group.adaptive for group in grouping.groups],
         "which": list(grouping.which.values()),
         "arrays": {name: array for group in grouping.groups for name, array in group.arrays.items()},
     }

@@ -22,16 +22,20 @@ Values = tuple[dict[str, np.ndarray], ...]
 _TINY, _FEW = 256, 8  # entries of H and W together; lanes
 
 
-def width_of(lane: Lane, platform: str) -> int | None:
+def width_of(adaptive: int | None, platform: str) -> int | None:
     """How many points of a block are lanes that take every step together; None: all of them.
 
     Lanes of an adaptive solve wait for the slowest, and each step selects between the old and the new state of every
     lane. On a CPU only tiny problems, whose steps are a handful of short operations, gain more from lanes than that
     costs, and a few lanes gain most of it. An accelerator needs all lanes, and no lane waits if all do the same work.
+
+    Args:
+        adaptive: See `Group`.
+        platform: As JAX calls it.
     """
-    if platform != "cpu" or lane.adaptive is None:
+    if platform != "cpu" or adaptive is None:
         return None
-    return _FEW if lane.adaptive <= _TINY else 1
+    return _FEW if adaptive <= _TINY else 1
 
 
 def block(lane: Lane, values: tuple[dict[str, Any], ...], width: int | None = None) -> dict[str, Any]:
@@ -73,16 +77,18 @@ class Programs:
         lane: What every point runs.
         keys: Keys that vary inside a block, for each dimension.
         memory: Bytes a device may use for a block; None for no limit.
+        adaptive: See `Group`.
     """
 
     lane: Lane
     keys: tuple[tuple[str, ...], ...]
     memory: int | None = None
+    adaptive: int | None = None
 
     def __post_init__(self) -> None:
         self.devices = jax.local_devices()
         self.platform = self.devices[0].platform
-        self.width = width_of(self.lane, self.platform)
+        self.width = width_of(self.adaptive, self.platform)
         self._compiled: dict[tuple[int, ...], Callable[..., Any] | None] = {}
 
     def __call__(self, values: Values, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -106,7 +112,7 @@ class Programs:
 
     def steps_made(self, needed: np.ndarray) -> np.ndarray:
         """Steps that each point of a block made if it needed so many: adaptive lanes make those of the slowest."""
-        if self.lane.adaptive is None:
+        if self.adaptive is None:
             return needed
         width = self.width or needed.size
         groups = padded(needed.ravel(), -(-needed.size // width) * width).reshape(-1, width)

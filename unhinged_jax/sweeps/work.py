@@ -102,14 +102,16 @@ class Job:
 
     def _programs_of(self, number: int) -> Programs | Calls:
         facts = self.store.facts
-        places = dict(zip(facts["separate"], facts["groups"][group_of(self.store, number)], strict=True))
+        group = group_of(self.store, number)
+        places = dict(zip(facts["separate"], facts["groups"][group], strict=True))
+        adaptive = facts["adaptive"][group] if "adaptive" in facts else None  # an older store does not know
         keys, memory = tuple(tuple(names) for names in facts["traced"]), facts["memory"]
         file = self.source if isinstance(self.source, str) else None
         lane = lane_of(self.plan, places, keys, self.store.identity["inputs"], file)
-        kind = json.dumps([lane.structure, memory])
+        kind = json.dumps([lane.structure, memory, adaptive])
         if kind not in _PROGRAMS:
             _PROGRAMS.clear()
-            _PROGRAMS[kind] = Programs(lane, keys, memory) if lane.vmap else Calls(lane)
+            _PROGRAMS[kind] = Programs(lane, keys, memory, adaptive) if lane.vmap else Calls(lane)
         return _PROGRAMS[kind]
 
     def _values(self, number: int, dtypes: dict[str, np.dtype]) -> list[dict[str, np.ndarray]]:
