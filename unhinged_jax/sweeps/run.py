@@ -181,7 +181,6 @@ def run_store(
             def waiting() -> None:
                 _interrupt.check()
                 _refuse_lost(shared)
-                shown.refresh()
 
             make, devices, window = _executor(workers, shared, len(wanted), waiting)
             given_up = engine.drive(
