@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _html
 from unhinged_jax._files import whole
 from unhinged_jax.collapse import MEASURED
 
@@ -72,6 +72,14 @@ class Measurement:
         lines = [f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {ideal:>{widths[2]}}  {meaning}"
                  for name, value, ideal, meaning in rows]  # fmt: skip
         return "\n".join([head, *lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row per metric."""
+        rows = [(name, _short(self.values[name]), _short(ideal), METRICS[name].meaning)
+                for name, ideal in self.ideals.items()]  # fmt: skip
+        title = repr(self).partition("\n")[0]
+        notes = [("note", " ".join(note.split())) for note in self._notes()]
+        return _html.page(title, ("metric", "value", "ideal", "meaning"), rows, notes)
 
     def _notes(self) -> list[str]:
         notes = []
