@@ -21,9 +21,9 @@ def page(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], notes: 
     return f"<div><div><b>{html.escape(title)}</b></div>{table}{below}</div>"
 
 
-def ranges(values: Mapping[str, np.ndarray]) -> list[tuple[str, str, str, str]]:
+def ranges(values: Mapping[str, np.ndarray]) -> list[tuple[str, ...]]:
     """(name, lowest, median, highest) of each array, NaN left out, for the members of a batch."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, array in values.items():
         known = array[~np.isnan(array)] if np.any(~np.isnan(array)) else array
         rows.append((name, *(f"{take(known):.6g}" for take in (np.min, np.median, np.max))))

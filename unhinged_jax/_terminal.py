@@ -232,7 +232,7 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def _said(line: Callable[[], str]) -> Iterator[None]:
-    """Inside, a line is said on standard error: every second anew in a notebook, elsewhere one every half minute."""
+    """Inside, a line is said on standard error: every second again in a notebook, elsewhere one every half minute."""
     if sys.stderr is None or os.environ.get(QUIET):
         yield
         return

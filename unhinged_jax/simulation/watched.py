@@ -115,7 +115,7 @@ def batch_in_pieces(
         for place in range(0, len(asked), size):
             after = go_on(runs[-1], asked[place : place + size])
             if np.any(_memory.read(after.code) != RunResult.COMPLETED):
-                # Some members have ended, and the others cannot go on from there together with them.
+                # Some members have ended, and the others cannot continue from there together with them.
                 runs.append(go_on(runs[-1], asked[place:]))
                 break
             runs.append(after)
