@@ -54,10 +54,10 @@ class InPieces(diffrax.ForwardMode):
         return final, {**about, "paused": paused[0]}
 
 
-def is_over(state: Any, end: float, max_steps: int) -> bool:
+def is_over(paused: Any, end: float, max_steps: int) -> bool:
     """Whether the loop has nothing more to do."""
-    fine = bool(state.result == diffrax.RESULTS.successful)
-    return not (fine and float(state.tprev) < end and int(state.num_steps) < max_steps)
+    fine = bool(paused.result == diffrax.RESULTS.successful)
+    return not (fine and float(paused.tprev) < end and int(paused.num_steps) < max_steps)
 
 
 def _ended(state: Any, end: jax.Array) -> Any:
