@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas
 
 
+_HEAD = ("metric", "value", "ideal", "meaning")
+
+
 @dataclasses.dataclass(frozen=True)
 class Measurement:
     """Metrics of neural collapse, each with its ideal value; `measurement["nc1"]` is one of them.
@@ -64,22 +67,25 @@ class Measurement:
         return self.values[name]
 
     def __repr__(self) -> str:
-        rows = [("metric", "value", "ideal", "meaning")]
-        for name, ideal in self.ideals.items():
-            rows.append((name, _short(self.values[name]), _short(ideal), MEASURED[name].meaning))
+        rows = [_HEAD, *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        head = f"Neural collapse of {self.samples:,} samples, {self.classes:,} classes, {self.dim:,} dimensions"
         lines = [f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {ideal:>{widths[2]}}  {meaning}"
                  for name, value, ideal, meaning in rows]  # fmt: skip
-        return "\n".join([head, *lines, *self._notes()])
+        return "\n".join([self._title(), *lines, *self._notes()])
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a row per metric."""
-        rows = [(name, _short(self.values[name]), _short(ideal), METRICS[name].meaning)
-                for name, ideal in self.ideals.items()]  # fmt: skip
-        title = repr(self).partition("\n")[0]
         notes = [("note", " ".join(note.split())) for note in self._notes()]
-        return _html.page(title, ("metric", "value", "ideal", "meaning"), rows, notes)
+        return _html.page(self._title(), _HEAD, self._rows(), notes)
+
+    def _title(self) -> str:
+        return f"Neural collapse of {self.samples:,} samples, {self.classes:,} classes, {self.dim:,} dimensions"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (name, _short(self.values[name]), _short(ideal), MEASURED[name].meaning)
+            for name, ideal in self.ideals.items()
+        ]
 
     def _notes(self) -> list[str]:
         notes = []
