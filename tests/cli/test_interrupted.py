@@ -41,8 +41,10 @@ def _signals_as_in_a_terminal():
 
 
 def begin(*arguments, **options):
+    """A command that says nothing of how far it is, which on a slow machine would be among its words."""
     command = [sys.executable, "-m", "unhinged_jax.cli", *map(str, arguments)]
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, **options)
+    options |= {"start_new_session": True, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env={**os.environ, "UNHINGED_QUIET": "1"}, **options)
 
 
 def sweeping(folder, workers, plan=SLOW, there=2):
@@ -255,11 +257,12 @@ TALKATIVE = "import sys\nfrom unhinged_jax import _terminal\nfrom unhinged_jax.c
 TALKATIVE += "_terminal.SAID_EVERY = 0.2\nsys.exit(main())"
 
 
-def simulating(folder, *options):
+def simulating(folder):
     """`unhinged simulate` that says every moment how far it is, in a pipe, when it has begun with the updates."""
-    command = [sys.executable, "-c", TALKATIVE, "simulate", folder / "run.toml", "--out", folder / "out", *options]
-    quiet = {"stdout": subprocess.DEVNULL, "start_new_session": True}
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, **quiet)
+    command = [sys.executable, "-c", TALKATIVE, "simulate", folder / "run.toml", "--out", folder / "out"]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True, "text": True}
+    told = {name: value for name, value in os.environ.items() if name != "UNHINGED_QUIET"}
+    process = subprocess.Popen([*map(str, command)], env=told, **options)
     while not re.search(r"Simulating: [1-9]\d?%, [\d,]+ of [\d,]+ updates", line := process.stderr.readline()):
         assert line and process.poll() is None, line
     return process
