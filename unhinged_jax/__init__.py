@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from unhinged_jax.observables import paper_observables as paper_observables
     from unhinged_jax.optimizers import Optimizer as Optimizer
     from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
+    from unhinged_jax.plots import plot as plot
     from unhinged_jax.references import citation as citation
     from unhinged_jax.schedules import constant as constant
     from unhinged_jax.schedules import cosine as cosine
@@ -91,6 +92,7 @@ _HOMES = {
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables observe_state paper_observables",
     "optimizers": "Optimizer rescale_by_feature_norm",
+    "plots": "plot",
     "references": "citation",
     "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
     "simulation": "simulate",

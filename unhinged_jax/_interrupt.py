@@ -1,7 +1,7 @@
 """The one place where a command is interrupted: by Ctrl-C (SIGINT), SIGTERM or SIGHUP.
 
 The first signal is acknowledged at once and ends the command with `KeyboardInterrupt`, after everything `held` is
-finished. A second signal ends the process immediately, and so does a timer if the command has not ended within
+finished. A second signal ends the process immediately, and so does a timer if what is in hand is not finished within
 `PATIENCE`, because XLA runs a program to its end before Python sees a signal. A thread watches for both.
 """
 
@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 PATIENCE, NOTHING_IN_HAND = 10.0, 2.0
-"""Seconds within which an interrupted command ends, with and without something `left`."""
+"""Seconds within which an interrupted command finishes what is in hand, with and without something `left`."""
 _TWICE = 0.5  # seconds within which a second signal counts as the first one, forwarded by a parent program
 _NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
-_UNCHANGED = "earlier results are unchanged."
+UNCHANGED = "earlier results are unchanged."
+"""What is left of an interrupted command if nobody says otherwise."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,6 +34,7 @@ class _Now:
 
     def __init__(self) -> None:
         self.number, self.held, self.raised, self.told, self.worker = 0, 0, False, False, False
+        self.since = 0.0  # when the patience began
         self.tells: list[Callable[[], str]] = []
 
     def act(self) -> None:
@@ -94,6 +96,42 @@ def check() -> None:
 
 
 @contextmanager
+def noted() -> Iterator[Callable[[], bool]]:
+    """A signal does not interrupt the code inside, which asks the function whether one has arrived.
+
+    A command finishes what follows from it, which is `held`, and is interrupted then. In a program of somebody else,
+    only Ctrl-C is noted, and only if it would raise KeyboardInterrupt; once more, it does.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        arrived: list[int] = []
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            if arrived:
+                raise KeyboardInterrupt
+            arrived.append(number)
+            _say("Ctrl-C: ending after the piece in hand, with what was reached; once more ends at once.")
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield lambda: bool(arrived)
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    else:
+        _now.held += 1
+        try:
+            yield struck
+        finally:
+            _now.held -= 1
+
+
+def finished() -> None:
+    """Say that what was in hand is finished; the next thing has as much time."""
+    _now.since = time.monotonic()
+
+
+@contextmanager
 def left(tell: Callable[[], str]) -> Iterator[None]:
     """If the code inside is interrupted, `tell` says what is kept, in words that end a sentence."""
     _now.tells.append(tell)
@@ -116,7 +154,7 @@ def told(error: BaseException) -> int:
     while error.__context__ is not None and not isinstance(error, Interrupted):
         error = error.__context__
     _now.told = True
-    _say(f"interrupted: {error if isinstance(error, Interrupted) and error.args else _UNCHANGED}")
+    _say(f"interrupted: {error if isinstance(error, Interrupted) and error.args else UNCHANGED}")
     return 128 + (_now.number or signal.SIGINT)
 
 
@@ -145,11 +183,13 @@ def _heard(number: int, _frame: FrameType | None) -> None:
 
 def _watch(fd: int) -> None:
     """Receive signals while the main thread is busy; byte 0 ends this thread."""
-    first, patience = 0.0, PATIENCE
+    first = 0.0
     while True:
-        rest = max(0.0, first + patience - time.monotonic()) if first else None
+        rest = max(0.0, max(first, _now.since) + _patience() - time.monotonic()) if first else None
         if not select.select([fd], [], [], rest)[0]:
-            _say(f"interrupted: {_now.tells[-1]() if _now.tells else _UNCHANGED}")
+            if time.monotonic() < _now.since + _patience():
+                continue
+            _say(f"interrupted: {_now.tells[-1]() if _now.tells else UNCHANGED}")
             _end()
         for number in os.read(fd, 64):
             if number == 0:
@@ -158,12 +198,16 @@ def _watch(fd: int) -> None:
                 continue
             if not first:
                 first, _now.number = time.monotonic(), number
-                patience = PATIENCE if _now.tells else NOTHING_IN_HAND
                 name = _NAMES[signal.Signals(number)]
                 if not _now.told:  # there was nothing to wait for
-                    _say(f"{name}: ending within {patience:.0f} s, with what is in hand; once more ends at once.")
+                    wait = f"what is in hand is given up after {_patience():.0f} s"
+                    _say(f"{name}: ending; {wait}, and once more ends at once.")
             elif time.monotonic() - first > _TWICE:
                 _end()
+
+
+def _patience() -> float:
+    return PATIENCE if _now.tells or _now.held else NOTHING_IN_HAND
 
 
 def _end() -> None:

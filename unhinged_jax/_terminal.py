@@ -6,18 +6,21 @@ lower and compile. A program that is compiled already reports nothing and costs 
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 _STAGES = "/jax/core/compile/"  # the names of its reports begin with this
 _PATIENCE = 0.7  # seconds without a word
 QUIET = "UNHINGED_QUIET"
+SAID_EVERY = 30.0  # seconds between two lines where no line can be rewritten
 
 
 class _Compiler:
@@ -98,9 +101,11 @@ def compiling_told() -> Iterator[None]:
 
 @contextmanager
 def spinner(what: str) -> Iterator[None]:
-    """A spinner with the elapsed time, on a terminal only."""
+    """A spinner with the elapsed time on a terminal; elsewhere a line every half minute."""
     if not sys.stderr.isatty():
-        yield
+        begin = time.monotonic()
+        with _said(lambda: f"{what}: {_clock(time.monotonic() - begin)}"):
+            yield
         return
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
@@ -122,15 +127,17 @@ def spinner(what: str) -> Iterator[None]:
 
 
 class ProgressBar:
-    """A line on standard error that counts up to a total; nothing where that is no terminal.
+    """How much is done, how fast, and how long the rest takes, on standard error.
+
+    A terminal and a notebook show one line, which is rewritten; elsewhere there is a line every half minute, or none
+    if `UNHINGED_QUIET` is set.
 
     Args:
         total: How much there is to do.
         description: What is being done, at first.
+        unit: What is counted, in the plural.
         notes: Names of texts that are shown behind the count; `update` sets them.
-        clock: Whether the elapsed time is shown.
-        remaining: Whether the remaining time is estimated.
-        transient: Whether the line disappears in the end.
+        transient: Whether the line of a terminal disappears in the end.
         wanted: False shows nothing.
     """
 
@@ -139,48 +146,113 @@ class ProgressBar:
         total: int,
         description: str = "",
         *,
+        unit: str,
         notes: tuple[str, ...] = (),
-        clock: bool = True,
-        remaining: bool = False,
         transient: bool = False,
         wanted: bool = True,
     ) -> None:
-        self._display: Any = None
-        if not (wanted and sys.stderr.isatty()):
-            return
+        self._total, self._unit, self._description = total, unit, description
+        self._done, self._notes = 0.0, dict.fromkeys(notes, "")
+        self._first: tuple[float, float] | None = None
+        self._latest = (0.0, 0.0)
+        self._wanted = wanted
+        self._display: Any = self._rich(description, transient) if wanted and sys.stderr.isatty() else None
+        self._shown: Any = self._display or (_said(self.line) if wanted else nullcontext())
+
+    def _rich(self, description: str, transient: bool) -> Any:
         from rich import progress
         from rich.console import Console
+        from rich.text import Text
 
-        columns = [progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn()]
-        columns += [progress.TextColumn(f"{{task.fields[{note}]}}") for note in notes]
-        columns += [progress.TimeElapsedColumn()] * clock + [progress.TimeRemainingColumn()] * remaining
-        self._display = progress.Progress(*columns, console=Console(stderr=True), transient=transient)
-        self._task = self._display.add_task(description, total=total, **dict.fromkeys(notes, ""))
+        bar = self
+
+        class Counted(progress.ProgressColumn):
+            def render(self, task: progress.Task) -> Text:
+                return Text(bar.counted())
+
+        columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), Counted())
+        display = progress.Progress(*columns, console=Console(stderr=True), transient=transient)
+        self._task = display.add_task(description, total=self._total)
+        return display
 
     def __enter__(self) -> Self:
-        if self._display is not None:
-            _compiler.displays += 1
-            self._display.__enter__()
+        _compiler.displays += self._wanted
+        self._shown.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._display is not None:
-            _compiler.displays -= 1
-            self._display.__exit__(kind, error, trace)
+        _compiler.displays -= self._wanted
+        self._shown.__exit__(kind, error, trace)
 
-    def update(self, **changes: Any) -> None:
-        """Set `completed`, `description` or a note, or `advance` by a number."""
+    def update(
+        self, completed: float | None = None, *, advance: float = 0, description: str | None = None, **notes: str
+    ) -> None:
+        """Set what is completed, or `advance` it by a number; set the description or a note."""
+        self._notes.update(notes)
+        self._description = self._description if description is None else description
+        if completed is not None or advance:
+            self._done = self._done + advance if completed is None else completed
+            self._latest = time.monotonic(), self._done
+            self._first = self._first or self._latest
         if self._display is not None:
-            self._display.update(self._task, **changes)
+            self._display.update(self._task, completed=self._done, description=self._description)
 
-    def reset(self, **changes: Any) -> None:
-        """Start the clock again, and `update`."""
-        if self._display is not None:
-            self._display.reset(self._task, **changes)
+    def begin_at(self, done: int, description: str) -> None:
+        """Begin with what an earlier run has done, which says nothing about the speed."""
+        self._first = None
+        self.update(done, description=description)
+        self._first = None
 
-    def refresh(self) -> None:
-        """Update the clock."""
-        if self._display is not None:
-            self._display.refresh()
+    def rate(self) -> float:
+        """What is done per second since the first was; 0 in the second after it, because many come in bunches."""
+        begun, before = self._first or self._latest
+        now, done = self._latest
+        return (done - before) / (now - begun) if now - begun >= 1 else 0.0
+
+    def counted(self) -> str:
+        """The share that is done, the count, the speed, the time left, and the notes."""
+        words = [f"{self._done / max(self._total, 1):.0%}", f"{int(self._done):,} of {self._total:,} {self._unit}"]
+        if rate := self.rate():
+            since = time.monotonic() - self._latest[0]
+            left = max(0.0, (self._total - self._done) / rate - since)
+            speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            words += [f"{speed} {self._unit}/s", f"{_clock(left)} left"]
+        return ", ".join([*words, *filter(None, self._notes.values())])
+
+    def line(self) -> str:
+        """All of it in a line."""
+        return ": ".join(filter(None, [self._description, self.counted()]))
+
+
+def _clock(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+@contextmanager
+def _said(line: Callable[[], str]) -> Iterator[None]:
+    """Inside, a line is said on standard error: every second again in a notebook, elsewhere one every half minute."""
+    if sys.stderr is None or os.environ.get(QUIET):
+        yield
+        return
+    notebook, over = "ipykernel" in sys.modules, threading.Event()
+
+    def speak() -> None:
+        before = ""
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            while not over.wait(1.0 if notebook else SAID_EVERY):
+                text = line()
+                shown, end = (f"\r{text.ljust(len(before))}", "") if notebook else (f"unhinged: {text}", "\n")
+                print(shown, end=end, file=sys.stderr, flush=True)
+                before = text
+            if before and notebook:
+                print("\r" + " " * len(before), end="\r", file=sys.stderr, flush=True)
+
+    voice = threading.Thread(target=speak, daemon=True)
+    voice.start()
+    try:
+        yield
+    finally:
+        over.set()
+        voice.join()

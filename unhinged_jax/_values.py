@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unhinged_jax import _html
+
 
 class Value:
     """A frozen dataclass that is compared by value, with its arrays entry by entry; `==` gives True or False.
 
     Arrays are equal if their entries are, whatever their type and whether they are NumPy's or JAX's; NaN equals NaN. A
-    traced array equals only itself. The hash is that of the fields; an object with an array field has none.
+    traced array equals only itself. The hash is that of the fields; an object with an array field has none. It prints
+    in one line, with arrays as their types and shapes.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -23,19 +26,37 @@ class Value:
         ...     place: Any
         >>> Point(np.ones(2)) == Point(np.ones(2)), Point(np.ones(2)) == Point(np.zeros(2)), Point(1) == 1
         (True, False, False)
+        >>> Point(np.ones((2, 3)))
+        Point(place=float64[2, 3])
     """
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        for name in ("__eq__", "__hash__"):  # in the class itself, because `dataclass` would write its own
+        for name in ("__eq__", "__hash__", "__repr__"):  # in the class itself, because `dataclass` would write its own
             if name not in cls.__dict__:
                 setattr(cls, name, getattr(Value, name))
 
     def __eq__(self, other: object) -> bool:
         return same(self, other) if type(self) is type(other) else NotImplemented
 
+    def __repr__(self) -> str:
+        return in_a_line(self)
+
     def __hash__(self) -> int:
         return hash((type(self), *(None if _is_nan(value) else value for value in _fields(self))))
+
+
+class Tabled(Value):
+    """The same, which a notebook shows as a table with a row per entry of `rows`, by default per field."""
+
+    def rows(self) -> dict[str, str]:
+        """Names and what is said of them."""
+        return {field.name: brief(getattr(self, field.name)) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def _repr_html_(self) -> str | None:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+            return None
+        return _html.page(type(self).__name__, (), self.rows().items())
 
 
 class RegisteredValue(Value):
@@ -57,6 +78,33 @@ class RegisteredValue(Value):
         if jax.tree_util.all_leaves([thing]):
             jax.tree_util.register_dataclass(cls)
         return thing
+
+
+def brief(value: Any) -> str:
+    """A value in one line: arrays by type and shape, functions by name.
+
+    Example:
+        >>> brief({"weights": np.ones((2, 3)), "rate": 0.1, "loss": np.mean})
+        "{'weights': float64[2, 3], 'rate': 0.1, 'loss': mean}"
+    """
+    if isinstance(value, (np.ndarray, jax.Array)) and (np.ndim(value) or isinstance(value, jax.core.Tracer)):
+        return f"{value.dtype}{list(np.shape(value))}"
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return str(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {brief(part)}' for key, part in value.items())}}}"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value).__name__
+    if type(value) in (list, tuple):
+        inside = ", ".join(map(brief, value))
+        return f"[{inside}]" if isinstance(value, list) else f"({inside},)" if len(value) == 1 else f"({inside})"
+    return " ".join((getattr(value, "__name__", "") or repr(value)).split())
+
+
+def in_a_line(value: Any) -> str:
+    """A dataclass by its fields, each of them brief."""
+    parts = (f"{field.name}={brief(getattr(value, field.name))}" for field in dataclasses.fields(value))
+    return f"{type(value).__name__}({', '.join(parts)})"
 
 
 def same(one: Any, other: Any) -> bool:

@@ -220,7 +220,7 @@ def main(json: Path | None = None, force: bool = False) -> int:
     began = time.monotonic()
     if json is not None and not force:
         refuse_there([json])
-    with ProgressBar(len(cases()), "compiling") as bar:
+    with ProgressBar(len(cases()), "compiling", unit="cases") as bar:
         rows = certificate(lambda row: bar.update(advance=1, description=f"{row.name}, {row.dynamics}"))
     seconds = time.monotonic() - began
     Console(width=150).print(_table(rows))

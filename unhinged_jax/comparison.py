@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _html
 from unhinged_jax._numbers import same_times
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
@@ -45,6 +45,12 @@ class Comparison:
         rates = f"; late rate per unit of t, fitted: {self.rate:.6g}, of the truth {self.rate_of_truth:.6g}"
         known = "" if math.isnan(self.rate) and math.isnan(self.rate_of_truth) else rates
         return "\n".join([f"Comparison: worst relative difference {self.worst:.2e}{known}", *rows])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row per observable."""
+        title = repr(self).partition("\n")[0]
+        return _html.page(title, ("compared", "largest relative difference"),
+                          [(name, f"{error:.2e}") for name, error in self.errors.items()])  # fmt: skip
 
 
 def verify(run: Trajectory, truth: Trajectory) -> Comparison:

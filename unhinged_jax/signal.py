@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _numbers
+from unhinged_jax._values import in_a_line
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.balance import Known, known, register
 from unhinged_jax.special import segment_sum
@@ -46,6 +47,9 @@ class ClassSignal:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_known", known(index, weights, classes, Known(balanced)))
+
+    def __repr__(self) -> str:
+        return in_a_line(self)
 
     @property
     def balanced(self) -> bool:
@@ -109,6 +113,9 @@ class DenseSignal:
     """A signal matrix given as an (n, C) array."""
 
     matrix: Any
+
+    def __repr__(self) -> str:
+        return in_a_line(self)
 
     def times(self, W: jax.Array) -> jax.Array:
         """M W, shape (n, p)."""

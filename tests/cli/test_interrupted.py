@@ -10,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+import pandas
 import pytest
 from scripts import sweep_kills
 
@@ -40,8 +41,10 @@ def _signals_as_in_a_terminal():
 
 
 def begin(*arguments, **options):
+    """A command that says nothing of how far it is, which on a slow machine would be among its words."""
     command = [sys.executable, "-m", "unhinged_jax.cli", *map(str, arguments)]
-    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True, **options)
+    options |= {"start_new_session": True, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env={**os.environ, "UNHINGED_QUIET": "1"}, **options)
 
 
 def sweeping(folder, workers, plan=SLOW, there=2):
@@ -229,19 +232,76 @@ def test_training_keeps_its_epochs(tmp_path):
     assert process.returncode == 130 and f"{kept} of 5000 epochs are kept in {out}; the same with --resume" in told
 
 
+LONG = (
+    'model = {case = "spherical", dim = 3}\nlabels = {layout = "balanced", classes = 3, per_class = 2}\n'
+    'dynamics = {kind = "descent", schedule = 0.001}\nrun = {times = [0, 2000000000], observe = ["norm"]}\n'
+)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("command", "number"), [("simulate", signal.SIGTERM), ("design", signal.SIGINT)])
 def test_one_run_ends_also_while_a_program_is_running(tmp_path, command, number):
     """A program of XLA runs for an hour here, and Python in the main thread hears of nothing."""
-    (tmp_path / "long.toml").write_text(
-        'model = {case = "spherical", dim = 3}\nlabels = {layout = "balanced", classes = 3, per_class = 2}\n'
-        'dynamics = {kind = "descent", schedule = 0.001}\nrun = {times = [0, 2000000000], observe = ["norm"]}\n'
-    )
-    what = {"simulate": tmp_path / "long.toml", "design": "steps"}[command]
-    process = begin(command, what, "--out", tmp_path / "out", stdout=subprocess.DEVNULL)
+    (tmp_path / "long.toml").write_text(LONG)
+    what = {"simulate": [tmp_path / "long.toml", "--exact"], "design": ["steps"]}[command]
+    process = begin(command, *what, "--out", tmp_path / "out", stdout=subprocess.DEVNULL)
     until((tmp_path / "out").exists, process)
     time.sleep(5)
     process.send_signal(number)
     told, seconds = ended(process)
     assert process.returncode == 128 + number and seconds < 6
     assert told.splitlines()[-1] == "unhinged: interrupted: earlier results are unchanged."
+
+
+TALKATIVE = "import sys\nfrom unhinged_jax import _terminal\nfrom unhinged_jax.cli import main\n"
+TALKATIVE += "_terminal.SAID_EVERY = 0.2\nsys.exit(main())"
+
+
+def simulating(folder):
+    """`unhinged simulate` that says every moment how far it is, in a pipe, when it has begun with the updates."""
+    command = [sys.executable, "-c", TALKATIVE, "simulate", folder / "run.toml", "--out", folder / "out"]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True, "text": True}
+    told = {name: value for name, value in os.environ.items() if name != "UNHINGED_QUIET"}
+    process = subprocess.Popen([*map(str, command)], env=told, **options)
+    while not re.search(r"Simulating: [1-9]\d?%, [\d,]+ of [\d,]+ updates", line := process.stderr.readline()):
+        assert line and process.poll() is None, line
+    return process
+
+
+def rows(folder):
+    return pandas.read_csv(folder / "observables.csv").to_numpy()
+
+
+@pytest.mark.long
+def test_an_interrupted_simulation_keeps_what_it_reached_and_goes_on(tmp_path):
+    (tmp_path / "run.toml").write_text(
+        'model = {case = "regularized", dim = 8, decay = 1e-3}\n'
+        'labels = {layout = "balanced", classes = 3, per_class = 20}\n'
+        'dynamics = {kind = "descent", schedule = 1e-5, momentum = 0.5}\n'
+        'run = {until = 3000000, points = 61, observe = ["norm", "loss"], precision = "float64"}\n'
+    )
+    process = simulating(tmp_path)
+    process.send_signal(signal.SIGINT)
+    told, _ = ended(process, 30.0)
+    assert process.returncode == 130
+    last = told.splitlines()[-1]
+    count = int(re.search(r"interrupted: (\d+) of 61 times are kept in .*; the same with --resume continues", last)[1])
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["result"]["name"] == "interrupted" and 1 <= count < 61
+    assert record["steps"] == record["elapsed"] and 0 < record["elapsed"] < 3000000
+    assert np.isfinite(rows(tmp_path / "out")).all(axis=1).sum() == count
+    assert main(["simulate", str(tmp_path / "run.toml"), "--out", str(tmp_path / "out"), "--resume"]) == 0
+    assert main(["simulate", str(tmp_path / "run.toml"), "--out", str(tmp_path / "whole")]) == 0
+    np.testing.assert_allclose(rows(tmp_path / "out"), rows(tmp_path / "whole"), rtol=1e-9)
+
+
+@pytest.mark.long
+def test_the_second_signal_ends_a_simulation_at_once(tmp_path):
+    (tmp_path / "run.toml").write_text(LONG.replace("2000000000", "50000000"))
+    process = simulating(tmp_path)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.6)  # what was reached is written now
+    process.send_signal(signal.SIGINT)
+    told, seconds = ended(process)
+    assert process.returncode == 130 and seconds < 1.5 and "times are kept" not in told
+    assert not (tmp_path / "out" / "final.npz").exists()

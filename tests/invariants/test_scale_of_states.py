@@ -210,6 +210,7 @@ ELSEWHERE = {
     "limits.spherical.spherical": "the core of `limit`",
     "closed_form.linear.exact_linear": "the core of `exact`",
     "simulation.linear.linear_system": "the core of `simulate`",
+    "simulation.watched.batch_in_pieces": "gives what `simulate` does, some times at a time",
     "simulation.choose.choose": "asks for shapes, types and which modes a start has",
     "linear.leading_part.leading_part": "a part of the state, over the scale of the state",
     "linear.leading_part.leading_parts": "the same, with that of the first start",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check
+from unhinged_jax._values import in_a_line
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import CustomTree, Unhinged
@@ -44,6 +45,9 @@ class Parameter:
     name: str
     value: Any
     put: Callable[[Problem, Any], Problem]
+
+    def __repr__(self) -> str:
+        return in_a_line(self)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

@@ -40,7 +40,7 @@ def run(plan: str, out: Path, *, steps: int | None, force: bool) -> int:
 
 
 def _with_progress(plan: DesignPlan) -> DesignOutcome:
-    with ProgressBar(plan.design.steps, "Compiling", transient=True) as bar:
+    with ProgressBar(plan.design.steps, "Compiling", unit="steps", transient=True) as bar:
 
         def tell(step: int, objective: float) -> None:
             bar.update(completed=step, description=f"Objective {objective:.6g}")

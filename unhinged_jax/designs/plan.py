@@ -52,6 +52,10 @@ class DesignPlan:
     free: dict[str, Domain]
     start: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        title = self.design.title or self.config.path.stem
+        return f"DesignPlan({title!r}: {self.design.steps} steps, free: {', '.join(self.free)})"
+
     @classmethod
     def of(cls, tables: Mapping[str, Any], path: str | Path = "plan") -> DesignPlan:
         """A plan from the tables of a TOML file: those of a run, and `design`.

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
-from unhinged_jax._values import Value
+from unhinged_jax._values import Tabled
 from unhinged_jax.labels.balance import Known, known, register
 from unhinged_jax.labels.fields import as_array, as_labels, kind_of, largest_again, wide
 
 
 @dataclasses.dataclass(frozen=True, init=False)
-class Labels(Value):
+class Labels(Tabled):
     """Targets and weights of n samples in C classes.
 
     Attributes:
@@ -100,6 +100,20 @@ class Labels(Value):
         `jax.jit` it is the value for the arrays that were passed in, and False for arrays that were replaced there.
         """
         return self.kind == "hard" and known(self.index, self.weights, self.classes, self._known).value
+
+    def rows(self) -> dict[str, str]:
+        """What a notebook shows: sizes, counts and kind."""
+        index = np.asarray(self.index)
+        counts = [np.bincount(row, minlength=self.classes) for row in index.reshape(-1, self.samples)]
+        noisy = self.clean is not None
+        return {
+            **({"batch of shape": str(index.shape[:-1])} if index.ndim > 1 else {}),
+            "samples": f"{self.samples:,}",
+            "classes": f"{self.classes:,}",
+            "samples per class": f"{np.min(counts):,} to {np.max(counts):,}",
+            "kind": self.kind,
+            **({"not the clean label": f"{np.mean(np.asarray(self.clean) != index):.1%}"} if noisy else {}),
+        }
 
     @property
     def samples(self) -> int:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import _check
-from unhinged_jax._values import Value
+from unhinged_jax._values import Tabled
 from unhinged_jax.model import State
 
 STOPS, SHORT, OVERSHOOTS, SWINGS = 1, 2, 3, 4
@@ -27,7 +27,7 @@ _NOTES = {
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Limit(Value):
+class Limit(Tabled):
     """The asymptotics of a run.
 
     Attributes:
@@ -111,6 +111,15 @@ class Limit(Value):
         elif angle:
             said.append(f"it oscillates, through 0, once in {2 * math.pi / angle:.4g} updates")
         return "; ".join(filter(None, said))
+
+    def rows(self) -> dict[str, str]:
+        """What a notebook shows: how the norm ends and how fast; of a batch the lowest and the highest numbers."""
+        numbers = {name: np.asarray(getattr(self, name)) for name in ("exponent", "rate", "rate_H", "rate_W", "excess")}
+        said = {name: " to ".join(dict.fromkeys(f"{end(value) + 0.0:.6g}" for end in (np.min, np.max)))
+                for name, value in numbers.items()}  # fmt: skip
+        if np.ndim(self.rate):
+            return {"batch of shape": str(np.shape(self.rate)), **said}
+        return {self.moving: self.side, **said, **({"note": self.note} if self.note else {})}
 
     def __repr__(self) -> str:
         if not _check.concrete(self):

@@ -9,12 +9,15 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _html
 from unhinged_jax._files import whole
 from unhinged_jax.collapse import MEASURED
 
 if TYPE_CHECKING:
     import pandas
+
+
+_HEAD = ("metric", "value", "ideal", "meaning")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +67,25 @@ class Measurement:
         return self.values[name]
 
     def __repr__(self) -> str:
-        rows = [("metric", "value", "ideal", "meaning")]
-        for name, ideal in self.ideals.items():
-            rows.append((name, _short(self.values[name]), _short(ideal), MEASURED[name].meaning))
+        rows = [_HEAD, *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        head = f"Neural collapse of {self.samples:,} samples, {self.classes:,} classes, {self.dim:,} dimensions"
         lines = [f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {ideal:>{widths[2]}}  {meaning}"
                  for name, value, ideal, meaning in rows]  # fmt: skip
-        return "\n".join([head, *lines, *self._notes()])
+        return "\n".join([self._title(), *lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row per metric."""
+        notes = [("note", " ".join(note.split())) for note in self._notes()]
+        return _html.page(self._title(), _HEAD, self._rows(), notes)
+
+    def _title(self) -> str:
+        return f"Neural collapse of {self.samples:,} samples, {self.classes:,} classes, {self.dim:,} dimensions"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (name, _short(self.values[name]), _short(ideal), MEASURED[name].meaning)
+            for name, ideal in self.ideals.items()
+        ]
 
     def _notes(self) -> list[str]:
         notes = []

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _numbers, initial
-from unhinged_jax._values import Value
+from unhinged_jax._values import Tabled
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.labels import check_fields
@@ -26,7 +26,7 @@ LARGEST_DIM = 2**31 - 1
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class LayerPeeled(Value):
+class LayerPeeled(Tabled):
     """Minimise sum_i q_i loss(W h_i + b, y_i) + (decay_H/2)||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
 
     Attributes:

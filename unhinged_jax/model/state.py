@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from unhinged_jax import _check, _memory, _numbers
-from unhinged_jax._values import Value
+from unhinged_jax._values import Tabled, brief
 from unhinged_jax.precision import of, scope
 from unhinged_jax.special import faint
 
@@ -29,7 +29,7 @@ _ZEROS = _Zeros()
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class State(Value):
+class State(Tabled):
     """Features H (n, p), prototypes W (C, p) and biases b (C,).
 
     Attributes:
@@ -62,6 +62,16 @@ class State(Value):
         _numbers.settle(self, given, _numbers.real, "state.")
         if "b" not in given:
             object.__setattr__(self, "b", _zeros_for(self.W))
+
+    def rows(self) -> dict[str, str]:
+        """What a notebook shows: the arrays and the range of their norms over a batch."""
+        said = {"log_scale": brief(self.log_scale)}
+        for name, axes in (("H", 2), ("W", 2), ("b", 1)):
+            array = _memory.read(getattr(self, name))
+            norms = np.sqrt(np.sum(np.square(array.astype(float)), axis=tuple(range(array.ndim - axes, array.ndim))))
+            low, high = (f"{end(norms):.6g}" for end in (np.min, np.max))
+            said[name] = f"{brief(array)}, norm {low}" + (f" to {high}" if norms.ndim else "")
+        return said
 
     def replace(self, **changes: Any) -> State:
         """A copy with the named fields changed."""

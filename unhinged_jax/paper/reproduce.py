@@ -202,7 +202,7 @@ def main(
     before = _before(out, chosen, seed, force)
     make_folder(out)
     total = sum(2 * len(figure.runs()) for figure in chosen)
-    with ProgressBar(total, "compiling", remaining=True) as bar:
+    with ProgressBar(total, "compiling", unit="runs") as bar:
         outcomes = run_figures(chosen, extra, seed, lambda text: bar.update(advance=1, description=text))
         bar.update(description="drawing")
         source = "the paper's" if seed is None else f"seed {seed}"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unhinged_jax import _memory
+from unhinged_jax import _interrupt, _memory
 from unhinged_jax._terminal import spinner
 from unhinged_jax.closed_form import exact as solve_exactly
 from unhinged_jax.config import Config, Problem, build, read_config
@@ -40,17 +41,25 @@ def run(config: Path, out: Path, *, force: bool, resume: bool, precision: str | 
             stored = files.read_run(out, problem.dynamics)
             refuse_other(stored.identity, identity, out)
             before = stored.trajectory
-        with spinner("Solving" if exact else "Simulating"), _named(config):
+        with spinner("Solving") if exact else nullcontext(), _named(config):
             trajectory = _run(problem, exact, before)
         facts = {
             "run": read.as_dict()["run"],
             "continued_from": None if before is None else np.asarray(before.elapsed).item(),
             "seconds": round(time.perf_counter() - started, 3),
         }
-        with spinner("Writing"):
+        kept = _interrupt.UNCHANGED
+        with _interrupt.left(lambda: kept), _interrupt.held(), spinner("Writing"):
             files.write_run(out, place, trajectory, identity, facts)
+            kept = _kept(trajectory, out)
     print(trajectory)
     return _status(trajectory)
+
+
+def _kept(trajectory: Trajectory, out: Path) -> str:
+    reached = _memory.read(trajectory.reached)
+    more = "" if reached.all() else "; the same with --resume continues"
+    return f"{np.sum(reached):,} of {reached.size:,} times are kept in {out}{more}."
 
 
 @contextmanager
@@ -69,7 +78,7 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
         times, start = times[times > before.elapsed], before
         if not times.size:
             raise ValueError(f"the run has reached {before.elapsed:g} already; raise `until` in [run] to continue.")
-    solve = solve_exactly if exact else simulate
+    solve: Callable[..., Trajectory] = solve_exactly if exact else partial(simulate, progress=True)
     after = solve(
         problem.model, problem.dynamics, start, times, problem.observe,
         states=problem.states, target=problem.target, precision=problem.precision,

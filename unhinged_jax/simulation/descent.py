@@ -70,7 +70,9 @@ def run(
     look: Reader,
     memory: PyTree = None,
     to_the_last: bool = True,
-) -> dict[str, Any]:
+    *,
+    piece: _loop.Piece | None = None,
+) -> dict[str, Any] | _loop.Paused:
     """Run the descent and call `look` after the requested updates.
 
     A run that leaves the floating-point range ends at the last update within it. If not `to_the_last`, which compiles
@@ -84,8 +86,10 @@ def run(
         look: Reads a moment.
         memory: What the optimiser kept of an earlier run, or the velocity of momentum as dense arrays; None at rest.
         to_the_last: See above.
+        piece: What is done next, if the run is made in pieces.
 
     Returns:
+        Where the run pauses, if the piece does not end it. Otherwise:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `memory`, `updates`, `code`.
     """
     body, transform = system.body(), _transformation(descent)
@@ -123,12 +127,15 @@ def run(
     def tidied(carry: Carry) -> Carry:
         return _rescaled(system, carry, jnp.stack(system.sizes(carry.body)))
 
-    carry, saved, reached = _loop.run(
-        step, carry, reads, read, settle,
-        needs=lambda carry: Moment(carry.body, carry.powers, carry.still),
-        tidy=(_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
-        alone=alone if to_the_last else None,
-    )  # fmt: skip
+    given = step, carry, reads, read, settle
+    how: Any = {
+        "needs": lambda carry: Moment(carry.body, carry.powers, carry.still),
+        "tidy": (_TIDY_EVERY, tidied) if system.groups and not system.capped else None,
+        "alone": alone if to_the_last else None,
+    }
+    if piece is not None and not piece.ends:
+        return _loop.go_on(piece, *given, **how)
+    carry, saved, reached = _loop.run(*given, **how, paused=None if piece is None else piece.before)
     code = carry.code if to_the_last else jnp.where(carry.updates == reads.updates, carry.code, CUT_SHORT)
     return {
         **saved,

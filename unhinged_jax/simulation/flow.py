@@ -47,7 +47,7 @@ def run(
     look: Reader,
     choice: Choice,
     adjoint: diffrax.AbstractAdjoint | None = None,
-) -> dict[str, Any]:
+) -> Any:
     """Integrate the flow and call `look` at the requested times.
 
     Args:
@@ -57,9 +57,10 @@ def run(
         first: The time of the start, ().
         look: Reads a moment.
         choice: How the run is simulated; its `solver` and `late` are read here.
-        adjoint: As in `simulate`.
+        adjoint: As in `simulate`, or `InPieces`.
 
     Returns:
+        The state in which diffrax pauses, for a piece that does not end the run. Otherwise:
         A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `steps`, `code`, `elapsed`.
     """
     body = system.body()
@@ -73,8 +74,7 @@ def run(
 
     backsolve = isinstance(adjoint, diffrax.BacksolveAdjoint)
     split = isinstance(choice.solver, Unrolled) and not system.groups and not backsolve
-    packing = _packing(begin, choice.late and not backsolve and not split)
-    pack, unpack = packing
+    pack, unpack = packing = _packing(begin, choice.late and not backsolve and not split)
     leaves, field, force, bare = _velocities(system, flow, dtype, packing)
 
     def moment(y: Scaled) -> tuple[Body, list[jax.Array], jax.Array]:
@@ -104,6 +104,8 @@ def run(
         event=None if backsolve else _events(system, flow, bare, rtol, atol, unpack),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
+    if "paused" in solution.stats:
+        return solution.stats["paused"]
     saved, times_reached, final, elapsed = _solved(solution, times, backsolve)
     reached = jnp.isfinite(times_reached)
     if choice.late:  # inside the solver's loop diffrax would trace, and XLA compile, the reading several times
@@ -114,7 +116,7 @@ def run(
     return {
         **blank,
         "reached": reached,
-        "view": system.view(*moment(unpack(_last(final)))),
+        "view": system.view(*moment(unpack(jax.tree.map(lambda leaf: leaf[-1], final)))),
         "steps": solution.stats["num_steps"],
         "elapsed": elapsed,
         "code": _code(solution, flow),
@@ -196,11 +198,6 @@ def _saved_at(times: jax.Array, read: Callable[[Any], Any], adjoint: diffrax.Abs
     asked = jnp.repeat(times, 2) if lone else times
     saved = diffrax.SubSaveAt(ts=asked, fn=lambda time, y, args: read(y))
     return diffrax.SaveAt(subs=[saved, diffrax.SubSaveAt(t1=True)])
-
-
-def _last(saved: PyTree) -> Any:
-    """The last entry along the leading axis of every leaf."""
-    return jax.tree.map(lambda leaf: leaf[-1], saved)
 
 
 def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:

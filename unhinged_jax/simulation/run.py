@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffrax
 import jax
@@ -15,21 +15,14 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _loop, _request
-from unhinged_jax._request.compiling import compiled
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.linear.leading_part import leading_parts
+from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.linear.row_space import row_space
-from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
-from unhinged_jax.observables import ObservablePlan, Observe
-from unhinged_jax.simulation import descent as _descent
-from unhinged_jax.simulation import flow as _flow
-from unhinged_jax.simulation.choose import Choice, choose, form_of
-from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
-from unhinged_jax.simulation.dense import DenseSystem
-from unhinged_jax.simulation.linear import LinearSystem, linear_system
-from unhinged_jax.simulation.logits import LogitSystem
-from unhinged_jax.simulation.spherical import plane_system
-from unhinged_jax.simulation.system import Reader, System, reader
+from unhinged_jax.model import LayerPeeled, State, must_fit
+from unhinged_jax.observables import Observe
+from unhinged_jax.simulation import watched
+from unhinged_jax.simulation.choose import choose, form_of
+from unhinged_jax.simulation.descent import CUT_SHORT
+from unhinged_jax.simulation.programs import Job, descend, integrate
 from unhinged_jax.special import faint, largest
 from unhinged_jax.trajectory import Remark, Trajectory
 
@@ -46,6 +39,7 @@ def simulate(
     precision: str | None = None,
     reduce: bool = True,
     adjoint: diffrax.AbstractAdjoint | None = None,
+    progress: bool = False,
 ) -> Trajectory:
     """Run gradient flow (diffrax) or gradient descent (optax updates in a compiled loop).
 
@@ -70,13 +64,21 @@ def simulate(
             (default) is for reverse mode, `diffrax.ForwardMode()` for forward mode, and `diffrax.DirectAdjoint()` for
             both, in memory that grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate and ignores
             `steady`. A `Descent` takes no adjoint, because both modes work.
+        progress: Whether to show on standard error the share that is done, the speed and the time left, in a line that
+            a terminal or a notebook rewrites, elsewhere as a line every half minute (default False). The run is then
+            made in pieces of about a second, which are cut where they change no number. Ctrl-C ends it after the piece
+            in hand, and what was reached is returned with the result `INTERRUPTED`; Ctrl-C once more raises
+            KeyboardInterrupt. A batch of runs is cut at `times` instead, and each piece continues the one before.
 
     Returns:
-        A `Trajectory`. If the run stops early, it holds what was reached and NaN elsewhere, and `result` says why.
+        A `Trajectory`. If the run stops early, it holds what was reached and NaN elsewhere, and `result` says why. One
+        that was interrupted can be given to `simulate` in place of a state, with the times that it did not reach.
 
     Raises:
         ValueError: for shapes, ranges or combinations that are not allowed; and if the adjoint of a flow does not
-            support the mode of differentiation, with a message that names an adjoint that does.
+            support the mode of differentiation, with a message that names an adjoint that does. For `progress` inside
+            jax.jit, jax.vmap, jax.grad and similar functions.
+        KeyboardInterrupt: if a run without `progress` is interrupted.
 
     Source: Zhou et al. 2023, Eq. 4-6, 12, 18-19.
 
@@ -88,6 +90,7 @@ def simulate(
         >>> bool(run["norm"][2] > run["norm"][0])
         True
     """
+    progress = watched.wanted(progress, (model, dynamics, state, times))
     if isinstance(state, Trajectory) and state.batch:
         settings: dict[str, Any] = {
             "states": states,
@@ -96,9 +99,14 @@ def simulate(
             "reduce": reduce,
             "adjoint": adjoint,
         }
-        return _request.each_member(
-            state, dynamics, times, precision, lambda one: simulate(model, dynamics, one, times, observe, **settings)
-        )
+
+        def go_on(batch: Trajectory, times: npt.ArrayLike) -> Trajectory:
+            def one(member: Trajectory) -> Trajectory:
+                return simulate(model, dynamics, member, times, observe, **settings)
+
+            return _request.each_member(batch, dynamics, times, precision, one)
+
+        return watched.batch_in_pieces(state, times, go_on) if progress else go_on(state, times)
     states = _check.flag("states", states)
     task = _request.prepare(
         model, dynamics, state, times, observe, target=target, precision=precision, caller="simulate", reduce=reduce
@@ -117,42 +125,31 @@ def simulate(
         if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
         first = jnp.asarray(task.first)
-        job = _Job(model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice)
+        job = Job(model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice)
         if isinstance(dynamics, Descent):
-            given = job, task.clock(), _loop.reads_at(task.times, task.first)
-            # Few runs leave the floating-point range. Outside a trace, only these are run again to find exactly where.
-            run = _descend(*given, to_the_last=not _check.concrete(given))
-            if not _check.concrete(run.code) or int(run.code) == _descent.CUT_SHORT:
-                run = _descend(*given, to_the_last=True)
+            run = _descended(job, task.clock(), _loop.reads_at(task.times, task.first), progress)
+        elif progress and task.times[-1] > task.first:
+            run = watched.integrate_in_pieces(job, task.times)
         else:
             if adjoint is None and _check.untransformed():
                 adjoint = diffrax.ForwardMode()  # nothing is differentiated, and this loop is the simplest
             with modes_explained():
-                run = _integrate(job, jnp.asarray(task.times), adjoint)
+                run = integrate(job, jnp.asarray(task.times), adjoint)
         return task.finish(dataclasses.replace(run, form=Remark(choice)))
 
 
-class _Job(NamedTuple):
-    """One simulation: the problem, its start, what is read, and how it is simulated.
+def _descended(job: Job, times: jax.Array, reads: _loop.Reads, progress: bool) -> Trajectory:
+    """Run a descent to the last update within the floating-point range.
 
-    Attributes:
-        model, dynamics, state, plan, states, target: As given to `simulate`, checked; `plan` holds the observables.
-        first: The time, or the number of updates, at the start, ().
-        memory: What the run begins with in addition to the state, or None.
-        first_start: The start of the first run in a chain of runs, if distances refer to it, else None.
-        choice: How the problem is simulated.
+    Few runs leave it. Outside a trace, only these are run again to find exactly where.
     """
-
-    model: LayerPeeled
-    dynamics: Any
-    state: State
-    first: jax.Array
-    memory: Any
-    plan: ObservablePlan
-    states: bool
-    target: str
-    first_start: State | None
-    choice: Choice
+    if progress and reads.updates:
+        return watched.descend_in_pieces(job, times, reads)
+    known = _check.concrete((job, times, reads))
+    run: Any = descend(job, times, reads, to_the_last=not known)
+    if known and (not _check.concrete(run.code) or int(run.code) == CUT_SHORT):
+        run = descend(job, times, reads, to_the_last=True)
+    return run
 
 
 def _kept(model: LayerPeeled, state: State, velocity: ArrayLike) -> Any:
@@ -223,83 +220,9 @@ def modes_explained() -> Iterator[None]:
         ) from error
 
 
-@compiled
-def _descend(job: _Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool) -> Trajectory:
-    """Run a descent in the form that was chosen."""
-    system, memory = _system(job), job.memory
-    if isinstance(memory, dict):
-        memory = _over_the_scale(system, job.state, memory)
-    out = _descent.run(system, job.dynamics, reads, job.first, _reader(job, system), memory, to_the_last)
-    return Trajectory(
-        times=times,
-        observables=out["values"],
-        reached=out["reached"],
-        final=settled(out["view"].state()),
-        elapsed=job.first + out["updates"],
-        code=out["code"],
-        steps=out["updates"],
-        states=out.get("states"),
-        memory=out["memory"],
-    )
-
-
-@compiled
-def _integrate(job: _Job, times: jax.Array, adjoint: diffrax.AbstractAdjoint | None) -> Trajectory:
-    """Integrate a flow in the form that was chosen."""
-    system, dtype = _system(job), job.state.W.dtype
-    times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
-    out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
-    return Trajectory(
-        times=times,
-        observables=out["values"],
-        reached=out["reached"],
-        final=settled(out["view"].state()),
-        elapsed=out["elapsed"],
-        code=out["code"],
-        steps=out["steps"],
-        states=out.get("states"),
-    )
-
-
-def _reader(job: _Job, system: System) -> Reader:
-    return reader(system, job.plan, job.states, job.choice.compressed)
-
-
-def _system(job: _Job) -> System:
-    """The system of the job, in the form that was chosen."""
-    model, dynamics, state, choice = job.model, job.dynamics, job.state, job.choice
-    if choice.form == "linear":
-        part, origin = None, None
-        if choice.leading:
-            part, origin = leading_parts(model, dynamics, state, job.first_start, job.target)
-        return linear_system(model, state, part, choice, job.memory, origin)
-    if choice.form in ("columns", "logits"):
-        columns = column_system(model, state, scaled=isinstance(dynamics, Descent))
-        if choice.form == "columns":
-            return columns
-        return LogitSystem(model, columns.H, columns.W, columns.b, columns.targets, columns.power)
-    # An array that the scale makes too small for its type becomes NaN, because a trace cannot raise an error about it.
-    H, W = (
-        jnp.where((largest(part) >= faint(part.dtype)) & (largest(moved) < faint(part.dtype)), jnp.nan, moved)
-        for part, moved in zip((state.H, state.W), multiplied(state), strict=True)
-    )
-    if choice.form == "sphere":
-        return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
-    return DenseSystem(model, H, W, state.b)
-
-
 def scale_must_fit(model: LayerPeeled, dynamics: Dynamics, state: State, reduce: bool = True) -> None:
     """Raise a ValueError if a run has to multiply the scale of its start into arrays that cannot hold the result."""
     form = form_of(model, dynamics, reduce)
     if form != "linear":
         small = form == "columns" and isinstance(dynamics, Descent)
         must_fit(state, str(np.dtype(state.W.dtype)), reduce, small)
-
-
-def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """A velocity given in units of the scale of the state, converted to the units of the arrays of the system."""
-    if isinstance(system, LinearSystem):
-        return memory
-    power = start_power(state) if isinstance(system, ColumnSystem) else 0
-    H, W = multiplied(state.replace(H=memory["H"], W=memory["W"]), power)
-    return {**memory, "H": H, "W": W}

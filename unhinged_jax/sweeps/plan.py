@@ -118,6 +118,10 @@ class SweepPlan:
         """
         return cls.of(*_config.shipped_or_file(path, SHIPPED, "unhinged_jax.sweeps", "plans"))
 
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} ({size})" for name, size in self.shape.items())
+        return f"SweepPlan({self.title!r}: {self.points:,} points over {axes or 'no axis'})"
+
     @property
     def title(self) -> str:
         """The title of pictures and reports: the one given, or the name of the file."""

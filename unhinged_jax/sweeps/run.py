@@ -87,7 +87,8 @@ def sweep(
         retry_failed: Compute failed points again, for example with a larger `max_steps`.
         extend: Add points to a store whose axes or seeds have fewer values. Its finished blocks are kept; values must
             be added behind those that are there.
-        progress: Show progress on a terminal.
+        progress: Show the points that are done, their rate and the time left, as `simulate` does with `progress`
+            (default True).
 
     Returns:
         The results, read when used, as an `xarray.Dataset` with the dimensions of the sweep, `seed`, `time`, and the
@@ -181,7 +182,6 @@ def run_store(
             def waiting() -> None:
                 _interrupt.check()
                 _refuse_lost(shared)
-                shown.refresh()
 
             make, devices, window = _executor(workers, shared, len(wanted), waiting)
             given_up = engine.drive(

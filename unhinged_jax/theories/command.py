@@ -87,7 +87,7 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool
         drawn = [folder / f"{theory.name}.{kind}" for theory in theories for kind in ("png", "svg")]
         refuse_there([out, folder / "checks.json", *drawn])
     make_folder(folder)
-    with ProgressBar(len(theories), "running") as bar:
+    with ProgressBar(len(theories), "running", unit="theories") as bar:
         found = findings(theories, lambda finding: bar.update(advance=1, description=finding.theory))
     for theory, finding in zip(theories, found, strict=True):
         if finding.curves:

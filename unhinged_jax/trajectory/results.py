@@ -21,6 +21,7 @@ class RunResult(enum.IntEnum):
     MAX_STEPS = 3
     SOLVER_FAILED = 4
     UNDERFLOW = 5
+    INTERRUPTED = 6
 
     @property
     def message(self) -> str:
@@ -37,6 +38,7 @@ _MESSAGES = {
     RunResult.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
     RunResult.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
     "digits; use float64, lower the decay, or stop earlier.",
+    RunResult.INTERRUPTED: "interrupted: later times were not reached; give the run in place of a state to go on.",
 }
 
 

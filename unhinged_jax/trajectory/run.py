@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, PyTree, Shaped
 
-from unhinged_jax import _check, _memory, plots
+from unhinged_jax import _check, _html, _memory, plots
 from unhinged_jax._files import whole
 from unhinged_jax._values import Value
 from unhinged_jax.model import State
@@ -151,14 +151,12 @@ class Trajectory(Value):
             if name not in scalars:
                 rows.append((name, f"array of shape {array.shape[len(self.batch) + 1 :]}"))
             elif self.batch:
-                last = np.asarray(self.last(name))
-                known = last[~np.isnan(last)] if np.any(~np.isnan(last)) else last
-                rows.append((name, *(f"{take(known):.6g}" for take in (np.min, np.median, np.max))))
+                rows += _html.ranges({name: np.asarray(self.last(name))})
             else:
                 rows.append((name, f"{float(self.last(name)):.6g}"))
         head = ("at the last time", "lowest", "median", "highest") if self.batch else ("observable", "last value")
         shown = [note for note in notes.items() if note[0] not in ("last", "observables")]
-        return tables.page(title, head, rows, shown)
+        return _html.page(title, head, rows, shown)
 
     def _described(self) -> tuple[str, dict[str, str]]:
         """A title, and what `print` says below it."""

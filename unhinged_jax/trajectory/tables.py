@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -87,18 +86,6 @@ def frame(arrays: dict[str, np.ndarray], times: Shaped[np.ndarray, "*batch T"]) 
         places = np.indices(times.shape)[:-1].reshape(len(batch), -1)
         index = pandas.MultiIndex.from_arrays([*places, index], names=[*_batch_axes(columns, batch), "time"])
     return pandas.DataFrame(columns, index=index)
-
-
-def page(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[tuple[str, str]]) -> str:
-    """A table and notes below it in HTML, for a notebook; it loads nothing and runs nothing."""
-
-    def line(tag: str, cells: Iterable[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "".join(line("td", row) for row in rows)
-    below = "".join(f"<div><b>{html.escape(name)}:</b> {html.escape(text)}</div>" for name, text in notes if text)
-    table = f"<table><thead>{line('th', head)}</thead><tbody>{body}</tbody></table>" if body else ""
-    return f"<div><div><b>{html.escape(title)}</b></div>{table}{below}</div>"
 
 
 def _batch_axes(names: Collection[str], batch: tuple[int, ...]) -> tuple[str, ...]:

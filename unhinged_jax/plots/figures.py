@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -155,8 +155,6 @@ def curves(times: np.ndarray, scalars: dict[str, np.ndarray], reached: np.ndarra
         >>> len(curves(times, {"norm": np.array([2.0, 1.0])}, np.array([True, True])).axes)
         1
     """
-    from matplotlib.figure import Figure
-
     from unhinged_jax.observables import OBSERVABLES
 
     if not scalars:
@@ -166,21 +164,49 @@ def curves(times: np.ndarray, scalars: dict[str, np.ndarray], reached: np.ndarra
     if np.any(lines != lines[0]):
         raise ValueError("a picture of a batch needs times that its members share; draw the members one by one.")
     shown = np.any(np.atleast_2d(reached), axis=0)
-    columns = min(3, len(scalars))
-    rows = math.ceil(len(scalars) / columns)
+    content = {}
+    for name, values in scalars.items():
+        values = np.where(reached, np.asarray(values, float), np.nan)
+        content[name] = [Line(np.atleast_2d(values)[:, shown], "")]
+    meanings = {name: OBSERVABLES[name].meaning for name in scalars if name in OBSERVABLES}
     label = "number of updates" if np.issubdtype(times.dtype, np.integer) else "time"
+    title = f"median of {members} runs, and their 10 % to 90 % quantiles" if members > 1 else "1 run" * bool(members)
+    return panels(lines[0][shown], content, meanings, label=label, title=title)
+
+
+class Line(NamedTuple):
+    """A line of a panel: its members in the rows of `values`, (members, points), and its label."""
+
+    values: np.ndarray
+    label: str
+
+
+def panels(
+    x: np.ndarray,
+    content: dict[str, list[Line]],
+    meanings: dict[str, str],
+    *,
+    label: str,
+    title: str = "",
+    legend: str | None = None,
+) -> Figure:
+    """A figure with one panel for each name, over the same x, whose values may be texts."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(content))
+    rows = math.ceil(len(content) / columns)
     with style():
-        figure = Figure(figsize=(1 + 3.6 * columns, 0.6 + 2.3 * rows))
-        for place, (name, values) in enumerate(scalars.items(), start=1):
+        figure = Figure(figsize=(1 + 3.6 * columns, 0.6 + 2.3 * rows + 0.4 * (legend is not None)))
+        for place, (name, lines) in enumerate(content.items(), start=1):
             axes = figure.add_subplot(rows, columns, place)
-            meaning = OBSERVABLES[name].meaning if name in OBSERVABLES else ""
-            values = np.where(reached, np.asarray(values, float), np.nan)
-            _panel(axes, lines[0][shown], np.atleast_2d(values)[:, shown], name, meaning)
-            if place > len(scalars) - columns:
+            _panel(axes, x, lines, name, meanings.get(name, ""))
+            if place > len(content) - columns:
                 axes.set_xlabel(label)
-        if members:
-            runs = f"median of {members} runs, and their 10 % to 90 % quantiles" if members > 1 else "1 run"
-            figure.suptitle(runs, fontsize=9, x=0.01, ha="left")
+        if title:
+            figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+        if legend is not None:
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, title=legend, loc="outside lower center", ncols=len(labels))
     # A notebook knows how to show figures only once pyplot is imported, which this package does not do.
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     return figure
@@ -193,27 +219,35 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(axes: Axes, times: np.ndarray, values: np.ndarray, name: str, meaning: str) -> None:
-    """One line of one run, or the median and a band of the members in the rows of `values`."""
+def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str) -> None:
+    """The median and a band of the members of each line; of a single member the line alone."""
     import textwrap
 
     axes.set_title(name, fontweight="bold")
     if meaning and meaning != name:
         axes.set_ylabel("\n".join(textwrap.wrap(meaning, 26)[:3]), fontsize=8)
-    values = np.where(np.isfinite(values), values, np.nan)
-    shown = np.any(np.isfinite(values), axis=0)
-    if not np.any(shown):
+    lowest, highest, longest = np.inf, -np.inf, x[:0]
+    for number, line in enumerate(lines):
+        values = np.where(np.isfinite(line.values), line.values, np.nan)
+        shown = np.any(np.isfinite(values), axis=0)
+        there, y = x[shown], values[:, shown]
+        if not there.size:
+            continue
+        colour = PALETTE[number % len(PALETTE)]
+        low, middle, high = np.nanquantile(y, (0.1, 0.5, 0.9), axis=0) if len(y) > 1 else np.repeat(y, 3, axis=0)
+        marker = "o" if len(there) == 1 else ""
+        axes.plot(there, middle, marker=marker, color=colour, label=line.label or None)
+        if len(y) > 1:
+            axes.fill_between(there, low, high, color=colour, alpha=0.25, lw=0)
+        lowest, highest = min(lowest, np.nanmin(y)), max(highest, np.nanmax(y))
+        longest = there if len(there) > len(longest) else longest
+    if not longest.size:
         axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
-    x, y = times[shown], values[:, shown]
-    low, middle, high = np.nanquantile(y, (0.1, 0.5, 0.9), axis=0) if len(y) > 1 else np.repeat(y, 3, axis=0)
-    axes.plot(x, middle, marker="o" if len(x) == 1 else "")
-    if len(y) > 1:
-        axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.25, lw=0)
-    if np.nanmin(y) > 0 and np.log10(np.nanmax(y)) - np.log10(np.nanmin(y)) > _DECADES:
+    if lowest > 0 and np.log10(highest) - np.log10(lowest) > _DECADES:
         axes.set_yscale("log")
-    if _geometric(x):
+    if longest.dtype.kind in "fiu" and _geometric(longest):
         axes.set_xscale("log")
 
 

@@ -1,0 +1,119 @@
+"""A compiled loop of steps that reads values at chosen steps; its memory grows like the square root of its length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from unhinged_jax._loop.blocks import (
+    Guard,
+    Loop,
+    Settle,
+    Step,
+    Tidy,
+    along,
+    keeping,
+    over,
+    read_blocks,
+    saving,
+    unread_blocks,
+    untouched,
+)
+from unhinged_jax._loop.pieces import Paused
+from unhinged_jax._loop.reads import Reads
+
+
+def run(
+    step: Step,
+    carry: PyTree,
+    reads: Reads,
+    read: Callable[[PyTree], PyTree],
+    settle: Settle | None = None,
+    *,
+    needs: Callable[[PyTree], PyTree] = lambda carry: carry,
+    tidy: Tidy | None = None,
+    alone: Settle | None = None,
+    paused: Paused | None = None,
+) -> Loop:
+    """Repeat carry = step(carry, k) for k = 0, 1, ... and read the carry at chosen steps.
+
+    With `alone`, the step at which the loop ends does not depend on the reads: a block of steps that `settle` rejects
+    is repeated step by step.
+
+    Args:
+        step: One update; k counts from 0.
+        carry: The carry before the first step.
+        reads: When to read.
+        read: needs(carry) -> values to save.
+        settle: Called after each block of steps: (carry before, carry after) -> (carry to continue with, accepted). A
+            rejected block is undone and ends the loop, unless `alone` is given.
+        needs: carry -> the part of it that `read` uses; by default all of it.
+        tidy: (m, carry -> carry); the function is applied at least every m steps.
+        alone: Like `settle`, but for each single step of a rejected block, which is then repeated. The first rejected
+            step ends the loop with the carry returned for it. `settle` must reject every block with such a step.
+        paused: Where `go_on` has brought the same loop, which then ends there.
+
+    Returns:
+        The last carry, the saved values with a leading axis of reads, and which reads were reached, (total,).
+    """
+    start = needs(carry)
+    keep, late = keeping(reads, start, read, needs)
+    if paused is None:
+        loop = _regular if reads.slots is None else _looked_up
+        guard = None if settle is None else Guard(settle, alone)
+        carry, values, filled = loop(step, carry, reads, keep, guard, tidy)
+    else:
+        carry, (values, filled) = paused.carry, paused.saved
+    if late:
+        # For an unfilled slot the start is read, where every value and derivative is finite.
+        sound = jax.tree.map(lambda kept, begin: jnp.where(along(filled, kept), kept, begin), values, start)
+        values = jax.lax.map(jax.checkpoint(read), sound)
+    blank = jax.tree.map(lambda leaf: jnp.asarray(_blank(leaf.dtype), leaf.dtype), values)
+    return carry, jax.tree.map(lambda v, none: jnp.where(along(filled, v), v, none), values, blank), filled
+
+
+def _regular(
+    step: Step, carry: PyTree, reads: Reads, keep: Callable[[PyTree], PyTree], guard: Guard | None, tidy: Tidy | None
+) -> Loop:
+    """Nested loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
+    guarded = unread_blocks(step, reads, guard, tidy)
+
+    def until_read(state: tuple[PyTree, jax.Array], ks: jax.Array) -> tuple[PyTree, tuple[PyTree, jax.Array]]:
+        state = over(guarded, state, ks.reshape(-1, reads.block))
+        return state, (keep(state[0]), state[1])
+
+    ks = jnp.arange(reads.updates).reshape(-1, reads.every)
+    start = carry
+    (carry, _), (values, filled) = jax.lax.scan(until_read, (start, jnp.asarray(True)), ks)
+    if reads.total > ks.shape[0]:  # the start is also read
+        values = jax.tree.map(lambda begin, rest: jnp.concatenate([begin[None], rest]), keep(start), values)
+        filled = jnp.concatenate([jnp.ones_like(filled[:1]), filled])
+    return carry, values, filled
+
+
+def _looked_up(
+    step: Step, carry: PyTree, reads: Reads, keep: Callable[[PyTree], PyTree], guard: Guard | None, tidy: Tidy | None
+) -> Loop:
+    """The loop in blocks that a derivative recomputes, with a check after every step whether it is read."""
+    slots = reads.slots
+    assert slots is not None
+    guarded = read_blocks(step, reads, keep, guard, tidy)
+    whole, rest = divmod(reads.updates, reads.block)
+    within = whole * reads.block
+    state = ((carry, saving(reads, keep)(carry, untouched(reads, keep, carry), slots[0])), jnp.asarray(True))
+    ks = jnp.arange(reads.updates)
+    if whole:
+        state = over(guarded, state, ks[:within].reshape(whole, reads.block))
+    if rest:
+        state = guarded(state, ks[within:])
+    (carry, (values, filled)), _ = state
+    return carry, values, filled
+
+
+def _blank(dtype: np.dtype) -> Any:
+    return jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0

@@ -1,0 +1,130 @@
+"""The programs that are compiled for a simulation: a descent or a flow, in the form that was chosen."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax import _loop
+from unhinged_jax._request.compiling import compiled
+from unhinged_jax.dynamics import Descent, Flow
+from unhinged_jax.linear.leading_part import leading_parts
+from unhinged_jax.model import LayerPeeled, State, multiplied, settled
+from unhinged_jax.observables import ObservablePlan
+from unhinged_jax.simulation import descent as _descent
+from unhinged_jax.simulation import flow as _flow
+from unhinged_jax.simulation.choose import Choice
+from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
+from unhinged_jax.simulation.dense import DenseSystem
+from unhinged_jax.simulation.linear import LinearSystem, linear_system
+from unhinged_jax.simulation.logits import LogitSystem
+from unhinged_jax.simulation.spherical import plane_system
+from unhinged_jax.simulation.system import Reader, System, reader
+from unhinged_jax.special import faint, largest
+from unhinged_jax.trajectory import Trajectory
+
+
+class Job(NamedTuple):
+    """One simulation: the problem, its start, what is read, and how it is simulated.
+
+    Attributes:
+        model, dynamics, state, plan, states, target: As given to `simulate`, checked; `plan` holds the observables.
+        first: The time, or the number of updates, at the start, ().
+        memory: What the run begins with in addition to the state, or None.
+        first_start: The start of the first run in a chain of runs, if distances refer to it, else None.
+        choice: How the problem is simulated.
+    """
+
+    model: LayerPeeled
+    dynamics: Any
+    state: State
+    first: jax.Array
+    memory: Any
+    plan: ObservablePlan
+    states: bool
+    target: str
+    first_start: State | None
+    choice: Choice
+
+
+@compiled
+def descend(
+    job: Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool, piece: _loop.Piece | None = None
+) -> Trajectory | _loop.Paused:
+    """Run a descent in the form that was chosen; or do one piece of it, and give back where it pauses."""
+    system, memory = _system(job), job.memory
+    if isinstance(memory, dict):
+        memory = _over_the_scale(system, job.state, memory)
+    out = _descent.run(system, job.dynamics, reads, job.first, _reader(job, system), memory, to_the_last, piece=piece)
+    if isinstance(out, _loop.Paused):
+        return out
+    return Trajectory(
+        times=times,
+        observables=out["values"],
+        reached=out["reached"],
+        final=settled(out["view"].state()),
+        elapsed=job.first + out["updates"],
+        code=out["code"],
+        steps=out["updates"],
+        states=out.get("states"),
+        memory=out["memory"],
+    )
+
+
+@compiled
+def integrate(job: Job, times: jax.Array, adjoint: diffrax.AbstractAdjoint | None) -> Any:
+    """Integrate a flow in the form that was chosen; or do a piece of it (`InPieces`), and give back where it pauses."""
+    system, dtype = _system(job), job.state.W.dtype
+    times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
+    out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
+    if not isinstance(out, dict):
+        return out
+    return Trajectory(
+        times=times,
+        observables=out["values"],
+        reached=out["reached"],
+        final=settled(out["view"].state()),
+        elapsed=out["elapsed"],
+        code=out["code"],
+        steps=out["steps"],
+        states=out.get("states"),
+    )
+
+
+def _reader(job: Job, system: System) -> Reader:
+    return reader(system, job.plan, job.states, job.choice.compressed)
+
+
+def _system(job: Job) -> System:
+    """The system of the job, in the form that was chosen."""
+    model, dynamics, state, choice = job.model, job.dynamics, job.state, job.choice
+    if choice.form == "linear":
+        part, origin = None, None
+        if choice.leading:
+            part, origin = leading_parts(model, dynamics, state, job.first_start, job.target)
+        return linear_system(model, state, part, choice, job.memory, origin)
+    if choice.form in ("columns", "logits"):
+        columns = column_system(model, state, scaled=isinstance(dynamics, Descent))
+        if choice.form == "columns":
+            return columns
+        return LogitSystem(model, columns.H, columns.W, columns.b, columns.targets, columns.power)
+    # An array that the scale makes too small for its type becomes NaN, because a trace cannot raise an error about it.
+    H, W = (
+        jnp.where((largest(part) >= faint(part.dtype)) & (largest(moved) < faint(part.dtype)), jnp.nan, moved)
+        for part, moved in zip((state.H, state.W), multiplied(state), strict=True)
+    )
+    if choice.form == "sphere":
+        return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
+    return DenseSystem(model, H, W, state.b)
+
+
+def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A velocity given in units of the scale of the state, converted to the units of the arrays of the system."""
+    if isinstance(system, LinearSystem):
+        return memory
+    power = start_power(state) if isinstance(system, ColumnSystem) else 0
+    H, W = multiplied(state.replace(H=memory["H"], W=memory["W"]), power)
+    return {**memory, "H": H, "W": W}
