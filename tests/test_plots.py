@@ -47,3 +47,15 @@ def test_a_figure_is_left_as_it_was_when_it_cannot_be_written(tmp_path):
     with pytest.raises(FileNotFoundError):
         plots.save(figure, tmp_path / "missing", "picture")
     assert figure.get_layout_engine() is engine and figure.dpi == dpi
+
+
+def test_curves_over_decades_lose_no_label(tmp_path):
+    times = np.geomspace(0.1, 1e3, 20)
+    scalars = {f"p{power}": times**power for power in (-2.0, 0.1, 1.0, 3.0)}
+    ours, theirs = (plots.curves(times, scalars, np.isfinite(times)) for _ in range(2))
+    for axes in theirs.axes:
+        axes.tick_params(which="minor", labelbottom=True, labelleft=True)
+    plots.save(ours, tmp_path, "ours")
+    plots.save(theirs, tmp_path, "theirs")
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"ours.{kind}").read_bytes() == (tmp_path / f"theirs.{kind}").read_bytes()

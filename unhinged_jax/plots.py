@@ -195,6 +195,8 @@ def curves(times: np.ndarray, scalars: dict[str, np.ndarray], reached: np.ndarra
             _panel(axes, lines[0][shown], np.atleast_2d(values)[:, shown], name, meaning)
             if place > len(scalars) - columns:
                 axes.set_xlabel(label)
+            else:  # matplotlib searches for the place of an empty label, too
+                axes.xaxis.set_label_coords(0.5, 0.0)
         if members:
             runs = f"median of {members} runs, and their 10 % to 90 % quantiles" if members > 1 else "1 run"
             figure.suptitle(runs, fontsize=9, x=0.01, ha="left")
@@ -232,6 +234,8 @@ def _panel(axes: Axes, times: np.ndarray, values: np.ndarray, name: str, meaning
         axes.set_yscale("log")
     if _geometric(x):
         axes.set_xscale("log")
+    # Over several decades minor ticks have empty labels, which matplotlib would measure many times.
+    axes.tick_params(which="minor", labelbottom=False, labelleft=False)
 
 
 def _geometric(times: np.ndarray) -> bool:
