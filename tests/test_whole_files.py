@@ -17,6 +17,7 @@ from unhinged_jax.paper.figures import FIGURES
 from unhinged_jax.runs import files
 from unhinged_jax.theories import command as theories
 from unhinged_jax.training import command as training
+from unhinged_jax.trajectory import tables
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
@@ -95,19 +96,17 @@ def small():
 
 
 def test_a_csv_file_of_a_run_is_whole_and_replaces_an_older_one_as_pandas_does(tmp_path, monkeypatch):
-    import pandas
-
     run, path = small(), tmp_path / "run.csv"
     run.to_csv(path)
     text = path.read_text()
     run.to_csv(str(path))
     assert path.read_text() == text and list(tmp_path.iterdir()) == [path]
 
-    def full(self, place, *_, **__):
+    def full(place, *_):
         place.write_text("a third")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pandas.DataFrame, "to_csv", full)
+    monkeypatch.setattr(tables, "write_csv", full)
     with pytest.raises(OSError, match="No space"):
         run.to_csv(path)
     assert path.read_text() == text and list(tmp_path.iterdir()) == [path]

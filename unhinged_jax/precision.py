@@ -94,7 +94,9 @@ def traceable(tree: PyTree) -> Any:
 
     def array(leaf: ArrayLike) -> Any:
         other = jnp.issubdtype(getattr(leaf, "dtype", dtype), jnp.floating) and getattr(leaf, "dtype", dtype) != dtype
-        return jnp.asarray(leaf, dtype) if isinstance(leaf, (int, float)) or other else leaf
+        if isinstance(leaf, (int, float)):
+            return jnp.asarray(np.asarray(leaf, dtype))  # from a Python number JAX would compile a program
+        return jnp.asarray(leaf, dtype) if other else leaf
 
     return jax.tree.map(array, tree)
 

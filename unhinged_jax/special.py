@@ -124,6 +124,11 @@ def safe_norm(*parts: jax.Array) -> jax.Array:
 
     Its derivative at 0 is 0.
     """
+    return _norm(*parts)
+
+
+@jax.jit  # so that it is traced once for all arrays of the same shapes
+def _norm(*parts: jax.Array) -> jax.Array:
     info, nothing = jnp.finfo(parts[0].dtype), jnp.zeros((), parts[0].dtype)
     # These powers of two bring squares into range. XLA may square them, too, if an array is a constant.
     up, down, most = 2.0 ** (info.maxexp // 2 - 1), 2.0 ** -(info.maxexp // 2 + 2), 2.0 ** (9 * info.maxexp // 16)

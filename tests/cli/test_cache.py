@@ -34,12 +34,35 @@ def config(tmp_path):
     return path
 
 
-def command(config, name, **environment):
+LIGHT = """
+import gc, sys
+from unhinged_jax.cli import main
+from unhinged_jax.cli.cache import keep_programs
+usual = gc.get_threshold()
+keep_programs(sys.argv[1:])
+import jax
+loaded = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **said: event.endswith("backend_compile_duration") and loaded.append(said["fun_name"])
+)
+status = main(sys.argv[1:])
+heavy = {"pandas", "xarray", "dask", "distributed", "zarr", "sklearn", "matplotlib.pyplot", "unhinged_jax.sweeps"}
+assert not heavy & {*sys.modules}, heavy & {*sys.modules}
+searches = [generation["collections"] for generation in gc.get_stats()]
+assert searches[0] < 400 and gc.get_threshold() == usual, (searches, gc.get_threshold())
+assert len(loaded) <= 15, loaded
+sys.exit(status)
+"""
+"""Runs a command; fails if it imported what it does not need, if Python searched for garbage all the time, or if it
+loaded more programs: an operation outside of the large ones is a program of its own, and takes 10 ms to load."""
+
+
+def command(config, name, start=("-m", "unhinged_jax.cli"), **environment):
     """Numbers of a run in a process of its own, and what it wrote to standard error."""
     out = config.parent / name
     unset = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_COMPILATION", "UNHINGED_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "unhinged_jax.cli", "simulate", str(config), "--out", str(out)],
+        [sys.executable, *start, "simulate", str(config), "--out", str(out)],
         env={**unset, **environment}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -50,12 +73,12 @@ def programs(folder):
     return {path.name: path.read_bytes() for path in Path(folder).rglob("*-cache")}
 
 
-def test_the_second_command_compiles_nothing(config, tmp_path):
+def test_the_second_command_compiles_nothing_and_imports_little(config, tmp_path):
     cache = tmp_path / "cache"
     first, _ = command(config, "first", UNHINGED_CACHE=str(cache))
     kept = programs(cache)
     assert any("_integrate" in name for name in kept)
-    second, said = command(config, "second", UNHINGED_CACHE=str(cache))
+    second, said = command(config, "second", ("-c", LIGHT), UNHINGED_CACHE=str(cache))
     assert second == first and said == "" and programs(cache) == kept
 
 

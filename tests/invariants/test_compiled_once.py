@@ -1,11 +1,14 @@
 """Called again with other numbers, an operation compiles nothing: what a person waits for, they wait for once."""
 
+import contextlib
+
 import jax
 import numpy as np
 import optax
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.special import safe_norm
 
 LABELS = uj.balanced(3, 2)
 FLOW, DESCENT = (lambda k: uj.Flow(0.5 + 0.1 * k)), (lambda k: uj.Descent(0.2 + 0.01 * k))
@@ -78,17 +81,36 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_other_numbers_compile_nothing(operation):
+@contextlib.contextmanager
+def compilations():
+    """Collects what is compiled inside."""
     compiled = []
-    before = OPERATIONS[operation](0)
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **said: event.endswith("backend_compile_duration") and compiled.append(said)
     )
     try:
-        again = OPERATIONS[operation](1)
+        yield compiled
     finally:
         jax.monitoring.clear_event_listeners()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_other_numbers_compile_nothing(operation):
+    before = OPERATIONS[operation](0)
+    with compilations() as compiled:
+        again = OPERATIONS[operation](1)
     assert compiled == []
     both = zip(jax.tree.leaves(before), jax.tree.leaves(again), strict=True)
     assert any(np.any(one != other) for one, other in both)
+
+
+def test_a_norm_of_arrays_of_the_same_shapes_is_traced_once():
+    def norms(x):
+        return [safe_norm(x * k, x) for k in range(5)]
+
+    inner = [
+        equation.params["jaxpr"]
+        for call in jax.make_jaxpr(norms)(np.ones(3)).eqns
+        for equation in getattr(call.params.get("call_jaxpr"), "eqns", ())
+    ]
+    assert len(inner) == 5 and len({id(jaxpr) for jaxpr in inner}) == 1

@@ -4,6 +4,7 @@ The same state is given in each form that a solver may hold it in, beside a scal
 computed from the arrays alone, with loops over samples and pairs.
 """
 
+import dataclasses
 import functools
 
 import chex
@@ -14,6 +15,7 @@ import oracles
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.collapse import METRICS
 from unhinged_jax.observables import View, evaluate, features, plane_features, resolve
 from unhinged_jax.observables.distance import Split
 
@@ -255,6 +257,20 @@ def test_every_observable_is_its_formula(problem, form, dim, size):
     assert want.keys() == got.keys()
     assert 0 < want["accuracy"] < 1 and 0 < want["nc4"] < 1
     chex.assert_trees_all_close(dict(got), want, rtol=1e-11, atol=1e-12)
+
+
+def test_only_the_metrics_that_are_asked_for_are_computed(monkeypatch):
+    def refused(*_):
+        raise AssertionError("nobody asked for it")
+
+    model, asked = MODELS["unbalanced"](4), ("nc1", "nc3_self_duality", "margin_mean")
+    state = model.init(jax.random.key(0))
+    want = uj.observe_state(model, state, asked)
+    for name in {*METRICS} - {*asked}:
+        monkeypatch.setitem(METRICS, name, dataclasses.replace(METRICS[name], function=refused))
+    assert uj.observe_state(model, state, asked) == want
+    with pytest.raises(AssertionError, match="nobody asked"):
+        uj.observe_state(model, state, "gnc2")
 
 
 @pytest.mark.parametrize(("problem", "form"), [

@@ -67,6 +67,10 @@ class MetricInfo:
     ideal: Callable[..., float]
     meaning: str
 
+    def of(self, shared: dict[str, Any]) -> jax.Array:
+        """The metric of what `shared_inputs` prepared."""
+        return self.function(*(shared[argument] for argument in self.takes))
+
 
 def _always(value: float) -> Callable[..., float]:
     return lambda classes, dim=None: value
@@ -211,14 +215,18 @@ def collapse_metrics(
         >>> len(values), round(float(values["nc3_self_duality"]), 6)
         (20, 0.0)
     """
+    shared = shared_inputs(stats, W, logits)
+    return {name: info.of(shared) for name, info in METRICS.items() if set(info.takes) <= shared.keys()}
+
+
+def shared_inputs(
+    stats: ClassStatistics | Prepared, W: ArrayLike | None = None, logits: ArrayLike | None = None
+) -> dict[str, Any]:
+    """What `MetricInfo.of` evaluates metrics on, by the names in `takes`; arguments as in `collapse_metrics`."""
     prepared = prepare(stats)
     shared: dict[str, Any] = {"stats": prepared}
     if W is not None:
         shared["W"] = prototype_frame(prepared, W)
     if logits is not None:
         shared["logits"] = checked_logits(prepared.stats, logits)
-    return {
-        name: info.function(*(shared[argument] for argument in info.takes))
-        for name, info in METRICS.items()
-        if set(info.takes) <= shared.keys()
-    }
+    return shared

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
+from unhinged_jax.precision import traceable
 
 
 def normal(key: jax.Array, shape: Sequence[int], scale: ArrayLike = 1.0) -> jax.Array:
@@ -44,7 +45,7 @@ def normal(key: jax.Array, shape: Sequence[int], scale: ArrayLike = 1.0) -> jax.
         raise ValueError(f"scale must be a scalar, but got shape {np.shape(scale)}; multiply the result instead.")
     _check.non_negative("scale", scale)
     draw = jax.random.normal(key, _checked_shape(shape, least_axes=0))
-    return draw * jnp.asarray(scale, draw.dtype)
+    return draw * traceable(scale)
 
 
 def kaiming_uniform(key: jax.Array, shape: Sequence[int]) -> jax.Array:

@@ -220,7 +220,7 @@ class LayerPeeled(Tabled):
             state = State(
                 H=jnp.asarray(draw("features", features, key_H, self.samples), dtype),
                 W=jnp.asarray(draw("prototypes", prototypes, key_W, self.classes), dtype),
-                b=jnp.zeros(self.classes, dtype) if bias is None else jnp.asarray(_numbers.array("bias", bias), dtype),
+                b=jnp.asarray(np.zeros(self.classes) if bias is None else _numbers.array("bias", bias), dtype),
             )
             self.check_state(state)
             return _memory.read_all(state) if precision and _check.concrete(state) else state

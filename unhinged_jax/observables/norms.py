@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from unhinged_jax import collapse
+from unhinged_jax.collapse.table import METRICS, shared_inputs
 from unhinged_jax.observables.accuracy import in_common_units
 from unhinged_jax.observables.distance import Split, log_distance, split_part
 from unhinged_jax.observables.features import ClassFeatures
@@ -136,12 +137,12 @@ def bias_ratio(view: View) -> jax.Array:
 
 def collapse_metric(name: str) -> Callable[[View], jax.Array]:
     """An observable: the collapse metric of this name."""
-    return lambda view: view.once(_collapse_metrics)[name]
+    return lambda view: METRICS[name].of(view.once(_collapse_inputs))
 
 
-def _collapse_metrics(view: View) -> dict[str, jax.Array]:
+def _collapse_inputs(view: View) -> dict[str, Any]:
     labels, seen = view.model.labels, view.seen()
     _, product, bias = view.once(in_common_units)
     logits = (product * seen.scores(view.prototypes()) + bias[:, None]).T
     stats = seen.statistics(jnp.asarray(labels.index), labels.classes)
-    return collapse.collapse_metrics(stats, view.prototypes(), logits)
+    return shared_inputs(stats, view.prototypes(), logits)

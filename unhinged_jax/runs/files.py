@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,10 @@ from unhinged_jax import _memory, plots
 from unhinged_jax._files import make_room, placed
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.model import State
+from unhinged_jax.runs import netcdf
 from unhinged_jax.trajectory import Trajectory, archive
 from unhinged_jax.trajectory.files import restored
-
-if TYPE_CHECKING:
-    import xarray
+from unhinged_jax.trajectory.tables import Labelled
 
 __all__ = ["FILES", "Stored", "read_run", "versions", "workspace", "write_run"]
 
@@ -88,9 +87,7 @@ def _write_run(
     folder: Path, place: Path, trajectory: Trajectory, identity: dict[str, Any], facts: dict[str, Any]
 ) -> None:
     text = json.dumps(identity)
-    dataset = _dataset(trajectory)
-    dataset = dataset.assign_attrs(identity=text, digest=_digest(dataset))
-    dataset.to_netcdf(place / "observables.nc", engine="scipy")
+    netcdf.write(place / "observables.nc", _table(trajectory, text))
     trajectory.to_csv(place / "observables.csv")
     figure = trajectory.plot()
     with plots.style():
@@ -129,8 +126,6 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
 
     Source: beyond the paper.
     """
-    import xarray
-
     end = folder / "final.npz"
     try:
         fields = archive.unpack(end)
@@ -139,25 +134,27 @@ def read_run(folder: Path, dynamics: Dynamics) -> Stored:
     except archive.UNREADABLE as error:
         why = str(error) if str(end) in str(error) else f"{end} holds no run of `unhinged simulate`."
         raise ValueError(f"{why.removesuffix('.')}; start again with --force.") from error
+    rows = folder / "observables.nc"
     try:
-        with xarray.open_dataset(folder / "observables.nc", engine="scipy") as dataset:
-            dataset.load()
-        whole = dataset.attrs.get("digest", "") in ("", _digest(dataset))  # older versions have none
+        arrays, texts = netcdf.read(rows)
+        times, reached = arrays.pop("time"), arrays.pop("reached").astype(bool)
+        whole = texts.get("digest", "") in ("", _digest({**arrays, "time": times, "reached": reached}))  # older: none
     except archive.UNREADABLE as error:
-        raise ValueError(f"{folder / 'observables.nc'} is damaged ({error}); start again with --force.") from error
+        raise ValueError(f"{rows} is damaged ({error}); start again with --force.") from error
     if not whole:
-        raise ValueError(f"{folder / 'observables.nc'} was altered after it was written; start again with --force.")
+        raise ValueError(f"{rows} was altered after it was written; start again with --force.")
     # If the process is killed between two moves, rows beyond the state remain; they will be computed again.
-    dataset = dataset.isel(time=dataset["reached"].values & (dataset["time"].values <= final.elapsed))
-    states = {name[6:]: values for name, values in _arrays(dataset).items() if name.startswith("state_")}
-    rows = dataclasses.replace(
+    kept = reached & (times <= final.elapsed)
+    arrays = {name: values[kept] for name, values in arrays.items()}
+    states = {name[6:]: values for name, values in arrays.items() if name.startswith("state_")}
+    trajectory = dataclasses.replace(
         final,
-        times=dataset["time"].values,
-        observables={k: v for k, v in _arrays(dataset).items() if not k.startswith("state_")},
-        reached=dataset["reached"].values,
+        times=times[kept],
+        observables={name: values for name, values in arrays.items() if not name.startswith("state_")},
+        reached=reached[kept],
         states=State(**states) if states else None,
     )
-    return Stored(rows, identity)
+    return Stored(trajectory, identity)
 
 
 def versions() -> dict[str, str | None]:
@@ -176,28 +173,25 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def _dataset(trajectory: Trajectory) -> Any:
-    dataset = trajectory.to_xarray()
-    if trajectory.states is None:
-        return dataset
-    axes = {"H": ("sample", "coordinate"), "W": ("class", "coordinate"), "b": ("class",), "log_scale": ()}
-    for name, dims in axes.items():
-        dataset[f"state_{name}"] = (("time", *dims), _memory.read(getattr(trajectory.states, name)))
-    return dataset
+def _table(trajectory: Trajectory, identity: str) -> Labelled:
+    table = trajectory.labelled()
+    data = dict(table.data)
+    if trajectory.states is not None:
+        axes = {"H": ("sample", "coordinate"), "W": ("class", "coordinate"), "b": ("class",), "log_scale": ()}
+        for name, own in axes.items():
+            data[f"state_{name}"] = (("time", *own), _memory.read(getattr(trajectory.states, name)), {})
+    digest = _digest({name: array for name, (_, array, _) in {**data, **table.coords}.items()})
+    return table._replace(data=data, attrs={**table.attrs, "identity": identity, "digest": digest})
 
 
-def _digest(dataset: xarray.Dataset) -> str:
+def _digest(arrays: dict[str, np.ndarray]) -> str:
     """A digest of names and numbers that does not depend on number type and byte order."""
     state = hashlib.sha256()
-    for name in sorted(str(name) for name in dataset.variables):
-        values = np.array(dataset[name].values, np.float64)
+    for name in sorted(arrays):
+        values = np.array(arrays[name], np.float64)
         values[np.isnan(values)] = np.nan
         state.update(f"{name} {values.shape}".encode() + values.tobytes())
     return state.hexdigest()
-
-
-def _arrays(dataset: xarray.Dataset) -> dict[str, np.ndarray]:
-    return {str(name): array.values for name, array in dataset.data_vars.items()}
 
 
 def _end(trajectory: Trajectory, identity: str) -> dict[str, Any]:

@@ -261,12 +261,18 @@ class Trajectory(Value):
         Raises:
             ValueError: while the run is being traced.
         """
+        import xarray
+
+        return xarray.Dataset(*self.labelled())
+
+    def labelled(self) -> tables.Labelled:
+        """What `to_xarray` makes a Dataset of."""
         self.check_known("a Dataset")
         code, steps = (_memory.read(value) for value in (self.code, self.steps))
         names = np.reshape([RunResult(int(one)).name.lower() for one in code.ravel()], code.shape)
         times, reached = _memory.read(self.times), _memory.read(self.reached)
-        dataset = tables.dataset(self.arrays(), times, reached, {"result": names, "steps": steps})
-        return dataset.assign_attrs(kind=self.kind)
+        table = tables.labelled(self.arrays(), times, reached, {"result": names, "steps": steps})
+        return table._replace(attrs={**table.attrs, "kind": self.kind})
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Observables as a `pandas.DataFrame` indexed by time; needs pandas.
@@ -297,9 +303,10 @@ class Trajectory(Value):
         Raises:
             ValueError: while the run is being traced.
         """
-        table = self.to_dataframe()
+        self.check_known("a table")
+        arrays, times = self.arrays(), _memory.read(self.times)
         with whole(path) as part:
-            table.to_csv(part)
+            tables.write_csv(part, arrays, times)
 
 
 def _of_jax(tree: PyTree) -> bool:

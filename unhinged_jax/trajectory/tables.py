@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +17,8 @@ from unhinged_jax.observables import OBSERVABLES
 
 if TYPE_CHECKING:
     import pandas
-    import xarray
+
+_CELLS = 100_000  # of a table, as texts at a time
 
 
 def arrays_of(observables: dict[str, PyTree]) -> dict[str, np.ndarray]:
@@ -33,21 +37,32 @@ def arrays_of(observables: dict[str, PyTree]) -> dict[str, np.ndarray]:
     return found
 
 
-def dataset(
+class Labelled(NamedTuple):
+    """Arrays with named axes, as xarray takes them.
+
+    Attributes:
+        data, coords: Name -> the names of the axes, the array, and texts that describe it.
+        attrs: Name -> text or number that describes all of them.
+    """
+
+    data: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]
+    coords: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]]
+    attrs: dict[str, Any]
+
+
+def labelled(
     arrays: dict[str, np.ndarray],
     times: Shaped[np.ndarray, "*batch T"],
     reached: Shaped[np.ndarray, "*batch T"],
     members: dict[str, Shaped[np.ndarray, "*batch"]],
-) -> xarray.Dataset:
-    """A dataset with the dimensions of the batch, `time`, and further axes of arrays.
+) -> Labelled:
+    """Arrays with the dimensions of the batch, `time`, and further axes of arrays.
 
     Args:
         arrays: Observables by name, each with the axes of the batch and of time first.
         times, reached: As in a trajectory. Members that have times of their own share the dimension `row`.
         members: What each member has one of; coordinates of the batch, and attributes of a single run.
     """
-    import xarray
-
     batch = times.shape[:-1]
     lead = _batch_axes(arrays, batch)
     first = times.reshape(-1, times.shape[-1])[0]
@@ -62,18 +77,39 @@ def dataset(
         dims = (*lead, row, *(f"{stem}_{axis}" for axis in range(1, own + 1)))
         known = OBSERVABLES.get(name)
         data[name] = (dims, array, {"long_name": known.meaning if known else name, "units": "1"})
-    unit = "updates" if np.issubdtype(times.dtype, np.integer) else "time"
-    time = (row, first) if shared else ((*lead, row), times)
-    coords = {"time": (*time, {"units": unit}), "reached": ((*lead, row), reached)}
+    unit = {"units": "updates" if np.issubdtype(times.dtype, np.integer) else "time"}
+    time = ((row,), first, unit) if shared else ((*lead, row), times, unit)
+    coords = {"time": time, "reached": ((*lead, row), reached, {})}
     if batch:
-        coords |= {_free(name, arrays): (lead, values) for name, values in members.items()}
-    return xarray.Dataset(data, coords, {} if batch else {name: values.item() for name, values in members.items()})
+        coords |= {_free(name, arrays): (lead, values, {}) for name, values in members.items()}
+    return Labelled(data, coords, {} if batch else {name: values.item() for name, values in members.items()})
 
 
 def frame(arrays: dict[str, np.ndarray], times: Shaped[np.ndarray, "*batch T"]) -> pandas.DataFrame:
     """A table with one column per number and one row per time; in a batch, per member and time."""
     import pandas
 
+    index, columns = _columns(arrays, times)
+    levels: Any = [pandas.Index(values, name=name) for name, values in index.items()]
+    return pandas.DataFrame(columns, index=levels[0] if len(levels) == 1 else pandas.MultiIndex.from_arrays(levels))
+
+
+def write_csv(path: Path, arrays: dict[str, np.ndarray], times: Shaped[np.ndarray, "*batch T"]) -> None:
+    """The table of `frame` as pandas writes it, which need not be imported."""
+    index, columns = _columns(arrays, times)
+    both = [*index.values(), *columns.values()]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator=os.linesep)
+        writer.writerow([*index, *columns])
+        step = max(1, _CELLS // len(both))
+        for first in range(0, times.size, step):
+            writer.writerows(zip(*(_cells(values[first : first + step]) for values in both), strict=True))
+
+
+def _columns(
+    arrays: dict[str, np.ndarray], times: Shaped[np.ndarray, "*batch T"]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The index of a table, and its columns, by name."""
     batch = times.shape[:-1]
     columns = {}
     for name, array in arrays.items():
@@ -81,11 +117,15 @@ def frame(arrays: dict[str, np.ndarray], times: Shaped[np.ndarray, "*batch T"]) 
         for place in np.ndindex(rows.shape[1:]):
             label = f"{name}[{','.join(map(str, place))}]" if place else name
             columns[label] = rows[(slice(None), *place)]
-    index: Any = pandas.Index(times.ravel(), name="time")
-    if batch:
-        places = np.indices(times.shape)[:-1].reshape(len(batch), -1)
-        index = pandas.MultiIndex.from_arrays([*places, index], names=[*_batch_axes(columns, batch), "time"])
-    return pandas.DataFrame(columns, index=index)
+    places = np.indices(times.shape).reshape(times.ndim, -1)
+    return {**dict(zip(_batch_axes(columns, batch), places, strict=False)), "time": times.ravel()}, columns
+
+
+def _cells(values: np.ndarray) -> np.ndarray:
+    """Numbers in the shortest form that is read back as the same number; empty if there is none."""
+    texts = values.astype(str)
+    texts[values != values] = ""
+    return texts
 
 
 def _batch_axes(names: Collection[str], batch: tuple[int, ...]) -> tuple[str, ...]:
