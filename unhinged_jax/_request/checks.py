@@ -10,7 +10,7 @@ import numpy as np
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax import precision as _precision
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
+from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow, check_dynamics
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.optimizers import Optimizer
 from unhinged_jax.schedules import Numeric, Schedule
@@ -25,9 +25,9 @@ def check_kinds(model: object, dynamics: object) -> None:
 
 def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     """Raise for an array in place of a number, because it would act as one number for each coordinate."""
-    given = {name: getattr(dynamics, name, None) for name in ("rate_H", "rate_W", "momentum")}
+    given = {name: getattr(dynamics, name, None) for name in (*RATES, "momentum")}
     given = {name: value for name, value in given.items() if not callable(value)}
-    given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
+    given |= {name: getattr(model, name) for name in ("decay_H", "decay_W", "decay_b", "exponent")}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
     optimizer = getattr(dynamics, "optimizer", None)
     if optimizer is not None:

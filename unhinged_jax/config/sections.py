@@ -23,6 +23,7 @@ class ModelSection:
         decay: Weight decay on features and prototypes, or [on H, on W]; one number if only one of them moves.
             regularized needs it; elsewhere the default is 0.
         bias: Whether there are biases that move; default false. Not in anchored and spherical.
+        decay_b: regularized, frozen, ntk_invariant: weight decay on the biases; default that of the prototypes.
         rescale: spherical: q, where the gradient of a feature h is multiplied by |h|^q; default 0.
         free_prototypes: spherical: whether the prototypes move too; default false.
         kernel: ntk_invariant, which needs it: the kernel between samples, (n, n), or a factor J of it, (n, m); or one
@@ -35,6 +36,7 @@ class ModelSection:
     loss: str | dict | None = None
     decay: float | list | None = None
     bias: bool | None = None
+    decay_b: float | None = None
     rescale: int | float | None = None
     free_prototypes: bool | None = None
     kernel: Array | None = None
@@ -130,7 +132,8 @@ class DynamicsSection:
         schedule: The learning rate: a number (default 1), or {kind = ..., and its numbers} with kind "constant",
             "cosine", "exponential", "polynomial", "piecewise", "warmup" or "numeric"; "module:name" is one of your own.
         rate_H: Factor on the rate of the features, given like `schedule`; default 1.
-        rate_W: Factor on the rate of prototypes and biases, given like `schedule`; default 1.
+        rate_W: Factor on the rate of the prototypes, given like `schedule`; default 1.
+        rate_b: Factor on the rate of the biases, given like `schedule`; default `rate_W`.
         momentum: descent: the coefficient of heavy-ball momentum, at least 0 and below 1.
         nesterov: descent: true for Nesterov's form of the momentum.
         optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
@@ -146,6 +149,7 @@ class DynamicsSection:
     schedule: float | str | dict | None = None
     rate_H: float | str | dict | None = None
     rate_W: float | str | dict | None = None
+    rate_b: float | str | dict | None = None
     momentum: float | None = None
     nesterov: bool | None = None
     optimizer: str | dict | None = None
