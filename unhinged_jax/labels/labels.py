@@ -133,6 +133,12 @@ class Labels(Value):
         # Traced labels could not be checked when they were passed; what is computed from wrong ones is NaN.
         return jnp.where(((index >= 0) & (index < self.classes))[..., None], one_hot, jnp.nan)
 
+    def targets_of_classes(self) -> jax.Array | None:
+        """The target of every class, shape (C, C), or None if every sample has its own."""
+        if self.kind == "soft":
+            return None
+        return jnp.eye(self.classes) if self.kind == "hard" else jnp.asarray(self.targets)
+
     def replace(self, **changes: Any) -> Labels:
         """A copy with the named fields changed, checked as by the constructor.
 
