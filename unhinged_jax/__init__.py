@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from unhinged_jax.labels import long_tailed as long_tailed
     from unhinged_jax.labels import soft as soft
     from unhinged_jax.labels import step_imbalanced as step_imbalanced
+    from unhinged_jax.labels import targets as targets
     from unhinged_jax.limits import Limit as Limit
     from unhinged_jax.limits import limit as limit
     from unhinged_jax.measurement import Collapse as Collapse
@@ -85,7 +86,7 @@ _HOMES = {
     "lyapunov one_sided push_forward sensitivity",
     "designs": "DesignOutcome DesignPlan design",
     "dynamics": "Descent Flow",
-    "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
+    "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced targets",
     "limits": "Limit limit",
     "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",

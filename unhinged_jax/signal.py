@@ -156,7 +156,7 @@ def unhinged_signal(labels: Labels, gamma: ArrayLike) -> Signal:
         Array([[ 0.5, -0.5],
                [-0.5,  0.5]], dtype=float32)
     """
-    if labels.kind == "soft":
+    if labels.targets_of_classes() is None:
         targets = jnp.asarray(labels.targets, jnp.result_type(float))  # a narrower type must not narrow what it meets
         gamma = _numbers.like(gamma, targets.dtype)
         q = jnp.asarray(labels.weights, targets.dtype)

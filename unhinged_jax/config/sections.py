@@ -66,7 +66,7 @@ class LabelsSection:
     """[labels]: the layout, the arguments of its constructor, noise, smoothing and weights.
 
     Attributes:
-        layout: "balanced", "counts", "long_tailed", "step", "labels" or "soft".
+        layout: "balanced", "counts", "long_tailed", "step", "labels", "soft" or "targets".
         classes: balanced, long_tailed, step, labels: C, the number of classes; for labels by default the largest plus
             1.
         per_class: balanced: N, the samples of every class.
@@ -76,8 +76,9 @@ class LabelsSection:
         ratio: long_tailed, step: the samples of the largest class over those of the smallest, at least 1.
         majority: step: the number of large classes; default half of them.
         labels: labels: the class of every sample, from 0.
-        targets: soft: a distribution over the classes for every sample, (n, C).
+        targets: soft: a distribution over the classes for every sample, (n, C). targets: any numbers, (n, C).
         truth: soft: the class of every sample that the accuracy refers to; default the one with the largest target.
+            targets: the same; by default there are no classes.
         noise: Label noise; see [labels.noise].
         smoothing: Label smoothing: the share of the target that is spread evenly.
         class_weights: Factors on the weights of the classes.

@@ -177,6 +177,8 @@ def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
         "class_weights": (np.ones(labels.classes), _Change(0, _reweighted)),
         "sample_weights": (labels.weights, _Change(0, _with_weights)),
     }
+    if not labels.classified:
+        del named["class_weights"]
     rate = _noise_rate(labels)
     if rate is not None:
         named["noise"] = (rate, _Change(0, _with_noise))

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
@@ -47,10 +48,25 @@ class Loss(RegisteredValue):
         """Loss of each sample, shape (...)."""
         raise TypeError("Loss is the base class; use Unhinged, CrossEntropy, MSE, Hinge, Focal, ...")
 
+    target_needs = ""  # of targets that are no distributions: "" for anything, "distributions", or entries "of at least 0"
+
     @property
     def linear(self) -> bool:
         """Whether the loss is linear in the logits."""
         return False
+
+    def check_targets(self, labels: Labels) -> None:
+        """Raise ValueError if the loss has no meaning for the targets of these labels."""
+        if labels.kind != "values":
+            return
+        negative = _check.concrete(labels.targets) and bool(np.any(np.asarray(labels.targets) < 0))
+        if self.target_needs == "distributions" or (self.target_needs == "of at least 0" and negative):
+            raise ValueError(
+                f"{type(self).__name__} has no meaning for targets that are not {self.target_needs}; use `soft` for "
+                "distributions, or another loss, such as 'mse'."
+            )
+        if isinstance(self, Unhinged) and self.gamma is None and labels.classes == 1:
+            raise ValueError("with a single output the unhinged loss has no default gamma; give one, such as gamma=0.")
 
     def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         """Loss of each sample, shape (n,), with one sample per column: logits and targets (C, n)."""
@@ -124,6 +140,8 @@ class Unhinged(Loss):
 class CrossEntropy(_Separate):
     """`cross_entropy`."""
 
+    target_needs = "of at least 0"
+
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
         return cross_entropy(logits, targets)
 
@@ -149,6 +167,8 @@ class MSE(_Separate):
 class Hinge(_Separate):
     """`hinge` with a margin."""
 
+    target_needs = "distributions"
+
     margin: Any = 1.0
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
@@ -160,6 +180,8 @@ class Hinge(_Separate):
 class Focal(_Separate):
     """`focal` with a focusing exponent."""
 
+    target_needs = "distributions"
+
     focusing: Any = 2.0
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
@@ -170,6 +192,8 @@ class Focal(_Separate):
 @dataclasses.dataclass(frozen=True)
 class AdjustedMargin(Loss):
     """`adjusted_margin`: depends on features and prototypes, not only on their products; for spherical models."""
+
+    target_needs = "distributions"
 
     gamma: Any = None
     epsilon: Any = 0.1

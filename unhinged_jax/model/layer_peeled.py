@@ -14,7 +14,7 @@ from unhinged_jax import _check, _memory, _numbers, initial
 from unhinged_jax._values import Value
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
-from unhinged_jax.labels.labels import check_fields
+from unhinged_jax.labels.fields import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
 from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, decays, split_rescale
 from unhinged_jax.model.state import State, check_parts
@@ -209,7 +209,7 @@ class LayerPeeled(Value):
         _memory.refuse(4 * (self.samples + self.classes) * self.dim, f"a state of {self.samples} x {self.dim} features")
         key_H, key_W = jax.random.split(key)
         if prototypes is None:
-            prototypes = "normal" if self.prototypes_move or self.dim < self.classes - 1 else "etf"
+            prototypes = "etf" if not self.prototypes_move and 1 < self.classes <= self.dim + 1 else "normal"
 
         def draw(name: str, kind: str | ArrayLike, key: jax.Array, rows: int) -> Any:
             if not isinstance(kind, str):
@@ -292,10 +292,11 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     _check.whole("dim", model.dim, 1, most=LARGEST_DIM)
     for name in ("features_move", "prototypes_move", "bias", "spherical"):
         _check.flag(name, getattr(model, name))
-    for name in ("decay_H", "decay_W", "decay_b", "exponent"):
-        _numbers.number(name, getattr(model, name))
-    for name, decay in zip(("decay_H", "decay_W", "decay_b"), model.decays, strict=True):
-        _check.non_negative(name, decay)
+    model.loss.check_targets(model.labels)
+    for name, needed in {"decay_H": True, "decay_W": True, "decay_b": False, "exponent": False}.items():
+        value = _numbers.number(name, getattr(model, name))
+        if needed or value is not None:
+            _check.non_negative("rescale" if name == "exponent" else name, value)
     if model.decay_b is not None and not model.moves.b:
         raise ValueError(
             "decay_b is the decay of a bias, but this model has none that moves; leave it out, or give bias=True."
@@ -304,8 +305,6 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     if gamma is not None:
         _check.non_negative("gamma", gamma)
     _check.choice("rescale", model.rescale, (0, 1, 2))
-    if model.exponent is not None:
-        _check.non_negative("rescale", model.exponent)
     if (model.rescale or model.exponent is not None) and not model.spherical:
         raise ValueError("rescaling by the feature norm requires spherical features; use `spherical(..., rescale=q)`.")
     if model.kernel is not None:
