@@ -48,7 +48,7 @@ class Loss(RegisteredValue):
         """Loss of each sample, shape (...)."""
         raise TypeError("Loss is the base class; use Unhinged, CrossEntropy, MSE, Hinge, Focal, ...")
 
-    target_needs = ""  # of targets that are no distributions: "" for anything, "distributions", or entries "of at least 0"
+    target_needs = ""  # "distributions", or entries "of at least 0"; "" if any targets have a meaning
 
     @property
     def linear(self) -> bool:
