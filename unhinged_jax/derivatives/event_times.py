@@ -256,6 +256,12 @@ def _moment(how: _How, problem: Problem, sought: _Sought, times: jax.Array) -> t
     inside = happened & (place > 0)
     eps = float(jnp.finfo(times.dtype).eps)
 
+    ends = jax.lax.stop_gradient((times[jnp.maximum(place - 1, 0)], times[place]))
+    near = fixed  # a simulated run is searched from the lower end of the bracket on
+    if how.method == "simulate":
+        settings: dict[str, Any] = {"target": how.target, "precision": how.precision, "adjoint": search.adjoint}
+        near = (*fixed[:2], jax.lax.stop_gradient(simulate(*fixed, ends[0][None], (), **settings)))
+
     def wide(ends: tuple[jax.Array, ...]) -> jax.Array:
         low, high, count, _ = ends
         return inside & (high - low > 2 * eps * high) & (count < math.ceil(-math.log2(eps)) + 4)
@@ -263,12 +269,11 @@ def _moment(how: _How, problem: Problem, sought: _Sought, times: jax.Array) -> t
     def halved(ends: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         low, high, count, which = ends
         middle = low + (high - low) / 2
-        held = how.holds(search.at(fixed, still, middle))
+        held = how.holds(search.at(near, still, middle))
         over = jnp.any(held)
         ends = jnp.where(over, low, middle), jnp.where(over, middle, high)
         return *ends, count + 1, jnp.where(over, jnp.argmax(held), which)
 
-    ends = jax.lax.stop_gradient((times[jnp.maximum(place - 1, 0)], times[place]))
     bracket: tuple[jax.Array, ...] = (*ends, jnp.asarray(0), jnp.argmax(how.holds(heights[place])))
     _, root, _, which = jax.lax.stop_gradient(jax.lax.while_loop(wide, halved, bracket))
     none = jnp.asarray(-1)
