@@ -57,7 +57,8 @@ class Flow(_Rated):
         rate_H, rate_W: r_1 and r_2 (default 1): numbers, or schedules for rates that are not proportional, which have
             no closed form.
         solver: A diffrax solver; default `diffrax.Dopri8()`, and `Tsit5()` for states of more than 100,000 numbers at
-            tolerances above 1e-11.
+            tolerances above 1e-11. For a stiff flow give an implicit one, such as `diffrax.Kvaerno5()`; each of its
+            steps solves a linear system in all numbers of the state.
         rtol, atol: Tolerances of the step controller; by default 1e-8 in float64 and 1e-5 in float32, and atol = rtol
             in units of the root-mean-square entry of the state.
         max_steps: Largest number of steps of the solver.
