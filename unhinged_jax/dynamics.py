@@ -250,4 +250,4 @@ def rates_at(dynamics: Dynamics, time: ArrayLike, dtype: DTypeLike) -> PartRates
     eta = jnp.asarray(dynamics.schedule(time), dtype)
     rates = [eta * jnp.asarray(rate_at(rate, time), dtype) for rate in (dynamics.rate_H, dynamics.rate_W)]
     own = rates[1] if dynamics.rate_b is None else eta * jnp.asarray(rate_at(dynamics.rate_b, time), dtype)
-    return PartRates(*rates, own)
+    return PartRates(rates[0], rates[1], own)

@@ -257,7 +257,7 @@ def _moment(how: _How, problem: Problem, sought: _Sought, times: jax.Array) -> t
     eps = float(jnp.finfo(times.dtype).eps)
 
     ends = jax.lax.stop_gradient((times[jnp.maximum(place - 1, 0)], times[place]))
-    near = fixed  # a simulated run is searched from the lower end of the bracket on
+    near: Any = fixed  # a simulated run is searched from the lower end of the bracket on
     if how.method == "simulate":
         settings: dict[str, Any] = {"target": how.target, "precision": how.precision, "adjoint": search.adjoint}
         near = (*fixed[:2], jax.lax.stop_gradient(simulate(*fixed, ends[0][None], (), **settings)))

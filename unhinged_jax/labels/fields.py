@@ -16,19 +16,35 @@ PER_SAMPLE = ("soft", "values")
 
 
 class Fields(Protocol):
-    """The fields of `Labels`."""
+    """The fields of `Labels`, which only can be read."""
 
-    index: Any
-    weights: Any
-    targets: Any
-    clean: Any
-    classes: int
-    kind: str
+    @property
+    def index(self) -> Any:
+        """Labels, (n,)."""
+
+    @property
+    def weights(self) -> Any:
+        """q_i, (n,)."""
+
+    @property
+    def targets(self) -> Any:
+        """None, (C, C) or (n, C)."""
+
+    @property
+    def clean(self) -> Any:
+        """None or labels, (n,)."""
+
+    @property
+    def classes(self) -> int:
+        """C."""
+
+    @property
+    def kind(self) -> str:
+        """How `targets` is read."""
 
     @property
     def samples(self) -> int:
         """n."""
-        ...
 
 
 def as_array(name: str, value: object) -> Any:
