@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from unhinged_jax.designs import design as design
     from unhinged_jax.dynamics import Descent as Descent
     from unhinged_jax.dynamics import Flow as Flow
-    from unhinged_jax.dynamics import logspaced as logspaced
-    from unhinged_jax.dynamics import steps as steps
     from unhinged_jax.labels import Labels as Labels
     from unhinged_jax.labels import balanced as balanced
     from unhinged_jax.labels import from_counts as from_counts
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from unhinged_jax.labels import long_tailed as long_tailed
     from unhinged_jax.labels import soft as soft
     from unhinged_jax.labels import step_imbalanced as step_imbalanced
+    from unhinged_jax.labels import targets as targets
     from unhinged_jax.limits import Limit as Limit
     from unhinged_jax.limits import limit as limit
     from unhinged_jax.measurement import Collapse as Collapse
@@ -62,9 +61,11 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import constant as constant
     from unhinged_jax.schedules import cosine as cosine
     from unhinged_jax.schedules import exponential as exponential
+    from unhinged_jax.schedules import logspaced as logspaced
     from unhinged_jax.schedules import numeric as numeric
     from unhinged_jax.schedules import piecewise as piecewise
     from unhinged_jax.schedules import polynomial as polynomial
+    from unhinged_jax.schedules import steps as steps
     from unhinged_jax.schedules import warmup as warmup
     from unhinged_jax.simulation import simulate as simulate
     from unhinged_jax.sweeps import SweepIncomplete as SweepIncomplete
@@ -85,8 +86,8 @@ _HOMES = {
     "derivatives": "EventTime Lyapunov Parameter event_time exact_exponents hessian_spectrum limit_sensitivity "
     "lyapunov one_sided push_forward sensitivity",
     "designs": "DesignOutcome DesignPlan design",
-    "dynamics": "Descent Flow logspaced steps",
-    "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced",
+    "dynamics": "Descent Flow",
+    "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced targets",
     "limits": "Limit limit",
     "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
@@ -94,7 +95,7 @@ _HOMES = {
     "optimizers": "Optimizer rescale_by_feature_norm",
     "plots": "plot",
     "references": "citation",
-    "schedules": "constant cosine exponential numeric piecewise polynomial warmup",
+    "schedules": "constant cosine exponential logspaced numeric piecewise polynomial steps warmup",
     "simulation": "simulate",
     "sweeps": "SweepIncomplete SweepPlan open_sweep sweep",
     "trajectory": "RunResult Trajectory concat load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +105,24 @@ def in_a_line(value: Any) -> str:
     """A dataclass by its fields, each of them brief."""
     parts = (f"{field.name}={brief(getattr(value, field.name))}" for field in dataclasses.fields(value))
     return f"{type(value).__name__}({', '.join(parts)})"
+
+
+F = TypeVar("F")
+
+
+def registered(function: F) -> F:
+    """The callable itself, whose class is registered with JAX if it is a dataclass of numbers, which then are data.
+
+    Fields with `metadata={"static": True}` may hold anything. A class with other fields that are no numbers, or with a
+    `__post_init__`, which JAX would call with placeholders, stays as it is.
+    """
+    if dataclasses.is_dataclass(function) and jax.tree_util.all_leaves([function]):
+        fields = [field for field in dataclasses.fields(function) if not field.metadata.get("static", False)]
+        numbers = jax.tree.leaves([getattr(function, field.name) for field in fields], is_leaf=lambda x: x is None)
+        plain = not hasattr(function, "__post_init__") and all(field.init for field in dataclasses.fields(function))
+        if plain and all(_is_array(number) and not isinstance(number, bool) for number in numbers):
+            jax.tree_util.register_dataclass(type(function))
+    return function
 
 
 def same(one: Any, other: Any) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check
 from unhinged_jax._values import Value
@@ -16,11 +17,39 @@ from unhinged_jax.optimizers import Optimizer
 from unhinged_jax.schedules import Schedule, as_schedule
 from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
 
+RATES = ("rate_H", "rate_W", "rate_b")
+
+
+class PartRates(NamedTuple):
+    """The rates of the three parts of a state."""
+
+    H: Any
+    W: Any
+    b: Any
+
+
+class _Rated(Value):
+    """What a flow and a descent share: `rate_H`, `rate_W` and `rate_b`."""
+
+    rate_H: Any
+    rate_W: Any
+    rate_b: Any
+
+    @property
+    def rates(self) -> PartRates:
+        """r_1, r_2 and the rate of the biases, r_2 unless they have their own: numbers or schedules."""
+        return PartRates(self.rate_H, self.rate_W, self.rate_W if self.rate_b is None else self.rate_b)
+
+    @property
+    def proportional(self) -> bool:
+        """Whether r_1 / r_2 is constant, so that H and W of a linear flow have a closed form in zeta(t)."""
+        return not (callable(self.rate_H) or callable(self.rate_W))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Flow(Value):
-    """Gradient flow H' = r_1 eta(t) (-dL/dH), W' = r_2 eta(t) (-dL/dW), and likewise b with r_2.
+class Flow(_Rated):
+    """Gradient flow H' = r_1 eta(t) (-dL/dH), W' = r_2 eta(t) (-dL/dW), and likewise b with r_2 or a rate of its own.
 
     Attributes:
         schedule: eta(t): a number, a schedule of `unhinged_jax`, an optax schedule or a callable. Default 1. A function
@@ -28,12 +57,14 @@ class Flow(Value):
         rate_H, rate_W: r_1 and r_2 (default 1): numbers, or schedules for rates that are not proportional, which have
             no closed form.
         solver: A diffrax solver; default `diffrax.Dopri8()`, and `Tsit5()` for states of more than 100,000 numbers at
-            tolerances above 1e-11.
+            tolerances above 1e-11. For a stiff flow give an implicit one, such as `diffrax.Kvaerno5()`; each of its
+            steps solves a linear system in all numbers of the state.
         rtol, atol: Tolerances of the step controller; by default 1e-8 in float64 and 1e-5 in float32, and atol = rtol
             in units of the root-mean-square entry of the state.
         max_steps: Largest number of steps of the solver.
         steady: Stop once the rate of change is below these tolerances. It is computed with a schedule of 1 in place of
             the given one, so a plateau of rate 0 does not count as a steady state.
+        rate_b: The rate of the biases, a number or a schedule; None (default): that of W.
 
     Only `simulate` uses the solver, the tolerances, `max_steps` and `steady`. A rate that is a function must be at
     least 0. It is called before a run and refused if it is negative, unless it closes over traced values.
@@ -56,6 +87,7 @@ class Flow(Value):
     atol: float | None = dataclasses.field(default=None, metadata={"static": True})
     max_steps: int = dataclasses.field(default=100_000, metadata={"static": True})
     steady: bool = dataclasses.field(default=False, metadata={"static": True})
+    rate_b: Any = None
 
     def __post_init__(self) -> None:
         _settle(self)
@@ -71,16 +103,11 @@ class Flow(Value):
                 f"diffrax.Tsit5(), but got {_check.given(self.solver)}."
             )
 
-    @property
-    def proportional(self) -> bool:
-        """Whether r_1 / r_2 is constant, so that a closed form in zeta(t) exists."""
-        return not (callable(self.rate_H) or callable(self.rate_W))
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Descent(Value):
-    """Gradient descent, simultaneous steps: H <- H + r_1 eta_k (-dL/dH), and likewise W and b with r_2.
+class Descent(_Rated):
+    """Gradient descent, simultaneous steps: H <- H + r_1 eta_k (-dL/dH), and likewise W with r_2 and b with r_2 or r_b.
 
     Attributes:
         schedule: eta_k = schedule(k) for k = 0, 1, ...; a number, schedule, optax schedule or callable, as for a
@@ -94,6 +121,7 @@ class Descent(Value):
             reduce_on_plateau) is refused. The numbers of an `Optimizer` are data, as in
             `Optimizer(optax.adam, learning_rate=0.1)`; those of one that is built already, as in `optax.adam(0.1)`, are
             part of the program, which is compiled for each. Here it becomes an `Optimizer`, too.
+        rate_b: The rate of the biases, a number or a schedule; None (default): that of W.
 
     Raises:
         ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a
@@ -112,6 +140,7 @@ class Descent(Value):
     momentum: Any = None
     nesterov: bool = dataclasses.field(default=False, metadata={"static": True})
     optimizer: Any = None
+    rate_b: Any = None
 
     def __post_init__(self) -> None:
         _settle(self)
@@ -126,11 +155,6 @@ class Descent(Value):
             raise ValueError(f"optimizer must be an optax optimiser, such as optax.adam(0.01), but got {got}.")
         if self.optimizer is not None and self.momentum is not None:
             raise ValueError("give momentum or an optimizer, not both; put the momentum into the optimizer.")
-
-    @property
-    def proportional(self) -> bool:
-        """Whether r_1 / r_2 is constant."""
-        return not (callable(self.rate_H) or callable(self.rate_W))
 
 
 Dynamics = Flow | Descent
@@ -152,12 +176,13 @@ def _settle(dynamics: Dynamics) -> None:
     """Turn numbers and callables into schedules; leave the placeholders alone that JAX puts into leaves."""
     if _is_number(dynamics.schedule) or callable(dynamics.schedule):
         object.__setattr__(dynamics, "schedule", as_schedule(dynamics.schedule))
-    for name in ("rate_H", "rate_W"):
+    for name in RATES:
         rate = getattr(dynamics, name)
         if callable(rate):
             object.__setattr__(dynamics, name, as_schedule(rate))
         elif _is_number(rate):
-            _check.positive(name, rate, "build the model with `anchored` or `frozen` for a part that stays")
+            still = "`bias=False`" if name == "rate_b" else "`anchored` or `frozen`"
+            _check.positive(name, rate, f"build the model with {still} for a part that stays")
 
 
 def _check_momentum(momentum: ArrayLike) -> None:
@@ -198,14 +223,15 @@ def check_dynamics(
     """
     updates = isinstance(dynamics, Descent)
     must_be_schedule(dynamics.schedule)
-    for name in ("rate_H", "rate_W"):
-        if not callable(getattr(dynamics, name)):
-            _check.positive(name, getattr(dynamics, name))
+    given = {name: getattr(dynamics, name) for name in RATES if name != "rate_b" or dynamics.rate_b is not None}
+    for name, rate in given.items():
+        if not callable(rate):
+            _check.positive(name, rate)
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         _check_momentum(dynamics.momentum)
     if not _check.concrete((first, last)):
         return
-    rates = [rate for rate in (dynamics.rate_H, dynamics.rate_W) if callable(rate)]
+    rates = [rate for rate in given.values() if callable(rate)]
     for schedule in rates if integrated else (dynamics.schedule, *rates):
         check_rates(schedule, float(first), float(last), updates, compiled)
 
@@ -219,55 +245,9 @@ def rate_at(rate: Schedule | ArrayLike, time: ArrayLike) -> Any:
     return rate(time) if isinstance(rate, Schedule) else rate
 
 
-def logspaced(first: float, last: float, count: int) -> np.ndarray:
-    """Times evenly spaced in the logarithm, both ends included.
-
-    Args:
-        first, last: The ends, 0 < first < last. If both are ints, the times are whole numbers without repeats.
-        count: How many, at least 2.
-
-    Returns:
-        Ascending NumPy array, which is shorter than `count` if whole numbers would repeat.
-
-    Raises:
-        ValueError: unless 0 < first < last and count is a whole number of at least 2.
-
-    Source: beyond the paper.
-
-    Example:
-        >>> logspaced(1, 1000, 4).tolist()
-        [1, 10, 100, 1000]
-    """
-    for name, end in (("first", first), ("last", last)):
-        _check.positive(name, end)
-        _check.shape(name, end, (), "one number")
-    if not first < last:
-        raise ValueError(f"logspaced needs 0 < first < last, but got {first} and {last}.")
-    whole = isinstance(first, int) and isinstance(last, int)
-    times = np.geomspace(first, _check.whole("last", last, 1) if whole else last, _check.whole("count", count, 2))
-    if whole:
-        return np.unique(np.round(times).astype(int))
-    return times
-
-
-def steps(last: int, count: int = 500) -> np.ndarray:
-    """Evenly spaced step counts 0 ... last, both ends included.
-
-    Args:
-        last: The last one, at least 1.
-        count: Approximate number, at least 2 (default 500), and never more than there are whole numbers.
-
-    Returns:
-        Ascending NumPy array of integers.
-
-    Raises:
-        ValueError: for a number that is too small or not whole.
-
-    Source: beyond the paper.
-
-    Example:
-        >>> steps(10, 3).tolist()
-        [0, 5, 10]
-    """
-    last, count = _check.whole("last", last, 1), _check.whole("count", count, 2)
-    return np.unique(np.round(np.linspace(0, last, count)).astype(int))
+def rates_at(dynamics: Dynamics, time: ArrayLike, dtype: DTypeLike) -> PartRates:
+    """The rates of H, W and b at a time, with the schedule multiplied in."""
+    eta = jnp.asarray(dynamics.schedule(time), dtype)
+    rates = [eta * jnp.asarray(rate_at(rate, time), dtype) for rate in (dynamics.rate_H, dynamics.rate_W)]
+    own = rates[1] if dynamics.rate_b is None else eta * jnp.asarray(rate_at(dynamics.rate_b, time), dtype)
+    return PartRates(rates[0], rates[1], own)

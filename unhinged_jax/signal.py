@@ -24,6 +24,8 @@ from unhinged_jax.special import segment_sum
 class ClassSignal:
     """M = diag(q) Y R, R = (1 + gamma) T - gamma 11^T, with T the identity or a (C, C) table of targets.
 
+    With gamma = 0, R is T, which then may be any table: row c holds minus the gradient of a linear loss in class c.
+
     `balanced` is computed from the fields; if they are traced, the constructor trusts the caller's value.
     """
 
@@ -91,7 +93,7 @@ class ClassSignal:
         """M^T 1, shape (C,); 0 where terms cancel up to rounding."""
         ones = jnp.ones((jnp.shape(self.weights)[0], 1), dtype)
         sums = self.class_sums(ones)
-        own = sums if self.table is None else jnp.asarray(self.table, dtype).T @ sums
+        own = sums if self.table is None else jnp.abs(jnp.asarray(self.table, dtype)).T @ sums
         return _without_rounding(self.gather(sums)[:, 0], 2 * own[:, 0], jnp.shape(self.weights)[0])
 
     def gram(self, dtype: DTypeLike) -> jax.Array:
@@ -161,7 +163,7 @@ def unhinged_signal(labels: Labels, gamma: ArrayLike) -> Signal:
         Array([[ 0.5, -0.5],
                [-0.5,  0.5]], dtype=float32)
     """
-    if labels.kind == "soft":
+    if labels.targets_of_classes() is None:
         targets = jnp.asarray(labels.targets, jnp.result_type(float))  # a narrower type must not narrow what it meets
         gamma = _numbers.like(gamma, targets.dtype)
         q = jnp.asarray(labels.weights, targets.dtype)

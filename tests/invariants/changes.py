@@ -128,13 +128,13 @@ def embedded(problem: Problem) -> Problem:
 
 
 def copied(problem: Problem, k: int = 2) -> Problem:
-    (rate_H, rate_W), (decay_H, decay_W) = problem.rates, problem.decay
+    (rate_H, *rates), (decay_H, *decays) = problem.rates, problem.decay
     return problem.but(
         index=np.repeat(problem.index, k),
         H=np.repeat(problem.H, k, axis=0),
         weights=np.repeat(problem.q, k) / k,
-        rates=(k * rate_H, rate_W),
-        decay=(decay_H / k, decay_W),
+        rates=(k * rate_H, *rates),
+        decay=(decay_H / k, *decays),
     )
 
 
@@ -149,8 +149,7 @@ def exchanged(problem: Problem, a: float = 2.0) -> Problem:
 
 
 def faster(problem: Problem, c: float = 4.0) -> Problem:
-    rate_H, rate_W = problem.rates
-    return problem.but(rates=(c * rate_H, c * rate_W), eta=problem.eta / c)
+    return problem.but(rates=tuple(c * rate for rate in problem.rates), eta=problem.eta / c)
 
 
 def sooner(problem: Problem, c: float = 2.0) -> Problem:
@@ -158,8 +157,7 @@ def sooner(problem: Problem, c: float = 2.0) -> Problem:
 
 
 def costlier(problem: Problem, c: float = 2.0) -> Problem:
-    decay_H, decay_W = problem.decay
-    return problem.but(weights=c * problem.q, decay=(c * decay_H, c * decay_W), eta=problem.eta / c)
+    return problem.but(weights=c * problem.q, decay=tuple(c * decay for decay in problem.decay), eta=problem.eta / c)
 
 
 def scaled(problem: Problem, power: int) -> Problem:
@@ -428,7 +426,7 @@ def _replaced_labels(problem: Problem, labels: Any) -> Any:
 
 
 def _replaced_numbers(problem: Problem, labels: Any) -> Any:
-    changes: dict[str, Any] = {"decay_H": problem.decay[0], "decay_W": problem.decay[1]}
+    changes: dict[str, Any] = dict(zip(("decay_H", "decay_W", "decay_b"), problem.decay, strict=False))
     changes = {} if problem.case in ("anchored", "frozen", "spherical") else changes
     if problem.loss == "unhinged":
         changes["gamma"] = problem.gamma
@@ -444,7 +442,7 @@ def _replaced_loss(problem: Problem, labels: Any) -> Any:
 
 def _replaced_dynamics(problem: Problem, schedule: Any) -> Any:
     other = problem.but(rates=(2.0, 3.0), momentum=None if problem.momentum is None else 0.125)
-    made = {"rate_H": problem.rates[0], "rate_W": problem.rates[1], "schedule": schedule}
+    made = {"schedule": schedule, **dict(zip(("rate_H", "rate_W", "rate_b"), problem.rates, strict=False))}
     if problem.momentum is not None:
         made["momentum"] = problem.momentum
     return dataclasses.replace(written.written_dynamics(other, 0.125), **made)
@@ -465,7 +463,7 @@ def _direct(problem: Problem, labels: Any) -> Any:
     return uj.LayerPeeled(
         labels, loss, decay_H, decay_W, kernel, dim=np.shape(problem.W)[1], features_move=problem.case != "frozen",
         prototypes_move=problem.case not in ("anchored", "spherical"), bias=problem.bias,
-        spherical=problem.case == "spherical",
+        spherical=problem.case == "spherical", decay_b=problem.own(problem.decay),
     )  # fmt: skip
 
 
@@ -557,7 +555,7 @@ WRITINGS: dict[str, Change] = {
     ),
     "optax.sgd": Change(
         lambda problem: problem.but(limits=False, dynamics_as=lambda p, schedule: uj.Descent(
-            schedule, *p.rates, optimizer=optax.sgd(1.0))),
+            schedule, *p.rates[:2], optimizer=optax.sgd(1.0), rate_b=p.own(p.rates))),
         {"log_distance*": Unsaid("an optimiser has no limit"), "gap_W": Unsaid("an optimiser has no limit")},
         only_if(_CONFIG, _PLAIN, (lambda operation, problem: operation.startswith("simulate"), "only simulated")),
     ),
@@ -571,9 +569,9 @@ def loop(operation: Operation, problem: Problem) -> dict[str, Any]:
     """Plain steps in NumPy with the gradients written out, and the norms and the loss that they lead to."""
     H, W, b = (np.array(part, dtype=np.longdouble) for part in (problem.H, problem.W, problem.b))
     targets = np.eye(C)[problem.index] if problem.table is None else problem.table[problem.index]
-    q, (l1, l2), moves = problem.q[:, None], problem.decay, problem.case
+    q, (l1, l2, lb), moves = problem.q[:, None], problem.of_all(problem.decay), problem.case
     l1, l2 = (0 if moves == "frozen" else l1), (0 if moves in ("anchored", "spherical") else l2)
-    r1, r2 = (r * problem.eta for r in problem.rates)
+    r1, r2, rb = (r * problem.eta for r in problem.of_all(problem.rates))
     r1, r2 = (0 if moves == "frozen" else r1), (0 if moves in ("anchored", "spherical") else r2)
     kernel = np.eye(problem.samples) if problem.kernel is None else problem.kernel
     beta, trace, found = problem.momentum or 0, [0 * H, 0 * W, 0 * b], []
@@ -590,16 +588,16 @@ def loop(operation: Operation, problem: Problem) -> dict[str, Any]:
         else:
             pull, loss = targets - S, np.sum(q * (S - targets) ** 2) / 2
         if k in problem.times:
-            objective = loss + (l1 * np.sum(H**2) + l2 * (np.sum(W**2) + np.sum(b**2))) / 2
+            objective = loss + (l1 * np.sum(H**2) + l2 * np.sum(W**2) + lb * np.sum(b**2)) / 2
             norms = [np.log(np.sqrt(np.sum(part**2))) for part in (H, W)]
             found.append([float(x) for x in (loss, objective, *norms)])
         push = kernel @ (q * pull) @ W
         if moves == "spherical":
             push = (push - np.sum(push * seen, axis=1, keepdims=True) * seen) / lengths
-        down = [push - l1 * H, (q * pull).T @ seen - l2 * W, problem.bias * (np.sum(q * pull, axis=0) - l2 * b)]
+        down = [push - l1 * H, (q * pull).T @ seen - l2 * W, problem.bias * (np.sum(q * pull, axis=0) - lb * b)]
         trace = [d + beta * v for d, v in zip(down, trace, strict=True)]
         step = [d + beta * v for d, v in zip(down, trace, strict=True)] if problem.nesterov else trace
-        H, W, b = H + r1 * step[0], W + r2 * step[1], b + r2 * step[2]
+        H, W, b = H + r1 * step[0], W + r2 * step[1], b + rb * step[2]
     return dict(zip(("loss", "objective", "log_norm_H", "log_norm_W"), np.transpose(found), strict=True))
 
 

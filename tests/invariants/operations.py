@@ -182,12 +182,13 @@ def tables(problem: Problem) -> dict[str, Any]:
 
     return {
         "model": {"case": "regularized", "dim": np.shape(problem.W)[1], "gamma": problem.gamma,
-                  "decay": list(problem.decay), "bias": problem.bias},
+                  "decay": list(problem.decay[:2]), "bias": problem.bias,
+                  **dict(zip(("decay_b",), problem.decay[2:], strict=False))},
         "labels": {"layout": "labels", "labels": np.asarray(problem.index).tolist(), "classes": problem.classes,
                    "sample_weights": np.asarray(problem.q).tolist()},
         "state": {"features": np.asarray(problem.H).tolist(), "prototypes": np.asarray(problem.W).tolist(),
                   "bias": np.asarray(problem.b).tolist()},
-        "dynamics": {"kind": problem.kind, "rate_H": problem.rates[0], "rate_W": problem.rates[1],
+        "dynamics": {"kind": problem.kind, **dict(zip(("rate_H", "rate_W", "rate_b"), problem.rates, strict=False)),
                      "schedule": problem.eta if problem.horizon is None else
                      {"kind": "cosine", "peak": problem.eta, "horizon": problem.horizon}},
         "run": {"times": list(problem.times), "observe": list(observed(problem)), "precision": "float64"},

@@ -27,14 +27,15 @@ def written_labels(problem: Problem) -> Any:
 
 def written_model(problem: Problem, labels: Any) -> Any:
     loss = {"gamma": problem.gamma} if problem.loss == "unhinged" else {"loss": problem.loss}
-    dim, (decay_H, decay_W) = np.shape(problem.W)[1], problem.decay
+    dim, (decay_H, decay_W) = np.shape(problem.W)[1], problem.decay[:2]
+    bias = {"bias": problem.bias, "decay_b": problem.own(problem.decay)}
     match problem.case:
         case "regularized":
-            return uj.regularized(labels, dim, decay=(decay_H, decay_W), bias=problem.bias, **loss)
+            return uj.regularized(labels, dim, decay=(decay_H, decay_W), **bias, **loss)
         case "anchored":
             return uj.anchored(labels, dim, decay=decay_H, **loss)
         case "frozen":
-            return uj.frozen(labels, dim, decay=decay_W, bias=problem.bias, **loss)
+            return uj.frozen(labels, dim, decay=decay_W, **bias, **loss)
         case "spherical":
             return uj.spherical(labels, dim, decay=decay_H, **loss)
         case "kernel":
@@ -47,10 +48,10 @@ def written_schedule(problem: Problem) -> Any:
 
 
 def written_dynamics(problem: Problem, schedule: Any) -> Any:
-    rate_H, rate_W = problem.rates
+    (rate_H, rate_W), rate_b = problem.rates[:2], problem.own(problem.rates)
     if problem.kind == "flow":
-        return uj.Flow(schedule, rate_H, rate_W, rtol=RTOL)
-    return uj.Descent(schedule, rate_H, rate_W, momentum=problem.momentum, nesterov=problem.nesterov)
+        return uj.Flow(schedule, rate_H, rate_W, rtol=RTOL, rate_b=rate_b)
+    return uj.Descent(schedule, rate_H, rate_W, momentum=problem.momentum, nesterov=problem.nesterov, rate_b=rate_b)
 
 
 def written_state(problem: Problem) -> Any:
@@ -63,7 +64,7 @@ RTOL = 1e-10
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The numbers of a problem, and how they are written."""
+    """The numbers of a problem, and how they are written; decays and rates of H, W and perhaps of b."""
 
     index: Any
     H: Any
@@ -111,6 +112,16 @@ class Problem:
     def q(self) -> np.ndarray:
         return np.full(self.samples, 1 / self.samples) if self.weights is None else np.asarray(self.weights)
 
+    @staticmethod
+    def own(numbers: tuple) -> Any:
+        """The number of b among decays or rates, or None if it is that of W."""
+        return numbers[2] if len(numbers) == 3 else None
+
+    @staticmethod
+    def of_all(numbers: tuple) -> tuple:
+        """Decays or rates of H, W and b."""
+        return (*numbers, numbers[-1])[:3]
+
     @property
     def linear(self) -> bool:
         return self.loss == "unhinged" and self.case != "spherical"
@@ -145,7 +156,9 @@ def problems() -> dict[str, Problem]:
     of = {
         "weighted": Problem(**_numbers(uneven), weights=q, rich=True, times=()),
         "balanced": Problem(**_numbers(even), times=()),
-        "bias": Problem(**_numbers(uneven, True), weights=q, times=()),
+        "bias": Problem(
+            **_numbers(uneven, True), weights=q, decay=(2**-5, 2**-4, 2**-3), rates=(0.75, 1.25, 0.5), times=()
+        ),
         "noisy": Problem(**_numbers(uneven), table=table, times=()),
         "anchored": Problem(**_numbers(uneven), weights=q, case="anchored", times=()),
         "frozen": Problem(**_numbers(uneven, True), weights=q, case="frozen", times=()),

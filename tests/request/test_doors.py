@@ -93,7 +93,7 @@ WRONG = {
     "observe, a key that is none": (lambda: uj.exact(*RUNS.values(), observe={3: None}), "must be a string, but got 3"),
     "an event that is a mapping": (
         lambda: uj.event_time(MODEL, FLOW, STATE, {"w": 1}, 1.0, times=[0.0, 1.0]),
-        "event must be 'accuracy is 1', or the name of an observable, but got {'w': 1}",
+        "event must be 'accuracy is 1', the name of .* or a list of these, but got {'w': 1}",
     ),
     "times, a text": (lambda: uj.exact(MODEL, FLOW, STATE, "soon"), "times must be real numbers"),
     "times, none": (lambda: uj.exact(MODEL, FLOW, STATE, None), "times must be real numbers"),

@@ -164,15 +164,6 @@ class Pull(Loss):
         return DenseSignal(self.factor * jnp.asarray(labels.weights)[:, None] * labels.probabilities())
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Unsaid(Loss):
-    linear = True
-
-    def __call__(self, logits, targets):
-        return -jnp.sum(targets * logits, axis=-1)
-
-
 @pytest.mark.parametrize("run", [uj.exact, uj.simulate])
 def test_a_wrong_signal_is_refused_and_does_not_agree_with_itself(run):
     with pytest.raises(ValueError, match=r"Pull.signal is not minus the gradient .* differ by up to 0.17"):
@@ -182,8 +173,6 @@ def test_a_wrong_signal_is_refused_and_does_not_agree_with_itself(run):
         jax.jit(lambda state: run(model, uj.Descent(0.1), state, [10], "norm")["norm"])(STATE)
     found = run(uj.unconstrained(LABELS, dim=4, loss=Pull()), uj.Descent(0.1), STATE, [10], "norm")
     assert np.isfinite(found["norm"][0])
-    with pytest.raises(ValueError, match="Unsaid says that it is linear but has no `signal"):
-        run(uj.unconstrained(LABELS, dim=4, loss=Unsaid()), uj.Descent(0.1), STATE, [10], "norm")
 
 
 def test_messages_name_what_may_have_been_meant():

@@ -65,6 +65,8 @@ class Structure:
     schedule: str
     precision: str
     bias: bool
+    own: bool
+    """Whether the biases have a decay and a rate of their own."""
     lanes: int
     number: str
     index: str
@@ -110,10 +112,11 @@ def structure(number: int) -> Structure:
     classes = int(rng.integers(2, 5))
     counts = (2,) * classes if layout == "balanced" else tuple(int(n) for n in rng.integers(1, 5, classes))
     single = rng.random() < 0.2
+    own = rng.spawn(1)[0].random() < 0.5
     return Structure(
         case=case, loss="unhinged" if linear else pick(("cross_entropy", "mse")), labels=layout, kind=kind,
         schedule=pick(SCHEDULES), precision="float32" if single else "float64",
-        bias=case not in ("anchored", "sphere", "free sphere") and rng.random() < 0.5,
+        bias=case not in ("anchored", "sphere", "free sphere") and rng.random() < 0.5, own=own,
         lanes=3 if rng.random() < 0.25 else 0, number=pick(NUMBERS), index=pick(INDICES),
         written="C order" if single else pick(STATES), counts=counts, dim=int(rng.integers(2, 6)),
         dense=rng.random() < 0.3, cut=rng.random() < 0.5, exact_first=rng.random() < 0.3,
@@ -135,8 +138,8 @@ class Problem:
     times: np.ndarray
     rate: Callable[[int], float]
     zeta: Callable[[float], float]
-    rates: tuple[float, float]
-    decay: tuple[float, float]
+    rates: tuple[float, float, float]
+    decay: tuple[float, float, float]
     momentum: float
     theta: np.ndarray | None
 
@@ -145,7 +148,7 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
     n, C, p = sum(kind.counts), len(kind.counts), kind.dim
     number = NUMBERS[kind.number]
 
-    def drawn(low: float, high: float) -> tuple[Any, float]:
+    def drawn(low: float, high: float, rng: np.random.Generator = rng) -> tuple[Any, float]:
         """As it is given, and what it is."""
         given = number(np.exp(rng.uniform(np.log(low), np.log(high))))
         return given, float(given)
@@ -159,16 +162,20 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
         gamma_is = float(gamma)
     given, decay = zip(drawn(1e-3, 0.2), drawn(1e-3, 0.2), strict=True)
     loss = {"gamma": gamma} if kind.loss == "unhinged" else {"loss": kind.loss}
+    beside = rng.spawn(1)[0]
+    decay_b, rate_b = drawn(1e-3, 0.5, beside), drawn(0.3, 3.0, beside)
+    own = kind.own and kind.bias
+    with_bias = {"bias": kind.bias, "decay_b": decay_b[0] if own else None}
     theta: Any = None
     match kind.case:
         case "unconstrained":
             model, decay = uj.unconstrained(labels, p, bias=kind.bias, **loss), (0.0, 0.0)
         case "regularized":
-            model = uj.regularized(labels, p, decay=given, bias=kind.bias, **loss)
+            model = uj.regularized(labels, p, decay=given, **with_bias, **loss)
         case "anchored":
             model, decay = uj.anchored(labels, p, decay=given[0], **loss), (decay[0], 0.0)
         case "frozen":
-            model, decay = uj.frozen(labels, p, decay=given[1], bias=kind.bias, **loss), (0.0, decay[1])
+            model, decay = uj.frozen(labels, p, decay=given[1], **with_bias, **loss), (0.0, decay[1])
         case "sphere":
             model, decay = uj.spherical(labels, p, decay=given[0], **loss), (decay[0], 0.0)
         case "free sphere":
@@ -177,10 +184,12 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
             side = n * p if kind.case == "coordinates" else n
             J = rng.normal(size=(side, n + 1)) / np.sqrt(n)
             theta = J @ J.T
-            model = uj.ntk_invariant(
-                labels, p, J if kind.case == "factor" else theta, decay=given, bias=kind.bias, **loss
-            )
+            model = uj.ntk_invariant(labels, p, J if kind.case == "factor" else theta, decay=given, **with_bias, **loss)
     rates = [drawn(0.3, 2.0) for _ in "HW"]
+    rates.append(rate_b if own else rates[1])
+    own_rate = {"rate_b": rate_b[0] if own else None}
+    # Without a decay of H and W there is none of b: `unconstrained` takes none.
+    decay = (*decay, decay_b[1] if own and kind.case != "unconstrained" else decay[1])
     momentum = drawn(0.1, 0.8) if kind.kind in ("momentum", "Nesterov") else (None, 0.0)
     peak = drawn(0.02, (0.6 if kind.loss != "mse" else 0.15) * (1 if momentum[0] is None else 0.3))
     last = float(rng.uniform(3, 25)) if kind.flow else kind.updates[-1]
@@ -189,10 +198,10 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
         times = np.sort(rng.choice(np.arange(1, 200), 4, replace=False)) * last / 200
     schedule, rate, zeta = _schedule(kind.schedule, peak, last, number, rng)
     if kind.flow:
-        dynamics: Any = uj.Flow(schedule, rates[0][0], rates[1][0], rtol=RTOL[kind.precision])
+        dynamics: Any = uj.Flow(schedule, rates[0][0], rates[1][0], rtol=RTOL[kind.precision], **own_rate)
     else:
         dynamics = uj.Descent(
-            schedule, rates[0][0], rates[1][0], momentum=momentum[0], nesterov=kind.kind == "Nesterov"
+            schedule, rates[0][0], rates[1][0], momentum=momentum[0], nesterov=kind.kind == "Nesterov", **own_rate
         )
     log_scale = _log_size(kind, rng)
     starts = []
@@ -202,7 +211,7 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
         starts.append((H, W, b if kind.bias else 0 * b))
     signal, value = _loss(kind.loss, q[:, None], targets, gamma_is)
     return Problem(
-        model, dynamics, signal, value, truth, starts, log_scale, times, rate, zeta, (rates[0][1], rates[1][1]), decay,
+        model, dynamics, signal, value, truth, starts, log_scale, times, rate, zeta, tuple(r for _, r in rates), decay,
         momentum[1], theta,
     )  # fmt: skip
 
@@ -317,12 +326,12 @@ def field(kind: Structure, drawn: Problem, H: Any, W: Any, b: Any) -> tuple[Any,
         push = (push - np.sum(push * seen, axis=1, keepdims=True) * seen) / lengths
     if drawn.theta is not None:
         push = (drawn.theta @ push.ravel()).reshape(push.shape) if kind.case == "coordinates" else drawn.theta @ push
-    (r1, r2), (l1, l2) = drawn.rates, drawn.decay
+    (r1, r2, rb), (l1, l2, lb) = drawn.rates, drawn.decay
     if kind.case == "frozen":
         r1 = 0
     if kind.case in ("anchored", "sphere"):
         r2 = 0
-    return r1 * (push - l1 * H), r2 * (M.T @ seen - l2 * W), r2 * kind.bias * (np.sum(M, axis=0) - l2 * b)
+    return r1 * (push - l1 * H), r2 * (M.T @ seen - l2 * W), rb * kind.bias * (np.sum(M, axis=0) - lb * b)
 
 
 def oracle(kind: Structure, drawn: Problem, start: tuple[Any, Any, Any]) -> list[tuple[Any, Any, Any]]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax import precision as _precision
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, check_dynamics
+from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow, check_dynamics
+from unhinged_jax.losses import Custom, Loss
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.optimizers import Optimizer
 from unhinged_jax.schedules import Numeric, Schedule
@@ -25,9 +26,9 @@ def check_kinds(model: object, dynamics: object) -> None:
 
 def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     """Raise for an array in place of a number, because it would act as one number for each coordinate."""
-    given = {name: getattr(dynamics, name, None) for name in ("rate_H", "rate_W", "momentum")}
+    given = {name: getattr(dynamics, name, None) for name in (*RATES, "momentum")}
     given = {name: value for name, value in given.items() if not callable(value)}
-    given |= {"decay_H": model.decay_H, "decay_W": model.decay_W, "exponent": model.exponent}
+    given |= {name: getattr(model, name) for name in ("decay_H", "decay_W", "decay_b", "exponent")}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
     optimizer = getattr(dynamics, "optimizer", None)
     if optimizer is not None:
@@ -64,34 +65,40 @@ def check_optimizer(optimizer: Optimizer, shapes: tuple[tuple[int, ...], ...], p
         )
 
 
-_agreed: set[tuple[type, int]] = set()
+_agreed: set[tuple[Any, int]] = set()
 _LARGEST = 10_000_000  # entries; a larger signal is not checked
 
 
 def check_signal(model: LayerPeeled) -> None:
-    """Raise unless the signal of a loss from outside this package is minus its gradient.
+    """Raise unless the signal of a loss from outside this package is minus its gradient, at small and large logits.
 
     Reduced simulations and closed forms read the signal and not the loss, so with a wrong signal they would agree with
     each other. Each combination of loss and labels is checked once.
     """
-    ours = type(model.loss).__module__.startswith("unhinged_jax.")
+    name = type(model.loss.function if isinstance(model.loss, Custom) else model.loss).__name__
+    ours = type(model.loss).__module__.startswith("unhinged_jax.") and not isinstance(model.loss, Custom)
     large = model.samples * model.classes > _LARGEST
     if ours or large or not model.loss.linear or not _check.concrete(model):
         return
-    leaves = jax.tree.leaves((model.loss, model.labels))
-    kind = (type(model.loss), hash(tuple(np.asarray(leaf).tobytes() for leaf in leaves)))
+    leaves, structure = jax.tree.flatten((model.loss, model.labels))
+    kind = (structure, hash(tuple(np.asarray(leaf).tobytes() for leaf in leaves)))
     if kind in _agreed:
         return
     with _precision.scope("float64"), jax.ensure_compile_time_eval():  # numbers, even inside jax.jit
-        logits = jnp.asarray(np.random.default_rng(0).normal(size=(model.samples, model.classes)))
-        slope = _memory.read(jax.grad(model.loss_of_logits)(logits))
-        apart = float(np.max(np.abs(_memory.read(model.signal().dense("float64")) + slope)))
-    size = float(np.max(np.abs(slope)))
+        signal = _memory.read(model.signal().dense("float64"))
+        logits = np.random.default_rng(0).normal(size=(2, *signal.shape)) * np.array([1.0, 30.0])[:, None, None]
+        slopes = np.stack([_memory.read(jax.grad(model.loss_of_logits)(jnp.asarray(each))) for each in logits])
+    apart, size = float(np.max(np.abs(signal + slopes))), float(np.max(np.abs(slopes)))
     if not apart <= 1e-5 * size:
+        if type(model.loss).signal is Loss.signal:
+            raise ValueError(
+                f"{name} says `linear = True`, but its gradient with respect to the logits is not constant: at random "
+                f"logits it differs by up to {apart:.2g} from that at 0, and it has entries up to {size:.2g}; leave "
+                "`linear` out."
+            )
         raise ValueError(
-            f"{type(model.loss).__name__}.signal is not minus the gradient of the loss with respect to the logits: "
-            f"they differ by up to {apart:.2g}, and the gradient has entries up to {size:.2g}; check the weights and "
-            "the sign of the signal."
+            f"{name}.signal is not minus the gradient of the loss with respect to the logits: they differ by up to "
+            f"{apart:.2g}, and the gradient has entries up to {size:.2g}; check the weights and the sign of the signal."
         )
     _agreed.add(kind)
 

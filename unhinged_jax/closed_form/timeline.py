@@ -34,7 +34,7 @@ from unhinged_jax.closed_form.modes import (
 )
 from unhinged_jax.closed_form.updates import products
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.linear.rates import Rates, unit_rates
+from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.schedules import Constant
 from unhinged_jax.special import phi1, safe_log
@@ -117,7 +117,8 @@ def closed(dynamics: Dynamics) -> bool:
     """Whether the coefficients have a closed form that needs no product over steps."""
     if isinstance(dynamics, Flow):
         return True
-    return dynamics.proportional and dynamics.momentum is None and isinstance(dynamics.schedule, Constant)
+    numbers = not any(map(callable, dynamics.rates))
+    return numbers and dynamics.momentum is None and isinstance(dynamics.schedule, Constant)
 
 
 def timeline(model: LayerPeeled, dynamics: Dynamics, clock: Clock, modes: Modes, pushed: bool = False) -> Record:
@@ -145,6 +146,7 @@ def _flow_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes) -
     """The record of a flow."""
     g, present = modes.squares, modes.present
     rates, others = unit_rates(model, flow, g.dtype), g * (1 - modes.winning)
+    own = bias_rates(model, flow, rates)
     nodes = _winning_nodes(modes, rates)
     taus = flow.schedule.integral(clock.times) - flow.schedule.integral(clock.first)
 
@@ -160,7 +162,7 @@ def _flow_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes) -
             *coefficients(others, jax.lax.stop_gradient(nodes[1] * tau)),
             nodes * tau,
             jnp.ones_like(nodes),
-            BiasCoefficients(jnp.exp(-rates.c * tau), rates.r2 * tau * phi1(rates.c * tau)),
+            BiasCoefficients(jnp.exp(-own.decay * tau), own.rate * tau * phi1(own.decay * tau)),
         )
 
     return jax.vmap(at)(taus.astype(g.dtype))
@@ -170,6 +172,7 @@ def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates
     """The record of a descent with equal steps and without momentum."""
     g, present = modes.squares, modes.present
     rates, others = unit_rates(model, descent, g.dtype), g * (1 - modes.winning)
+    own = bias_rates(model, descent, rates)
     nodes = _winning_nodes(modes, rates)
     eta = jnp.asarray(descent.schedule(0), g.dtype)
 
@@ -190,8 +193,8 @@ def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates
             log_power(nodes),
             jnp.where((1 + eta * nodes < 0) & odd, -1.0, 1.0),
             BiasCoefficients(
-                power(-eta * rates.c, count, zero, odd),
-                rates.r2 * quotient(zero, -rates.c, rates.c, eta, count, zero, odd),
+                power(-eta * own.decay, count, zero, odd),
+                own.rate * quotient(zero, -own.decay, own.decay, eta, count, zero, odd),
             ),
         )
 

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes
-from unhinged_jax.dynamics import Descent, rate_at
+from unhinged_jax.dynamics import Descent, PartRates, rate_at
 from unhinged_jax.model import LayerPeeled
 
 _DRIFT = 30  # powers of two that a column may drift before it is rescaled
@@ -77,15 +77,15 @@ def _downhill(c: Coefficients, g: jax.Array, model: LayerPeeled) -> Coefficients
     )
 
 
-def _times(rate_H: jax.Array, rate_W: jax.Array, change: Held) -> Held:
-    """A change of the coefficients at unit rates, multiplied by the rates of H and W."""
+def _times(rates: PartRates, change: Held) -> Held:
+    """A change of the coefficients at unit rates, multiplied by the rates of H, W and b."""
 
     def of_modes(c: Coefficients) -> Coefficients:
         return Coefficients(
-            rate_W * c.W_from_W, rate_W * c.W_from_F, rate_H * c.H_from_W, rate_H * c.H_from_F, rate_H * c.H_from_H
+            rates.W * c.W_from_W, rates.W * c.W_from_F, rates.H * c.H_from_W, rates.H * c.H_from_F, rates.H * c.H_from_H
         )
 
-    bias = BiasCoefficients(rate_W * change.bias.b_from_b, rate_W * change.bias.b_from_drift)
+    bias = BiasCoefficients(rates.b * change.bias.b_from_b, rates.b * change.bias.b_from_drift)
     return Held(of_modes(change.full), of_modes(change.rest), bias)
 
 
@@ -126,18 +126,20 @@ def products(
     start = Carry(x, v, at_nodes, node_v, Powers(none, none, jnp.zeros(4, jnp.int32)))
 
     def downhill(x: Held) -> Held:
-        bias = BiasCoefficients(-model.decay_W * x.bias.b_from_b, 1 - model.decay_W * x.bias.b_from_drift)
+        bias = BiasCoefficients(-model.decays.b * x.bias.b_from_b, 1 - model.decays.b * x.bias.b_from_drift)
         return Held(_downhill(x.full, g, model), _downhill(x.rest, g * (1 - modes.winning), model), bias)
 
     def step(carry: Carry, k: jax.Array) -> Carry:
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time), dtype)
-        rate_H, rate_W = (
-            eta * (1.0 if moving else 0.0) * jnp.asarray(rate_at(rate, time), dtype)
-            for moving, rate in ((moves.H, descent.rate_H), (moves.W, descent.rate_W))
+        rates = PartRates(
+            *(
+                eta * (1.0 if moving else 0.0) * jnp.asarray(rate_at(rate, time), dtype)
+                for moving, rate in zip(moves, descent.rates, strict=True)
+            )
         )
         change, v = _with_momentum(descent, downhill(carry.x), carry.v)
-        x = jax.tree.map(jnp.add, carry.x, _times(rate_H, rate_W, change))
+        x = jax.tree.map(jnp.add, carry.x, _times(rates, change))
         shift, node_v = _with_momentum(descent, nodes * carry.nodes, carry.node_v)
         return _rescaled(Carry(x, v, carry.nodes + eta * shift, node_v, carry.power), present)
 

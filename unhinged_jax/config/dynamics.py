@@ -13,7 +13,7 @@ from unhinged_jax import _check, schedules
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.sections import DynamicsSection
 from unhinged_jax.config.tables import call, check_arguments, given_keys, name_and_arguments, own, pick
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, solves
+from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow, solves
 from unhinged_jax.optimizers import Optimizer
 
 _SCHEDULES = {
@@ -52,7 +52,7 @@ def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
     for name in given_keys(section, *_ONLY[other]):
         raise ValueError(f"{name} belongs to kind = {other!r}, but kind is {section.kind!r}.")
     given = given_keys(section, *_ONLY[section.kind])
-    for name, spec in given_keys(section, "schedule", "rate_H", "rate_W").items():
+    for name, spec in given_keys(section, "schedule", *RATES).items():
         given[name] = _schedule(spec, files)
     if "solver" in given:
         given["solver"] = _solver(given["solver"])

@@ -24,6 +24,7 @@ _LAYOUTS: dict[str, tuple[Callable, dict[str, str]]] = {
     "step": (labels.step_imbalanced, {}),
     "labels": (labels.from_labels, {"labels": "index"}),
     "soft": (labels.soft, {}),
+    "targets": (labels.targets, {"targets": "values"}),
 }
 _NOT_ARGUMENTS = ("layout", "noise", "smoothing", "class_weights", "weight_exponent", "sample_weights")
 

@@ -16,8 +16,9 @@ from unhinged_jax.config.model import build_model, build_state
 from unhinged_jax.config.reading import placed
 from unhinged_jax.config.sections import Config, RunSection
 from unhinged_jax.config.tables import name_and_arguments, own
-from unhinged_jax.dynamics import Descent, Dynamics, logspaced, steps
+from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.schedules import logspaced, steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ class ModelSection:
         decay: Weight decay on features and prototypes, or [on H, on W]; one number if only one of them moves.
             regularized needs it; elsewhere the default is 0.
         bias: Whether there are biases that move; default false. Not in anchored and spherical.
+        decay_b: regularized, frozen, ntk_invariant: weight decay on the biases; default that of the prototypes.
         rescale: spherical: q, where the gradient of a feature h is multiplied by |h|^q; default 0.
         free_prototypes: spherical: whether the prototypes move too; default false.
         kernel: ntk_invariant, which needs it: the kernel between samples, (n, n), or a factor J of it, (n, m); or one
@@ -35,6 +36,7 @@ class ModelSection:
     loss: str | dict | None = None
     decay: float | list | None = None
     bias: bool | None = None
+    decay_b: float | None = None
     rescale: int | float | None = None
     free_prototypes: bool | None = None
     kernel: Array | None = None
@@ -64,7 +66,7 @@ class LabelsSection:
     """[labels]: the layout, the arguments of its constructor, noise, smoothing and weights.
 
     Attributes:
-        layout: "balanced", "counts", "long_tailed", "step", "labels" or "soft".
+        layout: "balanced", "counts", "long_tailed", "step", "labels", "soft" or "targets".
         classes: balanced, long_tailed, step, labels: C, the number of classes; for labels by default the largest plus
             1.
         per_class: balanced: N, the samples of every class.
@@ -74,8 +76,9 @@ class LabelsSection:
         ratio: long_tailed, step: the samples of the largest class over those of the smallest, at least 1.
         majority: step: the number of large classes; default half of them.
         labels: labels: the class of every sample, from 0.
-        targets: soft: a distribution over the classes for every sample, (n, C).
+        targets: soft: a distribution over the classes for every sample, (n, C). targets: any numbers, (n, C).
         truth: soft: the class of every sample that the accuracy refers to; default the one with the largest target.
+            targets: the same; by default there are no classes.
         noise: Label noise; see [labels.noise].
         smoothing: Label smoothing: the share of the target that is spread evenly.
         class_weights: Factors on the weights of the classes.
@@ -130,7 +133,8 @@ class DynamicsSection:
         schedule: The learning rate: a number (default 1), or {kind = ..., and its numbers} with kind "constant",
             "cosine", "exponential", "polynomial", "piecewise", "warmup" or "numeric"; "module:name" is one of your own.
         rate_H: Factor on the rate of the features, given like `schedule`; default 1.
-        rate_W: Factor on the rate of prototypes and biases, given like `schedule`; default 1.
+        rate_W: Factor on the rate of the prototypes, given like `schedule`; default 1.
+        rate_b: Factor on the rate of the biases, given like `schedule`; default `rate_W`.
         momentum: descent: the coefficient of heavy-ball momentum, at least 0 and below 1.
         nesterov: descent: true for Nesterov's form of the momentum.
         optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
@@ -146,6 +150,7 @@ class DynamicsSection:
     schedule: float | str | dict | None = None
     rate_H: float | str | dict | None = None
     rate_W: float | str | dict | None = None
+    rate_b: float | str | dict | None = None
     momentum: float | None = None
     nesterov: bool | None = None
     optimizer: str | dict | None = None

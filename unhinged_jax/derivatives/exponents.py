@@ -25,8 +25,8 @@ from unhinged_jax._values import Value
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.timeline import closed
 from unhinged_jax.derivatives.flow_map import Times, flow_map
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.linear.rates import unit_rates
+from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow
+from unhinged_jax.linear.rates import bias_rates, unit_rates
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.simulation import scale_must_fit
 from unhinged_jax.trajectory import RunResult, Trajectory
@@ -208,7 +208,7 @@ def _later(descent: Descent, start: float) -> Descent:
             return rate
         return numeric(jax.tree_util.Partial(lambda rate, begin, k: rate(begin + k), rate, jnp.asarray(float(start))))
 
-    names = ("schedule", "rate_H", "rate_W")
+    names = ("schedule", *RATES)
     return dataclasses.replace(descent, **{name: shifted(getattr(descent, name)) for name in names})
 
 
@@ -252,8 +252,8 @@ def _stretch(
 def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = None) -> np.ndarray:
     """The spectrum of a linear dynamics: growth rates per unit of zeta(t), or per update at constant rate, descending.
 
-    mu_+- of each mode, p-fold; -r_1 lambda_1 and -r_2 lambda_2 for uncoupled parts and for the bias; in a descent log
-    |1 + eta mu|.
+    mu_+- of each mode, p-fold; -r_1 lambda_1 and -r_2 lambda_2 for uncoupled parts, and minus rate times decay of the
+    bias; in a descent log |1 + eta mu|.
 
     Args:
         model, dynamics: As in `exact`; a descent without momentum, at a constant rate.
@@ -286,9 +286,10 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
     with _precision.scope("float64"):
         model, dynamics = _request.traceable((model, dynamics))
         gram = _memory.read(model.signal().gram(jnp.float64))
-        rates = [float(x) for x in dataclasses.astuple(unit_rates(model, dynamics, jnp.float64))]
+        rates = unit_rates(model, dynamics, jnp.float64)
+        of_bias = float(bias_rates(model, dynamics, rates).decay)
         eta = None if isinstance(dynamics, Flow) else float(dynamics.schedule(0))
-    a, c, r1, r2 = rates
+    a, c, r1, r2 = (float(rate) for rate in dataclasses.astuple(rates))
     pairs = min(model.samples, model.classes)
     squares = np.maximum(np.linalg.eigvalsh(gram), 0.0)[model.classes - pairs :]
     root = np.sqrt(((a - c) / 2) ** 2 + r1 * r2 * squares)
@@ -298,7 +299,7 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
         modes = [np.full(model.samples, -a) if model.moves.H else np.full(model.classes, -c)]
     every = np.repeat(np.concatenate(modes), model.dim)
     if model.moves.b:
-        every = np.concatenate([every, np.full(model.classes, -c)])
+        every = np.concatenate([every, np.full(model.classes, -of_bias)])
     if eta is not None:
         every = np.log(np.maximum(np.abs(1 + eta * every), np.finfo(float).tiny))
     return np.sort(every + 0.0)[::-1][:count]  # no -0.0

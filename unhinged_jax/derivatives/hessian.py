@@ -122,7 +122,7 @@ def _hessian_times(model: LayerPeeled, parts: list[jax.Array], v: jax.Array) -> 
     def objective(free: list[jax.Array]) -> jax.Array:
         pieces = iter(free)
         H, W, b = (next(pieces) if there else part for part, there in zip(parts, model.moves, strict=True))
-        decay = model.decay_H * jnp.sum(H**2) + model.decay_W * (jnp.sum(W**2) + jnp.sum(b**2))
+        decay = sum(rate * jnp.sum(part**2) for rate, part in zip(model.decays, (H, W, b), strict=True))
         return model.data_loss(H, W, b) + decay / 2
 
     with jax.default_matmul_precision("highest"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax._values import in_a_line
-from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.dynamics import RATES, Descent, Dynamics
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import CustomTree, Unhinged
 from unhinged_jax.model import LayerPeeled, State
@@ -117,12 +117,13 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     """Every named parameter of a problem.
 
     `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
-    `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `eta`, a constant rate; `schedule.FIELD`, a
-    number or array of the schedule (further dots reach nested ones); `momentum`; `optimizer.NAME`, a number of an
-    `Optimizer`; `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors
-    on the weights of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are
-    applied as given otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`;
-    `kernel`; `H`, `W` (in units of e^log_scale) and `b`.
+    `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `decay_b` and `rate_b` if the biases have their
+    own, which then stay where decays and rates of H and W move; `eta`, a constant rate; `schedule.FIELD`, a number or
+    array of the schedule (further dots reach nested ones); `momentum`; `optimizer.NAME`, a number of an `Optimizer`;
+    `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors on the weights
+    of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are applied as given
+    otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in
+    units of e^log_scale) and `b`.
 
     Source: beyond the paper.
 
@@ -137,7 +138,7 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     for name in ("H", "W") + (("b",) if model.bias else ()):
         named[name] = (getattr(state, name), _Change(2, _Replace((name,))))
     moves = {"decay_H": model.moves.H, "decay_W": model.moves.W}
-    moves |= {"rate_H": model.moves.H, "rate_W": model.moves.W}
+    moves |= {"rate_H": model.moves.H, "rate_W": model.moves.W, "rate_b": model.moves.b}
     both = model.moves.coupled
     moves |= {"s": both, "decay": both}
     return {name: Parameter(name, *found) for name, found in named.items() if moves.get(name, True)}
@@ -158,7 +159,8 @@ def _model_parameters(model: LayerPeeled) -> dict[str, Any]:
     named["decay"] = (model.decay_H, _Change(0, _with_decay))
     if np.ndim(model.decay_H) or np.ndim(model.decay_W) or not _same(model.decay_H, model.decay_W):
         del named["decay"]
-    named |= {name: (getattr(model, name), _of_model(name)) for name in ("decay_H", "decay_W")}
+    names = ("decay_H", "decay_W") if model.decay_b is None else ("decay_H", "decay_W", "decay_b")
+    named |= {name: (getattr(model, name), _of_model(name)) for name in names}
     if model.kernel is not None:
         named["kernel"] = (model.kernel.matrix, _of_model("kernel", "matrix"))
     return named
@@ -179,6 +181,8 @@ def _label_parameters(model: LayerPeeled) -> dict[str, Any]:
         "class_weights": (np.ones(labels.classes), _Change(0, _reweighted)),
         "sample_weights": (labels.weights, _Change(0, _with_weights)),
     }
+    if not labels.classified:
+        del named["class_weights"]
     rate = _noise_rate(labels)
     if rate is not None:
         named["noise"] = (rate, _Change(0, _with_noise))
@@ -224,7 +228,7 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
     else:
         for way, value in _numbers_in(schedule, ("schedule",)):
             named[".".join(way)] = (value, _of_dynamics(*way))
-    for name in ("rate_H", "rate_W"):
+    for name in RATES:
         if is_number(getattr(dynamics, name)):
             named[name] = (getattr(dynamics, name), _of_dynamics(name))
     if {"rate_H", "rate_W"} <= named.keys():

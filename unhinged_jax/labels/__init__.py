@@ -1,7 +1,16 @@
 """Class layouts: which sample has which label, with what target and what weight."""
 
 from unhinged_jax.labels.labels import Labels
-from unhinged_jax.labels.layouts import Order, balanced, from_counts, from_labels, long_tailed, soft, step_imbalanced
+from unhinged_jax.labels.layouts import (
+    Order,
+    balanced,
+    from_counts,
+    from_labels,
+    long_tailed,
+    soft,
+    step_imbalanced,
+    targets,
+)
 
 __all__ = [
     "Labels",
@@ -12,4 +21,5 @@ __all__ = [
     "long_tailed",
     "soft",
     "step_imbalanced",
+    "targets",
 ]

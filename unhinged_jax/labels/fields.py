@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +10,41 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
+
+PER_SAMPLE = ("soft", "values")
+"""Kinds of labels with one row of targets per sample."""
+
+
+class Fields(Protocol):
+    """The fields of `Labels`, which only can be read."""
+
+    @property
+    def index(self) -> Any:
+        """Labels, (n,)."""
+
+    @property
+    def weights(self) -> Any:
+        """q_i, (n,)."""
+
+    @property
+    def targets(self) -> Any:
+        """None, (C, C) or (n, C)."""
+
+    @property
+    def clean(self) -> Any:
+        """None or labels, (n,)."""
+
+    @property
+    def classes(self) -> int:
+        """C."""
+
+    @property
+    def kind(self) -> str:
+        """How `targets` is read."""
+
+    @property
+    def samples(self) -> int:
+        """n."""
 
 
 def as_array(name: str, value: object) -> Any:
@@ -53,3 +88,32 @@ def wide(name: str, rate: ArrayLike) -> Any:
     if value.shape or not 0 <= value <= 1:
         raise ValueError(f"{name} must be one number between 0 and 1, but got {_check.given(rate)}.")
     return float(value)
+
+
+def check_fields(labels: Fields) -> None:
+    """Raise unless shapes, kind and numbers match, both when labels are built and when a tree was changed."""
+    samples, classes = labels.samples, labels.classes
+    for name in ("index", "clean", "weights"):
+        value = getattr(labels, name)
+        if value is not None and name != "weights":
+            _check.labels(name, value, classes)
+        if value is not None and np.shape(value)[-1:] != (samples,):
+            raise ValueError(
+                f"{name} must have shape {(samples,)} (one per sample), but got {np.shape(value)}; for another number "
+                "of samples, build new labels."
+            )
+    _check.non_negative("weights", labels.weights, array=True)
+    if _check.concrete(labels.weights) and not np.any(np.asarray(labels.weights) != 0):
+        raise ValueError("all sample weights are 0, so there is nothing to learn; leave some samples a weight.")
+    _check.choice("kind", labels.kind, ("hard", "table", *PER_SAMPLE))
+    if (labels.targets is None) != (labels.kind == "hard"):
+        given = "no targets" if labels.targets is None else f"targets of shape {np.shape(labels.targets)}"
+        raise ValueError(
+            f"labels of kind {labels.kind!r} cannot have {given}; 'hard' labels have no targets, all others do."
+        )
+    if labels.targets is not None:
+        expected = (classes if labels.kind == "table" else samples, classes)
+        if np.shape(labels.targets)[-2:] != expected:
+            raise ValueError(
+                f"targets of kind {labels.kind!r} must have shape {expected}, but got {np.shape(labels.targets)}."
+            )

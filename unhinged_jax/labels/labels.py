@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from unhinged_jax import _check, _numbers
 from unhinged_jax._values import Tabled
 from unhinged_jax.labels.balance import Known, known, register
-from unhinged_jax.labels.fields import as_array, as_labels, kind_of, largest_again, wide
+from unhinged_jax.labels.fields import PER_SAMPLE, as_array, as_labels, check_fields, kind_of, largest_again, wide
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -29,10 +29,11 @@ class Labels(Tabled):
             smoothing, expected label noise); or one row per sample, (n, C) (mixup, soft labels).
         clean: Labels against which accuracy is measured, shape (n,); None means `index`.
         classes: C.
-        kind: "hard", "table" or "soft", which says how to read `targets`; by default their shape decides.
+        kind: "hard", "table" or "soft", which says how to read `targets`; by default their shape decides. Of kind
+            "values" targets are any real numbers for C outputs, and classes exist only if `clean` is given.
 
-    Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced` or `soft`, and refine it
-    with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`. The constructor and `replace` trust
+    Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced`, `soft` or `targets`, and
+    refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`. The constructor and `replace` trust
     `balanced=True` for traced arrays; otherwise they check it.
 
     Raises:
@@ -66,7 +67,7 @@ class Labels(Tabled):
         kind: str | None = None,
         balanced: bool | None = None,
     ) -> None:
-        classes = _check.whole("classes", classes, 2, most=2**31 - 1)
+        classes = _check.whole("classes", classes, 1 if kind == "values" else 2, most=2**31 - 1)
         claimed = balanced is not None and _check.flag("balanced", balanced)
         index = as_labels("index", index, classes)
         weights, targets = (
@@ -121,16 +122,30 @@ class Labels(Tabled):
         return int(np.shape(self.index)[-1])
 
     @property
+    def classified(self) -> bool:
+        """Whether every sample has a class: always, except for targets of kind "values" without `clean`."""
+        return self.kind != "values" or self.clean is not None
+
+    @property
     def truth(self) -> Any:
-        """Labels against which accuracy is measured, shape (n,)."""
+        """Labels against which accuracy is measured, shape (n,); raises ValueError if samples have no classes."""
+        if not self.classified:
+            raise ValueError(
+                "these targets are numbers, not classes; give `truth` to `targets` if samples have classes."
+            )
         return self.index if self.clean is None else self.clean
+
+    @property
+    def by_class(self) -> Any:
+        """`index`, shape (n,); raises ValueError if samples have no classes."""
+        return self.truth if self.kind == "values" else self.index
 
     def counts(self) -> jax.Array:
         """Samples in each class, shape (C,)."""
-        return jnp.bincount(jnp.asarray(self.index), length=self.classes)
+        return jnp.bincount(jnp.asarray(self.by_class), length=self.classes)
 
     def probabilities(self) -> jax.Array:
-        """Targets as one distribution per sample, shape (n, C): a dense array, for the general losses.
+        """Targets as one distribution (or row of values) per sample, (n, C): a dense array, for the general losses.
 
         Example:
             >>> from unhinged_jax.labels import balanced
@@ -138,7 +153,7 @@ class Labels(Tabled):
             Array([[1., 0.],
                    [0., 1.]], dtype=float32)
         """
-        if self.kind == "soft":
+        if self.kind in PER_SAMPLE:
             return jnp.asarray(self.targets)
         index = jnp.asarray(self.index)
         if self.kind == "table":
@@ -147,6 +162,12 @@ class Labels(Tabled):
         # Traced labels could not be checked when they were passed; what is computed from wrong ones is NaN.
         return jnp.where(((index >= 0) & (index < self.classes))[..., None], one_hot, jnp.nan)
 
+    def targets_of_classes(self) -> jax.Array | None:
+        """The target of every class, shape (C, C), or None if every sample has its own."""
+        if self.kind in PER_SAMPLE:
+            return None
+        return jnp.eye(self.classes) if self.kind == "hard" else jnp.asarray(self.targets)
+
     def replace(self, **changes: Any) -> Labels:
         """A copy with the named fields changed, checked as by the constructor.
 
@@ -154,10 +175,15 @@ class Labels(Tabled):
         is the largest target of each row.
         """
         if "targets" in changes:
-            soft = self.kind == "soft" and changes.get("kind", "soft") == "soft"
-            if soft and "index" not in changes and np.shape(changes["targets"]) == np.shape(self.targets):
+            rows = self.kind in PER_SAMPLE and changes.get("kind", self.kind) == self.kind
+            if (
+                rows
+                and self.kind == "soft"
+                and "index" not in changes
+                and np.shape(changes["targets"]) == np.shape(self.targets)
+            ):
                 changes["index"] = largest_again(self.index, self.targets, changes["targets"])
-            changes.setdefault("kind", "soft" if soft else None)
+            changes.setdefault("kind", self.kind if rows else None)
         return dataclasses.replace(self, **changes)
 
     def weighted(
@@ -196,7 +222,7 @@ class Labels(Tabled):
         if classes is not None:
             _check.shape("class weights", classes, (self.classes,), "one per class")
             _check.positive("class weights", classes, array=True)
-            weights = weights * xp.asarray(classes, wide)[xp.asarray(self.index)]
+            weights = weights * xp.asarray(classes, wide)[xp.asarray(self.by_class)]
         if samples is not None:
             _check.shape("sample weights", samples, (self.samples,), "one per sample")
             _check.non_negative("sample weights", samples, array=True)
@@ -267,7 +293,7 @@ class Labels(Tabled):
         if self.kind != "hard":
             raise ValueError(
                 f"label noise and smoothing need one-hot labels, but these are of kind {self.kind!r}; combine "
-                "the targets yourself and pass them to `soft`."
+                "the targets yourself and pass them to `soft` or `targets`."
             )
         table = _numbers.array("transition table", table)
         if key is not None:
@@ -284,33 +310,3 @@ class Labels(Tabled):
 
 
 register(Labels, ("index", "weights", "targets", "clean"), ("classes", "kind"))
-
-
-def check_fields(labels: Labels) -> None:
-    """Raise unless shapes, kind and numbers match, both when labels are built and when a tree was changed."""
-    samples, classes = labels.samples, labels.classes
-    for name in ("index", "clean", "weights"):
-        value = getattr(labels, name)
-        if value is not None and name != "weights":
-            _check.labels(name, value, classes)
-        if value is not None and np.shape(value)[-1:] != (samples,):
-            raise ValueError(
-                f"{name} must have shape {(samples,)} (one per sample), but got {np.shape(value)}; for another number "
-                "of samples, build new labels."
-            )
-    _check.non_negative("weights", labels.weights, array=True)
-    if _check.concrete(labels.weights) and not np.any(np.asarray(labels.weights) != 0):
-        raise ValueError("all sample weights are 0, so there is nothing to learn; leave some samples a weight.")
-    _check.choice("kind", labels.kind, ("hard", "table", "soft"))
-    if (labels.targets is None) != (labels.kind == "hard"):
-        given = "no targets" if labels.targets is None else f"targets of shape {np.shape(labels.targets)}"
-        raise ValueError(
-            f"labels of kind {labels.kind!r} cannot have {given}; 'hard' labels have no targets, 'table' and 'soft' "
-            "labels do."
-        )
-    if labels.targets is not None:
-        expected = (classes if labels.kind == "table" else samples, classes)
-        if np.shape(labels.targets)[-2:] != expected:
-            raise ValueError(
-                f"targets of kind {labels.kind!r} must have shape {expected}, but got {np.shape(labels.targets)}."
-            )

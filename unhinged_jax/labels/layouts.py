@@ -229,3 +229,48 @@ def soft(targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequ
         classes=classes,
         kind="soft",
     )
+
+
+def targets(values: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequence[int] | None = None) -> Labels:
+    """Any real targets, one row per sample: regression, several labels for a sample, codes of classes.
+
+    The model has one prototype per output. Losses take the rows as they are; those that need distributions refuse them.
+
+    Args:
+        values: Finite numbers, shape (n, C), or (n,) for a single output.
+        truth: The class of each sample, 0 ... C-1, shape (n,), if outputs stand for classes. Without it there is no
+            accuracy, margin or metric of neural collapse, and a run refuses them.
+
+    Returns:
+        `Labels` of kind "values" with equal weights.
+
+    Raises:
+        ValueError: for a wrong shape, numbers that are not finite, or a truth that is not an integer in 0 ... C-1.
+
+    Source: beyond the paper.
+
+    Example:
+        >>> labels = targets([[0.5, -1.0], [2.0, 0.0], [1.0, 1.0]])
+        >>> labels.classes, labels.samples, labels.classified
+        (2, 3, False)
+    """
+    values = _numbers.array("targets", values)
+    if not isinstance(values, jax.Array):
+        values = np.asarray(values)
+    values = values[:, None] if np.ndim(values) == 1 else values
+    if np.ndim(values) != 2 or 0 in np.shape(values):
+        raise ValueError(f"targets must have shape (n, C), or (n,) for one output, but got {np.shape(values)}.")
+    samples, outputs = np.shape(values)
+    index: ArrayLike = np.zeros(samples, np.int32)
+    if truth is not None:
+        index = truth if isinstance(truth, jax.Array) else _check.real("truth", truth, array=True)
+        _check.shape("truth", index, (samples,), "one label per sample")
+        _check.labels("truth", index, outputs)
+    return Labels(
+        index=index,
+        weights=np.full(samples, 1.0 / samples),
+        targets=values,
+        clean=None if truth is None else index,
+        classes=outputs,
+        kind="values",
+    )

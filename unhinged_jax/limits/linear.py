@@ -18,7 +18,7 @@ from unhinged_jax.dynamics import Dynamics, Flow
 from unhinged_jax.limits.factors import factor
 from unhinged_jax.limits.result import Limit
 from unhinged_jax.linear.leading_part import Coupled, Growth, growth, leading_part
-from unhinged_jax.linear.rates import Rates, unit_rates
+from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.linear.row_space import RowSpace, row_space
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled, State, multiplied
@@ -95,7 +95,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     angle = jnp.where(led, found.angle, fading.angle[slowest])
     rate_H, rate_W = (jnp.where(led, value, 0.0) for value in (rate_H, rate_W))
     H, W = _direction(model, space, won, lead.spectrum, rates, F, state.W)
-    direction = State(H, W, _bias(model, dynamics, state))
+    direction = State(H, W, _bias(model, dynamics, rates, state))
     return Limit(direction, jnp.minimum(rate_H, rate_W), rate_H, rate_W, exponent, threshold, excess, angle)
 
 
@@ -174,16 +174,16 @@ def features_of(model: LayerPeeled, space: RowSpace, carrier: jax.Array) -> jax.
     return lifted if model.kernel is None else model.kernel.apply(lifted)
 
 
-def _bias(model: LayerPeeled, dynamics: Dynamics, state: State) -> jax.Array:
+def _bias(model: LayerPeeled, dynamics: Dynamics, rates: Rates, state: State) -> jax.Array:
     """The limit of the biases, (C,): infinite if a bias grows without bound, NaN if it oscillates forever."""
     if not model.moves.b:
         return state.b
     drift = model.signal().column_sums(state.b.dtype)
-    decay = jnp.asarray(model.decay_W, state.b.dtype)
+    decay = jnp.asarray(model.decays.b, state.b.dtype)
     still = jnp.abs(drift) <= 8 * jnp.finfo(drift.dtype).eps
     runs_away = jnp.where(still, state.b, jnp.sign(drift) * jnp.inf)
     fixed = drift / jnp.where(decay > 0, decay, 1.0)
-    log = factor(dynamics, -unit_rates(model, dynamics, drift.dtype).c).log
+    log = factor(dynamics, -bias_rates(model, dynamics, rates).decay).log
     thrown = jnp.where(log > 0, jnp.sign(state.b - fixed) * jnp.inf, jnp.nan)
     settles = (log < 0) | (state.b == fixed)
     return jnp.where(decay > 0, jnp.where(settles, fixed, thrown), runs_away)
@@ -220,7 +220,7 @@ def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) ->
     size = safe_norm(part)
     unit = part / jnp.where(size > 0, size, 1.0)
     still_H, still_W = multiplied(state)
-    bias = _bias(model, dynamics, state)
+    bias = _bias(model, dynamics, rates, state)
     direction = State(still_H, unit, bias) if moving_W else State(unit, still_W, bias)
     none, rate = jnp.full((), jnp.inf, dtype), jnp.abs(log)
     rate_H, rate_W = (none, rate) if moving_W else (rate, none)

@@ -62,6 +62,8 @@ def limit(
     why = why_no_closed_form(model, dynamics)
     if why is None and not dynamics.proportional:
         why = "the rates of H and W are not proportional, so no direction stays the same."
+    if why is None and model.moves.b and callable(dynamics.rate_b):
+        why = "`rate_b` is a function; the limit takes a number."
     if why is None and model.kernel is not None and model.kernel.kind == "coordinates":
         why = "the limit is not implemented for a kernel between feature coordinates."
     if why:

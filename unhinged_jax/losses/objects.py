@@ -8,14 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
-from unhinged_jax._values import RegisteredValue
+from unhinged_jax._values import RegisteredValue, registered
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses.margin import adjusted_margin
 from unhinged_jax.losses.of_logits import cross_entropy, distributions, focal, hinge, mse, unhinged
-from unhinged_jax.signal import Signal, unhinged_signal
+from unhinged_jax.signal import ClassSignal, DenseSignal, Signal, unhinged_signal
 
 
 class NotLinear(ValueError):
@@ -25,9 +26,21 @@ class NotLinear(ValueError):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Loss(RegisteredValue):
-    """A loss of one sample as an object: called with (logits, targets), it gives one value per sample."""
+    """A loss of one sample as an object: called with (logits, targets), it gives one value per sample.
+
+    A subclass needs a `__call__`. Its annotated fields are data, and it is registered with JAX by itself. A loss that
+    is linear in the logits says `linear = True`, without an annotation, and gets every closed form.
+
+    Raises:
+        TypeError: for a class with an `__init__` of its own, or with `linear` as a field.
+    """
 
     def __post_init__(self) -> None:
+        if any(field.name == "linear" for field in dataclasses.fields(self)):
+            name = type(self).__name__
+            raise TypeError(
+                f"`linear` of {name} must not be a field, which is data; write `linear = True` without a type."
+            )
         ours = [name for name in ("gamma", "epsilon", "margin", "focusing") if hasattr(self, name)]
         _numbers.settle(self, ours, _numbers.number)
 
@@ -35,10 +48,25 @@ class Loss(RegisteredValue):
         """Loss of each sample, shape (...)."""
         raise TypeError("Loss is the base class; use Unhinged, CrossEntropy, MSE, Hinge, Focal, ...")
 
+    target_needs = ""  # "distributions", or entries "of at least 0"; "" if any targets have a meaning
+
     @property
     def linear(self) -> bool:
         """Whether the loss is linear in the logits."""
         return False
+
+    def check_targets(self, labels: Labels) -> None:
+        """Raise ValueError if the loss has no meaning for the targets of these labels."""
+        if labels.kind != "values":
+            return
+        negative = _check.concrete(labels.targets) and bool(np.any(np.asarray(labels.targets) < 0))
+        if self.target_needs == "distributions" or (self.target_needs == "of at least 0" and negative):
+            raise ValueError(
+                f"{type(self).__name__} has no meaning for targets that are not {self.target_needs}; use `soft` for "
+                "distributions, or another loss, such as 'mse'."
+            )
+        if isinstance(self, Unhinged) and self.gamma is None and labels.classes == 1:
+            raise ValueError("with a single output the unhinged loss has no default gamma; give one, such as gamma=0.")
 
     def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         """Loss of each sample, shape (n,), with one sample per column: logits and targets (C, n)."""
@@ -52,20 +80,23 @@ class Loss(RegisteredValue):
         return -jax.grad(lambda logits: jnp.sum(weights * self.of_columns(logits, targets)))(logits)
 
     def signal(self, labels: Labels) -> Signal:
-        """The signal matrix -dL/dS, shape (n, C), for a loss that is linear in the logits.
+        """The signal matrix -dL/dS, shape (n, C), for a loss that is linear in the logits: minus its gradient at 0.
 
         Raises:
             NotLinear: for every other loss.
         """
-        if self.linear:
+        if not self.linear:
             raise NotLinear(
-                f"{type(self).__name__} says that it is linear but has no `signal(labels)`, minus its gradient with "
-                "respect to the logits; add one, or leave `linear` out."
+                f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no "
+                "constant signal matrix; use the unhinged loss, or `simulate` instead of `exact`."
             )
-        raise NotLinear(
-            f"{type(self).__name__} is not linear in the logits, so -dL/dS depends on the logits and there is no "
-            "constant signal matrix; use the unhinged loss, or `simulate` instead of `exact`."
-        )
+        targets = labels.targets_of_classes()
+        by_class = targets is not None
+        targets = jnp.asarray(targets if by_class else labels.probabilities(), jnp.result_type(float))
+        pull = -jax.grad(lambda logits: jnp.sum(self(logits, targets)))(jnp.zeros_like(targets))
+        if by_class:
+            return ClassSignal(labels.index, labels.weights, 0.0, pull, labels.classes)
+        return DenseSignal(jnp.asarray(labels.weights, pull.dtype)[:, None] * pull)
 
 
 class _Separate(Loss):
@@ -109,6 +140,8 @@ class Unhinged(Loss):
 class CrossEntropy(_Separate):
     """`cross_entropy`."""
 
+    target_needs = "of at least 0"
+
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
         return cross_entropy(logits, targets)
 
@@ -134,6 +167,8 @@ class MSE(_Separate):
 class Hinge(_Separate):
     """`hinge` with a margin."""
 
+    target_needs = "distributions"
+
     margin: Any = 1.0
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
@@ -145,6 +180,8 @@ class Hinge(_Separate):
 class Focal(_Separate):
     """`focal` with a focusing exponent."""
 
+    target_needs = "distributions"
+
     focusing: Any = 2.0
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
@@ -155,6 +192,8 @@ class Focal(_Separate):
 @dataclasses.dataclass(frozen=True)
 class AdjustedMargin(Loss):
     """`adjusted_margin`: depends on features and prototypes, not only on their products; for spherical models."""
+
+    target_needs = "distributions"
 
     gamma: Any = None
     epsilon: Any = 0.1
@@ -173,10 +212,15 @@ class Custom(Loss):
     """Any function (logits, targets) -> one value per sample, with `targets` the (n, C) distributions.
 
     A function is compiled once and found again by its identity: a number that it reads from a global or an attribute
-    keeps the value of the first run. Use a `CustomTree` in that case.
+    keeps the value of the first run. Use a `CustomTree` in that case. An object whose class says `linear = True` is
+    linear in the logits.
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def linear(self) -> bool:
+        return getattr(type(self.function), "linear", False) is True
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
         value = self.function(logits, distributions(logits, targets))
@@ -216,7 +260,7 @@ def as_loss(loss: LossLike) -> Loss:
 
     A plain function keeps the numbers that it reads from a global or an attribute in its first run, because the
     compiled program is found again by the function's identity. Put numbers that change into the fields of a dataclass
-    with a `__call__`, registered with `jax.tree_util.register_dataclass`; these are data.
+    with a `__call__`; these are data. `linear = True` in its class says that it is linear in the logits.
 
     Example:
         >>> as_loss("cross_entropy")
@@ -229,5 +273,6 @@ def as_loss(loss: LossLike) -> Loss:
             guess = _check.nearest(loss, NAMED) or "."
             raise ValueError(f"loss must be one of {', '.join(NAMED)} or a callable, but got {loss!r}{guess}")
         return NAMED[loss]()
+    tree = not jax.tree_util.all_leaves([registered(loss)])
     _check.function("loss", loss, "(logits, targets) -> one value per sample, or a name, or a `Loss`")
-    return Custom(loss) if jax.tree_util.all_leaves([loss]) else CustomTree(loss)
+    return CustomTree(loss) if tree else Custom(loss)

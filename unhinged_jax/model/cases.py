@@ -75,18 +75,20 @@ def regularized(
     gamma: ArrayLike | None = None,
     loss: LossLike | None = None,
     bias: bool = False,
+    decay_b: ArrayLike | None = None,
 ) -> LayerPeeled:
     """Weight decay on features and prototypes.
 
     Args:
         decay: lambda, or the pair (lambda_1 for H, lambda_2 for W and b), at least 0.
         labels, dim, gamma, loss, bias: as in `unconstrained`.
+        decay_b: The decay of b, at least 0, if it is not that of W.
 
     Returns:
         A `LayerPeeled`.
 
     Raises:
-        ValueError: as `unconstrained`, and for decays that are negative or more than two.
+        ValueError: as `unconstrained`, for decays that are negative or more than two, and for a decay_b without a bias.
 
     Source: Zhou et al. 2023, Section 3.2, Eq. 11-12.
 
@@ -97,7 +99,7 @@ def regularized(
         (0.1, 0.2)
     """
     decay_H, decay_W = pair(decay)
-    return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W)
+    return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W, decay_b=decay_b)
 
 
 def anchored(
@@ -134,12 +136,14 @@ def frozen(
     gamma: ArrayLike | None = None,
     loss: LossLike | None = None,
     bias: bool = False,
+    decay_b: ArrayLike | None = None,
 ) -> LayerPeeled:
     """Features stay where they start, which leaves a linear classifier.
 
     Args:
         decay: lambda_2 on its weights and bias, at least 0.
         labels, dim, gamma, loss, bias: as in `unconstrained`.
+        decay_b: as in `regularized`.
 
     Returns:
         A `LayerPeeled`.
@@ -155,7 +159,7 @@ def frozen(
         >>> model.features_move, model.prototypes_move
         (False, True)
     """
-    return _build(labels, dim, gamma, loss, decay_W=decay, features_move=False, bias=bias)
+    return _build(labels, dim, gamma, loss, decay_W=decay, features_move=False, bias=bias, decay_b=decay_b)
 
 
 def spherical(
@@ -215,13 +219,14 @@ def ntk_invariant(
     gamma: ArrayLike | None = None,
     loss: LossLike | None = None,
     bias: bool = False,
+    decay_b: ArrayLike | None = None,
 ) -> LayerPeeled:
     """Features of a network whose tangent kernel is constant: H' = r1 eta Theta (M W).
 
     Args:
         kernel: Theta, (n, n); a factor J with Theta = J J^T, (n, m); or a kernel between feature coordinates,
             (n p, n p). See `Kernel`.
-        labels, dim, decay, gamma, loss, bias: as in `regularized`.
+        labels, dim, decay, gamma, loss, bias, decay_b: as in `regularized`.
 
     Returns:
         A `LayerPeeled`.
@@ -239,4 +244,4 @@ def ntk_invariant(
         'samples'
     """
     decay_H, decay_W = pair(decay)
-    return _build(labels, dim, gamma, loss, bias=bias, kernel=kernel, decay_H=decay_H, decay_W=decay_W)
+    return _build(labels, dim, gamma, loss, bias=bias, kernel=kernel, decay_H=decay_H, decay_W=decay_W, decay_b=decay_b)

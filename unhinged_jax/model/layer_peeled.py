@@ -14,10 +14,10 @@ from unhinged_jax import _check, _memory, _numbers, initial
 from unhinged_jax._values import Tabled
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
-from unhinged_jax.labels.labels import check_fields
+from unhinged_jax.labels.fields import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
-from unhinged_jax.model.settings import STRUCTURE, Moves, decays, split_rescale
-from unhinged_jax.model.state import State
+from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, decays, split_rescale
+from unhinged_jax.model.state import State, check_parts
 from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
 
@@ -27,12 +27,12 @@ LARGEST_DIM = 2**31 - 1
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class LayerPeeled(Tabled):
-    """Minimise sum_i q_i loss(W h_i + b, y_i) + (decay_H/2)||H||^2 + (decay_W/2)(||W||^2 + ||b||^2).
+    """Minimise sum_i q_i loss(W h_i + b, y_i) + (decay_H/2)||H||^2 + (decay_W/2)||W||^2 + (decay_b/2)||b||^2.
 
     Attributes:
         labels: Class layout, targets and weights.
         loss: A `Loss`.
-        decay_H, decay_W: Weight decay lambda_1 on H and lambda_2 on W and b, at least 0.
+        decay_H, decay_W: Weight decay lambda_1 on H and lambda_2 on W, at least 0.
         kernel: None, or a `Kernel` Theta: Theta multiplies the feature gradients (but not the decay).
         dim: Feature dimension p.
         features_move, prototypes_move: Which parts move; prototypes and biases move together.
@@ -40,6 +40,7 @@ class LayerPeeled(Tabled):
         spherical: Whether the logits use normalised features, h/||h||.
         rescale: q in {0, 1, 2}; the loss gradient of sample i is multiplied by ||h_i||^q (spherical only).
         exponent: Any other real q in place of `rescale`, as data, so that it can be traced and differentiated.
+        decay_b: Weight decay on b, at least 0; None (default): that of W.
 
     Use a named constructor, `unconstrained`, `regularized`, `anchored`, `frozen`, `spherical` or `ntk_invariant`,
     unless you need an unusual combination.
@@ -66,9 +67,10 @@ class LayerPeeled(Tabled):
     spherical: bool = dataclasses.field(default=False, metadata={"static": True})
     rescale: int = dataclasses.field(default=0, metadata={"static": True})
     exponent: Any = None
+    decay_b: Any = None
 
     def __post_init__(self) -> None:
-        _numbers.settle(self, ("decay_H", "decay_W", "exponent"), _numbers.number)
+        _numbers.settle(self, ("decay_H", "decay_W", "decay_b", "exponent"), _numbers.number)
         if isinstance(self.loss, str) or (callable(self.loss) and not isinstance(self.loss, Loss)):
             object.__setattr__(self, "loss", as_loss(self.loss))
 
@@ -77,6 +79,7 @@ class LayerPeeled(Tabled):
         parts = [f"n={self.samples}, C={self.classes}, p={self.dim}, {self.loss!r}, decay={decay}"]
         said = {
             "bias": self.bias,
+            f"decay_b={self.decay_b}": self.decay_b is not None,
             "spherical": self.spherical,
             f"rescale={self.rescaling}": bool(self.rescale) or self.exponent is not None,
             "kernel": self.kernel is not None,
@@ -109,6 +112,11 @@ class LayerPeeled(Tabled):
     def moves(self) -> Moves:
         """Which of H, W and b move."""
         return Moves(self.features_move, self.prototypes_move, self.prototypes_move and self.bias)
+
+    @property
+    def decays(self) -> Decays:
+        """The decays of H, W and b, where b has that of W unless it has its own."""
+        return Decays(self.decay_H, self.decay_W, self.decay_W if self.decay_b is None else self.decay_b)
 
     def signal(self) -> Signal:
         """The signal matrix M; raises `NotLinear` unless the loss is linear in the logits."""
@@ -201,7 +209,7 @@ class LayerPeeled(Tabled):
         _memory.refuse(4 * (self.samples + self.classes) * self.dim, f"a state of {self.samples} x {self.dim} features")
         key_H, key_W = jax.random.split(key)
         if prototypes is None:
-            prototypes = "normal" if self.prototypes_move or self.dim < self.classes - 1 else "etf"
+            prototypes = "etf" if not self.prototypes_move and 1 < self.classes <= self.dim + 1 else "normal"
 
         def draw(name: str, kind: str | ArrayLike, key: jax.Array, rows: int) -> Any:
             if not isinstance(kind, str):
@@ -229,19 +237,7 @@ class LayerPeeled(Tabled):
         """Raise ValueError unless this is a single state with this model's shapes and finite numbers."""
         _check.kind("state", state, State)
         check_fields(self.labels)
-        for name in ("H", "W", "b", "log_scale"):
-            _numbers.array(f"state.{name}", getattr(state, name))
-        batch, inner = np.shape(state.b)[:-1], ((self.samples, self.dim), (self.classes, self.dim), (self.classes,))
-        if batch and tuple(np.shape(part) for part in (state.H, state.W, state.b)) == tuple(batch + s for s in inner):
-            raise ValueError(
-                f"a single state is expected, but this is a batch of states of shape {batch}; map over it with "
-                "jax.vmap, or take a member of it."
-            )
-        meanings = {"H": "samples x dim", "W": "classes x dim", "b": "one per class", "log_scale": "one number"}
-        for (name, meaning), shape in zip(meanings.items(), (*inner, ()), strict=True):
-            _check.shape(f"state.{name}", getattr(state, name), shape, meaning)
-        for name in meanings:
-            _check.finite(f"state.{name}", getattr(state, name), array=True)
+        check_parts(state, self.samples, self.classes, self.dim)
         if self.spherical and _check.concrete(state.H) and not np.all(np.any(_memory.read(state.H) != 0, axis=1)):
             raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")
 
@@ -278,12 +274,13 @@ class LayerPeeled(Tabled):
 
         Source: Zhou et al. 2023, Eq. 4, 12, 18 and footnote 15.
         """
-        force_H, force_W, force_b = jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
+        force_H, *others = jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
         if self.rescale or self.exponent is not None:
             force_H = force_H * jnp.linalg.norm(H, axis=1, keepdims=True) ** self.rescaling
         if self.kernel is not None:
             force_H = self.kernel.apply(force_H)
-        steps = force_H - self.decay_H * H, force_W - self.decay_W * W, force_b - self.decay_W * b
+        parts = zip((force_H, *others), self.decays, (H, W, b), strict=True)
+        steps = (force - decay * part for force, decay, part in parts)
         H, W, b = (step if moves else jnp.zeros_like(step) for step, moves in zip(steps, self.moves, strict=True))
         return H, W, b
 
@@ -295,16 +292,19 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     _check.whole("dim", model.dim, 1, most=LARGEST_DIM)
     for name in ("features_move", "prototypes_move", "bias", "spherical"):
         _check.flag(name, getattr(model, name))
-    for name in ("decay_H", "decay_W", "exponent"):
-        _numbers.number(name, getattr(model, name))
-    _check.non_negative("decay_H", model.decay_H)
-    _check.non_negative("decay_W", model.decay_W)
+    model.loss.check_targets(model.labels)
+    for name, needed in {"decay_H": True, "decay_W": True, "decay_b": False, "exponent": False}.items():
+        value = _numbers.number(name, getattr(model, name))
+        if needed or value is not None:
+            _check.non_negative("rescale" if name == "exponent" else name, value)
+    if model.decay_b is not None and not model.moves.b:
+        raise ValueError(
+            "decay_b is the decay of a bias, but this model has none that moves; leave it out, or give bias=True."
+        )
     gamma = getattr(model.loss, "gamma", None)
     if gamma is not None:
         _check.non_negative("gamma", gamma)
     _check.choice("rescale", model.rescale, (0, 1, 2))
-    if model.exponent is not None:
-        _check.non_negative("rescale", model.exponent)
     if (model.rescale or model.exponent is not None) and not model.spherical:
         raise ValueError("rescaling by the feature norm requires spherical features; use `spherical(..., rescale=q)`.")
     if model.kernel is not None:

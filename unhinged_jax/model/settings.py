@@ -25,6 +25,14 @@ class Moves(NamedTuple):
         return self.H and self.W
 
 
+class Decays(NamedTuple):
+    """Weight decay on H, W and b."""
+
+    H: Any
+    W: Any
+    b: Any
+
+
 def pair(decay: Decay) -> tuple[Any, Any]:
     """Decays of H and of W, given as one number or as two."""
     if isinstance(decay, (tuple, list)):

@@ -129,3 +129,20 @@ def must_fit(state: State, precision: str, reduce: bool = True, small: bool = Fa
                 f"the scale in, and {precision} holds sizes from e^{low:.0f} to e^{high:.0f} only; give "
                 f"{' or '.join([*ways, 'a state of another scale'])}."
             )
+
+
+def check_parts(state: State, samples: int, classes: int, dim: int) -> None:
+    """Raise ValueError unless this is a single state of these sizes with finite numbers."""
+    for name in ("H", "W", "b", "log_scale"):
+        _numbers.array(f"state.{name}", getattr(state, name))
+    batch, inner = np.shape(state.b)[:-1], ((samples, dim), (classes, dim), (classes,))
+    if batch and tuple(np.shape(part) for part in (state.H, state.W, state.b)) == tuple(batch + s for s in inner):
+        raise ValueError(
+            f"a single state is expected, but this is a batch of states of shape {batch}; map over it with jax.vmap, "
+            "or take a member of it."
+        )
+    meanings = {"H": "samples x dim", "W": "classes x dim", "b": "one per class", "log_scale": "one number"}
+    for (name, meaning), shape in zip(meanings.items(), (*inner, ()), strict=True):
+        _check.shape(f"state.{name}", getattr(state, name), shape, meaning)
+    for name in meanings:
+        _check.finite(f"state.{name}", getattr(state, name), array=True)

@@ -78,7 +78,12 @@ def objective(view: View) -> jax.Array:
         return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # even if the norm is infinite
 
     decay = term(model.decay_H, scale * view.features.norm())
-    data, decay = loss(view), (decay + term(model.decay_W, scale * safe_norm(view.W), safe_norm(view.b))) / 2
+    of_W, of_b = scale * safe_norm(view.W), safe_norm(view.b)
+    if model.decay_b is None:
+        decay = decay + term(model.decay_W, of_W, of_b)
+    else:
+        decay = decay + term(model.decay_W, of_W) + term(model.decay_b, of_b)
+    data, decay = loss(view), decay / 2
     total = data + decay
     # Two infinite terms of opposite signs: the one with the larger logarithm.
     sizes = ((model.decay_H, view.features.norm()), (model.decay_W, safe_norm(view.W)))

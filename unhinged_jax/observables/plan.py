@@ -21,6 +21,8 @@ ObservablePlan = tuple[tuple[str, Callable[[LayerPeeled, State], Any] | None], .
 def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
     """Why an observable has no meaning for a model, or None."""
     needs = OBSERVABLES[name].needs
+    if needs == "classes" and not model.labels.classified:
+        return "the targets are numbers, not classes; give `truth` to `targets` if samples have classes"
     if needs == "balanced" and not (model.labels.balanced and model.linear and model.kernel is None):
         return "the subspaces are defined for balanced one-hot labels, a linear loss and no kernel"
     if "split" in needs:

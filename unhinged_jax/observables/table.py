@@ -25,7 +25,7 @@ from unhinged_jax.special import safe_norm
 
 @dataclasses.dataclass(frozen=True)
 class Observable:
-    """A named observable: how it is computed, what it is, and what it needs ("", "linear", "split" or "balanced")."""
+    """A named observable: how it is computed, what it is, and what it needs ("", "classes", "split" or "balanced")."""
 
     compute: Callable[[View], jax.Array]
     meaning: str
@@ -47,12 +47,12 @@ OBSERVABLES: dict[str, Observable] = {
     "loss_sign": Observable(lambda view: jnp.sign(view.once(loss_parts)[0]), "sign of the loss"),
     "log_abs_loss": Observable(log_abs_loss, "logarithm of the absolute loss"),
     "objective": Observable(objective, "loss plus decay terms"),
-    "accuracy": Observable(accuracy, "share of samples classified correctly"),
+    "accuracy": Observable(accuracy, "share of samples classified correctly", "classes"),
     "accuracy_margin": Observable(
-        accuracy_margin, "least margin over ‖h_i‖ max ‖w_c‖; above 0: all classified correctly"
+        accuracy_margin, "least margin over ‖h_i‖ max ‖w_c‖; above 0: all classified correctly", "classes"
     ),
-    "margin_min": Observable(reduced_margin(jnp.min), "least margin s_y - max s_j"),
-    "margin_mean": Observable(reduced_margin(jnp.mean), "mean margin s_y - max s_j"),
+    "margin_min": Observable(reduced_margin(jnp.min), "least margin s_y - max s_j", "classes"),
+    "margin_mean": Observable(reduced_margin(jnp.mean), "mean margin s_y - max s_j", "classes"),
     **_with_exponential("norm", log_norm, "norm of (H, W)"),
     **_with_exponential("norm_H", lambda view: view.once(log_norms)[0], "norm of H"),
     **_with_exponential("norm_W", lambda view: view.once(log_norms)[1], "norm of W"),
@@ -69,7 +69,9 @@ OBSERVABLES: dict[str, Observable] = {
     },
 }
 _COLLAPSE_ONLY = [name for name in collapse.METRICS if name not in OBSERVABLES]
-OBSERVABLES.update({name: Observable(collapse_metric(name), collapse.METRICS[name].meaning) for name in _COLLAPSE_ONLY})
+OBSERVABLES.update(
+    {name: Observable(collapse_metric(name), collapse.METRICS[name].meaning, "classes") for name in _COLLAPSE_ONLY}
+)
 
 
 class ObservableSet(tuple):

@@ -21,6 +21,7 @@ from unhinged_jax.schedules.constructors import (
 from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
 from unhinged_jax.schedules.schedule import Schedule
 from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
+from unhinged_jax.schedules.times import logspaced, steps
 
 __all__ = [
     "Constant",
@@ -36,8 +37,10 @@ __all__ = [
     "constant",
     "cosine",
     "exponential",
+    "logspaced",
     "numeric",
     "piecewise",
     "polynomial",
+    "steps",
     "warmup",
 ]

@@ -11,6 +11,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from unhinged_jax import _check, _numbers
+from unhinged_jax._values import registered
 from unhinged_jax.schedules.checks import ascending, check_function, sequence
 from unhinged_jax.schedules.integrated import Numeric
 from unhinged_jax.schedules.quadrature import Number
@@ -207,7 +208,7 @@ def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) 
             are closed over, and also survive `jit` and `vmap` as leaves when the callable is a pytree (for example
             `jax.tree_util.Partial`). A plain function is compiled once and found again by its identity, so a number
             that it reads from a global or an attribute keeps the value of the first run. Make such a number a field of
-            a dataclass with a `__call__`, registered with `jax.tree_util.register_dataclass`.
+            a dataclass with a `__call__`.
         breaks: times > 0 at which the function is not smooth, strictly ascending (default none).
 
     Returns:
@@ -233,7 +234,7 @@ def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) 
             f"numeric needs a callable eta(t), but got {type(function).__name__}; give an optax "
             "schedule or a function of one time."
         )
-    if jax.tree_util.all_leaves([function]):
+    if jax.tree_util.all_leaves([registered(function)]):
         # A plain function is not a pytree; Partial makes it static structure.
         function = Partial(function)
     check_function(function)

@@ -1,6 +1,6 @@
 """Losses that depend on the logits alone, with features H (p, n) and prototypes W (p, C) as columns, as in the paper.
 
-    H' = W P - lambda_1 H,    W' = H P^T - lambda_2 W,    b' = P 1 - lambda_2 b,    P = -dL/d(W^T H + b 1^T)
+    H' = W P - lambda_1 H,    W' = H P^T - lambda_2 W,    b' = P 1 - lambda_b b,    P = -dL/d(W^T H + b 1^T)
 
 In this layout all three matrix products of a step read and write contiguous memory. CPUs compute them nearly as fast as
 a large product; with samples as rows they are a fifth slower in float64.
@@ -12,11 +12,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.dynamics import PartRates
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.simulation.system import Body, System
 from unhinged_jax.special import largest, power_of_two
+
+_UNIT = PartRates(1.0, 1.0, 1.0)
 
 
 class ColumnSystem(System):
@@ -60,23 +63,23 @@ class ColumnSystem(System):
         return {"H": self.H, "W": self.W, "b": self.b}
 
     def velocity(self, body: Body) -> Body:
-        return self.driven(body, 1.0, 1.0)
+        return self.driven(body, _UNIT)
 
     def velocity_at(self, body: Body, powers: jax.Array) -> Body:
         if not self.scaled:
             return self.velocity(body)
         info = jnp.finfo(self.W.dtype)
         unit = power_of_two(jnp.clip(powers[0], info.minexp, info.maxexp - 1), self.W.dtype)
-        push = self.pushed(body, self.pull(body, self.scores(body) * unit * unit), 1.0, 1.0)
-        decay = self.decays(1.0, 1.0)
+        push = self.pushed(body, self.pull(body, self.scores(body) * unit * unit), _UNIT)
+        decay = self.decays(_UNIT)
         return {name: push[name] - decay[name] * body[name] for name in body}
 
-    def driven(self, body: Body, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
-        push, decay = self.split(body, rate_H, rate_W)
+    def driven(self, body: Body, rates: PartRates) -> Body:
+        push, decay = self.split(body, rates)
         return {name: push[name] - decay[name] * body[name] for name in body}
 
-    def split(self, body: Body, rate_H: float | jax.Array, rate_W: float | jax.Array) -> tuple[Body, Body]:
-        return self.pushed(body, self.pull(body, self.scores(body)), rate_H, rate_W), self.decays(rate_H, rate_W)
+    def split(self, body: Body, rates: PartRates) -> tuple[Body, Body]:
+        return self.pushed(body, self.pull(body, self.scores(body)), rates), self.decays(rates)
 
     def scores(self, body: Body) -> jax.Array:
         """The logits without biases, W^T H, shape (C, n)."""
@@ -90,21 +93,20 @@ class ColumnSystem(System):
         # Without the barrier XLA would compute the softmax again for every product that uses it.
         return jax.lax.optimization_barrier(pull)
 
-    def pushed(self, body: Body, pull: jax.Array, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
+    def pushed(self, body: Body, pull: jax.Array, rates: PartRates) -> Body:
         """Minus the gradients of the loss with respect to H, W and b, times the rates; 0 for an array that stays."""
         moves = self.model.moves
         # The rate of H multiplies the smaller factor, which saves a pass over an array of the size of H.
         return {
-            "H": body["W"] @ (rate_H * pull) if moves.H else jnp.zeros_like(body["H"]),
-            "W": rate_W * (body["H"] @ pull.T) if moves.W else jnp.zeros_like(body["W"]),
-            "b": rate_W * jnp.sum(pull, axis=1) if moves.b else jnp.zeros_like(body["b"]),
+            "H": body["W"] @ (rates.H * pull) if moves.H else jnp.zeros_like(body["H"]),
+            "W": rates.W * (body["H"] @ pull.T) if moves.W else jnp.zeros_like(body["W"]),
+            "b": rates.b * jnp.sum(pull, axis=1) if moves.b else jnp.zeros_like(body["b"]),
         }
 
-    def decays(self, rate_H: float | jax.Array, rate_W: float | jax.Array) -> Body:
+    def decays(self, rates: PartRates) -> Body:
         """The decay rate of every array, () each; 0 for an array that stays."""
-        decay_H, decay_W, moves = rate_H * self.model.decay_H, rate_W * self.model.decay_W, self.model.moves._asdict()
-        rates = {"H": decay_H, "W": decay_W, "b": decay_W}
-        return {name: jnp.asarray(rate if moves[name] else 0.0, self.W.dtype) for name, rate in rates.items()}
+        parts = zip("HWb", rates, self.model.decays, self.model.moves, strict=True)
+        return {name: jnp.asarray(r * decay if moves else 0.0, self.W.dtype) for name, r, decay, moves in parts}
 
     def pack(self, velocity: Body) -> Body:
         return _turned(velocity)

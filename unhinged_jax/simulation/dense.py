@@ -1,6 +1,6 @@
 """Any loss in any case: the plain gradient with respect to dense features, prototypes and biases, without reduction.
 
-    H' = -dL/dH - lambda_1 H,    W' = -dL/dW - lambda_2 W,    b' = -dL/db - lambda_2 b
+    H' = -dL/dH - lambda_1 H,    W' = -dL/dW - lambda_2 W,    b' = -dL/db - lambda_b b
 
 This form shares only the observables with the faster ones, which are tested against it.
 """

@@ -2,7 +2,7 @@
 
     x_{k+1} = x_k + eta_k r u_k,    u_k = -dL/dx (plain),    u_k = -v_k, v_k = beta v_{k-1} + dL/dx (momentum)
 
-The rate r is that of the array x: rate_H or rate_W.
+The rate r is that of the array x: rate_H, rate_W or rate_b.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from unhinged_jax import _loop
-from unhinged_jax.dynamics import Descent, rate_at
+from unhinged_jax.dynamics import Descent, rates_at
 from unhinged_jax.model import settled
 from unhinged_jax.observables import View
 from unhinged_jax.simulation.system import Body, Reader, System, rated
@@ -98,13 +98,12 @@ def run(
 
     def step(carry: Carry, k: jax.Array) -> Carry:
         time = (first + k).astype(dtype)
-        eta = jnp.asarray(descent.schedule(time), dtype)
-        rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (descent.rate_H, descent.rate_W))
+        rates = rates_at(descent, time, dtype)
         downhill = jax.tree.map(jnp.negative, system.velocity_at(carry.body, carry.powers))
         change, memory = transform.update(downhill, carry.memory, carry.body)
         change = {**change, **{name: jnp.zeros_like(change[name]) for name in system.stays}}
-        moved, lost = _applied(carry.body, rated(change, rate_H, rate_W), carry.lost)
-        still, updates = carry.still & (rate_H == 0) & (rate_W == 0), carry.updates + 1
+        moved, lost = _applied(carry.body, rated(change, rates), carry.lost)
+        still, updates = carry.still & ~jnp.any(jnp.stack(rates)), carry.updates + 1
         return carry._replace(body=moved, lost=lost, memory=memory, still=still, updates=updates)
 
     def read(needed: Moment) -> dict:

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from unhinged_jax import _loop
-from unhinged_jax.dynamics import Flow, rate_at
+from unhinged_jax.dynamics import RATES, Flow, PartRates, rates_at
 from unhinged_jax.simulation.choose import Choice, tolerance
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unrolled
 from unhinged_jax.simulation.system import Body, Reader, System
@@ -162,28 +162,26 @@ def _velocities(system: System, flow: Flow, dtype: DTypeLike, packing: Packing) 
     leaves, structure = jax.tree.flatten((system, flow))
     pack, unpack = packing
 
-    def problem(time: Time, args: list[Any]) -> tuple[System, jax.Array, jax.Array]:
+    def problem(time: Time, args: list[Any]) -> tuple[System, PartRates]:
         system, flow = jax.tree.unflatten(structure, args)
-        eta = jnp.asarray(flow.schedule(time), dtype)
-        rate_H, rate_W = (eta * jnp.asarray(rate_at(r, time), dtype) for r in (flow.rate_H, flow.rate_W))
-        return system, rate_H, rate_W
+        return system, rates_at(flow, time, dtype)
 
     def field(time: Time, y: Any, args: list[Any]) -> Any:
-        system, *rates = problem(time, args)
+        system, rates = problem(time, args)
         body = unpack(y).body
-        return pack(_at_unit_norm(system, body, system.driven(body, *rates)))
+        return pack(_at_unit_norm(system, body, system.driven(body, rates)))
 
     def force(time: Time, y: Scaled, args: list[Any]) -> Force:
-        system, *rates = problem(time, args)
-        push, decay = system.split(y.body, *rates)
+        system, rates = problem(time, args)
+        push, decay = system.split(y.body, rates)
         return Force(Scaled(push, []), Scaled(decay, []), y)
 
     def bare(y: Any, args: list[Any]) -> Any:
         """The velocity with 1 in place of every schedule, so that whether it vanishes does not depend on the time."""
         system, flow = jax.tree.unflatten(structure, args)
-        rates = (jnp.asarray(1.0 if callable(r) else r, dtype) for r in (flow.rate_H, flow.rate_W))
+        rates = PartRates(*(jnp.asarray(1.0 if callable(r) else r, dtype) for r in flow.rates))
         body = unpack(y).body
-        return pack(_at_unit_norm(system, body, system.driven(body, *rates)))
+        return pack(_at_unit_norm(system, body, system.driven(body, rates)))
 
     return leaves, field, force, bare
 
@@ -232,6 +230,8 @@ class _RelativeController(diffrax.PIDController):
         controller_state: PyTree,
     ) -> Any:  # fmt: skip
         pack, unpack = self.packing
+        if not isinstance(unpack(y0), Scaled):  # the backsolve adjoint goes back with the state and its cotangents
+            return super().adapt_step_size(t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state)
         body = unpack(y0).body
         parts = [body[name] for name in ("H", "W") if name in body]
         entry = safe_norm(*parts) / sum(part.size for part in parts) ** 0.5
@@ -261,7 +261,7 @@ def _controller(
 
 def _breaks(flow: Flow) -> list[Any]:
     """Arrays of the times at which the schedule or a rate is not smooth."""
-    rates = [rate for rate in (flow.rate_H, flow.rate_W) if callable(rate)]
+    rates = [rate for rate in (getattr(flow, name) for name in RATES) if callable(rate)]
     return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]
 
 

@@ -2,7 +2,7 @@
 
 With M = diag(q) Y R the class sums S_c = sum_{i in c} q_i h_i obey, at unit rates,
 
-    S' = D R W - lambda_1 S,    W' = R^T S - lambda_2 W,    b' = M^T 1 - lambda_2 b,    D_c = sum_{i in c} q_i^2,
+    S' = D R W - lambda_1 S,    W' = R^T S - lambda_2 W,    b' = M^T 1 - lambda_b b,    D_c = sum_{i in c} q_i^2,
 
 and the residual, the part of the features orthogonal to the class sums, only decays, by one common factor. No product
 with n rows is needed. Updates are plain ones and do not use modes. Three choices make a run cheap and accurate: the row
@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from unhinged_jax.dynamics import PartRates
 from unhinged_jax.linear.compression import smaller
 from unhinged_jax.linear.leading_part import Coupled, LeadingPart, Origin, balanced_modes
 from unhinged_jax.linear.row_space import RowSpace, row_space
@@ -50,7 +51,7 @@ class Bias(eqx.Module):
     Attributes:
         start: b_0, (C,).
         drift: M^T 1, the column sums of the signal, (C,).
-        decay: lambda_2, ().
+        decay: Their decay, ().
         moves: Whether the biases move.
     """
 
@@ -161,12 +162,18 @@ class LinearSystem(System):
         return (H, W) if self.absent is None else self.absent.taken_out(self.space, H, W)
 
     def clean_velocity(self, velocity: Body) -> Body:
-        r1, r2 = self.leading.rates
-        return rated(self.clean(rated(velocity, r1, r2)), 1 / r1, 1 / r2)
+        rates, inverse = self._rates()
+        return rated(self.clean(rated(velocity, rates)), inverse)
 
     def pack(self, velocity: Body) -> Body:
+        rates, inverse = self._rates()
+        return rated(self._packed(rated(velocity, rates)), inverse)
+
+    def _rates(self) -> tuple[PartRates, PartRates]:
+        """Rates that turn a velocity at unit rates into one of H and W together, and their inverse. b, which neither
+        touches, gets any rate and loses it again."""
         r1, r2 = self.leading.rates
-        return rated(self._packed(rated(velocity, r1, r2)), 1 / r1, 1 / r2)
+        return PartRates(r1, r2, r2), PartRates(1 / r1, 1 / r2, 1 / r2)
 
     def _packed(self, velocity: Body) -> Body:
         H, W, space = velocity["H"], velocity["W"], self.space
@@ -184,15 +191,15 @@ class LinearSystem(System):
         )
 
     def unpack(self, velocity: Body, logs: list[Float[jax.Array, ""]], log_scale: Float[jax.Array, ""]) -> Body:
-        r1, r2 = self.leading.rates
-        body, scales = rated(velocity, r1, r2), self._scales(logs)
+        rates, _ = self._rates()
+        body, scales = rated(velocity, rates), self._scales(logs)
         rest = self._rest(body, scales)
         H, W = self.leading.add(self.leading.amplitude(body, scales.lead), rest, log_scale)
         factor, model = jnp.exp(rest.log_scale - log_scale) * rest.factor, self.space.model
         dense = self.space.features(H, self.residual, factor).dense()
         return {
-            "H": dense / r1 if model.moves.H else jnp.zeros_like(dense),
-            "W": W / r2 if model.moves.W else jnp.zeros_like(W),
+            "H": dense / rates.H if model.moves.H else jnp.zeros_like(dense),
+            "W": W / rates.W if model.moves.W else jnp.zeros_like(W),
             "b": velocity["b"],
         }
 
@@ -301,7 +308,7 @@ def linear_system(
         factor=factor,
         propagator=propagator,
         leading=leading,
-        bias=Bias(state.b, space.signal.column_sums(W.dtype), model.decay_W, model.moves.b),
+        bias=Bias(state.b, space.signal.column_sums(W.dtype), model.decays.b, model.moves.b),
         log_scale=jnp.asarray(state.log_scale, W.dtype),
         start_scores=jnp.concatenate([rows, W]) @ residual.T if choice.scores and residual is not None else None,
         reference=referred,

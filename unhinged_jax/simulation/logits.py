@@ -13,6 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.dynamics import PartRates
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.simulation.columns import ColumnSystem
@@ -26,15 +27,15 @@ class LogitSystem(ColumnSystem):
     def body(self) -> Body:
         return {**super().body(), "scores": self.W.T @ self.H, "norm_H": safe_norm(self.H)}
 
-    def split(self, body: Body, rate_H: float | jax.Array, rate_W: float | jax.Array) -> tuple[Body, Body]:
+    def split(self, body: Body, rates: PartRates) -> tuple[Body, Body]:
         H, W, scores = body["H"], body["W"], body["scores"]
         pull = self.pull(body, scores)
-        push, decay = self.pushed(body, pull, rate_H, rate_W), self.decays(rate_H, rate_W)
+        push, decay = self.pushed(body, pull, rates), self.decays(rates)
         move_scores, growth = jnp.zeros_like(scores), jnp.zeros_like(body["norm_H"])
         if self.model.moves.H:
             # (W^T W) pull instead of W^T (W pull): W^T W is small. <H, W pull> = <scores, pull> avoids a pass over H.
-            move_scores += (W.T @ W) @ (rate_H * pull)
-            growth = _growth(rate_H * jnp.sum(scores * pull), body["norm_H"], push["H"])
+            move_scores += (W.T @ W) @ (rates.H * pull)
+            growth = _growth(rates.H * jnp.sum(scores * pull), body["norm_H"], push["H"])
         if self.model.moves.W:
             move_scores += jax.lax.optimization_barrier(push["W"].T) @ H
         push |= {"scores": move_scores, "norm_H": growth}

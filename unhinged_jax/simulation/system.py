@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.dynamics import PartRates
 from unhinged_jax.linear.compression import observed
 from unhinged_jax.model import settled
 from unhinged_jax.observables import ObservablePlan, View, evaluate
@@ -21,7 +22,7 @@ Body = dict[str, jax.Array]
 Reader = Callable[[Body, list[jax.Array], jax.Array], dict[str, Any]]
 """(body, logarithms of the scales of its groups, `still` as in `System.view`) -> what is saved at that moment."""
 
-_WITH_PROTOTYPES = frozenset({"W", "mean_W", "lead_W", "b"})
+_WITH_PROTOTYPES = frozenset({"W", "mean_W", "lead_W"})
 
 
 class System(eqx.Module):
@@ -91,13 +92,13 @@ class System(eqx.Module):
         """
         return self.velocity(body)
 
-    def driven(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
-        """The velocity at the given rates of H and W."""
-        return rated(self.velocity(body), rate_H, rate_W)
+    def driven(self, body: Body, rates: PartRates) -> Body:
+        """The velocity at the given rates of H, W and b."""
+        return rated(self.velocity(body), rates)
 
-    def split(self, body: Body, rate_H: jax.Array, rate_W: jax.Array) -> tuple[Body, Body]:
+    def split(self, body: Body, rates: PartRates) -> tuple[Body, Body]:
         """(push, decay) with `driven` = push - decay * body; decay holds one number () for each array."""
-        return self.driven(body, rate_H, rate_W), {name: jnp.zeros((), array.dtype) for name, array in body.items()}
+        return self.driven(body, rates), {name: jnp.zeros((), array.dtype) for name, array in body.items()}
 
     def clean(self, body: Body) -> Body:
         """The body without what only rounding can have put there. By default the body is returned unchanged.
@@ -167,6 +168,10 @@ def reader(system: System, plan: ObservablePlan, keep_states: bool, compressed: 
     return read
 
 
-def rated(body: Body, rate_H: jax.Array, rate_W: jax.Array) -> Body:
-    """Every array times the rate of the part it belongs to: rate_W for arrays of W and b, rate_H for arrays of H."""
-    return {name: (rate_W if name in _WITH_PROTOTYPES else rate_H) * value for name, value in body.items()}
+def rated(body: Body, rates: PartRates) -> Body:
+    """Every array times the rate of the part it belongs to: H, W or b."""
+
+    def rate_of(name: str) -> Any:
+        return rates.b if name == "b" else rates.W if name in _WITH_PROTOTYPES else rates.H
+
+    return {name: rate_of(name) * value for name, value in body.items()}

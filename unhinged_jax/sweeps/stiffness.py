@@ -55,7 +55,7 @@ def stiffness(config: Config, values: dict[str, Any]) -> jax.Array:
     assert isinstance(flow, Flow)
     times = jnp.asarray(problem.times, state.W.dtype)
     eta = flow.schedule(times)
-    fastest = [jnp.max(eta * rate_at(rate, times)) for rate in (flow.rate_H, flow.rate_W, flow.rate_W)]
+    fastest = [jnp.max(eta * rate_at(rate, times)) for rate in flow.rates]
 
     def field(z: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         return tuple(rate * v for rate, v in zip(fastest, model.velocity(*z), strict=True))

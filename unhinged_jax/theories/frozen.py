@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike
 
-from unhinged_jax.dynamics import Flow, logspaced
+from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import from_counts
 from unhinged_jax.model import LayerPeeled, frozen
-from unhinged_jax.schedules import cosine
+from unhinged_jax.schedules import cosine, logspaced
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst

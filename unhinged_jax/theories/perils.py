@@ -12,10 +12,11 @@ import scipy.optimize
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.dynamics import Flow, logspaced
+from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import frozen
 from unhinged_jax.plots import PALETTE
+from unhinged_jax.schedules import logspaced
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst

@@ -34,7 +34,8 @@ _MESSAGES = {
     RunResult.STEADY: "steady: the rate of change fell below the tolerances; later times were not needed.",
     RunResult.OVERFLOW: "overflow: the state was about to leave the floating-point range; "
     "lower the rate, add decay, or stop earlier.",
-    RunResult.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps` or loosen the tolerances.",
+    RunResult.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps`, loosen the tolerances, or give "
+    "a stiff flow an implicit solver, such as diffrax.Kvaerno5().",
     RunResult.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
     RunResult.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
     "digits; use float64, lower the decay, or stop earlier.",

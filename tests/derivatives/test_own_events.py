@@ -1,0 +1,133 @@
+"""Events of one's own, and the first of several, beside SciPy's roots of closed forms and NumPy loops."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+import unhinged_jax as uj
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    with jax.enable_x64(True):
+        yield
+
+
+DECAY, GRID = 0.2, np.linspace(0.0, 30.0, 31)
+MODEL = uj.frozen(uj.balanced(3, 2), 4, decay=DECAY)
+M = (1.5 * np.repeat(np.eye(3), 2, axis=0) - 0.5) / 6
+RNG = np.random.default_rng(0)
+START = uj.State(RNG.normal(size=(6, 4)), 3 * RNG.normal(size=(3, 4)), np.zeros(3))
+
+
+def W_at(t, decay=DECAY):
+    """The closed form of frozen features."""
+    fade = np.exp(-decay * t)
+    return fade * START.W + (1 - fade) / decay * (M.T @ START.H)
+
+
+def root(function, level, decay=DECAY):
+    return brentq(lambda t: function(W_at(t, decay)) - level, 0, 4.4, xtol=1e-14, rtol=1e-14)
+
+
+def corner(W):
+    return W[0, 0] ** 2 + W[1, 1] ** 2
+
+
+class Corner(eqx.Module):
+    """An observable whose number is data."""
+
+    times: jax.Array
+
+    def __call__(self, model, state):
+        return self.times * corner(jnp.exp(state.log_scale) * state.W)
+
+
+def own(model, state):
+    return corner(jnp.exp(state.log_scale) * state.W)
+
+
+NORM, LOW = float(np.linalg.norm(W_at(4.0))), float(corner(W_at(3.0)))
+
+
+@pytest.mark.parametrize("method", ["exact", pytest.param("simulate", marks=pytest.mark.long)])
+def test_a_function_of_ones_own_with_its_derivatives(method):
+    def time(decay, level, times):
+        model, event = MODEL.replace(decay=(0.0, decay)), Corner(times)
+        flow = uj.Flow(rtol=1e-11)
+        return uj.event_time(model, flow, START, event, level, times=GRID, direction="below", method=method).time
+
+    at = (DECAY, LOW, 1.0)
+    found, slopes = jax.jit(jax.value_and_grad(time, argnums=(0, 1, 2)))(*at)
+    close = 1e-11 if method == "exact" else 1e-8
+    assert float(found) == pytest.approx(root(corner, LOW), rel=close) == pytest.approx(3.0, rel=close)
+    h = 1e-5
+    by_decay = (root(corner, LOW, DECAY + h) - root(corner, LOW, DECAY - h)) / (2 * h)
+    by_level = (root(corner, LOW + h) - root(corner, LOW - h)) / (2 * h)
+    np.testing.assert_allclose(slopes, [by_decay, by_level, -LOW * by_level], rtol=1e-5)
+
+
+def test_the_first_of_several_flows():
+    events, directions = [own, "norm_W"], ["below", "below"]
+
+    def first(levels):
+        found = uj.event_time(MODEL, uj.Flow(), START, events, list(levels), times=GRID, direction=directions)
+        return found.time, found
+
+    slope, found = jax.jacfwd(first, has_aux=True)((LOW, NORM))
+    assert int(found.which) == 0 and float(found.time) == pytest.approx(3.0, rel=1e-11)
+    h = 1e-5
+    assert float(slope[0]) == pytest.approx((root(corner, LOW + h) - root(corner, LOW - h)) / (2 * h), rel=1e-5)
+    assert float(slope[1]) == 0.0
+    _, found = first((LOW / 3, NORM))
+    assert int(found.which) == 1 and float(found.time) == pytest.approx(4.0, rel=1e-11)
+    _, never = first((-1.0, -1.0))
+    assert not bool(never.happened) and np.isinf(never.time)
+
+
+def test_the_first_of_several_descents():
+    descent, W, walk = uj.Descent(0.3), START.W, []
+    for _ in range(40):
+        walk.append(W)
+        W = W + 0.3 * (M.T @ START.H - DECAY * W)
+    corners, norms = np.array([corner(W) for W in walk]), np.array([np.linalg.norm(W) for W in walk])
+    levels = [0.6 * corners[8] + 0.4 * corners[9], 0.3 * norms[8] + 0.7 * norms[9]]  # both between the same updates
+    found = uj.event_time(MODEL, descent, START, [own, "norm_W"], levels, times=[0, 30], direction="below")
+    assert int(found.which) == 0 and int(found.updates) == 9
+    assert float(found.time) == pytest.approx(8.4, rel=1e-11)
+    assert float(found.slope) == pytest.approx(corners[9] - corners[8], rel=1e-10)
+    named = uj.event_time(MODEL, descent, START, ["accuracy is 1", own], [None, -1.0], times=[0, 30], direction="below")
+    alone = uj.event_time(MODEL, descent, START, "accuracy is 1", times=[0, 30])
+    assert bool(named.happened) == bool(alone.happened)
+    assert float(named.time) == pytest.approx(float(alone.time), rel=1e-13)
+
+
+def test_a_batch_of_levels():
+    def first(level):
+        return uj.event_time(MODEL, uj.Flow(), START, [own, "norm_W"], [LOW, level], times=GRID, direction="below")
+
+    levels = np.array([float(np.linalg.norm(W_at(t))) for t in (2.0, 4.0)])
+    found = jax.vmap(first)(levels)
+    assert found.which.tolist() == [1, 0]
+    np.testing.assert_allclose(found.time, [2.0, 3.0], rtol=1e-11)
+
+
+WRONG = {
+    "number": ((3, 0.5), {}, "a function .model, state. -> one number, or a list"),
+    "empty": (([], []), {}, "at least one event"),
+    "no level": ((own,), {}, "give the level that 'your event'"),
+    "array": ((lambda model, state: state.W, 0.5), {}, "must return one number"),
+    "levels": ((["norm_W", own], [1.0]), {}, "level must hold one entry for each of the 2 events"),
+    "directions": ((["norm_W", own], [1.0, 2.0]), {"direction": ["above"]}, "direction must hold one entry"),
+    "flat": ((["accuracy", own], [1.0, 2.0]), {}, "accuracy is piecewise constant and cannot be searched beside"),
+    "twice": ((["norm_W", "norm_W"], [1.0, 2.0]), {}, "one level only"),
+}
+
+
+@pytest.mark.parametrize(("asked", "settings", "says"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_searched_is_refused(asked, settings, says):
+    with pytest.raises(ValueError, match=says):
+        uj.event_time(MODEL, uj.Flow(), START, *asked, times=GRID, **settings)
