@@ -1,0 +1,123 @@
+"""Mean and second moments of stochastic gradient descent under a loss that is linear in the logits.
+
+    H <- (1 - a) H + x D X W,    W <- (1 - b) W + y X^T D H,    a = x lambda_1,  b = y lambda_2,  x = eta r_1,  y = eta r_2
+
+D is diagonal: n/m times how often each sample is in the batch. Row i of X is the signal of the label of sample i, drawn
+anew at each update or fixed. D and X are independent of each other and from update to update, with E D = 1 and
+
+    E D_ii^2 = same,    E D_ii D_jj = other,    E x_i = r_g,    Cov x_i = Sigma_g    (sample i in group g)
+
+so the mean is gradient descent, and the second moments of the sums F_g of the features of a group, of W, and of the
+squared lengths in a group are closed under the update: a linear map of few numbers, whatever n and p are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from unhinged_jax.special import segment_sum
+
+
+class Groups(NamedTuple):
+    """Samples with the same expected signal.
+
+    Attributes:
+        signal: The row r_g of the signal matrix that the samples of a group share, (G, C).
+        counts: Samples of a group, (G,).
+        covariance: Sigma_g, the covariance of that row over the draws of a label, (G, C, C); None for fixed labels.
+    """
+
+    signal: Float[jax.Array, "G C"]
+    counts: Float[jax.Array, "G"]
+    covariance: Float[jax.Array, "G C C"] | None
+
+
+class Draws(NamedTuple):
+    """Moments of D: E D_ii^2 = same, E D_ii D_jj = other."""
+
+    same: Float[jax.Array, ""]
+    other: Float[jax.Array, ""]
+
+
+class Moments(NamedTuple):
+    """Expected products, summed over the p coordinates, and those of the bias.
+
+    Attributes:
+        FF, FW, WW: E F F^T (G, G), E F W^T (G, C), E W W^T (C, C).
+        squares: E sum_{i in g} |h_i|^2, (G,).
+        b: E b, (C,).
+        spread: E |b|^2 - |E b|^2, ().
+    """
+
+    FF: Float[jax.Array, "G G"]
+    FW: Float[jax.Array, "G C"]
+    WW: Float[jax.Array, "C C"]
+    squares: Float[jax.Array, "G"]
+    b: Float[jax.Array, "C"]
+    spread: Float[jax.Array, ""]
+
+
+def draws_of(samples: int, batch: Float[jax.Array, ""], replacement: bool) -> Draws:
+    """Moments of D for batches of m of n samples; `batch` may be any positive number.
+
+    Cov(D_ii, D_jj) = kappa (n delta_ij - 1)/m with kappa = 1 with replacement and (n - m)/(n - 1) without.
+    """
+    kappa = 1.0 if replacement else (samples - batch) / max(samples - 1, 1)
+    return Draws(1 + kappa * (samples - 1) / batch, 1 - kappa / batch)
+
+
+def moments_of(
+    H: Float[jax.Array, "n p"],
+    W: Float[jax.Array, "C p"],
+    b: Float[jax.Array, "C"],
+    groups: Float[jax.Array, "n"],
+    count: int,
+) -> Moments:
+    """The moments of a given state, whose samples belong to the groups 0 ... count - 1."""
+    F = segment_sum(H, groups, count)
+    squares = segment_sum(jnp.sum(H * H, axis=1, keepdims=True), groups, count)[:, 0]
+    return Moments(F @ F.T, F @ W.T, W @ W.T, squares, b, jnp.zeros((), W.dtype))
+
+
+def change(
+    s: Moments,
+    groups: Groups,
+    draws: Draws,
+    x: Float[jax.Array, ""],
+    y: Float[jax.Array, ""],
+    decay_H: Float[jax.Array, ""],
+    decay_W: Float[jax.Array, ""],
+    bias: bool,
+) -> Moments:
+    """What one update adds to the moments, at the rates x of H and y of W and b (0 for a part that stays).
+
+    The increments are what is computed, not the moments after the update: 1 - a would round to 1 for a small rate.
+    """
+    R, n, Sigma = groups.signal, groups.counts, groups.covariance
+    a, b = x * decay_H, y * decay_W
+    loss_H, loss_W, both = a * (a - 2), b * (b - 2), a * b - a - b  # (1 - a)^2 - 1, (1 - b)^2 - 1, (1 - a)(1 - b) - 1
+    X = R @ s.WW @ R.T  # r_g WW r_h
+    Y = s.FW @ R.T  # E f_g . (R W)_h
+    own, extra = jnp.diagonal(Y), draws.same - draws.other
+    drawn = jnp.zeros_like(n) if Sigma is None else jnp.einsum("gcd,cd->g", Sigma, s.WW)
+    at_once = n * (extra * jnp.diagonal(X) + draws.same * drawn)
+    FF = loss_H * s.FF + (1 - a) * x * (n * Y + (n * Y).T)
+    FF += x**2 * (draws.other * n[:, None] * X * n + jnp.diag(at_once))
+    WW = loss_W * s.WW + (1 - b) * y * (s.FW.T @ R + R.T @ s.FW)
+    WW += y**2 * (draws.other * R.T @ s.FF @ R + extra * (R.T * s.squares) @ R)
+    FW = both * s.FW + (1 - a) * y * s.FF @ R + (1 - b) * x * n[:, None] * (R @ s.WW)
+    FW += x * y * (draws.other * n[:, None] * (Y.T @ R) + extra * own[:, None] * R)
+    squares = loss_H * s.squares + 2 * (1 - a) * x * own
+    squares += x**2 * n * draws.same * (jnp.diagonal(X) + drawn)
+    noise = jnp.sum(extra * n * jnp.sum(R * R, axis=1)) + (draws.other - 1) * jnp.sum((n @ R) ** 2)
+    if Sigma is not None:
+        WW += y**2 * draws.same * jnp.einsum("gcd,g->cd", Sigma, s.squares)
+        FW += x * y * draws.same * jnp.einsum("gc,gcd->gd", s.FW, Sigma)
+        noise += draws.same * jnp.sum(n * jnp.trace(Sigma, axis1=1, axis2=2))
+    moves = float(bias)
+    mean = moves * (y * (n @ R) - b * s.b)
+    return Moments(FF, FW, WW, squares, mean, moves * (loss_W * s.spread + y**2 * noise))
