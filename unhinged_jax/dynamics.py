@@ -122,6 +122,12 @@ class Descent(_Rated):
             `Optimizer(optax.adam, learning_rate=0.1)`; those of one that is built already, as in `optax.adam(0.1)`, are
             part of the program, which is compiled for each. Here it becomes an `Optimizer`, too.
         rate_b: The rate of the biases, a number or a schedule; None (default): that of W.
+        batch: m, the number of samples from which each update takes its gradient; None (default): all. `simulate` then
+            needs a key, and `exact` gives expectations, for which m may be any number above 0.
+        replacement: Whether a sample may be drawn several times for a batch (True, default) or not (False), or
+            "epochs": batches are cut from a new order of all samples in each epoch, which can only be simulated.
+        fresh_labels: Whether each update draws the labels anew from the targets, as those of
+            `labels.symmetric_noise(rate)`.
 
     Raises:
         ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a
@@ -141,6 +147,9 @@ class Descent(_Rated):
     nesterov: bool = dataclasses.field(default=False, metadata={"static": True})
     optimizer: Any = None
     rate_b: Any = None
+    batch: Any = None
+    replacement: bool | str = dataclasses.field(default=True, metadata={"static": True})
+    fresh_labels: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         _settle(self)
@@ -155,6 +164,17 @@ class Descent(_Rated):
             raise ValueError(f"optimizer must be an optax optimiser, such as optax.adam(0.01), but got {got}.")
         if self.optimizer is not None and self.momentum is not None:
             raise ValueError("give momentum or an optimizer, not both; put the momentum into the optimizer.")
+        if _is_number(self.batch) and _check.concrete(self.batch):
+            _check.positive("batch", self.batch)
+        if not (isinstance(self.replacement, bool) or self.replacement == "epochs"):
+            got = _check.given(self.replacement)
+            raise ValueError(f"replacement must be True, False or 'epochs', but got {got}.")
+        _check.flag("fresh_labels", self.fresh_labels)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether an update depends on what is drawn: a batch, or labels."""
+        return self.batch is not None or self.fresh_labels
 
 
 Dynamics = Flow | Descent

@@ -41,9 +41,12 @@ def each_member(
     dynamics: Dynamics,
     times: npt.ArrayLike,
     precision: str | None,
-    go_on: Callable[[Trajectory], Trajectory],
+    go_on: Callable[..., Trajectory],
+    own: tuple[Any, ...] = (),
 ) -> Trajectory:
     """What `go_on` makes of each member of a batch of runs, mapped over the axes of the batch.
+
+    It is given the member, and what else each member has one of: `own`, arrays with the axes of the batch.
 
     Members that ended at one time share their clock as a known number, which the updates of a descent require.
     """
@@ -58,8 +61,11 @@ def each_member(
     if known and not together and _check.concrete(times) and np.min(_numbers.counts("times", times)) < np.max(ended):
         raise ValueError(f"times must not lie before the end of any member, but `elapsed` has {_check.shown(ended)}.")
 
-    def one(member: Trajectory) -> Trajectory:
-        return go_on(dataclasses.replace(member, elapsed=_memory.read(ended).flat[0]) if together else member)
+    for array in own:
+        _check.shape("key", array, batch.batch, "one per member of the batch")
+
+    def one(member: Trajectory, *own: Any) -> Trajectory:
+        return go_on(dataclasses.replace(member, elapsed=_memory.read(ended).flat[0]) if together else member, *own)
 
     for _ in batch.batch:
         one = jax.vmap(one)
@@ -67,7 +73,7 @@ def each_member(
     _precision.refuse_differentiated((batch, dynamics), name, outside)
     _precision.refuse_compiled(name, outside)
     with _precision.scope(name):
-        found = one(batch)
+        found = one(batch, *own)
     return _precision.given_back(found, name, outside)
 
 

@@ -178,7 +178,10 @@ def prepare(
     if optimizer is not None:
         check_optimizer(optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
     apart = reduce or model.spherical  # a dense state does not carry its leading part separately
-    plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart)
+    stochastic = isinstance(dynamics, Descent) and dynamics.stochastic
+    if stochastic and caller not in ("simulate", "exact", "sweep"):
+        raise ValueError(f"`{caller}` does not take a Descent that draws batches or labels; use the full batch.")
+    plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart and not stochastic)
     outside = _precision.current()
     _precision.refuse_differentiated((model, dynamics, state), name, outside)
     _precision.refuse_compiled(name, outside)

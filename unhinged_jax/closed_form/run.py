@@ -128,6 +128,8 @@ def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
         )
     if isinstance(dynamics, Flow) and model.moves.b and callable(dynamics.rate_b):
         return "`rate_b` of a flow is a function; give a number, or use `simulate` or Descent."
+    if isinstance(dynamics, Descent) and dynamics.stochastic:
+        return "the descent draws batches or labels; its mean is the descent without them, with a closed form."
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
         return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
     if model.spherical and model.moves.W:

@@ -22,6 +22,8 @@ from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
 
 LARGEST_DIM = 2**31 - 1
+Parts = tuple[jax.Array, jax.Array, jax.Array]
+"""Arrays with the shapes of H, W and b."""
 
 
 @jax.tree_util.register_dataclass
@@ -266,7 +268,7 @@ class LayerPeeled(Tabled):
         q = jnp.asarray(self.labels.weights, logits.dtype)
         return jnp.sum(q * self.loss.of_columns(logits, self.labels.probabilities().T.astype(logits.dtype)))
 
-    def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
         """(H', W', b') at unit rates: minus the gradients, including kernel, rescaling and decay, in the plain dense
         form.
 
@@ -274,7 +276,15 @@ class LayerPeeled(Tabled):
 
         Source: Zhou et al. 2023, Eq. 4, 12, 18 and footnote 15.
         """
-        force_H, *others = jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
+        return self.moved_by(self.forces(H, W, b), H, W, b)
+
+    def forces(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
+        """Minus the gradients of the loss term with respect to H, W and b."""
+        return jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
+
+    def moved_by(self, forces: Parts, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
+        """The velocity at given forces: with rescaling, kernel and decay, and 0 for a part that does not move."""
+        force_H, *others = forces
         if self.rescale or self.exponent is not None:
             force_H = force_H * jnp.linalg.norm(H, axis=1, keepdims=True) ** self.rescaling
         if self.kernel is not None:

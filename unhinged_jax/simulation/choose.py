@@ -134,7 +134,7 @@ def choose(
 def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     """The cheapest form that a problem allows."""
     # An optimiser's memory has the shapes of the state's arrays, and some optimisers distinguish rows from columns.
-    if not reduce or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
+    if not reduce or (isinstance(dynamics, Descent) and (dynamics.optimizer is not None or dynamics.stochastic)):
         return "dense"
     if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
         return "linear"

@@ -99,7 +99,7 @@ def run(
     def step(carry: Carry, k: jax.Array) -> Carry:
         time = (first + k).astype(dtype)
         rates = rates_at(descent, time, dtype)
-        downhill = jax.tree.map(jnp.negative, system.velocity_at(carry.body, carry.powers))
+        downhill = jax.tree.map(jnp.negative, system.at_update(first + k).velocity_at(carry.body, carry.powers))
         change, memory = transform.update(downhill, carry.memory, carry.body)
         change = {**change, **{name: jnp.zeros_like(change[name]) for name in system.stays}}
         moved, lost = _applied(carry.body, rated(change, rates), carry.lost)

@@ -21,6 +21,7 @@ from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_p
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
 from unhinged_jax.simulation.logits import LogitSystem
+from unhinged_jax.simulation.sampled import SampledSystem, Sampling
 from unhinged_jax.simulation.spherical import plane_system
 from unhinged_jax.simulation.system import Reader, System, reader
 from unhinged_jax.special import faint, largest
@@ -36,6 +37,8 @@ class Job(NamedTuple):
         memory: What the run begins with in addition to the state, or None.
         first_start: The start of the first run in a chain of runs, if distances refer to it, else None.
         choice: How the problem is simulated.
+        sampling: What each update draws, or None.
+        keys: Words of the two keys from which it is drawn, or None.
     """
 
     model: LayerPeeled
@@ -48,6 +51,8 @@ class Job(NamedTuple):
     target: str
     first_start: State | None
     choice: Choice
+    sampling: Sampling | None
+    keys: Any
 
 
 @compiled
@@ -118,6 +123,8 @@ def _system(job: Job) -> System:
     )
     if choice.form == "sphere":
         return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
+    if job.sampling is not None:
+        return SampledSystem(model, H, W, state.b, job.keys, job.sampling, job.first)
     return DenseSystem(model, H, W, state.b)
 
 

@@ -23,6 +23,7 @@ from unhinged_jax.simulation import watched
 from unhinged_jax.simulation.choose import choose, form_of
 from unhinged_jax.simulation.descent import CUT_SHORT
 from unhinged_jax.simulation.programs import Job, descend, integrate
+from unhinged_jax.simulation.sampled import check_sampling
 from unhinged_jax.special import faint, largest
 from unhinged_jax.trajectory import Remark, Trajectory
 
@@ -39,6 +40,7 @@ def simulate(
     precision: str | None = None,
     reduce: bool = True,
     adjoint: diffrax.AbstractAdjoint | None = None,
+    key: jax.Array | None = None,
     progress: bool = False,
 ) -> Trajectory:
     """Run gradient flow (diffrax) or gradient descent (optax updates in a compiled loop).
@@ -69,6 +71,8 @@ def simulate(
             made in pieces of about a second, which are cut where they change no number. Ctrl-C ends it after the piece
             in hand, and what was reached is returned with the result `INTERRUPTED`; Ctrl-C once more raises
             KeyboardInterrupt. A batch of runs is cut at `times` instead, and each piece continues the one before.
+        key: A JAX key, for a `Descent` that draws batches or labels. One key is one path, whatever is observed, and a
+            run that goes on with the same key is the run without a break. `jax.vmap` over keys gives an ensemble.
 
     Returns:
         A `Trajectory`. If the run stops early, it holds what was reached and NaN elsewhere, and `result` says why. One
@@ -93,18 +97,15 @@ def simulate(
     progress = watched.wanted(progress, (model, dynamics, state, times))
     if isinstance(state, Trajectory) and state.batch:
         settings: dict[str, Any] = {
-            "states": states,
-            "target": target,
-            "precision": precision,
-            "reduce": reduce,
-            "adjoint": adjoint,
-        }
+            "states": states, "target": target, "precision": precision, "reduce": reduce, "adjoint": adjoint,
+        }  # fmt: skip
+        keys = () if key is None else (key,)
 
         def go_on(batch: Trajectory, times: npt.ArrayLike) -> Trajectory:
-            def one(member: Trajectory) -> Trajectory:
-                return simulate(model, dynamics, member, times, observe, **settings)
+            def one(member: Trajectory, *own: Any) -> Trajectory:
+                return simulate(model, dynamics, member, times, observe, key=own[0] if own else None, **settings)
 
-            return _request.each_member(batch, dynamics, times, precision, one)
+            return _request.each_member(batch, dynamics, times, precision, one, keys)
 
         return watched.batch_in_pieces(state, times, go_on) if progress else go_on(state, times)
     states = _check.flag("states", states)
@@ -114,6 +115,7 @@ def simulate(
     task.refuse_large(states)
     reduce = bool(reduce)
     check_adjoint(adjoint, dynamics)
+    sampling = check_sampling(model, dynamics, key)
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
@@ -125,7 +127,14 @@ def simulate(
         if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
         first = jnp.asarray(task.first)
-        job = Job(model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice)
+        keys = None
+        if sampling is not None:
+            dynamics = dataclasses.replace(dynamics, batch=None, fresh_labels=False)
+            keys = jax.random.key_data(jax.random.split(key))
+        job = Job(
+            model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice,
+            sampling, keys,
+        )  # fmt: skip
         if isinstance(dynamics, Descent):
             run = _descended(job, task.clock(), _loop.reads_at(task.times, task.first), progress)
         elif progress and task.times[-1] > task.first:

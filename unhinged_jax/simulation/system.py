@@ -92,6 +92,10 @@ class System(eqx.Module):
         """
         return self.velocity(body)
 
+    def at_update(self, k: jax.Array) -> System:
+        """The system whose gradient update k follows: another one for each, if batches or labels are drawn."""
+        return self
+
     def driven(self, body: Body, rates: PartRates) -> Body:
         """The velocity at the given rates of H, W and b."""
         return rated(self.velocity(body), rates)

@@ -1,0 +1,130 @@
+"""Stochastic gradients: each update follows the loss of a batch of samples, or of labels that are drawn anew.
+
+    H' = -dL_k/dH - lambda_1 H,    L_k = (n/m) sum over the batch of q_i loss(s_i, y_i),    E L_k = L
+
+The batch and the labels of update k depend on the key and on k, and on nothing else. An update costs m C p operations
+for the loss of a batch, and n p for the decay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax import _check
+from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.labels import Labels
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.simulation.dense import DenseSystem
+from unhinged_jax.simulation.system import Body
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What an update draws.
+
+    Attributes:
+        batch: m, the number of samples; None for all.
+        replacement: Whether one sample may be drawn several times; "epochs": batches are cut from a new permutation of
+            all samples in each epoch, and what is left over at its end is skipped.
+        fresh_labels: Whether the labels are drawn anew from the targets.
+    """
+
+    batch: int | None
+    replacement: bool | str
+    fresh_labels: bool
+
+
+def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None) -> Sampling | None:
+    """What each update draws, or None for the gradient of all samples.
+
+    Raises:
+        ValueError: for a batch that cannot be drawn, fresh labels without targets to draw from, or a key that is
+            missing or not needed.
+    """
+    if not (isinstance(dynamics, Descent) and dynamics.stochastic):
+        if key is not None:
+            raise ValueError("a key belongs to a Descent with a `batch` or `fresh_labels`; leave it out.")
+        return None
+    if key is None:
+        raise ValueError("this Descent draws batches or labels: give a key, such as key=jax.random.key(0).")
+    _check.key("key", key)
+    batch = dynamics.batch
+    if batch is not None:
+        if not _check.concrete(batch):
+            raise ValueError(
+                "the size of a simulated batch must be known when it is compiled; only `exact` can trace it."
+            )
+        batch = _check.whole("batch", batch, 1)
+        if batch > model.samples and dynamics.replacement is not True:
+            raise ValueError(
+                f"a batch of {batch} cannot be drawn from {model.samples} samples without replacement; give a smaller "
+                "one, or replacement=True."
+            )
+    if dynamics.fresh_labels and model.labels.kind == "hard":
+        raise ValueError(
+            "fresh_labels draws labels from the targets, but these are one-hot; describe the noise first, as in "
+            "labels.symmetric_noise(0.1)."
+        )
+    return Sampling(batch, dynamics.replacement, dynamics.fresh_labels)
+
+
+class SampledSystem(DenseSystem):
+    """A dense system whose gradient is that of one draw; `update` is the number of updates before this one."""
+
+    keys: jax.Array  # (2,): of the updates, and of the epochs
+    sampling: Sampling = eqx.field(static=True)
+    update: jax.Array
+
+    def at_update(self, k: jax.Array) -> SampledSystem:
+        return dataclasses.replace(self, update=k)
+
+    def velocity(self, body: Body) -> Body:
+        model, of_batch, of_labels = self.model, *jax.random.split(jax.random.fold_in(self.keys[0], self.update))
+        n, m = model.samples, self.sampling.batch
+        chosen = None if m is None else self._batch(of_batch, n, m)
+        labels = _drawn(model.labels, chosen, of_labels, self.sampling.fresh_labels)
+        drawn = dataclasses.replace(model, labels=labels)
+        H, W, b = body["H"], body["W"], body["b"]
+        if chosen is None:
+            forces = drawn.forces(H, W, b)
+        else:
+            rows, *others = drawn.forces(H[chosen], W, b)
+            forces = (jnp.zeros_like(H).at[chosen].add(rows), *others)
+        return dict(zip(("H", "W", "b"), model.moved_by(forces, H, W, b), strict=True))
+
+    def _batch(self, key: jax.Array, n: int, m: int) -> jax.Array:
+        """The samples of this update, (m,)."""
+        if self.sampling.replacement == "epochs":
+            epoch, place = jnp.divmod(self.update, n // m)
+            order = jax.random.permutation(jax.random.fold_in(self.keys[1], epoch), n)
+            return jax.lax.dynamic_slice(order, (place * m,), (m,))
+        if self.sampling.replacement:
+            return jax.random.randint(key, (m,), 0, n)
+        return jax.random.permutation(key, n)[:m]
+
+
+def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array, fresh: bool) -> Labels:
+    """The labels of the chosen samples, with weights times n/m, and with targets of one draw if they are fresh."""
+    n = labels.samples
+    samples = jnp.arange(n) if chosen is None else chosen
+
+    def of(array: Any) -> jax.Array:
+        return jnp.asarray(array)[samples]
+
+    fields: dict[str, Any] = {"index": of(labels.index), "classes": labels.classes, "kind": labels.kind}
+    fields["weights"] = of(labels.weights) * (n / samples.shape[0])
+    fields["targets"] = of(labels.targets) if labels.kind == "soft" else labels.targets
+    if fresh:
+        # A sample that is in a batch twice has one label there.
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(samples)
+        rows = jnp.asarray(labels.targets)[samples if labels.kind == "soft" else fields["index"]]
+        edges = jnp.cumsum(rows, axis=1)
+        shares = jax.vmap(lambda one: jax.random.uniform(one, dtype=edges.dtype))(keys)[:, None] * edges[:, -1:]
+        drawn = jnp.sum(shares >= edges, axis=1).astype(jnp.int32)
+        fields |= {"index": jnp.minimum(drawn, labels.classes - 1), "targets": None, "kind": "hard"}
+    return Labels(**fields)
