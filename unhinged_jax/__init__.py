@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from unhinged_jax.model import unconstrained as unconstrained
     from unhinged_jax.observables import all_observables as all_observables
     from unhinged_jax.observables import collapse_observables as collapse_observables
+    from unhinged_jax.observables import moment_observables as moment_observables
     from unhinged_jax.observables import observe_state as observe_state
     from unhinged_jax.observables import paper_observables as paper_observables
     from unhinged_jax.optimizers import Optimizer as Optimizer
@@ -91,7 +92,7 @@ _HOMES = {
     "limits": "Limit limit",
     "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
-    "observables": "all_observables collapse_observables observe_state paper_observables",
+    "observables": "all_observables collapse_observables moment_observables observe_state paper_observables",
     "optimizers": "Optimizer rescale_by_feature_norm",
     "plots": "plot",
     "references": "citation",

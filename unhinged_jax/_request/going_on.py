@@ -79,6 +79,8 @@ def each_member(
 
 def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
     """Raise unless a dynamics can continue a run: it must have the same clock and use everything the run carried."""
+    if before.kind == "expected":
+        raise ValueError("expectations are not a run and cannot be continued; ask for all times at once.")
     afresh = "give `trajectory.final` to start a new run there, whose clock begins at 0."
     clock = clock_of(dynamics)
     if before.clock not in ("", clock):

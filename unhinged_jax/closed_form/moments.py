@@ -28,12 +28,35 @@ class Groups(NamedTuple):
     Attributes:
         signal: The row r_g of the signal matrix that the samples of a group share, (G, C).
         counts: Samples of a group, (G,).
-        covariance: Sigma_g, the covariance of that row over the draws of a label, (G, C, C); None for fixed labels.
+        chances: Probability of each label times the squared weight of a sample, (G, C); None for fixed labels.
+        rows: The row of the signal matrix of one sample of weight 1 with each label, (C, C), so that
+            Sigma_g = sum_c chances_gc rows_c rows_c^T - r_g r_g^T; None for fixed labels.
     """
 
     signal: Float[jax.Array, "G C"]
     counts: Float[jax.Array, "G"]
-    covariance: Float[jax.Array, "G C C"] | None
+    chances: Float[jax.Array, "G C"] | None = None
+    rows: Float[jax.Array, "C C"] | None = None
+
+    def traced(self, S: Float[jax.Array, "C C"]) -> Float[jax.Array, "G"]:
+        """tr(Sigma_g S) of every group."""
+        if self.chances is None or self.rows is None:
+            return jnp.zeros_like(self.counts)
+        of_labels = jnp.sum((self.rows @ S) * self.rows, axis=1)
+        return self.chances @ of_labels - jnp.sum((self.signal @ S) * self.signal, axis=1)
+
+    def summed(self, w: Float[jax.Array, "G"]) -> Float[jax.Array, "C C"]:
+        """sum_g w_g Sigma_g."""
+        if self.chances is None or self.rows is None:
+            return jnp.zeros((self.signal.shape[1],) * 2, self.signal.dtype)
+        return (self.rows.T * (w @ self.chances)) @ self.rows - (self.signal.T * w) @ self.signal
+
+    def applied(self, V: Float[jax.Array, "G C"]) -> Float[jax.Array, "G C"]:
+        """V_g Sigma_g, row by row."""
+        if self.chances is None or self.rows is None:
+            return jnp.zeros_like(V)
+        own = jnp.sum(V * self.signal, axis=1, keepdims=True)
+        return (self.chances * (V @ self.rows.T)) @ self.rows - own * self.signal
 
 
 class Draws(NamedTuple):
@@ -91,33 +114,32 @@ def change(
     y: Float[jax.Array, ""],
     decay_H: Float[jax.Array, ""],
     decay_W: Float[jax.Array, ""],
-    bias: bool,
+    bias: tuple[Float[jax.Array, ""], Float[jax.Array, ""]],
 ) -> Moments:
-    """What one update adds to the moments, at the rates x of H and y of W and b (0 for a part that stays).
+    """What one update adds to the moments, at the rates x of H and y of W (0 for a part that stays).
+
+    `bias` is the rate of b and its decay.
 
     The increments are what is computed, not the moments after the update: 1 - a would round to 1 for a small rate.
     """
-    R, n, Sigma = groups.signal, groups.counts, groups.covariance
+    R, n = groups.signal, groups.counts
     a, b = x * decay_H, y * decay_W
     loss_H, loss_W, both = a * (a - 2), b * (b - 2), a * b - a - b  # (1 - a)^2 - 1, (1 - b)^2 - 1, (1 - a)(1 - b) - 1
     X = R @ s.WW @ R.T  # r_g WW r_h
     Y = s.FW @ R.T  # E f_g . (R W)_h
     own, extra = jnp.diagonal(Y), draws.same - draws.other
-    drawn = jnp.zeros_like(n) if Sigma is None else jnp.einsum("gcd,cd->g", Sigma, s.WW)
+    drawn = groups.traced(s.WW)
     at_once = n * (extra * jnp.diagonal(X) + draws.same * drawn)
     FF = loss_H * s.FF + (1 - a) * x * (n * Y + (n * Y).T)
     FF += x**2 * (draws.other * n[:, None] * X * n + jnp.diag(at_once))
     WW = loss_W * s.WW + (1 - b) * y * (s.FW.T @ R + R.T @ s.FW)
-    WW += y**2 * (draws.other * R.T @ s.FF @ R + extra * (R.T * s.squares) @ R)
+    WW += y**2 * (draws.other * R.T @ s.FF @ R + extra * (R.T * s.squares) @ R + draws.same * groups.summed(s.squares))
     FW = both * s.FW + (1 - a) * y * s.FF @ R + (1 - b) * x * n[:, None] * (R @ s.WW)
-    FW += x * y * (draws.other * n[:, None] * (Y.T @ R) + extra * own[:, None] * R)
+    FW += x * y * (draws.other * n[:, None] * (Y.T @ R) + extra * own[:, None] * R + draws.same * groups.applied(s.FW))
     squares = loss_H * s.squares + 2 * (1 - a) * x * own
     squares += x**2 * n * draws.same * (jnp.diagonal(X) + drawn)
-    noise = jnp.sum(extra * n * jnp.sum(R * R, axis=1)) + (draws.other - 1) * jnp.sum((n @ R) ** 2)
-    if Sigma is not None:
-        WW += y**2 * draws.same * jnp.einsum("gcd,g->cd", Sigma, s.squares)
-        FW += x * y * draws.same * jnp.einsum("gc,gcd->gd", s.FW, Sigma)
-        noise += draws.same * jnp.sum(n * jnp.trace(Sigma, axis1=1, axis2=2))
-    moves = float(bias)
-    mean = moves * (y * (n @ R) - b * s.b)
-    return Moments(FF, FW, WW, squares, mean, moves * (loss_W * s.spread + y**2 * noise))
+    noise = extra * jnp.sum(n * jnp.sum(R * R, axis=1)) + (draws.other - 1) * jnp.sum((n @ R) ** 2)
+    noise += draws.same * jnp.sum(n * groups.traced(jnp.eye(R.shape[1], dtype=R.dtype)))
+    z, shrinks = bias[0], bias[0] * bias[1]
+    mean, spread = z * (n @ R) - shrinks * s.b, shrinks * (shrinks - 2) * s.spread + z**2 * noise
+    return Moments(FF, FW, WW, squares, mean, spread)

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from unhinged_jax import _check, _loop, _request
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form import spherical
+from unhinged_jax.closed_form.expected import OF_MOMENTS, expectations, known, why_no_expectation
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
 from unhinged_jax.closed_form.timeline import Clock, Record, Updates, closed, timeline, updates_at
@@ -23,7 +24,16 @@ from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_mod
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum, spectrum_of
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
-from unhinged_jax.observables import ObservablePlan, Observe, View, evaluate, refers_to_start, wants_split
+from unhinged_jax.observables import (
+    ObservablePlan,
+    ObservableSet,
+    Observe,
+    View,
+    evaluate,
+    moment_observables,
+    refers_to_start,
+    wants_split,
+)
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
 from unhinged_jax.trajectory import RunResult, Trajectory
 
@@ -71,7 +81,8 @@ def exact(
         >>> bool(truth["log_norm"][1] > 1e4)
         True
     """
-    why = why_no_closed_form(model, dynamics)
+    random = isinstance(dynamics, Descent) and dynamics.stochastic
+    why = why_no_expectation(model, dynamics) if random else why_no_closed_form(model, dynamics)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
     if isinstance(state, Trajectory) and state.batch:
@@ -79,6 +90,8 @@ def exact(
         return _request.each_member(
             state, dynamics, times, precision, lambda one: exact(model, dynamics, one, times, observe, **settings)
         )
+    if random:
+        return _expected(model, dynamics, state, times, observe, states, precision)
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
     task.refuse_large(states)
@@ -100,6 +113,34 @@ def exact(
         )  # fmt: skip
         found = _spherical(job) if model.spherical else _linear(job)
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
+
+
+def _expected(
+    model: LayerPeeled,
+    descent: Descent,
+    state: State | Trajectory,
+    times: npt.ArrayLike,
+    observe: Observe,
+    states: bool,
+    precision: str | None,
+) -> Trajectory:
+    """Expectations of a descent that draws batches or labels; its state is that of the descent without them."""
+    plain = dataclasses.replace(descent, batch=None, fresh_labels=False)
+    mean = exact(model, plain, state, times, (), states=states, precision=precision)
+    asked = moment_observables if observe is None else observe
+    task = _request.prepare(model, descent, state, times, asked, target="top", precision=precision, caller="exact")
+    names = tuple(name for name, function in task.plan if function is None and known(name))
+    if not isinstance(asked, ObservableSet) and len(names) < len(task.plan):
+        other = next(name for name, function in task.plan if function is not None or not known(name))
+        raise NoClosedForm(
+            f"there is no closed form: the expectation of {other!r} is not known, because it is not quadratic in the "
+            f"state; observe some of {', '.join(OF_MOMENTS)}, or `simulate` and average."
+        )
+    with task.context():
+        model, descent = _request.traceable((model, descent))
+        reads = _loop.reads_at(task.times, task.first)
+        values = expectations(model, descent, task.state, jnp.asarray(task.first), reads, names)
+        return dataclasses.replace(mean, observables=task.give_back(values), kind="expected")
 
 
 def _unit_clock(dynamics: Dynamics, task: _request.Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:

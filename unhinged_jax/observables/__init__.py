@@ -16,6 +16,7 @@ from unhinged_jax.observables.table import (
     ObservableSet,
     all_observables,
     collapse_observables,
+    moment_observables,
     paper_observables,
 )
 from unhinged_jax.observables.view import View
@@ -30,6 +31,7 @@ __all__ = [
     "all_observables",
     "collapse_observables",
     "evaluate",
+    "moment_observables",
     "observe_state",
     "paper_observables",
     "refers_to_start",

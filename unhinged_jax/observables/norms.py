@@ -67,6 +67,29 @@ def _log_spherical_error(features: PlaneFeatures) -> jax.Array:
     return safe_log(safe_norm(jnp.exp(error - most))) + most
 
 
+def log_within_scatter(view: View) -> jax.Array:
+    """Logarithm of sum_i |h_i - mean of its class|^2."""
+    stats = view.once(_class_statistics)
+    return safe_log(jnp.sum(stats.counts * stats.variances)) + _log_unit(view, stats)
+
+
+def log_between_scatter(view: View) -> jax.Array:
+    """Logarithm of sum_c n_c |mean of class c - mean of all|^2."""
+    stats = view.once(_class_statistics)
+    n = stats.counts.astype(stats.means.dtype)
+    apart = stats.means - (n @ stats.means) / jnp.sum(n)
+    return 2 * safe_log(safe_norm(jnp.sqrt(n)[:, None] * apart)) + 2 * view.normal().log_H
+
+
+def _class_statistics(view: View) -> collapse.ClassStatistics:
+    labels = view.model.labels
+    return view.normal().features.statistics(jnp.asarray(labels.index), labels.classes)
+
+
+def _log_unit(view: View, stats: collapse.ClassStatistics) -> jax.Array:
+    return 2 * (view.normal().log_H + safe_log(jnp.asarray(stats.unit, view.W.dtype)))
+
+
 def gap(which: slice) -> Callable[[View], jax.Array]:
     """An observable: norm of these parts less the leading part of the start."""
 

@@ -18,7 +18,17 @@ from unhinged_jax.observables.accuracy import (
     objective,
     reduced_margin,
 )
-from unhinged_jax.observables.norms import bias_ratio, collapse_metric, energy, gap, log_norm, log_norms, log_to_limit
+from unhinged_jax.observables.norms import (
+    bias_ratio,
+    collapse_metric,
+    energy,
+    gap,
+    log_between_scatter,
+    log_norm,
+    log_norms,
+    log_to_limit,
+    log_within_scatter,
+)
 from unhinged_jax.observables.view import View
 from unhinged_jax.special import safe_norm
 
@@ -56,6 +66,14 @@ OBSERVABLES: dict[str, Observable] = {
     **_with_exponential("norm", log_norm, "norm of (H, W)"),
     **_with_exponential("norm_H", lambda view: view.once(log_norms)[0], "norm of H"),
     **_with_exponential("norm_W", lambda view: view.once(log_norms)[1], "norm of W"),
+    **_with_exponential("square_norm", lambda view: 2 * log_norm(view), "squared norm of (H, W)"),
+    **_with_exponential("square_norm_H", lambda view: 2 * view.once(log_norms)[0], "squared norm of H"),
+    **_with_exponential("square_norm_W", lambda view: 2 * view.once(log_norms)[1], "squared norm of W"),
+    "square_norm_b": Observable(lambda view: jnp.sum(view.b**2), "squared norm of b"),
+    **_with_exponential("within_scatter", log_within_scatter, "sum of squared distances of features from class means"),
+    **_with_exponential(
+        "between_scatter", log_between_scatter, "sum of squared distances of class means from the mean of all features"
+    ),
     "norm_b": Observable(lambda view: safe_norm(view.b), "norm of b"),
     "bias_ratio": Observable(bias_ratio, "largest bias over smallest"),
     **_with_exponential("distance", log_to_limit(_BOTH), "distance of the direction of (H, W) from its limit", "split"),
@@ -95,6 +113,11 @@ paper_observables = ObservableSet(
     ]
 )
 """What the paper's figures show, and the margin that decides the accuracy."""
+
+moment_observables = ObservableSet(
+    ["loss", "objective", "square_norm", "square_norm_H", "square_norm_W", "within_scatter", "between_scatter"]
+)
+"""What is quadratic in the state, or its loss: what `exact` knows of a descent that draws batches or labels."""
 
 collapse_observables = ObservableSet(_COLLAPSE_ONLY)
 """Every metric of neural collapse."""

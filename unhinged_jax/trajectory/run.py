@@ -42,7 +42,7 @@ class Trajectory(Value):
         memory: State of the optimiser at `final` (momentum, Adam moments), for a run that continues this one. The
             velocity of momentum, a dictionary of "H", "W" and "b", points downhill and is divided by e^log_scale of
             `final`.
-        kind: "simulated" or "exact".
+        kind: "simulated", "exact", or "expected" (expectations over the draws of a descent, whose `final` is the mean).
         origin: The state in which the first run of a chain began. `gap_H`, `gap_W` and the sign of a limit direction
             refer to it, however often the run is continued. None if it is not known.
         clock: What `elapsed` counts: "time" (a flow) or "updates" (a descent).
