@@ -2,8 +2,8 @@
 
     H' = -dL_k/dH - lambda_1 H,    L_k = (n/m) sum over the batch of q_i loss(s_i, y_i),    E L_k = L
 
-The batch and the labels of update k depend on the key and on k, and on nothing else. An update costs m C p operations
-for the loss of a batch, and n p for the decay.
+The batch and the labels of update k depend on the key and on k, and on nothing else. An update costs n p operations for
+the decay, and m C p for the gradient of a batch of m, or (m + C) p if the loss is linear.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.labels import Labels
 from unhinged_jax.model import LayerPeeled
+from unhinged_jax.model.layer_peeled import Parts
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.system import Body
 
@@ -91,9 +92,9 @@ class SampledSystem(DenseSystem):
         drawn = dataclasses.replace(model, labels=labels)
         H, W, b = body["H"], body["W"], body["b"]
         if chosen is None:
-            forces = drawn.forces(H, W, b)
+            forces = _forces(drawn, H, W, b)
         else:
-            rows, *others = drawn.forces(H[chosen], W, b)
+            rows, *others = _forces(drawn, H[chosen], W, b)
             forces = (jnp.zeros_like(H).at[chosen].add(rows), *others)
         return dict(zip(("H", "W", "b"), model.moved_by(forces, H, W, b), strict=True))
 
@@ -106,6 +107,15 @@ class SampledSystem(DenseSystem):
         if self.sampling.replacement:
             return jax.random.randint(key, (m,), 0, n)
         return jax.random.permutation(key, n)[:m]
+
+
+def _forces(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
+    """Minus the gradients of the loss; those of a linear loss are sums over classes, without a product over p."""
+    if not model.linear:
+        return model.forces(H, W, b)
+    signal = model.signal()
+    own = signal.column_sums(b.dtype) if model.moves.b else jnp.zeros_like(b)
+    return signal.times(W), signal.transpose_times(H), own
 
 
 def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array, fresh: bool) -> Labels:
