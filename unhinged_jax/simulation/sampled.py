@@ -33,11 +33,13 @@ class Sampling:
         replacement: Whether one sample may be drawn several times; "epochs": batches are cut from a new permutation of
             all samples in each epoch, and what is left over at its end is skipped.
         fresh_labels: Whether the labels are drawn anew from the targets.
+        generator: The name of JAX's generator of random numbers.
     """
 
     batch: int | None
     replacement: bool | str
     fresh_labels: bool
+    generator: str
 
 
 def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None) -> Sampling | None:
@@ -71,13 +73,13 @@ def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
             "fresh_labels draws labels from the targets, but these are one-hot; describe the noise first, as in "
             "labels.symmetric_noise(0.1)."
         )
-    return Sampling(batch, dynamics.replacement, dynamics.fresh_labels)
+    return Sampling(batch, dynamics.replacement, dynamics.fresh_labels, str(jax.random.key_impl(key)))
 
 
 class SampledSystem(DenseSystem):
     """A dense system whose gradient is that of one draw; `update` is the number of updates before this one."""
 
-    keys: jax.Array  # (2,): of the updates, and of the epochs
+    keys: jax.Array  # words of two keys, of the updates and of the epochs: JAX cannot transpose a branch over keys
     sampling: Sampling = eqx.field(static=True)
     update: jax.Array
 
@@ -85,7 +87,7 @@ class SampledSystem(DenseSystem):
         return dataclasses.replace(self, update=k)
 
     def velocity(self, body: Body) -> Body:
-        model, of_batch, of_labels = self.model, *jax.random.split(jax.random.fold_in(self.keys[0], self.update))
+        model, of_batch, of_labels = self.model, *jax.random.split(jax.random.fold_in(self._key(0), self.update))
         n, m = model.samples, self.sampling.batch
         chosen = None if m is None else self._batch(of_batch, n, m)
         labels = _drawn(model.labels, chosen, of_labels, self.sampling.fresh_labels)
@@ -98,11 +100,14 @@ class SampledSystem(DenseSystem):
             forces = (jnp.zeros_like(H).at[chosen].add(rows), *others)
         return dict(zip(("H", "W", "b"), model.moved_by(forces, H, W, b), strict=True))
 
+    def _key(self, which: int) -> jax.Array:
+        return jax.random.wrap_key_data(self.keys[which], impl=self.sampling.generator)
+
     def _batch(self, key: jax.Array, n: int, m: int) -> jax.Array:
         """The samples of this update, (m,)."""
         if self.sampling.replacement == "epochs":
             epoch, place = jnp.divmod(self.update, n // m)
-            order = jax.random.permutation(jax.random.fold_in(self.keys[1], epoch), n)
+            order = jax.random.permutation(jax.random.fold_in(self._key(1), epoch), n)
             return jax.lax.dynamic_slice(order, (place * m,), (m,))
         if self.sampling.replacement:
             return jax.random.randint(key, (m,), 0, n)

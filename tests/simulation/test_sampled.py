@@ -1,0 +1,226 @@
+"""Descents that draw batches or labels: one key is one path, means are gradients, and batches are what they say."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import unhinged_jax as uj
+
+LABELS = uj.balanced(classes=3, per_class=4)
+KEY = jax.random.key(11)
+KINDS = {
+    "batch": {"batch": 5},
+    "without replacement": {"batch": 5, "replacement": False},
+    "epochs": {"batch": 5, "replacement": "epochs"},
+    "fresh labels": {"fresh_labels": True},
+    "both": {"batch": 5, "fresh_labels": True},
+}
+CASES = {
+    "linear": lambda labels: uj.regularized(labels, dim=5, decay=0.1, bias=True),
+    "cross-entropy": lambda labels: uj.regularized(labels, dim=5, decay=0.1, loss="cross_entropy", bias=True),
+    "anchored": lambda labels: uj.anchored(labels, dim=5, decay=0.1, loss="cross_entropy"),
+    "spherical": lambda labels: uj.spherical(labels, dim=5, free_prototypes=True, loss="cross_entropy", rescale=1),
+    "kernel": lambda labels: uj.ntk_invariant(labels, dim=5, kernel=np.diag(np.linspace(0.5, 1.5, 12))),
+}
+
+
+def labels_for(drawn):
+    return LABELS.symmetric_noise(0.2) if drawn.get("fresh_labels") else LABELS
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", ["batch", "without replacement", "both"])
+def test_the_mean_of_one_update_is_the_update_of_all_samples(case, kind):
+    model = CASES[case](labels_for(KINDS[kind]))
+    state = model.init(jax.random.key(0))
+    keys = jax.random.split(KEY, 4096)
+
+    def end(descent, **settings):
+        return uj.simulate(model, descent, state, [1], [], **settings).final
+
+    drawn = jax.vmap(lambda key: end(uj.Descent(0.5, **KINDS[kind]), key=key))(keys)
+    full = end(uj.Descent(0.5), reduce=False)
+    for name in ("H", "W", "b"):
+        values = np.asarray(getattr(drawn, name), float)
+        error = values.std(axis=0) / np.sqrt(len(keys)) + 1e-6
+        assert np.all(np.abs(values.mean(axis=0) - getattr(full, name)) < 5 * error), name
+
+
+def test_updates_are_those_of_a_loop_in_numpy():
+    # The batch of one update is read off the features that it moves, and the loop goes on with it.
+    model = uj.unconstrained(LABELS, dim=5, loss="cross_entropy")
+    descent = uj.Descent(0.3, batch=4, replacement=False)
+    run = uj.simulate(model, descent, model.init(jax.random.key(0)), np.arange(8), [], states=True, key=KEY)
+    H, W = (np.asarray(part[0], float) for part in (run.states.H, run.states.W))
+    targets, n, m = np.eye(3)[np.asarray(LABELS.index)], 12, 4
+    for k in range(7):
+        chosen = np.flatnonzero(np.any(np.asarray(run.states.H[k + 1]) != np.asarray(run.states.H[k]), axis=1))
+        assert len(chosen) == m
+        D = np.zeros(n)
+        D[chosen] = n / m
+        odds = np.exp(H @ W.T)
+        pull = D[:, None] / n * (targets - odds / odds.sum(1, keepdims=True))
+        H, W = H + 0.3 * pull @ W, W + 0.3 * pull.T @ H
+        np.testing.assert_allclose(run.states.H[k + 1], H, atol=2e-5)
+        np.testing.assert_allclose(run.states.W[k + 1], W, atol=2e-5)
+
+
+def test_an_epoch_visits_every_sample_once():
+    model = uj.frozen(LABELS, dim=5)
+    state = model.init(jax.random.key(0))
+    with jax.enable_x64(True):
+        state = model.init(jax.random.key(0))
+        descent = uj.Descent(0.1, batch=4, replacement="epochs")
+        run = uj.simulate(model, descent, state, [0, 3, 6], [], states=True, key=KEY)
+        # Updates of W at frozen features are gradients of the batches, whose sum over an epoch is n/m times the whole.
+        step = 0.1 * 3 * model.signal().transpose_times(jnp.asarray(state.H))
+        for k in (1, 2):
+            np.testing.assert_allclose(run.states.W[k] - run.states.W[k - 1], step, rtol=1e-12)
+        first, second = (uj.simulate(model, descent, state, [k], [], key=KEY).final.W for k in (1, 4))
+        assert np.max(np.abs((second - run.states.W[1]) - (first - state.W))) > 1e-3  # another order
+
+
+def test_duplicates_in_a_batch_count_twice_and_share_a_label():
+    labels = uj.balanced(classes=2, per_class=1).symmetric_noise(0.5)
+    model = uj.anchored(labels, dim=2, gamma=1.0)
+    state = model.init(jax.random.key(0), prototypes=np.eye(2))
+    descent = uj.Descent(1.0, batch=4, fresh_labels=True)
+    ends = jax.vmap(lambda key: uj.simulate(model, descent, state, [1], [], key=key).final.H)(
+        jax.random.split(KEY, 200)
+    )
+    moved = np.asarray(ends - state.H)
+    steps = np.abs(moved[:, :, 0]) / 0.25  # q n/m = 1/2 * 2/4 for each time that a sample is drawn
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-5)
+    np.testing.assert_allclose(steps.sum(axis=1), 4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_key_is_one_path(kind):
+    model = uj.regularized(labels_for(KINDS[kind]), dim=5, decay=0.1, loss="cross_entropy")
+    state, descent = model.init(jax.random.key(0)), uj.Descent(0.5, **KINDS[kind])
+    whole = uj.simulate(model, descent, state, [10, 33], ["norm"], key=KEY)
+    other = uj.simulate(model, descent, state, [1, 7, 10, 20, 33], ["norm", "loss"], key=KEY)
+    first = uj.simulate(model, descent, state, [10], ["norm"], key=KEY)
+    second = uj.simulate(model, descent, first, [33], ["norm"], key=KEY)
+    jitted = jax.jit(lambda key: uj.simulate(model, descent, state, [10, 33], ["norm"], key=key).final)(KEY)
+    mapped = jax.vmap(lambda key: uj.simulate(model, descent, state, [10, 33], ["norm"], key=key).final)(
+        jnp.stack([jax.random.key(1), KEY, jax.random.key(2)])
+    )
+    ends = [other.final, second.final, jitted, jax.tree.map(lambda leaf: leaf[1], mapped)]
+    for end in ends[:2]:
+        np.testing.assert_array_equal(end.H, whole.final.H)
+    for end in ends[2:]:
+        np.testing.assert_allclose(end.H, whole.final.H, rtol=1e-5, atol=1e-6)
+    assert (
+        np.max(np.abs(whole.final.H - uj.simulate(model, descent, state, [33], [], key=jax.random.key(5)).final.H))
+        > 1e-3
+    )
+
+
+def test_an_ensemble_continues_with_one_key_each():
+    model = uj.regularized(LABELS, dim=5, decay=0.1)
+    state, descent, keys = model.init(jax.random.key(0)), uj.Descent(0.3, batch=4), jax.random.split(KEY, 3)
+    first = jax.vmap(lambda key: uj.simulate(model, descent, state, [5], ["norm"], key=key))(keys)
+    second = uj.simulate(model, descent, first, [9], ["norm"], key=keys)
+    whole = jax.vmap(lambda key: uj.simulate(model, descent, state, [9], ["norm"], key=key))(keys)
+    np.testing.assert_allclose(second["norm"], whole["norm"], rtol=1e-6)
+    with pytest.raises(ValueError, match="one per member of the batch"):
+        uj.simulate(model, descent, first, [9], ["norm"], key=KEY)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_any_optimiser_takes_the_drawn_gradients(name):
+    settings = {"momentum": {"momentum": 0.9}, "adam": {"optimizer": optax.adam(0.05)}}[name]
+    model = uj.regularized(LABELS, dim=5, decay=0.1, loss="cross_entropy")
+    state = model.init(jax.random.key(0))
+    all_of_them = uj.Descent(0.1, batch=12, replacement=False, **settings)
+    run = uj.simulate(model, all_of_them, state, [20], ["objective"], key=KEY)
+    plain = uj.simulate(model, uj.Descent(0.1, **settings), state, [20], ["objective"])
+    np.testing.assert_allclose(run["objective"], plain["objective"], rtol=1e-5)
+    some = uj.simulate(model, uj.Descent(0.1, batch=3, **settings), state, [20], ["objective"], key=KEY)
+    assert abs(some["objective"][0] / plain["objective"][0] - 1) > 1e-4
+
+
+def test_a_path_can_be_differentiated():
+    model = uj.regularized(LABELS, dim=5, decay=0.1, loss="cross_entropy")
+
+    def value(rate):
+        return uj.simulate(model, uj.Descent(rate, batch=4), state, [15], ["objective"], key=KEY)["objective"][0]
+
+    with jax.enable_x64(True):
+        state = model.init(jax.random.key(0))
+        slope, h = float(jax.grad(value)(0.3)), 1e-6
+        np.testing.assert_allclose(slope, float(value(0.3 + h) - value(0.3 - h)) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("descent", "settings", "message"),
+    [
+        (uj.Descent(0.1, batch=3), {}, "give a key"),
+        (uj.Descent(0.1), {"key": KEY}, "a key belongs to a Descent"),
+        (uj.Flow(), {"key": KEY}, "a key belongs to a Descent"),
+        (uj.Descent(0.1, batch=13, replacement=False), {"key": KEY}, "13 cannot be drawn from 12"),
+        (uj.Descent(0.1, batch=2.5), {"key": KEY}, "batch must be a whole number"),
+        (uj.Descent(0.1, fresh_labels=True), {"key": KEY}, "one-hot"),
+        (uj.Descent(0.1, batch=3), {"key": 3}, "key must be a JAX key"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(descent, settings, message):
+    model = uj.regularized(LABELS, dim=5, decay=0.1)
+    with pytest.raises(ValueError, match=message):
+        uj.simulate(model, descent, model.init(jax.random.key(0)), [5], **settings)
+
+
+def test_bad_settings_of_a_descent_are_refused():
+    with pytest.raises(ValueError, match="batch must be"):
+        uj.Descent(0.1, batch=0)
+    with pytest.raises(ValueError, match="replacement must be True, False or 'epochs'"):
+        uj.Descent(0.1, batch=3, replacement="epoch")
+    with pytest.raises(ValueError, match="fresh_labels"):
+        uj.Descent(0.1, fresh_labels=3)
+
+
+def test_operations_for_the_full_batch_say_so():
+    model = uj.regularized(LABELS, dim=5, decay=0.1)
+    state, descent = model.init(jax.random.key(0)), uj.Descent(0.1, batch=3)
+    for call in (
+        lambda: uj.limit(model, descent, state),
+        lambda: uj.event_time(model, descent, state, "norm", 5.0, times=[0, 9], method="simulate"),
+        lambda: uj.lyapunov(model, descent, state, 10, 2),
+    ):
+        with pytest.raises(ValueError, match="draws batches or labels"):
+            call()
+
+
+DEVICES = """
+    import jax, numpy as np, unhinged_jax as uj
+    from jax.sharding import PartitionSpec
+    labels = uj.balanced(classes=3, per_class=4)
+    model = uj.regularized(labels, dim=5, decay=0.1, loss="cross_entropy")
+    state, keys = model.init(jax.random.key(0)), jax.random.split(jax.random.key(11), 8)
+    def end(key):
+        return uj.simulate(model, uj.Descent(0.5, batch=5), state, [30], ["norm"], key=key)["norm"]
+    one = jax.vmap(end)(keys)
+    mesh = jax.make_mesh((8,), ("runs",))
+    here = PartitionSpec("runs")
+    spread = jax.jit(jax.shard_map(jax.vmap(end), mesh=mesh, in_specs=here, out_specs=here, check_vma=False))(keys)
+    print(jax.device_count(), float(np.max(np.abs(np.asarray(spread) - np.asarray(one)))))
+"""
+
+
+@pytest.mark.long
+def test_eight_devices_draw_the_same():
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    code = textwrap.dedent(DEVICES)
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=600
+    )
+    devices, apart = told.stdout.split()
+    assert devices == "8" and float(apart) < 1e-5
