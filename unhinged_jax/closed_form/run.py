@@ -139,8 +139,8 @@ def _expected(
     with task.context():
         model, descent = _request.traceable((model, descent))
         reads = _loop.reads_at(task.times, task.first)
-        values = expectations(model, descent, task.state, jnp.asarray(task.first), reads, names)
-        return dataclasses.replace(mean, observables=task.give_back(values), kind="expected")
+        values = task.give_back(expectations(model, descent, task.state, jnp.asarray(task.first), reads, names))
+        return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 
 
 def _unit_clock(dynamics: Dynamics, task: _request.Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
