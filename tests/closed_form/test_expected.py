@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.closed_form import expected
+from unhinged_jax.closed_form import carriers
 
 NAMES = list(uj.moment_observables)
 
@@ -141,7 +141,7 @@ def test_seven_numbers_are_as_good_as_all_moments(fresh):
     with jax.enable_x64(True):
         model, state = problem(labels, bias=True)
         descent = uj.Descent(0.2, rate_H=1.5, batch=4, fresh_labels=fresh)
-        assert expected.alike(model)
+        assert carriers.alike(model)
         short = uj.exact(model, descent, state, [0, 5, 200], uj.moment_observables)
         # Labels that are traced: every sample is a group of its own.
         whole = jax.jit(lambda labels: uj.exact(model.replace(labels=labels), descent, state, [0, 5, 200]).observables)(

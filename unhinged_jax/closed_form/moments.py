@@ -1,6 +1,6 @@
 """Mean and second moments of stochastic gradient descent under a loss that is linear in the logits.
 
-    H <- (1 - a) H + x D X W,    W <- (1 - b) W + y X^T D H,    a = x lambda_1,  b = y lambda_2,  x = eta r_1,  y = eta r_2
+    H <- (1 - a) H + x D X W,  W <- (1 - b) W + y X^T D H,  a = x lambda_1, b = y lambda_2, x = eta r_1, y = eta r_2
 
 D is diagonal: n/m times how often each sample is in the batch. Row i of X is the signal of the label of sample i, drawn
 anew at each update or fixed. D and X are independent of each other and from update to update, with E D = 1 and
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from unhinged_jax.special import segment_sum
@@ -112,9 +113,9 @@ def change(
     draws: Draws,
     x: Float[jax.Array, ""],
     y: Float[jax.Array, ""],
-    decay_H: Float[jax.Array, ""],
-    decay_W: Float[jax.Array, ""],
-    bias: tuple[Float[jax.Array, ""], Float[jax.Array, ""]],
+    decay_H: ArrayLike,
+    decay_W: ArrayLike,
+    bias: tuple[jax.Array, ArrayLike],
 ) -> Moments:
     """What one update adds to the moments, at the rates x of H and y of W (0 for a part that stays).
 
@@ -140,6 +141,6 @@ def change(
     squares += x**2 * n * draws.same * (jnp.diagonal(X) + drawn)
     noise = extra * jnp.sum(n * jnp.sum(R * R, axis=1)) + (draws.other - 1) * jnp.sum((n @ R) ** 2)
     noise += draws.same * jnp.sum(n * groups.traced(jnp.eye(R.shape[1], dtype=R.dtype)))
-    z, shrinks = bias[0], bias[0] * bias[1]
+    z, shrinks = bias[0], bias[0] * jnp.asarray(bias[1])
     mean, spread = z * (n @ R) - shrinks * s.b, shrinks * (shrinks - 2) * s.spread + z**2 * noise
     return Moments(FF, FW, WW, squares, mean, spread)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy.typing as npt
 from jaxtyping import PyTree
 
-from unhinged_jax import _check, _loop, _request
+from unhinged_jax import _check, _loop, _request, observables
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form import spherical
-from unhinged_jax.closed_form.expected import OF_MOMENTS, expectations, known, why_no_expectation
+from unhinged_jax.closed_form.expected import expectations, known_of, unknown, why_no_expectation
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
 from unhinged_jax.closed_form.timeline import Clock, Record, Updates, closed, timeline, updates_at
@@ -30,7 +30,6 @@ from unhinged_jax.observables import (
     Observe,
     View,
     evaluate,
-    moment_observables,
     refers_to_start,
     wants_split,
 )
@@ -81,8 +80,8 @@ def exact(
         >>> bool(truth["log_norm"][1] > 1e4)
         True
     """
-    random = isinstance(dynamics, Descent) and dynamics.stochastic
-    why = why_no_expectation(model, dynamics) if random else why_no_closed_form(model, dynamics)
+    drawn = dynamics if isinstance(dynamics, Descent) and dynamics.stochastic else None
+    why = why_no_closed_form(model, dynamics) if drawn is None else why_no_expectation(model, drawn)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
     if isinstance(state, Trajectory) and state.batch:
@@ -90,8 +89,8 @@ def exact(
         return _request.each_member(
             state, dynamics, times, precision, lambda one: exact(model, dynamics, one, times, observe, **settings)
         )
-    if random:
-        return _expected(model, dynamics, state, times, observe, states, precision)
+    if drawn is not None:
+        return _expected(model, drawn, state, times, observe, states=states, precision=precision)
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
     task.refuse_large(states)
@@ -116,26 +115,16 @@ def exact(
 
 
 def _expected(
-    model: LayerPeeled,
-    descent: Descent,
-    state: State | Trajectory,
-    times: npt.ArrayLike,
-    observe: Observe,
-    states: bool,
-    precision: str | None,
+    model: LayerPeeled, descent: Descent, state: State | Trajectory, times: Any, observe: Observe, **settings: Any
 ) -> Trajectory:
     """Expectations of a descent that draws batches or labels; its state is that of the descent without them."""
     plain = dataclasses.replace(descent, batch=None, fresh_labels=False)
-    mean = exact(model, plain, state, times, (), states=states, precision=precision)
-    asked = moment_observables if observe is None else observe
+    mean = exact(model, plain, state, times, (), **settings)
+    asked, precision = observables.moment_observables if observe is None else observe, settings["precision"]
     task = _request.prepare(model, descent, state, times, asked, target="top", precision=precision, caller="exact")
-    names = tuple(name for name, function in task.plan if function is None and known(name))
-    if not isinstance(asked, ObservableSet) and len(names) < len(task.plan):
-        other = next(name for name, function in task.plan if function is not None or not known(name))
-        raise NoClosedForm(
-            f"there is no closed form: the expectation of {other!r} is not known, because it is not quadratic in the "
-            f"state; observe some of {', '.join(OF_MOMENTS)}, or `simulate` and average."
-        )
+    names, other = known_of(task.plan)
+    if other is not None and not isinstance(asked, ObservableSet):
+        raise NoClosedForm(f"there is no closed form: {unknown(other)}")
     with task.context():
         model, descent = _request.traceable((model, descent))
         reads = _loop.reads_at(task.times, task.first)

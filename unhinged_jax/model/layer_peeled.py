@@ -22,8 +22,7 @@ from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
 
 LARGEST_DIM = 2**31 - 1
-Parts = tuple[jax.Array, jax.Array, jax.Array]
-"""Arrays with the shapes of H, W and b."""
+Parts = tuple[jax.Array, jax.Array, jax.Array]  # with the shapes of H, W and b
 
 
 @jax.tree_util.register_dataclass
@@ -268,23 +267,18 @@ class LayerPeeled(Tabled):
         q = jnp.asarray(self.labels.weights, logits.dtype)
         return jnp.sum(q * self.loss.of_columns(logits, self.labels.probabilities().T.astype(logits.dtype)))
 
-    def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
-        """(H', W', b') at unit rates: minus the gradients, including kernel, rescaling and decay, in the plain dense
-        form.
+    def forces(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
+        """Minus the gradients of the loss term."""
+        return jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
 
-        Parts that do not move have velocity 0. Every faster form is tested against this one.
+    def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array, *, forces: Parts | None = None) -> Parts:
+        """(H', W', b') at unit rates: minus the gradients, including kernel, rescaling and decay; 0 for what stays.
+
+        Every faster form is tested against this plain one. `forces` are given where they are not those of all samples.
 
         Source: Zhou et al. 2023, Eq. 4, 12, 18 and footnote 15.
         """
-        return self.moved_by(self.forces(H, W, b), H, W, b)
-
-    def forces(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
-        """Minus the gradients of the loss term with respect to H, W and b."""
-        return jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
-
-    def moved_by(self, forces: Parts, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
-        """The velocity at given forces: with rescaling, kernel and decay, and 0 for a part that does not move."""
-        force_H, *others = forces
+        force_H, *others = self.forces(H, W, b) if forces is None else forces
         if self.rescale or self.exponent is not None:
             force_H = force_H * jnp.linalg.norm(H, axis=1, keepdims=True) ** self.rescaling
         if self.kernel is not None:
@@ -308,11 +302,8 @@ def checked(model: LayerPeeled) -> LayerPeeled:
         if needed or value is not None:
             _check.non_negative("rescale" if name == "exponent" else name, value)
     if model.decay_b is not None and not model.moves.b:
-        raise ValueError(
-            "decay_b is the decay of a bias, but this model has none that moves; leave it out, or give bias=True."
-        )
-    gamma = getattr(model.loss, "gamma", None)
-    if gamma is not None:
+        raise ValueError("decay_b belongs to a bias, but this model has none that moves; drop it, or give bias=True.")
+    if (gamma := getattr(model.loss, "gamma", None)) is not None:
         _check.non_negative("gamma", gamma)
     _check.choice("rescale", model.rescale, (0, 1, 2))
     if (model.rescale or model.exponent is not None) and not model.spherical:

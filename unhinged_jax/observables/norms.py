@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax.collapse import ClassStatistics
 from unhinged_jax.collapse.table import METRICS, shared_inputs
 from unhinged_jax.observables.accuracy import in_common_units
 from unhinged_jax.observables.distance import Split, log_distance, split_part
@@ -81,12 +82,12 @@ def log_between_scatter(view: View) -> jax.Array:
     return 2 * safe_log(safe_norm(jnp.sqrt(n)[:, None] * apart)) + 2 * view.normal().log_H
 
 
-def _class_statistics(view: View) -> collapse.ClassStatistics:
+def _class_statistics(view: View) -> ClassStatistics:
     labels = view.model.labels
     return view.normal().features.statistics(jnp.asarray(labels.index), labels.classes)
 
 
-def _log_unit(view: View, stats: collapse.ClassStatistics) -> jax.Array:
+def _log_unit(view: View, stats: ClassStatistics) -> jax.Array:
     return 2 * (view.normal().log_H + safe_log(jnp.asarray(stats.unit, view.W.dtype)))
 
 

@@ -127,13 +127,13 @@ def simulate(
         if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
         first = jnp.asarray(task.first)
-        keys = None
-        if sampling is not None:
+        words = None
+        if sampling is not None and key is not None and isinstance(dynamics, Descent):
             dynamics = dataclasses.replace(dynamics, batch=None, fresh_labels=False)
-            keys = jax.random.key_data(jax.random.split(key))
+            words = jax.random.key_data(jax.random.split(key))
         job = Job(
             model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice,
-            sampling, keys,
+            sampling, words,
         )  # fmt: skip
         if isinstance(dynamics, Descent):
             run = _descended(job, task.clock(), _loop.reads_at(task.times, task.first), progress)

@@ -96,9 +96,9 @@ class SampledSystem(DenseSystem):
         if chosen is None:
             forces = _forces(drawn, H, W, b)
         else:
-            rows, *others = _forces(drawn, H[chosen], W, b)
-            forces = (jnp.zeros_like(H).at[chosen].add(rows), *others)
-        return dict(zip(("H", "W", "b"), model.moved_by(forces, H, W, b), strict=True))
+            rows, of_W, of_b = _forces(drawn, H[chosen], W, b)
+            forces = jnp.zeros_like(H).at[chosen].add(rows), of_W, of_b
+        return dict(zip(("H", "W", "b"), model.velocity(H, W, b, forces=forces), strict=True))
 
     def _key(self, which: int) -> jax.Array:
         return jax.random.wrap_key_data(self.keys[which], impl=self.sampling.generator)

@@ -1,0 +1,152 @@
+"""What carries the moments of a stochastic descent: all of them, or seven numbers if all classes are alike.
+
+Permuting classes that are alike changes nothing that is read, so every C x C matrix may be replaced by its mean over
+permutations, alpha I + beta 11^T.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Int
+
+from unhinged_jax import _check
+from unhinged_jax.closed_form.moments import Draws, Groups, Moments, change
+from unhinged_jax.labels import Labels
+from unhinged_jax.losses import Unhinged
+from unhinged_jax.model import LayerPeeled
+
+
+class Membership(NamedTuple):
+    """The group of each sample, (n,), and the first sample of each group, (G,)."""
+
+    group: Int[jax.Array, "n"]
+    first: Int[jax.Array, "G"]
+
+
+class Setting(NamedTuple):
+    """What does not change during a run.
+
+    Attributes:
+        model: The problem.
+        groups: Samples with the same expected signal.
+        classes: The class of each group, (G,).
+    """
+
+    model: LayerPeeled
+    groups: Groups
+    classes: Int[jax.Array, "G"]
+
+
+class General(NamedTuple):
+    """Any labels: the moments themselves."""
+
+    model: LayerPeeled
+    setting: Setting
+    draws: Draws
+
+    def shortened(self, moments: Moments) -> Moments:
+        return moments
+
+    def whole(self, moments: Moments) -> Moments:
+        return moments
+
+    def change(self, moments: Moments, x: jax.Array, y: jax.Array, z: jax.Array) -> Moments:
+        decays = self.model.decays
+        return change(moments, self.setting.groups, self.draws, x, y, decays.H, decays.W, (z, decays.b))
+
+
+class Alike:
+    """Classes that are all alike: (7 numbers of H and W, b, spread).
+
+    The numbers are alpha and beta of FF, FW and WW, and one entry of `squares`. What an update adds to them is a
+    polynomial in the rates x and y without a constant, whose five matrices are found by evaluating `change`.
+    """
+
+    def __init__(self, model: LayerPeeled, setting: Setting, draws: Draws, dtype: DTypeLike) -> None:
+        self.general, self.dtype = General(model, setting, draws), dtype
+        self.C = model.classes
+        zero = jnp.zeros((), dtype)
+
+        def at(x: float, y: float) -> jax.Array:
+            def of(v: jax.Array) -> jax.Array:
+                empty = jnp.zeros(self.C, dtype), zero
+                found = self.general.change(self.whole((v, *empty)), *(jnp.asarray(r, dtype) for r in (x, y, 0.0)))
+                return self.shortened(found)[0]
+
+            return jax.vmap(of, out_axes=1)(jnp.eye(7, dtype=dtype))
+
+        ahead_x, back_x, ahead_y, back_y = at(1, 0), at(-1, 0), at(0, 1), at(0, -1)
+        halves = [(ahead_x - back_x) / 2, (ahead_y - back_y) / 2, (ahead_x + back_x) / 2, (ahead_y + back_y) / 2]
+        self.terms = jnp.stack([*halves, at(1, 1) - ahead_x - ahead_y])
+
+    def shortened(self, s: Moments) -> tuple[jax.Array, jax.Array, jax.Array]:
+        C, numbers = self.C, []
+        for matrix in (s.FF, s.FW, s.WW):
+            trace, total = jnp.trace(matrix), jnp.sum(matrix)
+            beta = (total - trace) / (C * (C - 1))
+            numbers += [trace / C - beta, beta]
+        return jnp.stack([*numbers, jnp.mean(s.squares)]), s.b, s.spread
+
+    def whole(self, short: tuple[jax.Array, jax.Array, jax.Array]) -> Moments:
+        v, b, spread = short
+        one, all_ = jnp.eye(self.C, dtype=self.dtype), jnp.ones((self.C, self.C), self.dtype)
+        FF, FW, WW = (v[2 * i] * one + v[2 * i + 1] * all_ for i in range(3))
+        return Moments(FF, FW, WW, jnp.full(self.C, v[6]), b, spread)
+
+    def change(self, short: tuple[jax.Array, ...], x: jax.Array, y: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
+        v, b, spread = short
+        map_ = jnp.tensordot(jnp.stack([x, y, x * x, y * y, x * y]), self.terms, 1)
+        groups, draws, decay = self.general.setting.groups, self.general.draws, self.general.model.decays.b
+        of_b = change(
+            Moments(*(jnp.zeros((self.C, self.C), self.dtype),) * 3, jnp.zeros(self.C, self.dtype), b, spread),
+            groups, draws, jnp.zeros((), self.dtype), jnp.zeros((), self.dtype), 0.0, 0.0, (z, decay),
+        )  # fmt: skip
+        return map_ @ v, of_b.b, of_b.spread
+
+
+def alike(model: LayerPeeled) -> bool:
+    """Whether permuting the classes is known to change nothing: equal counts and weights, symmetric targets."""
+    labels = model.labels
+    if not isinstance(model.loss, Unhinged):
+        return False
+    if labels.balanced:
+        return True
+    if labels.kind != "table" or not _check.concrete((labels.index, labels.weights, labels.targets)):
+        return False
+    index, weights, table = (np.asarray(part) for part in (labels.index, labels.weights, labels.targets))
+    counts = np.bincount(index, minlength=labels.classes)
+    apart = table[~np.eye(labels.classes, dtype=bool)]
+    even = np.all(counts == counts[0]) and np.all(weights == weights[0])
+    return bool(even and np.all(apart == apart[0]) and np.all(np.diagonal(table) == table[0, 0]))
+
+
+def grouped(model: LayerPeeled) -> Membership:
+    """Which samples have the same expected signal; each its own if labels are traced or have targets of their own."""
+    labels = model.labels
+    if labels.balanced:
+        index = jnp.asarray(labels.index)
+        first = jnp.argmax(index == jnp.arange(labels.classes)[:, None], axis=1)
+        return Membership(index, first)
+    if labels.kind == "soft" or not _check.concrete((labels.index, labels.weights)):
+        return Membership(jnp.arange(labels.samples), jnp.arange(labels.samples))
+    pairs: Any = np.stack([np.asarray(labels.index), np.asarray(labels.weights)], axis=1).astype(float)
+    _, at, inverse = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    return Membership(jnp.asarray(inverse.ravel()), jnp.asarray(at))
+
+
+def setting_of(model: LayerPeeled, membership: Membership, fresh: bool, dtype: DTypeLike) -> Setting:
+    """The problem with its groups; of fresh labels also how they vary."""
+    labels, first = model.labels, membership.first
+    counts = jnp.bincount(membership.group, length=first.shape[0]).astype(dtype)
+    signal, chances, rows = model.signal().dense(dtype)[first], None, None
+    if fresh:
+        squares = jnp.asarray(labels.weights, dtype)[first, None] ** 2
+        chances = labels.probabilities().astype(dtype)[first] * squares
+        each = Labels(index=np.arange(labels.classes), weights=np.ones(labels.classes), classes=labels.classes)
+        rows = model.loss.signal(each).dense(dtype)
+    return Setting(model, Groups(signal, counts, chances, rows), jnp.asarray(labels.index)[first])
