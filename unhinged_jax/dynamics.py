@@ -126,7 +126,7 @@ class Descent(_Rated):
             needs a key, and `exact` gives expectations, for which m may be any number above 0.
         replacement: Whether a sample may be drawn several times for a batch (True, default) or not (False), or
             "epochs": batches are cut from a new order of all samples in each epoch, which can only be simulated.
-        fresh_labels: Whether each update draws the labels anew from the targets, as those of
+        fresh_labels: Whether each update draws the labels again, from the targets, as those of
             `labels.symmetric_noise(rate)`.
 
     Raises:

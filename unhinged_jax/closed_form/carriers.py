@@ -16,16 +16,18 @@ from jaxtyping import Int
 
 from unhinged_jax import _check
 from unhinged_jax.closed_form.moments import Draws, Groups, Moments, change
+from unhinged_jax.dynamics import PartRates
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import Unhinged
 from unhinged_jax.model import LayerPeeled
 
 
 class Membership(NamedTuple):
-    """The group of each sample, (n,), and the first sample of each group, (G,)."""
+    """The group of each sample, (n,), the first sample of each group, (G,), and whether all classes are alike."""
 
     group: Int[jax.Array, "n"]
     first: Int[jax.Array, "G"]
+    alike: bool
 
 
 class Setting(NamedTuple):
@@ -55,9 +57,8 @@ class General(NamedTuple):
     def whole(self, moments: Moments) -> Moments:
         return moments
 
-    def change(self, moments: Moments, x: jax.Array, y: jax.Array, z: jax.Array) -> Moments:
-        decays = self.model.decays
-        return change(moments, self.setting.groups, self.draws, x, y, decays.H, decays.W, (z, decays.b))
+    def change(self, moments: Moments, rates: PartRates) -> Moments:
+        return change(moments, self.setting.groups, self.draws, rates, self.model.decays)
 
 
 class Alike:
@@ -75,7 +76,8 @@ class Alike:
         def at(x: float, y: float) -> jax.Array:
             def of(v: jax.Array) -> jax.Array:
                 empty = jnp.zeros(self.C, dtype), zero
-                found = self.general.change(self.whole((v, *empty)), *(jnp.asarray(r, dtype) for r in (x, y, 0.0)))
+                rates = PartRates(*(jnp.asarray(rate, dtype) for rate in (x, y, 0.0)))
+                found = self.general.change(self.whole((v, *empty)), rates)
                 return self.shortened(found)[0]
 
             return jax.vmap(of, out_axes=1)(jnp.eye(7, dtype=dtype))
@@ -98,15 +100,14 @@ class Alike:
         FF, FW, WW = (v[2 * i] * one + v[2 * i + 1] * all_ for i in range(3))
         return Moments(FF, FW, WW, jnp.full(self.C, v[6]), b, spread)
 
-    def change(self, short: tuple[jax.Array, ...], x: jax.Array, y: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
+    def change(self, short: tuple[jax.Array, ...], rates: PartRates) -> tuple[jax.Array, ...]:
         v, b, spread = short
-        map_ = jnp.tensordot(jnp.stack([x, y, x * x, y * y, x * y]), self.terms, 1)
-        groups, draws, decay = self.general.setting.groups, self.general.draws, self.general.model.decays.b
-        of_b = change(
-            Moments(*(jnp.zeros((self.C, self.C), self.dtype),) * 3, jnp.zeros(self.C, self.dtype), b, spread),
-            groups, draws, jnp.zeros((), self.dtype), jnp.zeros((), self.dtype), 0.0, 0.0, (z, decay),
-        )  # fmt: skip
-        return map_ @ v, of_b.b, of_b.spread
+        x, y, z = rates
+        total = jnp.tensordot(jnp.stack([x, y, x * x, y * y, x * y]), self.terms, 1)
+        none = jnp.zeros((self.C, self.C), self.dtype)
+        still = Moments(none, none, none, none[0], b, spread)
+        of_b = self.general.change(still, PartRates(jnp.zeros_like(x), jnp.zeros_like(y), z))
+        return total @ v, of_b.b, of_b.spread
 
 
 def alike(model: LayerPeeled) -> bool:
@@ -131,12 +132,12 @@ def grouped(model: LayerPeeled) -> Membership:
     if labels.balanced:
         index = jnp.asarray(labels.index)
         first = jnp.argmax(index == jnp.arange(labels.classes)[:, None], axis=1)
-        return Membership(index, first)
+        return Membership(index, first, alike(model))
     if labels.kind == "soft" or not _check.concrete((labels.index, labels.weights)):
-        return Membership(jnp.arange(labels.samples), jnp.arange(labels.samples))
+        return Membership(jnp.arange(labels.samples), jnp.arange(labels.samples), False)
     pairs: Any = np.stack([np.asarray(labels.index), np.asarray(labels.weights)], axis=1).astype(float)
     _, at, inverse = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
-    return Membership(jnp.asarray(inverse.ravel()), jnp.asarray(at))
+    return Membership(jnp.asarray(inverse.ravel()), jnp.asarray(at), alike(model))
 
 
 def setting_of(model: LayerPeeled, membership: Membership, fresh: bool, dtype: DTypeLike) -> Setting:

@@ -16,9 +16,9 @@ from jaxtyping import Int
 
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, alike, grouped, setting_of
+from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, grouped, setting_of
 from unhinged_jax.closed_form.moments import Moments, draws_of, moments_of
-from unhinged_jax.dynamics import Descent, rates_at
+from unhinged_jax.dynamics import Descent, PartRates, rates_at
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import ObservablePlan
 from unhinged_jax.special import power_of_two, safe_log
@@ -127,7 +127,7 @@ def expectations(
     model: LayerPeeled, descent: Descent, state: State, first: jax.Array, reads: _loop.Reads, names: tuple[str, ...]
 ) -> dict[str, jax.Array]:
     """The expectation of each observable after the requested updates: name -> (T,)."""
-    return _evolved(model, descent, state, first, reads, names, grouped(model), alike(model))
+    return _evolved(model, descent, state, first, reads, names, grouped(model))
 
 
 @compiled
@@ -139,7 +139,6 @@ def _evolved(
     reads: _loop.Reads,
     names: tuple[str, ...],
     membership: Membership,
-    symmetric: bool,
 ) -> dict[str, jax.Array]:
     dtype = state.W.dtype
     setting = setting_of(model, membership, descent.fresh_labels, dtype)
@@ -147,14 +146,14 @@ def _evolved(
     draws = draws_of(model.samples, jnp.asarray(batch, dtype), replacement)
     H, W = multiplied(state)
     start = moments_of(H, W, state.b, membership.group, membership.first.shape[0])
-    short = Alike(model, setting, draws, dtype) if symmetric else General(model, setting, draws)
+    short = Alike(model, setting, draws, dtype) if membership.alike else General(model, setting, draws)
     body = short.shortened(start)
     carry = _rescaled(_Carry(body, jax.tree.map(jnp.zeros_like, body), jnp.zeros((), jnp.int32)))
 
     def step(carry: _Carry, k: jax.Array) -> _Carry:
         rates = rates_at(descent, (first + k).astype(dtype), dtype)
-        x, y, z = (rate if moves else jnp.zeros((), dtype) for rate, moves in zip(rates, model.moves, strict=True))
-        added = jax.tree.map(jnp.add, short.change(carry.moments, x, y, z), carry.lost)
+        moving = (rate if moves else jnp.zeros((), dtype) for rate, moves in zip(rates, model.moves, strict=True))
+        added = jax.tree.map(jnp.add, short.change(carry.moments, PartRates(*moving)), carry.lost)
         moved = jax.tree.map(jnp.add, carry.moments, added)
         lost = jax.tree.map(lambda by, new, old: by - (new - old), added, moved, carry.moments)
         return _Carry(moved, jax.lax.stop_gradient(lost), carry.power)

@@ -3,7 +3,7 @@
     H <- (1 - a) H + x D X W,  W <- (1 - b) W + y X^T D H,  a = x lambda_1, b = y lambda_2, x = eta r_1, y = eta r_2
 
 D is diagonal: n/m times how often each sample is in the batch. Row i of X is the signal of the label of sample i, drawn
-anew at each update or fixed. D and X are independent of each other and from update to update, with E D = 1 and
+again at each update or fixed. D and X are independent of each other and from update to update, with E D = 1 and
 
     E D_ii^2 = same,    E D_ii D_jj = other,    E x_i = r_g,    Cov x_i = Sigma_g    (sample i in group g)
 
@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from unhinged_jax.dynamics import PartRates
+from unhinged_jax.model.settings import Decays
 from unhinged_jax.special import segment_sum
 
 
@@ -107,24 +108,14 @@ def moments_of(
     return Moments(F @ F.T, F @ W.T, W @ W.T, squares, b, jnp.zeros((), W.dtype))
 
 
-def change(
-    s: Moments,
-    groups: Groups,
-    draws: Draws,
-    x: Float[jax.Array, ""],
-    y: Float[jax.Array, ""],
-    decay_H: ArrayLike,
-    decay_W: ArrayLike,
-    bias: tuple[jax.Array, ArrayLike],
-) -> Moments:
-    """What one update adds to the moments, at the rates x of H and y of W (0 for a part that stays).
-
-    `bias` is the rate of b and its decay.
+def change(s: Moments, groups: Groups, draws: Draws, rates: PartRates, decays: Decays) -> Moments:
+    """What one update adds to the moments, at the rates of H, W and b (0 for a part that stays).
 
     The increments are what is computed, not the moments after the update: 1 - a would round to 1 for a small rate.
     """
+    x, y, z = rates
     R, n = groups.signal, groups.counts
-    a, b = x * decay_H, y * decay_W
+    a, b, shrinks = (rate * jnp.asarray(decay) for rate, decay in zip(rates, decays, strict=True))
     loss_H, loss_W, both = a * (a - 2), b * (b - 2), a * b - a - b  # (1 - a)^2 - 1, (1 - b)^2 - 1, (1 - a)(1 - b) - 1
     X = R @ s.WW @ R.T  # r_g WW r_h
     Y = s.FW @ R.T  # E f_g . (R W)_h
@@ -141,6 +132,5 @@ def change(
     squares += x**2 * n * draws.same * (jnp.diagonal(X) + drawn)
     noise = extra * jnp.sum(n * jnp.sum(R * R, axis=1)) + (draws.other - 1) * jnp.sum((n @ R) ** 2)
     noise += draws.same * jnp.sum(n * groups.traced(jnp.eye(R.shape[1], dtype=R.dtype)))
-    z, shrinks = bias[0], bias[0] * jnp.asarray(bias[1])
     mean, spread = z * (n @ R) - shrinks * s.b, shrinks * (shrinks - 2) * s.spread + z**2 * noise
     return Moments(FF, FW, WW, squares, mean, spread)

@@ -99,15 +99,7 @@ def simulate(
         settings: dict[str, Any] = {
             "states": states, "target": target, "precision": precision, "reduce": reduce, "adjoint": adjoint,
         }  # fmt: skip
-        keys = () if key is None else (key,)
-
-        def go_on(batch: Trajectory, times: npt.ArrayLike) -> Trajectory:
-            def one(member: Trajectory, *own: Any) -> Trajectory:
-                return simulate(model, dynamics, member, times, observe, key=own[0] if own else None, **settings)
-
-            return _request.each_member(batch, dynamics, times, precision, one, keys)
-
-        return watched.batch_in_pieces(state, times, go_on) if progress else go_on(state, times)
+        return _each_continued(model, dynamics, state, times, observe, key, progress=progress, **settings)
     states = _check.flag("states", states)
     task = _request.prepare(
         model, dynamics, state, times, observe, target=target, precision=precision, caller="simulate", reduce=reduce
@@ -145,6 +137,29 @@ def simulate(
             with modes_explained():
                 run = integrate(job, jnp.asarray(task.times), adjoint)
         return task.finish(dataclasses.replace(run, form=Remark(choice)))
+
+
+def _each_continued(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    state: Trajectory,
+    times: npt.ArrayLike,
+    observe: Observe,
+    key: jax.Array | None,
+    *,
+    progress: bool,
+    **settings: Any,
+) -> Trajectory:
+    """`simulate` for a batch of runs, each of which is continued, with a key of its own if there are keys."""
+    keys = () if key is None else (key,)
+
+    def go_on(batch: Trajectory, times: npt.ArrayLike) -> Trajectory:
+        def one(member: Trajectory, *own: Any) -> Trajectory:
+            return simulate(model, dynamics, member, times, observe, key=own[0] if own else None, **settings)
+
+        return _request.each_member(batch, dynamics, times, settings["precision"], one, keys)
+
+    return watched.batch_in_pieces(state, times, go_on) if progress else go_on(state, times)
 
 
 def _descended(job: Job, times: jax.Array, reads: _loop.Reads, progress: bool) -> Trajectory:

@@ -1,4 +1,4 @@
-"""Stochastic gradients: each update follows the loss of a batch of samples, or of labels that are drawn anew.
+"""Stochastic gradients: each update follows the loss of a batch of samples, or of labels that are drawn again.
 
     H' = -dL_k/dH - lambda_1 H,    L_k = (n/m) sum over the batch of q_i loss(s_i, y_i),    E L_k = L
 
@@ -32,7 +32,7 @@ class Sampling:
         batch: m, the number of samples; None for all.
         replacement: Whether one sample may be drawn several times; "epochs": batches are cut from a new permutation of
             all samples in each epoch, and what is left over at its end is skipped.
-        fresh_labels: Whether the labels are drawn anew from the targets.
+        fresh_labels: Whether the labels are drawn again, from the targets.
         generator: The name of JAX's generator of random numbers.
     """
 
