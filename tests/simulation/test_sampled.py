@@ -224,3 +224,23 @@ def test_eight_devices_draw_the_same():
     )
     devices, apart = told.stdout.split()
     assert devices == "8" and float(apart) < 1e-5
+
+
+def test_a_file_draws_as_python_does(tmp_path):
+    tables = {
+        "model": {"case": "regularized", "dim": 4, "decay": 0.1, "loss": "cross_entropy"},
+        "labels": {"layout": "balanced", "classes": 3, "per_class": 4},
+        "dynamics": {"kind": "descent", "schedule": 0.3, "batch": 5, "replacement": "epochs", "seed": 7},
+        "run": {"times": [0, 9], "observe": ["norm"]},
+        "sweep": {"seeds": 2, "seeded": ["dynamics.seed"]},
+    }
+    data = uj.sweep(uj.SweepPlan.of(tables), tmp_path / "draws.zarr", workers=0, progress=False).load()
+    model = uj.regularized(LABELS, dim=4, decay=0.1, loss="cross_entropy")
+    descent = uj.Descent(0.3, batch=5, replacement="epochs")
+    for seed in (0, 1):
+        run = uj.simulate(model, descent, model.init(jax.random.key(0)), [0, 9], ["norm"], key=jax.random.key(seed))
+        np.testing.assert_allclose(data["norm"].sel(seed=seed), run["norm"], rtol=1e-5)
+    assert data["norm"][0, 1] != data["norm"][1, 1]
+    flow = {**tables, "dynamics": {"kind": "descent", "seed": 7}}
+    with pytest.raises(ValueError, match="none draws anything"):
+        uj.SweepPlan.of(flow)

@@ -81,7 +81,7 @@ def exact(
         True
     """
     drawn = dynamics if isinstance(dynamics, Descent) and dynamics.stochastic else None
-    why = why_no_closed_form(model, dynamics) if drawn is None else why_no_expectation(model, drawn)
+    why = why_no_closed_form(model, dynamics, expectations=True)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
     if isinstance(state, Trajectory) and state.batch:
@@ -145,8 +145,8 @@ def _unit_clock(dynamics: Dynamics, task: _request.Task) -> tuple[jax.Array, jax
     return jnp.asarray(zeta), jnp.zeros(()), dataclasses.replace(dynamics, schedule=1.0)
 
 
-def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
-    """The setting that rules a closed form out, in words, or None."""
+def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics, expectations: bool = False) -> str | None:
+    """The setting that rules a closed form out, in words, or None; `expectations` count as one if that is said."""
     _request.check_kinds(model, dynamics)
     if not model.loss.linear:
         name = type(model.loss).__name__
@@ -159,7 +159,8 @@ def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     if isinstance(dynamics, Flow) and model.moves.b and callable(dynamics.rate_b):
         return "`rate_b` of a flow is a function; give a number, or use `simulate` or Descent."
     if isinstance(dynamics, Descent) and dynamics.stochastic:
-        return "the descent draws batches or labels; its mean is the descent without them, with a closed form."
+        why = "the descent draws batches or labels; its mean is the descent without them, with a closed form."
+        return why_no_expectation(model, dynamics) if expectations else why
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
         return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
     if model.spherical and model.moves.W:

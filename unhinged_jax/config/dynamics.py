@@ -40,7 +40,11 @@ def _schedule(spec: float | str | dict, files: Files) -> Any:
     return call(constructor, arguments, f"schedule {kind!r}")
 
 
-_ONLY = {"flow": ("solver", "rtol", "atol", "max_steps", "steady"), "descent": ("momentum", "nesterov", "optimizer")}
+_DRAWN = ("batch", "replacement", "fresh_labels")
+_ONLY = {
+    "flow": ("solver", "rtol", "atol", "max_steps", "steady"),
+    "descent": ("momentum", "nesterov", "optimizer", *_DRAWN, "seed"),
+}
 
 
 def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
@@ -52,6 +56,8 @@ def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
     for name in given_keys(section, *_ONLY[other]):
         raise ValueError(f"{name} belongs to kind = {other!r}, but kind is {section.kind!r}.")
     given = given_keys(section, *_ONLY[section.kind])
+    if given.pop("seed", None) is not None and not given_keys(section, "batch", "fresh_labels"):
+        raise ValueError("seed is that of what updates draw, but none draws anything; give `batch` or `fresh_labels`.")
     for name, spec in given_keys(section, "schedule", *RATES).items():
         given[name] = _schedule(spec, files)
     if "solver" in given:

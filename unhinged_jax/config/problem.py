@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+import jax
 import numpy as np
 
 from unhinged_jax import _check, _memory, observables
@@ -23,7 +24,10 @@ from unhinged_jax.schedules import logspaced, steps
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Arguments of `simulate` and `exact`, and the SHA-256 of every array file from which they came."""
+    """Arguments of `simulate` and `exact`, and the SHA-256 of every array file from which they came.
+
+    `key` is None unless updates draw batches or labels.
+    """
 
     model: LayerPeeled
     dynamics: Dynamics
@@ -34,6 +38,12 @@ class Problem:
     target: str
     precision: str
     inputs: dict[str, str]
+    key: Any = None
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What `simulate` is given in addition to `exact`: the key, if there is one."""
+        return {} if self.key is None else {"key": self.key}
 
 
 def build(config: Config, precision: str | None = None) -> Problem:
@@ -59,7 +69,19 @@ def build(config: Config, precision: str | None = None) -> Problem:
     files = Files(config.path.parent)
     with placed(f"{config.path}: [state]"):
         state = build_state(config.state, problem.model, problem.precision, files)
-    return dataclasses.replace(problem, state=state, inputs=problem.inputs | files.digests)
+    key = _key(config, problem.dynamics)
+    return dataclasses.replace(problem, state=state, inputs=problem.inputs | files.digests, key=key)
+
+
+def _key(config: Config, dynamics: Dynamics) -> Any:
+    """The key of what the updates draw; that of the state, folded once, unless it has a seed of its own."""
+    if not (isinstance(dynamics, Descent) and dynamics.stochastic):
+        return None
+    own = config.dynamics.seed
+    with placed(f"{config.path}: [dynamics]"):
+        if own is not None and not isinstance(own, jax.core.Tracer):
+            _check.seed("seed", own)
+    return jax.random.fold_in(jax.random.key(config.state.seed), 1) if own is None else jax.random.key(own)
 
 
 def build_stateless(config: Config, precision: str | None = None) -> Problem:

@@ -139,6 +139,11 @@ class DynamicsSection:
         nesterov: descent: true for Nesterov's form of the momentum.
         optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
             "module:name" is a constructor of your own.
+        batch: descent: the number of samples from which each update takes its gradient; default all.
+        replacement: descent: whether a sample may be drawn several times for a batch; default true. "epochs": batches
+            are cut from a new order of all samples in each epoch.
+        fresh_labels: descent: true if each update draws the labels again, from the targets of [labels.noise].
+        seed: descent: seed of what the updates draw; default: a seed that follows from the one in [state].
         solver: flow: the name of a diffrax solver that estimates its error; default "Dopri8", for large states "Tsit5".
         rtol: flow: relative tolerance; default 1e-8, in float32 1e-5.
         atol: flow: absolute tolerance; default `rtol`, in units of the root-mean-square entry of the state.
@@ -154,6 +159,10 @@ class DynamicsSection:
     momentum: float | None = None
     nesterov: bool | None = None
     optimizer: str | dict | None = None
+    batch: float | None = None
+    replacement: bool | str | None = None
+    fresh_labels: bool | None = None
+    seed: int | None = None
     solver: str | None = None
     rtol: float | None = None
     atol: float | None = None

@@ -78,7 +78,7 @@ def _run(problem: Problem, exact: bool, before: Trajectory | None) -> Trajectory
         times, start = times[times > before.elapsed], before
         if not times.size:
             raise ValueError(f"the run has reached {before.elapsed:g} already; raise `until` in [run] to continue.")
-    solve: Callable[..., Trajectory] = solve_exactly if exact else partial(simulate, progress=True)
+    solve: Callable[..., Trajectory] = solve_exactly if exact else partial(simulate, progress=True, **problem.drawn)
     after = solve(
         problem.model, problem.dynamics, start, times, problem.observe,
         states=problem.states, target=problem.target, precision=problem.precision,

@@ -12,8 +12,10 @@ import numpy as np
 
 from unhinged_jax import _request
 from unhinged_jax import config as _config
+from unhinged_jax.closed_form.expected import known_of
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
+from unhinged_jax.dynamics import Descent
 from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
@@ -113,7 +115,7 @@ def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...
 
     def trace(values: dict[str, Any]) -> Any:
         problem = build_traced(config, values)
-        if plan.sweep.method == "exact" and (why := why_no_closed_form(problem.model, problem.dynamics)):
+        if plan.sweep.method == "exact" and (why := why_no_closed_form(problem.model, problem.dynamics, True)):
             raise NoClosedForm(f"there is no closed form: {why}")
         task = _request.prepare(
             problem.model, problem.dynamics, problem.state, problem.times, problem.observe, target=problem.target,
@@ -121,7 +123,7 @@ def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...
         )  # fmt: skip
         labels = problem.model.labels
         found.update(
-            names=tuple(name for name, _ in task.plan), times=np.asarray(task.times), inputs=problem.inputs,
+            names=_names(plan, task), times=np.asarray(task.times), inputs=problem.inputs,
             rows=labels.samples + labels.classes, classes=labels.classes,
         )  # fmt: skip
         return jnp.zeros(())
@@ -143,6 +145,14 @@ def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...
         inputs=found["inputs"],
         arrays=_arrays(config) if found["inputs"] else {},
     )
+
+
+def _names(plan: SweepPlan, task: _request.Task) -> tuple[str, ...]:
+    """The observables of a plan that have a meaning for it; of expectations only those that are known."""
+    dynamics = task.dynamics
+    if plan.sweep.method == "exact" and isinstance(dynamics, Descent) and dynamics.stochastic:
+        return known_of(task.plan)[0]
+    return tuple(name for name, _ in task.plan)
 
 
 def _meaning(name: str) -> str:

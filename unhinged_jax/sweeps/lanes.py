@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _point(config: Config, method: str, values: dict[str, Any], inputs: dict[str
                 f"{config.path.parent / name} is not the file with which this sweep began; restore it, or choose "
                 "another --store."
             )
-    solve = uj.exact if method == "exact" else uj.simulate
+    solve: Callable[..., Any] = uj.exact if method == "exact" else partial(uj.simulate, **problem.drawn)
     run = solve(
         problem.model, problem.dynamics, problem.state, problem.times, problem.observe,
         target=problem.target, precision=problem.precision,
