@@ -190,6 +190,12 @@ def expected(model, H, W, b):
     margins = np.array([s[y] - max(np.delete(s, y)) for s, y in zip(S, index, strict=True)])
     longest = max(np.linalg.norm(w) for w in W)
     norms = {"norm": np.sqrt(np.sum(H**2) + np.sum(W**2)), "norm_H": np.linalg.norm(H), "norm_W": np.linalg.norm(W)}
+    means = np.array([H[index == c].mean(axis=0) for c in range(C)])
+    squares = {"square_norm": np.sum(H**2) + np.sum(W**2), "square_norm_H": np.sum(H**2), "square_norm_W": np.sum(W**2)}
+    scatters = {
+        "within_scatter": sum(np.sum((h - means[y]) ** 2) for h, y in zip(H, index, strict=True)),
+        "between_scatter": sum(np.sum((means[y] - H.mean(axis=0)) ** 2) for y in index),
+    }
     loss = losses(model, S, index, q)
     decay = model.decay_H * np.sum(H**2) + model.decay_W * (np.sum(W**2) + np.sum(b**2))
     found = {
@@ -202,6 +208,9 @@ def expected(model, H, W, b):
         "margin_min": margins.min(),
         "margin_mean": margins.mean(),
         **norms,
+        **squares,
+        **scatters,
+        "square_norm_b": np.sum(b**2),
         "norm_b": np.sqrt(np.sum(b**2)),
         "bias_ratio": max(b) / min(b),
         **{name: x for name, x in oracles.collapse_metrics(seen, index, W, b).items() if not name.startswith("margin")},
