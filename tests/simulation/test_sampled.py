@@ -244,3 +244,14 @@ def test_a_file_draws_as_python_does(tmp_path):
     flow = {**tables, "dynamics": {"kind": "descent", "seed": 7}}
     with pytest.raises(ValueError, match="none draws anything"):
         uj.SweepPlan.of(flow)
+
+
+@pytest.mark.parametrize("kind", ["batch", "epochs"])
+def test_a_path_in_pieces_is_the_path(kind, monkeypatch):
+    monkeypatch.setenv("UNHINGED_QUIET", "1")
+    monkeypatch.setattr(uj.simulation.watched, "_SECONDS", 0.001)
+    model = uj.regularized(LABELS, dim=5, decay=0.1, loss="cross_entropy")
+    state, descent = model.init(jax.random.key(0)), uj.Descent(0.1, **KINDS[kind])
+    whole = uj.simulate(model, descent, state, [100, 2000], ["norm"], key=KEY)
+    pieces = uj.simulate(model, descent, state, [100, 2000], ["norm"], key=KEY, progress=True)
+    np.testing.assert_allclose(pieces["norm"], whole["norm"], rtol=1e-6)
