@@ -36,6 +36,7 @@ MODELS = {
     "squared error": uj.unconstrained(EVEN, P, loss="mse", bias=True),
 }
 STEP, MOMENTUM, FLOW = uj.Descent(0.5, 0.75), uj.Descent(0.5, 0.75, momentum=0.5), uj.Flow(0.5, 0.75)
+SQUARES = [*uj.moment_observables, "log_square_norm", "log_within_scatter"]
 SEEN = ["objective", "margin_min", "log_norm_H", "log_norm_W", "nc1"]
 
 
@@ -147,6 +148,12 @@ FUNCTIONS = {
         "regularized": solved(STEP, ["log_distance", "gap_W"]), "anchored": solved(FLOW), "frozen": solved(STEP),
         "spherical": solved(STEP), "kernel": solved(MOMENTUM),
     },
+    "closed_form.expected.expectations": {
+        name: lambda model, state: [
+            uj.exact(model, uj.Descent(0.5, 0.75, batch=4), state, [0, 2, 5], name)[name] for name in SQUARES
+        ]
+        for name in ("regularized", "balanced", "anchored", "frozen")
+    },
     "simulate": {
         "cross-entropy": simulated(MOMENTUM), "squared error": simulated(FLOW, (0.0, 2.0)),
         "regularized": simulated(STEP, reduce=False), "spherical": simulated(STEP), "kernel": simulated(MOMENTUM),
@@ -197,6 +204,8 @@ ELSEWHERE = {
     "training.networks.features_of": "the state of a network, not of the model",
     "paper.reproduce.run_curve": "is given starts of the paper, whose scale is 0",
     "LayerPeeled.check_state": "returns nothing, and looks at shapes",
+    "model.state.check_parts": "returns nothing, and looks at shapes",
+    "Optimizer.update": "its state is the memory of an optimiser, whose numbers are those of the arrays",
     "model.state.must_fit": "returns nothing, and is there for scales",
     "simulation.run.scale_must_fit": "returns nothing, and is there for scales",
     "derivatives.chosen.chosen": "gives what `available` does",

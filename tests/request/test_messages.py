@@ -76,7 +76,7 @@ SAID = {
     ),
     "observables that are none in a file": (
         lambda: uj.exact(*run_of(built({"run": {"times": [1.0], "observe": [[1e300]]}}))),
-        "the name of an observable must be a string, but got [1e+300]",
+        "an observable must be a name or a table with a name, but is [1e+300]",
     ),
     "a dimension beyond all in a file": (
         lambda: built({"model": {"case": "frozen", "dim": 99999999999999999999}}),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from unhinged_jax._loop.blocks import (
@@ -49,7 +50,7 @@ class Piece(NamedTuple):
     """
 
     before: Any = None
-    until: jax.Array | None = None
+    until: jax.Array | np.ndarray | None = None
 
     @property
     def ends(self) -> bool:

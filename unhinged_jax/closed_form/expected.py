@@ -19,7 +19,7 @@ from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, grouped, setting_of
 from unhinged_jax.closed_form.moments import Moments, draws_of, moments_of
 from unhinged_jax.dynamics import Descent, PartRates, rates_at
-from unhinged_jax.model import LayerPeeled, State, multiplied
+from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan
 from unhinged_jax.special import power_of_two, safe_log
 
@@ -144,8 +144,7 @@ def _evolved(
     setting = setting_of(model, membership, descent.fresh_labels, dtype)
     batch, replacement = (model.samples, False) if descent.batch is None else (descent.batch, bool(descent.replacement))
     draws = draws_of(model.samples, jnp.asarray(batch, dtype), replacement)
-    H, W = multiplied(state)
-    start = moments_of(H, W, state.b, membership.group, membership.first.shape[0])
+    start = moments_of(state.H, state.W, state.b, membership.group, membership.first.shape[0])
     short = Alike(model, setting, draws, dtype) if membership.alike else General(model, setting, draws)
     body = short.shortened(start)
     carry = _rescaled(_Carry(body, jax.tree.map(jnp.zeros_like, body), jnp.zeros((), jnp.int32)))
@@ -160,7 +159,8 @@ def _evolved(
 
     def read(needed: Read) -> dict[str, jax.Array]:
         moments = short.whole(needed.moments)  # type: ignore[arg-type]
-        return {name: _value(name, moments, setting, needed.power) for name in names}
+        log = needed.power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + 2 * state.log_scale
+        return {name: _value(name, moments, setting, log) for name in names}
 
     _, values, _ = _loop.run(
         step, carry, reads, read, needs=lambda carry: Read(carry.moments, carry.power), tidy=(_TIDY_EVERY, _rescaled)
@@ -169,9 +169,9 @@ def _evolved(
     return found
 
 
-def _value(name: str, moments: Moments, setting: Setting, power: jax.Array) -> jax.Array:
+def _value(name: str, moments: Moments, setting: Setting, log: jax.Array) -> jax.Array:
+    """An observable of moments that stand for e^log times those of H and W."""
     scaled, rest = OF_MOMENTS[name.removeprefix("log_")](moments, setting)
-    log = power.astype(scaled.dtype) * jnp.log(jnp.asarray(2.0, scaled.dtype))
     if name.startswith("log_"):
         return safe_log(scaled) + log
     return jnp.where(scaled == 0, 0.0, scaled * jnp.exp(log)) + rest

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
@@ -80,7 +81,7 @@ def descend(
 
 
 @compiled
-def integrate(job: Job, times: jax.Array, adjoint: diffrax.AbstractAdjoint | None) -> Any:
+def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | None) -> Any:
     """Integrate a flow in the form that was chosen; or do a piece of it (`InPieces`), and give back where it pauses."""
     system, dtype = _system(job), job.state.W.dtype
     times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import PyTree
@@ -63,14 +62,14 @@ def descend_in_pieces(job: Job, times: jax.Array, reads: _loop.Reads) -> Traject
 
 def integrate_in_pieces(job: Job, times: np.ndarray) -> Trajectory:
     """The flow. How far it is shows in times that were reached, and a share of the next."""
-    asked = jnp.asarray(times)
+    asked = np.asarray(times)
     marks, places = np.concatenate([[float(job.first)], times]), np.arange(len(times) + 1)
 
     def go(piece: _loop.Piece) -> Any:
         return integrate(job, asked, InPieces(*piece))
 
     def stage(now: Any) -> _Stage:
-        end = float(jnp.asarray(times[-1], now.tprev.dtype))
+        end = float(np.asarray(times[-1], now.tprev.dtype))
         over = is_over(now, end, job.dynamics.max_steps)
         return _Stage(int(now.num_steps), float(np.interp(float(now.tprev), marks, places)), over)
 
@@ -93,7 +92,7 @@ def _in_pieces(
             while not (over or interrupted()):
                 begun = time.monotonic()
                 until = min(count + size, most)
-                paused = go(_loop.Piece(paused, jnp.asarray(until)))
+                paused = go(_loop.Piece(paused, np.asarray(until, np.int32)))
                 count, shown, over = stage(paused)
                 _interrupt.finished()
                 bar.update(completed=shown, description="Simulating")

@@ -36,10 +36,8 @@ def parts_of(function: Callable[..., Any]) -> dict[str, str]:
     Source: beyond the paper.
 
     Example:
-        >>> def line(x, slope=2.0):
-        ...     return slope * x
-        >>> parts_of(line)["line.slope"]
-        '2.0'
+        >>> parts_of(functools.partial(np.linalg.norm, axis=1))["partial.axis"]
+        '1'
     """
     name = getattr(inspect.unwrap(function), "__name__", type(function).__name__)
     found: dict[str, str] = {}
