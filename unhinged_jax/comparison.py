@@ -80,6 +80,11 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     for name, one in (("run", run), ("truth", truth)):
         _check.kind(name, one, Trajectory)
         one.check_single("a comparison")
+    if (run.kind == "expected") != (truth.kind == "expected"):
+        raise ValueError(
+            "a path differs from an expectation, however right both are; compare the mean of many paths with it, in "
+            "units of its standard error."
+        )
     if np.shape(run.times) != np.shape(truth.times) or not np.all(same_times(run.times, truth.times)):
         raise ValueError("the two runs must have the same times; run both with one list of times.")
     errors = {}

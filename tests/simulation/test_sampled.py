@@ -178,6 +178,16 @@ def test_what_cannot_be_drawn_is_refused(descent, settings, message):
         uj.simulate(model, descent, model.init(jax.random.key(0)), [5], **settings)
 
 
+def test_a_path_is_not_compared_with_an_expectation():
+    model = uj.regularized(LABELS, dim=5, decay=0.1)
+    state, descent = model.init(jax.random.key(0)), uj.Descent(0.1, batch=3)
+    path = uj.simulate(model, descent, state, [5], ["loss"], key=KEY)
+    with pytest.raises(ValueError, match="the mean of many paths"):
+        uj.verify(path, uj.exact(model, descent, state, [5], ["loss"]))
+    with pytest.raises(ValueError, match="the key of the run that is continued"):
+        uj.simulate(model, descent, path, [9])
+
+
 def test_bad_settings_of_a_descent_are_refused():
     with pytest.raises(ValueError, match="batch must be"):
         uj.Descent(0.1, batch=0)

@@ -14,7 +14,7 @@ import pandas
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.sweeps import engine, extension, run, work
+from unhinged_jax.sweeps import bands, engine, extension, run, work
 from unhinged_jax.sweeps.export import export
 from unhinged_jax.sweeps.pictures import draw
 from unhinged_jax.sweeps.status import describe, status_of
@@ -309,9 +309,31 @@ def test_a_store_refuses_another_function_and_says_what_differs(tmp_path):
     swept(tmp_path, of(4.0), {"x": [1.0, 2.0]}, version="1")
     with pytest.raises(ValueError, match='version was "1", now "2"'):
         swept(tmp_path, of(4.0), {"x": [1.0, 2.0]}, version="2")
-    with pytest.raises(ValueError, match=r"axes\.x\.x was"):
+    with pytest.raises(ValueError, match=r"axes\.x\.x was .*Choose another store, or restore what differs\.$"):
         swept(tmp_path, of(4.0), {"x": [1.0, 3.0]}, version="1")
     assert uj.open_sweep(tmp_path / "run.zarr")["y"].values.tolist() == [2.0, 4.0]
+
+
+def test_a_changed_source_is_told_in_words(tmp_path):
+    swept(tmp_path, lambda x: {"y": x}, {"x": [1.0]})
+    with pytest.raises(ValueError, match=r"the source or the value of <lambda> has changed"):
+        swept(tmp_path, lambda x: {"y": 2 * x}, {"x": [1.0]})
+
+
+def test_an_interrupted_call_says_what_is_kept(tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_store", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        swept(tmp_path, of(2.0), {"x": [1.0, 2.0]})
+    assert caught.value.__notes__ == [f"0 of 2 points are kept in {tmp_path / 'run.zarr'}; the same call continues."]
+
+
+def test_pictures_of_an_unfinished_sweep_say_so(tmp_path):
+    swept(tmp_path, exactly, AXES, seeds=2, lanes=2, part=(0, 3))
+    data = uj.open_sweep(tmp_path / "run.zarr").load()
+    assert bands.titled(work.FunctionPlan(None, (), parts={"exactly": ""}), data) == "exactly (4 of 12 points)"
 
 
 def test_a_store_of_a_function_is_data(tmp_path, monkeypatch):

@@ -31,8 +31,9 @@ def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
     if isinstance(dynamics, Descent) and not _check.concrete(state.elapsed):
         raise ValueError(
             "a Descent cannot continue a traced trajectory: how many updates it has made (`elapsed`) must be known "
-            "when the rest is compiled; start from the state in its `final`, with updates counted from 0 and a "
-            "momentum of zero, or continue each member of a batch outside jax.vmap and jax.jit."
+            "when the rest is compiled. Continue the members of a batch in a loop outside jax.vmap and jax.jit, as in "
+            "`[simulate(model, Descent(rate), jax.tree.map(lambda leaf: leaf[i], runs), times) for i, rate in "
+            "enumerate(rates)]`; or start from `final`, with updates counted from 0 and no momentum."
         )
 
 

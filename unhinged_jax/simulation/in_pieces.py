@@ -12,6 +12,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from equinox.internal import while_loop
 from jaxtyping import PyTree
 
@@ -24,7 +25,7 @@ class InPieces(diffrax.ForwardMode):
     """
 
     before: PyTree = None
-    until: jax.Array | None = None
+    until: jax.Array | np.ndarray | None = None
 
     # Overrides the method of diffrax, with the same arguments.
     def loop(

@@ -72,7 +72,15 @@ def simulate(
             in hand, and what was reached is returned with the result `INTERRUPTED`; Ctrl-C once more raises
             KeyboardInterrupt. A batch of runs is cut at `times` instead, and each piece continues the one before.
         key: A JAX key, for a `Descent` that draws batches or labels. One key is one path, whatever is observed, and a
-            run that goes on with the same key is the run without a break. `jax.vmap` over keys gives an ensemble.
+            run that goes on with the same key is the run without a break; a trajectory does not hold it. `jax.vmap`
+            over keys gives an ensemble.
+        progress: Whether to show on standard error the share that is done, the speed and the time left, in a line that
+            a terminal or a notebook rewrites, elsewhere as a line every half minute (default False). The run is then
+            made in pieces of about a second, which are cut where they change no number. Ctrl-C ends it after the piece
+            in hand, and what was reached is returned with the result `INTERRUPTED`; Ctrl-C once more raises
+            KeyboardInterrupt. A batch of runs is cut at `times` instead, and each piece continues the one before.
+        key: A JAX key, for a `Descent` that draws batches or labels. One key is one path, whatever is observed, and a
+            run that goes on with the same key is the run without a break. A trajectory does not hold it. `jax.vmap` over keys gives an ensemble.
 
     Returns:
         A `Trajectory`. If the run stops early, it holds what was reached and NaN elsewhere, and `result` says why. One
@@ -107,7 +115,7 @@ def simulate(
     task.refuse_large(states)
     reduce = bool(reduce)
     check_adjoint(adjoint, dynamics)
-    sampling = check_sampling(model, dynamics, key)
+    sampling = check_sampling(model, dynamics, key, isinstance(state, Trajectory))
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))

@@ -42,7 +42,7 @@ class Sampling:
     generator: str
 
 
-def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None) -> Sampling | None:
+def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None, goes_on: bool) -> Sampling | None:
     """What each update draws, or None for the gradient of all samples.
 
     Raises:
@@ -54,7 +54,8 @@ def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
             raise ValueError("a key belongs to a Descent with a `batch` or `fresh_labels`; leave it out.")
         return None
     if key is None:
-        raise ValueError("this Descent draws batches or labels: give a key, such as key=jax.random.key(0).")
+        which = "the key of the run that is continued (another one would be another path)" if goes_on else "a key"
+        raise ValueError(f"this Descent draws batches or labels: give {which}, such as key=jax.random.key(0).")
     _check.key("key", key)
     batch = dynamics.batch
     if batch is not None:

@@ -34,6 +34,13 @@ def shown(value: Any) -> str:
     return f"{value:g}" if value == int(value) and abs(value) < 1e6 else f"{value:.3g}"
 
 
+def titled(plan: Plan, data: xarray.Dataset) -> str:
+    """The title of a sweep, and how much of it there is if it is not finished."""
+    result = data["result"].values
+    done = int(np.sum(result >= 0))
+    return plan.title if done == result.size else f"{plan.title} ({done:,} of {result.size:,} points)"
+
+
 def coordinate_of(plan: Plan, name: str) -> tuple[np.ndarray, str]:
     """Values and label of a dimension: those of its first axis."""
     axis = next(dim for dim in plan.dims if dim.name == name).axes[0]
@@ -67,7 +74,7 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
         for name, place in middle.items():
             values, label = coordinate_of(plan, str(name))
             about.append(f"{label} {shown(values[place])}")
-        figure.suptitle(f"{plan.title}\n{', '.join(about)}", fontsize=11)
+        figure.suptitle(f"{titled(plan, data)}\n{', '.join(about)}", fontsize=11)
     return figure
 
 

@@ -68,6 +68,10 @@ def _refuse_without_guard() -> None:
     path, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if path is None or frame.f_globals is not vars(main) or (spec is not None and spec.name.endswith("__main__")):
         return  # a notebook, another thread, a package: workers do not import it
+    if path == "<stdin>":
+        raise ValueError(
+            "worker processes cannot import a script from standard input; save it in a file, or give workers=0."
+        )
     try:
         tree = ast.parse(Path(path).read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -193,7 +197,7 @@ def _blame(task: Task, reason: str, tries: dict[Task, int], given_up: dict[Task,
     if tries[task] < _TRIES:
         pending.append(task)
     else:
-        given_up[task] = f"{reason} {_TRIES} times (out of memory? `--lanes` makes blocks smaller)."
+        given_up[task] = f"{reason} {_TRIES} times (out of memory? Smaller `lanes` make blocks smaller)."
 
 
 def _told(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
-from unhinged_jax.sweeps.bands import coordinate_of, over_seeds, shown
+from unhinged_jax.sweeps.bands import coordinate_of, over_seeds, shown, titled
 from unhinged_jax.sweeps.design import is_geometric
 from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.lines import lines as boundaries
@@ -64,7 +64,9 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
         if lines:
             figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
         seeds = f"median over {data.sizes['seed']} seeds"
-        figure.suptitle(f"{plan.title}\n{seeds} at {when}" if timed else f"{plan.title}\n{seeds}", fontsize=11)
+        figure.suptitle(
+            f"{titled(plan, data)}\n{seeds} at {when}" if timed else f"{titled(plan, data)}\n{seeds}", fontsize=11
+        )
     return figure
 
 

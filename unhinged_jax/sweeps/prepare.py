@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 import shutil
 import subprocess
 import tempfile
@@ -118,16 +119,32 @@ def refuse_other(store: Store, plan: Plan, change: bool = True) -> None:
     """Raise ValueError if a store belongs to another plan; take over what may change, unless `change` is False."""
     now, fatal = differences(store, plan)
     if fatal:
-        told = [f"{key.removeprefix('plan.')} was {_short(a)}, now {_short(b)}" for key, (a, b) in fatal.items()]
+        told = [_told(key.removeprefix("plan."), *pair) for key, pair in fatal.items()]
         shown = "; ".join(told[:5]) + (f" and {len(told) - 5} more" if len(told) > 5 else "")
         ways = "Choose another --store, or restore the plan"
-        if only_axes(fatal):
+        if isinstance(plan, FunctionPlan):
+            ways = "Choose another store, or restore what differs"
+        if only_axes(fatal) and _adds(store, plan):
             ways += ", or add points to this one with --extend (in Python extend=True)"
         elif all(key.startswith(_FUNCTION) for key in fatal):
             ways = "Choose another store, restore the function, or give a `version` if it computes the same"
         raise ValueError(f"{store.path} holds another sweep: {shown}. {ways}.")
     if change and flat(store.identity) != flat(now):
         store.change_plan(now)
+
+
+def _adds(store: Store, plan: Plan) -> bool:
+    """Whether the plan has every value of the axes of the store."""
+    there = {dim.name: {str(value) for value in dim.axes[0].coordinate().tolist()} for dim in plan.dims}
+    held = {name: {str(value) for value in store.coordinate(name).tolist()} for name in store.coordinates()}
+    return all(held.get(name, set()) <= there.get(name, set()) for name in store.dims)
+
+
+def _told(key: str, before: object, now: object) -> str:
+    """How one key differs; a digest, which nobody can read, as what it stands for."""
+    if all(isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) for value in (before, now)):
+        return f"the source or the value of {key.removeprefix('function.')} has changed"
+    return f"{key} was {_short(before)}, now {_short(now)}"
 
 
 def _short(value: object) -> str:

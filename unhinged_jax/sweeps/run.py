@@ -122,10 +122,15 @@ def sweep(
     what, place = _sweep_of(plan, axes, store, given)
     folder = _check.path("store", place)
     opened = prepare.open_store(what, folder, lanes=lanes, memory=memory, extend=extend)
-    run_store(
-        opened, workers=workers, executor=executor, scheduler=scheduler, part=part, retry_failed=retry_failed,
-        progress=progress,
-    )  # fmt: skip
+    try:
+        run_store(
+            opened, workers=workers, executor=executor, scheduler=scheduler, part=part, retry_failed=retry_failed,
+            progress=progress,
+        )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        there = status_of(opened)
+        interrupt.add_note(f"{there.done:,} of {there.points:,} points are kept in {folder}; the same call continues.")
+        raise
     return open_sweep(folder)
 
 
@@ -192,9 +197,7 @@ def run_store(
     if given_up:
         reason = next(iter(given_up.values()))
         points = sum(store.layout.size(number) for task in given_up for number in task)
-        raise SweepIncomplete(
-            f"{points} points could not be computed, everything else is kept; the first because of {reason}"
-        )
+        raise SweepIncomplete(f"{points} points could not be computed, everything else is kept. The first: {reason}")
     return status_of(store)
 
 
