@@ -66,11 +66,6 @@ def simulate(
             (default) is for reverse mode, `diffrax.ForwardMode()` for forward mode, and `diffrax.DirectAdjoint()` for
             both, in memory that grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate and ignores
             `steady`. A `Descent` takes no adjoint, because both modes work.
-        progress: Whether to show on standard error the share that is done, the speed and the time left, in a line that
-            a terminal or a notebook rewrites, elsewhere as a line every half minute (default False). The run is then
-            made in pieces of about a second, which are cut where they change no number. Ctrl-C ends it after the piece
-            in hand, and what was reached is returned with the result `INTERRUPTED`; Ctrl-C once more raises
-            KeyboardInterrupt. A batch of runs is cut at `times` instead, and each piece continues the one before.
         key: A JAX key, for a `Descent` that draws batches or labels. One key is one path, whatever is observed, and a
             run that goes on with the same key is the run without a break; a trajectory does not hold it. `jax.vmap`
             over keys gives an ensemble.
@@ -79,8 +74,6 @@ def simulate(
             made in pieces of about a second, which are cut where they change no number. Ctrl-C ends it after the piece
             in hand, and what was reached is returned with the result `INTERRUPTED`; Ctrl-C once more raises
             KeyboardInterrupt. A batch of runs is cut at `times` instead, and each piece continues the one before.
-        key: A JAX key, for a `Descent` that draws batches or labels. One key is one path, whatever is observed, and a
-            run that goes on with the same key is the run without a break. A trajectory does not hold it. `jax.vmap` over keys gives an ensemble.
 
     Returns:
         A `Trajectory`. If the run stops early, it holds what was reached and NaN elsewhere, and `result` says why. One
