@@ -164,6 +164,8 @@ class Descent(_Rated):
             raise ValueError(f"optimizer must be an optax optimiser, such as optax.adam(0.01), but got {got}.")
         if self.optimizer is not None and self.momentum is not None:
             raise ValueError("give momentum or an optimizer, not both; put the momentum into the optimizer.")
+        if isinstance(self.batch, (str, bool, list, tuple)):
+            raise ValueError(f"batch must be a number of samples, but got {_check.given(self.batch)}.")
         if _is_number(self.batch) and _check.concrete(self.batch):
             _check.positive("batch", self.batch)
         if not (isinstance(self.replacement, bool) or self.replacement == "epochs"):

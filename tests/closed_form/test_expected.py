@@ -276,3 +276,111 @@ def test_the_mean_of_many_runs(kind):
         values = np.concatenate([np.asarray(part[name], float) for part in parts])
         error = values.std(axis=0) / np.sqrt(runs)
         assert np.all(np.abs(values.mean(axis=0) - run[name]) < 4 * error), name
+
+
+# --- the rim ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", [-80, -40, 40, 80])
+@pytest.mark.parametrize("beside", [False, True])
+def test_small_and_large_starts(power, beside):
+    model, state = problem(uj.from_counts([3, 1, 2]))
+    factor = 2.0**power
+    if beside:
+        start = state.replace(log_scale=power * np.log(2.0))
+    else:
+        start = state.replace(H=state.H * factor, W=state.W * factor)
+    descent = uj.Descent(0.3, batch=2)
+    names = ["log_square_norm", "log_within_scatter", "log_between_scatter"]
+    got, want = (uj.exact(model, descent, s, [0, 5, 50], names) for s in (start, state))
+    for name in names:
+        np.testing.assert_allclose(got[name], want[name] + 2 * power * np.log(2.0), rtol=2e-6, err_msg=name)
+
+
+def test_growth_by_many_powers_of_ten_in_one_update():
+    model, state = problem()
+    for rate in (1e3, 1e7):
+        narrow, wide = (
+            uj.exact(model, uj.Descent(rate, batch=1), state, [1, 5, 20, 100], ["log_square_norm"], precision=precision)
+            for precision in ("float32", "float64")
+        )
+        np.testing.assert_allclose(narrow["log_square_norm"], wide["log_square_norm"], rtol=1e-5)
+
+
+def test_only_weight_times_rate_matters():
+    def at(scale, precision):
+        labels = uj.balanced(classes=4, per_class=5).symmetric_noise(0.2)
+        labels = labels.replace(weights=np.asarray(labels.weights) * scale)
+        model = uj.regularized(labels, dim=4, decay=0.01 * scale)
+        assert carriers.alike(model)
+        descent, state = uj.Descent(0.1 / scale, batch=1), model.init(jax.random.key(0))
+        return uj.exact(model, descent, state, [1000], ["log_square_norm"], precision=precision)["log_square_norm"]
+
+    want = at(1.0, "float64")
+    for scale in (1.0, 1e-8):
+        np.testing.assert_allclose(at(scale, "float32"), want, rtol=2e-6)
+
+
+def test_a_small_scatter_beside_large_means_keeps_its_digits():
+    model = uj.unconstrained(uj.balanced(classes=3, per_class=3), dim=4)
+    state = model.init(jax.random.key(0))
+    run = uj.exact(model, uj.Descent(1.0, batch=9, replacement=False), state, [0, 60, 160], ["within_scatter"])
+    # e^x with x near 60 has a relative error of 60 roundings.
+    np.testing.assert_allclose(run["within_scatter"], run["within_scatter"][0], rtol=1e-5)
+
+
+class Squared(uj.losses.Loss):
+    """Linear in the logits and not in the targets."""
+
+    @property
+    def linear(self):
+        return True
+
+    def __call__(self, logits, targets):
+        return -jnp.sum(logits * targets**2, axis=-1)
+
+
+def test_a_loss_that_is_not_linear_in_the_targets():
+    labels = uj.balanced(classes=2, per_class=1).symmetric_noise(0.3)
+    with jax.enable_x64(True):
+        model = uj.anchored(labels, dim=2, loss=Squared())
+        state = model.init(jax.random.key(0), prototypes=np.array([[1.0, 0.5], [-0.2, 0.8]]))
+        run = uj.exact(model, uj.Descent(0.5, fresh_labels=True), state, [0, 1], ["square_norm_H"])
+        H, W, want = np.asarray(state.H), np.asarray(state.W), 0.0
+        for drawn in itertools.product(range(2), repeat=2):
+            chance = np.prod([0.7 if drawn[i] == i else 0.3 for i in range(2)])
+            want += chance * np.sum((H + 0.5 * 0.5 * np.eye(2)[list(drawn)] @ W) ** 2)
+    np.testing.assert_allclose(run["square_norm_H"][1], want, rtol=1e-12)
+
+
+def test_targets_that_are_values():
+    values = np.array([[1.0, -2.0], [0.3, 0.2], [1.0, 0.0]])
+    with jax.enable_x64(True):
+        model = uj.frozen(uj.targets(values), dim=2, decay=0.1, loss="unhinged")
+        state = model.init(jax.random.key(0))
+        run = uj.exact(model, uj.Descent(0.5, batch=1), state, [0, 1], ["loss", "square_norm_W"])
+        M = np.asarray(model.signal().dense("float64"))
+        H, W = np.asarray(state.H), np.asarray(state.W)
+        ends = [W + 0.5 * (3 * np.outer(M[i], H[i]) - 0.1 * W) for i in range(3)]
+        np.testing.assert_allclose(run["square_norm_W"][1], np.mean([np.sum(end**2) for end in ends]), rtol=1e-12)
+        path = uj.simulate(model, uj.Descent(0.5, batch=1), state, [1], [], key=jax.random.key(2)).final.W
+        assert min(np.max(np.abs(path - end)) for end in ends) < 1e-12
+
+
+def test_a_class_without_samples_has_no_scatter():
+    labels = uj.Labels(index=[0, 0, 2, 2], weights=np.full(4, 0.25), classes=3)
+    model, state = problem(labels)
+    run = uj.exact(model, uj.Descent(0.1, batch=2), state, [0], ["within_scatter", "between_scatter"])
+    H = np.asarray(state.H)
+    means = np.stack([H[:2].mean(0), H[2:].mean(0)])
+    np.testing.assert_allclose(run["within_scatter"][0], np.sum((H - np.repeat(means, 2, 0)) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(run["between_scatter"][0], 2 * np.sum((means - H.mean(0)) ** 2), rtol=1e-5)
+
+
+def test_more_samples_than_there_are_cannot_be_drawn():
+    model, state = problem()
+    with pytest.raises(uj.NoClosedForm, match="13 cannot be drawn from 12"):
+        uj.exact(model, uj.Descent(0.1, batch=13, replacement=False), state, [5])
+    odd = model.labels.replace(targets=np.eye(4) * 2, kind="table")
+    with pytest.raises(uj.NoClosedForm, match="at least 0 and sum to 1"):
+        uj.exact(model.replace(labels=odd), uj.Descent(0.1, fresh_labels=True), state, [5])

@@ -265,3 +265,14 @@ def test_a_path_in_pieces_is_the_path(kind, monkeypatch):
     whole = uj.simulate(model, descent, state, [100, 2000], ["norm"], key=KEY)
     pieces = uj.simulate(model, descent, state, [100, 2000], ["norm"], key=KEY, progress=True)
     np.testing.assert_allclose(pieces["norm"], whole["norm"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_do_not_depend_on_the_precision(kind):
+    model = uj.regularized(labels_for(KINDS[kind]), dim=5, decay=0.1, loss="cross_entropy")
+    state, descent = model.init(jax.random.key(0)), uj.Descent(0.1, **KINDS[kind])
+    narrow, wide = (
+        uj.simulate(model, descent, state, [12], ["norm"], key=KEY, precision=precision)
+        for precision in ("float32", "float64")
+    )
+    np.testing.assert_allclose(narrow["norm"], wide["norm"], rtol=1e-5)

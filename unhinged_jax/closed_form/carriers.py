@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from unhinged_jax import _check
 from unhinged_jax.closed_form.moments import Draws, Groups, Moments, change
 from unhinged_jax.dynamics import PartRates
 from unhinged_jax.labels import Labels
+from unhinged_jax.labels.fields import PER_SAMPLE
 from unhinged_jax.losses import Unhinged
 from unhinged_jax.model import LayerPeeled
 
@@ -37,11 +38,13 @@ class Setting(NamedTuple):
         model: The problem.
         groups: Samples with the same expected signal.
         classes: The class of each group, (G,).
+        observed: The rows of the signal matrix of the targets themselves, (G, C), to which the loss refers.
     """
 
     model: LayerPeeled
     groups: Groups
     classes: Int[jax.Array, "G"]
+    observed: Float[jax.Array, "G C"]
 
 
 class General(NamedTuple):
@@ -64,8 +67,8 @@ class General(NamedTuple):
 class Alike:
     """Classes that are all alike: (7 numbers of H and W, b, spread).
 
-    The numbers are alpha and beta of FF, FW and WW, and one entry of `squares`. What an update adds to them is a
-    polynomial in the rates x and y without a constant, whose five matrices are found by evaluating `change`.
+    The numbers are alpha and beta of FF, FW and WW, and one entry of `within`. What an update adds to them is a
+    polynomial in the rates x and y without a constant, whose five matrices are the derivatives of `change` at 0.
     """
 
     def __init__(self, model: LayerPeeled, setting: Setting, draws: Draws, dtype: DTypeLike) -> None:
@@ -73,18 +76,19 @@ class Alike:
         self.C = model.classes
         zero = jnp.zeros((), dtype)
 
-        def at(x: float, y: float) -> jax.Array:
+        def added(xy: jax.Array) -> jax.Array:
             def of(v: jax.Array) -> jax.Array:
-                empty = jnp.zeros(self.C, dtype), zero
-                rates = PartRates(*(jnp.asarray(rate, dtype) for rate in (x, y, 0.0)))
-                found = self.general.change(self.whole((v, *empty)), rates)
+                found = self.general.change(
+                    self.whole((v, jnp.zeros(self.C, dtype), zero)), PartRates(xy[0], xy[1], zero)
+                )
                 return self.shortened(found)[0]
 
             return jax.vmap(of, out_axes=1)(jnp.eye(7, dtype=dtype))
 
-        ahead_x, back_x, ahead_y, back_y = at(1, 0), at(-1, 0), at(0, 1), at(0, -1)
-        halves = [(ahead_x - back_x) / 2, (ahead_y - back_y) / 2, (ahead_x + back_x) / 2, (ahead_y + back_y) / 2]
-        self.terms = jnp.stack([*halves, at(1, 1) - ahead_x - ahead_y])
+        none = jnp.zeros(2, dtype)  # derivatives, because differences of values would cancel for a small signal
+        slopes, bends = jax.jacfwd(added)(none), jax.jacfwd(jax.jacfwd(added))(none)
+        terms = [slopes[..., 0], slopes[..., 1], bends[..., 0, 0] / 2, bends[..., 1, 1] / 2, bends[..., 0, 1]]
+        self.terms = jnp.stack(terms)
 
     def shortened(self, s: Moments) -> tuple[jax.Array, jax.Array, jax.Array]:
         C, numbers = self.C, []
@@ -92,7 +96,7 @@ class Alike:
             trace, total = jnp.trace(matrix), jnp.sum(matrix)
             beta = (total - trace) / (C * (C - 1))
             numbers += [trace / C - beta, beta]
-        return jnp.stack([*numbers, jnp.mean(s.squares)]), s.b, s.spread
+        return jnp.stack([*numbers, jnp.mean(s.within)]), s.b, s.spread
 
     def whole(self, short: tuple[jax.Array, jax.Array, jax.Array]) -> Moments:
         v, b, spread = short
@@ -133,7 +137,7 @@ def grouped(model: LayerPeeled) -> Membership:
         index = jnp.asarray(labels.index)
         first = jnp.argmax(index == jnp.arange(labels.classes)[:, None], axis=1)
         return Membership(index, first, alike(model))
-    if labels.kind == "soft" or not _check.concrete((labels.index, labels.weights)):
+    if labels.kind in PER_SAMPLE or not _check.concrete((labels.index, labels.weights)):
         return Membership(jnp.arange(labels.samples), jnp.arange(labels.samples), False)
     pairs: Any = np.stack([np.asarray(labels.index), np.asarray(labels.weights)], axis=1).astype(float)
     _, at, inverse = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
@@ -144,10 +148,11 @@ def setting_of(model: LayerPeeled, membership: Membership, fresh: bool, dtype: D
     """The problem with its groups; of fresh labels also how they vary."""
     labels, first = model.labels, membership.first
     counts = jnp.bincount(membership.group, length=first.shape[0]).astype(dtype)
-    signal, chances, rows = model.signal().dense(dtype)[first], None, None
+    observed = model.signal().dense(dtype)[first]
+    groups = Groups(observed, counts)
     if fresh:
-        squares = jnp.asarray(labels.weights, dtype)[first, None] ** 2
-        chances = labels.probabilities().astype(dtype)[first] * squares
+        weights, chances = jnp.asarray(labels.weights, dtype)[first, None], labels.probabilities().astype(dtype)[first]
         each = Labels(index=np.arange(labels.classes), weights=np.ones(labels.classes), classes=labels.classes)
         rows = model.loss.signal(each).dense(dtype)
-    return Setting(model, Groups(signal, counts, chances, rows), jnp.asarray(labels.index)[first])
+        groups = Groups(weights * (chances @ rows), counts, chances * weights**2, rows)
+    return Setting(model, groups, jnp.asarray(labels.index)[first], observed)

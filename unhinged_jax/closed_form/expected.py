@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
-from unhinged_jax import _loop
+from unhinged_jax import _check, _loop
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, grouped, setting_of
-from unhinged_jax.closed_form.moments import Moments, draws_of, moments_of
+from unhinged_jax.closed_form.moments import Moments, draws_of, moments_of, squares_of
 from unhinged_jax.dynamics import Descent, PartRates, rates_at
+from unhinged_jax.labels.fields import why_not_drawn
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan
-from unhinged_jax.special import power_of_two, safe_log
-
-_TIDY_EVERY = 8  # updates; no moment grows by more than a few powers of two in one
+from unhinged_jax.special import drift, largest, power_of_two, safe_log
 
 
 class Read(NamedTuple):
@@ -48,8 +48,11 @@ def why_no_expectation(model: LayerPeeled, descent: Descent) -> str | None:
         return "spherical features are not linear once prototypes meet noise; use `simulate` and average."
     if model.kernel is not None:
         return "a kernel mixes the samples of a batch with all others; use `simulate` and average."
-    if descent.fresh_labels and model.labels.kind == "hard":
-        return "fresh_labels draws labels from the targets, but these are one-hot; describe the noise first."
+    if descent.fresh_labels and (why := why_not_drawn(model.labels)):
+        return why
+    whole = descent.batch is not None and _check.concrete(descent.batch) and descent.replacement is False
+    if whole and np.max(descent.batch) > model.samples:
+        return f"a batch of {descent.batch} cannot be drawn from {model.samples} samples without replacement."
     return None
 
 
@@ -61,36 +64,44 @@ Parts = tuple[jax.Array, ArrayLike]
 
 def _loss(s: Moments, at: Setting) -> Parts:
     dtype = s.WW.dtype
-    drift = at.groups.counts @ at.groups.signal
+    push = at.groups.counts @ at.observed
     constant = at.model.loss_of_logits(jnp.zeros((at.model.samples, at.model.classes), dtype))
-    return -jnp.sum(at.groups.signal * s.FW), constant - drift @ s.b
+    return -jnp.sum(at.observed * s.FW), constant - push @ s.b
 
 
 def _objective(s: Moments, at: Setting) -> Parts:
     decays, (scaled, rest) = at.model.decays, _loss(s, at)
-    return scaled + decays.H * jnp.sum(s.squares) / 2 + decays.W * jnp.trace(s.WW) / 2, rest + decays.b * _of_b(s) / 2
+    return scaled + decays.H * _of_H(s, at) / 2 + decays.W * jnp.trace(s.WW) / 2, rest + decays.b * _of_b(s) / 2
 
 
 def _of_b(s: Moments) -> jax.Array:
     return jnp.sum(s.b**2) + s.spread
 
 
-def _means(s: Moments, at: Setting) -> tuple[jax.Array, jax.Array]:
-    """(sum_c n_c E |mean of class c|^2, n E |mean of all|^2)."""
+def _of_H(s: Moments, at: Setting) -> jax.Array:
+    return jnp.sum(squares_of(s, at.groups))
+
+
+def _means(s: Moments, at: Setting) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(sum_c n_c E |mean of class c|^2, n E |mean of all|^2, the scatter of the means of groups within a class)."""
     C, n = at.model.classes, at.groups.counts
     member = (at.classes[:, None] == jnp.arange(C)).astype(s.FF.dtype)
-    sums = jnp.sum(member * (s.FF @ member), axis=0)
-    return jnp.sum(sums / (n @ member)), jnp.sum(s.FF) / jnp.sum(n)
+    counts = n @ member
+    of_classes = jnp.sum(member * (s.FF @ member), axis=0) / jnp.where(counts > 0, counts, 1.0)
+    of_groups = jnp.diagonal(s.FF) / n
+    alone = jnp.sum(member, axis=0) == 1  # a class of one group has no such scatter, not even by rounding
+    between = jnp.where(alone, 0.0, of_groups @ member - of_classes)
+    return jnp.sum(of_classes), jnp.sum(s.FF) / jnp.sum(n), jnp.sum(between)
 
 
 OF_MOMENTS: dict[str, Callable[[Moments, Setting], Parts]] = {
     "loss": _loss,
     "objective": _objective,
-    "square_norm": lambda s, at: (jnp.sum(s.squares) + jnp.trace(s.WW), 0.0),
-    "square_norm_H": lambda s, at: (jnp.sum(s.squares), 0.0),
+    "square_norm": lambda s, at: (_of_H(s, at) + jnp.trace(s.WW), 0.0),
+    "square_norm_H": lambda s, at: (_of_H(s, at), 0.0),
     "square_norm_W": lambda s, at: (jnp.trace(s.WW), 0.0),
     "square_norm_b": lambda s, at: (jnp.zeros_like(s.spread), _of_b(s)),
-    "within_scatter": lambda s, at: (jnp.sum(s.squares) - _means(s, at)[0], 0.0),
+    "within_scatter": lambda s, at: (jnp.sum(s.within) + _means(s, at)[2], 0.0),
     "between_scatter": lambda s, at: (_means(s, at)[0] - _means(s, at)[1], 0.0),
 }
 """Observables whose expectation is known: name -> its parts. Their logarithms are those of the expectations."""
@@ -144,10 +155,12 @@ def _evolved(
     setting = setting_of(model, membership, descent.fresh_labels, dtype)
     batch, replacement = (model.samples, False) if descent.batch is None else (descent.batch, bool(descent.replacement))
     draws = draws_of(model.samples, jnp.asarray(batch, dtype), replacement)
-    start = moments_of(state.H, state.W, state.b, membership.group, membership.first.shape[0])
+    power = drift(largest(state.H, state.W))
+    H, W = (power_of_two(-power, dtype) * part for part in (state.H, state.W))
+    start = moments_of(H, W, state.b, membership.group, membership.first.shape[0])
     short = Alike(model, setting, draws, dtype) if membership.alike else General(model, setting, draws)
     body = short.shortened(start)
-    carry = _rescaled(_Carry(body, jax.tree.map(jnp.zeros_like, body), jnp.zeros((), jnp.int32)))
+    carry = _rescaled(_Carry(body, jax.tree.map(jnp.zeros_like, body), 2 * power))
 
     def step(carry: _Carry, k: jax.Array) -> _Carry:
         rates = rates_at(descent, (first + k).astype(dtype), dtype)
@@ -155,16 +168,14 @@ def _evolved(
         added = jax.tree.map(jnp.add, short.change(carry.moments, PartRates(*moving)), carry.lost)
         moved = jax.tree.map(jnp.add, carry.moments, added)
         lost = jax.tree.map(lambda by, new, old: by - (new - old), added, moved, carry.moments)
-        return _Carry(moved, jax.lax.stop_gradient(lost), carry.power)
+        return _rescaled(_Carry(moved, jax.lax.stop_gradient(lost), carry.power))
 
     def read(needed: Read) -> dict[str, jax.Array]:
         moments = short.whole(needed.moments)  # type: ignore[arg-type]
         log = needed.power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + 2 * state.log_scale
         return {name: _value(name, moments, setting, log) for name in names}
 
-    _, values, _ = _loop.run(
-        step, carry, reads, read, needs=lambda carry: Read(carry.moments, carry.power), tidy=(_TIDY_EVERY, _rescaled)
-    )
+    _, values, _ = _loop.run(step, carry, reads, read, needs=lambda carry: Read(carry.moments, carry.power))
     found: dict[str, jax.Array] = values
     return found
 
@@ -179,7 +190,9 @@ def _value(name: str, moments: Moments, setting: Setting, log: jax.Array) -> jax
 
 def _rescaled(carry: _Carry) -> _Carry:
     """The carry with a power of two taken out of the moments of H and W."""
-    parts = [carry.moments.squares, jnp.diagonal(carry.moments.WW)] if isinstance(carry.moments, Moments) else None
+    parts = None
+    if isinstance(carry.moments, Moments):
+        parts = [carry.moments.within, jnp.diagonal(carry.moments.FF), jnp.diagonal(carry.moments.WW)]
     size = jnp.max(jnp.abs(carry.moments[0])) if parts is None else jnp.max(jnp.concatenate(parts))
     ready = (size > 0) & jnp.isfinite(size)
     power = jax.lax.stop_gradient(jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32))
@@ -188,6 +201,6 @@ def _rescaled(carry: _Carry) -> _Carry:
     def scaled(tree: Any) -> Any:
         if not isinstance(tree, Moments):
             return (tree[0] * factor, *tree[1:])
-        return Moments(tree.FF * factor, tree.FW * factor, tree.WW * factor, tree.squares * factor, tree.b, tree.spread)
+        return Moments(tree.FF * factor, tree.FW * factor, tree.WW * factor, tree.within * factor, tree.b, tree.spread)
 
     return _Carry(scaled(carry.moments), scaled(carry.lost), carry.power + power)

@@ -73,7 +73,7 @@ class Moments(NamedTuple):
 
     Attributes:
         FF, FW, WW: E F F^T (G, G), E F W^T (G, C), E W W^T (C, C).
-        squares: E sum_{i in g} |h_i|^2, (G,).
+        within: E sum_{i in g} |h_i - mean of g|^2, (G,).
         b: E b, (C,).
         spread: E |b|^2 - |E b|^2, ().
     """
@@ -81,9 +81,14 @@ class Moments(NamedTuple):
     FF: Float[jax.Array, "G G"]
     FW: Float[jax.Array, "G C"]
     WW: Float[jax.Array, "C C"]
-    squares: Float[jax.Array, "G"]
+    within: Float[jax.Array, "G"]
     b: Float[jax.Array, "C"]
     spread: Float[jax.Array, ""]
+
+
+def squares_of(s: Moments, groups: Groups) -> Float[jax.Array, "G"]:
+    """E sum_{i in g} |h_i|^2."""
+    return s.within + jnp.diagonal(s.FF) / groups.counts
 
 
 def draws_of(samples: int, batch: Float[jax.Array, ""], replacement: bool) -> Draws:
@@ -104,8 +109,10 @@ def moments_of(
 ) -> Moments:
     """The moments of a given state, whose samples belong to the groups 0 ... count - 1."""
     F = segment_sum(H, groups, count)
-    squares = segment_sum(jnp.sum(H * H, axis=1, keepdims=True), groups, count)[:, 0]
-    return Moments(F @ F.T, F @ W.T, W @ W.T, squares, b, jnp.zeros((), W.dtype))
+    counts = segment_sum(jnp.ones((H.shape[0], 1), H.dtype), groups, count)
+    apart = H - (F / counts)[groups]
+    within = segment_sum(jnp.sum(apart * apart, axis=1, keepdims=True), groups, count)[:, 0]
+    return Moments(F @ F.T, F @ W.T, W @ W.T, within, b, jnp.zeros((), W.dtype))
 
 
 def change(s: Moments, groups: Groups, draws: Draws, rates: PartRates, decays: Decays) -> Moments:
@@ -119,18 +126,18 @@ def change(s: Moments, groups: Groups, draws: Draws, rates: PartRates, decays: D
     loss_H, loss_W, both = a * (a - 2), b * (b - 2), a * b - a - b  # (1 - a)^2 - 1, (1 - b)^2 - 1, (1 - a)(1 - b) - 1
     X = R @ s.WW @ R.T  # r_g WW r_h
     Y = s.FW @ R.T  # E f_g . (R W)_h
-    own, extra = jnp.diagonal(Y), draws.same - draws.other
+    own, extra, squares = jnp.diagonal(Y), draws.same - draws.other, squares_of(s, groups)
     drawn = groups.traced(s.WW)
     at_once = n * (extra * jnp.diagonal(X) + draws.same * drawn)
     FF = loss_H * s.FF + (1 - a) * x * (n * Y + (n * Y).T)
     FF += x**2 * (draws.other * n[:, None] * X * n + jnp.diag(at_once))
     WW = loss_W * s.WW + (1 - b) * y * (s.FW.T @ R + R.T @ s.FW)
-    WW += y**2 * (draws.other * R.T @ s.FF @ R + extra * (R.T * s.squares) @ R + draws.same * groups.summed(s.squares))
+    WW += y**2 * (draws.other * R.T @ s.FF @ R + extra * (R.T * squares) @ R + draws.same * groups.summed(squares))
     FW = both * s.FW + (1 - a) * y * s.FF @ R + (1 - b) * x * n[:, None] * (R @ s.WW)
     FW += x * y * (draws.other * n[:, None] * (Y.T @ R) + extra * own[:, None] * R + draws.same * groups.applied(s.FW))
-    squares = loss_H * s.squares + 2 * (1 - a) * x * own
-    squares += x**2 * n * draws.same * (jnp.diagonal(X) + drawn)
+    # Without the moments of the means, from which it would be a small difference of large numbers.
+    within = loss_H * s.within + x**2 * (n - 1) * (extra * jnp.diagonal(X) + draws.same * drawn)
     noise = extra * jnp.sum(n * jnp.sum(R * R, axis=1)) + (draws.other - 1) * jnp.sum((n @ R) ** 2)
     noise += draws.same * jnp.sum(n * groups.traced(jnp.eye(R.shape[1], dtype=R.dtype)))
     mean, spread = z * (n @ R) - shrinks * s.b, shrinks * (shrinks - 2) * s.spread + z**2 * noise
-    return Moments(FF, FW, WW, squares, mean, spread)
+    return Moments(FF, FW, WW, within, mean, spread)

@@ -61,6 +61,21 @@ def as_labels(name: str, value: npt.ArrayLike, classes: int) -> Any:
     return _numbers.whole(name, value)
 
 
+def why_not_drawn(labels: Any) -> str | None:
+    """Why labels cannot be drawn from the targets, in words, or None."""
+    if labels.kind == "hard":
+        return (
+            "fresh_labels draws from the targets, but these are one-hot; describe the noise, as symmetric_noise does."
+        )
+    if labels.kind == "values":
+        return "fresh_labels draws from the targets, but these are values and no distributions."
+    if _check.concrete(labels.targets):
+        rows = np.asarray(labels.targets, float)
+        if np.any(rows < 0) or not np.allclose(rows.sum(axis=-1), 1, atol=1e-5):
+            return "fresh_labels draws from the targets, whose rows must be at least 0 and sum to 1, but one does not."
+    return None
+
+
 def kind_of(targets: npt.ArrayLike | None, samples: int, classes: int) -> str:
     """How targets are read, from their shape."""
     if targets is None:

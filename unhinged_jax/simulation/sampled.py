@@ -14,10 +14,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.labels import Labels
+from unhinged_jax.labels.fields import PER_SAMPLE, why_not_drawn
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.model.layer_peeled import Parts
 from unhinged_jax.simulation.dense import DenseSystem
@@ -63,17 +65,14 @@ def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
             raise ValueError(
                 "the size of a simulated batch must be known when it is compiled; only `exact` can trace it."
             )
-        batch = _check.whole("batch", batch, 1)
+        batch = _check.whole("batch", np.asarray(batch).item() if np.ndim(batch) == 0 else batch, 1)
         if batch > model.samples and dynamics.replacement is not True:
             raise ValueError(
                 f"a batch of {batch} cannot be drawn from {model.samples} samples without replacement; give a smaller "
                 "one, or replacement=True."
             )
-    if dynamics.fresh_labels and model.labels.kind == "hard":
-        raise ValueError(
-            "fresh_labels draws labels from the targets, but these are one-hot; describe the noise first, as in "
-            "labels.symmetric_noise(0.1)."
-        )
+    if dynamics.fresh_labels and (why := why_not_drawn(model.labels)):
+        raise ValueError(why)
     return Sampling(batch, dynamics.replacement, dynamics.fresh_labels, str(jax.random.key_impl(key)))
 
 
@@ -108,11 +107,11 @@ class SampledSystem(DenseSystem):
         """The samples of this update, (m,)."""
         if self.sampling.replacement == "epochs":
             epoch, place = jnp.divmod(self.update, n // m)
-            order = jax.random.permutation(jax.random.fold_in(self._key(1), epoch), n)
+            order = jax.random.permutation(jax.random.fold_in(self._key(1), epoch), jnp.arange(n, dtype=jnp.int32))
             return jax.lax.dynamic_slice(order, (place * m,), (m,))
         if self.sampling.replacement:
-            return jax.random.randint(key, (m,), 0, n)
-        return jax.random.permutation(key, n)[:m]
+            return jax.random.randint(key, (m,), 0, n, jnp.int32)
+        return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))[:m]
 
 
 def _forces(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
@@ -134,13 +133,13 @@ def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array, fresh: bool
 
     fields: dict[str, Any] = {"index": of(labels.index), "classes": labels.classes, "kind": labels.kind}
     fields["weights"] = of(labels.weights) * (n / samples.shape[0])
-    fields["targets"] = of(labels.targets) if labels.kind == "soft" else labels.targets
+    fields["targets"] = of(labels.targets) if labels.kind in PER_SAMPLE else labels.targets
     if fresh:
         # A sample that is in a batch twice has one label there.
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(samples)
-        rows = jnp.asarray(labels.targets)[samples if labels.kind == "soft" else fields["index"]]
+        rows = jnp.asarray(labels.targets)[samples if labels.kind in PER_SAMPLE else fields["index"]]
         edges = jnp.cumsum(rows, axis=1)
-        shares = jax.vmap(lambda one: jax.random.uniform(one, dtype=edges.dtype))(keys)[:, None] * edges[:, -1:]
+        shares = jax.vmap(lambda one: jax.random.uniform(one, dtype=jnp.float32))(keys)[:, None] * edges[:, -1:]
         drawn = jnp.sum(shares >= edges, axis=1).astype(jnp.int32)
         fields |= {"index": jnp.minimum(drawn, labels.classes - 1), "targets": None, "kind": "hard"}
     return Labels(**fields)
