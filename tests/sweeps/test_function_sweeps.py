@@ -1,6 +1,7 @@
 """Sweeps of a function: the same numbers as calls of it, in any block, process and order; its store belongs to it."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pandas
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.sweeps import bands, engine, extension, run, work
+from unhinged_jax.sweeps import bands, engine, extension, fingerprint, run, work
 from unhinged_jax.sweeps.export import export
 from unhinged_jax.sweeps.pictures import draw
 from unhinged_jax.sweeps.status import describe, status_of
@@ -456,3 +457,138 @@ def test_a_broken_pickle_says_what_to_do():
     with pytest.raises(ValueError, match="give workers=0"):
         run._sent(plan)
     assert run._sent("plan.toml") == "plan.toml" and engine.Here is not None
+
+
+# --- what a function reads --------------------------------------------------------------------------------------------
+
+
+def test_a_new_sweep_reads_what_is_there_now(tmp_path):
+    class Settings:
+        factor = 2.0
+
+    def function(x, dim):
+        return {"y": x * dim * Settings.factor}
+
+    for number, dim in enumerate((8, 16)):
+        data = swept(tmp_path, function, {"x": [1.0, 2.0]}, name=f"{number}.zarr", static={"dim": [dim]})
+        assert data["y"].values.ravel().tolist() == [2.0 * dim, 4.0 * dim]
+    Settings.factor = 3.0
+    data = swept(tmp_path, function, {"x": [1.0, 2.0]}, name="other.zarr", static={"dim": [8]})
+    assert data["y"].values.ravel().tolist() == [24.0, 48.0]
+    with pytest.raises(ValueError, match=r'factor was "2.0", now "3.0"'):
+        swept(tmp_path, function, {"x": [1.0, 2.0]}, name="0.zarr", static={"dim": [8]})
+
+
+def test_static_values_belong_to_the_store(tmp_path):
+    def function(x, power):
+        return {"y": power(x)}
+
+    swept(tmp_path, function, {"x": [2.0]}, static={"power": {"p": lambda x: x**2}})
+    with pytest.raises(ValueError, match="static power = p"):
+        swept(tmp_path, function, {"x": [2.0]}, static={"power": {"p": lambda x: x**3}}, extend=True)
+    more = {"p": lambda x: x**2, "q": lambda x: x**3}
+    data = swept(tmp_path, function, {"x": [2.0]}, static={"power": more}, extend=True)
+    assert data["y"].values.ravel().tolist() == [4.0, 8.0]
+
+
+def doubled(function):
+    @functools.wraps(function)
+    def wrapper(x):
+        return 2 * function(x)
+
+    return wrapper
+
+
+def tripled(function):
+    @functools.wraps(function)
+    def wrapper(x):
+        return 3 * function(x)
+
+    return wrapper
+
+
+class Kept:
+    def __init__(self, scale):
+        self.scale = scale
+
+    @functools.cached_property
+    def own(self):
+        return self.scale * FACTOR
+
+    def __call__(self, x):
+        return x * self.own
+
+
+FACTOR = 1.0
+
+
+def plain(x):
+    return x
+
+
+def test_functions_that_compute_different_things_have_different_parts(tmp_path, monkeypatch):
+    (tmp_path / "constants_of_mine.py").write_text("K = 1.0\n")
+    (tmp_path / "helper_of_mine.py").write_text(
+        "import constants_of_mine\ndef f(x):\n    return x * constants_of_mine.K\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import helper_of_mine
+
+    here = fingerprint.parts_of
+    two, three = (lambda x: 2 * x), (lambda x: 3 * x)  # on one line
+    assert here(two) != here(three) and here(jax.jit(two)) != here(jax.jit(three))
+    assert here(doubled(plain)) != here(tripled(plain))
+    assert here(Kept(1.0)) != here(Kept(2.0)) and here(Kept(1.0)) == here(Kept(1.0))
+
+    def uses(x):
+        return helper_of_mine.f(x)
+
+    before, kept = here(uses), here(Kept(1.0))
+    assert before == here(uses)
+    helper_of_mine.constants_of_mine.K = 7.0
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+    assert here(uses) != before and here(Kept(1.0)) != kept
+
+
+@pytest.mark.parametrize(
+    ("function", "axes", "options", "message"),
+    [
+        (lambda x: {"y": x}, {"x": [1e300]}, {}, "do not fit float32"),
+        (lambda x: {"y": x}, {"x": [16777216.0, 16777217.0]}, {}, "fall together"),
+        (lambda x: {"y": x}, {"x": [2**40]}, {}, "32-bit whole numbers"),
+        (lambda x: {"y": x}, {"x": [1.0]}, {"coords": {"x": [2.0]}}, "is an axis of the sweep"),
+        (lambda x: {"y": x}, {"x": [1.0]}, {"dims": {"z": "a"}}, "does not return"),
+        (lambda: {"y": 1.0}, {}, {}, "needs an axis"),
+        (lambda x: {"times": x}, {"x": [1.0]}, {}, "a name of trajectories"),
+        (lambda x: {"a": {"b": x}, "a.b": x}, {"x": [1.0]}, {}, "two arrays are called 'a.b'"),
+    ],
+)
+def test_more_that_is_refused(tmp_path, function, axes, options, message):
+    with pytest.raises(ValueError, match=message):
+        swept(tmp_path, function, axes, **options)
+
+
+def test_the_number_type_does_not_depend_on_the_first_point(tmp_path):
+    with pytest.raises(uj.SweepIncomplete, match="always return the same number type"):
+        swept(tmp_path, lambda x: {"y": 0 if x < 1 else x / 3}, {"x": [0.0, 1.0, 2.0]}, vmap=False)
+    data = swept(tmp_path, lambda x: {"y": x * 1_000_000}, {"x": [1, 5000]}, vmap=False, name="whole.zarr")
+    assert data["y"].values.tolist() == [1_000_000, 5_000_000_000]
+    with pytest.raises(uj.SweepIncomplete, match="other arrays at some points"):
+        swept(tmp_path, lambda x: {"y": x} | ({"z": x} if x > 1 else {}), {"x": [1.0, 2.0]}, vmap=False, name="c.zarr")
+
+
+def test_states_of_a_run_are_kept(tmp_path):
+    def function(gamma, key):
+        model = uj.regularized(LABELS, dim=4, gamma=gamma, decay=0.1)
+        return uj.exact(model, uj.Flow(), model.init(key), TIMES, ["norm"], states=True)
+
+    data = swept(tmp_path, function, {"gamma": [0.2, 0.4]}).load()
+    assert data["H"].shape == (2, 1, 3, 6, 4) and data["W"].dims[-3:] == ("time", "W_1", "W_2")
+    norm = np.sqrt((data["H"] ** 2).sum(("H_1", "H_2")) + (data["W"] ** 2).sum(("W_1", "W_2")))
+    np.testing.assert_allclose(norm, data["norm"], rtol=1e-5)
+
+
+def test_axes_in_another_order_are_another_sweep(tmp_path):
+    swept(tmp_path, lambda x, y: {"s": x + 2 * y}, {"x": [1.0], "y": [2.0, 3.0]})
+    with pytest.raises(ValueError, match=r"options\.order was"):
+        swept(tmp_path, lambda x, y: {"s": x + 2 * y}, {"y": [2.0, 3.0], "x": [1.0]})

@@ -6,20 +6,25 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from unhinged_jax.sweeps.function_plan import STATIC
 from unhinged_jax.sweeps.lazy import Checked
 from unhinged_jax.sweeps.store import PENDING, Store
 
+_STATIC = f"plan.function.{STATIC}"
 _OF_AXES = ("plan.axes.", "plan.sweep.grid.", "plan.sweep.zip", "plan.sweep.random.", "plan.sweep.seeds")
 
 
-def only_axes(keys: Iterable[str]) -> bool:
-    """Whether keys of an identity say nothing but which values the axes have."""
-    return all(key.startswith(_OF_AXES) for key in keys)
+def only_axes(differences: Mapping[str, tuple[object, object]]) -> bool:
+    """Whether two identities differ in nothing but which values the axes have; static values may be new."""
+    return all(
+        key.startswith(_OF_AXES) or (key.startswith(_STATIC) and before is None)
+        for key, (before, _) in differences.items()
+    )
 
 
 def places_in(old: Store, new: Store) -> list[np.ndarray]:

@@ -1,21 +1,20 @@
-"""What a function computes, told apart by its source and by the values that it closes over.
+"""What a function computes, told apart by its compiled code and by the values that it closes over.
 
 Two functions with the same parts compute the same; a sweep that goes on compares them and names the part that differs.
-Code of installed packages counts by its name alone: their versions are recorded beside.
+Code of installed packages counts by its name alone: their versions are recorded beside. Compiled code is compared, not
+the source: it has no comments and no layout, and it is what runs, even if the file has changed meanwhile.
 """
 
 from __future__ import annotations
 
-import ast
 import enum
 import functools
 import hashlib
 import inspect
 import sys
 import sysconfig
-import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,19 @@ import numpy as np
 
 _SHORT = 40
 """Longest value that is shown as it is; longer ones by their digest."""
+_FOLLOWED = (
+    bool, int, float, complex, str, tuple, list, dict, set, frozenset, np.ndarray, np.generic, jax.Array,
+    types.FunctionType, types.ModuleType, type, functools.partial,
+)  # fmt: skip
+"""What is followed among the attributes of a class or a module."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), enum.Enum, np.dtype, type(...))
 
 
-def parts_of(function: Callable[..., Any]) -> dict[str, str]:
-    """The parts that decide what a function computes: name -> source (by its digest) or value.
+def parts_of(function: object, name: str | None = None) -> dict[str, str]:
+    """The parts that decide what a function, or another value of this name, computes: name -> digest or value.
 
-    Sources are compared without comments and layout. Followed are: values that a function closes over and global names
-    that it uses, defaults, other functions and classes that are not of an installed package, and so on.
+    Followed are: values that a function closes over and global names that it uses, defaults, other functions, classes
+    and modules that are not of an installed package, and so on.
 
     Source: beyond the paper.
 
@@ -39,7 +43,9 @@ def parts_of(function: Callable[..., Any]) -> dict[str, str]:
         >>> parts_of(functools.partial(np.linalg.norm, axis=1))["partial.axis"]
         '1'
     """
-    name = getattr(inspect.unwrap(function), "__name__", type(function).__name__)
+    if name is None:
+        named = inspect.unwrap(function) if callable(function) else function
+        name = getattr(named, "__name__", type(function).__name__)
     found: dict[str, str] = {}
     seen: dict[int, object] = {}
     waiting: list[tuple[str, object]] = [(name, function)]
@@ -64,15 +70,16 @@ def _described(value: Any) -> tuple[str, list[tuple[str, object]]]:
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         return _array(value), []
     if isinstance(value, types.ModuleType):
-        return _module(value), []
+        return _module(value)
     if isinstance(value, functools.partial):
         return "partial", [("func", value.func), *_entries(value.args), *value.keywords.items()]
     if isinstance(value, types.MethodType):
         return "method", [("func", value.__func__), ("self", value.__self__)]
     if isinstance(value, (types.FunctionType, type)):
         return _code(value)
-    if callable(inner := getattr(value, "__wrapped__", None)):  # jax.jit and similar
-        return type(value).__name__, [("wrapped", inner)]
+    if callable(inner := getattr(value, "__wrapped__", None)):  # jax.jit and similar; rules of custom derivatives
+        rules = [(key, one) for key, one in _attributes(value) if isinstance(one, types.FunctionType)]
+        return type(value).__name__, [("wrapped", inner), *rules]
     if isinstance(value, Mapping):
         return type(value).__name__, [(str(key), entry) for key, entry in value.items()]
     if isinstance(value, (set, frozenset)):
@@ -87,20 +94,32 @@ def _described(value: Any) -> tuple[str, list[tuple[str, object]]]:
 
 
 def _code(value: Any) -> tuple[str, list[tuple[str, object]]]:
-    """A function or a class: its source, and what it takes from outside; of an installed package, its name."""
-    own = not _installed(value)
+    """A function or a class: its code, and what it takes from outside; of an installed package, its name."""
     inside: list[tuple[str, object]] = []
     if isinstance(value, types.FunctionType):
         inside += _closed_over(value)
-        if own:
-            inside += [*_globals(value.__code__, value.__globals__), *_defaults(value)]
-    elif own:
-        inside += [(base.__name__, base) for base in value.__bases__ if base is not object]
-        for name, entry in vars(value).items():
-            plain = getattr(entry, "fget", None) or getattr(entry, "__func__", entry)
-            if isinstance(plain, types.FunctionType) and not _installed(plain):
-                inside += [(f"{name}.{part}", item) for part, item in _code(plain)[1]]
-    return (_source(value) if own else f"{value.__module__}.{value.__qualname__}"), inside
+    if _installed(value):
+        return f"{value.__module__}.{value.__qualname__}", inside
+    if isinstance(value, types.FunctionType):
+        inside += [*_globals(value.__code__, value.__globals__), *_defaults(value)]
+        return _digest(_compiled(value.__code__)), inside
+    inside += [(base.__name__, base) for base in value.__bases__ if base is not object]
+    for name, entry in _attributes(value):
+        plain = next((found for part in _BEHIND if (found := getattr(entry, part, None)) is not None), entry)
+        if isinstance(plain, _FOLLOWED) or callable(getattr(plain, "__wrapped__", None)):
+            inside.append((name, plain))
+    return f"class {value.__qualname__}", inside
+
+
+_BEHIND = ("fget", "func", "__func__", "method")
+"""Where properties, cached ones, static methods and those of equinox keep their function."""
+
+
+def _attributes(value: Any) -> list[tuple[str, object]]:
+    try:
+        return [(name, one) for name, one in vars(value).items() if not name.startswith("__") or callable(one)]
+    except TypeError:
+        return []
 
 
 def _closed_over(function: types.FunctionType) -> Iterator[tuple[str, object]]:
@@ -116,6 +135,8 @@ def _globals(code: types.CodeType, known: Mapping[str, object]) -> Iterator[tupl
     for name in code.co_names:
         if name in known:
             yield name, known[name]
+        elif name in sys.modules and not _installed(sys.modules[name]):  # imported inside
+            yield name, sys.modules[name]
     for entry in code.co_consts:
         if isinstance(entry, types.CodeType):
             yield from _globals(entry, known)
@@ -131,24 +152,18 @@ def _entries(values: Any) -> Iterator[tuple[str, object]]:
     return ((str(place), value) for place, value in enumerate(values))
 
 
-def _source(value: Any) -> str:
-    """Digest of a source without comments and layout; of the compiled code where there is no source."""
-    try:
-        text = textwrap.dedent(inspect.getsource(value))
-    except (OSError, TypeError):
-        functions = [value] if not isinstance(value, type) else [*vars(value).values()]
-        return _digest(b"".join(_compiled(one.__code__) for one in functions if isinstance(one, types.FunctionType)))
-    try:
-        text = ast.unparse(ast.parse(text))
-    except SyntaxError:  # a lambda in the middle of a statement
-        text = " ".join(text.split())
-    return _digest(text.encode())
-
-
 def _compiled(code: types.CodeType) -> bytes:
     """What a compiled function does, with the constants and functions in it."""
-    entries = (_compiled(one) if isinstance(one, types.CodeType) else repr(one).encode() for one in code.co_consts)
-    return b" ".join([code.co_code, *entries, repr(code.co_names).encode()])
+
+    def entry(one: object) -> bytes:
+        if isinstance(one, types.CodeType):
+            return _compiled(one)
+        return repr(sorted(one, key=repr) if isinstance(one, frozenset) else one).encode()
+
+    described = code.co_consts[0] if code.co_consts and isinstance(code.co_consts[0], str) else None  # the docstring
+    constants = code.co_consts if described is None else code.co_consts[1:]
+    names = (code.co_names, code.co_varnames, code.co_freevars)
+    return b" ".join([code.co_code, *map(entry, constants), repr(names).encode()])
 
 
 def _array(value: Any) -> str:
@@ -158,11 +173,12 @@ def _array(value: Any) -> str:
     return f"{plain.dtype}{list(plain.shape)} {_digest(np.ascontiguousarray(plain).tobytes())}"
 
 
-def _module(value: types.ModuleType) -> str:
-    """A module of one's own by its source, any other by its name."""
-    if _installed(value) or value.__file__ is None:
-        return value.__name__
-    return _digest(Path(value.__file__).read_bytes())
+def _module(value: types.ModuleType) -> tuple[str, list[tuple[str, object]]]:
+    """A module of one's own by what is in it, any other by its name."""
+    if _installed(value):
+        return value.__name__, []
+    inside = [(name, one) for name, one in _attributes(value) if isinstance(one, _FOLLOWED) and name[:2] != "__"]
+    return f"module {value.__name__}", [*inside]
 
 
 @functools.cache

@@ -14,6 +14,9 @@ from unhinged_jax import _check
 from unhinged_jax.sweeps.design import Axis, Dim
 from unhinged_jax.sweeps.fingerprint import parts_of
 
+STATIC = "static "
+"""How the names of those parts begin that belong to static values."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FunctionPlan:
@@ -62,6 +65,7 @@ class FunctionPlan:
         given = {"precision": self.precision, "static": [*self.static], "vmap": self.vmap, "version": self.version}
         coords = {name: values.tolist() for name, values in self.coords.items()}
         own = {name: [*dims] for name, dims in self.own.items()}
+        given["order"] = [dim.name for dim in self.dims]
         return {"function": self.parts, "axes": axes, "options": {**given, "dims": own, "coords": coords}}
 
     @classmethod
@@ -114,8 +118,32 @@ def plan_of_function(
     _check.choice("precision", precision, ("float32", "float64"))
     own = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in (dims or {}).items()}
     values = {name: np.asarray(given) for name, given in (coords or {}).items()}
+    if not made:
+        raise ValueError("a sweep needs an axis: give `axes`, `static`, or `seeds` for a function that takes a key.")
+    if clash := {*values} & {*names, "time"}:
+        raise ValueError(f"coords are those of the arrays' own axes, but {min(clash)!r} is an axis of the sweep.")
     told = None if version is None else str(version)
-    return FunctionPlan(function, tuple(made), fixed, precision, parts_of(function), told, own, values, vmap)
+    parts = parts_of(function)
+    for dim in made:
+        if (axis := dim.axes[0]).key in fixed:
+            for label, value in zip(axis.coordinate().tolist(), axis.values, strict=True):
+                parts |= parts_of(value, f"{STATIC}{axis.key} = {label}")
+    _refuse_rounded(made, fixed, precision)
+    return FunctionPlan(function, tuple(made), fixed, precision, parts, told, own, values, vmap)
+
+
+def _refuse_rounded(dims: Sequence[Dim], fixed: tuple[str, ...], precision: str) -> None:
+    """Raise ValueError for values of an axis that the number type of the function cannot tell apart or hold."""
+    for axis in (axis for dim in dims for axis in dim.axes if axis.key not in fixed):
+        whole = isinstance(axis.values[0], int)
+        given = np.asarray(axis.values)
+        with np.errstate(all="ignore"):
+            held = given.astype(np.int32 if whole else precision)
+        lost = ~np.isfinite(held) | ((held == 0) != (given == 0)) | (whole & (held != given))
+        if np.any(lost) or len(np.unique(held)) < len(np.unique(given)):
+            fit = "32-bit whole numbers" if whole else precision
+            hint = "" if whole or precision == "float64" else "; give precision='float64'"
+            raise ValueError(f"the values of axis {axis.key!r} do not fit {fit}, or fall together there{hint}.")
 
 
 def _mapping(name: str, given: object) -> Mapping[Any, Any]:

@@ -84,8 +84,11 @@ def _returned(plan: FunctionPlan, places: Mapping[str, int], values: Mapping[str
 def _kept(found: Any) -> dict[str, Any]:
     """What a sweep keeps of that which the function returned for a point."""
     if isinstance(found, Trajectory):
+        if found.batch:
+            raise ValueError("the function returned a batch of runs, not one; make an axis of what varies.")
+        states = {} if found.states is None else {name: getattr(found.states, name) for name in ("H", "W", "b")}
         return {
-            "observables": {**flat_arrays(found.observables), TIMES: found.times}, "code": found.code,
+            "observables": {**flat_arrays({**found.observables, **states}), TIMES: found.times}, "code": found.code,
             "elapsed": found.elapsed, "steps": found.steps, "reached": found.reached,
         }  # fmt: skip
     if not isinstance(found, Mapping):
@@ -93,6 +96,8 @@ def _kept(found: Any) -> dict[str, Any]:
             "the function of a sweep returns a trajectory or a dictionary of arrays, but returned "
             f"{_check.given(found)}."
         )
+    if TIMES in found:
+        raise ValueError(f"{TIMES!r} is a name of trajectories; call that array something else.")
     ended = {"code": np.int32(0), "elapsed": np.float32(np.nan), "steps": np.int32(0), "reached": np.True_}
     return {"observables": flat_arrays(dict(found)), **ended}
 
@@ -104,6 +109,8 @@ def flat_arrays(tree: dict[str, PyTree]) -> dict[str, Any]:
         name = ".".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
         if getattr(leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype, "kind", "") not in tuple("biufc"):
             raise ValueError(f"{name!r} is {_check.given(leaf)}; a sweep keeps numbers and arrays of numbers.")
+        if name in found:
+            raise ValueError(f"two arrays are called {name!r}; rename one of them.")
         found[name] = leaf
     return found
 
@@ -120,6 +127,8 @@ def _group(plan: FunctionPlan, places: dict[str, int]) -> Group:
     arrays = found["observables"]
     if times is not None and np.array_equal(*times):
         arrays = {name: leaf for name, leaf in arrays.items() if name != TIMES}
+    if unknown := {*plan.own} - {*arrays}:
+        raise ValueError(f"dims names {min(unknown)!r}, which the function does not return.")
     outputs = {name: _output(plan, name, leaf, times is not None) for name, leaf in arrays.items()}
     if not outputs:
         raise ValueError("the function returns no array; a sweep needs at least one to keep.")
@@ -171,7 +180,7 @@ def _traced(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any
 
 
 def _called(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any]]) -> Found:
-    found = call(plan, places, ends[0])
+    found = call(plan, places, {key: value.item() for key, value in ends[0].items()})
     times = found["observables"].get(TIMES)
     return found, None if times is None else (np.asarray(times), np.asarray(times)), 0, None
 

@@ -96,6 +96,8 @@ def _traceable(plan: SweepPlan, dim: Dim, key: str) -> bool:
     """Whether a program can take the value at a key as data. All its values have been built before."""
     if dim.size == 1 and dim.kind != "seed":
         return False
+    if key == "dynamics.batch" and plan.method == "simulate":  # the length of what is drawn
+        return False
     config, precision = plan.config_at({}), plan.config.run.precision
     try:
         with scope(precision):

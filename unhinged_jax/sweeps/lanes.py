@@ -65,7 +65,8 @@ def lane_of(
     """
     if isinstance(plan, FunctionPlan):
         fixed = {name: int(place) for name, place in places.items()}
-        shown = json.dumps([plan.parts, plan.version, id(plan.function), fixed, keys, plan.precision])
+        # Not shared between calls of `sweep`: what a function reads may have changed. The lane keeps the plan alive.
+        shown = json.dumps([id(plan), fixed, keys])
         return Lane(
             lambda values: functions.call(plan, fixed, values), functions.dtypes_of(plan), plan.precision, shown,
             plan.vmap,

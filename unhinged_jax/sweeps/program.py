@@ -180,6 +180,9 @@ class Calls:
                 with scope(self.lane.precision):
                     found[point] = _memory.read_all(self.lane.run({key: one.item() for key, one in given.items()}))
             points.append(found[point])
+        trees: list[Any] = [jax.tree.structure(one) for one in points]
+        if any(tree != trees[0] for tree in trees):
+            raise ValueError("the function returns other arrays at some points than at others; return the same names.")
         return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(1, *shape, *np.shape(leaves[0])), *points)
 
     def steps_made(self, needed: np.ndarray) -> np.ndarray:

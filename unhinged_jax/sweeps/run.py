@@ -73,8 +73,9 @@ def sweep(
         precision: "float32" (default) or "float64", in which a function runs.
         dims: Array of a function -> names of its own axes; default NAME_1, NAME_2, ... after `time` for a trajectory.
         coords: Name of such an axis -> its values.
-        version: Your word for what a function computes. A store belongs to its function: to its source and to the
-            values that it closes over. A change is refused, unless both calls give the same version.
+        version: Your word for what a function computes. A store belongs to its function: to its code and to the
+            values that it closes over. A change is refused, unless this call gives the version of the store, or one to
+            a store that has none.
         vmap: False calls a function once for each point, with ordinary numbers; it may then use NumPy or branch.
         workers: Local processes, one thread each; 0 computes in this process on all of its devices. Default: one per
             core, or 0 on an accelerator. A script needs `if __name__ == "__main__":` around the call.

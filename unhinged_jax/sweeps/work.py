@@ -31,6 +31,7 @@ class BlockOutcome:
     seconds: float
 
 
+_RANK = dict(zip("biufc", (0, 1, 1, 2, 3), strict=True))
 _LOCK = threading.Lock()
 _LAST: dict[str, Job] = {}
 _PROGRAMS: dict[str, Programs | Calls] = {}
@@ -139,6 +140,11 @@ class Job:
                 raise ValueError(
                     f"the store keeps {own} numbers of {name!r} for a point, but there were "
                     f"{found[name].shape[len(shape) :]}; to keep arrays over further axes, sweep a function."
+                )
+            if found[name].dtype.kind in "iufc" and _RANK[found[name].dtype.kind] > _RANK[array.dtype.kind]:
+                raise ValueError(
+                    f"{name!r} is {found[name].dtype} at some points, but {array.dtype} at the first; let the function "
+                    "always return the same number type."
                 )
         self._check_times(found.get(TIMES))
         found = {name: np.asarray(found[name], self.store.dtype(name)) for name in self.store.variables}
