@@ -51,7 +51,7 @@ class FunctionPlan:
 
     @property
     def method(self) -> str:
-        """How points are computed, in a word."""
+        """What computes the points."""
         return "function"
 
     @property
