@@ -211,14 +211,14 @@ def test_operations_for_the_full_batch_say_so():
 
 DEVICES = """
     import jax, numpy as np, unhinged_jax as uj
-    from jax.sharding import PartitionSpec
+    from jax.sharding import Mesh, PartitionSpec
     labels = uj.balanced(classes=3, per_class=4)
     model = uj.regularized(labels, dim=5, decay=0.1, loss="cross_entropy")
     state, keys = model.init(jax.random.key(0)), jax.random.split(jax.random.key(11), 8)
     def end(key):
         return uj.simulate(model, uj.Descent(0.5, batch=5), state, [30], ["norm"], key=key)["norm"]
     one = jax.vmap(end)(keys)
-    mesh = jax.make_mesh((8,), ("runs",))
+    mesh = Mesh(np.asarray(jax.devices()), ("runs",))
     here = PartitionSpec("runs")
     spread = jax.jit(jax.shard_map(jax.vmap(end), mesh=mesh, in_specs=here, out_specs=here, check_vma=False))(keys)
     print(jax.device_count(), float(np.max(np.abs(np.asarray(spread) - np.asarray(one)))))
