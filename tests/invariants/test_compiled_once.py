@@ -18,6 +18,14 @@ def adam(k):
     return uj.Descent(optimizer=uj.Optimizer(optax.adamw, learning_rate=0.1 - 0.01 * k, b1=0.9 - 0.1 * k, eps=1e-8))
 
 
+def batches(k):
+    return uj.Descent(0.2 + 0.01 * k, batch=2)
+
+
+def noisy(k):
+    return uj.Descent(0.2 + 0.01 * k, batch=2 + k)
+
+
 def problem(k, dynamics, **settings):
     model = uj.regularized(LABELS, 3, decay=0.1 + 0.01 * k, **settings)
     return model, dynamics(k), model.init(jax.random.key(k))
@@ -67,6 +75,8 @@ OPERATIONS = {
     "simulate, Adam": lambda k: uj.simulate(*problem(k, adam), [1, 3], "log_norm"),
     "exact, flow": lambda k: uj.exact(*problem(k, FLOW), [1.0, 2.0 + k], "log_norm"),
     "exact, descent": lambda k: uj.exact(*problem(k, DESCENT), [1, 3 + k], "log_norm"),
+    "simulate, batches": lambda k: uj.simulate(*problem(k, batches), [1, 3], "log_norm", key=jax.random.key(k)),
+    "exact, expectations": lambda k: uj.exact(*problem(k, noisy), [1, 3], "loss"),
     "event_time": lambda k: uj.event_time(*problem(k, FLOW), "log_norm", 3.0 + k / 10, times=[0.0, 5.0 + k]),
     "lyapunov": lambda k: uj.lyapunov(*problem(k, DESCENT), 10, 2, segments=5),
     "limit": lambda k: uj.limit(*problem(k, FLOW)),
