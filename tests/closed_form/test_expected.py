@@ -166,6 +166,7 @@ def test_all_samples_without_replacement_are_the_full_batch():
         np.testing.assert_allclose(run.final.H, plain.final.H, rtol=1e-12)
 
 
+@pytest.mark.long
 def test_moments_far_beyond_the_range_of_numbers_are_known_by_their_logarithms():
     model = uj.unconstrained(uj.balanced(classes=3, per_class=4), dim=5)
     state = model.init(jax.random.key(0))

@@ -104,7 +104,13 @@ def compilations():
         jax.monitoring.clear_event_listeners()
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+# Differentiated programs take long to compile; a descent and a limit stand for them at every change.
+SLOW = {"sensitivity, flow", "sensitivity, Adam", "sensitivity, two orders", "sensitivity, reverse"}
+
+
+@pytest.mark.parametrize(
+    "operation", [pytest.param(name, marks=[pytest.mark.long] * (name in SLOW)) for name in OPERATIONS]
+)
 def test_other_numbers_compile_nothing(operation):
     before = OPERATIONS[operation](0)
     with compilations() as compiled:

@@ -163,6 +163,7 @@ def test_parts_of_very_different_size_are_read_as_given_beside_distances(dynamic
             assert float(found[name][lane, 1]) == pytest.approx(float(truth[name][lane, 1]), rel=close), (name, h, w)
 
 
+@pytest.mark.long
 def test_what_goes_on_from_a_start_of_very_different_sizes_is_that_start():
     model = uj.unconstrained(uj.balanced(3, 4), 4, gamma=0.2)
     rng = np.random.default_rng(0)
