@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from unhinged_jax import _memory
@@ -38,6 +39,25 @@ def untransformed() -> bool:
 def concrete(value: PyTree) -> bool:
     """Whether `value` holds known numbers (it is not being traced)."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def known(value: ArrayLike) -> np.ndarray | None:
+    """The numbers of an array: those of all members if `jax.vmap` alone traces it, None if they are not known."""
+    if not isinstance(value, jax.core.Tracer):
+        return _memory.read(value)
+    found: list[np.ndarray | None] = []
+
+    @jax.custom_batching.custom_vmap
+    def look(value: ArrayLike) -> ArrayLike:
+        return value
+
+    @look.def_vmap
+    def _seen(_size: int, batched: list[bool], value: ArrayLike) -> tuple[ArrayLike, bool]:
+        found.append(known(value))
+        return value, batched[0]
+
+    look(value)
+    return found[0] if found else None
 
 
 def shown(value: npt.ArrayLike) -> str:

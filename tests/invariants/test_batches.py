@@ -99,8 +99,10 @@ def test_going_on_from_a_batch_says_what_is_possible(runs):
     for solve in (uj.simulate, uj.exact):
         with pytest.raises(ValueError, match=r"continues a batch .* only if all have made the same number .* 1 to 10;"):
             solve(MODEL, uj.Descent(0.5), runs, [20], "norm")
-        with pytest.raises(ValueError, match=r"a Descent cannot continue a traced trajectory.*`final`"):
+        with pytest.raises(ValueError, match=r"continues a batch .* only if all have made the same number .* 1 to 10;"):
             jax.vmap(lambda run, solve=solve: solve(MODEL, uj.Descent(0.5), run, [20], "norm"))(runs)
+        with pytest.raises(ValueError, match=r"a Descent cannot continue a trajectory that jax.jit traces.*`final`"):
+            jax.jit(lambda run, solve=solve: solve(MODEL, uj.Descent(0.5), run, [20], "norm"))(member(runs, 0))
         with pytest.raises(ValueError, match="strictly ascending"):
             jax.vmap(lambda run, solve=solve: solve(MODEL, flow, run, [9.0, 6.0], "norm"))(began)
     after = jax.vmap(lambda run: uj.exact(MODEL, flow, run, [6.0, 9.0], "norm"))(began)

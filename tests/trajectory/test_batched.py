@@ -302,6 +302,39 @@ def test_a_batch_goes_on_as_its_members(kind):
     assert joined["loss"].shape == (*shape, 4)
 
 
+VARIED = {
+    "exact flow": (uj.exact, lambda rate: uj.Flow(rate)),
+    "momentum": (uj.simulate, lambda rate: uj.Descent(uj.cosine(rate, 20.0), momentum=rate)),
+    "adam": (uj.simulate, lambda rate: uj.Descent(optimizer=uj.Optimizer(optax.adam, learning_rate=rate))),
+}
+CASES = [("exact flow", (1,)), ("momentum", (2, 3)), ("adam", (3,))]
+
+
+@pytest.mark.parametrize(("kind", "shape"), CASES, ids=str)
+def test_members_go_on_with_numbers_of_their_own(kind, shape):
+    """A batch that `jax.vmap` maps over together with rates and decays, beside a loop over its members."""
+    solve, dynamics = VARIED[kind]
+    numbers = np.linspace(0.1, 0.6, math.prod(shape)).reshape(shape)
+
+    def start(key, number):
+        return solve(MODEL.replace(decay=number / 10), dynamics(number), MODEL.init(key), [2, 5], "loss")
+
+    def go_on(run, number):
+        return solve(MODEL.replace(decay=number / 10), dynamics(number), run, [8, 11], "loss")
+
+    begin, rest = start, go_on
+    for _ in shape:
+        begin, rest = jax.vmap(begin), jax.vmap(rest)
+    runs = begin(starts()[: math.prod(shape)].reshape(shape), numbers)
+    after = rest(runs, numbers)
+    assert after.batch == shape and np.all(after.elapsed == 11) and np.all(after.began == 5)
+    for place in np.ndindex(shape):
+        one, got = (jax.tree.map(lambda leaf, place=place: leaf[place], batch) for batch in (runs, after))
+        want = go_on(one, numbers[place])
+        assert got.result is want.result
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), got, want)
+
+
 def test_a_flow_goes_on_from_members_that_ended_apart():
     keys, ends = starts()[:2], [1.0, 2.0]
     before = [uj.exact(MODEL, FLOW, MODEL.init(key), [end], "loss") for key, end in zip(keys, ends, strict=True)]
@@ -311,6 +344,9 @@ def test_a_flow_goes_on_from_members_that_ended_apart():
         np.testing.assert_allclose(after["loss"][number], uj.exact(MODEL, FLOW, run, [3.0], "loss")["loss"], **CLOSE)
     with pytest.raises(ValueError, match=r"must not lie before the end of any member, but `elapsed` has .* 1 to 2"):
         uj.exact(MODEL, FLOW, stacked, [1.5, 3.0], "loss")
+    for solve in (uj.exact, uj.simulate):
+        with pytest.raises(ValueError, match=r"must not lie before the end of any member"):
+            jax.vmap(lambda run, solve=solve: solve(MODEL, FLOW, run, [1.5, 3.0], "loss"))(stacked)
     with pytest.raises(ValueError, match="times must not lie before the start, 3"):
         uj.exact(MODEL, FLOW, after, [2.0], "loss")
     with pytest.raises(ValueError, match=r"this needs one trajectory, but this is a batch .*\(2,\)"):

@@ -12,35 +12,51 @@ import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check, _memory, _numbers
+from unhinged_jax import _check, _numbers
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled
 from unhinged_jax.trajectory import Trajectory, batch_message
 
 
-def check_one_run(state: State | Trajectory, dynamics: Dynamics) -> None:
-    """Raise for a batch of trajectories, and for a trajectory that cannot be continued because its end is traced."""
-    if not isinstance(state, Trajectory):
-        return
-    if state.batch:
+def one_run(before: Trajectory, dynamics: Dynamics, times: npt.ArrayLike) -> Trajectory:
+    """The run to continue, with its clock as a known number if it is the same for all that `jax.vmap` maps over.
+
+    Raises:
+        ValueError: for a batch of trajectories; for a descent whose number of updates is not known or differs; for
+            times before the end of a member.
+    """
+    if before.batch:
         raise ValueError(
-            f"this needs one trajectory, but {batch_message('trajectories', state.batch)}, or map over it with "
+            f"this needs one trajectory, but {batch_message('trajectories', before.batch)}, or map over it with "
             "jax.vmap."
         )
-    if isinstance(dynamics, Descent) and not _check.concrete(state.elapsed):
+    descent, ended = isinstance(dynamics, Descent), _check.known(before.elapsed)
+    if ended is None:
+        if descent:
+            raise ValueError(
+                "a Descent cannot continue a trajectory that jax.jit traces: how many updates it has made (`elapsed`) "
+                "must be known when the rest is compiled. Continue it outside jax.jit; jax.vmap alone may map over "
+                "trajectories, as in `jax.vmap(lambda run, rate: simulate(model, Descent(rate), run, times))(runs, "
+                "rates)`. Or start from `final`, with updates counted from 0 and no momentum."
+            )
+        return before
+    if np.all(ended == ended.flat[0]):
+        return dataclasses.replace(before, elapsed=ended.flat[0])
+    if descent:
         raise ValueError(
-            "a Descent cannot continue a traced trajectory: how many updates it has made (`elapsed`) must be known "
-            "when the rest is compiled. Continue the members of a batch in a loop outside jax.vmap and jax.jit, as in "
-            "`[simulate(model, Descent(rate), jax.tree.map(lambda leaf: leaf[i], runs), times) for i, rate in "
-            "enumerate(rates)]`; or start from `final`, with updates counted from 0 and no momentum."
+            "a Descent continues a batch of trajectories only if all have made the same number of updates, but "
+            f"`elapsed` has {_check.shown(ended)}; continue each member by itself, or start from the states in its "
+            "`final`, with updates counted from 0."
         )
+    if _check.concrete(times) and np.min(_numbers.counts("times", times)) < np.max(ended):
+        raise ValueError(f"times must not lie before the end of any member, but `elapsed` has {_check.shown(ended)}.")
+    return before
 
 
 def each_member(
     batch: Trajectory,
     dynamics: Dynamics,
-    times: npt.ArrayLike,
     precision: str | None,
     go_on: Callable[..., Trajectory],
     own: tuple[Any, ...] = (),
@@ -48,26 +64,10 @@ def each_member(
     """What `go_on` makes of each member of a batch of runs, mapped over the axes of the batch.
 
     It is given the member, and what else each member has one of: `own`, arrays with the axes of the batch.
-
-    Members that ended at one time share their clock as a known number, which the updates of a descent require.
     """
-    ended, known = batch.elapsed, _check.concrete(batch.elapsed)
-    together = known and bool(np.all(_memory.read(ended) == _memory.read(ended).flat[0]))
-    if known and not together and isinstance(dynamics, Descent):
-        raise ValueError(
-            "a Descent continues a batch of trajectories only if all have made the same number of updates, but "
-            f"`elapsed` has {_check.shown(ended)}; continue each member by itself, or start from the states in its "
-            "`final`, with updates counted from 0."
-        )
-    if known and not together and _check.concrete(times) and np.min(_numbers.counts("times", times)) < np.max(ended):
-        raise ValueError(f"times must not lie before the end of any member, but `elapsed` has {_check.shown(ended)}.")
-
     for array in own:
         _check.shape("key", array, batch.batch, "one per member of the batch")
-
-    def one(member: Trajectory, *own: Any) -> Trajectory:
-        return go_on(dataclasses.replace(member, elapsed=_memory.read(ended).flat[0]) if together else member, *own)
-
+    one = go_on
     for _ in batch.batch:
         one = jax.vmap(one)
     name, outside = precision or _precision.of((batch.final.H, batch.final.W)), _precision.current()

@@ -24,7 +24,7 @@ from unhinged_jax._request.checks import (
     check_tolerance,
     checked_times,
 )
-from unhinged_jax._request.going_on import check_goes_on, check_one_run, handed_over
+from unhinged_jax._request.going_on import check_goes_on, handed_over, one_run
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import ObservablePlan, Observe, refers_to_start, resolve, wants_split
@@ -160,7 +160,8 @@ def prepare(
     reduce = _check.flag("reduce", reduce)
     checked(model)
     check_numbers(model, dynamics)
-    check_one_run(state, dynamics)
+    if isinstance(state, Trajectory):
+        state = one_run(state, dynamics, times)
     check_signal(model)
     target = _check.choice("target", target, ("top", "contrast", "mean"))
     first, memory, before = 0, None, None

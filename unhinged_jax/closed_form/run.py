@@ -87,7 +87,7 @@ def exact(
     if isinstance(state, Trajectory) and state.batch:
         settings: dict[str, Any] = {"states": states, "target": target, "precision": precision}
         return _request.each_member(
-            state, dynamics, times, precision, lambda one: exact(model, dynamics, one, times, observe, **settings)
+            state, dynamics, precision, lambda one: exact(model, dynamics, one, times, observe, **settings)
         )
     if drawn is not None:
         return _expected(model, drawn, state, times, observe, states=states, precision=precision)

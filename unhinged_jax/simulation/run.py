@@ -158,7 +158,7 @@ def _each_continued(
         def one(member: Trajectory, *own: Any) -> Trajectory:
             return simulate(model, dynamics, member, times, observe, key=own[0] if own else None, **settings)
 
-        return _request.each_member(batch, dynamics, times, settings["precision"], one, keys)
+        return _request.each_member(batch, dynamics, settings["precision"], one, keys)
 
     return watched.batch_in_pieces(state, times, go_on) if progress else go_on(state, times)
 
