@@ -1,6 +1,7 @@
 """A run that is cut anywhere and goes on equals the run in one go, whatever is observed of it."""
 
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -280,3 +281,47 @@ def test_a_batch_of_runs_goes_on_as_each_of_them():
         for name in names:
             assert float(batch[name][i, 0]) == pytest.approx(float(alone[name][0]), rel=1e-8)
         np.testing.assert_array_equal(batch.origin.H[i], start.H)
+
+
+def rows(model, state):
+    return jnp.linalg.norm(state.W, axis=1)
+
+
+def test_a_run_that_goes_on_observes_what_it_observed(tmp_path):
+    model, flow = MODELS["regularized"], uj.Flow(0.5)
+
+    def go_on(run, *observe):
+        return uj.exact(model, flow, run, [2.0], *observe)
+
+    def began(scale, *observe):
+        return uj.exact(model, flow, START.replace(W=scale * START.W), [1.0], *observe)
+
+    own, named = {"nc1": None, "rows": rows}, ["nc1", "gap_W"]
+    first = began(1.0, own)
+    again = go_on(first)
+    np.testing.assert_array_equal(again["rows"], go_on(first, own)["rows"])
+    assert {*go_on(again).observables} == {*uj.concat([first, again]).observables} == {*own}
+    assert {*go_on(began(1.0, named)).observables} == {*named} and [*go_on(first, "loss").observables] == ["loss"]
+    assert {*go_on(began(1.0, ())).observables} == {*began(1.0).observables} == {*go_on(began(1.0)).observables}
+    assert "distance" in began(1.0).observables and "distance" not in uj.simulate(
+        MODELS["cross-entropy"], flow, began(1.0), [2.0]
+    ).observables  # a ready-made set leaves out what has no meaning
+
+    batch = jax.vmap(lambda scale: began(scale, own))(jnp.array([1.0, 2.0]))
+    for after in (go_on(batch), jax.vmap(go_on)(batch)):
+        np.testing.assert_allclose(after["rows"][0], again["rows"])
+
+    def traced(scale):
+        return began(scale, {"scaled": lambda model, state: scale * state.W[0]})
+
+    first.save(tmp_path / "own.npz")
+    began(1.0, named).save(tmp_path / "named.npz")
+    loaded = uj.load(tmp_path / "own.npz")
+    assert loaded == first and {*go_on(uj.load(tmp_path / "named.npz")).observables} == {*named}
+    np.testing.assert_array_equal(go_on(loaded, own)["rows"], again["rows"])
+    for lost in (loaded, pickle.loads(pickle.dumps(first)), jax.vmap(traced)(jnp.ones(1))):
+        with pytest.raises(ValueError, match=r"functions of your own \((rows|scaled)\), which it does not hold"):
+            go_on(lost)
+    with pytest.raises(ValueError, match=r"\(rows\), which it does not hold"):
+        jax.jit(go_on)(first)  # a program of another run's functions would be found by their names
+    assert {*jax.jit(go_on)(began(1.0, named)).observables} == {*named}

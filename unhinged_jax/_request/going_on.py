@@ -16,6 +16,7 @@ from unhinged_jax import _check, _numbers
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled
+from unhinged_jax.observables import OBSERVABLES, ObservableSet, Observe, paper_observables
 from unhinged_jax.trajectory import Trajectory, batch_message
 
 
@@ -76,6 +77,30 @@ def each_member(
     with _precision.scope(name):
         found = one(batch, *own)
     return _precision.given_back(found, name, outside)
+
+
+def observed_again(before: Trajectory) -> Observe:
+    """What a run observes that continues another one and is not told: what that one observed.
+
+    If the run is traced by more than `jax.vmap`, functions are not taken from it: JAX would find a program that is
+    compiled already by their names alone.
+
+    Raises:
+        ValueError: if it observed functions of one's own that it does not hold.
+    """
+    asked = before.observed
+    if not before.observables:
+        return paper_observables
+    if asked.observe is not None and not (asked.own and _check.known(before.elapsed) is None):
+        return asked.observe
+    own = asked.own or tuple(name for name in before.observables if name not in OBSERVABLES)
+    if own:
+        raise ValueError(
+            f"the run that is continued observed functions of your own ({', '.join(own)}), which it does not hold, "
+            "because it was read from a file, or because they or the run are traced by JAX; give `observe`, as in "
+            f"observe={{{own[0]!r}: function}}."
+        )
+    return ObservableSet(before.observables)
 
 
 def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:

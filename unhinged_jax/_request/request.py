@@ -24,11 +24,11 @@ from unhinged_jax._request.checks import (
     check_tolerance,
     checked_times,
 )
-from unhinged_jax._request.going_on import check_goes_on, handed_over, one_run
+from unhinged_jax._request.going_on import check_goes_on, handed_over, observed_again, one_run
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled, State, checked
-from unhinged_jax.observables import ObservablePlan, Observe, refers_to_start, resolve, wants_split
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.observables import ObservablePlan, Observe, paper_observables, refers_to_start, resolve, wants_split
+from unhinged_jax.trajectory import Asked, Trajectory
 
 _RESOLVED = 2.0**28  # float32 numbers of this size are 32 apart; several factors e^32 still fit the range of float32
 
@@ -48,6 +48,7 @@ class Task:
         outside: The precision outside the run, in which results are given back.
         dynamics: The dynamics.
         before: The trajectory that the run continues, or None.
+        asked: What was asked for to be observed.
     """
 
     state: State
@@ -60,6 +61,7 @@ class Task:
     outside: str
     dynamics: Dynamics
     before: Trajectory | None = None
+    asked: Asked = Asked()
 
     @property
     def origin(self) -> State | None:
@@ -100,7 +102,7 @@ class Task:
         """
         clock, carries = clock_of(self.dynamics), carried_by(self.dynamics)
         began = np.asarray(0) if self.before is None else self.before.elapsed
-        trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries, began=began)
+        trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries, began=began, observed=self.asked)
         if not _check.concrete((trajectory, self.times)):
             if isinstance(self.times, np.ndarray):
                 self._must_fit()
@@ -182,6 +184,8 @@ def prepare(
     stochastic = isinstance(dynamics, Descent) and dynamics.stochastic
     if stochastic and caller not in ("simulate", "exact", "sweep"):
         raise ValueError(f"`{caller}` does not take a Descent that draws batches or labels; use the full batch.")
+    if observe is None:
+        observe = paper_observables if before is None else observed_again(before)
     plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart and not stochastic)
     outside = _precision.current()
     _precision.refuse_differentiated((model, dynamics, state), name, outside)
@@ -196,4 +200,5 @@ def prepare(
         if before is not None:
             before = handed_over(before, model)
             memory = before.memory
-    return Task(start, times, first, memory, plan, target, name, outside, dynamics, before)
+    asked = Asked.of(observe, plan)
+    return Task(start, times, first, memory, plan, target, name, outside, dynamics, before, asked)

@@ -52,9 +52,9 @@ def simulate(
         times: Strictly ascending, (T,). For a `Flow` they are times t; for a `Descent` they are numbers of updates,
             which are whole numbers. A run starts at 0 unless it continues a `Trajectory`.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
-            for a built-in name); default `paper_observables`. Whatever a function reads from a global or an attribute
-            keeps the value of its first run. For numbers that change, give a registered dataclass with these numbers as
-            fields, as for a loss or a schedule.
+            for a built-in name). By default what the run observed that this one continues, else `paper_observables`.
+            Whatever a function reads from a global or an attribute keeps the value of its first run. For numbers that
+            change, give a registered dataclass with these numbers as fields, as for a loss or a schedule.
         states: Whether to keep the states at `times` too, T (n + C) p numbers; default False.
         target: The limit that distances refer to: "top" (default), the modes that win; "contrast" or "mean", for
             balanced labels, that subspace whether it wins or not.

@@ -12,7 +12,7 @@ import numpy as np
 from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.trajectory import archive
-from unhinged_jax.trajectory.results import Remark
+from unhinged_jax.trajectory.results import Asked, Remark
 from unhinged_jax.trajectory.run import Trajectory
 
 
@@ -60,7 +60,7 @@ def restored(fields: dict[str, Any], path: Path, dynamics: Dynamics | None) -> T
     names = {field.name for field in dataclasses.fields(Trajectory)}
     try:
         run = Trajectory(**{name: value for name, value in fields.items() if name in names})
-        run = dataclasses.replace(run, form=Remark(run.form))
+        run = dataclasses.replace(run, form=Remark(run.form), observed=Asked(own=fields.get("observed", ())))
         batch = run.batch
     except archive.UNREADABLE as error:
         raise ValueError(f"{path} holds no saved run: parts of it are missing, or are of another kind.") from error

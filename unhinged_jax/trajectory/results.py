@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import enum
+import types
+from collections.abc import Iterable
+from typing import Any
+
+from unhinged_jax import _check
 
 
 class RunResult(enum.IntEnum):
@@ -43,8 +48,18 @@ _MESSAGES = {
 }
 
 
-class Remark:
-    """Words beside a run that do not make it another kind of tree: runs that took different ways can be stacked."""
+class Aside:
+    """What is kept beside a run and does not make it another kind of tree: runs that differ in it can be stacked."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+class Remark(Aside):
+    """Words about a run."""
 
     def __init__(self, words: object = "") -> None:
         self.words = str(words)
@@ -52,11 +67,35 @@ class Remark:
     def __repr__(self) -> str:
         return self.words
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Remark)
 
-    def __hash__(self) -> int:
-        return hash(Remark)
+class Asked(Aside):
+    """What a run was asked to observe, which a run that continues it observes again.
+
+    Args:
+        observe: The argument of `simulate`, or None where functions are not at hand: after a run was read from a file
+            or pickled, and if they hold values that JAX traced.
+        own: The names among them that stand for functions of one's own.
+    """
+
+    def __init__(self, observe: Any = None, own: Iterable[str] = ()) -> None:
+        self.observe, self.own = observe, tuple(own)
+
+    @classmethod
+    def of(cls, observe: Any, plan: Iterable[tuple[str, Any]]) -> Asked:
+        """That of a request, whose plan has the functions by name, and None for those that are built in."""
+        plan = dict(plan)
+        own = {name: function for name, function in plan.items() if function is not None}
+        if not own:
+            return cls(observe if isinstance(observe, tuple) else list(plan))
+        cells = (cell for function in own.values() for cell in getattr(function, "__closure__", None) or ())
+        held = [cell.cell_contents for cell in cells if cell != types.CellType()]
+        return cls(plan if _check.concrete((list(own.values()), held)) else None, own)
+
+    def __repr__(self) -> str:
+        return f"Asked({self.observe!r}, own={self.own!r})"
+
+    def __reduce__(self) -> tuple[type, tuple[None, tuple[str, ...]]]:
+        return Asked, (None, self.own)  # functions need not be importable where this is read
 
 
 def batch_message(what: str, shape: tuple[int, ...]) -> str:

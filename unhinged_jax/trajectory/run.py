@@ -17,7 +17,7 @@ from unhinged_jax._files import whole
 from unhinged_jax._values import Value
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import archive, tables
-from unhinged_jax.trajectory.results import Remark, RunResult, batch_message, member
+from unhinged_jax.trajectory.results import Asked, Remark, RunResult, batch_message, member
 
 if TYPE_CHECKING:
     import pandas
@@ -50,6 +50,7 @@ class Trajectory(Value):
         form: How a simulation was run, in words: in which form, and with which solver.
         began: What `elapsed` was at the start: 0, or where the run ended that this one continues. None if it is not
             known.
+        observed: What was observed, which a run that continues this one observes, too, unless it is told otherwise.
 
     A `Trajectory` can be given to `simulate` or `exact` in place of a state, to continue where it ended. The clock of
     its schedules continues, and so does what the run carries. `final`, or one of `states`, is a state like any other; a
@@ -85,6 +86,7 @@ class Trajectory(Value):
     carries: str = dataclasses.field(default="", metadata={"static": True})
     form: Remark = dataclasses.field(default=Remark(), metadata={"static": True})
     began: Shaped[Any, "..."] | None = None
+    observed: Asked = dataclasses.field(default=Asked(), metadata={"static": True})
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -229,7 +231,7 @@ class Trajectory(Value):
         kept = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if self.carries == "optimizer" and self.memory is not None:
             kept["memory"] = archive.Leaves.of(self.memory)
-        return {**kept, "form": str(self.form)}
+        return {**kept, "form": str(self.form), "observed": self.observed.own}
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Keep the run, or a batch of runs, in one file, from which `load` reads it back bit for bit.
