@@ -303,9 +303,10 @@ def test_a_run_that_goes_on_observes_what_it_observed(tmp_path):
     assert {*go_on(again).observables} == {*uj.concat([first, again]).observables} == {*own}
     assert {*go_on(began(1.0, named)).observables} == {*named} and [*go_on(first, "loss").observables] == ["loss"]
     assert {*go_on(began(1.0, ())).observables} == {*began(1.0).observables} == {*go_on(began(1.0)).observables}
-    assert "distance" in began(1.0).observables and "distance" not in uj.simulate(
-        MODELS["cross-entropy"], flow, began(1.0), [2.0]
-    ).observables  # a ready-made set leaves out what has no meaning
+    assert (
+        "distance" in began(1.0).observables
+        and "distance" not in uj.simulate(MODELS["cross-entropy"], flow, began(1.0), [2.0]).observables
+    )  # a ready-made set leaves out what has no meaning
 
     batch = jax.vmap(lambda scale: began(scale, own))(jnp.array([1.0, 2.0]))
     for after in (go_on(batch), jax.vmap(go_on)(batch)):

@@ -245,3 +245,11 @@ def test_white_is_the_norm_of_a_start_that_was_observed_and_that_all_points_shar
     differing[0, :, :, 0] = 3.0
     for other in (late, differing):
         assert not isinstance(colours_of(other, 1)["norm"], TwoSlopeNorm)
+
+
+def test_a_map_of_one_value_has_no_bar_and_says_the_value(unsorted):
+    plan, data = unsorted
+    data = data.copy(deep=True)
+    data["log_norm"][...] = 3.0 * (1 + 1e-7 * np.random.default_rng(0).normal(size=data["log_norm"].shape))
+    (panel,) = map_figure(plan, data, ("gamma", "decays"), 1).axes
+    assert panel.get_title(loc="left") == "log_norm = 3"

@@ -14,6 +14,7 @@ from unhinged_jax.cli import main
 from unhinged_jax.plots import save
 from unhinged_jax.sweeps.maps import edges, is_geometric
 from unhinged_jax.sweeps.pictures import draw
+from unhinged_jax.sweeps.store import Store
 
 TABLES = {
     "model": {"case": "regularized", "dim": 4, "decay": 0.1},
@@ -70,9 +71,28 @@ def test_numbers_in_the_report_are_those_of_the_store(drawn):
     _, held = content(drawn[0])
     data = uj.open_sweep(drawn[0] / "s.zarr").load()
     for entry in held["observed"]:
-        for part, reduce in (("middle", np.median), ("low", np.min), ("high", np.max)):
+        ranked = np.sort(data[entry["name"]].transpose(..., "seed", "time").values, axis=-2)
+        for part, share in (("middle", 0.5), ("low", 0.1), ("high", 0.9)):
             got = np.frombuffer(base64.b64decode(entry[part]), "<f4").reshape(6, 5, 4)
-            np.testing.assert_allclose(got, data[entry["name"]].reduce(reduce, "seed"), rtol=1e-6)
+            lower = int(share * 2)  # of three seeds, the one below that share
+            want = ranked[..., lower, :] + (2 * share - lower) * np.diff(ranked, axis=-2)[..., min(lower, 1), :]
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_both_pictures_of_a_sweep_draw_the_same_band(drawn):
+    from unhinged_jax.sweeps.bands import band_figure
+    from unhinged_jax.sweeps.work import plan_of
+
+    point = uj.open_sweep(drawn[0] / "s.zarr").load().isel(gamma=[2], decay=[2])
+    mine = uj.plot(point, "log_norm").axes[0]
+    theirs = band_figure(plan_of(Store(drawn[0] / "s.zarr")), point[["log_norm", "result"]], ()).axes[0]
+    for axes in (mine, theirs):
+        (line,), (band,) = axes.lines, axes.collections
+        seeds = np.sort(point["log_norm"].values.squeeze(), axis=0)  # three, so that 10 % is a fifth of the way
+        np.testing.assert_allclose(line.get_ydata(), seeds[1], rtol=1e-6)
+        low, high = 0.8 * seeds[0] + 0.2 * seeds[1], 0.8 * seeds[2] + 0.2 * seeds[1]
+        np.testing.assert_allclose(np.unique(band.get_paths()[0].vertices[:, 1]), np.unique([low, high]), rtol=1e-6)
+    assert mine.figure.get_suptitle().split(", gamma")[0] in theirs.figure.get_suptitle()
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -61,7 +61,7 @@ class Task:
     outside: str
     dynamics: Dynamics
     before: Trajectory | None = None
-    asked: Asked = Asked()
+    asked: Asked = dataclasses.field(default_factory=Asked)
 
     @property
     def origin(self) -> State | None:
@@ -102,7 +102,9 @@ class Task:
         """
         clock, carries = clock_of(self.dynamics), carried_by(self.dynamics)
         began = np.asarray(0) if self.before is None else self.before.elapsed
-        trajectory = dataclasses.replace(trajectory, origin=self.origin, clock=clock, carries=carries, began=began, observed=self.asked)
+        trajectory = dataclasses.replace(
+            trajectory, origin=self.origin, clock=clock, carries=carries, began=began, observed=self.asked
+        )
         if not _check.concrete((trajectory, self.times)):
             if isinstance(self.times, np.ndarray):
                 self._must_fit()

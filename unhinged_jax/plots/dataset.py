@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax import _check
-from unhinged_jax.plots.figures import Line, panels
+from unhinged_jax.plots.figures import Line, about_members, panels
 
 if TYPE_CHECKING:
     import xarray
@@ -72,8 +72,8 @@ def plot(
         content[name] = [_line(data, array, members, x, lines, place) for place in places]
     meanings = {name: str(data[name].attrs.get("long_name", "")) for name in drawn}
     count = int(np.prod([data.sizes[dim] for dim in members]))
-    about = [f"median of {count} {'seeds' if members == ['seed'] else 'members'}, and their 10 % to 90 % quantiles"]
-    about = (about if count > 1 else []) + [f"{dim} {_shown(data, dim, place)}" for dim, place in middle.items()]
+    about = [about_members(count, "seeds" if members == ["seed"] else "members")] if count > 1 else []
+    about += [f"{dim} {_shown(data, dim, place)}" for dim, place in middle.items()]
     return panels(_coordinate(data, x), content, meanings, label=_label(data, x), title=", ".join(about), legend=lines)
 
 

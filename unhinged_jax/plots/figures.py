@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,8 +188,29 @@ def curves(times: np.ndarray, scalars: dict[str, np.ndarray], reached: np.ndarra
         content[name] = [Line(np.atleast_2d(values)[:, shown], "")]
     meanings = {name: OBSERVABLES[name].meaning for name in scalars if name in OBSERVABLES}
     label = "number of updates" if np.issubdtype(times.dtype, np.integer) else "time"
-    title = f"median of {members} runs, and their 10 % to 90 % quantiles" if members > 1 else "1 run" * bool(members)
+    title = about_members(members, "runs") if members else ""
     return panels(lines[0][shown], content, meanings, label=label, title=title)
+
+
+def band(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of members along an axis: the median, and the 10 % and 90 % quantiles, without those that hold NaN.
+
+    Infinite values count for the median alone, because nothing lies between them and a number.
+
+    Example:
+        >>> [float(part[0]) for part in band(np.arange(11.0)[:, None])]
+        [5.0, 1.0, 9.0]
+    """
+    finite = np.where(np.isfinite(values), values, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where all hold NaN
+        low, high = np.nanquantile(finite, (0.1, 0.9), axis=axis)
+        return np.nanmedian(values, axis=axis), low, high
+
+
+def about_members(count: int, what: str) -> str:
+    """What `band` draws of some members, in words for a title."""
+    return f"median of {count} {what}, and their 10 % to 90 % quantiles" if count > 1 else f"1 {what.rstrip('s')}"
 
 
 class Line(NamedTuple):
@@ -253,7 +275,7 @@ def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str
         if not there.size:
             continue
         colour = PALETTE[number % len(PALETTE)]
-        low, middle, high = np.nanquantile(y, (0.1, 0.5, 0.9), axis=0) if len(y) > 1 else np.repeat(y, 3, axis=0)
+        middle, low, high = band(y)
         marker = "o" if len(there) == 1 else ""
         axes.plot(there, middle, marker=marker, color=colour, label=line.label or None)
         if len(y) > 1:

@@ -1,15 +1,14 @@
-"""Curves over time: the median over seeds, and the band that holds all of them."""
+"""Curves over time: the median over seeds, with a band."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import PALETTE, about_members, band, style
 from unhinged_jax.sweeps.lanes import Plan
 
 if TYPE_CHECKING:
@@ -21,10 +20,8 @@ _LINES = 5
 
 
 def over_seeds(array: xarray.DataArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(median, least, largest) over seeds, without those that hold NaN."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where no seed reached this time
-        return tuple(f(array, axis=array.get_axis_num("seed")) for f in (np.nanmedian, np.nanmin, np.nanmax))  # type: ignore[return-value]
+    """Median, and the 10 % and 90 % quantiles, over seeds, as `unhinged_jax.plots` draws them."""
+    return band(array.values, axis=array.get_axis_num("seed"))
 
 
 def shown(value: Any) -> str:
@@ -70,7 +67,7 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
         handles, labels = figure.axes[0].get_legend_handles_labels()
         title = coordinate_of(plan, along)[1] if along else None
         figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels))
-        about = [f"median and range over {data.sizes['seed']} seeds"]
+        about = [about_members(data.sizes["seed"], "seeds")]
         for name, place in middle.items():
             values, label = coordinate_of(plan, str(name))
             about.append(f"{label} {shown(values[place])}")

@@ -52,12 +52,12 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
                 one = data.isel(places)
                 drawn = _panel(panel, plan, one, name, names, moment, colours)
                 lines |= _overlay(panel, plan, names, places) if len(names) == 2 else {}
-                title = name if column == 0 else ""
+                title = name + colours.get("alike", "") if column == 0 else ""
                 for axis, place in chosen.items():
                     values, label = coordinate_of(plan, axis)
                     title = f"{title}\n{label} {shown(values[place])}".strip()
                 panel.set_title(title, fontweight="bold" if not facet else "normal", fontsize=9.5)
-                if drawn is not None and (not facet or column == len(facets) - 1):
+                if drawn is not None and colours["extend"] and (not facet or column == len(facets) - 1):
                     figure.colorbar(drawn, ax=panel, pad=0.02, extend=colours["extend"])
         for spare in panels.flat[len(observed) :] if not facet else ():
             spare.set_visible(False)
@@ -81,7 +81,8 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
 
     If the start was observed and all points share it, the colours of a logarithm of a norm show whether it grew;
     positive values over more than two decades are drawn by their logarithm. Outliers beyond the 1st and 99th percentile
-    do not stretch the range.
+    do not stretch the range. If all are alike, up to the rounding of float32, there is one colour, no bar, and "alike"
+    says so in words.
     """
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
@@ -89,6 +90,9 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     finite = middle[np.isfinite(middle)]
     if not finite.size:
         return {"cmap": "cividis", "norm": Normalize(0, 1), "extend": "neither"}
+    if np.ptp(finite) <= 1e-6 * np.max(np.abs(finite)):
+        alike = float(np.median(finite))
+        return {"cmap": "cividis", "norm": Normalize(alike - 1, alike + 1), "extend": "", "alike": f" = {shown(alike)}"}
     low, high = np.percentile(finite, [1, 99])
     if finite.max() - finite.min() < 4 * (high - low):
         low, high = finite.min(), finite.max()
@@ -99,7 +103,7 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
         return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high)}
     if low > 0 and high > 100 * low:
         return {**found, "norm": LogNorm(low, high)}
-    return {**found, "norm": Normalize(low, high if high > low else low + 1e-12)}
+    return {**found, "norm": Normalize(low, high)}
 
 
 def _start_of(array: xarray.DataArray) -> float:
