@@ -7,21 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from verdicts import CORRECTED, FALSE, HOLDS, LINK, PAGE, rows
+from verdicts import BEGIN, CORRECTED, END, FALSE, HOLDS, LINK, PAGE, differing, rows, sections, slug
 
 HERE = Path(__file__).parent
 JUDGES = {"holds": HOLDS, "corrected": CORRECTED, "false_as_printed": FALSE}
 TEXT = PAGE.read_text(encoding="utf-8")
-
-
-def slug(heading):
-    """The anchor that GitHub and MyST make of a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
-
-
-def sections():
-    parts = re.split(r"^### (.+)$", TEXT, flags=re.MULTILINE)[1:]
-    return {slug(name): body for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def ledger_tests():
@@ -38,6 +28,12 @@ def ledger_tests():
 def test_every_row_has_a_section_and_every_section_a_row():
     assert list(rows()) == list(sections())
     assert len(rows()) >= 60
+
+
+def test_the_list_of_what_differs_is_what_the_script_writes():
+    listed = TEXT.partition(BEGIN)[2].partition(END)[0]
+    assert listed == differing()
+    assert sum(row.verdict != HOLDS for row in rows().values()) == listed.count("\n- [") + 1
 
 
 def test_every_row_has_its_own_test_that_judges_it():
