@@ -250,9 +250,16 @@ def rate_of(first: list[Any]) -> optax.GradientTransformation:
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "called already": (lambda: uj.Optimizer(optax.adam(0.1), b1=0.9), "which is built already, and arguments"),
     "no constructor": (lambda: uj.Optimizer("adam", learning_rate=0.1), "takes a constructor.*but got 'adam'"),  # type: ignore[arg-type]
-    "a missing argument": (lambda: uj.Optimizer(optax.adam), "'adam' does not take these.*'learning_rate'"),
-    "an unknown argument": (lambda: uj.Optimizer(optax.adam, learning_rate=0.1, b3=0.9), "'adam' does not.*'b3'"),
-    "an unknown name": (lambda: descent().optimizer.replace(b3=0.9), "'adamw' does not take these.*'b3'"),
+    "a missing argument": (lambda: uj.Optimizer(optax.adam), "was given no arguments, but takes learning_rate, b1"),
+    "the name of another library": (
+        lambda: uj.Optimizer(optax.adam, lr=0.1), "'adam' was given lr, but takes learning_rate, b1, b2"
+    ),
+    "a number by place": (lambda: uj.Optimizer(optax.adam, 0.1), r"by its name, as in Optimizer\(adam, learning_rate="),
+    "an unknown argument": (
+        lambda: uj.Optimizer(optax.adam, learning_rate=0.1, b3=0.9),
+        "was given learning_rate, b3, but.*'b3'.*give each by its name; did you mean 'b[12]'",
+    ),
+    "an unknown name": (lambda: descent().optimizer.replace(b3=0.9), "'adamw' was given.*'b3'"),
     "an argument that its constructor refuses": (
         lambda: uj.Optimizer(rate_of, first=[0.1, "x"]), "'rate_of' cannot be built: ValueError: could not convert",
     ),

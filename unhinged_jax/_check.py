@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +155,25 @@ def function(name: str, value: object, meaning: str) -> None:
             f"{name} is not hashable, so compiled programs cannot be cached for it; use a function, or register "
             f"{type(value).__name__} with jax.tree_util.register_dataclass, so that its numbers become data."
         )
+
+
+def takes(name: str, value: Any, arguments: tuple[str, ...]) -> None:
+    """Raise unless a function can be called with so many arguments by place; what has no signature passes."""
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        called = ", ".join(arguments)
+        raise ValueError(
+            f"{name} is called with ({called}), but its function takes {signature}; let it take these "
+            f"{len(arguments)} arguments by place, and give any other one a default."
+            if len(arguments) > 1
+            else f"{name} is called with one argument, {called}, but its function takes {signature}; let it take this "
+            "argument by place, and give any other one a default."
+        ) from None
 
 
 def path(name: str, value: object) -> Path:

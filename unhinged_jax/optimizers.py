@@ -70,7 +70,15 @@ class Optimizer(Value):
     numbers: dict[str, Any]
     settings: Settings
 
-    def __init__(self, make: Callable[..., Any] | optax.GradientTransformation, /, **arguments: Any) -> None:
+    def __init__(
+        self, make: Callable[..., Any] | optax.GradientTransformation, /, *unnamed: Any, **arguments: Any
+    ) -> None:
+        if unnamed:
+            example = next(iter(inspect.signature(make).parameters), "rate") if callable(make) else "rate"
+            raise ValueError(
+                f"an Optimizer takes each argument by its name, as in Optimizer({_name(make)}, {example}=...), but got "
+                f"{', '.join(map(_check.given, unnamed))} without a name."
+            )
         built = isinstance(make, optax.GradientTransformation)
         if (built and arguments) or not (callable(make) or built) or not _check.hashable(make):
             raise ValueError(
@@ -152,7 +160,13 @@ def _divided(make: Callable[..., Any], arguments: dict[str, Any]) -> tuple[dict[
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"optimizer {_name(make)!r} does not take these arguments: {error}.") from None
+        free = [name for name, entry in signature.parameters.items() if name not in arguments]
+        unknown = [name for name in arguments if name not in signature.parameters]
+        guess = next((found for name in unknown if (found := _check.nearest(name, free))), "")
+        raise ValueError(
+            f"optimizer {_name(make)!r} was given {', '.join(arguments) or 'no arguments'}, but takes "
+            f"{', '.join(signature.parameters)} ({error}); give each by its name{guess or '.'}"
+        ) from None
     defaults = {name: entry.default for name, entry in signature.parameters.items() if type(entry.default) is float}
     given = {name: _settled(name, value) for name, value in {**defaults, **arguments}.items()}
     order = [*signature.parameters, *sorted(given.keys() - signature.parameters.keys())]

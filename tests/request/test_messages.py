@@ -35,6 +35,11 @@ def run_of(problem):
     return problem.model, problem.dynamics, problem.state, problem.times, problem.observe
 
 
+class Alone(losses.Loss):
+    def __call__(self, logits):
+        return logits[..., 0]
+
+
 CROSS = MODEL.replace(loss="cross_entropy")
 SAID = {
     "a rate below 0": (lambda: uj.Descent(-0.1), "a constant rate must be finite and at least 0, but got -0.1"),
@@ -50,6 +55,30 @@ SAID = {
         lambda: uj.exact(MODEL, FLOW, STATE, [1.0], "nc3"), "'nc3'; did you mean 'nc3_self_duality'?"
     ),
     "a name in capitals": (lambda: uj.exact(MODEL, FLOW, STATE, [1.0], "NC1"), "'NC1'; did you mean 'nc1'?"),
+    "an observable of the state alone": (
+        lambda: uj.exact(MODEL, FLOW, STATE, [1.0], {"mine": lambda state: state.W}),
+        "observable 'mine' is called with (model, state), but its function takes (state); let it take these 2",
+    ),
+    "an observable that returns nothing": (
+        lambda: uj.observe_state(MODEL, STATE, {"mine": lambda model, state: None}),
+        "'mine' must return an array, or dictionaries, lists or tuples of arrays, but returned None",
+    ),
+    "an observable that returns text": (
+        lambda: uj.observe_state(MODEL, STATE, {"mine": lambda model, state: "large"}), "but returned 'large'"
+    ),
+    "an event of three": (
+        lambda: uj.event_time(MODEL, FLOW, STATE, lambda a, b, c: 1.0, 1.0, times=[0.0, 1.0]),
+        "your event is called with (model, state), but its function takes (a, b, c)",
+    ),
+    "a loss of the logits alone": (
+        lambda: MODEL.replace(loss=lambda logits: logits),
+        "loss is called with (logits, targets), but its function takes (logits); let it take",
+    ),
+    "a class of losses of the logits alone": (lambda: MODEL.replace(loss=Alone()), "but its function takes (logits)"),
+    "a schedule of nothing": (
+        lambda: uj.Flow(lambda: 0.1),
+        "the callable schedule is called with one argument, time, but its function takes ()",
+    ),
     "a sweep that is not shipped": (lambda: uj.SweepPlan.read("fase"), "did you mean 'phase'? Shipped: phase, "),
     "a design that is not shipped": (lambda: uj.DesignPlan.read("nope"), "no file 'nope', and none is shipped"),
     "an experiment that is not shipped": (lambda: Experiment.read("fig3"), "did you mean 'fig2'? Shipped: "),

@@ -98,6 +98,7 @@ def _one(event: object, level: ArrayLike | None, direction: str, place: int) -> 
                 f"-> one number, or a list of these, but got {_check.given(event)}."
             )
         name, function = f"your event {place}" if place else "your event", event
+        _check.takes(name, function, ("model", "state"))
     if level is None:
         raise ValueError(f"give the level that {name!r} is to cross.")
     _check.finite("level", level)

@@ -267,6 +267,7 @@ def as_loss(loss: LossLike) -> Loss:
         CrossEntropy()
     """
     if isinstance(loss, Loss):
+        _check.takes("loss", loss, ("logits", "targets"))
         return loss
     if isinstance(loss, str):
         if loss not in NAMED:
@@ -275,4 +276,5 @@ def as_loss(loss: LossLike) -> Loss:
         return NAMED[loss]()
     tree = not jax.tree_util.all_leaves([registered(loss)])
     _check.function("loss", loss, "(logits, targets) -> one value per sample, or a name, or a `Loss`")
+    _check.takes("loss", loss, ("logits", "targets"))
     return CustomTree(loss) if tree else Custom(loss)

@@ -57,6 +57,7 @@ def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> Observabl
     named = tuple(name for name, function in asked.items() if function is None)
     for name, function in custom.items():
         _check.function(f"observable {name!r}", function, "(model, state) -> array")
+        _check.takes(f"observable {name!r}", function, ("model", "state"))
         if name in ("time", "reached"):
             raise ValueError(
                 f"an observable cannot be called {name!r}: a table of a run already has that name; rename it."
@@ -117,8 +118,22 @@ def evaluate(plan: ObservablePlan, view: View) -> dict[str, jax.Array]:
         if function is None:
             values[name] = OBSERVABLES[name].compute(view)
         else:
-            values[name] = jax.tree.map(jnp.asarray, function(view.model, settled(view.state())))
+            values[name] = _arrays(name, function(view.model, settled(view.state())))
     return values
+
+
+def _arrays(name: str, values: Any) -> Any:
+    """What a function of one's own returned, with arrays for its numbers."""
+    try:
+        found = jax.tree.map(jnp.asarray, values)
+    except TypeError:
+        found = None
+    if not jax.tree.leaves(found):
+        raise ValueError(
+            f"observable {name!r} must return an array, or dictionaries, lists or tuples of arrays, but returned "
+            f"{_check.given(values)}."
+        )
+    return found
 
 
 def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> dict[str, jax.Array]:

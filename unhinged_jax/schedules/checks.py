@@ -44,6 +44,7 @@ def checked_times(t: ArrayLike) -> Array:
 
 def check_function(function: Callable[[Any], Any]) -> None:
     """Trace the callable once, so that a function JAX cannot use fails here and says why."""
+    _check.takes("the callable schedule", function, ("time",))
     advice = "write it with jax.numpy (jnp.where instead of if) for one scalar time."
     try:
         out = jax.eval_shape(function, jnp.zeros(()))
