@@ -15,11 +15,11 @@ import pandas
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.sweeps import bands, engine, extension, fingerprint, run, work
+from unhinged_jax.sweeps import bands, engine, extension, fingerprint, prepare, run, work
 from unhinged_jax.sweeps.export import export
 from unhinged_jax.sweeps.pictures import draw
 from unhinged_jax.sweeps.status import describe, status_of
-from unhinged_jax.sweeps.store import Store
+from unhinged_jax.sweeps.store import Damaged, Store
 
 LABELS = uj.balanced(classes=3, per_class=2)
 TIMES = [0.0, 1.0, 4.0]
@@ -380,6 +380,51 @@ def test_growing_loses_nothing(tmp_path):
     with pytest.raises(ValueError, match="scale was"):
         swept(tmp_path, of(3.0), {"x": [1.0, 2.0, 4.0]}, extend=True)
     assert uj.open_sweep(tmp_path / "run.zarr")["y"].values.tolist() == [2.0, 4.0]
+
+
+def test_one_process_at_a_time_extends_a_store(tmp_path, monkeypatch):
+    grown, further = {"x": [1.0, 2.0, 3.0]}, {"x": [1.0, 2.0, 3.0, 4.0]}
+    swept(tmp_path, of(2.0), {"x": [1.0, 2.0]})
+    told, copy = [], prepare.copy
+
+    def meanwhile(*stores):
+        for axes, how in ((further, {"extend": True}), ({"x": [1.0, 2.0]}, {})):
+            with pytest.raises(ValueError, match="is in use: another process") as refused:
+                swept(tmp_path, of(2.0), axes, **how)
+            told.append(str(refused.value))
+        return copy(*stores)
+
+    monkeypatch.setattr(prepare, "copy", meanwhile)
+    assert swept(tmp_path, of(2.0), grown, extend=True)["y"].values.tolist() == [2.0, 4.0, 6.0]
+    assert "computes points of it, or extends it" in told[0] and "extends it now; make this call again" in told[1]
+    monkeypatch.undo()
+
+    held = subprocess.Popen(
+        [sys.executable, "-c",
+         "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_SH); print(flush=True); input()",
+         str(tmp_path / "run.zarr")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    held.stdout.readline()  # as a process that computes points
+    with pytest.raises(ValueError, match="computes points of it"):
+        swept(tmp_path, of(2.0), further, extend=True)
+    assert swept(tmp_path, of(2.0), grown)["y"].values.tolist() == [2.0, 4.0, 6.0]  # computing together is allowed
+    held.kill()
+    held.wait()
+    assert swept(tmp_path, of(2.0), further, extend=True)["y"].values.tolist() == [2.0, 4.0, 6.0, 8.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def test_damage_to_the_store_of_a_function_names_the_call_that_mends_it(tmp_path):
+    swept(tmp_path, of(2.0), {"x": [1.0, 2.0]})
+    (chunk,) = (path for path in (tmp_path / "run.zarr" / "y" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(Damaged, match=r"The same call of `sweep`, with the function, finds damaged blocks"):
+        uj.open_sweep(tmp_path / "run.zarr")["y"].load()
+    assert swept(tmp_path, of(2.0), {"x": [1.0, 2.0]})["y"].values.tolist() == [2.0, 4.0]
+    (tmp_path / "run.zarr" / "x" / "c" / "0").unlink()
+    with pytest.raises(Damaged, match="The same call of `sweep`, with the function, writes again"):
+        uj.open_sweep(tmp_path / "run.zarr")
+    assert swept(tmp_path, of(2.0), {"x": [1.0, 2.0]})["x"].values.tolist() == [1.0, 2.0]
 
 
 def test_a_plan_grows_too(tmp_path):

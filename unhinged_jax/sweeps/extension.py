@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,36 @@ def copy(old: Store, new: Store) -> int:
         new.write(number, {name: variable.at(here) for name, variable in variables.items()}, {"seconds": 0.0})
         points += new.layout.size(number)
     return points
+
+
+@contextmanager
+def in_use(path: Path, *, alone: bool = False) -> Iterator[None]:
+    """Inside, no other process extends a store; `alone`, none computes its points either.
+
+    The folder itself is locked, so that nothing is left behind when a process is killed. Where the file system has no
+    such locks, nothing is held.
+
+    Raises:
+        ValueError: if another process does what must not happen at the same time.
+    """
+    while True:
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            doing = "computes points of it, or extends it," if alone else "extends it"
+            after = "extend it" if alone else "make this call again"
+            raise ValueError(f"{path} is in use: another process {doing} now; {after} when that is done.") from None
+        except OSError:
+            pass
+        if os.path.samestat(os.fstat(folder), os.stat(path)):
+            break
+        os.close(folder)  # that of the store before it was extended
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def exchange(place: Path, made: Path) -> None:

@@ -113,6 +113,6 @@ class Checked(BackendArray):
                 return values
         raise Damaged(
             f"{self.store.chunk(self.name, number)} is missing, or does not match its digest in "
-            f"{self.store.chunk('execution/committed', number)}; `unhinged sweep PLAN --store {self.store.path}` finds "
-            "damaged blocks and computes them again."
+            f"{self.store.chunk('execution/committed', number)}. {self.store.again} finds damaged blocks and computes "
+            "them again."
         )

@@ -69,7 +69,7 @@ def _draw(
     moment = len(data["time"]) - 1 if time is None else int(np.argmin(np.abs(data["time"].values - time)))
     plan, data = in_order(plan, data.load())
     if not np.any(data["result"].values >= 0):
-        raise ValueError(f"{opened.path} holds no finished point yet; run `unhinged sweep` first.")
+        raise ValueError(f"{opened.path} holds no finished point yet; run its sweep first.")
     names = axes_of_maps(plan, x, y)
     if not force:
         _refuse_others(out)

@@ -21,7 +21,7 @@ from unhinged_jax.runs.files import versions
 from unhinged_jax.runs.identity import flat, unrecorded
 from unhinged_jax.sweeps.arrays import plain_name
 from unhinged_jax.sweeps.design import Dim
-from unhinged_jax.sweeps.extension import copy, exchange, only_axes, recover
+from unhinged_jax.sweeps.extension import copy, exchange, in_use, only_axes, recover
 from unhinged_jax.sweeps.function_plan import FunctionPlan
 from unhinged_jax.sweeps.lanes import Plan, grouping_of, in_order
 from unhinged_jax.sweeps.layout import Layout, layout_of
@@ -56,7 +56,7 @@ def open_store(
     if (path / ROOT).exists() or (path / "execution").is_dir():
         store = Store(path, check=False)
         if extend and (fatal := differences(store, plan)[1]) and only_axes(fatal):
-            store = _extended(store, plan)
+            store = _extended(path, plan)
         refuse_other(store, plan)
         if store.broken:
             store = _mended(store, plan)
@@ -69,11 +69,14 @@ def open_store(
     return store
 
 
-def _extended(store: Store, plan: Plan) -> Store:
+def _extended(path: Path, plan: Plan) -> Store:
     """The store of a plan with more points, in the place of one with fewer, whose finished blocks are kept."""
-    store.refuse_broken()
-    path = store.path.resolve()
-    with tempfile.TemporaryDirectory(prefix=f".unfinished-{path.name}-", dir=path.parent) as place:
+    path = path.resolve()
+    with (
+        in_use(path, alone=True),
+        tempfile.TemporaryDirectory(prefix=f".unfinished-{path.name}-", dir=path.parent) as place,
+    ):
+        store = Store(path)  # as it is now that nobody else extends it
         layout = Layout(tuple(dim.size for dim in plan.dims), store.layout.block)
         new = _create(plan, Path(place) / "new", None, store.facts["memory"], layout)
         copy(store, new)

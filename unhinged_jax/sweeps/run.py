@@ -16,6 +16,7 @@ import jax
 
 from unhinged_jax import _check, _interrupt
 from unhinged_jax.sweeps import engine, prepare
+from unhinged_jax.sweeps.extension import in_use
 from unhinged_jax.sweeps.function_plan import FunctionPlan, plan_of_function
 from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.plan import SweepPlan
@@ -96,7 +97,8 @@ def sweep(
         arrays' own.
 
     Raises:
-        ValueError: for a plan or a function that is not allowed, or a store of another one.
+        ValueError: for a plan or a function that is not allowed, a store of another one, or one that another process
+            extends; with `extend`, also one whose points another process computes.
         SweepIncomplete: if blocks could not be computed; the message says why, and everything else is kept.
         StoreFull: if there is no space left; everything committed is kept.
 
@@ -175,7 +177,7 @@ def run_store(
     index, count = part
     if not (_check.whole("part", count, 1) > _check.whole("part", index, 0)):
         raise ValueError(f"part must be (i, n) with 0 <= i < n, but got {part}.")
-    with Progress(store.layout.points, progress) as shown:
+    with in_use(store.path), Progress(store.layout.points, progress) as shown:
         status = status_of(store, verify=True)
         store.withdraw(status.damaged)
         wanted = status.failed_blocks if retry_failed else status.missing

@@ -64,8 +64,8 @@ class Store:
         self.path = Path(path)
         if not (self.path / ROOT).exists():
             if (self.path / "execution").is_dir():
-                raise Damaged(f"{self.path / ROOT} is missing; restore it from a copy, or sweep into another folder.")
-            raise ValueError(f"{path} is not the store of a sweep; make one with `unhinged sweep PLAN --store {path}`.")
+                raise Damaged(f"{self.path / ROOT} is missing; {_WAY_OUT}")
+            raise ValueError(f"{path} is not the store of a sweep; make one with `unhinged sweep` or `sweep`.")
         try:
             self.group = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
             attrs = dict(self.group.attrs)
@@ -104,10 +104,14 @@ class Store:
         if self.broken:
             names = ", ".join(str(self.path / name) for name in self.broken[:5])
             more = f" and {len(self.broken) - 5} more" if len(self.broken) > 5 else ""
-            raise Damaged(
-                f"{names}{more}: missing or altered after the store was made. `unhinged sweep PLAN --store "
-                f"{self.path}` writes again what the plan determines; restore anything else from a copy."
-            )
+            way = f"{self.again} writes again what it can; restore anything else from a copy."
+            raise Damaged(f"{names}{more}: missing or altered after the store was made. {way}")
+
+    @property
+    def again(self) -> str:
+        """The call that computes what is missing, at the beginning of a sentence."""
+        own = self.group.attrs.get("method") == "function"
+        return "The same call of `sweep`, with the function," if own else f"`unhinged sweep PLAN --store {self.path}`"
 
     @cached_property
     def committed_array(self) -> Any:
