@@ -11,7 +11,7 @@ from unhinged_jax.sweeps.bands import band_figure
 from unhinged_jax.sweeps.boundaries import boundaries
 from unhinged_jax.sweeps.maps import colours_of, map_figure
 from unhinged_jax.sweeps.pictures import in_order
-from unhinged_jax.sweeps.report import _axis, _boundaries
+from unhinged_jax.sweeps.report import _axis, _boundaries, centre_of
 
 xarray = pytest.importorskip("xarray", reason="sweeps need xarray")
 
@@ -97,7 +97,7 @@ def test_lines_are_named_by_what_they_are(drawn):
     for axes, rate in zip(panels, NOISE, strict=True):
         seen = {}
         for line in axes.get_lines():
-            if line.get_color() == "#D55E00" and np.ptp(line.get_xdata()) == 0:  # upright: a trade-off
+            if line.get_color() != "white" and np.ptp(line.get_xdata()) == 0:  # upright: a trade-off
                 seen.setdefault(named[looks(line)], []).append(line.get_xdata()[0])
         name = "σ of contrasts = σ of mean" if rate else "γ = 2/(C−2)"
         assert list(seen) == [name], (rate, seen)
@@ -153,7 +153,8 @@ def test_the_report_shows_a_line_only_where_it_belongs(drawn):
         else:
             assert line["meaning"] == ("σ of contrasts = σ of mean" if NOISE[place] else "γ = 2/(C−2)")
             assert np.ptp(x) == 0 and np.isclose(x[0], crossings(NOISE[place]), rtol=1e-6).any()
-    assert len({line["meaning"] for line in lines}) == len({line["dashes"] for line in lines})
+    for look in ("dashes", "colour"):  # each meaning has its own
+        assert len({line["meaning"] for line in lines}) == len({line[look] for line in lines}) > 3
 
 
 def test_a_trade_off_moves_with_the_number_of_classes():
@@ -214,7 +215,7 @@ def test_cells_of_axes_listed_in_no_order_lie_at_their_values(unsorted):
                 row = np.searchsorted(corners[:, 0, 1], y) - 1
                 assert shades[row, column] == pytest.approx(10 * gamma + decay)
     assert _axis(plan, "gamma")["values"] == sorted(LISTED["gamma"])
-    assert _axis(plan, "decays")["more"]["1"] == [4 * value for value in sorted(LISTED["decays"])]
+    assert _axis(plan, "decays")["parts"][1]["shown"] == [4 * value for value in sorted(LISTED["decays"])]
     lines = band_figure(plan, data, ("gamma", "decays")).axes[0].get_lines()
     assert [float(line.get_label()) for line in lines] == sorted(float(line.get_label()) for line in lines)
 
@@ -253,3 +254,15 @@ def test_a_map_of_one_value_has_no_bar_and_says_the_value(unsorted):
     data["log_norm"][...] = 3.0 * (1 + 1e-7 * np.random.default_rng(0).normal(size=data["log_norm"].shape))
     (panel,) = map_figure(plan, data, ("gamma", "decays"), 1).axes
     assert panel.get_title(loc="left") == "log_norm = 3"
+
+
+@pytest.mark.parametrize(("name", "low", "high", "centre"), [
+    ("accuracy_margin", -0.4, 0.9, 0.0),
+    ("accuracy_margin", -1e-7, 0.9, None),  # below 0 by rounding only
+    ("norm", 0.1, 2.0, None),
+    ("log_distance", -3.0, 1.0, None),  # a distance of 1 means nothing
+])  # fmt: skip
+def test_quantities_that_take_both_signs_diverge_from_zero(name, low, high, centre):
+    values = np.linspace(low, high, 12).reshape(3, 4, 1, 1)
+    field = xarray.DataArray(values, dims=("a", "b", "seed", "time"), coords={"time": [1.0]}, name=name)
+    assert centre_of(field) == centre

@@ -1,9 +1,7 @@
-"""Pictures and the report of a sweep; the report in a real browser where there is one."""
+"""Pictures and the report of a sweep; what the report does in a browser is in `tests/scripts/report_in_browser.py`."""
 
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -12,9 +10,12 @@ from matplotlib.figure import Figure
 import unhinged_jax as uj
 from unhinged_jax.cli import main
 from unhinged_jax.plots import save
+from unhinged_jax.sweeps.bands import band_figure
 from unhinged_jax.sweeps.maps import edges, is_geometric
-from unhinged_jax.sweeps.pictures import draw
+from unhinged_jax.sweeps.pictures import draw, in_order
+from unhinged_jax.sweeps.report import _content
 from unhinged_jax.sweeps.store import Store
+from unhinged_jax.sweeps.work import plan_of
 
 TABLES = {
     "model": {"case": "regularized", "dim": 4, "decay": 0.1},
@@ -77,12 +78,14 @@ def test_numbers_in_the_report_are_those_of_the_store(drawn):
             lower = int(share * 2)  # of three seeds, the one below that share
             want = ranked[..., lower, :] + (2 * share - lower) * np.diff(ranked, axis=-2)[..., min(lower, 1), :]
             np.testing.assert_allclose(got, want, rtol=1e-6)
+        got = np.frombuffer(base64.b64decode(entry["seeds"]), "<f4").reshape(6, 5, 3, 4)
+        np.testing.assert_array_equal(got, data[entry["name"]].values)
+    starts = data["log_norm"].isel(time=0).values
+    centres = {entry["name"]: entry["centre"] for entry in held["observed"]}
+    assert centres == {"log_norm": pytest.approx(float(np.median(starts)), rel=1e-6), "accuracy": None}
 
 
 def test_both_pictures_of_a_sweep_draw_the_same_band(drawn):
-    from unhinged_jax.sweeps.bands import band_figure
-    from unhinged_jax.sweeps.work import plan_of
-
     point = uj.open_sweep(drawn[0] / "s.zarr").load().isel(gamma=[2], decay=[2])
     mine = uj.plot(point, "log_norm").axes[0]
     theirs = band_figure(plan_of(Store(drawn[0] / "s.zarr")), point[["log_norm", "result"]], ()).axes[0]
@@ -95,46 +98,13 @@ def test_both_pictures_of_a_sweep_draw_the_same_band(drawn):
     assert mine.figure.get_suptitle().split(", gamma")[0] in theirs.figure.get_suptitle()
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_the_report_works_in_a_browser_without_a_network(drawn, tmp_path):
-    """Drawn, searched, pointed at and clicked by a script that is added to a copy."""
-    text, held = content(drawn[0])
-    script = """
-    <script>
-      const say = (key, value) => document.body.dataset[key] = value;
-      say("cells", document.querySelectorAll("#map rect[data-point]").length);
-      say("lines", document.querySelectorAll("#map .boundary").length);
-      say("meanings", [...document.querySelectorAll("#map .meaning")].map(node => node.textContent).join("|"));
-      say("all", $("count").textContent);
-      const cell = document.querySelector('#map rect[data-point="7"]');
-      cell.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, clientX: 50, clientY: 50 }));
-      say("tip", $("tip").textContent);
-      cell.dispatchEvent(new MouseEvent("click", { bubbles: true }));
-      say("title", $("curve-title").textContent);
-      say("band", document.querySelectorAll("#curve .band").length);
-      $("search").value = "gamma>1 accuracy<0.9"; $("search").dispatchEvent(new Event("input"));
-      say("found", $("count").textContent);
-      [S.x, S.y] = [S.y, S.x]; draw();
-      say("turned", document.querySelectorAll("#map .boundary").length);
-    </script>"""
-    page = tmp_path / "page.html"
-    page.write_text(text.replace("</body>", script + "</body>"))
-    offline = ["--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    command = [BROWSER, *offline, f"--user-data-dir={tmp_path / 'user'}", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
-    seen = dict(re.findall(r'data-(\w+)="([^"]*)"', re.search(r"<body[^>]*>", done.stdout).group(0)))
-    assert seen["ready"] == "yes" and seen["cells"] == "30" and seen["lines"] == "2" and seen["band"] == "1"
-    assert seen["turned"] == "2" and seen["meanings"] == "λ₁λ₂ = max σ²|γ = 2/(C−2)"
-    assert seen["all"].startswith("30 of 30 points")
-    gamma, decay = held["axes"][0]["values"][1], held["axes"][1]["values"][2]
-    assert f"trade-off  {gamma:g}" in seen["tip"] and "log_norm" in seen["tip"]
-    assert seen["title"] == f"trade-off {gamma:g}, decay {decay:g}"
-    data = uj.open_sweep(drawn[0] / "s.zarr").load().isel(time=-1)
-    accuracy = data["accuracy"].median("seed").where(data["gamma"] > 1)
-    assert seen["found"].startswith(f"{int((accuracy < 0.9).sum())} of 30 points")
+def test_single_seeds_and_then_times_are_left_out_of_a_report_that_would_be_too_large(drawn, tmp_path, monkeypatch):
+    values = 6 * 5 * 4 * 2 * (3 + 3)  # points, times, observables; the band and the seeds
+    for most, kept in ((values, (True, 4)), (values - 1, (False, 4)), (values // 4, (False, 2))):
+        monkeypatch.setattr("unhinged_jax.sweeps.report._NUMBERS", most)
+        plan, data = in_order(plan_of(Store(drawn[0] / "s.zarr")), uj.open_sweep(drawn[0] / "s.zarr").load())
+        held = _content(plan, data.drop_vars(["elapsed", "steps"]), ("gamma", "decay"))
+        assert all("seeds" in entry for entry in held["observed"]) == kept[0] and len(held["times"]) == kept[1]
 
 
 def test_one_axis_texts_and_random_points_are_drawn_too(tmp_path):

@@ -18,9 +18,11 @@ TRADE_OFF = "γ = 2/(C−2)"
 MEAN = "σ of contrasts = σ of mean"
 NOISE = "ρ = (C−1)/C · (1 ± |1+γ−γC|/(1+γ))"
 
-_DASHES: dict[str, tuple[float, ...]] = {
-    GROWTH: (), CONTRASTS: (5, 2), TRADE_OFF: (1.2, 1.8), MEAN: (6, 2, 1.2, 2), NOISE: (6, 2, 1.2, 2, 1.2, 2)
+_LOOKS: dict[str, tuple[str, tuple[float, ...]]] = {
+    GROWTH: ("#D55E00", ()), CONTRASTS: ("#117733", (5, 2)), TRADE_OFF: ("#000000", (1.2, 1.8)),
+    MEAN: ("#0072B2", (6, 2, 1.2, 2)), NOISE: ("#882255", (6, 2, 1.2, 2, 1.2, 2)),
 }  # fmt: skip
+"""Colour and dashes of each meaning; every colour has a contrast of 3 with white, which lies under the lines."""
 _AFFINE = ("model.gamma", "labels.noise.rate", "labels.smoothing")
 """Settings that the signal matrix is an affine function of, as long as no labels are drawn."""
 _FINE = 201  # points of a line that does not have to go through the grid
@@ -37,7 +39,12 @@ class Boundary:
     @property
     def dashes(self) -> tuple[float, ...]:
         """Lengths drawn and left out, in line widths; () for a solid line. Each meaning has one, in every picture."""
-        return _DASHES[self.meaning]
+        return _LOOKS[self.meaning][1]
+
+    @property
+    def colour(self) -> str:
+        """Its colour; each meaning has one, in every picture."""
+        return _LOOKS[self.meaning][0]
 
 
 def contrast_share(rate: float | np.ndarray, classes: int) -> Any:

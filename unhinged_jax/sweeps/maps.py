@@ -198,7 +198,7 @@ def _overlay(panel: Axes, plan: Plan, names: tuple[str, ...], places: dict[str, 
             continue
         dashes = (0, line.dashes) if line.dashes else "-"
         panel.plot(x, y, color="white", linewidth=3.2, alpha=0.85)
-        drawn[line.meaning] = panel.plot(x, y, color="#D55E00", linewidth=1.8, linestyle=dashes)[0]
+        drawn[line.meaning] = panel.plot(x, y, color=line.colour, linewidth=1.8, linestyle=dashes)[0]
     panel.set_xlim(*limits[0])
     panel.set_ylim(*limits[1])
     return drawn

@@ -8,23 +8,33 @@ import importlib.resources
 import itertools
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhinged_jax.sweeps.bands import coordinate_of, over_seeds
-from unhinged_jax.sweeps.design import is_geometric
+from unhinged_jax.sweeps.design import Axis, Dim, is_geometric
+from unhinged_jax.sweeps.function_plan import FunctionPlan
 from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.lines import lines as boundaries
+from unhinged_jax.sweeps.maps import _start_of
+from unhinged_jax.sweeps.shares import shares, sources
 from unhinged_jax.sweeps.store import FINE, PENDING, REASONS
 
 if TYPE_CHECKING:
     import xarray
 
 _NUMBERS = 1_500_000
-"""Largest number of values in a report, 6 MB; times are left out if there would be more."""
+"""Largest number of values in a report, 6 MB; single seeds, then times are left out if there would be more."""
+_ROUNDING = 1e-3
+"""Share of the range that values on one side of 0 may take without being meant."""
 _PLACES = 12
 """Largest number of points along the other axes for which boundaries are computed."""
+_SCRIPTS = (
+    "data", "scales", "svg", "query", "map", "curves", "clouds", "table", "point", "controls", "address", "main",
+)  # fmt: skip
+"""Files of the page's script, in the order in which they are read; `page.html` and `page.css` are the rest of it."""
 
 
 def report(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
@@ -40,40 +50,82 @@ def report(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str:
 
     Source: beyond the paper.
     """
-    template = (importlib.resources.files("unhinged_jax.sweeps") / "report.html").read_text(encoding="utf-8")
     # "<" escaped: no text of a plan can end the script that holds it.
     content = json.dumps(_content(plan, data, names), allow_nan=False).replace("<", "\\u003c")
-    title = html.escape(plan.title)
-    return template.replace("@TITLE@", title).replace('"@CONTENT@"', content)
+    page = _file("page.html").replace("@STYLE@", _file("page.css"))
+    page = page.replace("@SCRIPT@", "\n".join(_file(f"{name}.js") for name in _SCRIPTS))
+    # Last what comes from a plan, at once, so that none of it is replaced again.
+    filled = {"@TITLE@": html.escape(plan.title), '"@CONTENT@"': content}
+    return re.sub("|".join(filled), lambda found: filled[found.group()], page)
+
+
+def _file(name: str) -> str:
+    """A file of the page."""
+    return (importlib.resources.files("unhinged_jax.sweeps") / "page" / name).read_text(encoding="utf-8").strip()
 
 
 def _content(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> dict[str, Any]:
     dims = [dim for dim in plan.dims if dim.kind != "seed"]
     order = [dim.name for dim in dims]
     observed = [str(name) for name in data.data_vars if name != "result"]
-    points = math.prod(dim.size for dim in dims)
-    kept = _kept(len(data["time"]), _NUMBERS // max(1, 3 * points * len(observed)))
+    points, seeds, times = math.prod(dim.size for dim in dims), data.sizes["seed"], data.sizes["time"]
+    kept = _kept(times, _NUMBERS // max(1, 3 * points * len(observed)))
+    single = seeds > 1 and (3 + seeds) * points * times * len(observed) <= _NUMBERS
     data = data.isel(time=kept).transpose(*order, "seed", "time")
     return {
         "facts": _facts(plan, data),
+        "file": re.sub(r"\W+", "-", plan.title).strip("-").lower() or "sweep",
+        "run": _run(plan, data),
         "axes": [_axis(plan, name) for name in order],
         "start": [order.index(name) for name in names],
         "times": data["time"].values.tolist(),
         "clock": str(data["time"].attrs.get("long_name", "time")),
-        "observed": [
-            {"name": name, "meaning": str(data[name].attrs.get("long_name", name)), **_band(data[name])}
-            for name in observed
-        ],
+        "observed": [_observed(data[name], dims, single) for name in observed],
+        "sources": sources(dims, seeds),
         "failed": _packed(np.sum(~np.isin(data["result"].values, (*FINE, PENDING)), axis=-1)),
         "reasons": _reasons(data["result"].values),
-        "seeds": data.sizes["seed"],
+        "seeds": seeds,
         "boundaries": _boundaries(plan, order),
     }
 
 
-def _band(array: xarray.DataArray) -> dict[str, str]:
-    parts = zip(("middle", "low", "high"), over_seeds(array), strict=True)
-    return {part: _packed(values) for part, values in parts}
+def _observed(array: xarray.DataArray, dims: list[Dim], single: bool) -> dict[str, Any]:
+    """The median and the range over seeds, the seeds themselves if `single`, and what the page needs to draw them."""
+    found: dict[str, Any] = dict(zip(("middle", "low", "high"), map(_packed, over_seeds(array)), strict=True))
+    if single:
+        found["seeds"] = _packed(array.values)
+    finite = array.values[np.isfinite(array.values)]
+    logarithm = bool(finite.size and 0 < finite.min() < 0.01 * finite.max())
+    values = np.log(array.values) if logarithm else array.values
+    about = {"name": str(array.name), "meaning": str(array.attrs.get("long_name", array.name))}
+    found |= {"centre": centre_of(array), "logarithm": logarithm, "shares": _packed(shares(values, dims))}
+    return {**about, **found}
+
+
+def centre_of(array: xarray.DataArray) -> float | None:
+    """The value that colours diverge from: for the logarithm of a norm its start, if time 0 was observed and all points
+    share it, so that colours show whether it grew; 0 for other quantities that take both signs; None if there is
+    none."""
+    name = str(array.name)
+    if name.startswith("log"):
+        start = _start_of(array) if name.startswith("log_norm") else math.nan
+        return start if math.isfinite(start) else None
+    finite = array.values[np.isfinite(array.values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return 0.0 if min(-low, high) > _ROUNDING * (high - low) else None
+
+
+def _run(plan: Plan, data: xarray.Dataset) -> dict[str, Any]:
+    """What the run of a single point is made of."""
+    if isinstance(plan, FunctionPlan):
+        name = next(iter(plan.parts), "function").rpartition(".")[2]
+        drawn = any(dim.kind == "seed" for dim in plan.dims)
+        name = name if name.isidentifier() else "function"  # a lambda has none
+        return {"kind": "function", "name": name, "seeds": data["seed"].values.tolist() if drawn else []}
+    (seeds,) = (dim for dim in plan.dims if dim.kind == "seed")
+    keys = [axis.key for axis in seeds.axes]
+    given = {"method": plan.method, "seeds": [*seeds.axes[0].values], "seeded": keys}
+    return {"kind": "plan", "tables": plan.tables(), **given}
 
 
 def _kept(times: int, most: int) -> np.ndarray:
@@ -90,7 +142,7 @@ def _packed(values: np.ndarray) -> str:
 def _axis(plan: Plan, name: str) -> dict[str, Any]:
     values, label = coordinate_of(plan, name)
     dim = next(dim for dim in plan.dims if dim.name == name)
-    more = {axis.label: axis.coordinate().tolist() for axis in (dim.axes[1:] if dim.kind in ("zip", "random") else ())}
+    together = dim.kind in ("zip", "random")  # these axes have values of their own
     return {
         "name": name,
         "label": label,
@@ -98,7 +150,24 @@ def _axis(plan: Plan, name: str) -> dict[str, Any]:
         "text": values.dtype.kind == "U",
         "log": is_geometric(values),
         "scattered": dim.kind == "random",
-        "more": more,
+        "parts": [
+            _column(axis, [axis.key] if together else [other.key for other in dim.axes], isinstance(plan, FunctionPlan))
+            for axis in (dim.axes if together else dim.axes[:1])
+        ],
+    }
+
+
+def _column(axis: Axis, keys: list[str], static: bool) -> dict[str, Any]:
+    """One axis as a column of a table, and the values that a run of one point is given at `keys`."""
+    shown = axis.coordinate()
+    named = static and axis.labels is not None  # a value that is code has only its label
+    return {
+        "name": axis.name,
+        "label": axis.label,
+        "keys": keys,
+        "shown": shown.tolist(),
+        "given": shown.tolist() if named else [*axis.values],
+        "log": is_geometric(np.unique(shown)),
     }
 
 
@@ -127,7 +196,8 @@ def _boundaries(plan: Plan, order: list[str]) -> list[dict[str, Any]]:
             at = {str(order.index(name)): place for name, place in held.items()}
             for line in boundaries(plan, x, y, held):
                 dashes = " ".join(f"{2 * length:g}" for length in line.dashes)
-                about = {"at": at, "meaning": line.meaning, "dashes": dashes, "points": _points(line.x, line.y)}
+                look = {"colour": line.colour, "dashes": dashes}
+                about = {"at": at, "meaning": line.meaning, **look, "points": _points(line.x, line.y)}
                 found.append({"x": order.index(x), "y": order.index(y), **about})
     return found
 
