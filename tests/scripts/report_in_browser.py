@@ -14,6 +14,7 @@ import time
 import tomllib
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from urllib.parse import quote
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,10 @@ import unhinged_jax as uj
 from unhinged_jax.config import read_config
 from unhinged_jax.sweeps.pictures import draw
 
-sys.path.insert(0, str(Path(__file__).parent))
-import browser
+sys.path.append(str(Path(__file__).parent))
+
+import chromium
+import hands
 
 BASE = {
     "model": {"case": "regularized", "dim": 6, "decay": 0.1},
@@ -81,37 +84,47 @@ def made(tmp_path_factory):
     pairs = {("p", "q"): [[1.0, 5.0], [2.0, 3.0], [4.0, 1.0]]}
     uj.sweep(lambda p, q: {"y": p * q}, pairs, folder / "zip.zarr", **quick)
     begun = {"x": [1.0, 2.0, 3.0, 4.0], "z": [1.0, 2.0]}
-    uj.sweep(lambda x, z: {"y": x + z}, begun, folder / "begun.zarr", part=(0, 2), lanes=1, **quick)
+    uj.sweep(lambda x, z: {"y": x + z, "same": 3.0}, begun, folder / "begun.zarr", part=(0, 2), lanes=1, **quick)
     for name in NAMES:
         draw(folder / f"{name}.zarr", folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    program = browser.find()
+def tabs(tmp_path_factory):
+    """Two tabs, so that one report can be compared with another."""
+    program = chromium.found()
     if program is None:
         pytest.skip("no Chromium here; name one by CHROMIUM")
-    with browser.started(program) as running:
-        yield running
+    made = [hands.Tab(program, str(tmp_path_factory.mktemp("profile"))) for _ in range(2)]
+    yield made
+    for tab in made:
+        tab.close()
 
 
 @pytest.fixture
-def opened(chromium, made):
-    """Opens a report: name, address, width, dark -> page. No script of a page may have failed in the end."""
-    pages = []
+def opened(tabs, made):
+    """Opens a report: name, address, width, dark -> tab. No script may fail, and nothing may be asked of a network."""
+    used = []
 
     def open_(name, address="", width=1280, dark=False):
-        page = chromium.page(width, dark=dark)
-        page.go(f"{(made / name / 'report.html').as_uri()}#{address}")
-        page.until("document.body.dataset.ready === 'yes'")
-        pages.append(page)
-        return page
+        tab = next(tab for tab in tabs if tab not in used)
+        used.append(tab)
+        tab.size(width, 900)
+        tab.theme("dark" if dark else "light")
+        tab.go("about:blank")
+        tab.go(f"{(made / name / 'report.html').as_uri()}#{quote(address, safe='=&-.>%+')}")
+        tab.until("document.body.dataset.ready === 'yes'")
+        return tab
 
+    def close(tab):
+        assert tab.faults() == []
+        used.remove(tab)
+
+    open_.close = close
     yield open_
-    for page in pages:
-        assert page.faults() == []
-        page.close()
+    for tab in [*used]:
+        close(tab)
 
 
 def text(page, selector):
@@ -313,6 +326,7 @@ def test_the_search_counts_what_the_store_holds_and_says_what_is_wrong(opened, m
         "nothing": "No value of an axis and no reason holds “nothing”.",
     }.items():
         assert search(page, words)[1] == want
+    opened.close(page)
     page = opened("random")
     assert search(page, "order = cyclic")[0].startswith("32 of 64")
     assert search(page, "order > cyclic")[1].endswith("use = or !=.")
@@ -329,13 +343,13 @@ def test_points_that_failed_are_grey_and_found(opened, made):
     assert grey == bad // 2 and "not_a_number" in text(page, "#table tbody")
 
 
-def test_the_table_is_sorted_and_saved(opened, made, chromium, tmp_path):
+def test_the_table_is_sorted_and_saved(opened, made, tmp_path):
     page = opened("grid", "panels=noise")
     search(page, "gamma > 0.2")
     page.click("#sort-accuracy")
     page.click("#sort-accuracy")
     assert page.run("document.querySelector('[aria-sort=descending] button').id") == "sort-accuracy"
-    chromium.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.downloads(tmp_path)
     for button in ("#save-table", "#left-save", "#right-save"):
         page.click(button)
     name = "ends-script-b-starts"
@@ -392,6 +406,12 @@ def test_a_point_of_a_function_is_its_call(opened):
     assert tomllib.loads(text(page, "#code")) == {"rate": 0.7, "decay": np.geomspace(5e-3, 0.3, 5)[3], "dim": "large"}
 
 
+def test_a_function_that_draws_nothing_is_called_without_a_key(opened):
+    page = opened("zip", "at=1")
+    page.click("#as-python")
+    assert text(page, "#code") == "run = function(p=2, q=3)\n"
+
+
 def test_the_address_brings_everything_back(opened):
     page = opened("grid")
     page.run("document.querySelector('#left [tabindex]').focus()")
@@ -432,7 +452,13 @@ def test_what_is_missing_of_a_sweep_is_said(opened, made):
     pending = int((opened_store(made, "begun")["result"] == -1).sum())
     assert 0 < pending < 8 and search(page, "pending")[0].startswith(f"{pending} of 8")
     page.run("document.querySelector('#table tbody tr').click()")
-    assert text(page, "#point").endswith("y has no value; pending")
+    assert text(page, "#point").endswith("has no value; pending")
+
+
+def test_a_map_of_one_value_says_it_instead_of_a_bar(opened):
+    page = opened("begun", "observable=same")
+    assert text(page, "#left .alike") == "all 3" and count(page, "#left .colour-bar") == 0
+    assert count(opened("begun", "observable=y"), "#left .colour-bar") == 1
 
 
 # --- looks ----------------------------------------------------------------------------------------------------------
@@ -452,7 +478,7 @@ STATES = {
 
 @pytest.fixture(scope="module")
 def axe():
-    return browser.axe()
+    return hands.axe()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -473,7 +499,6 @@ def test_every_state_fits_its_width_and_has_no_serious_fault(opened, axe, width,
             found = page.run("""axe.run().then(told => told.violations
                 .filter(one => ['serious', 'critical'].includes(one.impact)).map(one => one.id + one.nodes[0].html))""")
             assert found == [], state
-        assert page.faults() == [], state
-        page.close()
+        opened.close(page)
     if axe is None:
         pytest.skip("everything fits; faults of accessibility are not looked for without npm or AXE=axe.min.js")
