@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax
 import numpy as np
 
 from unhinged_jax import _check, _html
@@ -57,15 +58,15 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     """Compare two runs at the same times, usually a simulated run with the exact one.
 
     Args:
-        run, truth: Trajectories over the same times. The observables that both have are compared, and the states if
-            both kept them; times that were not reached count as infinitely wrong.
+        run, truth: Trajectories over the same times, or batches of them of one shape. The observables that both have
+            are compared, and the states if both kept them; times that were not reached count as infinitely wrong.
 
     Returns:
-        A `Comparison`; print it for a table.
+        A `Comparison`; print it for a table. Of batches it has the largest error of any member, and no rates.
 
     Raises:
         ValueError: if the times differ, nothing is common to both, an observable has different shapes in the two runs,
-            or one is a batch of trajectories.
+            or they are batches of different shapes.
 
     Source: beyond the paper.
 
@@ -79,7 +80,9 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     """
     for name, one in (("run", run), ("truth", truth)):
         _check.kind(name, one, Trajectory)
-        one.check_single("a comparison")
+        one.check_known("a comparison")
+    if run.batch or truth.batch:
+        return _of_members(run, truth)
     if (run.kind == "expected") != (truth.kind == "expected"):
         raise ValueError(
             "a path differs from an expectation, however right both are; compare the mean of many paths with it, in "
@@ -102,6 +105,22 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
     if not errors:
         raise ValueError("the two runs have no observable in common, and not both kept their states.")
     return Comparison(errors, fitted_rate(run), fitted_rate(truth))
+
+
+def _of_members(run: Trajectory, truth: Trajectory) -> Comparison:
+    """The largest errors of any member of two batches."""
+    if run.batch != truth.batch:
+        raise ValueError(
+            f"the two are batches of different shapes, {run.batch} and {truth.batch} (a single run has none), so their "
+            "members cannot be compared one by one; compare batches of the same members."
+        )
+    run, truth = (jax.tree.map(np.asarray, dataclasses.replace(one, memory=None, origin=None)) for one in (run, truth))
+    found = [
+        verify(*(jax.tree.map(lambda leaf, place=place: leaf[place], one) for one in (run, truth)))  # type: ignore[misc]
+        for place in np.ndindex(run.batch)
+    ]
+    errors = {name: max(each.errors[name] for each in found) for name in found[0].errors}
+    return Comparison(errors, math.nan, math.nan)
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> float:

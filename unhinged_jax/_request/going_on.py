@@ -55,6 +55,18 @@ def one_run(before: Trajectory, dynamics: Dynamics, times: npt.ArrayLike) -> Tra
     return before
 
 
+def one_at_a_time(caller: str, *given: Any) -> None:
+    """Raise for a batch of runs and for traced values, from which a function cannot make a table of numbers."""
+    if not _check.concrete(given):
+        raise ValueError(
+            f"`{caller}` needs known numbers, but is being traced; call it outside jax.jit, jax.vmap and similar "
+            "functions, for one member of a batch after the other."
+        )
+    for each in given:
+        if isinstance(each, Trajectory):
+            each.check_single(f"`{caller}`")
+
+
 def each_member(
     batch: Trajectory,
     dynamics: Dynamics,

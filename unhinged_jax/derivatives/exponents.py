@@ -106,6 +106,7 @@ def lyapunov(
         >>> bool(abs(found.exponents[0] - want[0]) < 1e-9)
         True
     """
+    _request.one_at_a_time("lyapunov", model, dynamics, state)
     task = _request.prepare(model, dynamics, state, [until], (), target="top", precision=precision, caller="lyapunov")
     begin, memory = task.first, task.memory
     _check.seed("seed", seed)
@@ -281,6 +282,7 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
         why = "the exponents of a descent are per update at a constant rate; give a number as its schedule and rates."
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
+    _request.one_at_a_time("exact_exponents", model, dynamics)
     if count is not None:
         _check.whole("count", count, 1)
     with _precision.scope("float64"):

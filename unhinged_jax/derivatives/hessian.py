@@ -48,6 +48,7 @@ def hessian_spectrum(
         [-0.5, 1.5]
     """
     _check.kind("model", model, LayerPeeled)
+    _request.one_at_a_time("hessian_spectrum", model, states)
     if not isinstance(states, (State, list, tuple)):
         _check.kind("states", states, State)
     if np.ndim(_check.real("tolerance", tolerance)) or not tolerance >= 0:

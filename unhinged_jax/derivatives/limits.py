@@ -110,6 +110,7 @@ def limit_sensitivity(
     import xarray
 
     _request.check_kinds(model, dynamics)
+    _request.one_at_a_time("limit_sensitivity", model, dynamics, state)
     model.check_state(state)
     problem: Problem = (model, dynamics, state)
     wanted = chosen(parameters, problem)

@@ -78,6 +78,7 @@ def sensitivity(
         >>> bool(abs(both[0] - both[1]) < 1e-4)
         True
     """
+    _request.one_at_a_time("sensitivity", model, dynamics, state)
     order, mode = _check.choice("order", order, (1, 2)), _check.choice("mode", mode, MODES)
     task = _request.prepare(
         model, dynamics, state, times, observe, target=target, precision=precision, caller="sensitivity"

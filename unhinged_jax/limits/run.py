@@ -75,8 +75,8 @@ def limit(
                 "there is no limit in closed form: the trajectory carries a velocity; give its `final` for the limit "
                 "of a run that starts there at rest."
             )
-        if _check.concrete(state.elapsed):
-            begin = np.atleast_1d(np.asarray(state.elapsed))
+        if (ended := _check.known(state.elapsed)) is not None:
+            begin = np.atleast_1d(np.max(ended))
     task = _request.prepare(model, dynamics, state, begin, (), target=target, precision=precision, caller="limit")
     if model.spherical or not model.moves.coupled:
         must_fit(task.state, task.precision)  # the part that stays is a part of the limit

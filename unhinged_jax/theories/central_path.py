@@ -79,6 +79,7 @@ def snr_singular_values(model: LayerPeeled, state: State) -> jax.Array:
         >>> snr_singular_values(model, model.init(jax.random.key(0))).shape
         (2,)
     """
+    model.check_state(state)
     H, index = jnp.asarray(state.H), jnp.asarray(model.labels.index)
     means = _means(H, index, model.classes)
     # Sigma_W = R^T R by QR of the residuals: squaring them first would lose what is close to collapse.
