@@ -392,6 +392,8 @@ def test_as_schedule():
     for wrong in ("0.1", None, [0.1], np.ones(2)):
         with pytest.raises(TypeError, match="number, a callable"):
             as_schedule(wrong)
+    with pytest.raises(TypeError, match=r"build it inside the function that jax\.vmap maps over"):
+        as_schedule(np.ones(2))
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def as_schedule(x: ScheduleLike, name: str = "a constant rate") -> Schedule:
     if isinstance(x, (int, float, np.number, np.ndarray, Array)) and np.ndim(x) == 0:
         _check.non_negative(name, x)
         return constant(x)
-    raise TypeError(
-        f"A schedule must be a number, a callable eta(t) or a schedule, but got "
-        f"{type(x).__name__}; see unhinged_jax.schedules for the constructors."
-    )
+    way = "see unhinged_jax.schedules for the constructors."
+    if np.ndim(x):
+        way = "for a batch of rates, build it inside the function that jax.vmap maps over them."
+    raise TypeError(f"A schedule must be a number, a callable eta(t) or a schedule, but got {_check.given(x)}; {way}")

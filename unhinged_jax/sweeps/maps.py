@@ -52,7 +52,8 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
                 one = data.isel(places)
                 drawn = _panel(panel, plan, one, name, names, moment, colours)
                 lines |= _overlay(panel, plan, names, places) if len(names) == 2 else {}
-                title = name + colours.get("alike", "") if column == 0 else ""
+                alike = colours.get("alike", "") if len(names) == 2 else ""  # a line shows it by itself
+                title = name + alike if column == 0 else ""
                 for axis, place in chosen.items():
                     values, label = coordinate_of(plan, axis)
                     title = f"{title}\n{label} {shown(values[place])}".strip()
@@ -63,7 +64,7 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
             spare.set_visible(False)
         if lines:
             figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
-        seeds = f"median over {data.sizes['seed']} seeds"
+        seeds = f"median over {data.sizes['seed']} seeds" if data.sizes["seed"] > 1 else "1 seed"
         figure.suptitle(
             f"{titled(plan, data)}\n{seeds} at {when}" if timed else f"{titled(plan, data)}\n{seeds}", fontsize=11
         )
@@ -81,8 +82,8 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
 
     If the start was observed and all points share it, the colours of a logarithm of a norm show whether it grew;
     positive values over more than two decades are drawn by their logarithm. Outliers beyond the 1st and 99th percentile
-    do not stretch the range. If all are alike, up to the rounding of float32, there is one colour, no bar, and "alike"
-    says so in words.
+    do not stretch the range. If all are alike, up to the rounding of float32, there is one colour, unlike the grey of
+    failures, no bar, and "alike" says so in words.
     """
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
@@ -92,7 +93,7 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
         return {"cmap": "cividis", "norm": Normalize(0, 1), "extend": "neither"}
     if np.ptp(finite) <= 1e-6 * np.max(np.abs(finite)):
         alike = float(np.median(finite))
-        return {"cmap": "cividis", "norm": Normalize(alike - 1, alike + 1), "extend": "", "alike": f" = {shown(alike)}"}
+        return {"cmap": "cividis", "norm": Normalize(alike - 1, alike + 3), "extend": "", "alike": f" = {shown(alike)}"}
     low, high = np.percentile(finite, [1, 99])
     if finite.max() - finite.min() < 4 * (high - low):
         low, high = finite.min(), finite.max()
