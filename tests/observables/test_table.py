@@ -16,7 +16,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.collapse import METRICS
-from unhinged_jax.observables import View, evaluate, features, plane_features, resolve
+from unhinged_jax.observables import NEEDS, OBSERVABLES, View, evaluate, features, plane_features, resolve
 from unhinged_jax.observables.distance import Split
 
 C, GAMMA, DECAY, LOG_SCALE = 3, 0.3, (0.4, 0.25), 0.7
@@ -343,3 +343,7 @@ def test_margins_have_the_derivatives_of_their_formula():
     up, down = (expected(model, H, W + x * way, b) for x in (h, -h))
     want = {name: (up[name] - down[name]) / (2 * h) for name in names}
     chex.assert_trees_all_close(jax.jit(jax.jacfwd(seen))(0.0), want, rtol=1e-7)
+
+
+def test_what_an_observable_needs_is_said_in_words():
+    assert {entry.needs for entry in OBSERVABLES.values()} == set(NEEDS)

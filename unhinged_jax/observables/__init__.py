@@ -11,6 +11,7 @@ from unhinged_jax.observables.plan import (
     why_not,
 )
 from unhinged_jax.observables.table import (
+    NEEDS,
     OBSERVABLES,
     Observable,
     ObservableSet,
@@ -22,6 +23,7 @@ from unhinged_jax.observables.table import (
 from unhinged_jax.observables.view import View
 
 __all__ = [
+    "NEEDS",
     "OBSERVABLES",
     "Observable",
     "ObservablePlan",

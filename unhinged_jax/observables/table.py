@@ -33,9 +33,19 @@ from unhinged_jax.observables.view import View
 from unhinged_jax.special import safe_norm
 
 
+NEEDS = {
+    "": "",
+    "classes": "samples that have classes",
+    "balanced": "balanced classes, a linear loss, no kernel",
+    "split": "a known limit",
+    "free split": "a known limit, both parts free",
+}
+"""What an observable may need of a model, in words; `why_not` decides whether the model has it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Observable:
-    """A named observable: how it is computed, what it is, and what it needs ("", "classes", "split" or "balanced")."""
+    """A named observable: how it is computed, what it is, and what it needs, a key of `NEEDS`."""
 
     compute: Callable[[View], jax.Array]
     meaning: str
