@@ -74,7 +74,8 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
         >>> import jax, unhinged_jax as uj
         >>> model = uj.unconstrained(uj.balanced(classes=3, per_class=2), dim=4)
         >>> state = model.init(jax.random.key(0))
-        >>> runs = [solve(model, uj.Descent(0.1), state, [5, 10], "norm") for solve in (uj.simulate, uj.exact)]
+        >>> ways = (uj.simulate, uj.exact)
+        >>> runs = [solve(model, uj.Descent(0.1), state, [5, 10], "norm") for solve in ways]
         >>> uj.verify(*runs).worst < 1e-5
         True
     """

@@ -1,4 +1,5 @@
-"""Look at the built documentation: links, what it would load from elsewhere, search, completeness of the API pages.
+"""Look at the built documentation: links, what it would load from elsewhere, search, completeness of the
+API pages, whose names show their types and their source.
 
     python tests/scripts/docs_site.py HTML_FOLDER
 
@@ -13,7 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 import unhinged_jax as uj
 
-TERMS = {"lockstep": "batching", "resum": "tutorials/sweep", "heavi": "api/dynamics", "cosh": "exact-solutions"}
+TERMS = {
+    "lockstep": "batching",
+    "resum": "tutorials/sweep",
+    "heavi": "api/generated/unhinged_jax.Descent",
+    "cosh": "exact-solutions",
+}
 """Stems and a page that a search for them must find."""
 
 
@@ -74,10 +80,22 @@ def missing_names(pages: dict[Path, Page]) -> list[str]:
     return [f"unhinged_jax.{name} is in no API page" for name in uj.__all__ if f"unhinged_jax.{name}" not in anchors]
 
 
+def without_source(folder: Path) -> list[str]:
+    """Pages of the reference that show no source or, of a function, no types."""
+    found = []
+    for path in sorted((folder / "api" / "generated").glob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        if "viewcode-link" not in text:
+            found.append(f"{path.name} has no link to its source")
+        if "sig-param" in text and 'class="sig-return"' not in text and "py function" in text:
+            found.append(f"{path.name} shows no types")
+    return found
+
+
 def main() -> int:
     folder = Path(sys.argv[1]).resolve()
     pages = {path: Page(path) for path in sorted(folder.rglob("*.html"))}
-    wrong = [*wrong_links(folder, pages), *wrong_search(folder), *missing_names(pages)]
+    wrong = [*wrong_links(folder, pages), *wrong_search(folder), *missing_names(pages), *without_source(folder)]
     print("\n".join(wrong) or f"{len(pages)} pages: links, search, API names are whole, all files local")
     return 1 if wrong else 0
 

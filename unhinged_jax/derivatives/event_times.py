@@ -109,7 +109,8 @@ def event_time(
     Example:
         >>> import unhinged_jax as uj
         >>> model = uj.unconstrained(uj.balanced(3, 2), 4)
-        >>> when = event_time(model, uj.Flow(), model.init(jax.random.key(0)), "norm", 100.0, times=[0.0, 50.0])
+        >>> state = model.init(jax.random.key(0))
+        >>> when = event_time(model, uj.Flow(), state, "norm", 100.0, times=[0.0, 50.0])
         >>> 5 < float(when.time) < 20
         True
     """

@@ -101,7 +101,8 @@ def lyapunov(
     Example:
         >>> import unhinged_jax as uj
         >>> model = uj.regularized(uj.balanced(2, 1), 1, decay=0.1)
-        >>> found = lyapunov(model, uj.Descent(0.2), model.init(jax.random.key(0)), 200, 1, precision="float64")
+        >>> state = model.init(jax.random.key(0))
+        >>> found = lyapunov(model, uj.Descent(0.2), state, 200, 1, precision="float64")
         >>> want = exact_exponents(model, uj.Descent(0.2), 1)
         >>> bool(abs(found.exponents[0] - want[0]) < 1e-9)
         True

@@ -103,7 +103,8 @@ def limit_sensitivity(
     Example:
         >>> import unhinged_jax as uj
         >>> model = uj.unconstrained(uj.balanced(4, 4), 8)
-        >>> table = limit_sensitivity(model, uj.Flow(), model.init(jax.random.key(0)), ["gamma"], precision="float64")
+        >>> state = model.init(jax.random.key(0))
+        >>> table = limit_sensitivity(model, uj.Flow(), state, ["gamma"], precision="float64")
         >>> [round(table[side].sel(quantity="rate").item(), 8) for side in ("left", "right")]
         [0.5, -0.25]
     """

@@ -73,7 +73,8 @@ def sensitivity(
         >>> import jax
         >>> import unhinged_jax as uj
         >>> model = uj.regularized(uj.balanced(3, 2), 4, decay=0.1)
-        >>> table = sensitivity(model, uj.Descent(0.1), model.init(jax.random.key(0)), [10], "log_norm", ["eta"])
+        >>> state = model.init(jax.random.key(0))
+        >>> table = sensitivity(model, uj.Descent(0.1), state, [10], "log_norm", ["eta"])
         >>> both = table["first"].sel(observable="log_norm", time=10, parameter="eta")
         >>> bool(abs(both[0] - both[1]) < 1e-4)
         True

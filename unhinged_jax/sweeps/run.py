@@ -111,7 +111,8 @@ def sweep(
         ...     model = uj.unconstrained(labels, dim=2, gamma=gamma)
         ...     return uj.exact(model, uj.Flow(), model.init(key), [0, 1], ["norm"])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     data = uj.sweep(run, {"gamma": [0.5, 1.0, 2.0]}, f"{folder}/small.zarr", seeds=2, workers=0).load()
+        ...     store = f"{folder}/small.zarr"
+        ...     data = uj.sweep(run, {"gamma": [0.5, 1.0, 2.0]}, store, seeds=2, workers=0).load()
         >>> dict(data["norm"].sizes)
         {'gamma': 3, 'seed': 2, 'time': 2}
     """

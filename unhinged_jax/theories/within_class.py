@@ -41,7 +41,8 @@ def variability_rates(classes: int, per_class: int, decay_H: float, decay_W: flo
     Source: beyond the papers; Tirer & Bruna 2022 for the minimiser, Tirer et al. 2023 for the question.
 
     Example:
-        >>> [round(rate, 6) for rate in variability_rates(classes=4, per_class=25, decay_H=0.01, decay_W=0.01)]
+        >>> rates = variability_rates(classes=4, per_class=25, decay_H=0.01, decay_W=0.01)
+        >>> [round(rate, 6) for rate in rates]
         [0.05, 0.01]
     """
     _check.positive("decay_H", decay_H)

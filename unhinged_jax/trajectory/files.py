@@ -38,7 +38,8 @@ def load(path: str | Path, dynamics: Dynamics | None = None) -> Trajectory:
     Example:
         >>> import tempfile, jax, unhinged_jax as uj
         >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
-        >>> run = uj.simulate(model, uj.Descent(0.1, momentum=0.9), model.init(jax.random.key(0)), [0, 5], "norm")
+        >>> descent, state = uj.Descent(0.1, momentum=0.9), model.init(jax.random.key(0))
+        >>> run = uj.simulate(model, descent, state, [0, 5], "norm")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run.save(f"{folder}/run.npz")
         ...     again = uj.load(f"{folder}/run.npz")

@@ -66,7 +66,8 @@ class Trajectory(Value):
     Example:
         >>> import unhinged_jax as uj
         >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
-        >>> run = uj.simulate(model, uj.Descent(0.1), model.init(jax.random.key(0)), [0, 5, 10], ["norm", "loss"])
+        >>> state = model.init(jax.random.key(0))
+        >>> run = uj.simulate(model, uj.Descent(0.1), state, [0, 5, 10], ["norm", "loss"])
         >>> run["norm"].shape, run.result.name, int(run.steps)
         ((3,), 'COMPLETED', 10)
     """
