@@ -79,12 +79,20 @@ class UnhingedCommand(SphinxDirective):
         head += _row([nodes.paragraph("", text) for text in ("option", "value", "default", "meaning")])
         for name, value, default, meaning in listed:
             texts = [nodes.paragraph("", "", nodes.literal(name, name))]
-            texts += [nodes.paragraph("", value), nodes.paragraph("", default), nodes.paragraph("", meaning)]
+            texts += [nodes.paragraph("", value), nodes.paragraph("", default), _sentence(meaning)]
             body += _row(texts)
         group += [head, body]
         table = nodes.table("", group)
         table["classes"].append("options")
         return table
+
+
+def _sentence(text: str) -> nodes.paragraph:
+    """Text in which `names` are code."""
+    parts = enumerate(text.split("`"))
+    return nodes.paragraph(
+        "", "", *(nodes.literal(one, one) if at % 2 else nodes.Text(one) for at, one in parts if one)
+    )
 
 
 def _row(cells: list[nodes.paragraph]) -> nodes.row:

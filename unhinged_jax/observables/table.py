@@ -32,7 +32,6 @@ from unhinged_jax.observables.norms import (
 from unhinged_jax.observables.view import View
 from unhinged_jax.special import safe_norm
 
-
 NEEDS = {
     "": "",
     "classes": "samples that have classes",
