@@ -84,13 +84,14 @@ autosummary_context = {
     "used_in": {name: used_in(name) for name in DOCUMENTED},
     # The way back from the source takes one package for all names of a module.
     "two_homes": ["unhinged_jax.derivatives.available", "unhinged_jax.schedules.as_schedule"],
-    "members": {"unhinged_jax.Optimizer": "init, update, replace, built"},
+    "shown_members": {"unhinged_jax.Optimizer": "init, update, replace, built"},
 }
 # Names that differ only by case, such as `limit` and `Limit`, which not all file systems tell apart.
 autosummary_filename_map = {
     name: f"{name}-class" for name in DOCUMENTED if _LOWER.count(name.lower()) > 1 and not name.islower()
 }
-autodoc_type_aliases = {"ArrayLike": "numpy.typing.ArrayLike", "Observe": "Observe"}
+_ARRAY = "numpy.typing.ArrayLike"  # by its name, not as what it stands for
+autodoc_type_aliases = {"ArrayLike": _ARRAY, "npt.ArrayLike": _ARRAY, "Observe": "Observe"}
 # Names of other packages in our signatures: inventories that are kept here, so that building needs no network.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3/", "_inventories/python.inv"),
@@ -144,6 +145,13 @@ def _as_rst(_app, _what, _name, _obj, _options, lines) -> None:
         lines[place] = "".join(parts)
 
 
+def _plain_types(_app, _what, _name, _obj, _options, signature, returned) -> tuple[str | None, str | None]:
+    """Sphinx shows an alias within a union as it stores it."""
+    plain = [one and re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r"\1", one) for one in (signature, returned)]
+    return plain[0], plain[1]
+
+
 def setup(app) -> None:
     """Before napoleon, which has priority 500."""
+    app.connect("autodoc-process-signature", _plain_types)
     app.connect("autodoc-process-docstring", _as_rst, priority=400)

@@ -55,14 +55,19 @@ def text_pages(app):
         if file.suffix in SHOWN:
             continue
         text = file.read_text(encoding="utf-8")
-        html = app.builder.highlighter.highlight_block(text, LANGUAGES.get(file.suffix, "text"))
+        language = LANGUAGES.get(file.suffix, "text")
+        html = app.builder.highlighter.highlight_block(text, language)
         if file.suffix == ".py":
             lines = html.splitlines()
             for place, line in enumerate(text.splitlines()):
                 if found := _DEFINES.match(line):
                     lines[place] = f'<span id="{found[1]}"></span>{lines[place]}'
             html = "\n".join(lines)
-        yield f"files/{path}", {"title": path, "body": f"<h1>{path}</h1>{html}", "parents": []}, "page.html"
+        yield (
+            f"files/{path}",
+            {"title": path, "body": f"<h1>{path}</h1><div class='highlight-{language}'>{html}</div>", "parents": []},
+            "page.html",
+        )
 
 
 def copy_shown(app, exception) -> None:
