@@ -30,10 +30,14 @@ KEPT = (".ipynb", ".py", ".csv")  # what a link may download, where a page says 
 QUESTIONS = {
     "install on a GPU machine": ("installation.html", '".[cuda]"', "install GPU"),
     "the key for Nesterov momentum in a file": ("how-to.html", "nesterov = true", "nesterov"),
-    "the formula of NC3": ("api/generated/unhinged_jax.collapse.nc3_self_duality.html", "W/‖W‖ − M/‖M‖", "NC3"),
-    "what gap_H is": ("questions.html", "leading part of its start", "gap_H"),
+    "the formula of NC3": ("observables.html", "NC3: self-duality", "NC3"),
+    "what gap_H is": ("observables.html", "gap_H, gap_W", "gap_H"),
     "resume a sweep on SLURM": ("tutorials/cluster.html", "SLURM_ARRAY_TASK_ID", "SLURM"),
-    "results that differ from the printed paper": ("ledger.html", "false as printed", "printed paper"),
+    "results that differ from the printed paper": (
+        "ledger.html",
+        "What differs from the printed paper",
+        "printed paper",
+    ),
 }
 """Question -> the page that answers it, words of the answer, words to search for."""
 

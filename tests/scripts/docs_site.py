@@ -8,6 +8,7 @@ Exit status 1 if anything is wrong.
 
 import html.parser
 import json
+import re
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -92,10 +93,27 @@ def without_source(folder: Path) -> list[str]:
     return found
 
 
+def twins(folder: Path) -> list[str]:
+    """Titles that several pages have."""
+    pages: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.html")):
+        name = path.relative_to(folder).as_posix()
+        found = re.search(r"<h1>(.*?)<a ", path.read_text(encoding="utf-8"), re.DOTALL)
+        if found and not name.startswith(("_", "files/")):
+            pages.setdefault(re.sub("<[^>]*>", "", found[1]).strip(), []).append(name)
+    return [f"{' and '.join(names)} have the title {title!r}" for title, names in pages.items() if len(names) > 1]
+
+
 def main() -> int:
     folder = Path(sys.argv[1]).resolve()
     pages = {path: Page(path) for path in sorted(folder.rglob("*.html"))}
-    wrong = [*wrong_links(folder, pages), *wrong_search(folder), *missing_names(pages), *without_source(folder)]
+    wrong = [
+        *wrong_links(folder, pages),
+        *wrong_search(folder),
+        *missing_names(pages),
+        *without_source(folder),
+        *twins(folder),
+    ]
     print("\n".join(wrong) or f"{len(pages)} pages: links, search, API names are whole, all files local")
     return 1 if wrong else 0
 
