@@ -15,7 +15,7 @@ from unhinged_jax.simulation.choose import KEPT, LARGE, MANY, Choice, choose
 EVEN, UNEVEN = uj.balanced(3, 2), uj.from_counts([3, 2, 1])
 SOFT = uj.soft(np.random.default_rng(0).dirichlet(np.ones(3), size=6))
 KERNEL = np.eye(6) + 0.5
-FLOW, DESCENT = uj.Flow(), uj.Descent(0.1)
+FLOW, DESCENT, DRAWN = uj.Flow(), uj.Descent(0.1), uj.Descent(0.1, batch=2)
 DISTANCE, LOSS = ("log_distance",), ("loss", "log_norm")
 
 
@@ -65,6 +65,21 @@ TABLE = {
         uj.unconstrained(UNEVEN, 4, loss="cross_entropy"), FLOW, {"times": MANY}, Choice("columns"),
     ),
     "not reduced": (uj.unconstrained(EVEN, 4), DESCENT, {"reduce": False}, Choice("dense")),
+    "draws": (uj.unconstrained(EVEN, 4), DRAWN, {}, Choice("sampled", scaled=True)),
+    "draws, cross-entropy": (uj.unconstrained(EVEN, 4, loss="cross_entropy"), DRAWN, {}, Choice("sampled")),
+    "draws, wide": (
+        uj.unconstrained(EVEN, 18), DRAWN, {}, Choice("sampled", compressed=True, scaled=True, spanned=True),
+    ),
+    "draws, wide, with states": (
+        uj.unconstrained(EVEN, 18), DRAWN, {"states": True}, Choice("sampled", scaled=True, spanned=True),
+    ),
+    "draws, wide, mapped over": (
+        uj.unconstrained(EVEN, 18), DRAWN, {"fixed": False}, Choice("sampled", scaled=True),
+    ),
+    "draws, wide, an optimiser": (
+        uj.unconstrained(EVEN, 18), uj.Descent(optimizer=optax.adam(0.1), batch=2), {}, Choice("sampled"),
+    ),
+    "draws, not reduced": (uj.unconstrained(EVEN, 18), DRAWN, {"reduce": False}, Choice("sampled")),
     "an optimiser": (uj.unconstrained(EVEN, 4), uj.Descent(optimizer=optax.adam(0.1)), {}, Choice("dense")),
 }  # fmt: skip
 

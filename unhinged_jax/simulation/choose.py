@@ -6,6 +6,7 @@
 | sphere | two coordinates per sample, in the plane of its start and its target | spherical features, W anchored |
 | columns | H (p, n) and W (p, C) with samples as columns | losses of the logits alone |
 | logits | the same and the logits W^T H (C, n) | the same, read at many times |
+| sampled | the same, by the gradient of a batch or of labels that were drawn | `batch`, `fresh_labels` |
 | dense | H (n, p) and W (C, p), by differentiating the loss | everything else, `reduce=False`, optimisers |
 """
 
@@ -29,7 +30,7 @@ from unhinged_jax.observables.features import affordable
 from unhinged_jax.simulation.absent import lacks_modes
 from unhinged_jax.simulation.large_states import Unrolled
 
-Form = Literal["linear", "sphere", "columns", "logits", "dense"]
+Form = Literal["linear", "sphere", "columns", "logits", "sampled", "dense"]
 
 # Made once: every run compares its choice with those for which programs are compiled.
 FOR_SMALL, FOR_LARGE = diffrax.Dopri8(), Unrolled(diffrax.Tsit5())
@@ -52,7 +53,9 @@ class Choice:
         leading: Linear form: whether the leading part is carried separately, for distances to the limit.
         absent: Linear form: whether modes that the start lacks are removed during the run, if classes differ.
         scores: Linear form: whether [H_0; W_0] r^T is kept for the residual r, so that logits need no product over p.
-        compressed: Linear form: whether observables are read off a smaller problem with the same values.
+        compressed: Linear and sampled form: whether observables are read off a smaller problem with the same values.
+        scaled: Sampled form: whether the scale of the state is carried separately.
+        spanned: Sampled form: whether coordinates in the span of the start are carried, if it is far smaller than p.
         solver: The diffrax solver of a flow; None for a descent.
         late: Flow: whether observables are read after the solution, from states kept at the requested times.
     """
@@ -64,6 +67,8 @@ class Choice:
     absent: bool = False
     scores: bool = False
     compressed: bool = False
+    scaled: bool = False
+    spanned: bool = False
     solver: diffrax.AbstractSolver | None = None
     late: bool = False
 
@@ -72,7 +77,8 @@ class Choice:
         if self.form == "linear":
             said = ["class sums" if self.summed else "features", _PROPAGATOR_IN_WORDS[self.propagator]]
             said += ["leading part apart"] * self.leading + ["absent modes kept out"] * self.absent
-            said += ["observables of a smaller problem"] * self.compressed
+        said += ["in the span of the start"] * self.spanned
+        said += ["observables of a smaller problem"] * self.compressed
         if self.solver is not None:
             said.append(type(getattr(self.solver, "solver", self.solver)).__name__)
         return ", ".join(said)
@@ -83,6 +89,7 @@ _IN_WORDS = {
     "sphere": "planes of samples and targets",
     "columns": "dense, samples as columns",
     "logits": "dense, samples as columns, with logits",
+    "sampled": "dense, gradients of what is drawn",
     "dense": "dense, gradient of the loss",
 }
 _PROPAGATOR_IN_WORDS = {
@@ -104,6 +111,7 @@ def choose(
     adjoint: diffrax.AbstractAdjoint | None = None,
     memory: PyTree = None,
     goes_on: bool = False,
+    fixed: bool = True,
 ) -> Choice:
     """Choose how a run is simulated.
 
@@ -113,12 +121,15 @@ def choose(
         times: The number of times at which they are read.
         memory: What the run begins with in addition to the state, such as a velocity; None for nothing.
         goes_on: Whether the run continues another one whose start matters.
+        fixed: Whether the start was given as numbers, and is neither mapped over nor differentiated.
     """
     form = form_of(model, dynamics, reduce)
     if form == "linear":
         choice = _linear(model, plan, state, states, memory, goes_on)
     elif form == "columns" and isinstance(dynamics, Flow) and not states and _reads_logits(model, plan, times):
         choice = Choice("logits")
+    elif form == "sampled" and reduce:
+        choice = _sampled(model, dynamics, plan, states, memory, fixed)
     else:
         choice = Choice(form)
     if not isinstance(dynamics, Flow):
@@ -133,8 +144,10 @@ def choose(
 
 def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     """The cheapest form that a problem allows."""
+    if isinstance(dynamics, Descent) and dynamics.stochastic:
+        return "sampled"
     # An optimiser's memory has the shapes of the state's arrays, and some optimisers distinguish rows from columns.
-    if not reduce or (isinstance(dynamics, Descent) and (dynamics.optimizer is not None or dynamics.stochastic)):
+    if not reduce or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
         return "dense"
     if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
         return "linear"
@@ -167,6 +180,27 @@ def _linear(
         scores=scores,
         compressed=small,
     )
+
+
+def carries_scale(model: LayerPeeled, dynamics: Dynamics) -> bool:
+    """Whether a run that draws carries the scale of its state separately, which a linear dynamics leaves alone."""
+    return model.linear and isinstance(dynamics, Descent) and dynamics.optimizer is None
+
+
+def _sampled(
+    model: LayerPeeled, dynamics: Dynamics, plan: ObservablePlan, states: bool, memory: PyTree, fixed: bool
+) -> Choice:
+    """The choice for a descent that draws: the same whatever is observed, so that one key is one path.
+
+    Each gradient is a combination of rows of H and W, whose span therefore never grows. Rows are expressed in a basis
+    of it if that saves half of the numbers, but not if an optimiser looks at single numbers, or if the start is traced:
+    derivatives with respect to it may leave the span.
+    """
+    plain = isinstance(dynamics, Descent) and dynamics.optimizer is None and memory is None
+    plain = plain and not (model.kernel is not None and model.kernel.kind == "coordinates")
+    spanned = plain and fixed and 2 * (model.samples + model.classes) <= model.dim
+    small = spanned and not states and compressible(plan)
+    return Choice("sampled", scaled=carries_scale(model, dynamics), spanned=spanned, compressed=small)
 
 
 def moving_numbers(model: LayerPeeled, choice: Choice) -> int:

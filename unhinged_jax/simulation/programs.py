@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import diffrax
@@ -22,7 +23,7 @@ from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_p
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
 from unhinged_jax.simulation.logits import LogitSystem
-from unhinged_jax.simulation.sampled import SampledSystem, Sampling
+from unhinged_jax.simulation.sampled import SampledSystem, Sampling, spanning
 from unhinged_jax.simulation.spherical import plane_system
 from unhinged_jax.simulation.system import Reader, System, reader
 from unhinged_jax.special import faint, largest
@@ -39,7 +40,7 @@ class Job(NamedTuple):
         first_start: The start of the first run in a chain of runs, if distances refer to it, else None.
         choice: How the problem is simulated.
         sampling: What each update draws, or None.
-        keys: Words of the two keys from which it is drawn, or None.
+        keys: Words of the three keys from which it is drawn, or None.
     """
 
     model: LayerPeeled
@@ -117,6 +118,8 @@ def _system(job: Job) -> System:
         if choice.form == "columns":
             return columns
         return LogitSystem(model, columns.H, columns.W, columns.b, columns.targets, columns.power)
+    if choice.form == "sampled" and choice.scaled:
+        return _sampled(job, state.H, state.W, jnp.asarray(state.log_scale, state.W.dtype))
     # An array that the scale makes too small for its type becomes NaN, because a trace cannot raise an error about it.
     H, W = (
         jnp.where((largest(part) >= faint(part.dtype)) & (largest(moved) < faint(part.dtype)), jnp.nan, moved)
@@ -124,14 +127,22 @@ def _system(job: Job) -> System:
     )
     if choice.form == "sphere":
         return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
-    if job.sampling is not None:
-        return SampledSystem(model, H, W, state.b, job.keys, job.sampling, job.first)
-    return DenseSystem(model, H, W, state.b)
+    return _sampled(job, H, W) if choice.form == "sampled" else DenseSystem(model, H, W, state.b)
+
+
+def _sampled(job: Job, H: jax.Array, W: jax.Array, log_scale: jax.Array | None = None) -> SampledSystem:
+    """The system of a descent that draws, from H and W divided by the scale that is carried separately, if any."""
+    assert job.sampling is not None
+    model, basis = job.model, None
+    if job.choice.spanned:
+        basis = spanning(H, W)
+        H, W, model = H @ basis, W @ basis, dataclasses.replace(model, dim=basis.shape[1])
+    return SampledSystem(model, H, W, job.state.b, job.keys, job.sampling, job.first, log_scale, basis)
 
 
 def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """A velocity given in units of the scale of the state, converted to the units of the arrays of the system."""
-    if isinstance(system, LinearSystem):
+    if isinstance(system, LinearSystem) or (system.groups and isinstance(system, SampledSystem)):
         return memory
     power = start_power(state) if isinstance(system, ColumnSystem) else 0
     H, W = multiplied(state.replace(H=memory["H"], W=memory["W"]), power)

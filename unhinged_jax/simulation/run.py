@@ -20,7 +20,7 @@ from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.observables import Observe
 from unhinged_jax.simulation import watched
-from unhinged_jax.simulation.choose import choose, form_of
+from unhinged_jax.simulation.choose import carries_scale, choose, form_of
 from unhinged_jax.simulation.descent import CUT_SHORT
 from unhinged_jax.simulation.programs import Job, descend, integrate
 from unhinged_jax.simulation.sampled import check_sampling
@@ -115,7 +115,7 @@ def simulate(
         memory = task.memory
         choice = choose(
             model, dynamics, task.plan, len(task.times), task.state, states=states, reduce=reduce, adjoint=adjoint,
-            memory=memory, goes_on=task.first_start is not None,
+            memory=memory, goes_on=task.first_start is not None, fixed=_check.concrete(state),
         )  # fmt: skip
         if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
@@ -123,7 +123,7 @@ def simulate(
         words = None
         if sampling is not None and key is not None and isinstance(dynamics, Descent):
             dynamics = dataclasses.replace(dynamics, batch=None, fresh_labels=False)
-            words = jax.random.key_data(jax.random.split(key))
+            words = jax.random.key_data(jax.random.split(key, 3))
         job = Job(
             model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice,
             sampling, words,
@@ -248,6 +248,6 @@ def modes_explained() -> Iterator[None]:
 def scale_must_fit(model: LayerPeeled, dynamics: Dynamics, state: State, reduce: bool = True) -> None:
     """Raise a ValueError if a run has to multiply the scale of its start into arrays that cannot hold the result."""
     form = form_of(model, dynamics, reduce)
-    if form != "linear":
+    if form != "linear" and not (form == "sampled" and reduce and carries_scale(model, dynamics)):
         small = form == "columns" and isinstance(dynamics, Descent)
         must_fit(state, str(np.dtype(state.W.dtype)), reduce, small)

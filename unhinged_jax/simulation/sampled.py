@@ -3,13 +3,15 @@
     H' = -dL_k/dH - lambda_1 H,    L_k = (n/m) sum over the batch of q_i loss(s_i, y_i),    E L_k = L
 
 The batch and the labels of update k depend on the key and on k, and on nothing else. An update costs n p operations for
-the decay, and m C p for the gradient of a batch of m, or (m + C) p if the loss is linear.
+the decay, and m C p for the gradient of a batch of m, or (m + C) p if the loss is linear; with n + C in place of p if
+that is less than half of it, because rows then are coordinates in the span of the start. Under a linear loss the scale
+of the state is carried separately, so that a run may leave the range of its numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -22,8 +24,11 @@ from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import PER_SAMPLE, why_not_drawn
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.model.layer_peeled import Parts
+from unhinged_jax.observables import View
+from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.system import Body
+from unhinged_jax.special import faint, largest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +82,60 @@ def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
 
 
 class SampledSystem(DenseSystem):
-    """A dense system whose gradient is that of one draw; `update` is the number of updates before this one."""
+    """A dense system whose gradient is that of one draw.
 
-    keys: jax.Array  # words of two keys, of the updates and of the epochs: JAX cannot transpose a branch over keys
+    Attributes:
+        keys: Words of three keys, of batches, epochs and labels: JAX cannot transpose a branch over keys.
+        sampling: What an update draws.
+        update: The number of updates before this one, ().
+        log_scale: Logarithm of the scale of the start, (), if the scale is carried separately; else None.
+        basis: Orthonormal columns whose span holds the rows of H and W at the start, and so at any time, (p, r), if the
+            arrays hold coordinates in it, (n, r) and (C, r), and the `model` has dimension r; else None.
+    """
+
+    keys: jax.Array
     sampling: Sampling = eqx.field(static=True)
     update: jax.Array
+    log_scale: jax.Array | None = None
+    basis: jax.Array | None = None
+
+    residual: ClassVar[None] = None  # what is observed of the start is all in H and W
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return () if self.log_scale is None else (("H", "W"),)
+
+    @property
+    def guarded(self) -> tuple[tuple[str, ...], ...]:
+        return super().guarded if self.log_scale is None else ()
+
+    def log_unit(self) -> Any:
+        return 0.0 if self.log_scale is None else self.log_scale
 
     def at_update(self, k: jax.Array) -> SampledSystem:
         return dataclasses.replace(self, update=k)
 
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
+        H, W, model = body["H"], body["W"], self.model
+        if self.basis is not None:
+            H, W = H @ self.basis.T, W @ self.basis.T
+            model = dataclasses.replace(model, dim=self.basis.shape[0])
+        return View(model, DenseFeatures(H), W, body["b"], logs[0] if logs else jnp.zeros((), W.dtype))
+
+    def compressed(self) -> SampledSystem:
+        return dataclasses.replace(self, basis=None)
+
+    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        H, W, b = velocity["H"], velocity["W"], velocity["b"]
+        if self.basis is not None:
+            H, W = H @ self.basis.T, W @ self.basis.T
+        factor = jnp.exp(logs[0] - log_scale) if logs else 1.0
+        return {"H": factor * H, "W": factor * W, "b": b}
+
     def velocity(self, body: Body) -> Body:
-        model, of_batch, of_labels = self.model, *jax.random.split(jax.random.fold_in(self._key(0), self.update))
-        n, m = model.samples, self.sampling.batch
-        chosen = None if m is None else self._batch(of_batch, n, m)
-        labels = _drawn(model.labels, chosen, of_labels, self.sampling.fresh_labels)
+        model, n, m = self.model, self.model.samples, self.sampling.batch
+        chosen = None if m is None else self._batch(n, m)
+        labels = _drawn(model.labels, chosen, self._key(2) if self.sampling.fresh_labels else None)
         drawn = dataclasses.replace(model, labels=labels)
         H, W, b = body["H"], body["W"], body["b"]
         if chosen is None:
@@ -100,18 +145,39 @@ class SampledSystem(DenseSystem):
             forces = jnp.zeros_like(H).at[chosen].add(rows), of_W, of_b
         return dict(zip(("H", "W", "b"), model.velocity(H, W, b, forces=forces), strict=True))
 
-    def _key(self, which: int) -> jax.Array:
-        return jax.random.wrap_key_data(self.keys[which], impl=self.sampling.generator)
+    def _key(self, which: int, count: jax.Array | None = None) -> jax.Array:
+        """A key of this update, or of what is counted instead."""
+        key = jax.random.wrap_key_data(self.keys[which], impl=self.sampling.generator)
+        return jax.random.fold_in(key, self.update if count is None else count)
 
-    def _batch(self, key: jax.Array, n: int, m: int) -> jax.Array:
+    def _batch(self, n: int, m: int) -> jax.Array:
         """The samples of this update, (m,)."""
         if self.sampling.replacement == "epochs":
             epoch, place = jnp.divmod(self.update, n // m)
-            order = jax.random.permutation(jax.random.fold_in(self._key(1), epoch), jnp.arange(n, dtype=jnp.int32))
+            order = jax.random.permutation(self._key(1, epoch), jnp.arange(n, dtype=jnp.int32))
             return jax.lax.dynamic_slice(order, (place * m,), (m,))
         if self.sampling.replacement:
-            return jax.random.randint(key, (m,), 0, n, jnp.int32)
-        return jax.random.permutation(key, jnp.arange(n, dtype=jnp.int32))[:m]
+            return _below(n, jax.random.bits(self._key(0), (m,), jnp.uint32))
+        return jax.random.permutation(self._key(0), jnp.arange(n, dtype=jnp.int32))[:m]
+
+
+def _below(n: int, words: jax.Array) -> jax.Array:
+    """floor(n words / 2^32): whole numbers from 0 to n - 1, each with a probability within 2^-32 of 1/n.
+
+    `randint` takes twice as many random words, and a remainder, which is slower than everything else in a small update.
+    """
+    high, low = words >> 16, words & 0xFFFF
+    upper, lower = np.uint32(n >> 16), np.uint32(n & 0xFFFF)
+    middle = high * lower + (low * lower >> 16)
+    rest = low * upper + (middle & 0xFFFF)
+    return (high * upper + (middle >> 16) + (rest >> 16)).astype(jnp.int32)
+
+
+def spanning(H: jax.Array, W: jax.Array) -> jax.Array:
+    """Orthonormal columns (p, n + C) whose span holds the rows of H (n, p) and W (C, p), for p >= n + C."""
+    # Scaled, because a start may be so small that the squares in a norm vanish.
+    size = jnp.maximum(largest(H, W), faint(W.dtype))
+    return jnp.linalg.qr(jnp.concatenate([H, W]).T / size)[0]
 
 
 def _forces(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
@@ -123,8 +189,8 @@ def _forces(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> Par
     return signal.times(W), signal.transpose_times(H), own
 
 
-def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array, fresh: bool) -> Labels:
-    """The labels of the chosen samples, with weights times n/m, and with targets of one draw if they are fresh."""
+def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array | None) -> Labels:
+    """The labels of the chosen samples, with weights times n/m, and with targets of one draw if there is a key."""
     n = labels.samples
     samples = jnp.arange(n) if chosen is None else chosen
 
@@ -134,7 +200,7 @@ def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array, fresh: bool
     fields: dict[str, Any] = {"index": of(labels.index), "classes": labels.classes, "kind": labels.kind}
     fields["weights"] = of(labels.weights) * (n / samples.shape[0])
     fields["targets"] = of(labels.targets) if labels.kind in PER_SAMPLE else labels.targets
-    if fresh:
+    if key is not None:
         # A sample that is in a batch twice has one label there.
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(samples)
         rows = jnp.asarray(labels.targets)[samples if labels.kind in PER_SAMPLE else fields["index"]]
