@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from unhinged_jax.designs import design as design
     from unhinged_jax.dynamics import Descent as Descent
     from unhinged_jax.dynamics import Flow as Flow
+    from unhinged_jax.ensembles import Agreement as Agreement
+    from unhinged_jax.ensembles import ensemble as ensemble
     from unhinged_jax.labels import Labels as Labels
     from unhinged_jax.labels import balanced as balanced
     from unhinged_jax.labels import from_counts as from_counts
@@ -88,6 +90,7 @@ _HOMES = {
     "lyapunov one_sided push_forward sensitivity",
     "designs": "DesignOutcome DesignPlan design",
     "dynamics": "Descent Flow",
+    "ensembles": "Agreement ensemble",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced targets",
     "limits": "Limit limit",
     "measurement": "Collapse Measurement measure",

@@ -10,6 +10,7 @@ import numpy as np
 
 from unhinged_jax import _check, _html
 from unhinged_jax._numbers import same_times
+from unhinged_jax.ensembles import Agreement, agreement
 from unhinged_jax.model import State
 from unhinged_jax.trajectory import Trajectory
 
@@ -54,15 +55,17 @@ class Comparison:
                           [(name, f"{error:.2e}") for name, error in self.errors.items()])  # fmt: skip
 
 
-def verify(run: Trajectory, truth: Trajectory) -> Comparison:
-    """Compare two runs at the same times, usually a simulated run with the exact one.
+def verify(run: Trajectory, truth: Trajectory) -> Comparison | Agreement:
+    """Compare two runs at the same times, usually a simulated run with the exact one; or many with an expectation.
 
     Args:
         run, truth: Trajectories over the same times, or batches of them of one shape. The observables that both have
-            are compared, and the states if both kept them; times that were not reached count as infinitely wrong.
+            are compared, and the states if both kept them; times that were not reached count as infinitely wrong. If
+            `truth` is what `exact` expects of a descent that draws, `run` is a batch of such runs, with a key each.
 
     Returns:
-        A `Comparison`; print it for a table. Of batches it has the largest error of any member, and no rates.
+        A `Comparison`, or an `Agreement` of the mean of a batch with the expectation; print it for a table. A
+        `Comparison` of batches has the largest error of any member, and no rates.
 
     Raises:
         ValueError: if the times differ, nothing is common to both, an observable has different shapes in the two runs,
@@ -78,7 +81,13 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
         >>> runs = [solve(model, uj.Descent(0.1), state, [5, 10], "norm") for solve in ways]
         >>> uj.verify(*runs).worst < 1e-5
         True
+        >>> descent, keys = uj.Descent(0.1, batch=2), jax.random.split(jax.random.key(1), 400)
+        >>> paths = jax.vmap(lambda key: uj.simulate(model, descent, state, [5, 10], "square_norm", key=key))(keys)
+        >>> uj.verify(paths, uj.exact(model, descent, state, [5, 10], "square_norm")).passed
+        True
     """
+    if isinstance(run, Trajectory) and run.batch and isinstance(truth, Trajectory) and truth.kind == "expected":
+        return _agreement(run, truth)
     for name, one in (("run", run), ("truth", truth)):
         _check.kind(name, one, Trajectory)
         one.check_known("a comparison")
@@ -86,8 +95,8 @@ def verify(run: Trajectory, truth: Trajectory) -> Comparison:
         return _of_members(run, truth)
     if (run.kind == "expected") != (truth.kind == "expected"):
         raise ValueError(
-            "a path differs from an expectation, however right both are; compare the mean of many paths with it, in "
-            "units of its standard error."
+            "a path differs from an expectation, however right both are; compare the mean of many paths with it: a "
+            "batch of runs with a key each, from jax.vmap."
         )
     if np.shape(run.times) != np.shape(truth.times) or not np.all(same_times(run.times, truth.times)):
         raise ValueError("the two runs must have the same times; run both with one list of times.")
@@ -116,12 +125,30 @@ def _of_members(run: Trajectory, truth: Trajectory) -> Comparison:
             "members cannot be compared one by one; compare batches of the same members."
         )
     run, truth = (jax.tree.map(np.asarray, dataclasses.replace(one, memory=None, origin=None)) for one in (run, truth))
-    found = [
+    found: list[Any] = [
         verify(*(jax.tree.map(lambda leaf, place=place: leaf[place], one) for one in (run, truth)))  # type: ignore[misc]
         for place in np.ndindex(run.batch)
     ]
     errors = {name: max(each.errors[name] for each in found) for name in found[0].errors}
     return Comparison(errors, math.nan, math.nan)
+
+
+def _agreement(run: Trajectory, truth: Trajectory) -> Agreement:
+    run.check_known("a comparison")
+    truth.check_single("a comparison")
+    if run.kind != "simulated":
+        raise ValueError(f"an expectation is compared with simulated runs, but these are {run.kind}.")
+    times = np.asarray(run.times).reshape(-1, np.shape(run.times)[-1])
+    if times.shape[1:] != np.shape(truth.times) or not np.all(same_times(times, np.asarray(truth.times))):
+        raise ValueError("the runs and their expectation must have the same times; compute both for one list of times.")
+    values, expected = run.arrays(), truth.arrays()
+    common = [name for name in values if name in expected]
+    if not common:
+        raise ValueError(f"the runs have none of the expected observables, {', '.join(expected)}; observe some.")
+    reached = np.asarray(run.reached)
+    members = {name: np.where(reached, values[name], np.nan).reshape(times.shape) for name in common}
+    unit = float(np.finfo(np.asarray(run.final.W).dtype).eps)
+    return agreement(members, {name: expected[name] for name in common}, unit)
 
 
 def _relative(a: np.ndarray, b: np.ndarray) -> float:

@@ -28,7 +28,7 @@ LAYERS = (
     "model",
     "observables",
     "config linear plots",
-    "trajectory",
+    "ensembles trajectory",
     "_request comparison references",
     "closed_form measurement simulation",
     "limits paper runs",

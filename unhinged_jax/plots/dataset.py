@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
+STATISTIC = "statistic"  # the dimension that `ensemble` has in place of members
 _LINES = 5
 _ABOUT = frozenset({"result", "steps", "elapsed", "reached"})  # how points ended, not what was observed
 
@@ -25,7 +26,8 @@ def plot(
 
     Args:
         data: What `open_sweep`, `sweep` or `Trajectory.to_xarray` returned, or any dataset of that form; a trajectory
-            is taken as well. `seed`, `batch_1`, `batch_2`, ... are the dimensions of members.
+            is taken as well. `seed`, `batch_1`, `batch_2`, ... are the dimensions of members. What `ensemble` returned
+            is drawn as the mean with a band of two standard errors.
         names: Variables to draw; by default all that hold one number for each point.
         x: The dimension along which they are drawn; by default `time`, or without it the longest one of numbers.
         lines: The dimension of whose values up to five are drawn as lines of their own; by default the first that is no
@@ -51,7 +53,7 @@ def plot(
         >>> len(figure.axes), [line.get_label() for line in figure.axes[0].lines]
         (1, ['0.1', '0.2'])
     """
-    data = _dataset(data)
+    data = dataset_of(data)
     members, points = _points(data)
     x = _along(data, points) if x is None else _known(data, "x", x)
     data = data.isel({dim: 0 for dim in points if data.sizes[dim] == 1 and dim != x})
@@ -63,7 +65,7 @@ def plot(
         raise ValueError(
             f"lines must be one of the dimensions {', '.join(free) or '(none is left)'}, but is {lines!r}."
         )
-    drawn = _variables(data, names, {*members, *free, x}, x)
+    drawn = _variables(data, names, {*members, *free, x, STATISTIC}, x)
     middle = {dim: (data.sizes[dim] - 1) // 2 for dim in free if dim != lines}
     places = np.unique(np.linspace(0, data.sizes[lines] - 1, _LINES).round().astype(int)) if lines else [None]
     content = {}
@@ -73,11 +75,18 @@ def plot(
     meanings = {name: str(data[name].attrs.get("long_name", "")) for name in drawn}
     count = int(np.prod([data.sizes[dim] for dim in members]))
     about = [about_members(count, "seeds" if members == ["seed"] else "members")] if count > 1 else []
+    if STATISTIC in data.dims:
+        about = ["mean, and two standard errors on both sides"]
     about += [f"{dim} {_shown(data, dim, place)}" for dim, place in middle.items()]
     return panels(_coordinate(data, x), content, meanings, label=_label(data, x), title=", ".join(about), legend=lines)
 
 
-def _dataset(data: Any) -> xarray.Dataset:
+def dataset_of(data: Any) -> xarray.Dataset:
+    """The dataset, or that of a trajectory.
+
+    Raises:
+        ValueError: for anything else.
+    """
     import xarray
 
     found = data.to_xarray() if hasattr(data, "to_xarray") else data
@@ -86,12 +95,22 @@ def _dataset(data: Any) -> xarray.Dataset:
     return found
 
 
+def members_of(data: xarray.Dataset) -> list[str]:
+    """The dimensions of members: the seeds of a sweep, the axes of a batch.
+
+    Raises:
+        ValueError: if the members have times of their own.
+    """
+    if "row" in data.sizes and "time" in data.variables and data["time"].ndim > 1:
+        raise ValueError(
+            "a picture or a summary of a batch needs times that its members share; take the members one by one."
+        )
+    return [dim for dim in map(str, data.sizes) if dim == "seed" or dim.startswith("batch_")]
+
+
 def _points(data: xarray.Dataset) -> tuple[list[str], list[str]]:
     """The dimensions of members, and all others that number points; not those of arrays."""
-    dims = [str(dim) for dim in data.sizes]
-    if "row" in dims and "time" in data.variables and data["time"].ndim > 1:
-        raise ValueError("a picture of a batch needs times that its members share; draw the members one by one.")
-    members = [dim for dim in dims if dim == "seed" or dim.startswith("batch_")]
+    dims, members = [str(dim) for dim in data.sizes if dim != STATISTIC], members_of(data)
     points = {*map(str, data["result"].dims), "time"} if "result" in data.variables else {*map(str, data.coords)}
     return members, [dim for dim in dims if dim in points and dim not in members]
 
@@ -132,12 +151,16 @@ def _variables(data: xarray.Dataset, names: str | Sequence[str] | None, points: 
 def _line(
     data: xarray.Dataset, array: xarray.DataArray, members: list[str], x: str, lines: str | None, place: int | None
 ) -> Line:
-    """The members of one line in the rows of an array, (members, points), and its label."""
+    """One line of the members of an array, or of their statistics."""
     split = lines is not None and lines in array.dims
     one = array.isel({lines: place}) if split else array
+    label = "" if lines is None else _shown(data, lines, place or 0)
+    if STATISTIC in one.dims:
+        mean, error = (np.asarray(one.sel({STATISTIC: name}).values, float) for name in ("mean", "error"))
+        return Line(mean, mean - 2 * error, mean + 2 * error, label)
     there = [dim for dim in members if dim in one.dims]
     values = np.asarray(one.transpose(*there, x).values, float)
-    return Line(values.reshape(-1, values.shape[-1]), "" if lines is None else _shown(data, lines, place or 0))
+    return Line.of(values.reshape(-1, values.shape[-1]), label)
 
 
 def _coordinate(data: xarray.Dataset, dim: str) -> np.ndarray:

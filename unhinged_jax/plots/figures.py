@@ -185,7 +185,7 @@ def curves(times: np.ndarray, scalars: dict[str, np.ndarray], reached: np.ndarra
     content = {}
     for name, values in scalars.items():
         values = np.where(reached, np.asarray(values, float), np.nan)
-        content[name] = [Line(np.atleast_2d(values)[:, shown], "")]
+        content[name] = [Line.of(np.atleast_2d(values)[:, shown], "")]
     meanings = {name: OBSERVABLES[name].meaning for name in scalars if name in OBSERVABLES}
     label = "number of updates" if np.issubdtype(times.dtype, np.integer) else "time"
     title = about_members(members, "runs") if members else ""
@@ -214,10 +214,17 @@ def about_members(count: int, what: str) -> str:
 
 
 class Line(NamedTuple):
-    """A line of a panel: its members in the rows of `values`, (members, points), and its label."""
+    """A line of a panel, (points,), its band, and its label."""
 
-    values: np.ndarray
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     label: str
+
+    @classmethod
+    def of(cls, members: np.ndarray, label: str) -> Line:
+        """The `band` of members, (members, points), where any is finite."""
+        return cls(*band(np.where(np.isfinite(members), members, np.nan)), label)
 
 
 def panels(
@@ -261,7 +268,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str) -> None:
-    """The median and a band of the members of each line; of a single member the line alone."""
+    """Each line with its band, where it has one."""
     import textwrap
 
     axes.set_title(name, fontweight="bold")
@@ -269,18 +276,16 @@ def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str
         axes.set_ylabel("\n".join(textwrap.wrap(meaning, 26)[:3]), fontsize=8)
     lowest, highest, longest = np.inf, -np.inf, x[:0]
     for number, line in enumerate(lines):
-        values = np.where(np.isfinite(line.values), line.values, np.nan)
-        shown = np.any(np.isfinite(values), axis=0)
-        there, y = x[shown], values[:, shown]
+        shown = np.isfinite(line.middle)
+        there, middle, low, high = x[shown], line.middle[shown], line.low[shown], line.high[shown]
         if not there.size:
             continue
         colour = PALETTE[number % len(PALETTE)]
-        middle, low, high = band(y)
         marker = "o" if len(there) == 1 else ""
         axes.plot(there, middle, marker=marker, color=colour, label=line.label or None)
-        if len(y) > 1:
+        if np.any(low < high):
             axes.fill_between(there, low, high, color=colour, alpha=0.25, lw=0)
-        lowest, highest = min(lowest, np.nanmin(y)), max(highest, np.nanmax(y))
+        lowest, highest = min(lowest, np.min(middle), np.nanmin(low)), max(highest, np.max(middle), np.nanmax(high))
         longest = there if len(there) > len(longest) else longest
     if not longest.size:
         axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)

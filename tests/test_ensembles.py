@@ -1,0 +1,146 @@
+"""Ensembles: summaries against NumPy and SciPy, and means that are compared with expectations."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import unhinged_jax as uj
+from unhinged_jax.ensembles import Agreement, agreement, statistics
+
+xarray = pytest.importorskip("xarray")
+
+MODEL = uj.regularized(uj.balanced(classes=3, per_class=2), dim=3, decay=0.1)
+STATE, DESCENT, TIMES = MODEL.init(jax.random.key(0)), uj.Descent(0.3, batch=2), [0, 4, 9]
+OBSERVED = ["square_norm", "log_square_norm", "loss"]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    keys = jax.random.split(jax.random.key(1), 400)
+    return jax.vmap(lambda key: uj.simulate(MODEL, DESCENT, STATE, TIMES, OBSERVED, key=key))(keys)
+
+
+def test_statistics_are_those_of_numpy_and_scipy():
+    values = np.random.default_rng(0).lognormal(size=(50, 4, 3))
+    mean, error, low, middle, members, effective = statistics(values, [0.1, 0.5])
+    np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(error, stats.sem(values, axis=0), rtol=1e-12)
+    np.testing.assert_allclose([low, middle], np.quantile(values, [0.1, 0.5], axis=0), rtol=1e-12)
+    np.testing.assert_allclose(effective, 50 / stats.kurtosis(values, axis=0, fisher=False), rtol=1e-10)
+    assert np.all(members == 50)
+    huge = statistics(values * 1e300)
+    np.testing.assert_allclose(huge[:2] / 1e300, [mean, error], rtol=1e-12)
+
+
+def test_a_member_that_ended_early_is_left_out_from_then_on():
+    values = np.array([[1.0, 2.0], [3.0, np.nan], [5.0, np.nan]])
+    np.testing.assert_allclose(statistics(values, [1.0]), [[3, 2], [2 / 3**0.5, np.nan], [5, 2], [3, 1], [1.5, 1]])
+    with np.errstate(all="raise"):
+        assert np.isnan(statistics(np.full((3, 1), np.nan), [0.5])[:3]).all()
+
+
+def test_a_batch_is_summarised_whatever_its_axes(runs):
+    summary = uj.ensemble(runs, quantiles=(0.25,))
+    assert dict(summary.sizes) == {"statistic": 5, "time": 3}
+    assert summary.statistic.values.tolist() == ["mean", "error", "0.25", "members", "effective"]
+    for name in OBSERVED:
+        np.testing.assert_allclose(summary[name].sel(statistic="mean"), np.mean(runs[name], axis=0), rtol=1e-5)
+    square = jax.tree.map(lambda leaf: np.reshape(leaf, (20, 20, *leaf.shape[1:])), runs)
+    np.testing.assert_allclose(uj.ensemble(square, quantiles=(0.25,)).to_array(), summary.to_array(), rtol=1e-6)
+    assert set(uj.ensemble(runs, "loss").data_vars) == {"loss"}
+
+
+def test_a_dataset_of_a_sweep_keeps_what_is_no_member():
+    values = np.random.default_rng(0).normal(size=(2, 5, 4))
+    data = xarray.Dataset(
+        {"norm": (("decay", "seed", "time"), values), "steps": (("decay",), [1, 2])},
+        {"decay": [0.1, 0.2], "seed": range(5), "time": range(4)},
+    )
+    summary = uj.ensemble(data)
+    assert set(summary.data_vars) == {"norm"} and summary["norm"].dims == ("statistic", "decay", "time")
+    np.testing.assert_allclose(summary["norm"].sel(statistic="mean"), values.mean(axis=1))
+    assert summary.decay.values.tolist() == [0.1, 0.2] and "seed" not in summary.coords
+    figure = uj.plot(summary)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["0.1", "0.2"]
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), values[1].mean(axis=0))
+    band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    both = values[0].mean(axis=0) + 2 * np.array([[-1], [1]]) * stats.sem(values[0], axis=0)
+    assert (band.min(), band.max()) == pytest.approx((both.min(), both.max()))
+    assert "standard errors" in figure._suptitle.get_text()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda runs: uj.ensemble(jax.tree.map(lambda leaf: leaf[0], runs)), "needs members"),
+        (lambda runs: uj.ensemble(runs, "norm"), "'norm' is no observable of the members"),
+        (lambda runs: uj.ensemble(runs, quantiles=(1.5,)), "between 0 and 1"),
+        (lambda runs: uj.ensemble(3), "data must be"),
+    ],
+)
+def test_what_is_no_ensemble_is_refused(runs, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(runs)
+
+
+def test_the_mean_agrees_with_the_right_expectation_only(runs):
+    expected = uj.exact(MODEL, DESCENT, STATE, TIMES, OBSERVED)
+    found = uj.verify(runs, expected)
+    assert found.passed and 0 < found.worst < found.bound and not any(found.doubtful.values())
+    assert found.members == 400 and found.judged == 6  # nothing to judge at the start
+    assert found.bound == pytest.approx(stats.t.ppf(1 - 0.01 / 2 / 6, 399))
+    values = np.asarray(runs["loss"], float)
+    z = (values.mean(0) - np.asarray(expected["loss"]))[1:] / stats.sem(values, axis=0)[1:]
+    np.testing.assert_allclose(found.deviations["loss"][1:], z, atol=0.05)
+    assert "agrees with the expectation" in repr(found) and "agrees" in found._repr_html_()
+    wrong = uj.exact(MODEL, uj.Descent(0.3, batch=1), STATE, TIMES, OBSERVED)
+    assert not uj.verify(runs, wrong).passed
+    assert "differs from the expectation" in repr(uj.verify(runs, wrong))
+    with pytest.raises(ValueError, match="same times"):
+        uj.verify(runs, uj.exact(MODEL, DESCENT, STATE, [0, 4, 8], OBSERVED))
+    with pytest.raises(ValueError, match="none of the expected observables"):
+        uj.verify(runs, uj.exact(MODEL, DESCENT, STATE, TIMES, ["within_scatter"]))
+    with pytest.raises(ValueError, match="compared with simulated runs"):
+        uj.verify(dataclasses.replace(runs, kind="expected"), expected)
+
+
+def test_means_that_few_members_carry_are_not_judged():
+    rng = np.random.default_rng(0)
+    heavy, calm = rng.lognormal(0, 5, size=(200, 1)), rng.normal(1, 0.1, size=(200, 1))
+    truth = {"heavy": np.exp([12.5]), "calm": np.ones(1)}
+    found = agreement({"heavy": heavy, "calm": calm}, truth, 1e-16)
+    assert found.doubtful == {"heavy": 1, "calm": 0} and found.judged == 1 and found.passed
+    assert "not judged" in repr(found) and "few members" in repr(found)
+    alone = agreement({"heavy": heavy}, truth, 1e-16)
+    assert not alone.passed and alone.judged == 0 and "cannot tell" in repr(alone)
+    early = agreement({"calm": np.where(np.arange(200)[:, None] < 3, np.nan, calm)}, truth, 1e-16)
+    assert early.doubtful == {"calm": 1} and not early.passed
+
+
+def test_a_logarithm_is_that_of_the_mean_beyond_the_range_of_numbers():
+    draws = np.random.default_rng(0).normal(0, 0.3, size=(500, 1))
+    found = agreement({"log_square_norm": 2000 + draws}, {"log_square_norm": np.array([2000 + 0.3**2 / 2])}, 1e-16)
+    assert found.passed and 0 < found.worst < 3
+    off = agreement({"log_square_norm": 2000 + draws}, {"log_square_norm": np.array([2000.0])}, 1e-16)
+    assert off.worst > 2.5
+
+
+def test_equal_members_are_right_or_wrong_by_rounding():
+    same = {"norm": np.ones((50, 2))}
+    right = agreement(same, {"norm": np.array([1.0, 1.0])}, 1e-16)
+    assert right.judged == 0 and right.worst == 0
+    wrong = agreement(same, {"norm": np.array([1.0, 1.1])}, 1e-16)
+    assert wrong.worst == np.inf and not wrong.passed
+
+
+def test_an_agreement_says_how_far_it_reached():
+    assert np.isnan(Agreement({}, 3.0, 10, 0, {}).worst)
+
+
+def test_an_ensemble_of_right_runs_rarely_differs():
+    rng = np.random.default_rng(0)
+    found = [agreement({"x": rng.normal(size=(40, 20))}, {"x": np.zeros(20)}, 1e-16).passed for _ in range(1000)]
+    assert 0.98 < np.mean(found) < 1.0  # 1 % by the bound, which is sharp for independent times
