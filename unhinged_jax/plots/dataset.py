@@ -102,9 +102,7 @@ def members_of(data: xarray.Dataset) -> list[str]:
         ValueError: if the members have times of their own.
     """
     if "row" in data.sizes and "time" in data.variables and data["time"].ndim > 1:
-        raise ValueError(
-            "a picture or a summary of a batch needs times that its members share; take the members one by one."
-        )
+        raise ValueError("a picture of a batch needs times that its members share; draw the members one by one.")
     return [dim for dim in map(str, data.sizes) if dim == "seed" or dim.startswith("batch_")]
 
 
