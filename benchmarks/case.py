@@ -22,7 +22,8 @@ class Case:
         spherical: Unit features and a fixed simplex ETF as prototypes.
         steps, every: Updates, and how many lie between two logged points (descent).
         horizon, points, rtol: End, logged points and tolerance (flow).
-        seeds: Starts of a sweep; its runs are seeds x gamma.
+        seeds: Starts of a sweep, or keys of an ensemble; its runs are seeds x gamma.
+        batch: Samples of an update, drawn with replacement; 0 for all.
     """
 
     workload: str
@@ -42,6 +43,7 @@ class Case:
     points: int = 0
     rtol: float = 0.0
     seeds: int = 1
+    batch: int = 0
 
     @property
     def samples(self) -> int:

@@ -62,6 +62,14 @@ def dense_products(case: Case, evaluations: int = 0) -> Cost:
     return _whole(case, evaluations, Cost(3 * product + 4 * size, moved), logged_dense(case))
 
 
+def drawn_rows(case: Case, evaluations: int = 0) -> Cost:
+    """Two products over the rows of a batch; these rows read and written, and the decay of all of them."""
+    rows = (case.batch + case.classes) * case.dim
+    flops = 4 * case.batch * case.classes * case.dim + 2 * state_size(case)
+    step = Cost(flops, 2 * max(rows, state_size(case)) * case.dtype.itemsize)
+    return _whole(case, evaluations, step, logged_dense(case))
+
+
 def class_sums(case: Case, evaluations: int = 0) -> Cost:
     """Class sums and prototypes, in the span of both if that is smaller than p; logged at the size of the classes.
 

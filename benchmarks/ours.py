@@ -29,7 +29,7 @@ def dynamics_of(case: Case) -> uj.Flow | uj.Descent:
     """The case's flow or descent."""
     if case.horizon:
         return uj.Flow(case.rate, rtol=case.rtol)
-    return uj.Descent(case.rate)
+    return uj.Descent(case.rate, batch=case.batch or None)
 
 
 def state_of(case: Case) -> uj.State:
@@ -83,6 +83,27 @@ def sweep(solve: Callable[..., uj.Trajectory]) -> Callable[[Case], Run]:
         def run() -> dict[str, Any]:
             with jax.enable_x64(case.precision == "float64"):
                 return dict(call(*arguments))
+
+        return run
+
+    return build
+
+
+def ensemble(solve: Callable[..., uj.Trajectory]) -> Callable[[Case], Run]:
+    """A contender that maps over keys; it returns means over the runs."""
+
+    def build(case: Case) -> Run:
+        model, dynamics, state, times = model_of(case), dynamics_of(case), state_of(case), case.times
+
+        def one_run(key: jax.Array) -> dict[str, jax.Array]:
+            return solve(model, dynamics, state, times, ["square_norm", "loss"], key=key).observables
+
+        keys = jax.random.split(jax.random.key(0), case.seeds)
+        call = jax.jit(lambda keys: jax.tree.map(lambda each: each.mean(axis=0), jax.vmap(one_run)(keys)))
+
+        def run() -> dict[str, Any]:
+            with jax.enable_x64(case.precision == "float64"):
+                return dict(call(keys))
 
         return run
 

@@ -213,6 +213,30 @@ def entropy_flow(case: Case) -> Curves:
     return dict(zip(("loss", "accuracy", "norm"), np.array(saved).T, strict=True))
 
 
+def stochastic(case: Case) -> Curves:
+    """Expectations of squared norm and loss under batches drawn with replacement, by the recursion of their moments."""
+    (H, W), R = case.start(), (1 + case.gammas[0]) * np.eye(case.classes) - case.gammas[0]
+    H, W, R = (part.astype(float) for part in (H, W, R / case.samples))
+    P = np.eye(case.classes)[case.index].T
+    n_c, F = P.sum(axis=1), P @ H
+    FF, FW, WW, d = F @ F.T, F @ W.T, W @ W.T, P @ np.sum(H * H, axis=1)
+    eta, n, m, keep = case.rate, case.samples, case.batch, 1 - case.rate * case.decay
+    seen: dict[str, list[float]] = {"square_norm": [], "loss": []}
+    for k in range(case.steps + 1):
+        if k % case.every == 0:
+            seen["square_norm"].append(float(d.sum() + np.trace(WW)))
+            seen["loss"].append(float(-np.sum(R * FW)))
+        X, RW, RF = R @ WW @ R.T, n_c[:, None] * (R @ WW), n_c[:, None] * (R @ FW.T)
+        own, LXL = np.diag(FW @ R.T), np.outer(n_c, n_c) * X
+        new_FF = keep**2 * FF + keep * eta * (RF + RF.T) + eta**2 * (LXL + (n * np.diag(n_c * np.diag(X)) - LXL) / m)
+        new_WW = keep**2 * WW + keep * eta * (FW.T @ R + R.T @ FW)
+        new_WW += eta**2 * R.T @ (FF + (n * np.diag(d) - FF) / m) @ R
+        new_FW = keep**2 * FW + keep * eta * (FF @ R + RW) + eta**2 * (RF + (n * np.diag(own) - RF) / m) @ R
+        d = keep**2 * d + 2 * keep * eta * own + eta**2 * n_c * np.diag(X) * (1 + (n - 1) / m)
+        FF, WW, FW = new_FF, new_WW, new_FW
+    return {name: np.array(values) for name, values in seen.items()}
+
+
 def errors(curves: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Largest error of each curve over the points it has; the last axis is time.
 

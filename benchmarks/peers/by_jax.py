@@ -170,3 +170,64 @@ def sweep_by_loop(case: Case) -> Run:
         return {name: np.array([[np.asarray(run[name]) for run in row] for row in rows]) for name in names}
 
     return run
+
+
+def _stochastic(case: Case, step: Callable[[Parts, jax.Array], Parts]) -> Run:
+    """Runs of a stochastic descent, vmapped over keys: means of squared norm and loss; `step` takes a batch."""
+    with in_precision(case):
+        start, full = jax.device_put(case.start()), loss_of(case)
+        keys = jax.random.split(jax.random.key(0), case.seeds)
+
+    def one(key: jax.Array) -> dict[str, jax.Array]:
+        def update(parts: Parts, k: jax.Array) -> tuple[Parts, None]:
+            batch = jax.random.randint(jax.random.fold_in(key, k), (case.batch,), 0, case.samples)
+            return step(parts, batch), None
+
+        def observe(parts: Parts) -> dict[str, jax.Array]:
+            return {"square_norm": sum(jnp.sum(part**2) for part in parts), "loss": full(parts, case.gammas[0])}
+
+        def log(parts: Parts, ks: jax.Array) -> tuple[Parts, dict[str, jax.Array]]:
+            parts = jax.lax.scan(update, parts, ks)[0]
+            return parts, observe(parts)
+
+        saved = jax.lax.scan(log, start, jnp.arange(case.steps).reshape(-1, case.every))[1]
+        return jax.tree.map(lambda begin, rest: jnp.concatenate([begin[None], rest]), observe(start), saved)
+
+    call = jax.jit(lambda keys: jax.tree.map(lambda each: each.mean(axis=0), jax.vmap(one)(keys)))
+
+    def run() -> dict[str, Any]:
+        with in_precision(case):
+            return call(keys)
+
+    return run
+
+
+def _drawn_loss(case: Case, H: jax.Array, W: jax.Array, index: jax.Array, weights: Any) -> jax.Array:
+    gamma, logits = case.gammas[0], H @ W.T
+    own = jnp.take_along_axis(logits, index[:, None], axis=1)[:, 0]
+    return -jnp.sum(weights * ((1 + gamma) * own - gamma * jnp.sum(logits, axis=1)))
+
+
+def stochastic_by_rows(case: Case) -> Run:
+    """The rows of the batch are taken out, and their gradients are added where they came from."""
+    index, keep = jnp.asarray(case.index), 1 - case.rate * case.decay
+
+    def step(parts: Parts, batch: jax.Array) -> Parts:
+        H, W = parts
+        gradient = jax.grad(lambda rows, W: _drawn_loss(case, rows, W, index[batch], 1 / case.batch), (0, 1))
+        of_rows, of_W = gradient(H[batch], W)
+        return (keep * H).at[batch].add(-case.rate * of_rows), keep * W - case.rate * of_W
+
+    return _stochastic(case, step)
+
+
+def stochastic_by_weights(case: Case) -> Run:
+    """Every sample has a weight: how often it is in the batch."""
+    index, keep = jnp.asarray(case.index), 1 - case.rate * case.decay
+
+    def step(parts: Parts, batch: jax.Array) -> Parts:
+        times = jnp.sum(batch[:, None] == jnp.arange(case.samples), axis=0, dtype=parts[0].dtype)
+        of_H, of_W = jax.grad(lambda H, W: _drawn_loss(case, H, W, index, times / case.batch), (0, 1))(*parts)
+        return keep * parts[0] - case.rate * of_H, keep * parts[1] - case.rate * of_W
+
+    return _stochastic(case, step)

@@ -7,10 +7,10 @@ from benchmarks.contender import Workload
 
 def all_workloads() -> dict[str, Workload]:
     """Name -> workload, in the order of the report."""
-    from benchmarks.workloads import closed_form, descent, flow, gradient, sweep, training
+    from benchmarks.workloads import closed_form, descent, flow, gradient, stochastic, sweep, training
 
     every = (
         descent.UNCONSTRAINED, descent.SPHERICAL, descent.ENTROPY, flow.REGULARISED, flow.ENTROPY,
-        sweep.SWEEP, closed_form.EXACT, gradient.GRADIENT, training.TRAINING,
+        sweep.SWEEP, stochastic.STOCHASTIC, closed_form.EXACT, gradient.GRADIENT, training.TRAINING,
     )  # fmt: skip
     return {workload.name: workload for workload in every}

@@ -248,6 +248,18 @@ def test_every_way_through_a_sweep_gives_the_same_runs():
         assert max(reference.errors(found, truth).values()) < 1e-12, build
 
 
+def test_every_way_through_an_ensemble_has_the_same_expectation():
+    case = TINY.replace(workload="stochastic", dim=40, decay=0.1, rate=0.5, batch=3, seeds=2000)
+    truth = reference.stochastic(case)
+    exact = uj.exact(ours.model_of(case), ours.dynamics_of(case), ours.state_of(case), case.times, list(truth))
+    for name, values in truth.items():
+        np.testing.assert_allclose(exact[name], values, rtol=1e-10)
+    for build in (ours.ensemble(uj.simulate), by_jax.stochastic_by_rows, by_jax.stochastic_by_weights):
+        found = outputs(build, case)
+        for name, values in truth.items():
+            np.testing.assert_allclose(found[name], values, rtol=0.05, err_msg=f"{build} {name}")
+
+
 def test_errors_see_what_is_wrong_and_where():
     truth = {"norm": np.array([1.0, 2.0]), "loss": np.array([-4.0, 1e-9]), "accuracy": np.array([0.5, 1.0])}
     truth["loss_bound"] = np.array([4.0, 4.0])

@@ -285,7 +285,8 @@ def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str
         axes.plot(there, middle, marker=marker, color=colour, label=line.label or None)
         if np.any(low < high):
             axes.fill_between(there, low, high, color=colour, alpha=0.25, lw=0)
-        lowest, highest = min(lowest, np.min(middle), np.nanmin(low)), max(highest, np.max(middle), np.nanmax(high))
+        ends = np.concatenate([low, middle, high])
+        lowest, highest = min(lowest, np.nanmin(ends)), max(highest, np.nanmax(ends))
         longest = there if len(there) > len(longest) else longest
     if not longest.size:
         axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)

@@ -13,6 +13,7 @@ from unhinged_jax.theories import (
     minority,
     mse_decay,
     near_origin,
+    noisy_labels,
     off_path,
     on_the_path,
     perils,
@@ -24,7 +25,7 @@ from unhinged_jax.theories.theory import Finding, Theory
 
 _MODULES = (
     this_paper, frozen, perils, label_noise, log_time, on_the_path, off_path, near_origin, mse_decay, within_class,
-    ce_free, ce_decay, saddles, minority,
+    ce_free, ce_decay, saddles, minority, noisy_labels,
 )  # fmt: skip
 THEORIES: dict[str, Theory] = {module.THEORY.name: module.THEORY for module in _MODULES}
 
