@@ -23,7 +23,6 @@ from unhinged_jax.model import LayerPeeled, State
 if TYPE_CHECKING:
     import xarray
 
-LIMIT_QUANTITIES = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
 _BESIDE = {"float64": 1e-3, "float32": 3e-2}
 """Relative distance from the point at which one-sided slopes are taken before extrapolation; `limit` takes singular
 values below 1e-5 of the largest (5e-3 in float32) for zero."""
@@ -129,28 +128,27 @@ def limit_sensitivity(
             program = _slopes if is_ours(p) else lean(_slopes_along)
             slopes_at = functools.partial(program, p.put, traced, target, name)
             left, right = _sides(slopes_at, float(p.value), 0.0)
-            sides.append([[float(side[q]) for q in LIMIT_QUANTITIES] for side in (left, right)])
+            sides.append([[float(side[q]) for q in value] for side in (left, right)])
     table = np.asarray(sides).transpose(1, 2, 0)
-    infinite = ~np.isfinite(np.asarray([value[q] for q in LIMIT_QUANTITIES]))
+    infinite = ~np.isfinite(np.asarray([value[q] for q in value]))
     table[:, infinite] = np.nan
     slack = 1e-6 if name == "float64" else 1e-2
     apart = np.abs(table[1] - table[0]) > slack * np.maximum(np.abs(table[0]), np.abs(table[1])) + 1e-12
     both = ("quantity", "parameter")
     return xarray.Dataset(
         {
-            "value": ("quantity", [value[q] for q in LIMIT_QUANTITIES]),
+            "value": ("quantity", [value[q] for q in value]),
             "left": (both, table[0]),
             "right": (both, table[1]),
             "kink": (both, apart),
             "theta": ("parameter", [float(p.value) for p in wanted]),
         },
-        coords={"quantity": list(LIMIT_QUANTITIES), "parameter": [p.name for p in wanted]},
+        coords={"quantity": list(value), "parameter": [p.name for p in wanted]},
     )
 
 
 def _quantities(problem: Problem, target: str, precision: str) -> dict[str, jax.Array]:
-    found = limit(*problem, target=target, precision=precision)
-    return {quantity: getattr(found, quantity) for quantity in LIMIT_QUANTITIES}
+    return limit(*problem, target=target, precision=precision).quantities
 
 
 def _slopes_along(

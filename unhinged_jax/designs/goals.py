@@ -47,9 +47,8 @@ class Looks:
         return limit(problem.model, problem.dynamics, problem.state, target=problem.target, precision=problem.precision)
 
     def _limit(self) -> dict[str, jax.Array]:
-        found = self._limit_of()
-        names = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
-        return {name: getattr(found, name) for name in names}
+        found: dict[str, jax.Array] = self._limit_of().quantities
+        return found
 
     def _direction(self) -> dict[str, jax.Array]:
         return dict(observe_state(self.problem.model, self._limit_of().direction, self._names("direction")))

@@ -24,6 +24,9 @@ _NOTES = {
     SWINGS: "steps are so large that some features oscillate about their targets forever",
 }
 
+_NUMBERS = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
+_OF_NOISE = ("second_moment_growth", "mean_growth", "critical_batch", "critical_rate")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,18 @@ class Limit(Tabled):
         ending: 0, or the reason why the direction is not approached at one rate forever; see `note`.
         moving: "both" parts, the one that is "driven" by the other, or the "lengths" of spherical features; the
             exponent belongs to their norm.
+        second_moment_growth: E ||(H, W)||^2 grows like e^(second_moment_growth k) in a descent that draws batches or
+            labels; None, as the fields below, for other dynamics. All other fields above are those of the mean. It is
+            the growth from almost every start, the largest of any; see `generic`. For a driven part it is that of the
+            difference from where the part settles.
+        mean_growth: The same of ||E (H, W)||^2, the squared norm of the mean, from almost every start. Above 0 for the
+            second moment and below 0 for the mean, noise alone keeps runs alive.
+        critical_batch: The batch size above which the second moment dies, and below which it grows, a real number that
+            may be below 1; 0 if it dies for every batch, infinite if it dies for none.
+        critical_rate: The value of the schedule below which the second moment dies, and above which it grows; 0 if it
+            dies at none, infinite if it dies at all.
+        generic: Whether the start has a part in the mode that grows with `second_moment_growth`. A start without one,
+            such as one in a single class if classes do not meet (gamma = 0), grows more slowly.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
     paper.
@@ -60,6 +75,9 @@ class Limit(Tabled):
         >>> found = uj.limit(model, uj.Flow(), model.init(jax.random.key(0)))
         >>> found.side, round(float(found.threshold), 4), round(float(found.excess), 4)
         ('shrinks', 0.0278, -0.0122)
+        >>> found = uj.limit(model, uj.Descent(3.0, batch=1), model.init(jax.random.key(0)))
+        >>> bool(found.mean_growth < 0 < found.second_moment_growth), round(float(found.critical_batch), 2)
+        (True, 1.91)
     """
 
     direction: State
@@ -72,6 +90,17 @@ class Limit(Tabled):
     angle: Any = 0.0
     ending: Any = 0
     moving: str = dataclasses.field(default="both", metadata={"static": True})
+    second_moment_growth: Any = None
+    mean_growth: Any = None
+    critical_batch: Any = None
+    critical_rate: Any = None
+    generic: Any = None
+
+    @property
+    def quantities(self) -> dict[str, Any]:
+        """The numbers that have derivatives, by name; those of noise only if the descent draws batches or labels."""
+        found = {name: getattr(self, name) for name in (*_NUMBERS, *_OF_NOISE)}
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def side(self) -> str:
@@ -110,12 +139,15 @@ class Limit(Tabled):
             said.append("its sign changes with every update")
         elif angle:
             said.append(f"it oscillates, through 0, once in {2 * math.pi / angle:.4g} updates")
+        if self.generic is not None and not bool(self.generic):
+            said.append("this start has no part in the mode of `second_moment_growth`, so its own grows more slowly")
         return "; ".join(filter(None, said))
 
     def rows(self) -> dict[str, str]:
         """What a notebook shows: how the norm ends and how fast; of a batch the lowest and the highest numbers."""
-        numbers = {name: np.asarray(getattr(self, name)) for name in ("exponent", "rate", "rate_H", "rate_W", "excess")}
-        said = {name: " to ".join(dict.fromkeys(f"{end(value) + 0.0:.6g}" for end in (np.min, np.max)))
+        hidden = ("threshold", *(_OF_NOISE[2:] if self.moving == "driven" else ()))
+        numbers = {name: np.asarray(value) for name, value in self.quantities.items() if name not in hidden}
+        said = {name: " to ".join(dict.fromkeys(_number(name, end(value)) for end in (np.min, np.max)))
                 for name, value in numbers.items()}  # fmt: skip
         if np.ndim(self.rate):
             return {"batch of shape": str(np.shape(self.rate)), **said}
@@ -141,4 +173,30 @@ class Limit(Tabled):
             f"W {rate_W})\n  (both per unit of zeta in a flow, per update in a descent)"
             + (f"\n  {self.note}" if self.note else "")
             + (f"\n  {decays}" if np.isfinite(threshold) else "")
+            + (f"\n  {self._of_noise()}" if self.second_moment_growth is not None else "")
         )
+
+    def _of_noise(self) -> str:
+        """What noise does to the second moment, in words."""
+        second, mean = float(self.second_moment_growth), float(self.mean_growth)
+        if self.moving == "driven":
+            return "noise is added to the driven part and not multiplied, so the second moment grows only with the mean"
+        batch, rate = (_number(name, getattr(self, name)) for name in ("critical_batch", "critical_rate"))
+        return (
+            f"with noise E||(H, W)||^2 {_moves(second)}, exponent {second:.6g}, and ||E(H, W)||^2 {_moves(mean)}, "
+            f"exponent {mean:.6g}\n  batch above which the second moment dies: {batch}\n  "
+            f"rate below which the second moment dies: {rate}"
+        )
+
+
+def _moves(growth: float) -> str:
+    return "grows" if growth > 0 else "shrinks" if growth < 0 else "stays"
+
+
+def _number(name: str, value: Any) -> str:
+    """A quantity in digits, or in words where a threshold does not exist."""
+    ends = {
+        "critical_batch": {0.0: "none, it dies for all", math.inf: "none, it dies for none"},
+        "critical_rate": {0.0: "none, it dies at none", math.inf: "none, it dies at all"},
+    }
+    return ends.get(name, {}).get(float(value), f"{float(value) + 0.0:.6g}")

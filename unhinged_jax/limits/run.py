@@ -16,6 +16,7 @@ from unhinged_jax.closed_form import exact
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.limits.linear import coupled, direction_of, driven
+from unhinged_jax.limits.noise import noise
 from unhinged_jax.limits.result import STOPS, Limit
 from unhinged_jax.limits.spherical import spherical
 from unhinged_jax.model import LayerPeeled, State, must_fit
@@ -34,6 +35,12 @@ def limit(
     precision: str | None = None,
 ) -> Limit:
     """Direction, rate, growth exponent and threshold of a run from `state`.
+
+    Of a descent that draws batches or labels, these are those of the mean. The fields `second_moment_growth`,
+    `mean_growth`, `critical_batch` and `critical_rate` say when noise alone makes runs grow. They are the largest
+    eigenvalues of a symmetric map, found on any device. If all classes are alike it is a map of seven numbers, which
+    costs milliseconds; otherwise it is applied some hundred times to matrices of classes, which takes below a second
+    for 30 classes and several for 100. Momentum, other optimisers, epochs and kernels have no such limit.
 
     Args:
         model, dynamics, state: as in `exact`. If `state` is a `Trajectory`, the limit is that of the run that continues
@@ -59,7 +66,8 @@ def limit(
         >>> found.side, round(float(found.rate), 4)
         ('grows', 0.1667)
     """
-    why = why_no_closed_form(model, dynamics)
+    drawn = dynamics if isinstance(dynamics, Descent) and dynamics.stochastic else None
+    why = why_no_closed_form(model, dynamics, expectations=True)
     if why is None and not dynamics.proportional:
         why = "the rates of H and W are not proportional, so no direction stays the same."
     if why is None and model.moves.b and callable(dynamics.rate_b):
@@ -68,6 +76,8 @@ def limit(
         why = "the limit is not implemented for a kernel between feature coordinates."
     if why:
         raise NoClosedForm(f"there is no limit in closed form: {why}")
+    if drawn is not None:
+        dynamics = dataclasses.replace(drawn, batch=None, fresh_labels=False)
     begin: Any = [0]
     if isinstance(state, Trajectory):
         if state.carries:
@@ -81,7 +91,7 @@ def limit(
     if model.spherical or not model.moves.coupled:
         must_fit(task.state, task.precision)  # the part that stays is a part of the limit
     with task.context():
-        model, dynamics = _request.traceable((model, dynamics))
+        model, dynamics, drawn = _request.traceable((model, dynamics, drawn))
         if isinstance(dynamics, Descent):  # the asymptotics are those of equal steps, as large as the next one
             dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
             left = jnp.where(dynamics.schedule(0) > 0, jnp.inf, 0.0)
@@ -90,6 +100,9 @@ def limit(
         found = _solver(model, dynamics)(model, dynamics, task.state, task.target)
         if not (_check.concrete(left) and np.isposinf(left)):
             found = _stopped(found, model, dynamics, task, left)
+        if drawn is not None:
+            drawn = dataclasses.replace(drawn, schedule=dynamics.schedule)
+            found = dataclasses.replace(found, **noise(model, drawn, task.state)._asdict())
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
         return task.give_back(found)
 
