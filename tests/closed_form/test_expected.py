@@ -191,9 +191,8 @@ def test_small_rates_lose_nothing_in_float32():
         np.testing.assert_allclose(narrow[name][1], wide[name][1], atol=0.01 * abs(moved), err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "of", ["batch", *(pytest.param(name, marks=pytest.mark.long) for name in ("rate", "noise", "decay"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("of", ["batch", "rate", "noise", "decay"])
 def test_derivatives_of_expectations(of):
     def value(number):
         batch, rate, noise, decay = (number if of == name else x for name, x in DEFAULT.items())

@@ -22,6 +22,11 @@ PROBLEMS = {
 RATES = (0.7, 1.2)
 
 
+def some(names, *first):
+    """The first ones of the names, and all others in the long run."""
+    return [name if name in first else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
 @pytest.fixture(autouse=True)
 def _double():
     with jax.enable_x64(True):
@@ -88,7 +93,7 @@ def found_in(problem, gamma, decay, rate=0.5, dim=2):
     return model, descent, uj.limit(model, descent, model.init(jax.random.key(0)))
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", some(PROBLEMS, "alike", "both, uneven"))
 def test_growths_and_the_critical_rate_are_those_of_enumerated_maps(name):
     model, descent, found = found_in(PROBLEMS[name], 0.9 if name != "one sample of a class" else 0.5, (1.0, 0.8))
     at = updates(model, descent)
@@ -99,9 +104,12 @@ def test_growths_and_the_critical_rate_are_those_of_enumerated_maps(name):
     np.testing.assert_allclose(found.critical_rate, critical, rtol=1e-11)
 
 
-@pytest.mark.parametrize("replacement", [True, False])
-@pytest.mark.parametrize("labels", [uj.balanced(classes=2, per_class=3), UNEVEN], ids=["alike", "uneven"])
-def test_the_critical_batch_is_where_the_second_moment_stops_to_grow(labels, replacement):
+BATCHES = ("alike", "uneven", "alike, no sample twice", "uneven, no sample twice")
+
+
+@pytest.mark.parametrize("kind", some(BATCHES, BATCHES[-1]))
+def test_the_critical_batch_is_where_the_second_moment_stops_growing(kind):
+    labels, replacement = (uj.balanced(2, 3) if "alike" in kind else UNEVEN), "twice" not in kind
     model, _, found = found_in((labels, {"batch": 2, "replacement": replacement}), 0.9, (1.0, 0.8), rate=1.2)
     m = scipy.optimize.brentq(lambda m: by_covariance(model, 1.2, m, replacement), 1e-3, model.samples, xtol=1e-14)
     np.testing.assert_allclose(found.critical_batch, m, rtol=1e-11)
@@ -122,10 +130,9 @@ def test_many_unequal_classes():
         np.testing.assert_allclose(getattr(narrow, name), getattr(found, name), rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "labels", [uj.balanced(classes=4, per_class=3), uj.from_counts([3, 1, 2])], ids=["alike", "not"]
-)
-def test_expectations_grow_at_that_rate_in_the_end(labels):
+@pytest.mark.parametrize("kind", some(["alike", "uneven"], "alike"))
+def test_expectations_grow_at_that_rate_in_the_end(kind):
+    labels = uj.balanced(classes=4, per_class=3) if kind == "alike" else uj.from_counts([3, 1, 2])
     model = uj.regularized(labels, dim=5, decay=(0.1, 0.2), bias=True)
     descent, state = uj.Descent(0.7, batch=2, rate_H=1.3), model.init(jax.random.key(0))
     found = uj.limit(model, descent, state)
@@ -165,6 +172,7 @@ def test_derivatives_with_respect_to_batch_rate_noise_and_decay(labels):
     np.testing.assert_allclose(forward, slopes, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.long
 def test_one_sided_derivatives_know_them():
     model = uj.regularized(uj.balanced(classes=3, per_class=2), dim=2, decay=0.3)
     problem = model, uj.Descent(0.5, batch=2.0), model.init(jax.random.key(0))
@@ -178,6 +186,7 @@ def test_one_sided_derivatives_know_them():
 # --- where there is no threshold, or no growth ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_mean_grows_so_no_batch_and_no_rate_lets_runs_die():
     _, _, found = found_in(PROBLEMS["alike"], 0.4, 0.01)
     assert np.isposinf(found.critical_batch) and found.critical_rate == 0
@@ -200,6 +209,7 @@ def test_words_where_noise_wins():
     assert " to " in many.rows()["second_moment_growth"]
 
 
+@pytest.mark.long
 def test_no_noise_has_no_critical_batch():
     """One sample is always drawn, and all samples at once are no draw."""
     one = uj.Labels(index=[0], weights=np.ones(1), classes=2)
@@ -228,7 +238,7 @@ def test_a_start_outside_the_mode_that_grows():
     assert not uj.limit(model, descent, nothing).generic
 
 
-@pytest.mark.parametrize("case", ["frozen", "anchored"])
+@pytest.mark.parametrize("case", some(["frozen", "anchored"], "frozen"))
 def test_noise_that_is_added_feeds_no_growth(case):
     model = getattr(uj, case)(uj.balanced(classes=3, per_class=2), dim=3, decay=0.5)
     state = model.init(jax.random.key(0))
@@ -242,6 +252,7 @@ def test_noise_that_is_added_feeds_no_growth(case):
         assert "added to the driven part" in repr(found) and "critical_batch" not in found.rows()
 
 
+@pytest.mark.long
 def test_only_weight_times_rate_matters():
     def at(scale, precision):
         labels = uj.balanced(classes=4, per_class=5)
@@ -280,6 +291,7 @@ def test_what_has_no_such_limit(make, settings, message):
         uj.limit(model, uj.Descent(0.1, **settings), model.init(jax.random.key(0)))
 
 
+@pytest.mark.long
 def test_a_rate_of_zero_stops():
     model = uj.regularized(uj.balanced(classes=2, per_class=2), dim=2, decay=0.1)
     found = uj.limit(model, uj.Descent(lambda k: 0.0 * k, batch=2), model.init(jax.random.key(0)))

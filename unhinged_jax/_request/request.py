@@ -184,7 +184,7 @@ def prepare(
         check_optimizer(optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
     apart = reduce or model.spherical  # a dense state does not carry its leading part separately
     stochastic = isinstance(dynamics, Descent) and dynamics.stochastic
-    if stochastic and caller not in ("simulate", "exact", "sweep"):
+    if stochastic and caller not in ("simulate", "exact", "sweep", "sensitivity"):
         raise ValueError(f"`{caller}` does not take a Descent that draws batches or labels; use the full batch.")
     if observe is None:
         observe = paper_observables if before is None else observed_again(before)

@@ -60,6 +60,7 @@ def sensitivity(
     observe: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     mode: Literal["auto", "forward", "checkpointed", "direct", "backsolve"] = "auto",
     order: Literal[1, 2] = 1,
+    source: Literal["simulated", "exact"] | None = None,
     out: Path | None = None,
     force: bool = False,
 ) -> int:
@@ -77,6 +78,9 @@ def sensitivity(
         How the simulation is differentiated; auto decides by the numbers of inputs and outputs.
     order
         2 adds second derivatives.
+    source
+        One of the two instead of both. If updates draw batches or labels, exact (the default) is the expectation, and
+        simulated the path of the file's seed.
     out
         A .nc file with the whole table, or a .csv file with every derivative, one per row, for all times.
     force
@@ -88,7 +92,7 @@ def sensitivity(
 
     with spinner("Differentiating"), _memory.any_size(force):
         return sensitivity_command.run(
-            config, parameter=parameter, observe=observe, mode=mode, order=order, out=out, force=force
+            config, parameter=parameter, observe=observe, mode=mode, order=order, source=source, out=out, force=force
         )
 
 

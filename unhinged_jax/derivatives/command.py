@@ -27,6 +27,7 @@ def run(
     mode: str,
     order: int,
     out: Path | None,
+    source: str | None = None,
     force: bool = False,
 ) -> int:
     """Print the sensitivities at the last time of [run]; write all times to `out`."""
@@ -37,7 +38,8 @@ def run(
     problem = build(read_config(config))
     table = sensitivity(
         problem.model, problem.dynamics, problem.state, problem.times, observe or problem.observe, parameter or None,
-        order=order, mode=mode, target=problem.target, precision=problem.precision,
+        order=order, mode=mode, target=problem.target, precision=problem.precision, sources=source,
+        key=problem.key if source == "simulated" else None,
     )  # fmt: skip
     if out is not None:
         with whole(out, force=force) as part:

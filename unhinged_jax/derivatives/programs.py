@@ -92,8 +92,8 @@ class Asked:
         kept = self.task.before is None and all(map(is_ours, self.wanted))
         return _derivatives if kept else lean(_differentiate)
 
-    def run(self, model: LayerPeeled, dynamics: Any, state: State) -> Trajectory:
-        """The run that is differentiated."""
+    def run(self, model: LayerPeeled, dynamics: Any, state: State, key: jax.Array | None = None) -> Trajectory:
+        """The run that is differentiated, with the key of its draws if it draws."""
         task = self.task
         common: dict[str, Any] = {"observe": dict(task.plan), "target": task.target, "precision": task.precision}
         if self.kind == "exact":
@@ -102,13 +102,13 @@ class Asked:
             common["adjoint"] = adjoint_of(self.mode)
             if self.most is not None:
                 dynamics = dataclasses.replace(dynamics, max_steps=self.most)
-        return simulate(model, dynamics, task.resumed(state), task.times, **common)
+        return simulate(model, dynamics, task.resumed(state), task.times, key=key, **common)
 
-    def values(self, problem: Problem, theta: Values) -> jax.Array:
+    def values(self, problem: Problem, theta: Values, key: jax.Array | None = None) -> jax.Array:
         """The observables as a function of the parameters, (observables, T), to be differentiated at theta."""
         at = jax.lax.stop_gradient(theta)
         here = [dataclasses.replace(p, value=at[p.name]) for p in self.wanted]
-        observables = self.run(*together(problem, here, theta)).observables
+        observables = self.run(*together(problem, here, theta), key).observables
         count = len(self.task.times)
         return jnp.stack([_scalar(name, observables[name], count) for name, _ in self.task.plan])
 
@@ -129,12 +129,12 @@ def _scalar(name: str, values: ArrayLike, times: int) -> jax.Array:
     return array.astype(jnp.result_type(float))
 
 
-def _differentiate(asked: Asked, problem: Problem, theta: Values) -> dict[str, Any]:
+def _differentiate(asked: Asked, problem: Problem, theta: Values, key: jax.Array | None = None) -> dict[str, Any]:
     """Value, first and second derivatives of one source."""
     scalars = [p.name for p in asked.wanted if theta[p.name].ndim == 0]  # in their order, because jit sorts theta
 
     def with_value(theta: Values) -> tuple[jax.Array, jax.Array]:
-        out = asked.values(problem, theta)
+        out = asked.values(problem, theta, key)
         return out, out
 
     def first() -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _differentiate(asked: Asked, problem: Problem, theta: Values) -> dict[str, A
         return first()
 
     def on(point: jax.Array) -> jax.Array:
-        return asked.values(problem, {**theta, **dict(zip(scalars, point, strict=True))})
+        return asked.values(problem, {**theta, **dict(zip(scalars, point, strict=True))}, key)
 
     value, slopes, second = _pairwise(on, jnp.stack([theta[name] for name in scalars]))
     rest = first()["first"] if len(scalars) < len(theta) else {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ from unhinged_jax.derivatives.parameters import Parameter, Problem
 from unhinged_jax.derivatives.programs import MODES, Asked, Values, best_mode, most_steps
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.observables import Observe
+from unhinged_jax.observables import Observe, moment_observables
 from unhinged_jax.simulation import scale_must_fit
 from unhinged_jax.trajectory import Trajectory
 
@@ -39,7 +41,8 @@ def sensitivity(
     mode: str = "auto",
     target: str = "top",
     precision: str | None = None,
-    sources: Iterable[str] | None = None,
+    sources: Iterable[str] | str | None = None,
+    key: jax.Array | None = None,
 ) -> xarray.Dataset:
     """Derivatives of observables at given times with respect to continuous parameters, simulated and exact.
 
@@ -55,7 +58,10 @@ def sensitivity(
         mode: How the simulation is differentiated: "forward" (one pass per parameter), "checkpointed" (reverse, one
             pass per value; memory grows like the square root of the length), "direct" (a flow in reverse, every step
             kept), "backsolve" (a flow integrated backwards: approximate), or "auto" (default): see `best_mode`.
-        sources: "simulated", "exact" or both; default both if there is a closed form.
+        sources: "simulated", "exact" or both; default both if there is a closed form. For a descent that draws batches
+            or labels "exact" is the expectation and "simulated" is one path, so the default is one of them: the path if
+            there is a key, else the expectation.
+        key: As in `simulate`: the path of this key is differentiated, with the same draws.
 
     Returns:
         A Dataset with `value` (source, observable, time); `first` (..., parameter) of the scalar parameters and
@@ -64,8 +70,9 @@ def sensitivity(
 
     Raises:
         NoClosedForm: if "exact" is requested and there is no closed form.
-        ValueError: for an unknown name, a mode that the dynamics or the order does not allow, or a run that stops
-            before the last time.
+        ValueError: for an unknown name, a mode that the dynamics or the order does not allow, a run that stops before
+            the last time, a path without a key, or a parameter that a path has no derivatives with respect to: the
+            size of its batches, and the noise of labels that are drawn afresh.
 
     Source: beyond the paper.
 
@@ -80,6 +87,11 @@ def sensitivity(
         True
     """
     _request.one_at_a_time("sensitivity", model, dynamics, state)
+    drawn = isinstance(dynamics, Descent) and dynamics.stochastic
+    _request.check_kinds(model, dynamics)
+    kinds = _sources(sources, model, dynamics, key)
+    if drawn and observe is None and kinds == ("exact",):
+        observe = moment_observables
     order, mode = _check.choice("order", order, (1, 2)), _check.choice("mode", mode, MODES)
     task = _request.prepare(
         model, dynamics, state, times, observe, target=target, precision=precision, caller="sensitivity"
@@ -88,7 +100,8 @@ def sensitivity(
     problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
     names = [name for name, _ in task.plan]
     wanted = chosen(parameters, problem)
-    kinds = _sources(sources, model, dynamics)
+    if isinstance(dynamics, Descent) and dynamics.stochastic and "simulated" in kinds:
+        wanted = _of_a_path(wanted, parameters is None, dynamics)
     inputs = sum(int(np.size(p.value)) for p in wanted)
     if mode == "auto":
         mode = "forward" if order == 2 else best_mode(inputs, len(names) * len(task.times))
@@ -101,15 +114,20 @@ def sensitivity(
             here = mode if kind == "simulated" else best_mode(inputs, len(names) * len(task.times))
             most = most_steps(problem, task) if (kind, here) == ("simulated", "direct") else None
             asked = Asked(kind, here, order, most, task, tuple(wanted))
-            found[kind] = _memory.read_all(asked.program()(asked, traced, theta))
+            given, path = (_with_whole_batch(traced, dynamics), key) if kind == "simulated" else (traced, None)
+            found[kind] = _memory.read_all(asked.program()(asked, given, theta, path))
             if np.any(np.isnan(found[kind]["value"])):
-                _explain(asked.run(*problem))
+                _explain(asked.run(*problem, path))
     dataset = _labelled(found, names, np.asarray(task.times), wanted, theta)
     return dataset.assign_attrs(mode=mode, order=order, precision=task.precision)
 
 
-def _sources(sources: Iterable[str] | None, model: LayerPeeled, dynamics: Dynamics) -> tuple[str, ...]:
-    why = why_no_closed_form(model, dynamics)
+def _sources(
+    sources: Iterable[str] | str | None, model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
+) -> tuple[str, ...]:
+    why = why_no_closed_form(model, dynamics, expectations=True)
+    if sources is None and isinstance(dynamics, Descent) and dynamics.stochastic:
+        return SOURCES[:1] if key is not None or why is not None else SOURCES[1:]
     if sources is None:
         return SOURCES if why is None else SOURCES[:1]
     listed = isinstance(sources, Iterable) and not isinstance(sources, (str, bytes))
@@ -119,6 +137,32 @@ def _sources(sources: Iterable[str] | None, model: LayerPeeled, dynamics: Dynami
     if why is not None and "exact" in asked:
         raise NoClosedForm(f"there is no closed form: {why}")
     return asked
+
+
+def _of_a_path(wanted: list[Parameter], default: bool, dynamics: Descent) -> list[Parameter]:
+    """The parameters that a path of given draws has derivatives with respect to.
+
+    Raises:
+        ValueError: for one that was asked for and is none of them.
+    """
+    without = {"batch": "the size of a batch is a whole number"}
+    if dynamics.fresh_labels:
+        without["noise"] = "it decides which labels are drawn, and a small change changes none of them"
+    for p in wanted:
+        if p.name in without and not default:
+            raise ValueError(
+                f"a simulated path has no derivative with respect to {p.name!r}, because {without[p.name]}; the "
+                "expectation has one: ask for sources='exact'."
+            )
+    return [p for p in wanted if p.name not in without]
+
+
+def _with_whole_batch(problem: Problem, dynamics: Dynamics) -> Problem:
+    """A traceable problem whose batch size is a number known to the compiler, because it determines shapes."""
+    if not isinstance(dynamics, Descent) or dynamics.batch is None or np.ndim(dynamics.batch):
+        return problem
+    batch = np.asarray(dynamics.batch).item() if _check.concrete(dynamics.batch) else dynamics.batch
+    return problem[0], dataclasses.replace(problem[1], batch=batch), problem[2]
 
 
 def _refuse(mode: str, order: int, dynamics: Dynamics) -> None:
