@@ -199,7 +199,7 @@ def agreement(
     for name, values in members.items():
         truth, runs = np.asarray(expected[name], float), np.asarray(values, float)
         count = len(runs)
-        off = _ROUNDING * unit
+        off: Any = _ROUNDING * unit
         if name.startswith("log_"):
             known = np.where(np.isfinite(truth), truth, 0.0)
             off = off * np.maximum(1.0, np.abs(known))

@@ -46,7 +46,7 @@ def _coupled(model: LayerPeeled, descent: Descent, state: State, membership: Mem
     numbers = (descent.rate_H, descent.rate_W, model.decay_H, model.decay_W, descent.schedule(0))
     m, replacement = (n, False) if descent.batch is None else (descent.batch, bool(descent.replacement))
     c = 1 - draws_of(n, jnp.asarray(m, dtype), replacement).other
-    p = MapNumbers(groups, *(jnp.asarray(x, dtype) for x in numbers), c)
+    p = MapNumbers(groups, *(jnp.asarray(x, dtype) for x in (*numbers, c)))
     one, none = jnp.ones_like(c), jnp.zeros_like(c)
 
     def wanted(eta: jax.Array, c: jax.Array) -> Sought:

@@ -43,8 +43,8 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
         observed = "log_distance_H" if name == "spherical" else "log_distance"
         run = simulate(model, descent, state, times, [observed, "accuracy"], states=True)
         truth = exact(model, descent, state, times, [observed, "accuracy"], states=True)
-        found = verify(run, truth).errors
-        errors += [found["H"], found["W"]]
+        found: Any = verify(run, truth)
+        errors += [found.errors["H"], found.errors["W"]]
         curves[name] = np.asarray(truth[observed])
         curves[f"{name} simulated"] = np.asarray(run[observed])
         if name != "spherical":

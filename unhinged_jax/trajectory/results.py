@@ -83,13 +83,13 @@ class Asked(Aside):
     @classmethod
     def of(cls, observe: Any, plan: Iterable[tuple[str, Any]]) -> Asked:
         """That of a request, whose plan has the functions by name, and None for those that are built in."""
-        plan = dict(plan)
-        own = {name: function for name, function in plan.items() if function is not None}
+        functions = dict(plan)
+        own = {name: function for name, function in functions.items() if function is not None}
         if not own:
-            return cls(observe if isinstance(observe, tuple) else list(plan))
+            return cls(observe if isinstance(observe, tuple) else list(functions))
         cells = (cell for function in own.values() for cell in getattr(function, "__closure__", None) or ())
         held = [cell.cell_contents for cell in cells if cell != types.CellType()]
-        return cls(plan if _check.concrete((list(own.values()), held)) else None, own)
+        return cls(functions if _check.concrete((list(own.values()), held)) else None, own)
 
     def __repr__(self) -> str:
         return f"Asked({self.observe!r}, own={self.own!r})"
