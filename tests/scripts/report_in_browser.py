@@ -468,6 +468,7 @@ STATES = {
     "panels": ("grid", "panels=noise&pins=1.1.0-6.4.1&seeds=yes&observable=accuracy_margin&search=gamma>0.1"),
     "along": ("grid", "view=along&pins=3.1.0"),
     "scatter": ("grid", "view=scatter&across=log_norm&up=accuracy_margin&shade=gamma&pins=1.1.0-6.4.1"),
+    "parallel-many": ("grid", "view=parallel&observable=accuracy_margin"),
     "parallel": ("random", "pins=0.1-1.3&search=gamma>0.1"),
     "scatter-random": ("random", "view=scatter&up=accuracy&shade=log_norm"),
     "message": ("random", "search=gama > 3"),
@@ -492,6 +493,11 @@ def test_every_state_fits_its_width_and_has_no_serious_fault(opened, axe, width,
             const own = node.getBoundingClientRect(), all = node.ownerSVGElement.getBoundingClientRect();
             return own.left < all.left - 1 || own.right > all.right + 1; }).map(node => node.textContent)""")
         assert cut == [], state
+        met = page.run("""(() => {
+            const boxes = [...document.querySelectorAll('svg .name')].map(node => node.getBoundingClientRect());
+            return boxes.some((a, i) => boxes.some((b, k) => k > i && a.right > b.left && b.right > a.left
+                && a.bottom - 3 > b.top && b.bottom - 3 > a.top)); })()""")
+        assert not met, state
         if os.environ.get("PICTURES"):
             page.picture(Path(os.environ["PICTURES"]) / f"{state}-{width}-{'dark' if dark else 'light'}.png")
         if axe is not None:

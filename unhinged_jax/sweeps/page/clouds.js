@@ -81,7 +81,10 @@ const drawParallel = svg => {
     width = canvas(svg, height);
   const axes = cols.map(col => columnAxis(col, points, 0)),
     shade = shadeOf(last, points);
-  const top = 44,
+  // Names of neighbours stand on different lines where they would meet.
+  const names = widest(axes.map(axis => [0, axis.label])) + 10;
+  const rows = Math.min(4, Math.max(1, Math.ceil((names * cols.length) / (width - 60))));
+  const top = 12 + 16 * rows,
     bottom = height - 76,
     marks = axes.map(axis => axis.marks ?? marksOf(axis, bottom - top, 50));
   const left = 12 + widest(marks[0]),
@@ -127,10 +130,9 @@ const drawParallel = svg => {
       );
       label.style.pointerEvents = "none";
     }
-    // Names of neighbours stand on two lines, so that long ones do not meet.
     const half = widthOf(axis.label) / 2,
       x = Math.min(width - half - 2, Math.max(half + 2, X[k]));
-    add(front, "text", { x, y: k % 2 ? 14 : 32, "text-anchor": "middle" }, axis.label);
+    add(front, "text", { x, y: 14 + 16 * (k % rows), "text-anchor": "middle", class: "name" }, axis.label);
     add(front, "rect", {
       x: X[k] - 12,
       y: top - 6,
