@@ -93,7 +93,13 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
         return {"cmap": "cividis", "norm": Normalize(0, 1), "extend": "neither"}
     if np.ptp(finite) <= 1e-6 * np.max(np.abs(finite)):
         alike = float(np.median(finite))
-        return {"cmap": "cividis", "norm": Normalize(alike - 1, alike + 3), "extend": "", "alike": f" = {shown(alike)}"}
+        unit = max(1.0, abs(alike))
+        return {
+            "cmap": "cividis",
+            "norm": Normalize(alike - unit, alike + 3 * unit),
+            "extend": "",
+            "alike": f" = {shown(alike)}",
+        }
     low, high = np.percentile(finite, [1, 99])
     if finite.max() - finite.min() < 4 * (high - low):
         low, high = finite.min(), finite.max()
