@@ -103,9 +103,9 @@ const shading = (o, values) => {
   let [low, high] = S.scale === "fixed" ? wholeRange(o) : range(values);
   const middle = D.observed[o].centre ?? 0;
   const within = low < middle && middle < high;
-  // Up to rounding there is one value: one colour, and words in place of a bar.
+  // Up to rounding there is one value: one colour, unlike the grey of failures, and words in place of a bar.
   if (high - low <= 1e-6 * Math.max(Math.abs(low), Math.abs(high)))
-    return { low, high, log: false, centre: null, share: () => 0.5, stops: CIVIDIS, alike: show((low + high) / 2) };
+    return { low, high, log: false, centre: null, share: () => 0.25, stops: CIVIDIS, alike: show((low + high) / 2) };
   const centred = S.values === "centred" ? within : S.values === "automatic" && D.observed[o].centre !== null && within;
   const log = !centred && low > 0 && (S.values === "logarithmic" || (S.values === "automatic" && wide(low, high)));
   if (centred) {
