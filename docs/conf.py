@@ -107,10 +107,11 @@ html_theme = "furo"
 html_title = f"unhinged_jax {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["typeset.js"]
 html_copy_source = False
 html_show_sourcelink = False
 mathjax_path = "tex-svg.js"
-mathjax3_config = {"svg": {"fontCache": "global"}, "options": {"enableMenu": False}}
+mathjax3_config = {"startup": {"typeset": False}, "svg": {"fontCache": "global"}, "options": {"enableMenu": False}}
 _mathjax = importlib.util.find_spec("sphinx-mathjax-offline")
 if _mathjax is None or _mathjax.origin is None:
     raise ModuleNotFoundError("the documentation needs MathJax: pip install 'unhinged-jax[docs]'")
