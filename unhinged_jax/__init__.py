@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from unhinged_jax.labels import step_imbalanced as step_imbalanced
     from unhinged_jax.labels import targets as targets
     from unhinged_jax.limits import Limit as Limit
+    from unhinged_jax.limits import Survivors as Survivors
     from unhinged_jax.limits import limit as limit
     from unhinged_jax.measurement import Collapse as Collapse
     from unhinged_jax.measurement import Measurement as Measurement
@@ -92,7 +93,7 @@ _HOMES = {
     "dynamics": "Descent Flow",
     "ensembles": "Agreement ensemble",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced targets",
-    "limits": "Limit limit",
+    "limits": "Limit Survivors limit",
     "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables moment_observables observe_state paper_observables",

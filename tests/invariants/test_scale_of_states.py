@@ -34,7 +34,9 @@ MODELS = {
     "rescaled once": uj.spherical(LABELS, P, gamma=0.3, decay=2**-5, rescale=1),
     "kernel": uj.ntk_invariant(LABELS, P, np.eye(9) + 0.5, gamma=0.3, decay=(2**-5, 2**-4)),
     "squared error": uj.unconstrained(EVEN, P, loss="mse", bias=True),
+    "squared error, balanced": uj.regularized(LABELS, P, decay=2**-5, loss="mse"),
 }
+FLOW_EVEN = uj.Flow(0.5)
 STEP, MOMENTUM, FLOW = uj.Descent(0.5, 0.75), uj.Descent(0.5, 0.75, momentum=0.5), uj.Flow(0.5, 0.75)
 SQUARES = [*uj.moment_observables, "log_square_norm", "log_within_scatter"]
 SEEN = ["objective", "margin_min", "log_norm_H", "log_norm_W", "nc1"]
@@ -43,6 +45,8 @@ SEEN = ["objective", "margin_min", "log_norm_H", "log_norm_W", "nc1"]
 def start(name):
     """Entries that a division by a power of two leaves exact; biases of another size than the scale."""
     model, rng = MODELS[name], np.random.default_rng(7)
+    if name == "squared error, balanced":
+        return model.init(jax.random.key(7), balanced=0.0, precision="float64")
     H, W, b = rng.normal(size=(model.samples, P)), rng.normal(size=(model.classes, P)), rng.normal(size=model.classes)
     if name == "squared error":
         b = np.full(model.classes, 0.25)  # `linearised` is of equal biases
@@ -147,6 +151,7 @@ FUNCTIONS = {
     "exact": {
         "regularized": solved(STEP, ["log_distance", "gap_W"]), "anchored": solved(FLOW), "frozen": solved(STEP),
         "spherical": solved(STEP), "kernel": solved(MOMENTUM),
+        "squared error, balanced": lambda model, state: uj.exact(model, FLOW_EVEN, state, [0, 2, 5], SEEN).observables,
     },
     "closed_form.expected.expectations": {
         name: lambda model, state: [
@@ -165,7 +170,7 @@ FUNCTIONS = {
     "push_forward": {"regularized": pushed(STEP), "cross-entropy": pushed(MOMENTUM)},
     "limit": {
         "regularized": limit(STEP), "anchored": limit(FLOW), "frozen": limit(STEP), "spherical": limit(STEP),
-        "rescaled once": limit(FLOW), "kernel": limit(FLOW),
+        "rescaled once": limit(FLOW), "kernel": limit(FLOW), "squared error, balanced": limit(FLOW_EVEN),
     },
     "limit_sensitivity": {
         name: lambda model, state: uj.limit_sensitivity(model, STEP, state, "gamma")["left"]
@@ -215,9 +220,15 @@ ELSEWHERE = {
     "derivatives.programs.most_steps": "counts the steps of a flow for `sensitivity`",
     "derivatives.flow_map.flow_map": "the core of `push_forward` and `lyapunov`",
     "limits.linear.coupled": "the core of `limit`",
+    "limits.squared_error.squared": "the core of `limit`",
     "limits.linear.driven": "the core of `limit`",
     "limits.spherical.spherical": "the core of `limit`",
     "closed_form.linear.exact_linear": "the core of `exact`",
+    "closed_form.squared_error.start_of": "the core of `exact`",
+    "closed_form.run.why_no_closed_form": "gives words",
+    "closed_form.balance.why_not_balanced": "gives words about ratios",
+    "closed_form.balance.why_not_read": "gives words about ratios",
+    "closed_form.balance.form_of": "asks whether kappa is 0 in units of the squared norm",
     "simulation.linear.linear_system": "the core of `simulate`",
     "simulation.watched.batch_in_pieces": "gives what `simulate` does, some times at a time",
     "simulation.choose.choose": "asks for shapes, types and which modes a start has",

@@ -109,7 +109,8 @@ def test_bad_input_gives_one_clear_message(name):
 
 NO_CLOSED_FORM = {
     "rates that are not proportional": (MODEL, uj.Flow(rate_H=uj.exponential(1.0, 0.1)), "not proportional"),
-    "a loss that is not linear": (uj.unconstrained(LABELS, 4, loss="mse"), uj.Flow(), "not linear in the logits"),
+    "a loss that is not linear": (uj.unconstrained(LABELS, 4, loss="focal"), uj.Flow(), "not linear in the logits"),
+    "squared error from any start": (uj.unconstrained(LABELS, 4, loss="mse"), uj.Flow(), "from balanced starts only"),
     "an optimizer": (MODEL, uj.Descent(optimizer=optax.adam(0.1)), "not a linear map"),
     "free spherical": (uj.spherical(LABELS, 4, free_prototypes=True), uj.Flow(), "anchor the prototypes"),
     "spherical with momentum": (uj.spherical(LABELS, 4), uj.Descent(0.1, momentum=0.5), "momentum on spherical"),

@@ -13,16 +13,26 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _check, _loop, _request, observables
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.closed_form import spherical
+from unhinged_jax.closed_form import spherical, squared_error
+from unhinged_jax.closed_form.balance import Form, form_of, why_not_balanced, why_not_read, why_not_squared
 from unhinged_jax.closed_form.expected import expectations, known_of, unknown, why_no_expectation
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
-from unhinged_jax.closed_form.timeline import Clock, Record, Updates, closed, timeline, updates_at
+from unhinged_jax.closed_form.timeline import (
+    Clock,
+    Record,
+    Updates,
+    closed,
+    timeline,
+    unit_clock,
+    updates_at,
+    with_slopes,
+)
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
 from unhinged_jax.linear.row_space import row_space
-from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum, spectrum_of
+from unhinged_jax.linear.spectrum import spectrum_of
 from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
 from unhinged_jax.observables import (
     ObservablePlan,
@@ -33,7 +43,6 @@ from unhinged_jax.observables import (
     refers_to_start,
     wants_split,
 )
-from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
 from unhinged_jax.trajectory import RunResult, Trajectory
 
 
@@ -56,7 +65,7 @@ def exact(
 
     This covers every dynamics that is linear in (H, W), with any labels, weights, decays, kernel and proportional
     rates; a descent may also have momentum and rates that are not proportional. It covers spherical features with
-    anchored prototypes.
+    anchored prototypes, and the flow of squared error from balanced starts, up to a rotation of the feature space.
 
     Args:
         model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not
@@ -93,10 +102,13 @@ def exact(
         return _expected(model, drawn, state, times, observe, states=states, precision=precision)
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
+    given = state.final if isinstance(state, Trajectory) else state
+    if not model.loss.linear and (why := why_not_read(model, dynamics, given, task.plan, states)):
+        raise NoClosedForm(f"there is no closed form: {why}")
     task.refuse_large(states)
     with task.context():
         times = task.clock()
-        clock, start, dynamics = _unit_clock(dynamics, task)
+        clock, start, dynamics = unit_clock(dynamics, task)
         model, dynamics = _request.traceable((model, dynamics))
         reads: Any = None
         if isinstance(dynamics, Descent):
@@ -104,13 +116,16 @@ def exact(
             reads = (_loop.reads_at if stepped else updates_at)(task.times, task.first)
         if start is None:
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
-        if model.spherical:
+        if model.spherical or not model.loss.linear:
             must_fit(task.state, task.precision)
         job = _Job(
             model, dynamics, task.state, Clock(clock, reads, start), task.plan, states, task.target, task.first_start,
             task.memory,
         )  # fmt: skip
-        found = _spherical(job) if model.spherical else _linear(job)
+        if model.loss.linear:
+            found = _spherical(job) if model.spherical else _linear(job)
+        else:
+            found = _squared(job, form_of(model, dynamics, given))
         return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
 
 
@@ -132,25 +147,17 @@ def _expected(
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 
 
-def _unit_clock(dynamics: Dynamics, task: _request.Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
-    """Times, start (None for that of the task) and dynamics; in zeta for a flow whose schedule is a function.
+def why_no_closed_form(
+    model: LayerPeeled, dynamics: Dynamics, expectations: bool = False, state: State | None = None
+) -> str | None:
+    """The setting that rules a closed form out, in words, or None; `expectations` count as one if that is said.
 
-    A flow depends on time only through zeta, so the times become values of zeta, and the schedule becomes 1. zeta is
-    integrated here, outside the compiled function, where the error of the integration can be checked.
+    Squared error has one from some starts only; whether it is such a start is said if `state` is given.
     """
-    known = _check.concrete((task.times, task.first))
-    if not (isinstance(dynamics, Flow) and known and integrated_outside(dynamics.schedule)):
-        return task.clock(), None, dynamics
-    zeta = elapsed(dynamics.schedule, task.first, task.times)
-    return jnp.asarray(zeta), jnp.zeros(()), dataclasses.replace(dynamics, schedule=1.0)
-
-
-def why_no_closed_form(model: LayerPeeled, dynamics: Dynamics, expectations: bool = False) -> str | None:
-    """The setting that rules a closed form out, in words, or None; `expectations` count as one if that is said."""
     _request.check_kinds(model, dynamics)
     if not model.loss.linear:
-        name = type(model.loss).__name__
-        return f"the loss {name} is not linear in the logits; use `simulate`, or the unhinged loss."
+        why = why_not_squared(model, dynamics)
+        return why_not_balanced(model, dynamics, state) if why is None and state is not None else why
     if isinstance(dynamics, Flow) and not dynamics.proportional:
         return (
             "the rates of H and W are not proportional, so the matrices K at different times do not commute; "
@@ -217,7 +224,7 @@ def _linear(job: _Job) -> Trajectory:
     def record_of(g: jax.Array) -> Record:
         return timeline(model, dynamics, clock, Modes(g, mask, present), memory is not None)
 
-    moments = _with_slopes(record_of, spectrum)
+    moments = with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part, origin, memory)
     apart = origin is not None and refers_to_start(
         job.plan
@@ -242,22 +249,13 @@ def _linear(job: _Job) -> Trajectory:
     return dataclasses.replace(run, memory=problem.memory(record, slopes, run.final.log_scale))
 
 
-def _with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) -> tuple[Record, Record]:
-    """The record, and its first and second derivatives with respect to the squared singular values.
-
-    The two derivatives are stacked on an axis after that of the times. Each coefficient depends on one value alone.
-    """
-    g = spectrum.values
-    if isinstance(spectrum, BalancedSpectrum):
-        record = record_of(g)
-        return record, record  # the second is not read, because balanced modes need no derivatives
-
-    def along(function: Callable[[jax.Array], Record]) -> Any:
-        return lambda g: jax.jvp(function, (g,), (jnp.ones_like(g),))
-
-    record, first = along(record_of)(g)
-    _, second = along(lambda g: along(record_of)(g)[1])(g)
-    return record, jax.tree.map(lambda *both: jnp.stack(both, axis=1), first, second)
+@compiled
+def _squared(job: _Job, form: Form) -> Trajectory:
+    """Evaluate squared error from a balanced start."""
+    start = squared_error.start_of(job.model, job.dynamics, job.state, form)
+    schedule, times = job.dynamics.schedule, job.clock.times.astype(job.state.W.dtype)
+    taus = schedule.integral(times) - schedule.integral(job.clock.first)
+    return _evaluate(job, lambda tau: squared_error.moment(start, tau), taus.astype(job.state.W.dtype))
 
 
 @compiled

@@ -10,7 +10,8 @@ and of the ordered product of (I + eta_k K_k) for steps that differ, momentum, a
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Shaped
 
+from unhinged_jax import _check
 from unhinged_jax._loop import Reads
+from unhinged_jax._request import Task
 from unhinged_jax.closed_form.modes import (
     BiasCoefficients,
     Coefficients,
@@ -35,8 +38,10 @@ from unhinged_jax.closed_form.modes import (
 from unhinged_jax.closed_form.updates import products
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
+from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.schedules import Constant
+from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
 from unhinged_jax.special import phi1, safe_log
 
 
@@ -228,3 +233,34 @@ def _product_timeline(
         saved.x.bias,
         None if descent.momentum is None else Velocity(saved.v.full, saved.v.bias),
     )
+
+
+def with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) -> tuple[Record, Record]:
+    """The record, and its first and second derivatives with respect to the squared singular values.
+
+    The two derivatives are stacked on an axis after that of the times. Each coefficient depends on one value alone.
+    """
+    g = spectrum.values
+    if isinstance(spectrum, BalancedSpectrum):
+        record = record_of(g)
+        return record, record  # the second is not read, because balanced modes need no derivatives
+
+    def along(function: Callable[[jax.Array], Record]) -> Any:
+        return lambda g: jax.jvp(function, (g,), (jnp.ones_like(g),))
+
+    record, first = along(record_of)(g)
+    _, second = along(lambda g: along(record_of)(g)[1])(g)
+    return record, jax.tree.map(lambda *both: jnp.stack(both, axis=1), first, second)
+
+
+def unit_clock(dynamics: Dynamics, task: Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
+    """Times, start (None for that of the task) and dynamics; in zeta for a flow whose schedule is a function.
+
+    A flow depends on time only through zeta, so the times become values of zeta, and the schedule becomes 1. zeta is
+    integrated here, outside the compiled function, where the error of the integration can be checked.
+    """
+    known = _check.concrete((task.times, task.first))
+    if not (isinstance(dynamics, Flow) and known and integrated_outside(dynamics.schedule)):
+        return task.clock(), None, dynamics
+    zeta = elapsed(dynamics.schedule, task.first, task.times)
+    return jnp.asarray(zeta), jnp.zeros(()), dataclasses.replace(dynamics, schedule=1.0)

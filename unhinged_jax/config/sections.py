@@ -115,6 +115,8 @@ class StateSection:
             Default "normal", or "etf" if they do not move and p >= C-1.
         bias: b itself, (C,); default 0.
         scale: Factor on features and prototypes that are drawn.
+        balanced: kappa, for a start with H^T H - W^T W = kappa I: the features follow from the prototypes, or the other
+            way round below 0; squared error then has a closed form. Default: not balanced.
     """
 
     seed: int = 0
@@ -122,6 +124,7 @@ class StateSection:
     prototypes: Array | None = None
     bias: Array | None = None
     scale: float | None = None
+    balanced: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
+from unhinged_jax.closed_form.balance import why_not_along
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.derivatives.chosen import Choice, chosen
 from unhinged_jax.derivatives.parameters import Parameter, Problem
@@ -89,7 +90,8 @@ def sensitivity(
     _request.one_at_a_time("sensitivity", model, dynamics, state)
     drawn = isinstance(dynamics, Descent) and dynamics.stochastic
     _request.check_kinds(model, dynamics)
-    kinds = _sources(sources, model, dynamics, key)
+    problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
+    kinds = _sources(sources, problem, key)
     if drawn and observe is None and kinds == ("exact",):
         observe = moment_observables
     order, mode = _check.choice("order", order, (1, 2)), _check.choice("mode", mode, MODES)
@@ -97,9 +99,12 @@ def sensitivity(
         model, dynamics, state, times, observe, target=target, precision=precision, caller="sensitivity"
     )
     scale_must_fit(model, dynamics, task.state)
-    problem: Problem = (model, dynamics, state.final if isinstance(state, Trajectory) else state)
     names = [name for name, _ in task.plan]
     wanted = chosen(parameters, problem)
+    if not model.loss.linear and (why := why_not_along([p.name for p in wanted])) and "exact" in kinds:
+        if sources is not None:
+            raise NoClosedForm(f"there is no closed form: {why}")
+        kinds = SOURCES[:1]
     if isinstance(dynamics, Descent) and dynamics.stochastic and "simulated" in kinds:
         wanted = _of_a_path(wanted, parameters is None, dynamics)
     inputs = sum(int(np.size(p.value)) for p in wanted)
@@ -123,9 +128,10 @@ def sensitivity(
 
 
 def _sources(
-    sources: Iterable[str] | str | None, model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
+    sources: Iterable[str] | str | None, problem: Problem, key: jax.Array | None
 ) -> tuple[str, ...]:
-    why = why_no_closed_form(model, dynamics, expectations=True)
+    model, dynamics, state = problem
+    why = why_no_closed_form(model, dynamics, expectations=True, state=state)
     if sources is None and isinstance(dynamics, Descent) and dynamics.stochastic:
         return SOURCES[:1] if key is not None or why is not None else SOURCES[1:]
     if sources is None:

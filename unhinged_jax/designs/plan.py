@@ -123,6 +123,8 @@ class DesignPlan:
 
 def _check_method(method: str, problem: Problem) -> None:
     why = why_no_closed_form(problem.model, problem.dynamics)
+    if why is None and not problem.model.loss.linear:
+        why = "a design moves what keeps a start of squared error balanced; give method = 'simulate'."
     if method == "exact" and why:
         raise NoClosedForm(f"there is no closed form: {why}")
 

@@ -40,7 +40,7 @@ def normal(key: jax.Array, shape: Sequence[int], scale: ArrayLike = 1.0) -> jax.
         >>> normal(jax.random.key(0), (3, 2)).shape
         (3, 2)
     """
-    _check_key(key)
+    check_key(key)
     if np.ndim(scale) != 0:
         raise ValueError(f"scale must be a scalar, but got shape {np.shape(scale)}; multiply the result instead.")
     _check.non_negative("scale", scale)
@@ -139,13 +139,13 @@ def simplex_etf(classes: int, dim: int, key: jax.Array | None = None) -> jax.Arr
     frame = _minimal_frame(classes)
     if key is None:
         return jnp.pad(frame, ((0, 0), (0, dim - classes + 1)))
-    _check_key(key)
+    check_key(key)
     axes = jax.random.orthogonal(key, classes - 1, m=dim)
     return jnp.matmul(frame, axes, precision=jax.lax.Precision.HIGHEST)
 
 
 def _kaiming(key: jax.Array, shape: Sequence[int], distribution: str) -> jax.Array:
-    _check_key(key)
+    check_key(key)
     shape = _checked_shape(shape, least_axes=2)
     draw = jax.nn.initializers.variance_scaling(
         2.0,
@@ -167,7 +167,8 @@ def _minimal_frame(classes: int) -> jax.Array:
     return jnp.concatenate([first, scale * jnp.eye(classes - 1) - shift])
 
 
-def _check_key(key: object) -> None:
+def check_key(key: object) -> None:
+    """Raise TypeError unless this is a JAX key."""
     # A NumPy array is what a legacy key becomes when saved and loaded; JAX takes it.
     if not isinstance(key, jax.Array | np.ndarray):
         raise TypeError(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import _check
-from unhinged_jax._values import Tabled
+from unhinged_jax._values import Tabled, Value
 from unhinged_jax.model import State
 
 STOPS, SHORT, OVERSHOOTS, SWINGS = 1, 2, 3, 4
@@ -26,6 +26,45 @@ _NOTES = {
 
 _NUMBERS = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
 _OF_NOISE = ("second_moment_growth", "mean_growth", "critical_batch", "critical_rate")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Survivors(Value):
+    """Singular values of the logits H W^T in the limit of squared error.
+
+    Attributes:
+        values: From this start, (k,), each in the place of the singular value of the targets that it belongs to: that
+            of its class for one-hot targets, ascending for others.
+        possible: The same at the global minimum: the p largest of max(0, s - lambda / q), where s = sqrt(n_c) for
+            one-hot targets.
+        by_class: Whether they belong to classes.
+
+    Source: beyond the paper; for balanced classes Tirer & Bruna 2022.
+
+    Example:
+        >>> Survivors(np.array([2.0, 0.0, 0.0]), np.array([2.0, 0.5, 0.0]), True).note
+        'class 2 dies; class 1 dies from this start, but not at the minimum'
+    """
+
+    values: Any
+    possible: Any
+    by_class: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    @property
+    def note(self) -> str:
+        """Which of them die, in words; "" if none does."""
+        here, there = np.asarray(self.values), np.asarray(self.possible)
+        here, there = (here > 0), (there > 0)
+        what = ("class", "classes") if self.by_class else ("singular value", "singular values")
+
+        def said(dead: np.ndarray, then: str) -> str:
+            names = [str(place) for place in np.flatnonzero(dead)]
+            listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+            return f"{what[len(names) > 1]} {listed} die{'s' * (len(names) == 1)}{then}" if names else ""
+
+        both = said(~here & ~there, ""), said(~here & there, " from this start, but not at the minimum")
+        return "; ".join(filter(None, both))
 
 
 @jax.tree_util.register_dataclass
@@ -51,6 +90,7 @@ class Limit(Tabled):
         angle: The argument of that eigenvalue, which is 0 in a flow. At pi every update changes the sign of the winning
             part; between 0 and pi the winning part oscillates like the cosine of angle times k.
         ending: 0, or the reason why the direction is not approached at one rate forever; see `note`.
+        survivors: The singular values of the logits in the limit of squared error, else None; see `Survivors`.
         moving: "both" parts, the one that is "driven" by the other, or the "lengths" of spherical features; the
             exponent belongs to their norm.
         second_moment_growth: E ||(H, W)||^2 grows like e^(second_moment_growth k) in a descent that draws batches or
@@ -89,6 +129,7 @@ class Limit(Tabled):
     excess: jax.Array
     angle: Any = 0.0
     ending: Any = 0
+    survivors: Survivors | None = None
     moving: str = dataclasses.field(default="both", metadata={"static": True})
     second_moment_growth: Any = None
     mean_growth: Any = None
@@ -133,7 +174,7 @@ class Limit(Tabled):
             ValueError: As for `side`.
         """
         _ = self.side  # one limit, whose numbers are known
-        said = [_NOTES[int(self.ending)]]
+        said = [_NOTES[int(self.ending)], "" if self.survivors is None else self.survivors.note]
         angle = float(self.angle)
         if math.isclose(angle, math.pi, rel_tol=1e-6):
             said.append("its sign changes with every update")

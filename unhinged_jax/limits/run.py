@@ -13,12 +13,14 @@ import numpy as np
 
 from unhinged_jax import _check, _request
 from unhinged_jax.closed_form import exact
+from unhinged_jax.closed_form.balance import form_of
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise
 from unhinged_jax.limits.result import STOPS, Limit
 from unhinged_jax.limits.spherical import spherical
+from unhinged_jax.limits.squared_error import squared
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.schedules.total import remaining
 from unhinged_jax.trajectory import Trajectory
@@ -41,6 +43,9 @@ def limit(
     eigenvalues of a symmetric map, found on any device. If all classes are alike it is a map of seven numbers, which
     costs milliseconds; otherwise it is applied some hundred times to matrices of classes, which takes below a second
     for 30 classes and several for 100. Momentum, other optimisers, epochs and kernels have no such limit.
+
+    For squared error from a balanced start also which singular values of the logits survive, see `Survivors`; its
+    direction is known up to a rotation of the feature space.
 
     Args:
         model, dynamics, state: as in `exact`. If `state` is a `Trajectory`, the limit is that of the run that continues
@@ -67,7 +72,8 @@ def limit(
         ('grows', 0.1667)
     """
     drawn = dynamics if isinstance(dynamics, Descent) and dynamics.stochastic else None
-    why = why_no_closed_form(model, dynamics, expectations=True)
+    single = state.final if isinstance(state, Trajectory) else state
+    why = why_no_closed_form(model, dynamics, expectations=True, state=single)
     if why is None and not dynamics.proportional:
         why = "the rates of H and W are not proportional, so no direction stays the same."
     if why is None and model.moves.b and callable(dynamics.rate_b):
@@ -88,7 +94,7 @@ def limit(
         if (ended := _check.known(state.elapsed)) is not None:
             begin = np.atleast_1d(np.max(ended))
     task = _request.prepare(model, dynamics, state, begin, (), target=target, precision=precision, caller="limit")
-    if model.spherical or not model.moves.coupled:
+    if model.spherical or not (model.moves.coupled and model.loss.linear):
         must_fit(task.state, task.precision)  # the part that stays is a part of the limit
     with task.context():
         model, dynamics, drawn = _request.traceable((model, dynamics, drawn))
@@ -97,7 +103,7 @@ def limit(
             left = jnp.where(dynamics.schedule(0) > 0, jnp.inf, 0.0)
         else:
             left = jnp.asarray(remaining(dynamics.schedule, task.first))
-        found = _solver(model, dynamics)(model, dynamics, task.state, task.target)
+        found = _solver(model, dynamics, single)(model, dynamics, task.state, task.target)
         if not (_check.concrete(left) and np.isposinf(left)):
             found = _stopped(found, model, dynamics, task, left)
         if drawn is not None:
@@ -107,8 +113,12 @@ def limit(
         return task.give_back(found)
 
 
-def _solver(model: LayerPeeled, dynamics: Dynamics) -> Callable[..., Limit]:
+def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..., Limit]:
     """The function that finds the limit of this kind of problem."""
+    if not model.loss.linear:
+        assert isinstance(dynamics, Flow)
+        form = form_of(model, dynamics, state)
+        return lambda model, dynamics, state, target: squared(model, dynamics, state, form)
     if not model.spherical:
         return coupled if model.moves.coupled else driven
     lengthen = False  # whether this is a descent whose decay alone makes features longer

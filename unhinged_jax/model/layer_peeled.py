@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check, _memory, _numbers, initial
+from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax._values import Tabled
 from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
 from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, decays, split_rescale
+from unhinged_jax.model.starts import Sizes, Wanted, drawn
 from unhinged_jax.model.state import State, check_parts
-from unhinged_jax.precision import scope
 from unhinged_jax.signal import Signal
 
 LARGEST_DIM = 2**31 - 1
@@ -179,6 +179,7 @@ class LayerPeeled(Tabled):
         prototypes: str | ArrayLike | None = None,
         bias: ArrayLike | None = None,
         scale: float = 1.0,
+        balanced: ArrayLike | None = None,
         precision: str | None = None,
     ) -> State:
         """An initial state.
@@ -190,13 +191,18 @@ class LayerPeeled(Tabled):
                 for prototypes: "etf" if they do not move and p >= C-1, otherwise "normal".
             bias: Shape (C,); default zeros.
             scale: Factor on random features and prototypes.
+            balanced: kappa, for a start with H^T H - W^T W = kappa I, from which squared error has a closed form. W is
+                drawn, or given as `prototypes`, and H is its partner, random otherwise: needs n >= p, for kappa = 0
+                n >= min(C, p). For kappa < 0 (needs C >= p), and for kappa = 0 with fewer samples, H is drawn or
+                given, and W is its partner. A traced kappa must be above 0. Default None: not balanced.
             precision: "float32" or "float64"; default: JAX's current default.
 
         Raises:
-            ValueError: for an unknown name, an array of a wrong shape or with NaN, an ETF with p < C-1, or no key.
+            ValueError: for an unknown name, an array of a wrong shape or with NaN, an ETF with p < C-1, no key, or a
+                kappa for which there are too few samples or classes.
             MemoryError: for a state that the machine cannot hold, saying how much it would need.
 
-        Source: Zhou et al. 2023, Appendices C and D.1.
+        Source: Zhou et al. 2023, Appendices C and D.1; balanced as in Dominé et al. 2025.
 
         Example:
             >>> from unhinged_jax.labels import balanced
@@ -205,34 +211,13 @@ class LayerPeeled(Tabled):
             >>> model.init(jax.random.key(0)).H.shape
             (6, 4)
         """
-        _check.key("key", key)
-        _check.non_negative("scale", scale)
-        _memory.refuse(4 * (self.samples + self.classes) * self.dim, f"a state of {self.samples} x {self.dim} features")
-        key_H, key_W = jax.random.split(key)
         if prototypes is None:
-            prototypes = "etf" if not self.prototypes_move and 1 < self.classes <= self.dim + 1 else "normal"
-
-        def draw(name: str, kind: str | ArrayLike, key: jax.Array, rows: int) -> Any:
-            if not isinstance(kind, str):
-                return _numbers.array(name, kind)
-            if kind == "etf" and rows == self.classes:
-                return initial.simplex_etf(self.classes, self.dim)
-            _check.choice("initial state", kind, ("normal", "kaiming", "etf"))
-            if kind == "etf":
-                raise ValueError("'etf' is an initial state of the prototypes; give features as 'normal' or an array.")
-            if kind == "kaiming":
-                return scale * initial.kaiming_uniform(key, (rows, self.dim))
-            return initial.normal(key, (rows, self.dim), scale=scale)
-
-        with scope(precision):
-            dtype = jnp.result_type(float)
-            state = State(
-                H=jnp.asarray(draw("features", features, key_H, self.samples), dtype),
-                W=jnp.asarray(draw("prototypes", prototypes, key_W, self.classes), dtype),
-                b=jnp.asarray(np.zeros(self.classes) if bias is None else _numbers.array("bias", bias), dtype),
-            )
-            self.check_state(state)
-            return _memory.read_all(state) if precision and _check.concrete(state) else state
+            framed = not self.prototypes_move and 1 < self.classes <= self.dim + 1 and balanced is None
+            prototypes = "etf" if framed else "normal"
+        wanted = Wanted(features, prototypes, bias, scale, balanced)
+        state = drawn(key, Sizes(self.samples, self.classes, self.dim), wanted, precision)
+        self.check_state(state)
+        return _memory.read_all(state) if precision and _check.concrete(state) else state
 
     def check_state(self, state: State) -> None:
         """Raise ValueError unless this is a single state with this model's shapes and finite numbers."""

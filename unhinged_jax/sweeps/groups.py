@@ -98,6 +98,8 @@ def _traceable(plan: SweepPlan, dim: Dim, key: str) -> bool:
         return False
     if key == "dynamics.batch" and plan.method == "simulate":  # the length of what is drawn
         return False
+    if key == "state.balanced" and min(min(axis.values) for axis in dim.axes if axis.key == key) <= 0:
+        return False  # its sign says which part follows from the other
     config, precision = plan.config_at({}), plan.config.run.precision
     try:
         with scope(precision):
@@ -111,13 +113,22 @@ def _shapes(problem: Problem) -> Any:
     return problem.state.H, problem.state.W
 
 
+def _why_not_exact(config: Config, problem: Problem, traced: Mapping[str, Any]) -> str | None:
+    """Why the points of a sweep have no closed form, in words, or None; their starts are traced."""
+    why = why_no_closed_form(problem.model, problem.dynamics, True)
+    drawn = config.state.balanced is not None or "state.balanced" in traced
+    if why is None and not (problem.model.loss.linear or drawn):
+        why = "squared error has a closed form from balanced starts only; give `balanced = 0.0` in [state]."
+    return why
+
+
 def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...], ...]) -> Group:
     config, run = plan.config_at(places), plan.config.run
     found: dict[str, Any] = {}
 
     def trace(values: dict[str, Any]) -> Any:
         problem = build_traced(config, values)
-        if plan.sweep.method == "exact" and (why := why_no_closed_form(problem.model, problem.dynamics, True)):
+        if plan.sweep.method == "exact" and (why := _why_not_exact(config, problem, values)):
             raise NoClosedForm(f"there is no closed form: {why}")
         task = _request.prepare(
             problem.model, problem.dynamics, problem.state, problem.times, problem.observe, target=problem.target,

@@ -1,0 +1,94 @@
+"""Random states of a model, drawn part by part or balanced."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from unhinged_jax import _check, _memory, _numbers, initial
+from unhinged_jax.model.state import State
+from unhinged_jax.precision import scope
+
+
+class Sizes(NamedTuple):
+    """n, C and p."""
+
+    samples: int
+    classes: int
+    dim: int
+
+
+class Wanted(NamedTuple):
+    """What `LayerPeeled.init` is asked for, with its arguments."""
+
+    features: str | ArrayLike
+    prototypes: str | ArrayLike
+    bias: ArrayLike | None
+    scale: ArrayLike
+    balanced: ArrayLike | None
+
+
+def drawn(key: jax.Array, sizes: Sizes, wanted: Wanted, precision: str | None) -> State:
+    """The state, see `LayerPeeled.init`."""
+    _check.key("key", key)
+    _check.non_negative("scale", wanted.scale)
+    n, C, p = sizes
+    _memory.refuse(4 * (n + C) * p, f"a state of {n} x {p} features")
+    key_H, key_W = jax.random.split(key)
+    with scope(precision):
+        dtype = jnp.result_type(float)
+        H = W = None
+        if wanted.balanced is None or not _from_prototypes(sizes, wanted):
+            H = jnp.asarray(_part("features", wanted.features, key_H, sizes, wanted.scale), dtype)
+        if wanted.balanced is None or H is None:
+            W = jnp.asarray(_part("prototypes", wanted.prototypes, key_W, sizes, wanted.scale), dtype)
+        if H is None:
+            H = initial.balanced_partner(key_H, W, n, wanted.balanced)
+        if W is None:
+            W = initial.balanced_partner(key_W, H, C, -float(np.asarray(wanted.balanced)))
+        b = np.zeros(C) if wanted.bias is None else _numbers.array("bias", wanted.bias)
+        return State(H=H, W=W, b=jnp.asarray(b, dtype))
+
+
+def _part(name: str, kind: str | ArrayLike, key: jax.Array, sizes: Sizes, scale: ArrayLike) -> Any:
+    """H or W as named or given."""
+    shape = (sizes.samples if name == "features" else sizes.classes, sizes.dim)
+    if not isinstance(kind, str):
+        array = _numbers.array(name, kind)
+        _check.shape(name, array, shape, "one row per sample" if name == "features" else "one row per class")
+        return array
+    _check.choice("initial state", kind, ("normal", "kaiming", "etf"))
+    if kind == "etf":
+        if name == "features":
+            raise ValueError("'etf' is an initial state of the prototypes; give features as 'normal' or an array.")
+        return initial.simplex_etf(*shape)
+    return scale * initial.kaiming_uniform(key, shape) if kind == "kaiming" else initial.normal(key, shape, scale=scale)
+
+
+def _from_prototypes(sizes: Sizes, wanted: Wanted) -> bool:
+    """Whether a balanced start begins with W, and H is its partner; else the other way round."""
+    n, C, p = sizes
+    kappa = wanted.balanced
+    _check.finite("balanced", kappa)
+    _check.shape("balanced", kappa, (), "one number")
+    value = float(np.asarray(kappa)) if _check.concrete(kappa) else 1.0
+    first = value > 0 or (value == 0 and n >= min(C, p))
+    if value != 0 and (n if first else C) < p:
+        few, what, sign = (n, "samples", ">") if first else (C, "classes", "<")
+        raise ValueError(
+            f"a start with H^T H - W^T W = kappa I and kappa {sign} 0 needs at least as many {what} as dimensions, but "
+            f"there are {few} {what} and {p} dimensions; lower dim, or give balanced=0.0."
+        )
+    partner, name, other = (
+        (wanted.features, "features", "prototypes") if first else (wanted.prototypes, "prototypes", "features")
+    )
+    if not (isinstance(partner, str) and partner == "normal"):
+        raise ValueError(
+            f"with balanced={_check.given(kappa)} the {name} follow from the {other}, so they cannot be given as "
+            f"{_check.given(partner)}; leave `{name}` out, or `balanced`."
+        )
+    return first
