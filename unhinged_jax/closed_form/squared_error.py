@@ -27,6 +27,7 @@ rates and the evaluation at any time are beyond these papers.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from unhinged_jax.closed_form.balance import Form, balance_of, valid
+from unhinged_jax.closed_form.residual import small_loss
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
@@ -84,6 +86,7 @@ class Start(NamedTuple):
 
     Attributes:
         model, targets, b: The problem, and the bias, which stays.
+        rates: r_1 r_2.
         speed: g, which makes zeta(t) the time of the equations above.
         stretch: (r_1/r_2)^(1/4).
         turn: The turned feature space, rows orthonormal, (d, p).
@@ -99,6 +102,7 @@ class Start(NamedTuple):
     model: LayerPeeled
     targets: Targets
     b: Float[jax.Array, "C"]
+    rates: Float[jax.Array, ""]
     speed: Float[jax.Array, ""]
     stretch: Float[jax.Array, ""]
     turn: Float[jax.Array, "d p"]
@@ -138,7 +142,7 @@ def start_of(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Start:
     rest = (H - targets.lifted(F)) @ turn.T
     sound = form.known | valid(model, flow, balance)
     return Start(
-        model, targets, state.b, speed, stretch, turn, jnp.where(seen, rows @ turn.T, 0.0),
+        model, targets, state.b, r1 * r2, speed, stretch, turn, jnp.where(seen, rows @ turn.T, 0.0),
         jnp.concatenate([omega, -omega]) - decay, angle, rest, jnp.linalg.qr(jax.lax.stop_gradient(rest), mode="r"),
         kappa / 2 - decay, reach, leads, jnp.where(sound, 1.0, jnp.nan).astype(dtype),
     )  # fmt: skip
@@ -194,13 +198,13 @@ def safe_norm_of_rows(X: jax.Array) -> jax.Array:
     return jax.vmap(safe_norm)(X)
 
 
-def moment(start: Start, zeta: jax.Array) -> View:
+def moment(start: Start, zeta: jax.Array, even: bool = False) -> View:
     """The state after `zeta`, up to a rotation of the feature space.
 
     A row with eigenvalue mu is e^(mu T) times that of the start. A weight (e^(2 mu T) - 1) / (2 mu) is e^(2 nu T) T phi
     with nu = max(mu, 0) and phi = phi1(2 |mu| T), and a column is divided by e^(nu T + extra) of its largest weighted
     entry, where nu and extra may be 0, those of the identity in N. So only differences of exponents are multiplied by
-    T.
+    T. `even` says that kappa is 0; then a small loss is known to all digits.
     """
     T, dtype = start.speed * zeta, start.rows.dtype
     count = start.angle.shape[0]
@@ -233,7 +237,13 @@ def moment(start: Start, zeta: jax.Array) -> View:
     H = start.targets.lifted(cos * up - sin * down) + rows[2 * count :]
     W = start.targets.shown(sin * up + cos * down)
     size = start.stretch * start.valid
-    return View(start.model, DenseFeatures(H * size), W * start.valid / start.stretch, start.b, common)
+    view = View(start.model, DenseFeatures(H * size), W * start.valid / start.stretch, start.b, common)
+    if not (even and start.rows.shape[1] == count):
+        return view
+    s, weight = start.targets.values, start.speed / jnp.sqrt(jnp.asarray(start.rates, dtype))
+    small = small_loss(s, start.rows[:count], start.rows[count:], start.rest_root, T, weight)
+    holds = small.holds & (start.growth_rest == 0) & jnp.all(start.leads[:count])
+    return dataclasses.replace(view, small_loss=small._replace(holds=holds))
 
 
 def _columns(nu: jax.Array, phi: jax.Array, entries: jax.Array, T: jax.Array) -> tuple[jax.Array, jax.Array]:

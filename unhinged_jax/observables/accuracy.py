@@ -14,6 +14,9 @@ from unhinged_jax.observables.features import Features, map_samples, row_lengths
 from unhinged_jax.observables.view import View
 from unhinged_jax.special import greatest, safe_log, safe_norm
 
+_SMALL = 1e-8
+"""The loss below which a difference of logits and targets of ordinary size has lost half of its digits."""
+
 
 def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(c, factor, bias): logits are e^c (factor H W^T + bias), and neither term over- or underflows for both small."""
@@ -49,7 +52,11 @@ def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
         value = model.loss_of_columns(logits)
         huge = (value > jnp.exp(most / 2)) | jnp.isnan(value)  # NaN: differences of infinite numbers
         value = jnp.where((scale > most) & huge, jnp.inf, value)
-    return value, jnp.zeros_like(value)
+    if view.small_loss is None:
+        return value, jnp.zeros_like(value)
+    mantissa, log_scale, holds = view.small_loss
+    better = jax.lax.stop_gradient(holds & (value < _SMALL))
+    return jnp.where(better, mantissa, value), jnp.where(better, log_scale, 0.0)
 
 
 def _scaled(mantissa: jax.Array, log_scale: jax.Array) -> jax.Array:

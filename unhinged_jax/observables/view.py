@@ -44,7 +44,8 @@ class View:
     """One moment of a run, as observables see it: e^log_scale (features, W), b, and its split along the limit.
 
     `log_start` is the logarithm of the norm of the leading part at the start. In a continued run it refers to the start
-    of the first run, whose leading part is e^log_start (direction + `beside`).
+    of the first run, whose leading part is e^log_start (direction + `beside`). `small_loss` is the loss, as (mantissa,
+    logarithm of its scale, whether it holds), of a run that knows it better than the difference of logits and targets.
     """
 
     model: LayerPeeled
@@ -55,6 +56,7 @@ class View:
     split: Split | None = None
     log_start: Float[jax.Array, ""] | None = None
     beside: Orthonormal | None = None
+    small_loss: tuple[jax.Array, jax.Array, jax.Array] | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
         """compute(view), evaluated only once, because XLA does not merge factorisations."""
