@@ -31,8 +31,8 @@ def balanced_partner(key: jax.Array, part: ArrayLike, rows: int, kappa: ArrayLik
             right-hand side: p, or min(m, p) for κ = 0.
 
     Source:
-        Beyond the paper; balanced starts as in Arora, Cohen & Hazan (2018) and, with κ, in Dominé et
-        al. (2025).
+        Beyond the paper; balanced starts as in Braun et al. (2022) and, with κ, in Dominé et al.
+        (2025).
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from unhinged_jax.theories import (
     ce_decay,
     ce_free,
+    dying_classes,
     frozen,
     label_noise,
     log_time,
@@ -17,6 +18,7 @@ from unhinged_jax.theories import (
     off_path,
     on_the_path,
     perils,
+    rich_lazy,
     saddles,
     this_paper,
     within_class,
@@ -24,8 +26,8 @@ from unhinged_jax.theories import (
 from unhinged_jax.theories.theory import Finding, Theory
 
 _MODULES = (
-    this_paper, frozen, perils, label_noise, log_time, on_the_path, off_path, near_origin, mse_decay, within_class,
-    ce_free, ce_decay, saddles, minority, noisy_labels,
+    this_paper, frozen, perils, label_noise, log_time, on_the_path, off_path, near_origin, rich_lazy, mse_decay,
+    dying_classes, within_class, ce_free, ce_decay, saddles, minority, noisy_labels,
 )  # fmt: skip
 THEORIES: dict[str, Theory] = {module.THEORY.name: module.THEORY for module in _MODULES}
 
