@@ -1,10 +1,11 @@
 """Random problems against an oracle written apart: plain NumPy in long double, matrix exponentials, SciPy's DOP853.
 
-    python tests/scripts/random_problems.py [--structures 40] [--draws 8] [--jobs N] [--only I [J]]
+    python tests/scripts/random_problems.py [--structures 48] [--draws 8] [--jobs N] [--only I [J]]
 
 What is static – case, loss, kind of labels, shapes, number types, updates – is drawn once a structure, and numbers anew
 for every problem, since numbers do not compile. Prints the worst difference of every family in units of its bound, and
-every miss with the numbers that draw it again. Exit status 1 if there is one.
+every miss with the numbers that draw it again. Exit status 1 if there is one. Structures from 40 on are squared error
+from balanced starts, whose closed form is compared up to a rotation of the feature space.
 
 Bounds are those of the arithmetic: 1e-9 relative for closed forms and descents in float64, 1e-6 for flows solved at
 rtol 1e-10, 2e-4 and 5e-3 (at rtol 1e-5) in float32. The loss is compared in units of the sum of its absolute terms.
@@ -37,6 +38,8 @@ OBSERVED = ("log_norm_H", "log_norm_W", "log_abs_loss", "loss_sign", "accuracy")
 # --- what is drawn --------------------------------------------------------------------------------------------------
 
 LABELS = ("balanced", "counts", "sample weights", "class weights", "expected noise", "drawn noise", "smoothed", "soft")
+UNWEIGHTED, BALANCED = ("balanced", "counts", "expected noise", "drawn noise", "smoothed", "soft"), 40
+"""Labels of squared error from balanced starts, and the first structure of them."""
 LINEAR = ("unconstrained", "regularized", "anchored", "frozen", "kernel", "factor", "coordinates")
 ANY_LOSS = ("unconstrained", "regularized", "anchored", "frozen", "free sphere")
 SCHEDULES = ("constant", "cosine", "piecewise", "exponential")
@@ -90,6 +93,8 @@ class Structure:
     @property
     def closed(self) -> bool:
         """Whether `exact` takes it."""
+        if self.case == "balanced start":
+            return True
         momentum_on_sphere = self.case == "sphere" and self.kind in ("momentum", "Nesterov")
         return self.loss == "unhinged" and self.case != "free sphere" and not momentum_on_sphere
 
@@ -105,6 +110,8 @@ def structure(number: int) -> Structure:
     def pick(names: Any) -> Any:
         return list(names)[rng.integers(len(list(names)))]
 
+    if number >= BALANCED:
+        return _balanced_structure(number, rng)
     linear = number % 3 != 2
     case = (*LINEAR, "sphere")[(number - number // 3) % 8] if linear else ANY_LOSS[number // 3 % 5]
     kind = ("flow", "descent", "momentum", "Nesterov", "flow", "descent")[rng.integers(6)]
@@ -122,6 +129,34 @@ def structure(number: int) -> Structure:
         dense=rng.random() < 0.3, cut=rng.random() < 0.5, exact_first=rng.random() < 0.3,
         updates=tuple(int(k) for k in np.sort(rng.choice(np.arange(1, rng.integers(12, 60)), 4, replace=False))),
     )  # fmt: skip
+
+
+def _balanced_structure(number: int, rng: np.random.Generator) -> Structure:
+    """Squared error: more and fewer dimensions than classes and samples, in turn."""
+    classes = int(rng.integers(2, 5))
+    layout = UNWEIGHTED[number % 6]
+    counts = (2,) * classes if layout == "balanced" else tuple(int(n) for n in rng.integers(1, 5, classes))
+    return Structure(
+        case="balanced start", loss="mse", labels=layout, kind="flow", schedule=SCHEDULES[number % 4],
+        precision="float32" if number % 8 == 7 else "float64", bias=False, own=False, lanes=3 if number % 4 == 1 else 0,
+        number="Python", index="int64", written="C order", counts=counts, dim=(2, 3, 5, 9)[number % 4], dense=False,
+        cut=rng.random() < 0.3, exact_first=rng.random() < 0.5, updates=(1, 2, 3, 4),
+    )  # fmt: skip
+
+
+def _balanced_start(n: int, C: int, p: int, rates: tuple[float, ...], rich: bool, rng: np.random.Generator) -> Any:
+    """H and W with r_2 H^T H - r_1 W^T W = kappa I, where kappa is 0 if `rich`, and above or below 0 if it can be."""
+    signs = [sign for sign, rows in ((1, n), (-1, C)) if rows >= p]
+    sign = 0 if rich or not signs else int(rng.choice(signs))
+    first = sign > 0 or (sign == 0 and n >= min(C, p))
+    V = rng.normal(size=(C if first else n, p))
+    rows = n if first else C
+    values, vectors = np.linalg.eigh(V.T @ V + abs(sign) * rng.uniform(0.1, 2) * np.eye(p))
+    keep = slice(p - min(rows, p, p if sign else len(V)), p)
+    axes = np.linalg.qr(rng.normal(size=(rows, len(values[keep]))))[0]
+    X = axes @ (np.sqrt(np.maximum(values[keep], 0))[:, None] * vectors.T[keep])
+    by = (rates[0] / rates[1]) ** 0.25
+    return (by * X, V / by) if first else (by * V, X / by)
 
 
 @dataclasses.dataclass
@@ -174,6 +209,8 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
             model = uj.regularized(labels, p, decay=given, **with_bias, **loss)
         case "anchored":
             model, decay = uj.anchored(labels, p, decay=given[0], **loss), (decay[0], 0.0)
+        case "balanced start":
+            model = uj.regularized(labels, p, decay=given, **loss)
         case "frozen":
             model, decay = uj.frozen(labels, p, decay=given[1], **with_bias, **loss), (0.0, decay[1])
         case "sphere":
@@ -204,8 +241,14 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
             schedule, rates[0][0], rates[1][0], momentum=momentum[0], nesterov=kind.kind == "Nesterov", **own_rate
         )
     log_scale = _log_size(kind, rng)
-    starts = []
-    for _ in range(max(kind.lanes, 1)):
+    starts, numbers = [], tuple(r for _, r in rates)
+    if kind.case == "balanced start":
+        rich = rng.random() < 0.5
+        model, decay = _evenly(model, decay, numbers, rich)
+        for _ in range(max(kind.lanes, 1)):
+            both = _balanced_start(n, C, p, numbers, rich, rng)
+            starts.append((*(part.astype(kind.precision) for part in both), np.zeros(C, kind.precision)))
+    for _ in range(max(kind.lanes, 1) - len(starts)):
         H, W, b = (rng.normal(size=shape).astype(kind.precision) for shape in ((n, p), (C, p), (C,)))
         W = W - W.mean(axis=0) if centred else W
         starts.append((H, W, b if kind.bias else 0 * b))
@@ -214,6 +257,12 @@ def problem(kind: Structure, rng: np.random.Generator) -> Problem:
         model, dynamics, signal, value, truth, starts, log_scale, times, rate, zeta, tuple(r for _, r in rates), decay,
         momentum[1], theta,
     )  # fmt: skip
+
+
+def _evenly(model: Any, decay: tuple, rates: tuple[float, ...], rich: bool) -> tuple[Any, tuple]:
+    """The model with decays that keep a start balanced: r_1 lambda_1 = r_2 lambda_2, and none unless kappa is 0."""
+    even = (decay[0] * rates[1], decay[0] * rates[0]) if rich else (0.0, 0.0)
+    return model.replace(decay=even), (*even, 0.0)
 
 
 def _log_size(kind: Structure, rng: np.random.Generator) -> float:
@@ -476,6 +525,11 @@ def wrong(kind: Structure, drawn: Problem, run: Any, states: list[tuple]) -> dic
         right, unclear = _accuracy(S, drawn.truth, 1e-7 if kind.precision == "float64" else 1e-3)
         count = float(run["accuracy"][i]) * len(S)
         note("accuracy", max(abs(count - right) - unclear - 1e-4, 0) * 1e9)
+    if kind.case == "balanced start":  # the same products of rows, whatever their space is turned by
+        Z = np.vstack(states[-1][:2])
+        got = np.vstack([run.final.H, run.final.W]).astype(Long) * np.exp(Long(run.final.log_scale))
+        note("final products", np.sqrt(np.sum((got @ got.T - Z @ Z.T) ** 2)) / np.sum(Z**2))
+        return found
     for part, array in zip("HWb", states[-1], strict=True):
         size = np.sqrt(np.sum(array**2))
         shift = Long(run.final.log_scale) if part != "b" else Long(0)
@@ -529,7 +583,7 @@ def checked(number: int, draws: list[int]) -> tuple[dict[tuple[str, str], float]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--structures", type=int, default=40)
+    parser.add_argument("--structures", type=int, default=48)
     parser.add_argument("--draws", type=int, default=8, help="problems of each structure")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--only", type=int, nargs="+", help="one structure, and perhaps one draw")

@@ -114,7 +114,7 @@ def why_not_balanced(model: LayerPeeled, flow: Flow, state: State) -> str | None
         return (
             "squared error has a closed form from balanced starts only, where rate_W H^T H - rate_H W^T W is a "
             f"multiple of the identity; here it is off by {found.apart / found.size:.2g} of the squared norm, and "
-            f"{slack:.1g} is allowed. Draw a start by `model.init(key, balanced=0.0)`{turned} or use `simulate`."
+            f"{slack:.2g} is allowed. Draw a start by `model.init(key, balanced=0.0)`{turned} or use `simulate`."
         )
     if float(model.decay_H) > 0 and abs(found.kappa) > slack * found.size:
         return (
