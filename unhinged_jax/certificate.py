@@ -184,9 +184,9 @@ def _squared_case(case: Case, began: float) -> Row:
             found.append(max(products, float(np.max(np.abs(np.asarray(run[name]) / np.asarray(truth[name]) - 1)))))
         return found
 
-    none = math.nan
+    none, (error_H, error_W) = math.nan, errors(True)
     return Row(
-        case.name, case.how, case.precision, *errors(True), 0.0, case.bound, none, none, case.rate_bound, none,
+        case.name, case.how, case.precision, error_H, error_W, 0.0, case.bound, none, none, case.rate_bound, none,
         time.monotonic() - began, max(errors(False)),
     )  # fmt: skip
 

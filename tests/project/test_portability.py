@@ -32,6 +32,7 @@ EXPORT = """
         "simulated spherical descent": (uj.simulate, sphere, descent),
         "exact flow": (uj.exact, linear, flow),
         "exact flow of uneven counts": (uj.exact, uj.regularized(uneven, dim=4, decay=0.05), flow),
+        "exact flow of squared error": (uj.exact, uj.regularized(uneven, dim=4, decay=0.05, loss="mse"), flow),
         "exact descent": (uj.exact, linear, descent),
         "exact spherical flow": (uj.exact, sphere, flow),
         "exact spherical descent": (uj.exact, sphere, descent),
@@ -64,7 +65,8 @@ EXPORT = """
     texts = {}
     programs = {name: program(*case) for name, case in cases.items()}
     curved = "simulated flow of cross-entropy"
-    for name in ("simulated descent", "simulated flow", "exact flow", "exact descent", curved):
+    squared = "exact flow of squared error"
+    for name in ("simulated descent", "simulated flow", "exact flow", squared, "exact descent", curved):
         programs[f"gradient of {name}"] = slope(*cases[name])
     for name in ("simulated descent", "exact descent"):
         programs[f"sweep of {name}"] = lanes(*cases[name])

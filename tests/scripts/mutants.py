@@ -39,6 +39,11 @@ FLOW = _named(
     "closed_form/test_exact", "flow_equals_the_matrix_exponential[counts-None-30]",
     "flow_equals_the_matrix_exponential[balanced-None-30]", "a_class_without_weight_only_decays",
 )  # fmt: skip
+SQUARED_FILE = "closed_form/test_squared_error"
+SQUARED = _named(
+    SQUARED_FILE, "closed_form_is_the_flow_that_an_integrator_finds", "ten_digits_at_a_million",
+    "derivatives_are_those_of_finite_differences_also_at_the_start",
+)  # fmt: skip
 STEPS = _named("closed_form/test_exact", "descent_with_equal_steps_equals_a_loop[both-settings0]")
 UPDATES = _named("closed_form/test_exact", "descent_with_a_schedule_equals_a_loop[0.8-True-both]")
 KERNEL = _named("closed_form/test_exact", "flow_equals_the_matrix_exponential[weighted-factor-25]")
@@ -68,6 +73,9 @@ TESTS = {
         )
     ],
     "closed_form": [*FLOW, *FAR, *STEPS, *DRIVEN, *UPDATES, *FIRST_START, *VELOCITY],
+    "closed_form/squared_error": SQUARED,
+    "closed_form/residual": _named(SQUARED_FILE, "ten_digits_at_a_million"),
+    "closed_form/balance": [*SQUARED, *_named(SQUARED_FILE, "what_rules_the_closed_form_out_is_named")],
     "closed_form/modes": [
         *_named(
             "closed_form/test_exact", "flow_coefficients_equal_a_decimal_matrix_exponential",

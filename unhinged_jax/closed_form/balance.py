@@ -101,7 +101,7 @@ def why_not_squared(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     return None
 
 
-def why_not_balanced(model: LayerPeeled, flow: Flow, state: State) -> str | None:
+def why_not_balanced(model: LayerPeeled, flow: Dynamics, state: State) -> str | None:
     """Why squared error has no closed form from this start, in words, or None; a traced start is not looked at."""
     if not _check.concrete((model, flow, state)):
         return None
@@ -124,7 +124,7 @@ def why_not_balanced(model: LayerPeeled, flow: Flow, state: State) -> str | None
     return None
 
 
-def why_not_read(model: LayerPeeled, flow: Flow, state: State, plan: ObservablePlan, states: bool) -> str | None:
+def why_not_read(model: LayerPeeled, flow: Dynamics, state: State, plan: ObservablePlan, states: bool) -> str | None:
     """Why what is asked of a run of squared error has no closed form, in words, or None."""
     known = "squared error is solved up to a rotation of the feature space"
     if states:
@@ -149,7 +149,7 @@ def why_not_along(names: Sequence[str]) -> str | None:
     return None
 
 
-def form_of(model: LayerPeeled, flow: Flow, state: State) -> Form:
+def form_of(model: LayerPeeled, flow: Dynamics, state: State) -> Form:
     """What is known of the start."""
     one_hot = model.labels.kind == "hard" and _check.concrete(state.b) and not np.any(np.asarray(state.b))
     if not _check.concrete((model.decay_H, flow, state)):
@@ -164,7 +164,7 @@ def _type(state: State) -> str:
     return "float32" if "float32" in (str(state.H.dtype), str(state.W.dtype)) else "float64"
 
 
-def _known_balance(flow: Flow, state: State) -> Balance:
+def _known_balance(flow: Dynamics, state: State) -> Balance:
     """The balance in float64, of a start divided by its largest entry."""
     H, W = (_memory.read(part).astype(float) for part in (state.H, state.W))
     size = max(np.max(np.abs(H)), np.max(np.abs(W))) or 1.0

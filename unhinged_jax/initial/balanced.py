@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
@@ -46,7 +47,7 @@ def balanced_partner(key: jax.Array, part: ArrayLike, rows: int, kappa: ArrayLik
     _check.shape("kappa", kappa, (), "one number")
     V = jnp.asarray(part, jnp.result_type(float))
     count, dim = V.shape
-    even = _check.concrete(kappa) and float(kappa) == 0
+    even = _check.concrete(kappa) and float(np.asarray(kappa)) == 0
     rank = min(count, dim) if even else dim
     if _check.whole("rows", rows, least=1) < rank:
         raise ValueError(f"rows must be at least {rank}, the rank of VᵀV + κI, but got {rows}; lower the dimension.")

@@ -41,15 +41,17 @@ def drawn(key: jax.Array, sizes: Sizes, wanted: Wanted, precision: str | None) -
     key_H, key_W = jax.random.split(key)
     with scope(precision):
         dtype = jnp.result_type(float)
-        H = W = None
-        if wanted.balanced is None or not _from_prototypes(sizes, wanted):
+        kappa, first = wanted.balanced, "both"
+        if kappa is not None:
+            first = _first_part(sizes, wanted, kappa)
+        if first != "prototypes":
             H = jnp.asarray(_part("features", wanted.features, key_H, sizes, wanted.scale), dtype)
-        if wanted.balanced is None or H is None:
+        if first != "features":
             W = jnp.asarray(_part("prototypes", wanted.prototypes, key_W, sizes, wanted.scale), dtype)
-        if H is None:
-            H = initial.balanced_partner(key_H, W, n, wanted.balanced)
-        if W is None:
-            W = initial.balanced_partner(key_W, H, C, -float(np.asarray(wanted.balanced)))
+        if kappa is not None and first == "prototypes":
+            H = initial.balanced_partner(key_H, W, n, kappa)
+        elif kappa is not None:
+            W = initial.balanced_partner(key_W, H, C, -float(np.asarray(kappa)))
         b = np.zeros(C) if wanted.bias is None else _numbers.array("bias", wanted.bias)
         return State(H=H, W=W, b=jnp.asarray(b, dtype))
 
@@ -69,10 +71,9 @@ def _part(name: str, kind: str | ArrayLike, key: jax.Array, sizes: Sizes, scale:
     return scale * initial.kaiming_uniform(key, shape) if kind == "kaiming" else initial.normal(key, shape, scale=scale)
 
 
-def _from_prototypes(sizes: Sizes, wanted: Wanted) -> bool:
-    """Whether a balanced start begins with W, and H is its partner; else the other way round."""
+def _first_part(sizes: Sizes, wanted: Wanted, kappa: ArrayLike) -> str:
+    """The part with which a balanced start begins, "prototypes" or "features"; the other one is its partner."""
     n, C, p = sizes
-    kappa = wanted.balanced
     _check.finite("balanced", kappa)
     _check.shape("balanced", kappa, (), "one number")
     value = float(np.asarray(kappa)) if _check.concrete(kappa) else 1.0
@@ -91,4 +92,4 @@ def _from_prototypes(sizes: Sizes, wanted: Wanted) -> bool:
             f"with balanced={_check.given(kappa)} the {name} follow from the {other}, so they cannot be given as "
             f"{_check.given(partner)}; leave `{name}` out, or `balanced`."
         )
-    return first
+    return "prototypes" if first else "features"
