@@ -9,6 +9,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import unhinged_jax as uj
+from unhinged_jax.derivatives.sensitivities import disagreement
 
 TIMES = np.array([0.0, 0.5, 3.0, 20.0, 100.0])
 SEEN = ["loss", "objective", "norm_H", "norm_W", "accuracy"]
@@ -326,3 +327,43 @@ def test_float32_and_batches():
         truth = uj.exact(model, flow, state, times, names, precision="float64")
         for name in names:
             np.testing.assert_allclose(runs[name][member], truth[name], rtol=1e-5)
+
+
+def test_derivatives_beside_a_balanced_problem_are_refused():
+    model = uj.regularized(UNEVEN, 4, decay=0.03, loss="mse")
+    state = model.init(jax.random.key(5), balanced=0.0)
+    for parameters in (["decay_H"], ["eta", "rate_W"], ["H"], None):
+        with pytest.raises(uj.NoClosedForm, match="alone changes; ask for 'decay'"):
+            uj.sensitivity(model, uj.Flow(), state, [1.0], ["loss"], parameters, sources="exact")
+
+
+@pytest.mark.long
+def test_sensitivity_is_the_same_simulated_and_exact():
+    model = uj.regularized(UNEVEN, 4, decay=0.03, loss="mse")
+    state = model.init(jax.random.key(5), balanced=0.0, precision="float64")
+    table = uj.sensitivity(model, uj.Flow(rtol=1e-10), state, [3.0, 30.0], ["loss", "norm_H"], ["decay", "eta"])
+    assert max(disagreement(table).values()) < 1e-8
+    assert list(uj.sensitivity(model, uj.Flow(), state, [1.0], ["loss"], ["decay_H"])["source"].values) == ["simulated"]
+
+
+@pytest.mark.long
+def test_event_times_and_runs_that_go_on_are_those_of_the_simulated_flow():
+    model, flow = uj.regularized(UNEVEN, 4, decay=0.02, loss="mse"), uj.Flow(rtol=1e-10)
+    state = model.init(jax.random.key(0), balanced=0.0, precision="float64")
+    found = [
+        uj.event_time(model, flow, state, "loss", 0.3, times=[0.0, 100.0], direction="below", method=method)
+        for method in ("exact", "simulate")
+    ]
+    np.testing.assert_allclose(*((event.time, event.slope) for event in found), rtol=1e-8)
+    whole = uj.exact(model, flow, state, [2.0, 7.0], SEEN)
+    on = uj.exact(model, flow, uj.exact(model, flow, state, [2.0], SEEN), [7.0], SEEN)
+    for name in SEEN:
+        np.testing.assert_allclose(on[name][0], whole[name][1], rtol=1e-12)
+
+
+def test_starts_of_wrong_shapes_are_refused_as_elsewhere():
+    model = uj.unconstrained(UNEVEN, 4, loss="mse")
+    wrong = uj.State(np.ones((10, 4)), np.ones((3, 5)))
+    for ask in (lambda: uj.exact(model, uj.Flow(), wrong, [1.0]), lambda: uj.limit(model, uj.Flow(), wrong)):
+        with pytest.raises(ValueError, match=r"state.W must have shape"):
+            ask()

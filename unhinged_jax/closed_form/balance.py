@@ -102,8 +102,12 @@ def why_not_squared(model: LayerPeeled, dynamics: Dynamics) -> str | None:
 
 
 def why_not_balanced(model: LayerPeeled, flow: Dynamics, state: State) -> str | None:
-    """Why squared error has no closed form from this start, in words, or None; a traced start is not looked at."""
-    if not _check.concrete((model, flow, state)):
+    """Why squared error has no closed form from this start, in words, or None.
+
+    A start that is traced, or is none for this model, is not looked at.
+    """
+    sizes = ((model.samples, model.dim), (model.classes, model.dim))
+    if not _check.concrete((model, flow, state)) or (np.shape(state.H), np.shape(state.W)) != sizes:
         return None
     found, dtype = _known_balance(flow, state), _type(state)
     slack = tolerance(dtype)

@@ -157,7 +157,7 @@ def why_no_closed_form(
     _request.check_kinds(model, dynamics)
     if not model.loss.linear:
         why = why_not_squared(model, dynamics)
-        return why_not_balanced(model, dynamics, state) if why is None and state is not None else why
+        return why_not_balanced(model, dynamics, state) if why is None and isinstance(state, State) else why
     if isinstance(dynamics, Flow) and not dynamics.proportional:
         return (
             "the rates of H and W are not proportional, so the matrices K at different times do not commute; "

@@ -127,9 +127,7 @@ def sensitivity(
     return dataset.assign_attrs(mode=mode, order=order, precision=task.precision)
 
 
-def _sources(
-    sources: Iterable[str] | str | None, problem: Problem, key: jax.Array | None
-) -> tuple[str, ...]:
+def _sources(sources: Iterable[str] | str | None, problem: Problem, key: jax.Array | None) -> tuple[str, ...]:
     model, dynamics, state = problem
     why = why_no_closed_form(model, dynamics, expectations=True, state=state)
     if sources is None and isinstance(dynamics, Descent) and dynamics.stochastic:
