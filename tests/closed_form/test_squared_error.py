@@ -203,7 +203,7 @@ def decimal_grams(state, index, decay, kappa, time):
 @pytest.mark.parametrize(
     ("dim", "kappa", "decay", "time", "digits"),
     [
-        (4, 0.0, 0.01, 1e6, 90), (4, 0.0, 0.3, 1e6, 90), (4, 0.0, 0.0, 4e3, 600),
+        (4, 0.0, 0.01, 1e6, 90), (4, 0.0, 0.3, 1e6, 90), (4, 0.0, 0.0, 4e3, 600), (4, 0.0, 0.0, 2e3, 601),
         pytest.param(3, -0.5, 0.0, 1e6, 90, marks=pytest.mark.long),
     ],
 )  # fmt: skip
@@ -212,6 +212,9 @@ def test_ten_digits_at_a_million(dim, kappa, decay, time, digits):
     labels = uj.from_counts([5, 3, 2])
     model = uj.regularized(labels, dim, decay=decay, loss="mse")
     state = model.init(jax.random.key(3), balanced=kappa, scale=0.3, precision="float64")
+    if digits == 601:  # a start without variability within classes, whose loss falls twice as fast
+        index = np.asarray(labels.index)
+        state = uj.State((np.asarray(state.W) / np.sqrt([[5], [3], [2]]))[index], state.W)
     names = ["log_norm", "log_norm_H", "log_norm_W", *["log_abs_loss"] * (kappa == 0)]
     run = uj.exact(model, uj.Flow(), state, [time], names)
     with localcontext() as context:
@@ -253,14 +256,14 @@ def test_limit_is_where_the_run_ends_and_how_fast(name):
     np.testing.assert_allclose(found.survivors.values, values, atol=1e-13)
     np.testing.assert_allclose(found.survivors.possible, values, atol=1e-13)
     assert found.side == ("shrinks" if not values.any() else "stays")
-    times = np.array([12.0, 14.0]) / float(found.rate)
-    runs = [uj.exact(model, flow, state, [time], "log_norm") for time in times]
-    for part in ("", "_H", "_W"):
+    for part in ("_W", "_H", ""):
         pick = {"": lambda s: np.vstack([s.H, s.W]), "_H": lambda s: s.H, "_W": lambda s: s.W}[part]
+        rate = float(getattr(found, f"rate{part}"))
+        times = np.array([15.0, 17.0]) / rate
+        runs = [uj.exact(model, flow, state, [time], "log_norm") for time in times]
         apart = [turned_distance(pick(run.final), pick(found.direction)) for run in runs]
         fitted = -np.log(apart[1] / apart[0]) / np.diff(times)[0]
-        rate = float(getattr(found, f"rate{part}"))
-        assert apart[1] < 1e-5 and (abs(fitted - rate) < 0.05 * rate or apart[1] < 1e-10)
+        assert apart[1] < 1e-5 and abs(fitted - rate) < 0.05 * rate
     slope = float(runs[1]["log_norm"][0] - runs[0]["log_norm"][0]) / np.diff(times)[0]
     np.testing.assert_allclose(slope, found.exponent, atol=1e-6)
     largest = np.sqrt(counts.max()) / labels.samples

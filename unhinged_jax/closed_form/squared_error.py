@@ -39,6 +39,7 @@ from jaxtyping import Bool, Float, Int
 from unhinged_jax.closed_form.balance import Form, balance_of, valid
 from unhinged_jax.closed_form.residual import small_loss
 from unhinged_jax.dynamics import Flow
+from unhinged_jax.linear.spectrum import without
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
@@ -139,7 +140,9 @@ def start_of(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Start:
     rows = jnp.concatenate([cos * F + sin * A, cos * A - sin * F])
     turn, reach, leads = _turned(rows, jnp.tile(jnp.argsort(-omega), 2), form.even)
     seen = jnp.arange(turn.shape[0]) < reach[:, None]
-    rest = (H - targets.lifted(F)) @ turn.T
+    rest = H - targets.lifted(F)
+    present = safe_norm_of_rows(rest) > 16 * jnp.finfo(dtype).eps * safe_norm_of_rows(H)
+    rest = without(rest, present[:, None]) @ turn.T  # rounding would be all that is left of the loss in the end
     sound = form.known | valid(model, flow, balance)
     return Start(
         model, targets, state.b, r1 * r2, speed, stretch, turn, jnp.where(seen, rows @ turn.T, 0.0),
