@@ -154,6 +154,10 @@ def test_what_rules_the_closed_form_out_is_named():
     # Inside a trace nothing can be raised about numbers; they are NaN.
     traced = jax.jit(lambda state: uj.exact(model, flow, state, [1.0], "loss")["loss"])
     assert np.isfinite(traced(start)).all() and np.isnan(traced(loose)).all() and np.isnan(traced(rich)).all()
+    weighted = jax.jit(
+        lambda q: uj.exact(model.replace(labels=UNEVEN.replace(weights=q)), flow, start, [1.0], "loss")["loss"]
+    )
+    assert np.isfinite(weighted(np.full(10, 0.1))).all() and np.isnan(weighted(np.arange(1, 11) / 55)).all()
 
 
 def decimal_grams(state, index, decay, kappa, time):

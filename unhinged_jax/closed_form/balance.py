@@ -15,6 +15,8 @@ from unhinged_jax.losses import MSE
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan
 
+_EVEN = 1e-6  # how far weights of samples may differ, relative to the largest
+
 
 class Form(NamedTuple):
     """What is known of a start before anything compiles.
@@ -67,7 +69,9 @@ def valid(model: LayerPeeled, flow: Flow, balance: Balance) -> jax.Array:
     first, second = flow.rate_H * model.decay_H, flow.rate_W * model.decay_W
     equal = jnp.abs(first - second) <= slack * jnp.maximum(first, second)
     still = (jnp.abs(balance.kappa) <= slack * balance.size) | (jnp.maximum(first, second) == 0)
-    return equal & still & (balance.apart <= slack * balance.size)
+    weights = jnp.asarray(model.labels.weights)
+    even = jnp.ptp(weights) <= _EVEN * jnp.max(weights)
+    return even & equal & still & (balance.apart <= slack * balance.size)
 
 
 def why_not_squared(model: LayerPeeled, dynamics: Dynamics) -> str | None:
@@ -88,7 +92,7 @@ def why_not_squared(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     if not dynamics.proportional:
         return f"{of} for rates of H and W that are proportional; use `simulate`."
     weights = model.labels.weights
-    if _check.concrete(weights) and np.ptp(np.asarray(weights)) > 1e-6 * np.max(np.asarray(weights)):
+    if _check.concrete(weights) and np.ptp(np.asarray(weights)) > _EVEN * np.max(np.asarray(weights)):
         return f"{of} for samples of equal weight; here weights differ, and H^T H is not W^T W where it counts."
     given = (dynamics.rate_H, model.decay_H, dynamics.rate_W, model.decay_W)
     if _check.concrete(given):
