@@ -323,6 +323,7 @@ def test_derivatives_are_those_of_finite_differences_also_at_the_start(function,
                 )
 
 
+@pytest.mark.long
 def test_float32_and_batches():
     """Each member of a batch is the run alone, and float32 is float64 to its digits, also far out."""
     model, flow = uj.regularized(UNEVEN, 4, decay=0.3, loss="mse"), uj.Flow()
