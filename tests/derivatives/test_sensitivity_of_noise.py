@@ -6,6 +6,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.cli import main
+from unhinged_jax.config import build, read_config
 
 NAMES = ["square_norm", "objective"]
 AT = {"batch": 2.5, "eta": 0.3, "noise": 0.2, "decay": 0.1}
@@ -147,5 +148,5 @@ precision = "float64"
 
 
 def _of_file(config):
-    found = uj.build(uj.read_config(config))
+    found = build(read_config(config))
     return found.model, found.dynamics, found.state

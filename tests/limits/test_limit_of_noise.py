@@ -130,6 +130,24 @@ def test_many_unequal_classes():
         np.testing.assert_allclose(getattr(narrow, name), getattr(found, name), rtol=1e-5, err_msg=name)
 
 
+def test_a_line_of_thresholds_in_float32_is_that_in_float64():
+    """Many climbs from many starts, the last of each from where it ends: what is left there is rounding."""
+    model = uj.regularized(MANY, dim=2, gamma=0.15, decay=(0.2, 0.17))
+
+    def thresholds(batch):
+        found = uj.limit(model, uj.Descent(3.0, batch=batch), state)
+        return jnp.stack([found.critical_batch, found.critical_rate, found.second_moment_growth])
+
+    lines = {}
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            state = model.init(jax.random.key(0))
+            lines[wide] = np.asarray(jax.jit(jax.vmap(thresholds))(jnp.geomspace(1.0, 50.0, 25)), float)
+    np.testing.assert_allclose(lines[False][:, :2], lines[True][:, :2], rtol=1e-4)
+    np.testing.assert_allclose(lines[False][:, 2], lines[True][:, 2], atol=1e-5)
+    assert np.ptp(lines[True][:, 0]) < 1e-9 and np.all(np.diff(lines[True][:, 1:], axis=0) * [1, -1] > 0)
+
+
 @pytest.mark.parametrize("kind", some(["alike", "uneven"], "alike"))
 def test_expectations_grow_at_that_rate_in_the_end(kind):
     labels = uj.balanced(classes=4, per_class=3) if kind == "alike" else uj.from_counts([3, 1, 2])

@@ -90,13 +90,13 @@ def _leading(parts: Operator, row: Coefficients, start: Vector) -> jax.Array:
 
 
 class _Climb(NamedTuple):
-    """The vector so far and the last direction, each above its images, (4, d), and where to look next, (d,).
+    """The vector so far above its images, (4, d), the last direction, and where to look next, (d,).
 
     Also the error of the eigenvalue equation and the least so far, and counts: of steps since then, and of all steps.
     """
 
     best: jax.Array
-    last: jax.Array
+    last: Vector
     ahead: Vector
     error: jax.Array
     least: jax.Array
@@ -109,9 +109,11 @@ def _climbed(parts: Operator, row: Coefficients, start: Vector) -> jax.Array:
     eps = jnp.finfo(start.dtype).eps
 
     def step(carry: _Climb) -> _Climb:
-        ahead = _apart(carry.ahead[None], carry.best[:1])
-        up = jnp.concatenate([ahead, parts(ahead[0])])
-        space = jnp.stack([carry.best, up, _apart(carry.last, carry.best, up)])
+        up = _apart(carry.ahead, carry.best[0])
+        last = _apart(carry.last, carry.best[0], up)
+        # Their images are computed anew: where little is left of a vector, that of a difference would be rounding.
+        others = jnp.stack([up, last])
+        space = jnp.concatenate([carry.best[None], jnp.concatenate([others[:, None], jax.vmap(parts)(others)], axis=1)])
         vectors, images = space[:, 0], jnp.einsum("i,kid->kd", row, space[:, 1:])
         small = vectors @ images.T
         size = jnp.max(jnp.abs(small))
@@ -124,7 +126,7 @@ def _climbed(parts: Operator, row: Coefficients, start: Vector) -> jax.Array:
         ahead = image - jnp.dot(image, best[0]) * best[0]
         error = jnp.linalg.norm(ahead) / size
         idle = jnp.where(error < 0.9 * carry.least, 0, carry.idle + 1)
-        last = jnp.tensordot(weights[1:], space[1:], 1)
+        last = weights[1:] @ others
         return _Climb(best, last, ahead, error, jnp.minimum(error, carry.least), idle, carry.steps + 1)
 
     def going(carry: _Climb) -> jax.Array:
@@ -132,17 +134,16 @@ def _climbed(parts: Operator, row: Coefficients, start: Vector) -> jax.Array:
 
     nothing = jnp.zeros((4, start.size), start.dtype)
     far, none = jnp.full((), jnp.inf, start.dtype), jnp.zeros((), jnp.int32)
-    return jax.lax.while_loop(going, step, _Climb(nothing, nothing, start, far, far, none, none)).best
+    return jax.lax.while_loop(going, step, _Climb(nothing, nothing[0], start, far, far, none, none)).best
 
 
-def _apart(block: jax.Array, *others: jax.Array) -> jax.Array:
-    """A vector above its images without its parts along others, at length 1; 0 if only rounding is left."""
-    eps = jnp.finfo(block.dtype).eps
-    size = jnp.linalg.norm(block[0])
-    block = block / jnp.where(size > 0, size, 1.0)
+def _apart(vector: Vector, *others: Vector) -> Vector:
+    """A vector without its parts along others, at length 1; 0 if only rounding is left."""
+    size = jnp.linalg.norm(vector)
+    vector = vector / jnp.where(size > 0, size, 1.0)
     for _ in range(2):
         for other in others:
-            block = block - jnp.dot(other[0], block[0]) * other
-        size = jnp.linalg.norm(block[0])
-        block = jnp.where(size > 8 * eps, block / jnp.where(size > 0, size, 1.0), 0.0)
-    return block
+            vector = vector - jnp.dot(other, vector) * other
+        size = jnp.linalg.norm(vector)
+        vector = jnp.where(size > 8 * jnp.finfo(vector.dtype).eps, vector / jnp.where(size > 0, size, 1.0), 0.0)
+    return vector

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.closed_form.carriers import Membership, grouped, setting_of
+from unhinged_jax.closed_form.carriers import Membership, setting_of
 from unhinged_jax.closed_form.moments import draws_of, moments_of
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.limits.factors import factor
@@ -33,9 +33,9 @@ class Noise(NamedTuple):
     generic: Any
 
 
-def noise(model: LayerPeeled, descent: Descent, state: State) -> Noise:
+def noise(model: LayerPeeled, descent: Descent, state: State, membership: Membership) -> Noise:
     """The growths and thresholds of a descent whose rate is that of update 0."""
-    return _coupled(model, descent, state, grouped(model)) if model.moves.coupled else _driven(model, descent, state)
+    return _coupled(model, descent, state, membership) if model.moves.coupled else _driven(model, descent, state)
 
 
 @compiled

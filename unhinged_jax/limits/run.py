@@ -14,6 +14,7 @@ import numpy as np
 from unhinged_jax import _check, _request
 from unhinged_jax.closed_form import exact
 from unhinged_jax.closed_form.balance import form_of
+from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.limits.linear import coupled, direction_of, driven
@@ -97,6 +98,7 @@ def limit(
     if model.spherical or not (model.moves.coupled and model.loss.linear):
         must_fit(task.state, task.precision)  # the part that stays is a part of the limit
     with task.context():
+        membership = None if drawn is None else grouped(model)  # while the labels are known
         model, dynamics, drawn = _request.traceable((model, dynamics, drawn))
         if isinstance(dynamics, Descent):  # the asymptotics are those of equal steps, as large as the next one
             dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
@@ -106,9 +108,9 @@ def limit(
         found = _solver(model, dynamics, single)(model, dynamics, task.state, task.target)
         if not (_check.concrete(left) and np.isposinf(left)):
             found = _stopped(found, model, dynamics, task, left)
-        if drawn is not None:
+        if drawn is not None and membership is not None:
             drawn = dataclasses.replace(drawn, schedule=dynamics.schedule)
-            found = dataclasses.replace(found, **noise(model, drawn, task.state)._asdict())
+            found = dataclasses.replace(found, **noise(model, drawn, task.state, membership)._asdict())
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
         return task.give_back(found)
 
