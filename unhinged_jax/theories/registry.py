@@ -11,6 +11,7 @@ from unhinged_jax.theories import (
     frozen,
     label_noise,
     log_time,
+    minibatch,
     minority,
     mse_decay,
     near_origin,
@@ -20,14 +21,15 @@ from unhinged_jax.theories import (
     perils,
     rich_lazy,
     saddles,
+    stochastic_growth,
     this_paper,
     within_class,
 )
 from unhinged_jax.theories.theory import Finding, Theory
 
 _MODULES = (
-    this_paper, frozen, perils, label_noise, log_time, on_the_path, off_path, near_origin, rich_lazy, mse_decay,
-    dying_classes, within_class, ce_free, ce_decay, saddles, minority, noisy_labels,
+    this_paper, minibatch, stochastic_growth, frozen, perils, label_noise, log_time, on_the_path, off_path, near_origin,
+    rich_lazy, mse_decay, dying_classes, within_class, ce_free, ce_decay, saddles, minority, noisy_labels,
 )  # fmt: skip
 THEORIES: dict[str, Theory] = {module.THEORY.name: module.THEORY for module in _MODULES}
 
