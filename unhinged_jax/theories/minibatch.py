@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax.closed_form import exact
@@ -31,7 +32,7 @@ def every_path(
     """(H, W) at the end of every path of batches drawn with replacement; all paths are equally likely.
 
     Args:
-        model: A regularised model with one-hot labels and the unhinged loss, without a bias.
+        model: A regularised model with a linear loss, without a bias.
         state: The start.
         rate: The rate eta of each update.
         batch: Samples of a batch, m.
@@ -44,8 +45,7 @@ def every_path(
         >>> len(list(every_path(model, model.init(jax.random.key(0)), rate=0.5, batch=1, updates=3)))
         8
     """
-    n, C, gamma = model.samples, model.classes, float(model.loss.trade_off(model.classes))
-    M = ((1 + gamma) * np.eye(C)[np.asarray(model.labels.index)] - gamma) / n
+    n, M = model.samples, np.asarray(model.signal().dense(jnp.result_type(float)), float)
     draws = [np.bincount(one, minlength=n) * n / batch for one in itertools.product(range(n), repeat=batch)]
     for path in itertools.product(draws, repeat=updates):
         H, W = np.asarray(state.H, float), np.asarray(state.W, float)
@@ -98,7 +98,7 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 def _path(model: LayerPeeled, descent: Descent, state: State, times: np.ndarray, key: jax.Array) -> tuple:
     run = simulate(model, descent, state, times, ["square_norm"], key=key)
-    return run["square_norm"], jax.numpy.concatenate([run.final.H, run.final.W])
+    return run["square_norm"], jnp.concatenate([run.final.H, run.final.W])
 
 
 def _draw(curves: Curves, figure: Figure) -> None:
