@@ -111,7 +111,7 @@ def _climbed(parts: Operator, row: Coefficients, start: Vector) -> jax.Array:
     def step(carry: _Climb) -> _Climb:
         up = _apart(carry.ahead, carry.best[0])
         last = _apart(carry.last, carry.best[0], up)
-        # Their images are computed anew: where little is left of a vector, that of a difference would be rounding.
+        # Their images are computed again, because the difference of images of nearly equal vectors is rounding.
         others = jnp.stack([up, last])
         space = jnp.concatenate([carry.best[None], jnp.concatenate([others[:, None], jax.vmap(parts)(others)], axis=1)])
         vectors, images = space[:, 0], jnp.einsum("i,kid->kd", row, space[:, 1:])
