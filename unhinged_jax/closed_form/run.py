@@ -15,9 +15,11 @@ from unhinged_jax import _check, _loop, _request, observables
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form import spherical, squared_error
 from unhinged_jax.closed_form.balance import Form, form_of, why_not_balanced, why_not_read, why_not_squared
+from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.expected import expectations, known_of, unknown, why_no_expectation
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
+from unhinged_jax.closed_form.scatter import log_of_deviations
 from unhinged_jax.closed_form.timeline import (
     Clock,
     Record,
@@ -134,16 +136,24 @@ def _expected(
 ) -> Trajectory:
     """Expectations of a descent that draws batches or labels; its state is that of the descent without them."""
     plain = dataclasses.replace(descent, batch=None, fresh_labels=False)
-    mean = exact(model, plain, state, times, (), **settings)
     asked, precision = observables.moment_observables if observe is None else observe, settings["precision"]
     task = _request.prepare(model, descent, state, times, asked, target="top", precision=precision, caller="exact")
     names, other = known_of(task.plan)
     if other is not None and not isinstance(asked, ObservableSet):
         raise NoClosedForm(f"there is no closed form: {unknown(other)}")
+    split = [name for name in names if name in ("between_scatter", "log_between_scatter")]
+    mean = exact(model, plain, state, times, ["log_between_scatter"] if split else (), **settings)
     with task.context():
+        membership = grouped(model)
         model, descent = _request.traceable((model, descent))
-        reads = _loop.reads_at(task.times, task.first)
-        values = task.give_back(expectations(model, descent, task.state, jnp.asarray(task.first), reads, names))
+        reads, first = _loop.reads_at(task.times, task.first), jnp.asarray(task.first)
+        rest = tuple(name for name in names if name not in split)
+        values = expectations(model, descent, task.state, first, reads, rest) if rest else {}
+        if split:
+            apart = log_of_deviations(model, descent, task.state, first, reads, membership)
+            log = jnp.logaddexp(jnp.asarray(mean["log_between_scatter"], apart.dtype), apart)
+            values = {**values, "between_scatter": jnp.exp(log), "log_between_scatter": log}
+        values = task.give_back(values)
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 
 

@@ -1,0 +1,85 @@
+"""The expected scatter between classes, without the difference of large numbers that the moments would give.
+
+It is the scatter of the mean run, which has a closed form, and that of the deviations from it. With T the map of second
+moments of an update, and T_0 that of the mean alone,
+
+    M <- T_0 M,    V <- T V + (T - T_0) M,    V = 0 at the start
+
+are the moments of the mean and of the deviations. What noise adds to V is as large in the differences of classes as in
+their mean, so little is lost in the scatter of V, however large the mean of all features is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax import _loop
+from unhinged_jax._request.compiling import compiled
+from unhinged_jax.closed_form.carriers import Alike, General, Membership, setting_of
+from unhinged_jax.closed_form.expected import OF_MOMENTS
+from unhinged_jax.closed_form.moments import Draws, Moments, draws_of, moments_of
+from unhinged_jax.dynamics import Descent, PartRates, rates_at
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.special import drift, largest, power_of_two, safe_log
+
+
+@compiled
+def log_of_deviations(
+    model: LayerPeeled, descent: Descent, state: State, first: jax.Array, reads: _loop.Reads, membership: Membership
+) -> jax.Array:
+    """The logarithm of the expected scatter between classes of the deviations from the mean run, (T,)."""
+    dtype = state.W.dtype
+    setting = setting_of(model, membership, descent.fresh_labels, dtype)
+    batch, replacement = (model.samples, False) if descent.batch is None else (descent.batch, bool(descent.replacement))
+    draws, one = draws_of(model.samples, jnp.asarray(batch, dtype), replacement), jnp.ones((), dtype)
+    calm = setting._replace(groups=setting.groups._replace(chances=None, rows=None))
+    # What noise adds does not depend on decays, and without them little is lost in a difference.
+    light = dataclasses.replace(model, decay_H=0.0, decay_W=0.0)
+    with_noise, without, light_noise, light_calm = (
+        Alike(of, at, drawn, dtype) if membership.alike else General(of, at, drawn)
+        for of in (model, light)
+        for at, drawn in ((setting, draws), (calm, Draws(one, one)))
+    )
+    power = drift(largest(state.H, state.W))
+    H, W = (power_of_two(-power, dtype) * part for part in (state.H, state.W))
+    start: Any = with_noise.shortened(moments_of(H, W, state.b, membership.group, membership.first.shape[0]))
+    carry = start, jax.tree.map(jnp.zeros_like, start), 2 * power
+
+    def step(carry: tuple[Any, Any, jax.Array], k: jax.Array) -> tuple[Any, Any, jax.Array]:
+        mean, apart, power = carry
+        rates = rates_at(descent, (first + k).astype(dtype), dtype)
+        moving = PartRates(*(r if moves else 0 * r for r, moves in zip(rates, model.moves, strict=True)))
+        of_mean = without.change(mean, moving)
+        noise = jax.tree.map(jnp.subtract, light_noise.change(mean, moving), light_calm.change(mean, moving))
+        apart = jax.tree.map(lambda v, own, new: v + own + new, apart, with_noise.change(apart, moving), noise)
+        mean = jax.tree.map(jnp.add, mean, of_mean)
+        size = jnp.maximum(_size(mean), _size(apart))
+        ready = (size > 0) & jnp.isfinite(size)
+        by = jax.lax.stop_gradient(jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32))
+        factor = power_of_two(-by, dtype)
+        return _times(mean, factor), _times(apart, factor), power + by
+
+    def read(carry: tuple[Any, Any, jax.Array]) -> dict[str, jax.Array]:
+        scatter = OF_MOMENTS["between_scatter"](with_noise.whole(carry[1]), setting)[0]
+        log = carry[2].astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + 2 * state.log_scale
+        return {"log": safe_log(scatter) + log}
+
+    _, values, _ = _loop.run(step, carry, reads, read, needs=lambda carry: carry)
+    found: jax.Array = values["log"]
+    return found
+
+
+def _size(moments: Any) -> jax.Array:
+    """The largest of the numbers that scale like the squares of H and W."""
+    return largest(*(moments[:4] if isinstance(moments, Moments) else moments[:1]))
+
+
+def _times(moments: Any, factor: jax.Array) -> Any:
+    """Moments with those of H and W times a factor."""
+    if isinstance(moments, Moments):
+        return Moments(*(part * factor for part in moments[:4]), *moments[4:])
+    return (moments[0] * factor, *moments[1:])
