@@ -97,6 +97,9 @@ ROW = certificate.Row(
         ({"order": 0.9}, False),
         ({"order": 2.0}, False),
         ({"order": math.nan}, True),
+        ({"deviation": 1.0, "deviation_bound": 3.5}, True),
+        ({"deviation": 3.6, "deviation_bound": 3.5}, False),
+        ({"deviation": math.nan, "deviation_bound": 3.5}, False),
     ],
 )
 def test_a_row_passes_only_if_every_bound_is_kept(change, passed):
@@ -113,6 +116,18 @@ def test_the_certificate_covers_every_problem_in_flow_and_descent():
 
 def case_of(name, how):
     return next(c for c in certificate.cases() if (c.name, c.how, c.precision) == (name, how, "float64"))
+
+
+def test_a_row_of_runs_that_draw_passes_and_a_wrong_expectation_fails_it(monkeypatch):
+    case, truth = case_of("regularized, noisy counts", "distinct batches"), certificate.exact
+    monkeypatch.setattr(certificate, "DRAWS", 1000)
+    right = certificate.run_case(case)
+    assert right.passed and 0 < right.deviation < right.deviation_bound < 5
+    other = dataclasses.replace(case.dynamics, replacement=True)
+    monkeypatch.setattr(certificate, "exact", lambda model, _, *rest: truth(model, other, *rest))
+    wrong = certificate.run_case(case)
+    assert not wrong.passed and wrong.deviation > wrong.deviation_bound
+    certificate._table([right, wrong])
 
 
 def test_a_case_passes_and_one_wrong_coefficient_fails_it(monkeypatch):

@@ -19,8 +19,9 @@ import numpy as np
 from unhinged_jax._files import refuse_there, whole
 from unhinged_jax._terminal import ProgressBar
 from unhinged_jax.closed_form import exact
-from unhinged_jax.comparison import state_errors
+from unhinged_jax.comparison import state_errors, verify
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.ensembles import Agreement
 from unhinged_jax.labels import balanced, from_counts, soft
 from unhinged_jax.limits import limit
 from unhinged_jax.model import (
@@ -38,6 +39,7 @@ from unhinged_jax.simulation import simulate
 from unhinged_jax.trajectory import Trajectory
 
 UPDATES = 5_000
+DRAWS, _DRAWN = 4_000, (1, 5, 20)  # runs with a key each, and when they are read
 _SEEN = np.unique(np.round(np.geomspace(1, UPDATES, 24)).astype(int))
 
 
@@ -56,7 +58,11 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The result of a case: errors of the simulated run, and the largest error of the dense run (float64; else 0)."""
+    """The result of a case: errors of the simulated run, and the largest error of the dense run (float64; else 0).
+
+    If the dynamics draws, `deviation` is that of the mean of many runs from its expectation, in standard errors, which
+    is compared with its bound; both are NaN otherwise.
+    """
 
     name: str
     dynamics: str
@@ -71,6 +77,8 @@ class Row:
     order: float
     seconds: float
     error_dense: float = 0.0
+    deviation: float = math.nan
+    deviation_bound: float = math.nan
 
     @property
     def passed(self) -> bool:
@@ -79,7 +87,8 @@ class Row:
         dense = self.error_dense <= self.bound
         rate = math.isnan(self.predicted) or abs(self.rate - self.predicted) <= self.rate_bound * abs(self.predicted)
         order = math.isnan(self.order) or abs(self.order - 1) < 0.05
-        return bool(errors <= self.bound and dense and rate and order)
+        drawn = math.isnan(self.deviation_bound) or self.deviation <= self.deviation_bound
+        return bool(errors <= self.bound and dense and rate and order and drawn)
 
 
 def problems() -> dict[str, LayerPeeled]:
@@ -132,6 +141,15 @@ def cases() -> list[Case]:
     }.items():
         rows.append(Case("regularized", how, regular, dynamics, "float64", 1e-11, 1e-3))
     rows.append(Case("NTK", "Nesterov", ntk, Descent(0.02, momentum=0.7, nesterov=True), "float64", 1e-11, 1e-3))
+    uneven = problems()["regularized, noisy counts"]
+    for how, drawn in {
+        "batches": Descent(0.3, batch=3),
+        "distinct batches": Descent(0.3, batch=3, replacement=False),
+        "fresh labels": Descent(0.3, fresh_labels=True),
+        "both": Descent(0.3, batch=3, fresh_labels=True),
+    }.items():
+        rows.append(Case("regularized, noisy counts", how, uneven, drawn, "float64", 0.0, 0.0))
+    rows.append(Case("regularized", "batches", regular, Descent(0.3, batch=3), "float64", 0.0, 0.0))
     return sorted(rows, key=lambda case: (case.how != "flow", case.precision == "float32"))
 
 
@@ -141,6 +159,8 @@ def run_case(case: Case) -> Row:
     In float32 the plain update leaves the range of numbers, while the reduced one carries the norm separately.
     """
     began = time.monotonic()
+    if isinstance(case.dynamics, Descent) and case.dynamics.stochastic:
+        return _run_drawn(case)
     model = case.model
     if not model.loss.linear:
         return _squared_case(case, began)
@@ -188,6 +208,25 @@ def _squared_case(case: Case, began: float) -> Row:
     return Row(
         case.name, case.how, case.precision, error_H, error_W, 0.0, case.bound, none, none, case.rate_bound, none,
         time.monotonic() - began, max(errors(False)),
+    )  # fmt: skip
+
+
+def _run_drawn(case: Case) -> Row:
+    """The mean of many runs that draw, against its expectation."""
+    began, model = time.monotonic(), case.model
+    observe = ["square_norm", "loss", "within_scatter", "square_norm_b"]
+    with jax.enable_x64(True):
+        state, keys = (
+            model.init(jax.random.key(7), precision=case.precision),
+            jax.random.split(jax.random.key(8), DRAWS),
+        )
+        runs = jax.vmap(lambda key: simulate(model, case.dynamics, state, _DRAWN, observe, key=key))(keys)
+        found = verify(runs, exact(model, case.dynamics, state, _DRAWN, observe))
+    assert isinstance(found, Agreement)
+    none, seconds = math.nan, time.monotonic() - began
+    return Row(
+        case.name, case.how, case.precision, 0.0, 0.0, 0.0, case.bound, none, none, case.rate_bound, none, seconds,
+        deviation=found.worst, deviation_bound=found.bound,
     )  # fmt: skip
 
 
@@ -285,14 +324,18 @@ def _table(rows: Sequence[Row]) -> Any:
 
     table = Table(
         "case", "dynamics", "precision", "error H", "error W", "error b", "dense", "bound", "rate, fitted", "predicted",
-        "order in η", "", title=f"Simulated against exact, {UPDATES:,} updates",
+        "order in η", "deviation", "", title=f"Simulated against exact, {UPDATES:,} updates",
     )  # fmt: skip
     for row in rows:
-        known = not math.isnan(row.predicted)
+        known, drawn = not math.isnan(row.predicted), not math.isnan(row.deviation_bound)
+        errors = (row.error_H, row.error_W, row.error_b)
         table.add_row(
-            row.name, row.dynamics, row.precision, f"{row.error_H:.1e}", f"{row.error_W:.1e}", f"{row.error_b:.1e}",
-            f"{row.error_dense:.1e}" if row.precision == "float64" else "–",
-            f"{row.bound:.0e}", f"{row.rate:.6f}" if known else "–", f"{row.predicted:.6f}" if known else "–",
-            "–" if math.isnan(row.order) else f"{row.order:.3f}", "[green]pass" if row.passed else "[red]FAIL",
+            row.name, row.dynamics, row.precision, *(["–"] * 3 if drawn else [f"{error:.1e}" for error in errors]),
+            f"{row.error_dense:.1e}" if row.precision == "float64" and not drawn else "–",
+            "–" if drawn else f"{row.bound:.0e}",
+            f"{row.rate:.6f}" if known else "–", f"{row.predicted:.6f}" if known else "–",
+            "–" if math.isnan(row.order) else f"{row.order:.3f}",
+            f"{row.deviation:.1f}, bound {row.deviation_bound:.1f}" if drawn else "–",
+            "[green]pass" if row.passed else "[red]FAIL",
         )  # fmt: skip
     return table

@@ -13,7 +13,7 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 EXPECTED = {
     "theorem-2-unconstrained", "theorem-4-regularized", "theorem-6-anchored", "theorem-7-spherical", "theorem-8-ntk",
-    "figures", "phase-diagram", "imbalance", "label-noise", "gradients", "losses", "benchmark",
+    "figures", "phase-diagram", "imbalance", "label-noise", "gradients", "losses", "benchmark", "noise",
 }  # fmt: skip
 LARGEST = 1_000_000
 # Absolute paths of machines and memory addresses; URLs and fractions such as 1/(C-1) are none.
