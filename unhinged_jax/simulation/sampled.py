@@ -109,6 +109,9 @@ class SampledSystem(DenseSystem):
     def guarded(self) -> tuple[tuple[str, ...], ...]:
         return super().guarded if self.log_scale is None else ()
 
+    def sizes(self, body: Body) -> list[jax.Array]:
+        return self.heights(body)  # a norm takes many passes over the state
+
     def log_unit(self) -> Any:
         return 0.0 if self.log_scale is None else self.log_scale
 
@@ -142,8 +145,21 @@ class SampledSystem(DenseSystem):
             forces = _forces(drawn, H, W, b)
         else:
             rows, of_W, of_b = _forces(drawn, H[chosen], W, b)
-            forces = jnp.zeros_like(H).at[chosen].add(rows), of_W, of_b
+            forces = self._spread(chosen, rows, H, W), of_W, of_b
         return dict(zip(("H", "W", "b"), model.velocity(H, W, b, forces=forces), strict=True))
+
+    def _spread(self, chosen: jax.Array, rows: jax.Array, H: jax.Array, W: jax.Array) -> jax.Array:
+        """The forces on all samples, from those on the chosen ones.
+
+        Where the force on a sample is known from its class, it is multiplied by how often the sample was chosen: XLA
+        makes one pass over H of that and the update, where adding up rows takes passes of its own.
+        """
+        n, m = H.shape[0], chosen.shape[0]
+        by_class = self.model.linear and self.model.labels.kind not in PER_SAMPLE and not self.sampling.fresh_labels
+        if not by_class or m > 4 * H.shape[1]:
+            return jnp.zeros_like(H).at[chosen].add(rows)
+        times = jnp.sum(chosen[:, None] == jnp.arange(n, dtype=chosen.dtype), axis=0, dtype=H.dtype)
+        return (n / m) * times[:, None] * self.model.signal().times(W)
 
     def _key(self, which: int, count: jax.Array | None = None) -> jax.Array:
         """A key of this update, or of what is counted instead."""
