@@ -10,7 +10,8 @@ import pytest
 
 import unhinged_jax as uj
 
-certificate = importlib.import_module("unhinged_jax.certificate")
+certificate = importlib.import_module("unhinged_jax.certificate.cases")
+command = importlib.import_module("unhinged_jax.certificate.command")
 
 MODEL = uj.regularized(uj.from_counts([3, 2, 1]), 4, decay=(0.1, 0.05), gamma=0.3, bias=True)
 TIMES = [0, 10, 50, 100, 110, 120]
@@ -127,7 +128,7 @@ def test_a_row_of_runs_that_draw_passes_and_a_wrong_expectation_fails_it(monkeyp
     monkeypatch.setattr(certificate, "exact", lambda model, _, *rest: truth(model, other, *rest))
     wrong = certificate.run_case(case)
     assert not wrong.passed and wrong.deviation > wrong.deviation_bound
-    certificate._table([right, wrong])
+    command._table([right, wrong])
 
 
 def test_a_case_passes_and_one_wrong_coefficient_fails_it(monkeypatch):

@@ -101,7 +101,9 @@ def test_defaults_modes_and_both_sources():
         ({"parameters": ["batch"], "key": True}, "no derivative with respect to 'batch'"),
         ({"parameters": ["noise"], "key": True}, "no derivative with respect to 'noise'"),
         ({"parameters": ["eta"], "sources": "simulated"}, "give a key"),
-        pytest.param({"parameters": ["eta"], "observe": ["accuracy"]}, "'accuracy' is not known", marks=pytest.mark.long),
+        pytest.param(
+            {"parameters": ["eta"], "observe": ["accuracy"]}, "'accuracy' is not known", marks=pytest.mark.long
+        ),
     ],
 )
 def test_what_has_no_derivative(settings, message):

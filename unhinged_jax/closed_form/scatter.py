@@ -81,5 +81,5 @@ def _size(moments: Any) -> jax.Array:
 def _times(moments: Any, factor: jax.Array) -> Any:
     """Moments with those of H and W times a factor."""
     if isinstance(moments, Moments):
-        return Moments(*(part * factor for part in moments[:4]), *moments[4:])
+        return Moments(*[part * factor for part in moments[:4]] + list(moments[4:]))
     return (moments[0] * factor, *moments[1:])
