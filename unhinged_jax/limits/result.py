@@ -117,7 +117,7 @@ class Limit(Tabled):
         ('shrinks', 0.0278, -0.0122)
         >>> found = uj.limit(model, uj.Descent(3.0, batch=1), model.init(jax.random.key(0)))
         >>> bool(found.mean_growth < 0 < found.second_moment_growth), round(float(found.critical_batch), 2)
-        (True, 1.91)
+        (True, 3.8)
     """
 
     direction: State
