@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from benchmarks import words
 from benchmarks.compare import time_of
 from benchmarks.latency import MEASURED, README, YARDSTICK
 from benchmarks.record import Cell, Report, Result
@@ -97,7 +98,8 @@ _SECONDS = ((README, "cold", 12.0), (README, "warm", 4.0), (MEASURED, "cold", 3.
 
 
 def _shown(value: Ratio) -> str:
-    return f"{value.value:.3g}× ({value.lower:.3g} to {value.upper:.3g})"
+    ends = (words.times(end).removesuffix("×") for end in (value.lower, value.upper))
+    return f"{words.times(value.value)} ({' to '.join(ends)})"
 
 
 def _missing(what: str, bound: str) -> Verdict:
@@ -152,7 +154,7 @@ def _entropy(report: Report, precision: str) -> Verdict:
     found = ratio(time_of(other), time_of(mine))
     # A program of XLA is bound by XLA's products, whatever another library's reach.
     peaks = (("the GEMM peak", _least(cell, report)), ("XLA's own", _least(cell, report, by="jax")))
-    limits = ", ".join(f"{other.seconds / least:.3g}× at {name}" for name, least in peaks if least)
+    limits = ", ".join(f"{words.times(other.seconds / least)} at {name}" for name, least in peaks if least)
     limit = f"; its three products alone would be {limits}" if limits else ""
     return Verdict(what, bound, _shown(found) + limit, found.value >= 1.8)
 
@@ -200,7 +202,7 @@ def _batch(report: Report, who: str) -> Verdict:
         return _missing(what, bound)
     ratios = [series.costs[i] / min(series.costs[:i]) for i in range(1, len(series.costs))]
     place = int(np.argmax(ratios))
-    shown = f"{ratios[place]:.3g}× at {series.values[place + 1]} runs"
+    shown = f"{words.times(ratios[place])} at {series.values[place + 1]:,} runs"
     return Verdict(what, bound, shown, ratios[place] <= 1.1)
 
 
@@ -229,7 +231,7 @@ def _startup(report: Report, what: str, command: str, base: str | None, most: fl
     if command not in report.startup or (base is not None and base not in report.startup):
         return _missing(what, bound)
     seconds = report.startup[command]["median"] - (report.startup[base]["median"] if base else 0.0)
-    return Verdict(what, bound, f"{seconds:.2f} s", seconds < most)
+    return Verdict(what, bound, words.difference(seconds), seconds < most)
 
 
 def _first_call(report: Report, name: str, most: float) -> Verdict:
@@ -262,7 +264,19 @@ def rounding(precision: str) -> float:
     return 16 * float(np.finfo(precision).eps)
 
 
-def worse_than_peers(report: Report) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class Worse:
+    """An error of ours above that of a peer."""
+
+    cell: Cell
+    curve: str
+    who: str
+    mine: float
+    peer: str
+    theirs: float
+
+
+def worse_than_peers(report: Report) -> list[Worse]:
     """Where an error of ours is above that of a peer on the same part of the work, and above rounding."""
     found = []
     for cell in (one for one in report.cells if one.workload not in _STATISTICAL):
@@ -275,10 +289,7 @@ def worse_than_peers(report: Report) -> list[str]:
                     theirs = peer.error.get(curve, math.inf)
                     if math.isnan(theirs) or mine <= max(theirs, floor):
                         continue
-                    found.append(
-                        f"{cell.workload}, {cell.size}, {cell.precision}, {curve}: {who} {mine:.1e}, "
-                        f"{peer.contender} {theirs:.1e}"
-                    )
+                    found.append(Worse(cell, curve, who, mine, peer.contender, theirs))
     return found
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import figures, report
-from benchmarks.acceptance import verdicts, worse_than_peers
+from benchmarks import figures, report, words
+from benchmarks.acceptance import Verdict, verdicts, worse_than_peers
 from benchmarks.record import Cell, Report, read
 
 _LATENCY = """\
-Each first call was made in a process of its own, at C = 10, N = 20, p = 64, with 75 times, in float32,
+Each first call was made in a process of its own, at $C = 10$, $N = 20$, $p = 64$, with 75 times, in float32,
 with the default observables; plain diffrax saves four. Imports are not counted, except for the
 README's example, where everything is. With a warm cache, compiled programs are found on disk."""
 
@@ -28,28 +28,28 @@ _HOW = """\
 - *timed*: slow peers are timed on a share of the work, with equally frequent logging, and their time
   is scaled up. Their errors are those on that share, and ours are compared with them on the same
   share.
-- *compile*: the time of the first call minus that of a later one. *memory*: the most that a separate
-  process held, including imports (at the paper's size only).
+- *compile*: the time of the first call minus that of a later one; a dash where noise is larger.
+  *memory*: the most that a separate process held, including imports (at the paper's size only).
 - *bandwidth* and *GEMM*: the bytes and operations that a method cannot avoid, by an explicit model, as
   shares of the peaks above. More than 100 % of the bandwidth of memory means that a cache was used.
-- *largest errors*: differences from closed forms in extended precision that were written independently
+- *largest error*: differences from closed forms in extended precision that were written independently
   of the library, over all logged points. They are relative for norm, distance and cross-entropy, and
   absolute for the accuracy. The unhinged loss passes through zero, so its error is relative to the
   largest value it could have at that norm, to which it tends. Cross-entropy has no closed form: its
-  descent is compared with NumPy in float64, its flow with a solve at a tolerance of 1e-10.
+  descent is compared with NumPy in float64, its flow with a solve at a tolerance of $10^{-10}$.
 - Each peer is written as an experienced user of the tool would write it. The PyTorch loop is autograd
   and `torch.optim.SGD`; naive JAX is `jax.grad` of the dense loss in a `lax.scan`; plain diffrax is
   Tsit5 with a PID controller that saves observables; NumPy and C use class sums, and C works in place
   with one pass over each part per step.
-- Gradient descent at the paper's size is its Figure 1: rate 0.1, γ = 1/(C−1), standard normal start.
-  Other sizes use the rate at which the norm grows by the same factor. Flows have λ = 0.003 at the
-  paper's size. Float32 solvers have a tolerance of 1e-5, which is what float32 resolves.
+- Gradient descent at the paper's size is its Figure 1: rate 0.1, $\\gamma = 1/(C-1)$, standard normal start.
+  Other sizes use the rate at which the norm grows by the same factor. Flows have $\\lambda = 0.003$ at the
+  paper's size. Float32 solvers have a tolerance of $10^{-5}$, which is what float32 resolves.
 """
 
 _WHY_WORSE = """\
 Solvers that are given the same tolerance make different errors; the bounds at equal error, above,
-compare them at the same error. In float32, a growth by e^16 has a rounded exponent, which alone gives
-1e-6. NumPy and C by hand compute their few scalars in float64 on the host, which is not possible in a
+compare them at the same error. In float32, a growth by $e^{16}$ has a rounded exponent, which alone gives
+$10^{-6}$. NumPy and C by hand compute their few scalars in float64 on the host, which is not possible in a
 program that is traced, mapped over and differentiated with respect to them.
 """
 
@@ -78,38 +78,48 @@ def main(record: Path, out: Path) -> int:
 
 
 def text(record: Report, links: dict[str, str]) -> str:
-    """The page."""
+    """The page: in short, the bounds, and then how it was measured and every table."""
+    judged = verdicts(record)
     parts = [
         f"# How fast, on what, against what: {_device(record)}",
         "`python -m benchmarks page` wrote this page from a record of `python -m benchmarks`. "
         "Every number is measured.",
-        report.machine_table(record),
-        "These peaks of the machine were measured together with the times:",
-        report.peaks_table(record),
-        "## The bounds that the library sets itself, and which are met",
-        report.verdict_table(verdicts(record)),
     ]
-    worse = worse_than_peers(record)
-    if worse:
-        parts += ["These errors are larger than a peer's:", "\n".join(f"- {line}" for line in worse), _WHY_WORSE]
+    short = report.summary_table(record)
+    if short:
+        parts += ["## In short", short, f"{_kept(judged)} [Which](#the-bounds-that-the-library-sets-itself)."]
     if "work" in links:
         parts += [
-            "## Work against precision", f"![Seconds against largest error, by workload]({links['work']})",
-            "Lower points are faster, and points further left are more accurate. A line joins the points of one solver "
-            "over its tolerances.",
+            "## Time against error", _picture("Seconds against largest error, by workload", links["work"]),
+            "Lower is faster, and further left is more accurate. A line joins the points of one solver over its "
+            "tolerances. Variants of a tool, such as `torch.compile` or `vmap`, have its mark; the tables below tell "
+            "them apart. Errors of exactly 0 are drawn at $10^{-17}$.",
         ]  # fmt: skip
-    parts.append(_HOW)
+    parts += ["## The bounds that the library sets itself", report.verdict_table(judged)]
+    worse = worse_than_peers(record)
+    if worse:
+        parts += ["These errors are larger than a peer's:", report.worse_table(worse), _WHY_WORSE]
+    parts += [
+        "## The machine", report.machine_table(record),
+        "These peaks of the machine were measured together with the times:", report.peaks_table(record), _HOW,
+    ]  # fmt: skip
+    if record.cells:
+        parts.append("## All times and errors")
     for cell in _ordered(record):
-        parts += [f"### {cell.workload}, {cell.size}, {cell.precision}", cell.title + "."]
-        parts += [report.cell_heading(cell) + ".", report.cell_table(cell)]
+        parts += [f"### {words.heading(cell)}", cell.title + ".", report.cell_heading(cell) + "."]
+        parts += [report.cell_table(cell), report.error_table(cell)]
         if cell.other_tolerances:
             parts.append(report.tolerance_table(cell))
     if record.scaling:
-        parts += ["## Scaling", f"![Cost against batch, n, C, p and devices]({links['scaling']})"]
-        parts.append(report.scaling_table(record))
+        parts += [
+            "## Scaling", _picture("Cost against batch, n, C, p and devices", links["scaling"]),
+            "Dotted lines are fitted powers. Where no power describes the costs within a quarter, none is drawn and "
+            "no slope is given.", report.scaling_table(record),
+        ]  # fmt: skip
     if "roofline" in links:
         parts += [
-            "## Roofline", f"![Operations per second against operations per byte]({links['roofline']})",
+            "## Roofline",
+            _picture("Operations per second against operations per byte", links["roofline"]),
             "Operations and bytes are those of the model. A point above the roof did less work than the model counts. "
             "Either XLA moved a product that does not change out of the loop, as with fixed prototypes on the sphere, "
             "or the products used fewer bits, as in plain JAX on GPUs. XLA's own count of the JAX programs counts each "
@@ -124,14 +134,27 @@ def text(record: Report, links: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _picture(words: str, path: str) -> str:
+    """A picture that opens at full size."""
+    return f"[![{words}]({path})]({path})"
+
+
+def _kept(judged: list[Verdict]) -> str:
+    """How many bounds are met, in words."""
+    told = [verdict for verdict in judged if verdict.met is not None]
+    met = sum(bool(verdict.met) for verdict in told)
+    return f"{met} of the {len(told)} bounds that the library sets itself and this record tells of are met."
+
+
 def first_calls(record: Report) -> str:
     """The page of a record of first calls alone."""
     judged = [verdict for verdict in verdicts(record) if verdict.met is not None]
     parts = [
         f"# How long the first call takes: {_device(record)}",
         "`python -m benchmarks latency` wrote this page. Every number is measured.",
-        report.machine_table(record), _LATENCY, report.latency_table(record),
-        "## The bounds that the library sets itself, and which are met", report.verdict_table(judged),
+        "## In short", _LATENCY, report.latency_table(record), _kept(judged),
+        "## The bounds that the library sets itself", report.verdict_table(judged),
+        "## The machine", report.machine_table(record),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 

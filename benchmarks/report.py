@@ -4,38 +4,10 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.acceptance import Verdict, worst
+from benchmarks import words
+from benchmarks.acceptance import Verdict, Worse, worst
 from benchmarks.latency import README, YARDSTICK
 from benchmarks.record import Cell, Report, Result
-
-_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-
-
-def seconds(value: float) -> str:
-    """A time with three digits and a unit."""
-    if value >= 100:
-        return f"{value:.0f} s"
-    scale, unit = next(((s, u) for s, u in _UNITS if value >= s), _UNITS[-1])
-    return f"{value / scale:.3g} {unit}"
-
-
-def engineering(value: float, unit: str) -> str:
-    """A quantity with three digits and a prefix."""
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= scale:
-            return f"{value / scale:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
-
-
-def _share(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.0%}" if value >= 0.01 else "<1%"
-
-
-def _errors(error: dict[str, float]) -> str:
-    shown = [f"{name} {value:.1e}" for name, value in error.items() if value > 0]
-    return ", ".join(shown) or "0"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -44,35 +16,81 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def summary_table(report: Report) -> str:
+    """Of each cell our fastest and the fastest peer, the paper's size first; empty without cells."""
+    rows = []
+    for cell in sorted(report.cells, key=lambda cell: cell.size != "paper"):
+        slopes = [r for r in cell.results if r.contender.endswith(" gradient")]  # not the runs they are compared with
+        shown = sorted(slopes or cell.results, key=lambda r: r.seconds)
+        ours, peer = (next((r for r in shown if r.ours is mine), None) for mine in (True, False))
+        if ours is not None and peer is not None:
+            rows.append([
+                f"{words.workload(cell.workload)}" + (f", {cell.size}" if cell.size != "paper" else ""),
+                cell.precision, ours.contender.removeprefix("unhinged_jax "), words.seconds(ours.seconds),
+                peer.contender, words.seconds(peer.seconds), f"**{words.times(peer.seconds / ours.seconds)}**",
+            ])  # fmt: skip
+    head = ["what", "precision", "ours, fastest", "time", "fastest peer", "time", "peer over ours"]
+    return table(head, rows) if rows else ""
+
+
 def cell_table(cell: Cell) -> str:
-    """Everybody in a cell, the fastest first."""
+    """Everybody's times in a cell, the fastest first; columns that say nothing are left out."""
     results = sorted(cell.results, key=lambda result: result.seconds)
     fastest = next((result.seconds for result in results if result.ours), results[0].seconds)
     rows = [_row(result, fastest) for result in results]
     head = [
-        "contender", "time", "quartiles", "against our fastest", f"{cell.unit}/s", "timed", "compile", "memory",
-        "bandwidth", "GEMM", "largest errors",
+        "contender", "time", "quartiles", "over our fastest", f"{cell.unit}/s", "timed", "compile", "memory",
+        "bandwidth", "GEMM",
     ]  # fmt: skip
-    return table(head, rows)
+    kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
+    return table([head[place] for place in kept], [[row[place] or "–" for place in kept] for row in rows])
 
 
 def _row(result: Result, fastest: float) -> list[str]:
     name = f"**{result.contender}**" if result.ours else result.contender
     timed = "all" if result.share > 0.999 else f"{100 * result.share:.2g} %"
-    memory = "" if result.peak_memory is None else engineering(result.peak_memory, "B")
+    memory = "" if result.peak_memory is None else words.engineering(result.peak_memory, "B")
     return [
-        name, seconds(result.seconds), f"{seconds(result.lower)} – {seconds(result.upper)}",
-        f"{result.seconds / fastest:.3g}×", engineering(result.rate, "").strip(), timed, seconds(result.compile),
-        memory, _share(result.bandwidth), _share(result.gemm), _errors(result.error),
+        name, words.seconds(result.seconds), f"{words.seconds(result.lower)} – {words.seconds(result.upper)}",
+        words.times(result.seconds / fastest), words.engineering(result.rate, "").strip(), timed,
+        words.compiling(result), memory, words.share(result.bandwidth), words.share(result.gemm),
     ]  # fmt: skip
+
+
+def error_table(cell: Cell) -> str:
+    """Everybody's largest errors in a cell, one column a curve, in the order of the times."""
+    results = sorted(cell.results, key=lambda result: result.seconds)
+    curves = list(dict.fromkeys(curve for result in results for curve in result.error))
+    rows = [
+        [f"**{result.contender}**" if result.ours else result.contender,
+         *(words.error(result.error[curve]) if curve in result.error else "–" for curve in curves)]
+        for result in results
+    ]  # fmt: skip
+    return table(["largest error of", *(curve.replace("_", " ") for curve in curves)], rows)
+
+
+_SHAPE = {
+    "C": "$C = {}$ classes", "N": "$N = {}$ samples each", "p": "$p = {}$ dimensions", "n": "", "runs": "{} runs",
+    "steps": "{} steps", "points": "{} points",
+}  # fmt: skip
 
 
 def cell_heading(cell: Cell) -> str:
     """What a cell is and how quiet it was."""
-    shape = ", ".join(f"{name}={value}" for name, value in cell.shape.items() if value and (name, value) != ("runs", 1))
+    given = [(name, value) for name, value in cell.shape.items() if value and (name, value) != ("runs", 1)]
+    shape = ", ".join(filter(None, (_SHAPE.get(name, f"{name} = {{}}").format(f"{value:,}") for name, value in given)))
     quiet = {True: "quiet", False: "**other processes were busy: noisy**", None: "load unknown"}[cell.quiet]
     load = "" if cell.foreign is None else f", other processes used at most {cell.foreign:.2f} cores"
     return f"{shape}; {cell.rounds} rounds kept, {cell.dropped} dropped; {quiet}{load}"
+
+
+def worse_table(found: list[Worse]) -> str:
+    """Errors of ours above a peer's."""
+    rows = [
+        [words.heading(one.cell), one.curve, f"**{one.who}**", words.error(one.mine), one.peer, words.error(one.theirs)]
+        for one in found
+    ]
+    return table(["where", "error of", "ours", "", "peer", ""], rows)
 
 
 def machine_table(report: Report) -> str:
@@ -102,7 +120,7 @@ def peaks_table(report: Report) -> str:
     """Peaks and who reached them."""
     units = {"memory": "B/s", "cache": "B/s"}
     rows = [
-        [name.replace("_", " "), engineering(peak["rate"], units.get(name, "FLOP/s")), peak["by"]]
+        [name.replace("_", " "), words.engineering(peak["rate"], units.get(name, "FLOP/s")), peak["by"]]
         for name, peak in report.peaks.items()
     ]
     return table(["peak", "rate", "reached by"], rows)
@@ -123,7 +141,13 @@ def tolerance_table(cell: Cell) -> str:
     """Solvers over tolerances: what they cost, and what they give."""
     solves = [result for result in [*cell.results, *cell.other_tolerances] if result.evaluations and result.rtol]
     rows = [
-        [r.contender, f"{r.rtol:g}", seconds(r.seconds), f"{worst(r.error):.1e}", f"{r.evaluations}"]
+        [
+            r.contender,
+            words.error(r.rtol or 0.0),
+            words.seconds(r.seconds),
+            words.error(worst(r.error)),
+            f"{r.evaluations}",
+        ]
         for r in sorted(solves, key=lambda r: (r.contender, -(r.rtol or math.nan)))
     ]
     return table(["solver", "rtol", "time", "largest error", "evaluations"], rows)
@@ -131,14 +155,11 @@ def tolerance_table(cell: Cell) -> str:
 
 def scaling_table(report: Report) -> str:
     """Costs along every axis."""
-    rows = [
-        [
-            series.axis, series.what, series.unit,
-            ", ".join(f"{value}: {seconds(cost)}" for value, cost in zip(series.values, series.costs, strict=True)),
-            "" if series.slope is None else f"{series.slope:.2f}",
-        ]
-        for series in report.scaling
-    ]  # fmt: skip
+    rows = []
+    for series in report.scaling:
+        costs = zip(series.values, series.costs, strict=True)
+        listed = ", ".join(f"{value:,}: {words.seconds(cost)}" for value, cost in costs)
+        rows.append([series.axis, series.what, series.unit, listed, words.slope(series)])
     return table(["axis", "who", "cost", "value: cost", "log-log slope"], rows)
 
 
@@ -150,11 +171,12 @@ def xla_table(report: Report, size: str) -> str:
             continue
         for result in cell.results:
             if result.xla:
+                where = f"{words.workload(cell.workload)}, {cell.precision}"
                 rows.append(
                     [
-                        f"{cell.workload}, {cell.precision}", result.contender, engineering(result.flops, "FLOP"),
-                        engineering(result.bytes, "B"), engineering(result.xla["flops"], "FLOP"),
-                        engineering(result.xla["bytes"], "B"),
+                        where, result.contender, words.engineering(result.flops, "FLOP"),
+                        words.engineering(result.bytes, "B"), words.engineering(result.xla["flops"], "FLOP"),
+                        words.engineering(result.xla["bytes"], "B"),
                     ]
                 )  # fmt: skip
     head = ["cell", "program", "model: operations", "bytes", "XLA, loop bodies once: operations", "bytes"]
@@ -164,7 +186,7 @@ def xla_table(report: Report, size: str) -> str:
 def startup_table(report: Report) -> str:
     """Commands and how long they take."""
     rows = [
-        [f"`{name}`", seconds(time["median"]), f"{seconds(time['lower'])} – {seconds(time['upper'])}"]
+        [f"`{name}`", words.seconds(time["median"]), f"{words.seconds(time['lower'])} – {words.seconds(time['upper'])}"]
         for name, time in report.startup.items()
     ]
     return table(["command", "time", "quartiles"], rows)
@@ -175,9 +197,9 @@ def latency_table(report: Report) -> str:
     base = report.latency.get(YARDSTICK, {}).get("cold")
     rows = []
     for name, times in report.latency.items():
-        beside = f"{times['cold'] / base:.2f}×" if base and name != README else ""
-        again = seconds(times["again"]) if "again" in times else ""
-        rows.append([name, seconds(times["cold"]), beside, seconds(times["warm"]), again])
+        beside = words.times(times["cold"] / base) if base and name != README else ""
+        again = words.seconds(times["again"]) if "again" in times else ""
+        rows.append([name, words.seconds(times["cold"]), beside, words.seconds(times["warm"]), again])
     return table(
         ["first call of", "processor time", "against plain diffrax", "with a warm cache", "a later call"], rows
     )
@@ -192,7 +214,7 @@ def skipped_list(report: Report) -> str:
     lines = []
     for (workload, what, reason), places in grouped.items():
         inside = "; ".join(filter(None, places))
-        lines.append(f"- {workload}{f' ({inside})' if inside else ''}: {what}: {reason}")
+        lines.append(f"- {words.workload(workload)}{f' ({inside})' if inside else ''}: {what}: {reason}")
     return "\n".join(lines) or "Nothing."
 
 
@@ -202,8 +224,7 @@ def everything(report: Report) -> str:
         "# Benchmark results", machine_table(report), "## Peaks", peaks_table(report),
     ]  # fmt: skip
     for cell in report.cells:
-        parts += [f"## {cell.workload}, {cell.size}, {cell.precision}", cell.title]
-        parts += [cell_heading(cell), cell_table(cell)]
+        parts += [f"## {words.heading(cell)}", cell.title, cell_heading(cell), cell_table(cell), error_table(cell)]
         if cell.other_tolerances:
             parts.append(tolerance_table(cell))
     if report.scaling:

@@ -65,7 +65,7 @@ for number, figure in figures.items():
 outcome, = reproduce.run_figures([figures["1"]], extra={}, seed=None)
 with style():
     picture, file = draw.figure_of(outcome, with_published=True), io.BytesIO()
-    picture.savefig(file, format="png", dpi=80)
+    picture.savefig(file, format="png", dpi=95)
 display(Image(file.getvalue()))
 
 # %% [markdown]
@@ -116,7 +116,7 @@ for number, letter in letters.items():
 
 # %%
 with style():
-    picture, grid = plt.subplots(2, 4, figsize=(13, 6.4), dpi=75)
+    picture, grid = plt.subplots(4, 2, figsize=(8, 12), dpi=75)
     for axes, (number, letter) in zip(grid.flat, letters.items(), strict=False):
         mine = {label: points for (which, label), points in curves.items() if which == number}
         for colour, (label, (t, values)) in zip(PALETTE, mine.items(), strict=False):
@@ -126,13 +126,13 @@ with style():
                 fine = y >= published.FLOOR if number + letter in published.DISTANCES else y == y
                 axes.plot(x[fine] + 1, y[fine], "o", ms=3, mfc="white", mec=colour)
         axes.set(title=f"{number}{letter}: {panels[number].title}", xlabel="update", xscale="log")
-        axes.title.set_fontsize(8)
         if panels[number].scale == "log":
             axes.set_yscale("log")
             low, high = (pick([pick(v[v > 0]) for _, v in mine.values()]) for pick in (min, max))
             axes.set_ylim(max(1e-18, low / 2), 3 * high)
-        axes.legend(fontsize=7)
-    grid.flat[-1].set_axis_off()
+        axes.legend(loc="best")
+    grid[3, 1].remove()
+    grid[3, 0].set_subplotspec(grid[3, 0].get_subplotspec().get_gridspec()[3, :])
     plt.show()
 
 # %% [markdown]

@@ -191,7 +191,9 @@ print(f"right {sides[1]:+.8f}, (2 − C)/(C√N) = {(2 - C) / (C * root_N):+.8f}
 found = uj.design(uj.DesignPlan.read("steps"))
 print(found)
 with style():
-    figure, (bars, left, right) = plt.subplots(1, 3, figsize=(12, 3.6))
+    figure, ((bars, left), (right, _)) = plt.subplots(2, 2, figsize=(8, 6.4))
+    _.remove()
+    right.set_subplotspec(right.get_subplotspec().get_gridspec()[1, :])
     drawn = bars.bar(range(len(errors)), list(errors.values()), color=PALETTE[: len(errors)], width=0.6)
     bars.bar_label(drawn, [f"{error:.0e}" for error in errors.values()], fontsize=8, padding=2)
     bars.set(title="How wrong each adjoint is", ylabel=f"relative error at rtol = {rtol:.0e}", yscale="log",
@@ -203,13 +205,13 @@ with style():
         left.plot(gamma + np.array([-0.02, 0.02]), t + slope * np.array([-0.02, 0.02]), color=PALETTE[1], lw=2.5)
     left.plot([], [], color=PALETTE[1], lw=2.5, label="slope by the implicit function theorem")
     left.set(title="When accuracy becomes 1", xlabel="trade-off γ", ylabel="time")
-    left.legend(fontsize=8)
+    left.legend()
     path = found.path["dynamics.schedule.values"]
     for k in range(path.shape[1]):
         right.plot(path[:, k], color=PALETTE[k], label=f"step {k + 1}")
     right.axhline(path[0].sum() / 6, color="0.3", ls="--", lw=1, label="equal")
     right.set(title="Step sizes over the outer optimisation", xlabel="outer step", ylabel="η_k", xlim=(0, 150))
-    right.legend(ncols=2, fontsize=8)
+    right.legend(ncols=2, loc="upper right")
     plt.show()
 
 # %% [markdown]

@@ -83,20 +83,23 @@ truths = {e: uj.exact(model, flow, state, times, observe) for e, model in models
 fine = np.linspace(0, 1, 41)
 sigmas = np.array([singular_values(e) for e in fine])
 with style():
-    figure, grid = plt.subplots(2, 2, figsize=(9.5, 6.6))
+    figure, grid = plt.subplots(2, 2, figsize=(8, 6.6))
     (one, two), (three, four) = grid
     for k in range(C - 1):
-        one.plot(fine, sigmas[:, k] / sigmas[:, 0], color=PALETTE[k], label=f"σ{'₁₂₃₄₅'[k]}")
-    one.set(title="Contrasts of the signal meet at exponent ½", xlabel="exponent of n_c^(−exponent)", ylabel="σ_k / σ₁",
+        one.plot(fine, sigmas[:, k] / sigmas[:, 0], color=PALETTE[k])
+    one.set(title="Contrasts of the signal meet at ½", xlabel="exponent of n_c^(−exponent)", ylabel="σ_k / σ₁",
             ylim=(0, 1.05))  # fmt: skip
-    one.legend(fontsize=8, loc="lower left")
+    for k in range(C - 1):
+        one.annotate(f"σ{'₁₂₃₄₅'[k]}", (1, sigmas[-1, k] / sigmas[-1, 0]), xytext=(3, 0), textcoords="offset points",
+                     va="center", color=PALETTE[k])  # fmt: skip
     for colour, e in zip(PALETTE, exponents, strict=False):
         for axes, values in ((two, lambda run: run["spectrum"][:, 1]), (three, lambda run: run["rarest"]),
                              (four, lambda run: run["accuracy"])):  # fmt: skip
             axes.plot(times, values(truths[e]), color=colour, lw=4, alpha=0.4)
             axes.plot(times, values(runs[e]), color=colour, lw=1.2, ls="--", label=exponents[e])
     two.set(title="Second singular value of W/‖W‖", xlabel="time", ylabel="share", yscale="log")
-    two.legend(title="band exact, dashes simulated", title_fontsize=8, loc="lower left")
+    figure.legend(*two.get_legend_handles_labels(), loc="outside lower center", ncols=3,
+                  title="weights; bands: exact; dashes: simulated")  # fmt: skip
     three.set(title="The two rarest classes: cosine of prototypes", xlabel="time", ylabel="cosine", ylim=(-1.05, 1.05))
     four.set(title="Accuracy", xlabel="time", ylabel="share of samples", ylim=(0, 1.03))
     plt.show()

@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import unhinged_jax as uj
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import PALETTE, gamma_colours, style
 
 # %% [markdown]
 # ## The mathematics
@@ -66,19 +66,20 @@ for name, gamma in gammas.items():
 
 # %%
 with style():
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    for colour, marker, (name, gamma) in zip(PALETTE, "osD", gammas.items(), strict=False):
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.9))
+    colours = gamma_colours(list(gammas.values()), C)
+    for colour, marker, (name, gamma) in zip(colours, "osD", gammas.items(), strict=True):
         theory = np.maximum(np.abs(1 - rates * C / (C - 1)) * (1 + gamma), abs(1 + gamma - gamma * C)) * unit
         left.plot(rates, theory, color=colour, lw=1.2)
         left.plot(rates, exponents[name], marker, color=colour, ms=3.5, label=f"γ = {name}")
-        right.plot(rates, accuracy[name], marker, ls="-", color=colour, ms=3.5, lw=1, label=f"γ = {name}")
+        right.plot(rates, accuracy[name], marker, color=colour, ms=3.5)
         right.axvline(critical(gamma), color=colour, ls=":", lw=1.4)
-    left.set(title="Growth of log ‖Z‖: noise slows contrasts, not the mean", xlabel="noise rate ρ", ylabel="exponent",
+    left.set(title="Growth of log ‖Z‖", xlabel="noise rate ρ", ylabel="exponent",
              ylim=(0, None))  # fmt: skip
-    left.legend(title="dots `limit`, lines max(|σ₁|, |σ₂|)", title_fontsize=8)
-    right.set(title=f"Accuracy on clean labels at time {late:.0f}; dotted ρ*", xlabel="noise rate ρ",
+    right.set(title=f"Accuracy on clean labels at time {late:.0f}", xlabel="noise rate ρ",
               ylabel="share of samples", ylim=(0, 1.03))  # fmt: skip
-    right.legend(loc="lower left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3,
+                  title="left: marks `limit`, lines max(|σ₁|, |σ₂|); right: dotted ρ*")  # fmt: skip
     plt.show()
 
 # %% [markdown]

@@ -97,7 +97,7 @@ far_solved = uj.exact(decayed["unhinged"], uj.Flow(), generic, long, metrics)
 
 # %%
 with style():
-    figure, grid = plt.subplots(2, 3, figsize=(11.5, 6.6))
+    figure, grid = plt.subplots(2, 3, figsize=(8, 6))
     colours = dict(zip(near, PALETTE, strict=False))
     marks = {"cross-entropy": (0, (5, 2)), "squared error": (0, (2, 2)), "unhinged": (0, (6, 2, 1, 2))}
     one, two, three = grid[0]
@@ -109,10 +109,10 @@ with style():
         two.plot(times, run["accuracy"], **look)
         three.semilogy(times[1:], difference(run, solved)[1:], **look)
     one.set(title="From a start of size 10⁻³", xlabel="time", ylabel="log₁₀ ‖(H, W)‖")
-    one.legend(fontsize=7.5)
-    two.set(title="Accuracy is decided while all are one", xlabel="time", ylabel="share of samples", ylim=(0, 1.03))
-    three.set(title="Relative difference from exact unhinged", xlabel="time", ylabel="of (H, W)", ylim=(1e-11, 10))
-    names = {"nc1": "Within-class variability NC1", "etf_distance_prototypes": "Prototypes from a simplex ETF",
+    figure.legend(*one.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    two.set(title="Accuracy", xlabel="time", ylabel="share of samples", ylim=(0, 1.03))
+    three.set(title="Difference from unhinged", xlabel="time", ylabel="relative, of (H, W)", ylim=(1e-11, 10))
+    names = {"nc1": "Variability NC1", "etf_distance_prototypes": "Distance from an ETF",
              "log_norm": "Size, λ = 0.005"}  # fmt: skip
     for axes, (metric, title) in zip(grid[1], names.items(), strict=True):
         size = np.log(10) if metric == "log_norm" else 1

@@ -76,23 +76,23 @@ pace = (data["log_norm"].isel(time=3) - data["log_norm"].isel(time=2)).median("s
 right_share = data["accuracy"].isel(time=1).median("seed")  # later, far beyond 2/(C−2), all logits agree to rounding
 
 with style():
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.9))
     bound = float(abs(pace).max())
     shown = left.pcolormesh(gamma, decay, pace.transpose("decay", "gamma"), cmap="PuOr_r", vmin=-bound, vmax=bound,
                             shading="nearest", rasterized=True)  # fmt: skip
-    figure.colorbar(shown, ax=left, label="growth of log ‖Z‖ per unit of time")
+    figure.colorbar(shown, ax=left, label="growth of log ‖Z‖ per time")
     left.set(title="Size: white neither grows nor dies")
     shown = right.pcolormesh(gamma, decay, right_share.transpose("decay", "gamma"), cmap="cividis", vmin=0, vmax=1,
                              shading="nearest", rasterized=True)  # fmt: skip
-    figure.colorbar(shown, ax=right, label="accuracy at time 300, median over seeds")
-    right.set(title="Direction: beyond 2/(C−2) all classes are one")
+    figure.colorbar(shown, ax=right, label="accuracy at time 300")
+    right.set(title="Direction: beyond 2/(C−2) all are one")
     for axes in (left, right):
         axes.grid(False)
         for width, colour in ((3.2, "white"), (1.8, PALETTE[1])):
             axes.plot(fine, top, color=colour, lw=width, label="λ = max(σ₁, |σ₂|)" if width < 3 else None)
             axes.axvline(2 / (C - 2), color=colour, lw=width, ls="--", label="γ = 2/(C−2)" if width < 3 else None)
         axes.set(xlabel="trade-off γ", ylabel="weight decay λ", yscale="log", ylim=(decay[0], decay[-1]), xlim=(0, 0.5))
-    left.legend(loc="upper left", framealpha=0.85, frameon=True, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plt.show()
 
 # %% [markdown]

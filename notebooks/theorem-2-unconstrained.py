@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import unhinged_jax as uj
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import PALETTE, gamma_colours, style
 
 # %% [markdown]
 # ## The mathematics
@@ -118,25 +118,27 @@ fine = np.linspace(0, 0.42, 400)
 rate = np.abs((1 + fine) - np.abs(1 + fine - fine * C)) / (C * np.sqrt(N))
 
 with style():
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 3.6))
-    for colour, name in zip(PALETTE, models, strict=False):
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8, 3.7))
+    colours = gamma_colours([model.loss.gamma for model in models.values()], C)
+    for colour, name in zip(colours, models, strict=True):
         left.plot(times, truths[name]["log_distance"] / np.log(10), color=colour, lw=4, alpha=0.4)
         left.plot(times, runs[name]["log_distance"] / np.log(10), color=colour, lw=1.2, ls="--", label=f"γ = {name}")
         middle.plot(times, truths[name]["accuracy"], color=colour, lw=4, alpha=0.4)
         middle.plot(times, runs[name]["accuracy"], color=colour, lw=1.2, ls="--")
-    left.set(title="Distance to the limit direction", xlabel="time", ylabel="log₁₀ distance")
-    left.legend(title="band exact, dashes simulated", title_fontsize=8)
+    left.set(title="Distance to the limit", xlabel="time", ylabel="log₁₀ of the distance")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2,
+                  title="bands: exact; dashes: simulated")  # fmt: skip
     middle.axhline(1 / C, color="0.4", lw=0.8, ls=":")
     middle.annotate("chance", (times[-1], 1 / C), ha="right", va="bottom", fontsize=8)
     middle.set(title="Accuracy", xlabel="time", ylabel="share of samples", ylim=(0, 1.03))
     right.plot(fine, rate, color=PALETTE[-1], label="|σ₁ − |σ₂||")
     right.plot(grid, fitted, "o", color=PALETTE[1], ms=4, label="fitted to exact runs")
     right.axvspan(2 / (C - 2), fine[-1], color="0.9")
-    right.annotate("the common mean wins", (0.335, 0.065), ha="center", fontsize=8)
+    right.annotate("the common\nmean wins", (0.335, 0.07), ha="center", fontsize=8)
     right.axvline(1 / (C - 1), color="0.4", lw=0.8, ls=":")
     right.annotate("1/(C−1)", (1 / (C - 1), 0.001), rotation=90, ha="right", va="bottom", fontsize=8)
     right.set(title="Rate ω of convergence", xlabel="trade-off γ", ylabel="per unit of time", ylim=(0, 0.085))
-    right.legend(loc="upper left")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right")
     plt.show()
 
 # %% [markdown]
@@ -160,7 +162,7 @@ drift = (1 + gamma - gamma * C) / C
 ratio = (b0.max() + drift * moments) / (b0.min() + drift * moments)
 
 with style():
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4))
     names = ["E₁⁺: contrasts, agreeing", "E₁⁻: contrasts, opposed", "E₂⁺: mean, agreeing", "E₂⁻: mean, opposed",
              "E₃: within classes"]  # fmt: skip
     for colour, share, name in zip(PALETTE, shares, names, strict=False):

@@ -69,14 +69,15 @@ for f in factors:
 
 # %%
 with style():
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.9))
     for colour, f in zip(PALETTE, factors, strict=False):
         for axes, name in ((left, "log_norm"), (right, "log_distance")):
             axes.plot(times, truths[f][name] / np.log(10), color=colour, lw=4, alpha=0.4)
             axes.plot(times, runs[f][name] / np.log(10), color=colour, lw=1.2, ls="--", label=f"λ = {f} λ*")
     left.set(title="Size: the decay decides", xlabel="time", ylabel="log₁₀ ‖(H, W)‖")
     right.set(title="Direction: the same for every λ₁ = λ₂", xlabel="time", ylabel="log₁₀ distance to the limit")
-    left.legend(title="band exact, dashes simulated", title_fontsize=8, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5,
+                  title="bands: exact; dashes: simulated; on the right all coincide")  # fmt: skip
     plt.show()
 
 # %% [markdown]

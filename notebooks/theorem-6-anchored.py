@@ -72,22 +72,25 @@ free_truth = uj.exact(free, uj.Flow(), state, long, ["distance_H", "nc1"])
 
 # %%
 with style():
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 3.6))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8, 3.6))
     for colour, decay in zip(PALETTE, decays, strict=False):
         left.plot(times, truths[decay]["gap"], color=colour, lw=4, alpha=0.4)
         left.plot(times, runs[decay]["gap"], color=colour, lw=1.2, ls="--", label=f"λ = {decay}")
         middle.plot(times, truths[decay]["norm_H"], color=colour, lw=4, alpha=0.4)
         middle.plot(times, runs[decay]["norm_H"], color=colour, lw=1.2, ls="--")
         middle.axhline(np.linalg.norm(M_W) / decay, color=colour, lw=0.8, ls=":")
-    left.set(title="Distance to MW/λ: a straight line", xlabel="time", ylabel="log₁₀ ‖H − MW/λ‖")
-    left.legend(title="band exact, dashes simulated", title_fontsize=8)
-    middle.set(title="Size of H, dotted ‖MW‖/λ", xlabel="time", ylabel="‖H‖", yscale="log")
+    left.set(title="Distance to MW/λ", xlabel="time", ylabel="log₁₀ ‖H − MW/λ‖")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3,
+                  title="bands: exact; dashes: simulated; dots: ‖MW‖/λ")  # fmt: skip
+    middle.set(title="Size of H", xlabel="time", ylabel="‖H‖", yscale="log")
+    middle.set_yticks([2, 5, 10, 20], ["2", "5", "10", "20"])
+    middle.minorticks_off()
     right.loglog(long, free_truth["distance_H"], color=PALETTE[3], lw=4, alpha=0.4, label="exact")
     right.loglog(long, free_run["distance_H"], color=PALETTE[3], lw=1.2, ls="--", label="simulated")
     right.loglog(long[40:], 30 * free_truth["distance_H"][-1] * long[-1] / 30 / long[40:], color="0.3", lw=0.9, ls=":",
                  label="∝ 1/τ")  # fmt: skip
-    right.set(title="Without decay: direction, a power", xlabel="time", ylabel="distance of Ĥ from its limit")
-    right.legend()
+    right.set(title="Direction without decay", xlabel="time", ylabel="distance from its limit")
+    right.legend(loc="lower left")
     plt.show()
 
 # %% [markdown]
@@ -116,7 +119,7 @@ with style():
         axes.semilogy(times, truths[decay_]["nc1"], color=colour, lw=4, alpha=0.4)
         axes.semilogy(times, runs[decay_]["nc1"], color=colour, lw=1.2, ls="--", label=f"λ = {decay_}")
     axes.set(title="Within-class variability NC1", xlabel="time", ylabel="NC1")
-    axes.legend(title="band exact, dashes simulated", title_fontsize=8)
+    axes.legend(title="bands: exact; dashes: simulated", title_fontsize=8)
     plt.show()
 
 # %% [markdown]

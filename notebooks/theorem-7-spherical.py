@@ -118,19 +118,20 @@ stepped = {q: uj.simulate(rule, descent, state, updates, ["log_distance_H", "nor
 solved = {q: uj.exact(rule, descent, state, updates, ["log_distance_H", "norm_H"]) for q, rule in rules.items()}
 
 with style():
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 3.6))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8, 3.7))
     for colour, i in zip(PALETTE, np.argsort(length)[[0, len(length) // 2, -1]], strict=False):
         left.plot(times, law[:, i], color=colour, lw=4, alpha=0.4)
         left.plot(times, np.log(np.tan(theta[:, i] / 2)), color=colour, lw=1.2, ls="--", label=f"‖h‖ = {length[i]:.2f}")
-    left.set(title="Flow: the law of the angle", xlabel="time", ylabel="log tan(θ/2)", ylim=(-14, 1.5), xlim=(0, 400))
-    left.legend(title="band law, dashes simulated", title_fontsize=8)
+    left.set(title="Flow: law of the angle", xlabel="time", ylabel="log tan(θ/2)", ylim=(-14, 1.5), xlim=(0, 400))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3,
+                  title="left; bands: law; dashes: simulated")  # fmt: skip
     for colour, q in zip(PALETTE, rules, strict=False):
         for axes, name, scale in ((middle, "log_distance_H", np.log(10)), (right, "norm_H", 1.0)):
             axes.plot(updates, solved[q][name] / scale, color=colour, lw=4, alpha=0.4)
             axes.plot(updates, stepped[q][name] / scale, color=colour, lw=1.2, ls="--", label=f"q = {q}")
-    middle.set(title="Descent: distance to the targets", xlabel="update", ylabel="log₁₀ distance")
-    right.set(title="Descent: ‖H‖ never decreases", xlabel="update", ylabel="‖H‖")
-    middle.legend(title="rate × ‖h‖^q", title_fontsize=8)
+    middle.set(title="Descent: distance", xlabel="update", ylabel="log₁₀ distance")
+    right.set(title="Descent: ‖H‖ grows", xlabel="update", ylabel="‖H‖")
+    figure.legend(*middle.get_legend_handles_labels(), loc="outside lower right", title="rate × ‖h‖^q", ncols=3)
     plt.show()
 
 # %% [markdown]

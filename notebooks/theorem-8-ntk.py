@@ -126,24 +126,24 @@ errors, moved = np.median(found[:, :, 0], axis=1), np.median(found[:, :, 1], axi
 
 # %%
 with style():
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 3.6))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8, 3.5))
     left.plot(updates, predicted["accuracy"], color=PALETTE[0], lw=4, alpha=0.4, label="exact")
     left.plot(updates, simulated["accuracy"], color=PALETTE[0], lw=1.2, ls="--", label="simulated")
     left.plot(updates, accuracy_network, ".", color=PALETTE[1], ms=5, label="the network itself")
     left.set(title="Constant kernel: accuracy", xlabel="update", ylabel="share of samples", ylim=(0, 1.03))
-    left.legend(loc="lower right")
     size = np.log10(np.hypot(np.linalg.norm(H_network, axis=(1, 2)), np.linalg.norm(W_network, axis=(1, 2))))
     middle.plot(updates, predicted["log_norm"] / np.log(10), color=PALETTE[0], lw=4, alpha=0.4, label="exact")
     middle.plot(updates, simulated["log_norm"] / np.log(10), color=PALETTE[0], lw=1.2, ls="--", label="simulated")
     middle.plot(updates, size, ".", color=PALETTE[1], ms=5, label="the network itself")
     middle.set(title="Constant kernel: size", xlabel="update", ylabel="log₁₀ ‖(H, W)‖")
-    middle.legend()
-    right.loglog(widths, errors, color=PALETTE[1], marker="o", label="error of the prediction")
-    right.loglog(widths, moved, color=PALETTE[2], marker="s", label="how far features moved")
-    root = errors[-1] * np.sqrt(widths[-1] / np.array(widths))
-    right.loglog(widths, root, color="0.3", ls=":", lw=1, label="∝ m^(−1/2)")
-    right.set(title="Moving kernel: error over width", xlabel="width m", ylabel="relative to ‖H‖", ylim=(None, 6))
-    right.legend(fontsize=8)
+    slope, level = np.polyfit(np.log(widths), np.log(errors), 1)
+    right.loglog(widths, errors, "o", color=PALETTE[2], label="error of the prediction")
+    right.loglog(widths, np.exp(level) * np.array(widths) ** slope, color=PALETTE[2], lw=1,
+                 label=f"fitted slope {slope:.2f}".replace("-", "−"))  # fmt: skip
+    right.loglog(widths, moved, color=PALETTE[3], marker="s", label="how far features moved")
+    right.set(title="Moving kernel: width", xlabel="width m", ylabel="relative to ‖H‖")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right")
     plt.show()
 
 # %% [markdown]

@@ -43,9 +43,8 @@ def test_seeds_are_bands_and_an_axis_is_lines_of_its_own():
     data = swept(gamma=7, decay=3, seed=6)
     figure = uj.plot(data)
     (axes,) = figure.axes
-    assert (
-        isinstance(figure, Figure) and axes.get_title(loc="left") == "norm" and axes.get_ylabel() == "norm of the state"
-    )
+    assert isinstance(figure, Figure) and axes.get_title(loc="left") == "Norm of the state"
+    assert [text.get_text() for text in axes.texts] == ["norm"]
     assert figure.legends[0].get_title().get_text() == "decay"
     assert figure.get_suptitle() == "median of 6 seeds, and their 10 % to 90 % quantiles, gamma 0.5"
     lines = drawn(axes)
@@ -105,7 +104,7 @@ def test_the_dataset_of_a_run_is_drawn_as_the_run(shape):
     wanted = found.plot().axes
     for data in (found, found.to_xarray()):
         axes = uj.plot(data).axes
-        assert [one.get_title(loc="left") for one in axes] == ["loss", "norm"]
+        assert [one.get_title(loc="left") for one in axes] == ["Data term of the loss", "Norm of (H, W)"]
         for one, other in zip(axes, wanted, strict=True):
             np.testing.assert_array_equal(one.get_lines()[0].get_xydata(), other.get_lines()[0].get_xydata())
             assert len(one.collections) == len(other.collections) == (np.prod(shape) > 1)
@@ -121,7 +120,7 @@ def test_a_store_is_drawn(tmp_path):
     }
     data = uj.sweep(uj.SweepPlan.of(tables), tmp_path / "s.zarr", workers=0, progress=False)
     figure = uj.plot(data)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["norm", "loss"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Norm of (H, W)", "Data term of the loss"]
     assert len(figure.axes[0].get_lines()) == 2 and "median of 3 seeds" in figure.get_suptitle()
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
+import re
 import socket
 
+import figure_rules
 import numpy as np
 import pytest
 from checkout import ROOT
@@ -25,6 +27,7 @@ from benchmarks import (
     record,
     reference,
     timing,
+    words,
 )
 from benchmarks import scaling as scaling_module
 from benchmarks.case import Case
@@ -542,6 +545,47 @@ def test_figures_of_nothing_are_no_figures(tmp_path):
     assert figures.roofline(empty, tmp_path / "b.svg") is None
     assert figures.scaling([], tmp_path / "c.svg") is None
     assert "How it was measured" in page.text(empty, {})
+
+
+def test_pages_say_times_and_errors_in_words_a_reader_can_read():
+    """No 3.01e+05×, no 0 ns, no negative seconds; errors have a table of their own, and a short table is first."""
+    slow = dataclasses.replace(result("PyTorch", 301_234.0, error=2.3e-4), compile=-0.2)
+    startup = {"import jax, diffrax": {"median": 0.90}, "import jax, diffrax, unhinged_jax": {"median": 0.88}}
+    startup = {name: {**of, "lower": 0.8, "upper": 1.0} for name, of in startup.items()}
+    given = report(result("unhinged_jax simulate", 1.0), slow, workload="ce_flow", startup=startup)
+    text = page.text(given, {})
+    assert "301,000×" in text and "2.3 × 10⁻⁴" in text and "none beyond the noise" in text
+    assert not re.search(r"\d(\.\d+)?e[+-]\d|\b0 ns\b|-0\.\d+ s\b", text)
+    assert "### Cross-entropy flow, the paper's size, float64" in text and "ce_flow" not in text
+    heads = re.findall(r"^\| .*\|$(?=\n\|---)", text, re.M)
+    (times,) = (line for line in heads if "quartiles" in line and "contender" in line)
+    assert "error" not in times and any(line.startswith("| largest error of | norm |") for line in heads)
+    assert text.index("## In short") < text.index("## The machine") < text.index("### Cross-entropy flow")
+
+
+def test_a_slope_is_given_only_where_a_power_describes_the_costs():
+    def series(costs):
+        values = [1, 2, 4, 8]
+        slope = scaling_module.slope(values, costs)
+        return record.Series("devices", "unhinged_jax simulate", "seconds", values, costs, costs, costs, slope)
+
+    assert words.slope(series([8.0, 4.0, 2.0, 1.0])) == "−1.00"
+    assert words.power(series([8.0, 4.0, 2.0, 1.0])) == pytest.approx([8.0, 4.0, 2.0, 1.0])
+    assert words.slope(series([18.3, 11.7, 12.9, 18.6])) == "no power"  # falls and rises: its slope would be 0
+
+
+def test_figures_of_benchmarks_are_readable(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.setdefault(path.stem, figure))
+    found = record.read(ROOT / "benchmarks" / "results" / "2026-11-26-two-cores.json")
+    figures.work_precision(found, tmp_path / "work")
+    figures.roofline(found, tmp_path / "roofline")
+    figures.scaling(found.scaling, tmp_path / "scaling")
+    assert {name: figure_rules.faults(figure) for name, figure in drawn.items()} == {name: [] for name in drawn}
+    assert len(drawn) == 3
+    (legend,) = drawn["work"].legends
+    looks = [(line.get_color(), line.get_marker(), line.get_markerfacecolor()) for line in legend.get_lines()]
+    assert len({*looks}) == len(looks) <= 11  # nobody shares a mark
 
 
 # --- first calls ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ import pytest
 import unhinged_jax as uj
 from unhinged_jax import references
 from unhinged_jax.cli import main
+from unhinged_jax.plots import tex_error
 from unhinged_jax.theories import THEORIES, Check, Finding, Theory, command, registry
+from unhinged_jax.theories.typeset import number, typeset
 
 
 def toy(value, name="toy"):
@@ -56,7 +58,24 @@ def test_the_command_writes_page_figures_and_record(tmp_path, monkeypatch, capsy
     assert b"</svg>" in (tmp_path / "page" / "toy.svg").read_bytes()
     (row,) = json.loads((tmp_path / "page" / "checks.json").read_text())
     assert row["passed"] == (status == 0) and len(row["checks"]) == 2
+    assert command.kept(tmp_path / "page" / "curves.npz")["toy"]["x"].tolist() == [0, 1]
     assert "kept" in capsys.readouterr().out
+
+
+def test_the_formulas_of_every_theory_are_typeset():
+    """By matplotlib's reader of TeX, which knows nothing of ours; no formula is left in Unicode or code."""
+    for theory in THEORIES.values():
+        text = typeset(" ".join([theory.predicted, theory.assumptions, theory.account]))
+        formulas = re.findall(r"\$[^$]+\$", text)
+        assert not [formula for formula in formulas if tex_error(formula)], theory.name
+        assert all(formula.isascii() for formula in formulas), theory.name
+        assert not re.search(r"[γλρσωζκ√∫ᵀ‖₁²]", re.sub(r"\$[^$]+\$", "", text)), theory.name
+
+
+@pytest.mark.parametrize(("value", "shown"), [(3.01e-5, r"$3.0\times10^{-5}$"), (1e-9, "$10^{-9}$"), (0.0, "0"),
+                                              (-0.02087, "−0.021"), (1.0, "1"), (2000.0, "2,000")])  # fmt: skip
+def test_numbers_of_the_page_have_no_e(value, shown):
+    assert number(value) == shown
 
 
 def test_a_theory_that_cannot_be_run_does_not_take_the_others_with_it(tmp_path, monkeypatch):

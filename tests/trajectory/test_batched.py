@@ -149,8 +149,8 @@ def has(what, shape, tmp_path):
         np.testing.assert_allclose(shown, wanted, rtol=1e-4)
         assert "array of shape (3, 3)" in page and "ompleted" in page
     else:
-        axes = {each.get_title(loc="left"): each for each in first.plot().axes}
-        assert [*axes] == ["loss"]
+        axes = {each.texts[0].get_text(): each for each in first.plot().axes}
+        assert [*axes] == ["loss"] and axes["loss"].get_title(loc="left") == "Data term of the loss"
         values = np.array([alone(number)[0]["loss"] for _, number in members])
         (line,) = axes["loss"].get_lines()
         np.testing.assert_array_equal(line.get_xdata(), FIRST)

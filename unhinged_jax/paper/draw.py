@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.paper import published
-from unhinged_jax.paper.figures import Panel, Reproduction
+from unhinged_jax.paper.figures import CLASSES, Figure, Panel, Reproduction
 from unhinged_jax.plots import EXACT, PALETTE, SIMULATED, save, style
+from unhinged_jax.plots.looks import WIDTH, coincide, filled, gamma_colours, head, is_lowest, key, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,39 +27,51 @@ def draw(outcome: Reproduction, out: Path, with_published: bool) -> None:
 
 def figure_of(outcome: Reproduction, with_published: bool) -> Any:
     """The matplotlib figure of all panels."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Picture
     from matplotlib.lines import Line2D
 
     figure = outcome.figure
     count = len(figure.panels)
-    columns = 2 if count == 4 else 3
-    rows = -(-count // columns)
-    picture = Figure(figsize=(4.3 * columns, 3.3 * rows + 0.7), layout="constrained")
-    axes = picture.subplots(rows, columns, squeeze=False).ravel()
+    most = 2 if count in (4, 5) else 3
+    picture = Picture(figsize=(WIDTH, 2.75 * rows_of(count, most) + 0.8), layout="constrained")
     labels = list(dict.fromkeys(curve.label for _, curve in figure.runs()))
-    colours = dict(zip(labels, PALETTE, strict=False))
-    for panel, ax in zip(figure.panels, axes, strict=False):
+    colours = dict(zip(labels, _colours(figure, labels), strict=True))
+    for panel, ax in zip(figure.panels, filled(picture, count, most), strict=True):
         _panel(ax, outcome, panel, colours, with_published)
-    for ax in axes[count:]:
-        ax.set_axis_off()
     handles = [Line2D([], [], color=colours[label], lw=2.5) for label in labels]
     names = [pretty(label) for label in labels]
+    if figure.number in MISPRINTED:
+        wrong, right = MISPRINTED[figure.number]
+        names = [right if label == wrong else name for label, name in zip(labels, names, strict=True)]
     handles += [Line2D([], [], color="0.35", **EXACT), Line2D([], [], color="0.1", **SIMULATED)]
     names += ["exact", "simulated"]
     if with_published and published.vertices(figure.number + figure.panels[0].letter):
         handles.append(Line2D([], [], color="0.2", marker="o", ms=3.5, mfc="white", lw=0))
         names.append("published")
-    picture.suptitle(f"Figure {figure.number}: {figure.title}", fontsize=12)
-    picture.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4 if columns == 2 else 5))
+    picture.suptitle(f"Figure {figure.number}: {figure.title}", fontsize=11)
+    key(picture, handles, names)
     return picture
+
+
+MISPRINTED = {"5": ("gamma=1/(C-1)", "γ = 1/198, printed as 1/(C−1)")}
+"""Figure -> a label of the published legend that names another setting than was run, and what was run."""
+
+
+def _colours(figure: Figure, labels: list[str]) -> list[str]:
+    """The same colour for a trade-off in every figure whose curves are trade-offs; others go by their place."""
+    if not all(label.startswith("gamma=") for label in labels):
+        return [PALETTE[place % len(PALETTE)] for place in range(len(labels))]
+    gammas = {curve.label: float(getattr(curve.model.loss, "gamma", 0.0)) for _, curve in figure.runs()}
+    return gamma_colours([gammas[label] for label in labels], CLASSES)
 
 
 def _panel(ax: Axes, outcome: Reproduction, panel: Panel, colours: dict[str, str], with_published: bool) -> None:
     smallest, largest = np.inf, 0.0
     name = outcome.figure.number + panel.letter
+    lines = {}
     for label, (t, values) in outcome.exact[panel.letter].items():
         colour = colours[label]
-        ax.plot(t, values, color=colour, **EXACT)
+        (lines[pretty(label)],) = ax.plot(t, values, color=colour, **EXACT)
         ax.plot(*outcome.simulated[panel.letter][label], color=colour, **SIMULATED)
         positive = values[values > 0]
         smallest, largest = min(smallest, positive.min(initial=np.inf)), max(largest, positive.max(initial=0.0))
@@ -79,9 +92,12 @@ def _panel(ax: Axes, outcome: Reproduction, panel: Panel, colours: dict[str, str
         ax.set_yscale("log")
         if smallest < _LEAST:
             ax.set_ylim(_LEAST, 5 * largest)
-    ax.set_title(f"({panel.letter}) {panel.title}")
-    ax.set_xlabel("update")
     ax.margins(x=0.02)
+    head(ax, f"({panel.letter}) {panel.title}", coincide(ax, lines))
+    ax.locator_params(axis="x", nbins=5)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if is_lowest(ax):
+        ax.set_xlabel("update")
 
 
 def pretty(label: str) -> str:

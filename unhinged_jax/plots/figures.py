@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unhinged_jax._files import whole
+from unhinged_jax.plots.looks import GREY, PALETTE, WIDTH, coincide, filled, head, is_lowest, key, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["EXACT", "PALETTE", "SIMULATED", "curves", "save", "style"]
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito's colours, which are distinct with any common colour vision, without yellow, which has little
-contrast."""
+__all__ = ["EXACT", "SIMULATED", "curves", "save", "style"]
 
 EXACT: dict[str, Any] = {"lw": 3.5, "alpha": 0.45, "solid_capstyle": "butt"}
 """Closed forms are pale bands ..."""
@@ -54,13 +50,13 @@ def style() -> Iterator[None]:
         "figure.constrained_layout.w_pad": 0.1,
         "savefig.dpi": 160,
         "font.family": "DejaVu Sans",
-        "font.size": 10,
-        "axes.titlesize": 10.5,
+        "font.size": 9,
+        "axes.titlesize": 9.5,
         "axes.titlelocation": "left",
-        "axes.labelsize": 10,
-        "xtick.labelsize": 9,
-        "ytick.labelsize": 9,
-        "legend.fontsize": 9,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8.5,
         "legend.frameon": False,
         "axes.prop_cycle": cycler(color=PALETTE),
         "axes.grid": True,
@@ -239,22 +235,19 @@ def panels(
     """A figure with one panel for each name, over the same x, whose values may be texts."""
     from matplotlib.figure import Figure
 
-    columns = min(3, len(content))
-    rows = math.ceil(len(content) / columns)
     with style():
-        figure = Figure(figsize=(1 + 3.6 * columns, 0.6 + 2.3 * rows + 0.4 * (legend is not None)))
-        for place, (name, lines) in enumerate(content.items(), start=1):
-            axes = figure.add_subplot(rows, columns, place)
+        width = (5.2, 7.2, WIDTH)[min(3, len(content)) - 1]
+        figure = Figure(figsize=(width, 0.7 + 2.4 * rows_of(len(content)) + 0.4 * (legend is not None)))
+        for axes, (name, lines) in zip(filled(figure, len(content)), content.items(), strict=True):
             _panel(axes, x, lines, name, meanings.get(name, ""))
-            if place > len(content) - columns:
+            if is_lowest(axes):
                 axes.set_xlabel(label)
             else:  # matplotlib searches for the place of an empty label, too
                 axes.xaxis.set_label_coords(0.5, 0.0)
         if title:
-            figure.suptitle(title, fontsize=9, x=0.01, ha="left")
+            figure.suptitle(title, fontsize=9, x=0.01, ha="left", color=GREY)
         if legend is not None:
-            handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, title=legend, loc="outside lower center", ncols=len(labels))
+            key(figure, *figure.axes[0].get_legend_handles_labels(), title=legend)
     # A notebook knows how to show figures only once pyplot is imported, which this package does not do.
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     return figure
@@ -269,11 +262,6 @@ def _png(figure: Figure) -> bytes:
 
 def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str) -> None:
     """Each line with its band, where it has one."""
-    import textwrap
-
-    axes.set_title(name, fontweight="bold")
-    if meaning and meaning != name:
-        axes.set_ylabel("\n".join(textwrap.wrap(meaning, 26)[:3]), fontsize=8)
     lowest, highest, longest = np.inf, -np.inf, x[:0]
     for number, line in enumerate(lines):
         shown = np.isfinite(line.middle)
@@ -289,6 +277,7 @@ def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str
         lowest, highest = min(lowest, np.nanmin(ends)), max(highest, np.nanmax(ends))
         longest = there if len(there) > len(longest) else longest
     if not longest.size:
+        head(axes, meaning or name, name)
         axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
@@ -297,6 +286,8 @@ def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str
     if longest.dtype.kind in "fiu" and _geometric(longest):
         axes.set_xscale("log")
     axes.minorticks_off()  # a logarithmic axis has dozens of them: more than half the time that a picture takes
+    named = {str(line.get_label()): line for line in axes.get_lines()}
+    head(axes, meaning or name, name, coincide(axes, named) if len(named) > 1 else "")
 
 
 def _geometric(times: np.ndarray) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unhinged_jax.plots import PALETTE, about_members, band, style
+from unhinged_jax.plots.looks import WIDTH, coincide, filled, gamma_colours, head, is_lowest, key, rows_of
 from unhinged_jax.sweeps.lanes import Plan
+from unhinged_jax.sweeps.plan import SweepPlan
 
 if TYPE_CHECKING:
     import xarray
@@ -52,39 +52,33 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
     along = _axis_of_lines(plan, data, names)
     places = _spread(data.sizes[along]) if along else [0]
     middle = {name: (data.sizes[name] - 1) // 2 for name in data["result"].dims if name not in (along, "seed")}
-    columns = 2 if len(observed) == 4 else min(3, len(observed))
-    rows = math.ceil(len(observed) / columns)
     with style():
-        figure = Figure(figsize=(1 + 3.7 * columns, 1.3 + 2.5 * rows))
-        panels = figure.subplots(rows, columns, squeeze=False).flat
-        for panel in list(panels)[len(observed) :]:
-            panel.set_visible(False)
-        for panel, name in zip(figure.axes, observed, strict=False):
-            _panel(panel, plan, data[name].isel(middle), along, places)
-            panel.set_title(str(name), fontweight="bold")
-            panel.set_ylabel("\n".join(textwrap.wrap(str(data[name].attrs.get("long_name", "")), 30)[:2]), fontsize=8)
-            panel.set_xlabel(str(data["time"].attrs.get("long_name", "time")))
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        title = coordinate_of(plan, along)[1] if along else None
-        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels))
+        figure = Figure(figsize=(4.6 if len(observed) == 1 else WIDTH, 1.5 + 2.3 * rows_of(len(observed), 2)))
+        for panel, name in zip(filled(figure, len(observed), 2), observed, strict=True):
+            lines = _panel(panel, plan, data[name].isel(middle), along, places)
+            head(panel, str(data[name].attrs.get("long_name", name)), str(name), coincide(panel, lines))
+            if is_lowest(panel):
+                panel.set_xlabel(str(data["time"].attrs.get("long_name", "time")))
+        key(figure, *figure.axes[0].get_legend_handles_labels(), title=coordinate_of(plan, along)[1] if along else None)
         about = [about_members(data.sizes["seed"], "seeds")]
         for name, place in middle.items():
             values, label = coordinate_of(plan, str(name))
             about.append(f"{label} {shown(values[place])}")
-        figure.suptitle(f"{titled(plan, data)}\n{', '.join(about)}", fontsize=11)
+        figure.suptitle(f"{titled(plan, data)}\n{', '.join(about)}", fontsize=10)
     return figure
 
 
-def _panel(panel: Axes, plan: Plan, array: xarray.DataArray, along: str | None, places: list[int]) -> None:
+def _panel(panel: Axes, plan: Plan, array: xarray.DataArray, along: str | None, places: list[int]) -> dict[str, Any]:
+    """Draw the lines of an observable; returns them by name."""
     times = array["time"].values
-    everything = []
+    everything, lines, colours = [], {}, _colours(plan, along, places)
     for number, place in enumerate(places):
         one = array.isel({along: place}) if along else array
         middle, low, high = over_seeds(one)
         label = shown(coordinate_of(plan, along)[0][place]) if along else "median"
         seen = np.isfinite(middle)
-        panel.plot(times[seen], middle[seen], color=PALETTE[number], label=label)
-        panel.fill_between(times[seen], low[seen], high[seen], color=PALETTE[number], alpha=0.2, linewidth=0)
+        (lines[label],) = panel.plot(times[seen], middle[seen], color=colours[number], label=label)
+        panel.fill_between(times[seen], low[seen], high[seen], color=colours[number], alpha=0.2, linewidth=0)
         everything.append(low[seen])
     values = np.concatenate(everything)
     if values.size and values.min() > 0 and values.max() > 100 * values.min():
@@ -92,6 +86,16 @@ def _panel(panel: Axes, plan: Plan, array: xarray.DataArray, along: str | None, 
     positive = times[times > 0]
     if positive.size > 2 and positive[-1] > 100 * positive[0]:
         panel.set_xscale("log")
+    return lines
+
+
+def _colours(plan: Plan, along: str | None, places: list[int]) -> list[str]:
+    """Colours of the lines: trade-offs have the same ones in every picture."""
+    axes = next((dim.axes for dim in plan.dims if dim.name == along), ())
+    if [axis.key for axis in axes] == ["model.gamma"] and isinstance(plan, SweepPlan):
+        gammas = np.asarray(axes[0].values, float)[places]
+        return gamma_colours(gammas.tolist(), plan.config_at({}).labels.classes or 2)
+    return [PALETTE[number] for number in range(len(places))]
 
 
 def _axis_of_lines(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> str | None:

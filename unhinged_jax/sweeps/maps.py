@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots.looks import WIDTH, filled, head, key, over_decades, rows_of
 from unhinged_jax.sweeps.bands import coordinate_of, over_seeds, shown, titled
 from unhinged_jax.sweeps.design import is_geometric
 from unhinged_jax.sweeps.lanes import Plan
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
 
-_FACETS = 6
+_FACETS = 4
+_DECADES = 10  # that a logarithmic map shows
+_MISSING = "#b0b0b0"
 
 
 def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
@@ -30,60 +33,111 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
     A further axis with few values makes one column per value; all other axes are at their middle. Points of which half
     of the seeds or more failed are grey: the median of the surviving seeds would be misleading.
     """
-    from matplotlib.figure import Figure
-
     observed = [str(name) for name in data.data_vars if name != "result"]
     others = [str(name) for name in data["result"].dims if name not in (*names, "seed")]
     facet = next((name for name in others if 1 < data.sizes[name] <= _FACETS), None)
     held = {name: (data.sizes[name] - 1) // 2 for name in others if name != facet}
     facets: list[dict[str, int]] = [{facet: place} for place in range(data.sizes[facet])] if facet else [{}]
-    grid = (len(observed), len(facets)) if facet else arranged(len(observed))
-    timed = "units" in data["time"].attrs  # else the arrays have no times
-    when = f"{data['time'].attrs.get('long_name', 'time')} {shown(data['time'].values[moment])}"
     with style():
-        figure = Figure(figsize=(1.2 + 3.4 * grid[1], 1.2 + 2.7 * grid[0]))
-        panels = figure.subplots(*grid, squeeze=False)
-        lines: dict[str, Any] = {}
+        figure, panels = _arranged(len(observed), len(facets) if facet else 0)
+        seen: dict[str, Any] = {}
         for row, name in enumerate(observed):
             colours = colours_of(data[name].isel(held), moment)
             for column, chosen in enumerate(facets):
-                panel = panels[row, column] if facet else panels.flat[row]
+                panel = panels[row * len(facets) + column]
                 places = {**held, **chosen}
-                one = data.isel(places)
-                drawn = _panel(panel, plan, one, name, names, moment, colours)
-                lines |= _overlay(panel, plan, names, places) if len(names) == 2 else {}
+                drawn = _panel(panel, plan, data.isel(places), name, names, moment, colours)
+                seen |= _overlay(panel, plan, names, places) if len(names) == 2 else {}
+                grey = len(names) == 2 and not np.all(_kept(data.isel(places)))
+                seen |= {"half of the seeds or more failed": _patch()} if grey else {}
+                told = [f"{label} {shown(values[place])}" for axis, place in chosen.items()
+                        for values, label in [coordinate_of(plan, axis)]]  # fmt: skip
+                meaning = str(data[name].attrs.get("long_name", name))
                 alike = colours.get("alike", "") if len(names) == 2 else ""  # a line shows it by itself
-                title = name + alike if column == 0 else ""
-                for axis, place in chosen.items():
-                    values, label = coordinate_of(plan, axis)
-                    title = f"{title}\n{label} {shown(values[place])}".strip()
-                panel.set_title(title, fontweight="bold" if not facet else "normal", fontsize=9.5)
-                if drawn is not None and colours["extend"] and (not facet or column == len(facets) - 1):
-                    figure.colorbar(drawn, ax=panel, pad=0.02, extend=colours["extend"])
-        for spare in panels.flat[len(observed) :] if not facet else ():
-            spare.set_visible(False)
-        if lines:
-            figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
-        seeds = f"median over {data.sizes['seed']} seeds" if data.sizes["seed"] > 1 else "1 seed"
-        figure.suptitle(
-            f"{titled(plan, data)}\n{seeds} at {when}" if timed else f"{titled(plan, data)}\n{seeds}", fontsize=11
-        )
+                head(panel, *([told[0], name + alike if column == 0 else ""] if facet else [meaning, name + alike]))
+                if drawn is not None and colours["extend"] and column == len(facets) - 1:
+                    bar = figure.colorbar(drawn, ax=panel, pad=0.02, extend=colours["extend"])
+                    bar.set_label(_bar_label(meaning if facet else name, colours), fontsize=8)
+                    _few_ticks(bar, colours)
+                if facet:
+                    panel.label_outer()
+        if seen:
+            key(figure, list(seen.values()), list(seen))
+        figure.suptitle(_title(plan, data, moment, held), fontsize=10)
     return figure
 
 
-def arranged(count: int) -> tuple[int, int]:
-    """Rows and columns of panels."""
-    columns = 2 if count == 4 else min(3, count)
-    return math.ceil(count / columns), columns
+def _title(plan: Plan, data: xarray.Dataset, moment: int, held: dict[str, int]) -> str:
+    """What the sweep is, and which points of it the maps show."""
+    about = f"median over {data.sizes['seed']} seeds" if data.sizes["seed"] > 1 else "1 seed"
+    if "units" in data["time"].attrs:  # else the arrays have no times
+        clock = str(data["time"].attrs.get("long_name", "time"))
+        value = shown(data["time"].values[moment])
+        about += f" after {value} updates" if clock == "number of updates" else f" at {clock} {value}"
+    for name, place in held.items():
+        values, label = coordinate_of(plan, name)
+        about += f", {label} {shown(values[place])}" if len(values) > 1 else ""
+    return f"{titled(plan, data)}\n{about}"
+
+
+def _arranged(count: int, facets: int) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each of `count` observables, or a row of `facets` panels for each."""
+    from matplotlib.figure import Figure
+
+    if facets:
+        figure = Figure(figsize=(WIDTH, 1.3 + 1.75 * count))
+        return figure, list(figure.subplots(count, facets, squeeze=False).flat)
+    most = min(count, 2)
+    figure = Figure(figsize=(4.6 if most == 1 else WIDTH, 1.3 + 2.5 * rows_of(count, most)))
+    return figure, filled(figure, count, most)
+
+
+def _patch() -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=_MISSING)
+
+
+def _bar_label(quantity: str, colours: dict[str, Any]) -> str:
+    """What colours show, and what the middle or the end of a map means."""
+    return "\n".join(textwrap.wrap(quantity, 26)[:3] + ([colours["note"]] if colours.get("note") else []))
+
+
+def _few_ticks(bar: Any, colours: dict[str, Any]) -> None:
+    from matplotlib.colors import LogNorm, TwoSlopeNorm
+
+    norm = colours["norm"]
+    bar.ax.grid(False)
+    if isinstance(norm, TwoSlopeNorm):
+        bar.set_ticks(_both_sides(norm))
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("-", "−"))
+    elif isinstance(norm, LogNorm):
+        over_decades(bar.ax.yaxis)
+    else:
+        bar.ax.locator_params(axis="y", nbins=6)
+
+
+def _both_sides(norm: Any) -> list[float]:
+    """Round numbers on both sides of a middle, and the middle."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, middle, high = norm.vmin, norm.vcenter, norm.vmax
+    ticks = [float(middle)]
+    for end in (low, high):
+        inside = [t for t in MaxNLocator(3).tick_values(min(end, middle), max(end, middle)) if low <= t <= high]
+        ticks += [t for t in inside if abs(t - middle) > 0.25 * abs(end - middle)]
+    return sorted(ticks)
 
 
 def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     """Map and norm of colours for the medians at a moment.
 
-    If the start was observed and all points share it, the colours of a logarithm of a norm show whether it grew;
-    positive values over more than two decades are drawn by their logarithm. Outliers beyond the 1st and 99th percentile
-    do not stretch the range. If all are alike, up to the rounding of float32, there is one colour, unlike the grey of
-    failures, no bar, and "alike" says so in words.
+    If the start was observed and all points share it, the colours of a logarithm of a norm show whether it grew. Values
+    on both sides of zero, unless they are logarithms, are drawn with white at zero. Values over more than two decades,
+    none of them negative, are drawn by their logarithm, down to `_DECADES` decades below the largest, so that zeros
+    and rounding do not take most of the colours. Outliers beyond the 1st and 99th percentile do not stretch the range.
+    If all are alike, up to the rounding of float32, there is one colour, unlike the grey of failures, no
+    bar, and "alike" says so in words.
     """
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
@@ -94,23 +148,33 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     if np.ptp(finite) <= 1e-6 * np.max(np.abs(finite)):
         alike = float(np.median(finite))
         unit = max(1.0, abs(alike))
-        return {
-            "cmap": "cividis",
-            "norm": Normalize(alike - unit, alike + 3 * unit),
-            "extend": "",
-            "alike": f" = {shown(alike)}",
-        }
-    low, high = np.percentile(finite, [1, 99])
-    if finite.max() - finite.min() < 4 * (high - low):
-        low, high = finite.min(), finite.max()
+        found = {"cmap": "cividis", "norm": Normalize(alike - unit, alike + 3 * unit)}
+        return {**found, "extend": "", "alike": f" = {shown(alike)}"}
+    low, high = _range(finite)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     found = {"cmap": "cividis", "extend": extend[bool(finite.min() < low), bool(finite.max() > high)]}
-    start = _start_of(array)
-    if str(array.name).startswith("log_norm") and low < start < high:
-        return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high)}
-    if low > 0 and high > 100 * low:
-        return {**found, "norm": LogNorm(low, high)}
+    start, name = _start_of(array), str(array.name)
+    if name.startswith("log_norm") and low < start < high:
+        return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high), "note": "white: as at the start"}
+    if not name.startswith("log") and low < 0 < high:
+        most = max(-low, high)
+        return {**found, "cmap": "PuOr_r", "norm": Normalize(-most, most), "note": "white: zero"}
+    positive = finite[finite > 0]
+    if finite.min() >= 0 and positive.size > finite.size / 2:
+        least, high = _range(positive)
+        if high > 100 * least:
+            floor = max(least, high / 10**_DECADES)
+            cut = bool(finite.min() < floor)
+            ends = {**found, "extend": extend[cut, bool(finite.max() > high)], "floor": floor}
+            return {**ends, "norm": LogNorm(floor, high)}
     return {**found, "norm": Normalize(low, high)}
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """The ends, or where outliers lie far away, the 1st and 99th percentile."""
+    low, high = np.percentile(values, [1, 99])
+    wide = values.max() - values.min() < 4 * (high - low)
+    return (float(values.min()), float(values.max())) if wide else (float(low), float(high))
 
 
 def _start_of(array: xarray.DataArray) -> float:
@@ -133,20 +197,18 @@ def _panel(
     colours: dict[str, Any],
 ) -> Any:
     values = over_seeds(one[name].isel(time=moment))
-    kept = np.isin(one["result"].values, FINE).mean(axis=one["result"].get_axis_num("seed")) > 0.5
     x, label = coordinate_of(plan, names[0])
     panel.set_xlabel(label)
     panel.grid(False)
     if len(names) == 1:
-        panel.set_ylabel("\n".join(textwrap.wrap(str(one[name].attrs.get("long_name", "")), 30)[:2]), fontsize=8)
         _line(panel, plan, x, values, names[0])
         return None
     y, label = coordinate_of(plan, names[1])
     panel.set_ylabel(label)
-    middle = np.where(kept, values[0], np.nan)
+    middle = np.where(_kept(one), np.maximum(values[0], colours.get("floor", -np.inf)), np.nan)
     if one["result"].dims.index(names[0]) < one["result"].dims.index(names[1]):
         middle = middle.T
-    panel.set_facecolor("#b0b0b0")
+    panel.set_facecolor(_MISSING)
     shade = np.ma.masked_invalid(middle)
     drawn = panel.pcolormesh(
         edges(x), edges(y), shade, cmap=colours["cmap"], norm=colours["norm"], rasterized=True, zorder=0
@@ -154,6 +216,11 @@ def _panel(
     for values_, axis in ((x, panel.xaxis), (y, panel.yaxis)):
         _scale(axis, values_)
     return drawn
+
+
+def _kept(one: xarray.Dataset) -> np.ndarray:
+    """Points of which more than half of the seeds ended well."""
+    return np.isin(one["result"].values, FINE).mean(axis=one["result"].get_axis_num("seed")) > 0.5
 
 
 def _line(panel: Axes, plan: Plan, x: np.ndarray, values: tuple[np.ndarray, ...], name: str) -> None:

@@ -18,8 +18,9 @@ from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import balanced
 from unhinged_jax.losses import Loss, LossLike, as_loss
 from unhinged_jax.model import regularized
+from unhinged_jax.plots.looks import head, key_of
 from unhinged_jax.simulation import simulate
-from unhinged_jax.theories.drawing import pair
+from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
         Check("scalar equation against log(1/κ − (C−1))", worst(closed), 1e-9),
         Check("minimum under norm constraints (Fang et al.) against SLSQP, relative", bounded, 1e-6),
     )
-    decays = np.geomspace(1e-4, 0.3, 60)
+    # Dense where the curves end, so that their thresholds are not places of a grid.
+    decays = np.concatenate([np.geomspace(1e-4, 0.06, 16), np.geomspace(0.063, 0.14, 32), [0.18, 0.3]])
     curves = {"decay": decays}
     for name, (loss, smoothing) in _SHOWN.items():
         curves[name] = np.array([etf_minimiser(loss, CLASSES, PER_CLASS, x, x, smoothing).gap for x in decays])
@@ -206,11 +208,15 @@ def _draw(curves: Curves, figure: Figure) -> None:
     for name in _SHOWN:
         left.plot(curves["decay"], curves[name], label=name)
         right.plot(curves["decay"], np.sqrt((CLASSES - 1) / CLASSES * curves[name] * PER_CLASS**0.5))
-    left.plot(*curves["ends"].T, "o", color="0.1", ms=4, label="where descent ended")
-    left.axvline(1 / (CLASSES * PER_CLASS**0.5), color="0.3", lw=0.8, ls=":", label="C√(Nλ₁λ₂) = 1")
-    left.set(xscale="log", xlabel="decay √(λ₁λ₂)", ylabel="logit gap at the minimum")
-    left.legend()
-    right.set(xscale="log", xlabel="decay λ₁ = λ₂", ylabel="norm of a prototype at the minimum")
+    left.plot(*curves["ends"].T, "o", color="0.1", ms=4.5, label="where descent ended")
+    for axes in (left, right):
+        axes.axvline(1 / (CLASSES * PER_CLASS**0.5), **THRESHOLD, label="cross-entropy vanishes: C√(Nλ₁λ₂) = 1")
+        axes.set_xscale("log")
+    left.set(xlabel="decay √(λ₁λ₂)", ylabel="logit gap")
+    right.set(xlabel="decay λ₁ = λ₂", ylabel="norm of a prototype")
+    head(left, "Logit gap at the minimum", "descent started at random")
+    head(right, "Norm of the prototypes at the minimum")
+    key_of(figure)
 
 
 THEORY = Theory(
@@ -219,9 +225,10 @@ THEORY = Theory(
     loss="cross-entropy",
     case="regularised; norm constraints",
     predicted=(
-        "the global minimiser is a simplex ETF with logit gap log(1/κ − (C−1)), κ = √(Nλ₁λ₂), and zero from Cκ = 1 on"
+        "the global minimiser is a simplex ETF with logit gap `log(1/κ − (C−1))`, `κ = √(Nλ₁λ₂)`, and zero from "
+        "`Cκ = 1` on"
     ),
-    assumptions="none (balanced classes, p ≥ C − 1)",
+    assumptions="none (balanced classes, `p ≥ C − 1`)",
     references=("zhu2021geometric", "fang2021exploring"),
     libraries=("deepmind2020jax", "optimistix2024", "virtanen2020scipy"),
     account=(

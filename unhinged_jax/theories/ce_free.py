@@ -13,6 +13,7 @@ from unhinged_jax import _numbers, initial
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import unconstrained
 from unhinged_jax.plots import EXACT, SIMULATED
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import logarithmic, pair
@@ -106,12 +107,14 @@ def _draw(curves: Curves, figure: Figure) -> None:
     t = curves["time"]
     for name, label in _COLLAPSE.items():
         left.plot(t, curves[name], label=label)
-    logarithmic(left, "time", "distance from collapse, generic start", both=True)
-    left.legend()
+    logarithmic(left, "time", "distance from collapse", both=True)
+    head(left, "Collapse from a generic start", "slow: NC1 falls like 1/log t")
     right.plot(t, curves["predicted"], **EXACT, label=r"$\dot x = 2x\,/\,(\sqrt{N}\,(e^x + C - 1))$")
     right.plot(t, curves["gap"], **SIMULATED, color="0.1", label="simulated")
-    logarithmic(right, "time", "logit gap, start on an ETF")
-    right.legend()
+    logarithmic(right, "time", "logit gap x")
+    head(right, "Logit gap from a start on an ETF", "the simulation lies on the scalar equation")
+    for axes in (left, right):
+        key_under(axes)
 
 
 THEORY = Theory(
@@ -120,8 +123,8 @@ THEORY = Theory(
     loss="cross-entropy",
     case="unconstrained",
     predicted=(
-        "directions converge to a simplex ETF with collapsed, aligned features; on it x' = 2x/(√N(e^x + C − 1)); HᵀH − "
-        "WᵀW stays"
+        "directions converge to a simplex ETF with collapsed, aligned features; on it `x' = 2x/(√N(e^x + C − 1))`; "
+        "`HᵀH − WᵀW` stays"
     ),
     assumptions="none for the flow; global minimality of its limit is not guaranteed by theory",
     references=("papyan2020prevalence", "ji2022unconstrained"),

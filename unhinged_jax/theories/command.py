@@ -12,6 +12,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unhinged_jax._files import make_folder, refuse_there, whole
 from unhinged_jax._terminal import ProgressBar
 from unhinged_jax.plots import save, style
@@ -73,7 +75,8 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool
 
     Args:
         names: Names of theories; all of them by default.
-        out: The page to write. Figures and `checks.json` go into the folder of the same name without its suffix.
+        out: The page to write. Figures, `checks.json` and the curves of the figures, `curves.npz`, go into the folder
+            of the same name without its suffix.
         force: Replace an existing page and its figures.
     """
     from rich.console import Console
@@ -85,7 +88,7 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool
     folder = out.with_suffix("")
     if not force:
         drawn = [folder / f"{theory.name}.{kind}" for theory in theories for kind in ("png", "svg")]
-        refuse_there([out, folder / "checks.json", *drawn])
+        refuse_there([out, folder / "checks.json", folder / "curves.npz", *drawn])
     make_folder(folder)
     with ProgressBar(len(theories), "running", unit="theories") as bar:
         found = findings(theories, lambda finding: bar.update(advance=1, description=finding.theory))
@@ -94,6 +97,7 @@ def main(names: Sequence[str] = (), out: Path = Path("theories.md"), force: bool
             draw(theory, finding, folder)
     page.write(out, theories, found)
     _record(folder / "checks.json", found)
+    _keep(folder / "curves.npz", found)
     Console(width=160).print(_table(theories, found))
     passed = sum(finding.passed for finding in found)
     print(f"{passed} of {len(found)} theories passed in {time.monotonic() - began:.0f} s; {out}")
@@ -120,6 +124,25 @@ def _record(path: Path, found: Sequence[Finding]) -> None:
     ]
     with whole(path) as part:
         part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _keep(path: Path, found: Sequence[Finding]) -> None:
+    """Write the curves of the figures, THEORY/NAME -> array, so that they can be drawn again."""
+    arrays = {f"{finding.theory}/{name}": values for finding in found for name, values in finding.curves.items()}
+    with whole(path) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file, **{name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
+        )
+
+
+def kept(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The curves in a `curves.npz`, by theory and name."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(path) as file:
+        for name, values in file.items():
+            theory, _, curve = name.partition("/")
+            found.setdefault(theory, {})[curve] = values
+    return found
 
 
 def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> Any:

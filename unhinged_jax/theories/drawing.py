@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unhinged_jax.plots.looks import GREY, over_decades
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+THRESHOLD: dict[str, Any] = {"color": GREY, "lw": 1.0, "ls": (0, (1, 1.5))}
+"""Thresholds that theory predicts are dotted."""
 
 
 def pair(figure: Figure) -> tuple[Any, Any]:
@@ -16,8 +21,10 @@ def pair(figure: Figure) -> tuple[Any, Any]:
 
 
 def logarithmic(axes: Axes, x: str, y: str, both: bool = False) -> None:
-    """A logarithmic horizontal axis, and a vertical one if `both`, with their labels."""
+    """A logarithmic horizontal axis, and a vertical one if `both`, with their labels; draw the curves before."""
     axes.set_xscale("log")
+    over_decades(axes.xaxis, 6)
     if both:
         axes.set_yscale("log")
+        over_decades(axes.yaxis, 7)
     axes.set(xlabel=x, ylabel=y)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import from_counts
 from unhinged_jax.model import LayerPeeled, frozen
+from unhinged_jax.plots.looks import head, key_of
 from unhinged_jax.schedules import cosine, logspaced
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import logarithmic, pair
@@ -95,15 +96,22 @@ def _along(model: LayerPeeled, features: np.ndarray) -> np.ndarray:
     return heading(copies, np.tile(np.arange(C), n), targets.ravel() / n, C, 0.25)
 
 
+_ROUNDING = (1e-16, 1e-9)
+
+
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for loss, label in (("unhinged", "unhinged"), ("cross_entropy", "cross-entropy"), ("mse", "MSE")):
         left.plot(curves["time"], np.maximum(curves[f"turning_{loss}"], 1e-17), label=label)
         right.plot(curves["time"], curves[f"accuracy_{loss}"], label=label)
-    logarithmic(left, "time", "turned from first velocity (rad)", both=True)
-    logarithmic(right, "time", "training accuracy")
+    left.axhspan(*_ROUNDING, color="0.93", lw=0, label="rounding: no turn")
+    logarithmic(left, "time", "angle (rad)", both=True)
+    left.set_ylim(*_ROUNDING[:1], 10)
+    logarithmic(right, "time", "share of samples classified correctly")
     right.set_ylim(0, 1.03)
-    left.legend()
+    head(left, "Turn away from the first velocity", "the unhinged path is straight; others turn by 0.4 rad")
+    head(right, "Training accuracy", "on clean labels; cross-entropy and MSE end together")
+    key_of(figure)
 
 
 THEORY = Theory(
@@ -111,7 +119,7 @@ THEORY = Theory(
     title="Frozen features: a straight line",
     loss="unhinged",
     case="frozen features",
-    predicted="W(t) = W₀ + r₂ζ(t)MᵀH: a straight line along the differences of class means",
+    predicted="`W(t) = W₀ + r₂ζ(t)MᵀH`: a straight line along the differences of class means",
     assumptions="none",
     references=("zhou2023unhinged", "vanrooyen2015unhinged"),
     libraries=("kidger2021on",),
@@ -119,7 +127,8 @@ THEORY = Theory(
         "With frozen features the unhinged gradient is constant, so the prototypes move on a straight line. Their "
         "direction of motion is always that of the first instant, `MᵀH`, a difference of class means. This is `r₁ = "
         "0` in the gradient flow of Zhou et al.; that the minimiser is a difference of means goes back to van Rooyen "
-        "et al. Under other losses the prototypes turn. The data here are unbalanced and noisy, and γ is not 1/(C−1)."
+        "et al. Under other losses the prototypes turn. The data here are unbalanced and noisy, and `γ` is not "
+        "`1/(C−1)`."
     ),
     caption=(
         "Left: angle between the displacement of the prototypes and their first velocity; for the unhinged loss it is "

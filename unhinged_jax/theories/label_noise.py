@@ -13,6 +13,7 @@ from unhinged_jax import _check
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import Labels, from_labels
 from unhinged_jax.model import frozen
+from unhinged_jax.plots.looks import head, key_of
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import pair
@@ -115,11 +116,13 @@ def _angle(a: np.ndarray, b: np.ndarray) -> float:
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for loss, name, marker in (("unhinged", "unhinged", "o"), ("cross_entropy", "cross-entropy", "s")):
-        left.plot(curves["rates"], np.degrees(curves[f"angle_{loss}"]), marker=marker, label=name)
-        right.plot(curves["rates"], curves[f"accuracy_{loss}"], marker=marker, label=name)
-    left.set(xlabel="label noise ρ", ylabel="turned from the noiseless direction (degrees)")
-    right.set(xlabel="label noise ρ", ylabel="accuracy on clean labels", ylim=(0, 1.05))
-    left.legend()
+        left.plot(curves["rates"], np.degrees(curves[f"angle_{loss}"]), marker, label=name)
+        right.plot(curves["rates"], curves[f"accuracy_{loss}"], marker)
+    left.set(xlabel="label noise ρ", ylabel="angle (degrees)")
+    right.set(xlabel="label noise ρ", ylabel="share of samples classified correctly", ylim=(0, 1.05))
+    head(left, "Turn away from the direction without noise", "cross-entropy jumps as soon as there is noise")
+    head(right, "Accuracy on clean labels", "without noise, both are right")
+    key_of(figure)
 
 
 THEORY = Theory(
@@ -128,14 +131,14 @@ THEORY = Theory(
     loss="unhinged, cross-entropy",
     case="frozen features",
     predicted=(
-        "symmetric noise ρ scales the unhinged velocity by 1 − ρC/(C−1) and keeps its direction; cross-entropy is led "
-        "astray"
+        "symmetric noise `ρ` scales the unhinged velocity by `1 − ρC/(C−1)` and keeps its direction; cross-entropy is "
+        "led astray"
     ),
-    assumptions="noise in expectation, γ = 1/(C−1)",
+    assumptions="noise in expectation, `γ = 1/(C−1)`",
     references=("vanrooyen2015unhinged", "long2010random"),
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(
-        "Flipping labels at random with rate ρ multiplies the signal matrix at `γ = 1/(C−1)` by `1 − ρC/(C−1)`, so "
+        "Flipping labels at random with rate `ρ` multiplies the signal matrix at `γ = 1/(C−1)` by `1 − ρC/(C−1)`, so "
         "the unhinged path is the same line, but the motion along it is slower. This is van Rooyen et al.'s reason "
         "for the loss. The data are those of Long & Servedio (2010), on which any noise defeats every convex "
         "potential: without noise, cross-entropy classifies all of them correctly; with 5 % of noise, the minimiser "

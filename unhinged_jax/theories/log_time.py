@@ -14,6 +14,7 @@ import scipy.optimize
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import frozen
 from unhinged_jax.plots import EXACT, SIMULATED
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.clock import in_log_time
 from unhinged_jax.theories.drawing import logarithmic, pair
@@ -180,10 +181,12 @@ def _draw(curves: Curves, figure: Figure) -> None:
     late = t > 30
     left.plot(t[late], curves["predicted"][late], **EXACT, label="Ŵ log t + W̃, nothing fitted")
     left.plot(t, curves["simulated"], **SIMULATED, color="0.1", label="simulated")
-    logarithmic(left, "time", "distance to the max-margin direction", both=True)
-    left.legend()
+    logarithmic(left, "time", "distance of directions", both=True)
+    head(left, "Distance to the maximal margin", "the asymptote from t = 30 on")
     right.plot(t, curves["residual"])
     logarithmic(right, "time", "‖W − Ŵ log t − W̃‖", both=True)
+    head(right, "What the asymptote leaves out", "a power of time")
+    key_under(left)
 
 
 THEORY = Theory(
@@ -192,9 +195,10 @@ THEORY = Theory(
     loss="cross-entropy",
     case="frozen features",
     predicted=(
-        "W(t) = Ŵ log t + W̃ + o(1) with Ŵ the hard-margin SVM, so the direction converges like 1/log t; t · loss → ‖Ŵ‖²"
+        "`W(t) = Ŵ log t + W̃ + o(1)` with `Ŵ` the hard-margin SVM, so the direction converges like `1/log t`; the "
+        "loss times `t` tends to `‖Ŵ‖²`"
     ),
-    assumptions="separable data; support vectors that span the data, for W̃",
+    assumptions="separable data; support vectors that span the data, for `W̃`",
     references=("soudry2018implicit",),
     libraries=("kidger2021on", "virtanen2020scipy"),
     account=(

@@ -15,8 +15,9 @@ from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.labels import Labels, step_imbalanced
 from unhinged_jax.model import regularized, unconstrained
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
-from unhinged_jax.theories.drawing import pair
+from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
 
 if TYPE_CHECKING:
@@ -168,14 +169,16 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     left.plot(curves["fine"], curves["spread"], label="minimiser by scipy")
-    left.plot(curves["ratios"], curves["measured"], "o", color="0.1", ms=4.5, label="descent")
-    left.axvline(curves["threshold"], color="0.3", lw=0.8, ls=":", label="predicted threshold")
-    left.set(xlabel="imbalance $n_A / n_B$", ylabel="minority / majority contrast", title="cross-entropy with decay")
-    left.legend()
+    left.plot(curves["ratios"], curves["measured"], "o", color="0.1", ms=4.5, label="where descent ended")
+    left.axvline(curves["threshold"], **THRESHOLD, label="predicted threshold")
+    left.set(xlabel="imbalance $n_A / n_B$", ylabel="minority over majority")
+    head(left, "Contrast among minority prototypes, cross-entropy with decay", "zero beyond the threshold")
     for ratio in (1, 2, 5, 10):
         right.plot(curves["time"], curves[f"unhinged_{ratio}"], label=f"imbalance {ratio}")
-    right.set(yscale="log", xlabel="time", ylabel="minority / majority contrast", title="unhinged, exact")
-    right.legend()
+    right.set(yscale="log", xlabel="time", ylabel="minority over majority")
+    head(right, "The same along the unhinged flow, exact", "it dies out at any imbalance above 1")
+    key_under(left)
+    key_under(right, columns=2)
 
 
 THEORY = Theory(
@@ -184,8 +187,8 @@ THEORY = Theory(
     loss="cross-entropy, unhinged",
     case="regularised; unconstrained",
     predicted=(
-        "cross-entropy: minority prototypes coincide iff √n_B/n ≤ √(λ₁λ₂); unhinged: they do at any imbalance, at the "
-        "rate (1+γ)(√n_A − √n_B)/n"
+        "cross-entropy: minority prototypes coincide iff `√(n_B)/n ≤ √(λ₁λ₂)`; unhinged: they do at any imbalance, at "
+        "the rate `(1+γ)(√(n_A) − √(n_B))/n`"
     ),
     assumptions="two sizes of class; p large enough",
     references=("fang2021exploring", "hong2023neural", "zhou2023unhinged"),
@@ -193,7 +196,7 @@ THEORY = Theory(
     account=(
         "Fang et al. found that beyond some imbalance the prototypes of minority classes become equal under "
         "cross-entropy; Hong & Ling gave a sharp threshold. With decay the threshold can be read off the signal "
-        "matrix: contrasts among minority classes have the singular value `√n_B/n`, and decay extinguishes them as "
+        "matrix: contrasts among minority classes have the singular value `√(n_B)/n`, and decay extinguishes them as "
         "soon as that value is not above `√(λ₁λ₂)`. Simulated minimisers and an independent reduced problem are "
         "checked on both sides of the threshold. Under the unhinged loss there is no threshold: every contrast grows "
         "at its own rate, and those of the majority grow faster, so the minority's contrasts die out exponentially "

@@ -13,8 +13,9 @@ from unhinged_jax import _check, _memory
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, regularized
+from unhinged_jax.plots.looks import head
 from unhinged_jax.simulation import simulate
-from unhinged_jax.theories.drawing import pair
+from unhinged_jax.theories.drawing import THRESHOLD
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def descended(model: LayerPeeled, seed: int, updates: int) -> tuple[np.ndarray, 
     state = model.init(jax.random.key(seed), precision="float64")
     run = simulate(model, Descent(0.3, momentum=0.95), state, [updates], ["objective"])
     final = _memory.read_all(run.final)
-    return final.H, final.W, final.b, float(run.last("objective"))
+    scale = np.exp(np.asarray(final.log_scale))  # a state beyond the smallest number keeps its scale apart
+    return scale * final.H, scale * final.W, final.b, float(run.last("objective"))
 
 
 def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
@@ -168,18 +170,27 @@ def _below() -> int:
 
 
 def _draw(curves: Curves, figure: Figure) -> None:
-    left, right = pair(figure)
-    for bias, label in ((False, "without bias: orthogonal frame"), (True, "with bias: simplex ETF")):
-        left.plot(curves["decay"], curves[f"norm_{bias}"], label=label)
-    left.axvline(1 / (CLASSES * PER_CLASS**0.5), color="0.3", lw=0.8, ls=":", label="c = C√(Nλ₁λ₂) = 1")
-    left.set(xscale="log", xlabel="decay λ₁ = λ₂", ylabel="norm of a prototype at the minimum")
-    left.legend()
     shown = [name for name in curves if name.startswith("gram_")]
-    for place, name in enumerate(shown):
+    grid = figure.add_gridspec(2, len(shown), height_ratios=(1.15, 1))
+    norms = figure.add_subplot(grid[0, :])
+    for bias, label in ((False, "without bias: orthogonal frame"), (True, "with bias: simplex ETF")):
+        norms.plot(curves["decay"], curves[f"norm_{bias}"], label=label)
+    norms.axvline(1 / (CLASSES * PER_CLASS**0.5), **THRESHOLD, label="c = C√(Nλ₁λ₂) = 1: nothing is learned")
+    norms.set(xscale="log", xlabel="decay λ₁ = λ₂", ylabel="norm of a prototype")
+    head(norms, "Norm of the prototypes at the minimum")
+    norms.legend(loc="lower left")
+    panels = [figure.add_subplot(grid[1, place]) for place in range(len(shown))]
+    for axes, name in zip(panels, shown, strict=True):
         gram = curves[name] / np.trace(curves[name])
-        right.plot(place + 0.12 * (np.arange(gram.size) / gram.size - 0.5), np.sort(gram.ravel()), ".", ms=5)
-    right.set_xticks(range(len(shown)), [name.removeprefix("gram_") for name in shown])
-    right.set_ylabel("entries of WWᵀ / trace after descent")
+        drawn = axes.imshow(gram, cmap="RdBu_r", vmin=-0.25, vmax=0.25)
+        ticks = range(CLASSES), [f"{c + 1}" for c in range(CLASSES)]
+        axes.set_xticks(*ticks)
+        axes.set_yticks(*ticks)
+        axes.grid(False)
+        head(axes, name.removeprefix("gram_"), f"off the diagonal {gram[0, 1]:.3f}".replace("-", "−"))
+        axes.set_xlabel("class")
+    panels[0].set_ylabel("class")
+    figure.colorbar(drawn, ax=panels, label="WWᵀ over its trace,\nwhere descent ended", fraction=0.03)
 
 
 THEORY = Theory(
@@ -187,8 +198,8 @@ THEORY = Theory(
     title="MSE with decay: the minimiser",
     loss="MSE",
     case="regularised",
-    predicted="‖w‖², ‖h‖² ∝ max(0, 1 − c), c = C√(Nλ₁λ₂): orthogonal frame without bias, simplex ETF with one",
-    assumptions="none (balanced classes, p ≥ C)",
+    predicted="`‖w‖²` and `‖h‖² ∝ max(0, 1 − c)`, `c = C√(Nλ₁λ₂)`: orthogonal frame without bias, simplex ETF with one",
+    assumptions="none (balanced classes, `p ≥ C`)",
     references=("tirer2022extended",),
     libraries=("deepmind2020jax",),
     account=(
@@ -199,7 +210,8 @@ THEORY = Theory(
         "decays as well, which adds a third shape between them when `c(1 + 1/λ₂) < 1`. Descent with momentum from "
         "random states ends at these minimisers in all cases."
     ),
-    caption="Left: norm of the prototypes at the minimum. Right: entries of their Gram matrix where descent ended.",
+    caption="Above: norm of the prototypes at the minimum. Below: their Gram matrix where descent ended.",
     compute=_compute,
     draw=_draw,
+    size=(8.0, 6.2),
 )

@@ -14,8 +14,9 @@ from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, State, unconstrained
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
-from unhinged_jax.theories.drawing import pair
+from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 
 if TYPE_CHECKING:
@@ -140,15 +141,17 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for size in curves["sizes"]:
         left.plot(curves["time"], curves[f"gap_{size:g}"], label=f"start of size {size:g}")
-    left.axhline(TOLERATED, color="0.3", lw=0.8, ls=":")
-    left.set(yscale="log", xlabel="time", ylabel="‖Z − Z linearised‖ / ‖Z linearised‖", ylim=(1e-9, 30))
-    left.legend()
+    left.axhline(TOLERATED, **THRESHOLD, label="10 % off")
+    left.set(yscale="log", xlabel="time", ylabel="relative distance", ylim=(1e-9, 30))
+    head(left, "Distance between the MSE flow and its linearisation")
     sizes, times = curves["sizes"], curves["crossings"]
-    right.plot(sizes, times, "o", label="10 % off")
+    right.plot(sizes, times, "o", label="measured")
     right.plot(sizes, times[-1] + CLASSES * PER_CLASS**0.5 * np.log(sizes[-1] / sizes), color="0.3", lw=1,
-               label="slope C√N per log 1/size")  # fmt: skip
-    right.set(xscale="log", xlabel="size of the start", ylabel="time until 10 % off")
-    right.legend()
+               label="predicted slope: C√N per log 1/size")  # fmt: skip
+    right.set(xscale="log", xlabel="size of the start", ylabel="time")
+    head(right, "Time until it is 10 % off")
+    key_under(left, columns=2)
+    key_under(right)
 
 
 THEORY = Theory(
@@ -157,8 +160,8 @@ THEORY = Theory(
     loss="MSE",
     case="unconstrained",
     predicted=(
-        "the linearised flow is bilinear with signal (Y − 1/C)/n: the unhinged flow at γ = 1/(C−1), slower by (C−1)/C; "
-        "good for C√N log(1/size)"
+        "the linearised flow is bilinear with signal `(Y − 1/C)/n`: the unhinged flow at `γ = 1/(C−1)`, slower by "
+        "`(C−1)/C`; accurate for a time `C√N log(1/s)` from a start of size `s`"
     ),
     assumptions="features and prototypes start near the origin; balanced classes",
     references=("mixon2022neural", "zhou2023unhinged"),
@@ -168,9 +171,9 @@ THEORY = Theory(
         "at its fixed point `1/C` the dynamics is `H' = MW`, `W' = MᵀH` with `M = (Y − 1/C)/n`, which is `(C−1)/C` "
         "times the unhinged signal matrix at `γ = 1/(C−1)`: its exact solution is `exact` on the unhinged model with "
         "the rate `(C−1)/C`. The neglected terms are of third order, so the relative error is at first quadratic in "
-        "the size of the start, and grows until it is of order one. The linearisation is accurate for a time `C√N "
-        "log(1/size)` plus a constant, which is measured. A bias that starts at 0 makes the signal depend on time, "
-        "but its two parts commute and the solution stays closed."
+        "the size of the start, and grows until it is of order one. The linearisation is accurate for a time "
+        "`C√N log(1/s)`, `s` the size of the start, plus a constant, which is measured. A bias that starts at 0 makes "
+        "the signal depend on time, but its two parts commute and the solution stays closed."
     ),
     caption="Left: distance between the MSE flow and its linearisation. Right: when it exceeds 10 %.",
     compute=_compute,

@@ -12,6 +12,7 @@ from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.losses import MSE
 from unhinged_jax.model import LayerPeeled, State, must_fit, unconstrained
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.central_path import snr_singular_values
 from unhinged_jax.theories.drawing import pair
@@ -134,17 +135,19 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
-    left.plot(curves["time"], curves["on"], label="loss of the least-squares classifier")
+    left.plot(curves["time"], curves["on"], label="least-squares classifier")
     shown = curves["off"] > 1e-20
-    left.plot(curves["time"][shown], curves["off"][shown], label="loss off the central path")
+    left.plot(curves["time"][shown], curves["off"][shown], label="off the central path")
     left.plot(curves["time"], curves["off"][40] * (curves["on"] / curves["on"][40]) ** 2, ls=":", color="0.3",
               label="square of the first, to scale")  # fmt: skip
-    left.set(yscale="log", xlabel="time", ylabel="loss", ylim=(1e-19, 20))
-    left.legend()
+    left.set(yscale="log", xlabel="time", ylabel="loss", ylim=(1e-13, 20))
+    head(left, "The two parts of the loss", "late, the second is the square of the first")
     for j in range(curves["snr"].shape[1]):
         right.plot(curves["time"], curves["snr"][:, j], label=f"$\\omega_{j + 1}$")
-    right.set(yscale="log", xlabel="time", ylabel="SNR singular values")
-    right.legend()
+    right.set(yscale="log", xlabel="time", ylabel="singular value ω")
+    head(right, "Singular values of the signal-to-noise ratio", "both grow exponentially")
+    key_under(left)
+    key_under(right, columns=2)
 
 
 THEORY = Theory(
@@ -153,8 +156,8 @@ THEORY = Theory(
     loss="MSE",
     case="unconstrained",
     predicted=(
-        "loss = loss of least squares + loss off the path, and the second falls at min(4κ, 2 min eig S) while the "
-        "first falls at 2κ"
+        "loss = loss of least squares + loss off the path, and the second falls at `min(4κ, 2 min eig S)` while "
+        "the first falls at `2κ`"
     ),
     assumptions="none for the split; late times for the rates",
     references=("han2022neural",),
@@ -163,7 +166,7 @@ THEORY = Theory(
         "Han, Papyan & Donoho split the MSE into the loss of the least-squares classifier and a part that vanishes on "
         "the central path, and measure that the second is negligible when networks train. In the layer-peeled model "
         "the rate is known. The residual of least squares drives only the features, and moves the least-squares "
-        "classifier only at second order, so the prototypes follow. With κ the smallest eigenvalue of `WWᵀ/n` on "
+        "classifier only at second order, so the prototypes follow. With `κ` the smallest eigenvalue of `WWᵀ/n` on "
         "contrasts and S the matrix of second moments of `(h, 1)`, the loss on the path falls like `e^(−2κt)` and the "
         "loss off it like its square, unless S is slower. Nothing is renormalised here."
     ),

@@ -11,8 +11,9 @@ import scipy.integrate
 
 from unhinged_jax import _numbers
 from unhinged_jax.plots import EXACT, SIMULATED
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.theories import central_path
-from unhinged_jax.theories.drawing import logarithmic, pair
+from unhinged_jax.theories.drawing import THRESHOLD, logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
 
 if TYPE_CHECKING:
@@ -100,17 +101,20 @@ def _loss_gap(path: central_path.Path, index: np.ndarray) -> float:
 
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
-    for j in range(curves["exact"].shape[1]):
-        left.plot(curves["far"], curves["exact"][:, j], **EXACT, color=f"C{j}", label=f"$\\omega_{j + 1}$")
-        left.plot(curves["time"], curves["flow"][:, j], **SIMULATED, color="0.1")
-    left.plot(curves["far"], (4 * curves["far"] / PER_CLASS) ** 0.25, color="0.4", lw=0.8, ls=":", label="(4t/N)¼")
-    logarithmic(left, "time", "SNR singular values (dashes: simulated)", both=True)
-    left.legend(ncols=2, title=r"$N(C^2\ln\omega + C\omega^2 + \omega^4/4) = a + t$", alignment="left")
     omega = curves["exact"]
-    right.plot(curves["far"], omega[:, 0] / omega[:, -1] - 1, label="largest over smallest ω, less 1 (NC2)")
-    right.plot(curves["far"], np.mean(1 / omega**2, axis=1), label="mean of 1/ω² (NC1)", color="C1")
+    for j in range(omega.shape[1]):
+        left.plot(curves["far"], omega[:, j], **EXACT, color=f"C{j}", label=f"$\\omega_{j + 1}$, closed form")
+        label = "simulated to $t = 10^5$" if j == 0 else None
+        left.plot(curves["time"], curves["flow"][:, j], **SIMULATED, color="0.1", label=label)
+    left.plot(curves["far"], (4 * curves["far"] / PER_CLASS) ** 0.25, **THRESHOLD, label="$(4t/N)^{1/4}$")
+    logarithmic(left, "time", "singular value ω", both=True)
+    head(left, "Singular values of the signal-to-noise ratio", "late, all of them grow like $(4t/N)^{1/4}$")
+    right.plot(curves["far"], omega[:, 0] / omega[:, -1] - 1, label="NC2: largest over smallest ω, less 1")
+    right.plot(curves["far"], np.mean(1 / omega**2, axis=1), label="NC1: mean of $1/\\omega^2$")
     logarithmic(right, "time", "distance from collapse", both=True)
-    right.legend()
+    head(right, "How fast they collapse", "only by powers of time")
+    key_under(left, columns=2)
+    key_under(right)
 
 
 THEORY = Theory(
@@ -119,17 +123,17 @@ THEORY = Theory(
     loss="MSE",
     case="unconstrained, features renormalised",
     predicted=(
-        "N(C² ln ω + Cω² + ω⁴/4) = a + t for every SNR singular value, singular vectors fixed; hence neural collapse"
+        "`N(C² ln ω + Cω² + ω⁴/4) = a + t` for every SNR singular value, singular vectors fixed; hence neural collapse"
     ),
-    assumptions="prototypes always least-squares optimal; features renormalised to Σ_W = I; balanced classes",
+    assumptions="prototypes always least-squares optimal; features renormalised to `Σ_W = I`; balanced classes",
     references=("han2022neural",),
     libraries=("kidger2021on", "optimistix2024", "virtanen2020scipy"),
     account=(
         "Han, Papyan & Donoho keep the classifier at its least-squares optimum and renormalise features so that their "
-        "within-class covariance stays `I`. The centred class means in that scale have `C−1` singular values ω, the "
+        "within-class covariance stays `I`. The centred class means in that scale have `C−1` singular values `ω`, the "
         "loss is `½ Σ 1/(C + ω²)`, and projecting the gradient onto the tangent space of `Σ_W = I` leaves residuals "
         "and singular vectors unchanged, while `ω' = ω / (N (C + ω²)²)`, whose integral is the predicted law, which "
-        "is solved for ω by bisection. All values grow like `(4t/N)^¼` and thus become equal, which is collapse, but "
+        "is solved for `ω` by bisection. All values grow like `(4t/N)^¼` and thus become equal, which is collapse, but "
         "only at the rate of a fourth root. Multiplying by `Σ_W^(−½)` after each step, instead of projecting, also "
         "scales the means and obeys another law, `NC(C ln ω + ω²/2) = a + t`, which grows like a square root; both "
         "are checked."

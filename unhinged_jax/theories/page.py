@@ -1,7 +1,8 @@
-"""The comparison page: one table, then a figure and a paragraph for each theory, and the references."""
+"""The comparison page: one short table, then prediction, figure, account and checks of each theory, references."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,25 +10,28 @@ from pathlib import Path
 from unhinged_jax._files import whole
 from unhinged_jax.references import fields, in_words
 from unhinged_jax.theories.theory import Finding, Theory
+from unhinged_jax.theories.typeset import number, typeset
 
 _INTRODUCTION = """\
 # Other theories beside this one
 
 The paper's Table 1 compares what is known about last-layer features and prototypes. This page runs
-the comparison. Every row names a problem, the prediction of theory and its assumptions, and every
-prediction was checked against a simulation. `unhinged theories --page docs/theories.md --force`
-runs all rows and writes this page, and `unhinged theories NAME` runs one row. Each check has a
-bound that the code states, and the command ends with status 1 if a bound is missed. Unless said
-otherwise, rates are 1 and the risk is a mean over samples. There are C classes of N samples, n
-samples in all, p dimensions, and decays λ₁ on features and λ₂ on prototypes. Each row names its
-sources; the docstrings say what the papers do not contain.
+the comparison: every prediction of theory was checked against a simulation. Each check has a bound
+that the code states; `unhinged theories NAME` runs one row and ends with status 1 if a bound is
+missed.
+"""
+_SETTING = """\
+`unhinged theories --page docs/theories.md --force` runs all rows and writes this page. Unless said
+otherwise, rates are 1 and the risk is a mean over samples. There are $C$ classes of $N$ samples,
+$n$ samples in all, $p$ dimensions, and decays $\\lambda_1$ on features and $\\lambda_2$ on
+prototypes. Each section names its sources; the docstrings say what the papers do not contain.
 """
 
 
 def write(path: Path, theories: Sequence[Theory], found: Sequence[Finding]) -> None:
     """Write the page, with figures in a folder of its name."""
     folder = path.with_suffix("").name
-    parts = [_INTRODUCTION, _table(theories, found)]
+    parts = [_INTRODUCTION, _table(theories, found), _SETTING]
     parts += [_section(theory, finding, folder) for theory, finding in zip(theories, found, strict=True)]
     parts.append(_references(theories))
     with whole(path) as part:
@@ -35,18 +39,13 @@ def write(path: Path, theories: Sequence[Theory], found: Sequence[Finding]) -> N
 
 
 def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> str:
-    lines = [
-        "| loss | case | what is predicted | extra assumptions | measured agreement | command |",
-        "|---|---|---|---|---|---|",
-    ]
+    """One short row a theory; everything else is in its section."""
+    lines = ["| theory | loss | case | checks kept | run it |", "|---|---|---|---|---|"]
     for theory, finding in zip(theories, found, strict=True):
-        first = finding.checks[0]
         kept = sum(check.passed for check in finding.checks)
-        agreement = f"{first.what}: {first.measured}; {kept} of {len(finding.checks)} checks kept"
-        sources = ", ".join(_short(key) for key in theory.references)
         cells = (
-            theory.loss, theory.case, f"[{theory.predicted}](#{_anchor(theory)}) ({sources})",
-            theory.assumptions, agreement, f"`unhinged theories {theory.name}`",
+            f"[{theory.title}](#{_anchor(theory)})", theory.loss, theory.case, f"{kept} of {len(finding.checks)}",
+            f"`unhinged theories {theory.name}`",
         )  # fmt: skip
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -55,21 +54,27 @@ def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> str:
 def _section(theory: Theory, finding: Finding, folder: str) -> str:
     sources = "; ".join(_short(key) for key in theory.references)
     rows = [
-        f"| {_cell(check.what)} | {check.measured} | {'kept' if check.passed else '**missed**'} |"
+        f"| {_cell(typeset(check.what))} | {number(check.value)} | {'at least' if check.at_least else 'at most'} "
+        f"{number(check.bound)} | {'kept' if check.passed else '**missed**'} |"
         for check in finding.checks
     ]
+    picture = f"{folder}/{theory.name}.svg"
     return "\n".join(
         [
             f"## {theory.title}",
             "",
-            _wrapped(f"{theory.account} ({sources})"),
+            _wrapped(f"**Predicted:** {_cell(typeset(theory.predicted))}."),
             "",
-            f"![{theory.title}]({folder}/{theory.name}.svg)",
+            _wrapped(f"**Assumed beyond the layer-peeled model:** {typeset(theory.assumptions)}."),
+            "",
+            f"[![{theory.title}]({picture})]({picture})",
             "",
             _wrapped(f"*{theory.caption}*"),
             "",
-            "| check | measured and bound | |",
-            "|---|---|---|",
+            _wrapped(typeset(f"{theory.account} ({sources})")),
+            "",
+            "| check | measured | bound | |",
+            "|---|---|---|---|",
             *rows,
             "",
         ]
@@ -82,7 +87,9 @@ def _references(theories: Sequence[Theory]) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+    """A paragraph in lines; a formula or a piece of code is never broken."""
+    glued = re.sub(r"[$`][^$`]+[$`]", lambda found: found[0].replace(" ", "\0"), text)
+    return textwrap.fill(glued, 100, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 def _short(key: str) -> str:

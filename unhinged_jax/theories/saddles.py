@@ -15,7 +15,9 @@ import scipy.optimize
 
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, regularized
-from unhinged_jax.theories.drawing import pair
+from unhinged_jax.plots import PALETTE
+from unhinged_jax.plots.looks import head, key_under
+from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
 
 if TYPE_CHECKING:
@@ -162,20 +164,25 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     place = np.arange(curves["name"].size)[::-1]
-    left.barh(place, curves["smallest"], height=0.6, label="smallest Hessian eigenvalue")
-    left.plot(curves["predicted"], place, "|", color="C1", ms=12, mew=2, label="predicted curvature")
+    left.barh(place, curves["smallest"], height=0.6, color=PALETTE[5], label="smallest eigenvalue")
+    left.plot(curves["predicted"], place, "|", color=PALETTE[1], ms=12, mew=2, label="predicted curvature")
     left.set_yticks(place, curves["name"])
     left.axvline(0, color="0.2", lw=0.8)
-    left.set_xlabel("curvature")
-    left.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0))
-    slopes = np.linspace(0, 0.2, 101)
+    left.set_xlabel("eigenvalue of the Hessian")
+    left.locator_params(axis="x", nbins=4)
+    head(left, "Critical points: smallest curvature", "merged 12|34: classes 1 and 2, and 3 and 4, are one; "
+         "only the minimum has no negative curvature")  # fmt: skip
+    slopes = np.linspace(0, 0.2, 201)
     for decay in (DECAY, (0.0, 0.0)):
-        label = "with decay" if decay[0] else "without"
+        label = "with decay" if any(decay) else "without decay"
         right.plot(slopes, [descending_curvature(slope, *decay) for slope in slopes], label=label)
-    right.axvline(np.sqrt(np.prod(DECAY)), color="0.3", lw=0.8, ls=":", label="√(λ₁λ₂)")
+    right.axvline(np.sqrt(np.prod(DECAY)), **THRESHOLD, label="at the minimum: ‖G‖ = √(λ₁λ₂)")
     right.axhline(0, color="0.2", lw=0.8)
-    right.set(xlabel="‖G‖, top singular value of dL/dS", ylabel="curvature along the top singular pair")
-    right.legend()
+    right.set(xlabel="‖G‖, top singular value of dL/dS", ylabel="curvature")
+    right.locator_params(axis="x", nbins=5)
+    head(right, "Curvature along the top singular pair", "negative to the right of the threshold")
+    for axes in (left, right):
+        key_under(axes)
 
 
 THEORY = Theory(
@@ -184,9 +191,9 @@ THEORY = Theory(
     loss="cross-entropy",
     case="regularised; unconstrained",
     predicted=(
-        "every critical point but the global minima has a direction of curvature (λ₁+λ₂)/2 − √((λ₁−λ₂)²/4 + ‖G‖²) < 0"
+        "every critical point but the global minima has a direction of curvature `(λ₁+λ₂)/2 − √((λ₁−λ₂)²/4 + ‖G‖²) < 0`"
     ),
-    assumptions="a free direction in feature space (p large enough)",
+    assumptions="a free direction in feature space (`p` large enough)",
     references=("zhu2021geometric", "ji2022unconstrained"),
     libraries=("virtanen2020scipy",),
     account=(
@@ -200,5 +207,5 @@ THEORY = Theory(
     caption="Left: smallest eigenvalue of the Hessian, and the predicted curvature. Right: the curvature against ‖G‖.",
     compute=_compute,
     draw=_draw,
-    size=(10.5, 4.6),
+    size=(8.0, 4.8),
 )

@@ -112,7 +112,7 @@ class Theory:
     compute: Callable[[], tuple[tuple[Check, ...], dict[str, np.ndarray]]]
     draw: Callable[[Curves, Any], None]
     libraries: tuple[str, ...] = ()
-    size: tuple[float, float] = (9.0, 3.6)
+    size: tuple[float, float] = (8.0, 4.0)
 
     def run(self) -> Finding:
         """Simulate, predict and compare, all in float64 whatever JAX's setting is."""

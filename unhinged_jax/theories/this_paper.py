@@ -14,6 +14,7 @@ from unhinged_jax.labels import balanced
 from unhinged_jax.limits import limit
 from unhinged_jax.model import LayerPeeled, regularized, spherical, unconstrained
 from unhinged_jax.plots import EXACT, SIMULATED
+from unhinged_jax.plots.looks import head, key_of
 from unhinged_jax.schedules import cosine
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
@@ -60,12 +61,15 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 
 def _draw(curves: Curves, figure: Figure) -> None:
-    axes = figure.subplots(1, 3)
-    for ax, name in zip(axes, problems(), strict=True):
-        ax.plot(curves["time"], curves[name] / np.log(10), **EXACT, label="exact")
-        ax.plot(curves["time"], curves[f"{name} simulated"] / np.log(10), **SIMULATED, color="0.1", label="simulated")
-        ax.set(title=name, xlabel="update", ylabel="log₁₀ distance to the limit")
-    axes[0].legend()
+    panels = figure.subplots(1, 3)
+    for axes, name in zip(panels, problems(), strict=True):
+        axes.plot(curves["time"], curves[name] / np.log(10), **EXACT, label="exact")
+        axes.plot(curves["time"], curves[f"{name} simulated"] / np.log(10), **SIMULATED, color="0.1", label="simulated")
+        axes.set_xlabel("update")
+        axes.locator_params(axis="x", nbins=4)
+        head(axes, name.capitalize(), "both curves coincide")
+    panels[0].set_ylabel("log₁₀ of the distance to the limit")
+    key_of(figure)
 
 
 THEORY = Theory(
@@ -74,7 +78,8 @@ THEORY = Theory(
     loss="unhinged",
     case="unconstrained, regularised, spherical",
     predicted=(
-        "H(t), W(t) in closed form for any rate η(t); exponential convergence in ζ(t) = ∫η to a limit set by the start"
+        "`H(t)` and `W(t)` in closed form for any rate `η(t)`; exponential convergence in `ζ(t) = ∫η` to a limit set "
+        "by the start"
     ),
     assumptions="none",
     references=("zhou2023unhinged",),
@@ -89,5 +94,5 @@ THEORY = Theory(
     caption="Distance of the direction from its limit under a cosine rate: closed form and simulation.",
     compute=_compute,
     draw=_draw,
-    size=(12.0, 3.6),
+    size=(8.0, 3.5),
 )

@@ -17,6 +17,7 @@ from unhinged_jax.collapse import class_statistics, nc1
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import regularized
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
@@ -172,12 +173,14 @@ def _draw(curves: Curves, figure: Figure) -> None:
         line = values[k] * np.exp(-rates[number] * (t - t[k]))
         left.plot(t, np.where(line > 1e-11, line, np.nan), ls=":", color="0.2",
                   label="rates λ₁/c and λ₁" if number else None)  # fmt: skip
-    left.set(yscale="log", xlabel="time", ylabel="within-class residuals", title="features with decay")
-    left.legend()
+    left.set(yscale="log", xlabel="time", ylabel="norm of residuals")
+    head(left, "Within-class residuals of features with decay")
     right.plot(curves["held_time"], curves["held_nc1"] / curves["held_nc1"][0], label="NC1")
     right.plot(curves["held_time"], curves["held_total"] / curves["held_total"][0], label=r"$\mathrm{tr}\,\Sigma_W$")
-    right.set(xlabel="time", ylabel="over its start", ylim=(0, 1.05), title="features tethered to their start")
-    right.legend()
+    right.set(xlabel="time", ylabel="over its start", ylim=(0, 1.05))
+    head(right, "Variability of features tethered to their start", "it falls, but not to zero")
+    key_under(left)
+    key_under(right, columns=2)
 
 
 THEORY = Theory(
@@ -186,7 +189,7 @@ THEORY = Theory(
     loss="MSE",
     case="regularised",
     predicted=(
-        "residuals fall for all times, at λ₁/c inside the span of the prototypes and λ₁ outside; tethered features "
+        "residuals fall for all times, at `λ₁/c` inside the span of the prototypes and `λ₁` outside; tethered features "
         "lose variability, but not all"
     ),
     assumptions="late times for the rates; tethered features: prototypes always ridge-optimal (central path)",
@@ -197,7 +200,7 @@ THEORY = Theory(
         "residuals never grow. Near the minimiser `WᵀW/n` is `λ₁(1 − c)/c` on the span of the prototypes, and they "
         "fall at `λ₁/c` there and at `λ₁` elsewhere. Real features cannot move freely: Tirer, Huang & Niles-Weed "
         "tether them to given ones and prove that gradient flow on the central path reduces their within-class "
-        "variability. With a tether κ, the residuals end at `κ(κ + WᵀW/n)⁻¹` times those at the start: they are "
+        "variability. With a tether `κ`, the residuals end at `κ(κ + WᵀW/n)⁻¹` times those at the start: they are "
         "smaller in the span of the prototypes and unchanged elsewhere."
     ),
     caption="Left: residuals of free features with decay. Right: NC1 and within-class trace of tethered features.",

@@ -13,6 +13,7 @@ from scipy import stats
 
 from unhinged_jax import plots
 from unhinged_jax._files import whole
+from unhinged_jax.plots.looks import GREY, WIDTH, head, key_under
 from unhinged_jax.training.experiments import figures
 from unhinged_jax.training.experiments.kernel_plan import FACTS, KernelSection, times_of
 from unhinged_jax.training.experiments.markdown import as_code, as_text
@@ -140,38 +141,41 @@ def _write_values(path: Path, asked: KernelSection, found: dict, times: np.ndarr
 def _figure(asked: KernelSection, found: dict, times: np.ndarray, at: dict, slopes: dict) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.6, 3.9))
-    left, middle, right = figure.subplots(1, 3)
+    figure = Figure(figsize=(WIDTH, 7.2))
+    grid = figure.add_gridspec(2, 2)
+    top = figure.add_subplot(grid[0, :])
     widths = np.asarray(asked.widths, float)
     for place, (name, label) in enumerate(_NAMES.items()):
         color, logs = plots.PALETTE[place], np.nanmean(np.log(at[name]), axis=1)
-        left.plot(np.repeat(widths, asked.seeds), at[name].ravel(), "o", color=color, ms=3, alpha=0.5)
+        top.plot(np.repeat(widths, asked.seeds), at[name].ravel(), "o", color=color, ms=3, alpha=0.5)
         level = np.mean(logs - slopes[name].value * np.log(widths))
-        left.plot(widths, np.exp(level) * widths ** slopes[name].value, color=color,
-                  label=f"{label}: slope {slopes[name].value:.2f}")  # fmt: skip
-    left.set(xscale="log", yscale="log", xlabel="hidden width", ylabel="relative error",
-             title=f"error of the prediction at ζ = {asked.rate * asked.fixed:g}")  # fmt: skip
-    left.set_xticks(widths, [f"{w:g}" for w in widths], minor=False)
-    left.minorticks_off()
-    left.legend(fontsize=8)
-    _over_time(middle, right, asked, found, asked.rate * times)
+        top.plot(widths, np.exp(level) * widths ** slopes[name].value, color=color,
+                 label=f"{label}: slope {slopes[name].value:.2f}".replace("-", "−"))  # fmt: skip
+    top.set(xscale="log", yscale="log", xlabel="hidden width", ylabel="relative error")
+    top.set_xticks(widths, [f"{w:g}" for w in widths], minor=False)
+    top.minorticks_off()
+    head(top, f"Error of the prediction at ζ = {asked.rate * asked.fixed:g}", "dots: seeds; lines: fitted powers")
+    key_under(top, columns=3)
+    left, right = (figure.add_subplot(grid[1, place]) for place in (0, 1))
+    _over_time(left, right, asked, found, asked.rate * times)
     return figure
 
 
-def _over_time(middle: Axes, right: Axes, asked: KernelSection, found: dict, zeta: np.ndarray) -> None:
+def _over_time(left: Axes, right: Axes, asked: KernelSection, found: dict, zeta: np.ndarray) -> None:
     shown = [asked.widths[0], asked.widths[len(asked.widths) // 2], asked.widths[-1]]
     for place, width in enumerate(shown):
-        color = plots.PALETTE[place]
+        color = plots.PALETTE[3 + place]  # not those of the quantities above
         errors = np.array([found[width, s]["features"] for s in range(asked.seeds)])
-        middle.plot(zeta[1:], np.mean(errors, axis=0)[1:], color=color, label=f"width {width}")
+        left.plot(zeta[1:], np.mean(errors, axis=0)[1:], color=color, label=f"width {width}")
         first = found[width, 0]
-        right.plot(zeta, -first["loss"], color=color, label=f"width {width}")
+        right.plot(zeta, -first["loss"], color=color)
         label = "predicted" if not place else None
         right.plot(zeta, -first["loss_predicted"], color="black", ls=":", lw=1, label=label)
-    middle.axhline(0.1, color="black", lw=0.8, ls=":")
-    middle.set(yscale="log", xlabel="ζ", ylabel="relative error of the features")
-    middle.set_title("where it breaks (mean of seeds)")
-    right.set(xlabel="ζ", ylabel="minus the loss", title="networks and predictions (seed 0)")
+    left.axhline(0.1, color=GREY, lw=1, ls="--", label="10 %")
+    left.set(yscale="log", xlabel="ζ", ylabel="relative error of the features")
+    head(left, "Where the prediction breaks", "mean of the seeds")
+    right.set(xlabel="ζ", ylabel="minus the loss")
     right.set_yscale("symlog", linthresh=1.0)
-    for axes in (middle, right):
-        axes.legend(fontsize=8)
+    head(right, "Networks and their predictions", "seed 0; colours as on the left")
+    key_under(left, columns=2)
+    key_under(right)
