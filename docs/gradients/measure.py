@@ -15,6 +15,7 @@ import numpy as np
 
 import unhinged_jax as uj
 from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots.looks import coincide, head, key_under
 
 HERE = Path(__file__).parent
 ADJOINTS = {
@@ -147,16 +148,16 @@ def draw(rows):
     from matplotlib.figure import Figure
 
     with style():
-        figure = Figure(figsize=(5.6, 3.6))
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(6.4, 4.0))
+        axes, lines = figure.add_subplot(), {}
         for i, name in enumerate(ADJOINTS):
             part = [row for row in rows if row["what"] == "flow" and row["mode"] == name]
             look = {"marker": "osD^"[i], "linestyle": ["-", "--", ":", "-"][i], "markersize": 9 - 2 * i}
             x, y = ([row[key] for row in part] for key in ("rtol", "error"))
-            axes.loglog(x, y, color=PALETTE[i], label=name, **look)
-        axes.set(xlabel="tolerance of the solver, rtol", ylabel="largest relative error\nof the gradient")
-        axes.set_title("How wrong each adjoint is")
-        axes.legend()
+            (lines[name],) = axes.loglog(x, y, color=PALETTE[i], label=name, **look)
+        axes.set(xlabel="tolerance of the solver, rtol", ylabel="largest relative error of the gradient")
+        head(axes, "How wrong each adjoint is", coincide(axes, lines))
+        key_under(axes, columns=4)
         figure.savefig(HERE / "adjoints.png")
 
 

@@ -234,18 +234,19 @@ def test_boundaries_of_axes_in_any_order_are_the_same(unsorted):
         np.testing.assert_allclose(points, other[meaning], rtol=1e-12)
 
 
-def test_white_is_the_norm_of_a_start_that_was_observed_and_that_all_points_share(unsorted):
+def test_white_is_the_norm_at_the_first_time_where_all_points_share_it(unsorted):
     from matplotlib.colors import TwoSlopeNorm
 
     _, data = unsorted
     field = data["log_norm"].copy()
     field[..., 0] = 2.0
     assert isinstance(colours_of(field, 1)["norm"], TwoSlopeNorm) and colours_of(field, 1)["norm"].vcenter == 2.0
+    assert colours_of(field, 1)["note"] == "white: as at the start"
     late = field.assign_coords(time=[1.0, 2.0])
+    assert colours_of(late, 1)["norm"].vcenter == 2.0 and colours_of(late, 1)["note"] == "white: as at time 1"
     differing = field.copy()
     differing[0, :, :, 0] = 3.0
-    for other in (late, differing):
-        assert not isinstance(colours_of(other, 1)["norm"], TwoSlopeNorm)
+    assert not isinstance(colours_of(differing, 1)["norm"], TwoSlopeNorm)
 
 
 def test_a_map_of_one_value_has_no_bar_and_says_the_value(unsorted):
@@ -253,7 +254,7 @@ def test_a_map_of_one_value_has_no_bar_and_says_the_value(unsorted):
     data = data.copy(deep=True)
     data["log_norm"][...] = 3.0 * (1 + 1e-7 * np.random.default_rng(0).normal(size=data["log_norm"].shape))
     (panel,) = map_figure(plan, data, ("gamma", "decays"), 1).axes
-    assert panel.get_title(loc="left") == "log_norm = 3"
+    assert [text.get_text() for text in panel.texts] == ["log_norm = 3"]
 
 
 @pytest.mark.parametrize(("name", "low", "high", "centre"), [

@@ -93,10 +93,11 @@ def is_lowest(axes: Axes) -> bool:
     return spec is None or bool(spec.is_last_row())
 
 
-def head(axes: Axes, meaning: str, *remarks: str) -> None:
+def head(axes: Axes, meaning: str, *remarks: str, beside: float = 0.0) -> None:
     """What a panel shows as its title, and below that, small and grey, its name in code and other remarks.
 
-    Texts are broken to the width of the panel, so give the panel its place before.
+    Texts are broken to the width of the panel, so give the panel its place before. `beside` is what a colour bar or
+    long labels take of it, in inches.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -105,7 +106,7 @@ def head(axes: Axes, meaning: str, *remarks: str) -> None:
         >>> axes.get_title(loc="left"), axes.texts[0].get_text()
         ('Norm of the state', 'log_norm; both coincide')
     """
-    inches = _inches(axes)
+    inches = max(1.2, _inches(axes) - beside)
     remarks = tuple(remark for remark in remarks if remark and remark != meaning)
     if " " in meaning and meaning[:2].islower():  # words, and no name or formula
         meaning = meaning[0].upper() + meaning[1:]

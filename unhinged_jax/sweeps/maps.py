@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FACETS = 4
 _DECADES = 10  # that a logarithmic map shows
 _MISSING = "#b0b0b0"
+_WITHIN = (2.5, 97.5)
 
 
 def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment: int) -> Figure:
@@ -53,8 +54,9 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
                 told = [f"{label} {shown(values[place])}" for axis, place in chosen.items()
                         for values, label in [coordinate_of(plan, axis)]]  # fmt: skip
                 meaning = str(data[name].attrs.get("long_name", name))
-                alike = colours.get("alike", "") if len(names) == 2 else ""  # a line shows it by itself
-                head(panel, *([told[0], name + alike if column == 0 else ""] if facet else [meaning, name + alike]))
+                named = name + (colours.get("alike", "") if len(names) == 2 else "")  # a line shows it by itself
+                words = [told[0], named if column == 0 else ""] if facet else [meaning, named]
+                head(panel, *words, beside=0.0 if facet else _beside(plan, names))
                 if drawn is not None and colours["extend"] and column == len(facets) - 1:
                     bar = figure.colorbar(drawn, ax=panel, pad=0.02, extend=colours["extend"])
                     bar.set_label(_bar_label(meaning if facet else name, colours), fontsize=8)
@@ -65,6 +67,12 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
             key(figure, list(seen.values()), list(seen))
         figure.suptitle(_title(plan, data, moment, held), fontsize=10)
     return figure
+
+
+def _beside(plan: Plan, names: tuple[str, ...]) -> float:
+    """Inches beside a map that texts on its vertical axis take."""
+    values = coordinate_of(plan, names[-1])[0]
+    return 0.07 * max(map(len, values)) if len(names) > 1 and values.dtype.kind == "U" else 0.0
 
 
 def _title(plan: Plan, data: xarray.Dataset, moment: int, held: dict[str, int]) -> str:
@@ -132,12 +140,11 @@ def _both_sides(norm: Any) -> list[float]:
 def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     """Map and norm of colours for the medians at a moment.
 
-    If the start was observed and all points share it, the colours of a logarithm of a norm show whether it grew. Values
+    If all points share the value at the first time, the colours of a logarithm of a norm show whether it grew. Values
     on both sides of zero, unless they are logarithms, are drawn with white at zero. Values over more than two decades,
     none of them negative, are drawn by their logarithm, down to `_DECADES` decades below the largest, so that zeros
-    and rounding do not take most of the colours. Outliers beyond the 1st and 99th percentile do not stretch the range.
-    If all are alike, up to the rounding of float32, there is one colour, unlike the grey of failures, no
-    bar, and "alike" says so in words.
+    and rounding do not take most of the colours. Outliers beyond the percentiles `_WITHIN` do not stretch the range.
+    If all are alike, up to the rounding of float32, there is one colour, no bar, and "alike" says so in words.
     """
     from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 
@@ -153,37 +160,40 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     low, high = _range(finite)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     found = {"cmap": "cividis", "extend": extend[bool(finite.min() < low), bool(finite.max() > high)]}
-    start, name = _start_of(array), str(array.name)
+    start, name = _start_of(array, high - low), str(array.name)
     if name.startswith("log_norm") and low < start < high:
-        return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high), "note": "white: as at the start"}
+        return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high), "note": f"white: as {_first(array)}"}
     if not name.startswith("log") and low < 0 < high:
         most = max(-low, high)
         return {**found, "cmap": "PuOr_r", "norm": Normalize(-most, most), "note": "white: zero"}
     positive = finite[finite > 0]
     if finite.min() >= 0 and positive.size > finite.size / 2:
-        least, high = _range(positive)
-        if high > 100 * least:
-            floor = max(least, high / 10**_DECADES)
-            cut = bool(finite.min() < floor)
-            ends = {**found, "extend": extend[cut, bool(finite.max() > high)], "floor": floor}
-            return {**ends, "norm": LogNorm(floor, high)}
+        least, most = (10.0**end for end in _range(np.log10(positive)))
+        if most > 100 * least:
+            floor = max(least, most / 10**_DECADES)
+            ends = extend[bool(finite.min() < floor * (1 - 1e-9)), bool(finite.max() > most * (1 + 1e-9))]
+            return {**found, "extend": ends, "floor": floor, "norm": LogNorm(floor, most)}
     return {**found, "norm": Normalize(low, high)}
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """The ends, or where outliers lie far away, the 1st and 99th percentile."""
-    low, high = np.percentile(values, [1, 99])
-    wide = values.max() - values.min() < 4 * (high - low)
-    return (float(values.min()), float(values.max())) if wide else (float(low), float(high))
+    """The ends, or where outliers lie far away, percentiles."""
+    low, high = np.percentile(values, _WITHIN)
+    far = high > low and values.max() - values.min() > 4 * (high - low)
+    return (float(low), float(high)) if far else (float(values.min()), float(values.max()))
 
 
-def _start_of(array: xarray.DataArray) -> float:
-    """The value at time 0 that all points share, as the median over seeds; NaN if it was not observed or differs."""
-    if array["time"].values[0] != 0:
-        return math.nan
+def _first(array: xarray.DataArray) -> str:
+    """The first time in words."""
+    time = array["time"].values[0]
+    return f"at {array['time'].attrs.get('long_name', 'time')} {shown(time)}" if time else "at the start"
+
+
+def _start_of(array: xarray.DataArray, width: float) -> float:
+    """The median over seeds at the first time, if points differ there by less than 1 % of a width; else NaN."""
     starts = over_seeds(array.isel(time=0))[0]
     starts = starts[np.isfinite(starts)]
-    same = starts.size > 0 and np.ptp(starts) <= 1e-4 * max(1.0, float(np.max(np.abs(starts))))
+    same = starts.size > 0 and np.ptp(starts) <= 0.01 * width
     return float(np.median(starts)) if same else math.nan
 
 
