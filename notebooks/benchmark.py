@@ -116,12 +116,12 @@ print(table.to_string(na_rep="–", formatters={"first call, s": "{:.2f}".format
 
 # %%
 with style():
-    figure, axes = plt.subplots(figsize=(5.6, 3.8))
+    figure, axes = plt.subplots(figsize=(5.6, 3.6))
     for colour, marker, name in zip(PALETTE, "osD", ("simulate", "exact", "NumPy loop"), strict=False):
         mine = table.loc[name]
         axes.loglog(mine.index, mine["warm, s"], color=colour, marker=marker, label=name)
     axes.set(title="A run of T updates, 50 looks on the way", xlabel="updates T", ylabel="seconds, compiled")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, title="NumPy: no looks")
+    axes.legend(title="NumPy: no looks", title_fontsize=8)
     plt.show()
 
 # %% [markdown]

@@ -146,6 +146,7 @@ def coincide(axes: Axes, lines: Mapping[str, Any]) -> str:
         'a and b coincide'
     """
     groups: list[list[str]] = []
+    axes.get_xlim(), axes.get_ylim()  # matplotlib finds its limits only when it is asked
     shapes = {name: _shape(axes, line) for name, line in lines.items()}
     for name, shape in shapes.items():
         home = next((group for group in groups if all(_same(shapes[other], shape) for other in group)), None)
@@ -164,7 +165,8 @@ def _shape(axes: Axes, line: Any) -> np.ndarray:
     points = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
     with np.errstate(all="ignore"):
         points = np.asarray((axes.transScale + axes.transLimits).transform(points), float)
-    return np.where(np.isfinite(points), np.clip(points, -0.02, 1.02), np.nan)
+    inside = np.isfinite(points) & (points > -0.02) & (points < 1.02)
+    return np.where(inside, points, np.nan)
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
