@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from benchmarks import words
 from benchmarks.acceptance import Verdict, Worse, worst
@@ -11,9 +12,10 @@ from benchmarks.record import Cell, Report, Result
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
+    """A Markdown table; a number is not parted from its unit."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    text = "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    return re.sub(r"(?<=\d) (?=(?:s|ms|µs|ns|%|[kMGT]?(?:B|FLOP)(?:/s)?) )", "\N{NO-BREAK SPACE}", text)
 
 
 def summary_table(report: Report) -> str:

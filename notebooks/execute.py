@@ -8,6 +8,7 @@ without being a result - times of execution, versions of the interpreter, random
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
+os.environ.setdefault("UNHINGED_QUIET", "1")  # no line that says "compiling", which depends on the machine
 
 
 def scripts() -> list[Path]:

@@ -178,8 +178,7 @@ def test_a_trade_off_has_one_colour_in_every_figure_of_the_paper():
         figure = reproduced(number)
         made = FIGURES[number]()
         for _, curve in made.runs():
-            wrong, right = paper.MISPRINTED.get(number, ("", ""))
-            name = right if curve.label == wrong else paper.pretty(curve.label)
+            name = paper.name_of(made, curve.label)
             (legend,) = figure.legends
             handle = legend.legend_handles[[text.get_text() for text in legend.get_texts()].index(name)]
             seen.setdefault(round(float(curve.model.loss.gamma) * 99, 1), set()).add(handle.get_color())

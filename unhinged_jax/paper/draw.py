@@ -35,14 +35,11 @@ def figure_of(outcome: Reproduction, with_published: bool) -> Any:
     most = 2 if count in (4, 5) else 3
     picture = Picture(figsize=(WIDTH, 2.75 * rows_of(count, most) + 0.8), layout="constrained")
     labels = list(dict.fromkeys(curve.label for _, curve in figure.runs()))
-    colours = dict(zip(labels, _colours(figure, labels), strict=True))
+    colours = dict(zip(labels, colours_of(figure, labels), strict=True))
     for panel, ax in zip(figure.panels, filled(picture, count, most), strict=True):
         _panel(ax, outcome, panel, colours, with_published)
     handles = [Line2D([], [], color=colours[label], lw=2.5) for label in labels]
-    names = [pretty(label) for label in labels]
-    if figure.number in MISPRINTED:
-        wrong, right = MISPRINTED[figure.number]
-        names = [right if label == wrong else name for label, name in zip(labels, names, strict=True)]
+    names = [name_of(figure, label) for label in labels]
     handles += [Line2D([], [], color="0.35", **EXACT), Line2D([], [], color="0.1", **SIMULATED)]
     names += ["exact", "simulated"]
     if with_published and published.vertices(figure.number + figure.panels[0].letter):
@@ -53,11 +50,15 @@ def figure_of(outcome: Reproduction, with_published: bool) -> Any:
     return picture
 
 
-MISPRINTED = {"5": ("gamma=1/(C-1)", "γ = 1/198, printed as 1/(C−1)")}
-"""Figure -> a label of the published legend that names another setting than was run, and what was run."""
+_MISPRINTED = {("5", "gamma=1/(C-1)"): "γ = 1/198, printed as 1/(C−1)"}  # labels of other settings than were run
 
 
-def _colours(figure: Figure, labels: list[str]) -> list[str]:
+def name_of(figure: Figure, label: str) -> str:
+    """What a curve of a figure is: its published label, or what was run where that says something else."""
+    return _MISPRINTED.get((figure.number, label), pretty(label))
+
+
+def colours_of(figure: Figure, labels: list[str]) -> list[str]:
     """The same colour for a trade-off in every figure whose curves are trade-offs; others go by their place."""
     if not all(label.startswith("gamma=") for label in labels):
         return [PALETTE[place % len(PALETTE)] for place in range(len(labels))]
@@ -71,7 +72,7 @@ def _panel(ax: Axes, outcome: Reproduction, panel: Panel, colours: dict[str, str
     lines = {}
     for label, (t, values) in outcome.exact[panel.letter].items():
         colour = colours[label]
-        (lines[pretty(label)],) = ax.plot(t, values, color=colour, **EXACT)
+        (lines[name_of(outcome.figure, label)],) = ax.plot(t, values, color=colour, **EXACT)
         ax.plot(*outcome.simulated[panel.letter][label], color=colour, **SIMULATED)
         positive = values[values > 0]
         smallest, largest = min(smallest, positive.min(initial=np.inf)), max(largest, positive.max(initial=0.0))

@@ -17,8 +17,8 @@ _INTRODUCTION = """\
 
 The paper's Table 1 compares what is known about last-layer features and prototypes. This page runs
 the comparison: every prediction of theory was checked against a simulation. Each check has a bound
-that the code states; `unhinged theories NAME` runs one row and ends with status 1 if a bound is
-missed.
+that the code states; `unhinged theories NAME` runs one row, NAME from the last
+column, and ends with status 1 if a bound is missed.
 """
 _SETTING = """\
 `unhinged theories --page docs/theories.md --force` runs all rows and writes this page. Unless said
@@ -40,12 +40,12 @@ def write(path: Path, theories: Sequence[Theory], found: Sequence[Finding]) -> N
 
 def _table(theories: Sequence[Theory], found: Sequence[Finding]) -> str:
     """One short row a theory; everything else is in its section."""
-    lines = ["| theory | loss | case | checks kept | run it |", "|---|---|---|---|---|"]
+    lines = ["| theory | loss | case | checks kept | name |", "|---|---|---|---|---|"]
     for theory, finding in zip(theories, found, strict=True):
         kept = sum(check.passed for check in finding.checks)
         cells = (
             f"[{theory.title}](#{_anchor(theory)})", theory.loss, theory.case, f"{kept} of {len(finding.checks)}",
-            f"`unhinged theories {theory.name}`",
+            f"`{theory.name}`",
         )  # fmt: skip
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
