@@ -31,7 +31,7 @@ from IPython.display import Image, display
 import unhinged_jax as uj
 from unhinged_jax.paper import draw, published, reproduce
 from unhinged_jax.paper.figures import FIGURES, UPDATES, start
-from unhinged_jax.plots import PALETTE, style
+from unhinged_jax.plots import style
 
 # %% [markdown]
 # ## The mathematics
@@ -119,8 +119,9 @@ with style():
     picture, grid = plt.subplots(4, 2, figsize=(8, 12), dpi=75)
     for axes, (number, letter) in zip(grid.flat, letters.items(), strict=False):
         mine = {label: points for (which, label), points in curves.items() if which == number}
-        for colour, (label, (t, values)) in zip(PALETTE, mine.items(), strict=False):
-            axes.plot(t + 1, values, color=colour, label=draw.pretty(label))
+        colours = draw.colours_of(figures[number], list(mine))
+        for colour, (label, (t, values)) in zip(colours, mine.items(), strict=True):
+            axes.plot(t + 1, values, color=colour, label=draw.name_of(figures[number], label))
             if label in published.vertices(number + letter):
                 x, y = published.vertices(number + letter)[label]
                 fine = y >= published.FLOOR if number + letter in published.DISTANCES else y == y
