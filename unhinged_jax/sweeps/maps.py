@@ -160,7 +160,7 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     low, high = _range(finite)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     found = {"cmap": "cividis", "extend": extend[bool(finite.min() < low), bool(finite.max() > high)]}
-    start, name = _start_of(array, high - low), str(array.name)
+    start, name = _start_of(array), str(array.name)
     if name.startswith("log_norm") and low < start < high:
         return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high), "note": f"white: as {_first(array)}"}
     if not name.startswith("log") and low < 0 < high:
@@ -189,10 +189,11 @@ def _first(array: xarray.DataArray) -> str:
     return f"at {array['time'].attrs.get('long_name', 'time')} {shown(time)}" if time else "at the start"
 
 
-def _start_of(array: xarray.DataArray, width: float) -> float:
-    """The median over seeds at the first time, if points differ there by less than 1 % of a width; else NaN."""
+def _start_of(array: xarray.DataArray) -> float:
+    """The median over seeds at the first time, if points differ there by less than 1 % of all times; else NaN."""
     starts = over_seeds(array.isel(time=0))[0]
     starts = starts[np.isfinite(starts)]
+    width = float(np.ptp(array.values[np.isfinite(array.values)])) if starts.size else 0.0
     same = starts.size > 0 and np.ptp(starts) <= 0.01 * width
     return float(np.median(starts)) if same else math.nan
 

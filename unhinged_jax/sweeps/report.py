@@ -103,7 +103,7 @@ def _observed(array: xarray.DataArray, dims: list[Dim], single: bool) -> dict[st
 
 
 def centre_of(array: xarray.DataArray) -> float | None:
-    """The value that colours diverge from: for the logarithm of a norm its start, if time 0 was observed and all points
+    """The value that colours diverge from: for the logarithm of a norm its value at the first time, if all points
     share it, so that colours show whether it grew; 0 for other quantities that take both signs; None if there is
     none."""
     name = str(array.name)

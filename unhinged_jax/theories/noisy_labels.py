@@ -15,8 +15,9 @@ from unhinged_jax.dynamics import Descent
 from unhinged_jax.ensembles import Agreement, ensemble
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, State, unconstrained
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
-from unhinged_jax.theories.drawing import pair
+from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative
 from unhinged_jax.trajectory import Trajectory
 
@@ -147,18 +148,20 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     left.loglog(curves["etas"], curves["expected"], label="expectation, closed form")
     left.errorbar(curves["etas"], curves["mean"], 2 * curves["error"], fmt="o", ms=4, label="4,000 runs")
-    left.set(xlabel="rate η", ylabel="within-class scatter at ηk = 4", title="Unhinged: noise of order η")
+    left.set(xlabel="rate η", ylabel="within-class scatter")
+    head(left, "Unhinged: scatter at ηk = 4", "of order η; bars: two standard errors")
     left.set_xticks(curves["etas"], [f"{eta:g}" for eta in curves["etas"]])
     left.set_yticks([0.02, 0.05, 0.1], ["0.02", "0.05", "0.1"])
     left.minorticks_off()
-    left.legend()
+    key_under(left)
     right.plot(curves["clock"], curves["line"], color="black", label="drift, first order in η")
     for eta in SQUARED_ETAS:
         mean, error = curves[f"mean_{eta}"], curves[f"error_{eta}"]
         right.errorbar(curves["clock"], mean, 2 * error, fmt="o", ms=4, label=f"64 runs, η = {eta:g}")
-    right.axhline(curves["line"][0], color="0.5", ls=":", label="without noise")
-    right.set(xlabel="η²k", ylabel="‖H‖² + ‖W‖²", title="Squared error: a drift along its minima")
-    right.legend()
+    right.axhline(curves["line"][0], **THRESHOLD, label="without noise")
+    right.set(xlabel="η²k", ylabel="‖H‖² + ‖W‖²")
+    head(right, "Squared error: a drift along its minima", "the points lie on the drift as η falls")
+    key_under(right, columns=2)
 
 
 THEORY = Theory(
@@ -167,16 +170,16 @@ THEORY = Theory(
     loss="unhinged, squared error",
     case="unconstrained",
     predicted=(
-        "the mean of unhinged runs is the descent on expected labels, with a scatter of order η; under squared error "
+        "the mean of unhinged runs is the descent on expected labels, with a scatter of order `η`; under squared error "
         "the noise moves runs along the minima, where plain descent stays"
     ),
-    assumptions="labels independent from update to update; drift to the first order in η",
+    assumptions="labels independent from update to update; drift to the first order in `η`",
     references=("blanc2020implicit", "damian2021label"),
     libraries=("virtanen2020scipy",),
     account=(
         "If each update draws the labels again, an unhinged run is linear in its draws: its mean is *exactly* the "
         "descent on the expected labels, and its covariance is known in closed form. From a collapsed start all "
-        "within-class scatter is noise, and it is proportional to η. A squared error has a manifold of minima, `HWᵀ = "
+        "within-class scatter is noise, and it is proportional to `η`. A squared error has a manifold of minima, `HWᵀ = "
         "Y`. Plain descent stays where it reaches it. Label noise does not: Blanc et al. (2020) and Damian et al. "
         "(2021) show that it drifts towards minima with smaller gradients, in about `1/η²` updates. Here the drift is "
         "one scalar equation per mode: `h² − w²` is kept by plain updates, and changes by `(n a w² − t h²)/n²` per "
