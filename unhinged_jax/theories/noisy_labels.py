@@ -180,11 +180,12 @@ THEORY = Theory(
         "If each update draws the labels again, an unhinged run is linear in its draws: its mean is *exactly* the "
         "descent on the expected labels, and its covariance is known in closed form. From a collapsed start all "
         "within-class scatter is noise, and it is proportional to `η`. A squared error has a manifold of minima, "
-        "`HWᵀ = Y`. Plain descent stays where it reaches it. Label noise does not: Blanc et al. (2020) and Damian et al. "
-        "(2021) show that it drifts towards minima with smaller gradients, in about `1/η²` updates. Here the drift is "
-        "one scalar equation per mode: `h² − w²` is kept by plain updates, and changes by `(n a w² − t h²)/n²` per "
-        "unit of `η²k`. This first shrinks the norm of an unbalanced start. Later the norm grows slowly, because "
-        "labels always sum to 1: the noise shrinks the features of the common mean, but not its prototypes."
+        "`HWᵀ = Y`. Plain descent stays where it reaches it. Label noise does not: Blanc et al. (2020) and Damian "
+        "et al. (2021) show that it drifts towards minima with smaller gradients, in about `1/η²` updates. Here "
+        "the drift is one scalar equation per mode: `h² − w²` is kept by plain updates, and changes by `(n a w² − "
+        "t h²)/n²` per unit of `η²k`. This first shrinks the norm of an unbalanced start. Later the norm grows "
+        "slowly, because labels always sum to 1: the noise shrinks the features of the common mean, but not its "
+        "prototypes."
     ),
     caption=(
         "Left: expected scatter, and the mean of runs with two standard errors. Right: the squared norm along the "
