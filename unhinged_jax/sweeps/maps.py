@@ -155,15 +155,15 @@ def colours_of(array: xarray.DataArray, moment: int) -> dict[str, Any]:
     if np.ptp(finite) <= 1e-6 * np.max(np.abs(finite)):
         alike = float(np.median(finite))
         unit = max(1.0, abs(alike))
-        found = {"cmap": "cividis", "norm": Normalize(alike - unit, alike + 3 * unit)}
-        return {**found, "extend": "", "alike": f" = {shown(alike)}"}
+        norm = Normalize(alike - unit, alike + 3 * unit)
+        return {"cmap": "cividis", "norm": norm, "extend": "", "alike": f" = {shown(alike)}"}
     low, high = _range(finite)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max", (False, False): "neither"}
     found = {"cmap": "cividis", "extend": extend[bool(finite.min() < low), bool(finite.max() > high)]}
     start, name = _start_of(array), str(array.name)
     if name.startswith("log_norm") and low < start < high:
         return {**found, "cmap": "PuOr_r", "norm": TwoSlopeNorm(start, low, high), "note": f"white: as {_first(array)}"}
-    if not name.startswith("log") and low < 0 < high:
+    if not name.startswith("log") and min(-low, high) > 1e-6 * (high - low):  # not by rounding only
         most = max(-low, high)
         return {**found, "cmap": "PuOr_r", "norm": Normalize(-most, most), "note": "white: zero"}
     positive = finite[finite > 0]

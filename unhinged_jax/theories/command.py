@@ -128,11 +128,13 @@ def _record(path: Path, found: Sequence[Finding]) -> None:
 
 def _keep(path: Path, found: Sequence[Finding]) -> None:
     """Write the curves of the figures, THEORY/NAME -> array, so that they can be drawn again."""
-    arrays = {f"{finding.theory}/{name}": values for finding in found for name, values in finding.curves.items()}
+    arrays: dict[str, Any] = {}
+    for finding in found:
+        for name, values in finding.curves.items():
+            small = values.astype(np.float32) if values.dtype.kind == "f" else values
+            arrays[f"{finding.theory}/{name}"] = small
     with whole(path) as part, part.open("wb") as file:
-        np.savez_compressed(
-            file, **{name: a.astype(np.float32) if a.dtype.kind == "f" else a for name, a in arrays.items()}
-        )
+        np.savez_compressed(file, **arrays)
 
 
 def kept(path: Path) -> dict[str, dict[str, np.ndarray]]:
