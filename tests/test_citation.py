@@ -9,6 +9,7 @@ import unhinged_jax as uj
 from unhinged_jax.references import citation
 
 PAPER, DIFFRAX, OPTAX = "zhou2023unhinged", "kidger2021on", "deepmind2020jax"
+DIFFUSION = ["li2017stochastic", "li2019stochastic"]
 
 
 def keys(text: str) -> list[str]:
@@ -22,7 +23,12 @@ def model() -> uj.LayerPeeled:
 
 @pytest.mark.parametrize(
     ("used", "expected"),
-    [(None, [PAPER, DIFFRAX, OPTAX]), (uj.Flow(), [PAPER, DIFFRAX]), (uj.Descent(), [PAPER, OPTAX])],
+    [
+        (None, [PAPER, DIFFRAX, OPTAX]),
+        (uj.Flow(), [PAPER, DIFFRAX]),
+        (uj.Descent(), [PAPER, OPTAX]),
+        (uj.Diffusion(batch=1), [PAPER, *DIFFUSION]),
+    ],
 )
 def test_dynamics_name_their_library(used, expected):
     assert keys(citation(used)) == expected
@@ -33,6 +39,8 @@ def test_trajectories_name_what_computed_them(model):
     descended = uj.simulate(model, uj.Descent(0.1), state, times, observe="norm")
     flowed = uj.simulate(model, uj.Flow(0.1), state, times, observe="norm")
     solved = uj.exact(model, uj.Flow(0.1), state, times, observe="norm")
+    diffused = uj.simulate(model, uj.Diffusion(0.1, batch=1), state, times, observe="norm", key=jax.random.key(0))
+    assert keys(citation(diffused)) == [PAPER, *DIFFUSION]
     assert keys(citation(descended)) == [PAPER, OPTAX]
     assert keys(citation(flowed)) == [PAPER, DIFFRAX]
     assert keys(citation(solved)) == [PAPER]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unhinged_jax.designs import DesignPlan as DesignPlan
     from unhinged_jax.designs import design as design
     from unhinged_jax.dynamics import Descent as Descent
+    from unhinged_jax.dynamics import Diffusion as Diffusion
     from unhinged_jax.dynamics import Flow as Flow
     from unhinged_jax.ensembles import Agreement as Agreement
     from unhinged_jax.ensembles import ensemble as ensemble
@@ -90,7 +91,7 @@ _HOMES = {
     "derivatives": "EventTime Lyapunov Parameter event_time exact_exponents hessian_spectrum limit_sensitivity "
     "lyapunov one_sided push_forward sensitivity",
     "designs": "DesignOutcome DesignPlan design",
-    "dynamics": "Descent Flow",
+    "dynamics": "Descent Diffusion Flow",
     "ensembles": "Agreement ensemble",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced targets",
     "limits": "Limit Survivors limit",

@@ -10,11 +10,12 @@ from typing import Protocol
 
 import numpy as np
 
-from unhinged_jax.dynamics import Descent, Flow
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.trajectory import STEPS, Trajectory
 
 _PAPER, _DIFFRAX, _OPTAX = "zhou2023unhinged", "kidger2021on", "deepmind2020jax"
+_DIFFUSION = ("li2017stochastic", "li2019stochastic")
 
 
 @functools.cache
@@ -88,12 +89,12 @@ class Cites(Protocol):
         """Keys of the BibTeX file."""
 
 
-def citation(used: Trajectory | Flow | Descent | LayerPeeled | Cites | None = None) -> str:
+def citation(used: Trajectory | Dynamics | LayerPeeled | Cites | None = None) -> str:
     """BibTeX entries for what a run used.
 
     The paper that solves the model is always among them; diffrax if a flow was integrated; optax if a descent was
-    simulated; for the run of a theory, the papers of the theory and the libraries that it used; for what `measure`
-    returns, the papers of its metrics.
+    simulated; the papers on the equation if a diffusion was; for the run of a theory, the papers of the theory and the
+    libraries that it used; for what `measure` returns, the papers of its metrics.
 
     Args:
         used: A `Trajectory` of `simulate` or `exact`, or the dynamics given to `simulate`; or a `Finding` of
@@ -117,17 +118,19 @@ def citation(used: Trajectory | Flow | Descent | LayerPeeled | Cites | None = No
     keys = getattr(used, "references", None)
     if isinstance(keys, tuple):
         return bibtex((_PAPER, *keys))
-    if not isinstance(used, (Trajectory, Flow, Descent, LayerPeeled)):
+    if not isinstance(used, (Trajectory, Flow, Descent, Diffusion, LayerPeeled)):
         raise TypeError(
-            f"cannot tell what to cite for a {type(used).__name__}; give a Trajectory, a Flow, a Descent, a "
-            "LayerPeeled, the Finding of a theory, a Measurement or nothing."
+            f"cannot tell what to cite for a {type(used).__name__}; give a Trajectory, a Flow, a Descent, a Diffusion, "
+            "a LayerPeeled, the Finding of a theory, a Measurement or nothing."
         )
-    if isinstance(used, LayerPeeled) or (isinstance(used, Trajectory) and used.kind == "exact"):
+    if isinstance(used, LayerPeeled) or (isinstance(used, Trajectory) and used.kind != "simulated"):
         return bibtex([_PAPER])
+    if isinstance(used, Diffusion) or (isinstance(used, Trajectory) and STEPS in str(used.form)):
+        return bibtex((_PAPER, *_DIFFUSION))
     return bibtex((_PAPER, _DIFFRAX if _flows(used) else _OPTAX))
 
 
-def _flows(used: Trajectory | Flow | Descent) -> bool:
+def _flows(used: Trajectory | Dynamics) -> bool:
     """Whether time is continuous: the times of a descent are whole numbers of updates."""
     if isinstance(used, Trajectory):
         return not np.issubdtype(used.times.dtype, np.integer)

@@ -26,6 +26,10 @@ def noisy(k):
     return uj.Descent(0.2 + 0.01 * k, batch=2 + k)
 
 
+def diffusion(k):
+    return uj.Diffusion(0.2 + 0.01 * k, batch=2 + k, step=0.5)
+
+
 def problem(k, dynamics, **settings):
     model = uj.regularized(LABELS, 3, decay=0.1 + 0.01 * k, **settings)
     return model, dynamics(k), model.init(jax.random.key(k))
@@ -77,6 +81,8 @@ OPERATIONS = {
     "exact, descent": lambda k: uj.exact(*problem(k, DESCENT), [1, 3 + k], "log_norm"),
     "simulate, batches": lambda k: uj.simulate(*problem(k, batches), [1, 3], "log_norm", key=jax.random.key(k)),
     "exact, expectations": lambda k: uj.exact(*problem(k, noisy), [1, 3], "loss"),
+    "simulate, diffusion": lambda k: uj.simulate(*problem(k, diffusion), [1, 3], "log_norm", key=jax.random.key(k)),
+    "exact, diffusion": lambda k: uj.exact(*problem(k, diffusion), [1.0, 3.0 + k], "loss"),
     "event_time": lambda k: uj.event_time(*problem(k, FLOW), "log_norm", 3.0 + k / 10, times=[0.0, 5.0 + k]),
     "lyapunov": lambda k: uj.lyapunov(*problem(k, DESCENT), 10, 2, segments=5),
     "limit": lambda k: uj.limit(*problem(k, FLOW)),

@@ -159,6 +159,12 @@ FUNCTIONS = {
         ]
         for name in ("regularized", "balanced", "anchored", "frozen")
     },
+    "closed_form.diffused.diffused": {
+        name: lambda model, state: [
+            uj.exact(model, uj.Diffusion(0.5, 0.75, batch=4), state, [0, 2, 5], name)[name] for name in SQUARES
+        ]
+        for name in ("regularized", "anchored")
+    },
     "simulate": {
         "cross-entropy": simulated(MOMENTUM), "squared error": simulated(FLOW, (0.0, 2.0)),
         "regularized": simulated(STEP, reduce=False), "spherical": simulated(STEP), "kernel": simulated(MOMENTUM),
@@ -229,6 +235,8 @@ ELSEWHERE = {
     "closed_form.balance.why_not_balanced": "gives words about ratios",
     "closed_form.balance.why_not_read": "gives words about ratios",
     "closed_form.balance.form_of": "asks whether kappa is 0 in units of the squared norm",
+    "closed_form.expected.begun": "the core of `exact`",
+    "closed_form.expected.values_of": "the core of `exact`",
     "simulation.linear.linear_system": "the core of `simulate`",
     "simulation.watched.batch_in_pieces": "gives what `simulate` does, some times at a time",
     "simulation.choose.choose": "asks for shapes, types and which modes a start has",

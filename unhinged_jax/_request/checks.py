@@ -10,7 +10,7 @@ import numpy as np
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax import precision as _precision
-from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow, check_dynamics
+from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, check_dynamics
 from unhinged_jax.losses import Custom, Loss
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.optimizers import Optimizer
@@ -21,12 +21,12 @@ from unhinged_jax.schedules.elapsed import integrated_outside
 def check_kinds(model: object, dynamics: object) -> None:
     """Raise unless these are a model and a dynamics."""
     _check.kind("model", model, LayerPeeled)
-    _check.kind("dynamics", dynamics, Flow, Descent)
+    _check.kind("dynamics", dynamics, Flow, Descent, Diffusion)
 
 
 def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     """Raise for an array in place of a number, because it would act as one number for each coordinate."""
-    given = {name: getattr(dynamics, name, None) for name in (*RATES, "momentum")}
+    given = {name: getattr(dynamics, name, None) for name in (*RATES, "momentum", "batch")}
     given = {name: value for name, value in given.items() if not callable(value)}
     given |= {name: getattr(model, name) for name in ("decay_H", "decay_W", "decay_b", "exponent")}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
@@ -126,13 +126,17 @@ def check_rates(
         _check_apart(times)
 
 
-def checked_times(times: Any, dynamics: Dynamics, first: float | jax.Array) -> tuple[np.ndarray | jax.Array, Any]:
+def checked_times(
+    times: Any, dynamics: Dynamics, first: float | jax.Array, caller: str
+) -> tuple[np.ndarray | jax.Array, Any]:
     """The times as an array, (T,), and the start, after a check; both in 64 bits unless they are traced."""
+    simulated = caller == "simulate" and isinstance(dynamics, Diffusion)
     if not _check.concrete(times):
-        if isinstance(dynamics, Descent):
+        if isinstance(dynamics, Descent) or simulated:
+            counts = "times at which a simulated Diffusion" if simulated else "numbers of updates at which a Descent"
             raise ValueError(
-                "the numbers of updates at which a Descent is observed must be known when it is compiled; give `times` "
-                "as a NumPy array or list, not as a traced value."
+                f"the {counts} is observed must be known when it is compiled; give `times` as a NumPy array or list, "
+                "not as a traced value."
             )
         return times, first
     array = _numbers.counts("times", times)
@@ -157,7 +161,24 @@ def checked_times(times: Any, dynamics: Dynamics, first: float | jax.Array) -> t
         if array[-1] >= 2**63:
             raise ValueError(f"times of a Descent must fit 64 bits, but the last is {array[-1]:g}; use a Flow.")
         return array.astype(np.int64), int(start)
+    if simulated:
+        _check_on_grid(np.append(start, array), dynamics.step)  # type: ignore[union-attr]
     return array.astype(float), float(start)
+
+
+def _check_on_grid(times: np.ndarray, step: float) -> None:
+    """Raise for a time of a simulated diffusion at which no step ends."""
+    counts = times / step
+    rounded = np.minimum(float(np.finfo(np.float32).eps) * counts, 0.25)  # an end that a run in float32 has rounded
+    off = np.abs(counts - np.round(counts)) > np.maximum(rounded, 1e-6)
+    if np.any(off):
+        where = float(times[np.argmax(off)])
+        raise ValueError(
+            f"times of a simulated Diffusion must be multiples of its step, {step:g}, but {where:g} is not; give "
+            "another step, or round the times, as in `np.round(times / step) * step`."
+        )
+    if counts[-1] >= 2**31:
+        raise ValueError(f"a simulated Diffusion makes up to 2**31 steps, but this would be {counts[-1]:.3g}.")
 
 
 def _check_apart(times: np.ndarray) -> None:

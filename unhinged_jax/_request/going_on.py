@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
 from unhinged_jax import precision as _precision
-from unhinged_jax.dynamics import Descent, Dynamics, carried_by, clock_of
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import OBSERVABLES, ObservableSet, Observe, paper_observables
 from unhinged_jax.trajectory import Trajectory, batch_message
@@ -32,21 +32,22 @@ def one_run(before: Trajectory, dynamics: Dynamics, times: npt.ArrayLike) -> Tra
             f"this needs one trajectory, but {batch_message('trajectories', before.batch)}, or map over it with "
             "jax.vmap."
         )
-    descent, ended = isinstance(dynamics, Descent), _check.known(before.elapsed)
+    on_grid, ended = not isinstance(dynamics, Flow), _check.known(before.elapsed)
+    name, counted = type(dynamics).__name__, "updates" if isinstance(dynamics, Descent) else "steps"
     if ended is None:
-        if descent:
+        if on_grid:
             raise ValueError(
-                "a Descent cannot continue a trajectory that jax.jit traces: how many updates it has made (`elapsed`) "
-                "must be known when the rest is compiled. Continue it outside jax.jit; jax.vmap alone may map over "
-                "trajectories, as in `jax.vmap(lambda run, rate: simulate(model, Descent(rate), run, times))(runs, "
-                "rates)`. Or start from `final`, with updates counted from 0 and no momentum."
+                f"a {name} cannot continue a trajectory that jax.jit traces: how many {counted} it has made "
+                "(`elapsed`) must be known when the rest is compiled. Continue it outside jax.jit; jax.vmap alone may "
+                f"map over trajectories, as in `jax.vmap(lambda run, rate: simulate(model, {name}(rate), run, "
+                "times))(runs, rates)`. Or start from `final`, with updates counted from 0 and no momentum."
             )
         return before
     if np.all(ended == ended.flat[0]):
         return dataclasses.replace(before, elapsed=ended.flat[0])
-    if descent:
+    if on_grid:
         raise ValueError(
-            "a Descent continues a batch of trajectories only if all have made the same number of updates, but "
+            f"a {name} continues a batch of trajectories only if all have made the same number of {counted}, but "
             f"`elapsed` has {_check.shown(ended)}; continue each member by itself, or start from the states in its "
             "`final`, with updates counted from 0."
         )

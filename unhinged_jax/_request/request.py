@@ -25,7 +25,7 @@ from unhinged_jax._request.checks import (
     checked_times,
 )
 from unhinged_jax._request.going_on import check_goes_on, handed_over, observed_again, one_run
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, carried_by, clock_of, step_of
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import ObservablePlan, Observe, paper_observables, refers_to_start, resolve, wants_split
 from unhinged_jax.trajectory import Asked, Trajectory
@@ -119,6 +119,13 @@ class Task:
             elapsed = self.times[-1]
         return dataclasses.replace(given, times=self.times, elapsed=elapsed)
 
+    def counts(self) -> tuple[np.ndarray, int]:
+        """The numbers of steps at which a run on a fixed grid is read, (T,), and that at its start."""
+        if isinstance(self.dynamics, Descent):
+            return self.times, self.first
+        counts = np.round(np.append(self.first, self.times) / step_of(self.dynamics)).astype(np.int64)
+        return counts[1:], int(counts[0])
+
     def clock(self) -> jax.Array:
         """The times as a JAX array. Numbers of updates that do not fit the integers of the precision become floats."""
         fits = self.times.dtype.kind != "i" or self.times[-1] <= jnp.iinfo(jnp.result_type(int)).max
@@ -177,18 +184,20 @@ def prepare(
     name = _check.choice("precision", name, _precision.NAMES)
     if isinstance(dynamics, Flow):
         check_tolerance(dynamics, name)
-    times, first = checked_times(times, dynamics, first)
+    times, first = checked_times(times, dynamics, first, caller)
     check_rates(dynamics, first, times, name, caller)
     optimizer = dynamics.optimizer if isinstance(dynamics, Descent) else None
     if optimizer is not None:
         check_optimizer(optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
     apart = reduce or model.spherical  # a dense state does not carry its leading part separately
-    stochastic = isinstance(dynamics, Descent) and dynamics.stochastic
-    if stochastic and caller not in ("simulate", "exact", "sweep", "sensitivity"):
-        raise ValueError(f"`{caller}` does not take a Descent that draws batches or labels; use the full batch.")
+    known = ("simulate", "exact", "sweep", *(("sensitivity",) if isinstance(dynamics, Descent) else ()))
+    if dynamics.stochastic and caller not in known:
+        other = "a Flow" if isinstance(dynamics, Diffusion) else "the full batch"
+        what = "a Diffusion" if isinstance(dynamics, Diffusion) else "a Descent that draws batches or labels"
+        raise ValueError(f"`{caller}` does not take {what}; use {other}.")
     if observe is None:
         observe = paper_observables if before is None else observed_again(before)
-    plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart and not stochastic)
+    plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart and not dynamics.stochastic)
     outside = _precision.current()
     _precision.refuse_differentiated((model, dynamics, state), name, outside)
     _precision.refuse_compiled(name, outside)

@@ -1,4 +1,6 @@
-"""What carries the moments of a stochastic descent: all of them, or seven numbers if all classes are alike.
+"""What carries the moments of noise: all of them, or seven numbers if all classes are alike.
+
+`General.update` says whether they change from update to update of a descent or, per unit of time, in a diffusion.
 
 Permuting classes that are alike changes nothing that is read, so every C x C matrix may be replaced by its mean over
 permutations, alpha I + beta 11^T.
@@ -53,6 +55,7 @@ class General(NamedTuple):
     model: LayerPeeled
     setting: Setting
     draws: Draws
+    update: bool = True
 
     def shortened(self, moments: Moments) -> Moments:
         return moments
@@ -61,7 +64,7 @@ class General(NamedTuple):
         return moments
 
     def change(self, moments: Moments, rates: PartRates) -> Moments:
-        return change(moments, self.setting.groups, self.draws, rates, self.model.decays)
+        return change(moments, self.setting.groups, self.draws, rates, self.model.decays, self.update)
 
 
 class Alike:
@@ -71,8 +74,10 @@ class Alike:
     polynomial in the rates x and y without a constant, whose five matrices are the derivatives of `change` at 0.
     """
 
-    def __init__(self, model: LayerPeeled, setting: Setting, draws: Draws, dtype: DTypeLike) -> None:
-        self.general, self.dtype = General(model, setting, draws), dtype
+    def __init__(
+        self, model: LayerPeeled, setting: Setting, draws: Draws, dtype: DTypeLike, update: bool = True
+    ) -> None:
+        self.general, self.dtype = General(model, setting, draws, update), dtype
         self.C = model.classes
         zero = jnp.zeros((), dtype)
 

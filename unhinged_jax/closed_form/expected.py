@@ -6,23 +6,24 @@ own, so that neither growth nor decay leaves the range.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
-from unhinged_jax import _check, _loop
+from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, grouped, setting_of
 from unhinged_jax.closed_form.moments import Moments, draws_of, moments_of, squares_of
-from unhinged_jax.dynamics import Descent, PartRates, rates_at
+from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, Noisy, PartRates, rates_at, why_too_large
 from unhinged_jax.labels.fields import why_not_drawn
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan
+from unhinged_jax.schedules.shapes import Constant, Piecewise
 from unhinged_jax.special import drift, largest, power_of_two, safe_log
 
 
@@ -38,22 +39,45 @@ class Read(NamedTuple):
     power: Int[jax.Array, ""]
 
 
-def why_no_expectation(model: LayerPeeled, descent: Descent) -> str | None:
-    """The setting that rules out expectations in closed form, in words, or None; for a loss that is linear."""
-    if descent.replacement == "epochs":
+def why_noise_rules_out(model: LayerPeeled, dynamics: Noisy, expectations: bool) -> str | None:
+    """What rules a closed form out, in words, or None if there are `expectations` and they count as one.
+
+    The loss is linear.
+    """
+    if not expectations and isinstance(dynamics, Diffusion):
+        return "a Diffusion is random; its mean is the Flow of the same schedule, with a closed form."
+    if not expectations:
+        return "the descent draws batches or labels; its mean is the descent without them, with a closed form."
+    if dynamics.replacement == "epochs":
         return "batches of one epoch depend on one another, so the moments do not close; use `simulate` and average."
-    if descent.momentum is not None:
+    if isinstance(dynamics, Diffusion) and not in_pieces(dynamics):
+        return (
+            "the rate of a diffusion is the temperature of its noise, so generators at different times commute only if "
+            "`schedule` is constant or `piecewise` and the other rates are numbers; use such ones, a Descent, or "
+            "`simulate` and average."
+        )
+    if dynamics.momentum is not None:
         return "moments of a descent with momentum are not offered; use `simulate` and average."
     if model.spherical:
         return "spherical features are not linear once prototypes meet noise; use `simulate` and average."
     if model.kernel is not None:
         return "a kernel mixes the samples of a batch with all others; use `simulate` and average."
-    if descent.fresh_labels and (why := why_not_drawn(model.labels)):
+    if dynamics.fresh_labels and (why := why_not_drawn(model.labels)):
         return why
-    whole = descent.batch is not None and _check.concrete(descent.batch) and descent.replacement is False
-    if whole and np.max(descent.batch) > model.samples:
-        return f"a batch of {descent.batch} cannot be drawn from {model.samples} samples without replacement."
-    return None
+    return why_too_large(dynamics.batch, dynamics.replacement, model.samples)
+
+
+def mean_of(dynamics: Noisy) -> Dynamics:
+    """The dynamics of the mean, without noise."""
+    if isinstance(dynamics, Diffusion):
+        return Flow(dynamics.schedule, dynamics.rate_H, dynamics.rate_W, rate_b=dynamics.rate_b)
+    return dataclasses.replace(dynamics, batch=None, fresh_labels=False)
+
+
+def in_pieces(diffusion: Diffusion) -> bool:
+    """Whether the rates of a diffusion are constant, or constant between breaks."""
+    numbers = not any(callable(getattr(diffusion, name)) for name in RATES)
+    return numbers and isinstance(diffusion.schedule, (Constant, Piecewise))
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------
@@ -135,10 +159,11 @@ class _Carry(NamedTuple):
 
 
 def expectations(
-    model: LayerPeeled, descent: Descent, state: State, first: jax.Array, reads: _loop.Reads, names: tuple[str, ...]
+    model: LayerPeeled, descent: Descent, state: State, first: Any, updates: Any, names: tuple[str, ...]
 ) -> dict[str, jax.Array]:
     """The expectation of each observable after the requested updates: name -> (T,)."""
-    return _evolved(model, descent, state, first, reads, names, grouped(model))
+    reads = _loop.reads_at(updates, first)
+    return _evolved(model, descent, state, jnp.asarray(first), reads, names, grouped(model))
 
 
 @compiled
@@ -153,31 +178,52 @@ def _evolved(
 ) -> dict[str, jax.Array]:
     dtype = state.W.dtype
     setting = setting_of(model, membership, descent.fresh_labels, dtype)
-    batch, replacement = (model.samples, False) if descent.batch is None else (descent.batch, bool(descent.replacement))
-    draws = draws_of(model.samples, jnp.asarray(batch, dtype), replacement)
-    power = drift(largest(state.H, state.W))
-    H, W = (power_of_two(-power, dtype) * part for part in (state.H, state.W))
-    start = moments_of(H, W, state.b, membership.group, membership.first.shape[0])
-    short = Alike(model, setting, draws, dtype) if membership.alike else General(model, setting, draws)
-    body = short.shortened(start)
-    carry = _rescaled(_Carry(body, jax.tree.map(jnp.zeros_like, body), 2 * power))
+    short, body, power = begun(model, descent, state, membership, setting)
+    carry = _rescaled(_Carry(body, jax.tree.map(jnp.zeros_like, body), power))
 
     def step(carry: _Carry, k: jax.Array) -> _Carry:
         rates = rates_at(descent, (first + k).astype(dtype), dtype)
-        moving = (rate if moves else jnp.zeros((), dtype) for rate, moves in zip(rates, model.moves, strict=True))
-        added = jax.tree.map(jnp.add, short.change(carry.moments, PartRates(*moving)), carry.lost)
+        added = jax.tree.map(jnp.add, short.change(carry.moments, moving(rates, model)), carry.lost)
         moved = jax.tree.map(jnp.add, carry.moments, added)
         lost = jax.tree.map(lambda by, new, old: by - (new - old), added, moved, carry.moments)
         return _rescaled(_Carry(moved, jax.lax.stop_gradient(lost), carry.power))
 
     def read(needed: Read) -> dict[str, jax.Array]:
-        moments = short.whole(needed.moments)  # type: ignore[arg-type]
-        log = needed.power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + 2 * state.log_scale
-        return {name: _value(name, moments, setting, log) for name in names}
+        return values_of(names, short.whole(needed.moments), setting, needed.power, state)  # type: ignore[arg-type]
 
     _, values, _ = _loop.run(step, carry, reads, read, needs=lambda carry: Read(carry.moments, carry.power))
     found: dict[str, jax.Array] = values
     return found
+
+
+def begun(
+    model: LayerPeeled, dynamics: Noisy, state: State, membership: Membership, setting: Setting
+) -> tuple[General | Alike, Any, jax.Array]:
+    """What carries the moments, those of the start over a power of two, and the power."""
+    dtype, batch = state.W.dtype, dynamics.batch
+    batch, replacement = (model.samples, False) if batch is None else (batch, bool(dynamics.replacement))
+    draws = draws_of(model.samples, jnp.asarray(batch, dtype), replacement)
+    power = drift(largest(state.H, state.W))
+    H, W = (power_of_two(-power, dtype) * part for part in (state.H, state.W))
+    start = moments_of(H, W, state.b, membership.group, membership.first.shape[0])
+    update = isinstance(dynamics, Descent)
+    alike = membership.alike
+    short = Alike(model, setting, draws, dtype, update) if alike else General(model, setting, draws, update)
+    return short, short.shortened(start), 2 * power
+
+
+def moving(rates: PartRates, model: LayerPeeled) -> PartRates:
+    """The rates, 0 for a part that stays."""
+    return PartRates(*(rate if moves else jnp.zeros_like(rate) for rate, moves in zip(rates, model.moves, strict=True)))
+
+
+def values_of(
+    names: tuple[str, ...], moments: Moments, setting: Setting, power: jax.Array, state: State
+) -> dict[str, jax.Array]:
+    """The observables of moments over 2^power, of a run from this state."""
+    dtype = state.W.dtype
+    log = power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) + 2 * state.log_scale
+    return {name: _value(name, moments, setting, log) for name in names}
 
 
 def _value(name: str, moments: Moments, setting: Setting, log: jax.Array) -> jax.Array:

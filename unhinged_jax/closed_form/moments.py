@@ -115,29 +115,34 @@ def moments_of(
     return Moments(F @ F.T, F @ W.T, W @ W.T, within, b, jnp.zeros((), W.dtype))
 
 
-def change(s: Moments, groups: Groups, draws: Draws, rates: PartRates, decays: Decays) -> Moments:
+def change(s: Moments, groups: Groups, draws: Draws, rates: PartRates, decays: Decays, update: bool = True) -> Moments:
     """What one update adds to the moments, at the rates of H, W and b (0 for a part that stays).
 
     The increments are what is computed, not the moments after the update: 1 - a would round to 1 for a small rate.
+
+    If not `update`, the same without the square of the mean step: dS/dt = K S + S K^T + N(S), what the diffusion of the
+    same noise adds to the moments in a unit of time, a linear map of H and W and an affine one of b.
     """
     x, y, z = rates
     R, n = groups.signal, groups.counts
     a, b, shrinks = (rate * jnp.asarray(decay) for rate, decay in zip(rates, decays, strict=True))
-    loss_H, loss_W, both = a * (a - 2), b * (b - 2), a * b - a - b  # (1 - a)^2 - 1, (1 - b)^2 - 1, (1 - a)(1 - b) - 1
+    whole, other = (1.0, draws.other) if update else (0.0, draws.other - 1)
+    # (1 - a)^2 - 1, (1 - b)^2 - 1, (1 - a)(1 - b) - 1 of an update
+    loss_H, loss_W, both = a * (whole * a - 2), b * (whole * b - 2), whole * a * b - a - b
     X = R @ s.WW @ R.T  # r_g WW r_h
     Y = s.FW @ R.T  # E f_g . (R W)_h
     own, extra, squares = jnp.diagonal(Y), draws.same - draws.other, squares_of(s, groups)
     drawn = groups.traced(s.WW)
     at_once = n * (extra * jnp.diagonal(X) + draws.same * drawn)
-    FF = loss_H * s.FF + (1 - a) * x * (n * Y + (n * Y).T)
-    FF += x**2 * (draws.other * n[:, None] * X * n + jnp.diag(at_once))
-    WW = loss_W * s.WW + (1 - b) * y * (s.FW.T @ R + R.T @ s.FW)
-    WW += y**2 * (draws.other * R.T @ s.FF @ R + extra * (R.T * squares) @ R + draws.same * groups.summed(squares))
-    FW = both * s.FW + (1 - a) * y * s.FF @ R + (1 - b) * x * n[:, None] * (R @ s.WW)
-    FW += x * y * (draws.other * n[:, None] * (Y.T @ R) + extra * own[:, None] * R + draws.same * groups.applied(s.FW))
+    FF = loss_H * s.FF + (1 - whole * a) * x * (n * Y + (n * Y).T)
+    FF += x**2 * (other * n[:, None] * X * n + jnp.diag(at_once))
+    WW = loss_W * s.WW + (1 - whole * b) * y * (s.FW.T @ R + R.T @ s.FW)
+    WW += y**2 * (other * R.T @ s.FF @ R + extra * (R.T * squares) @ R + draws.same * groups.summed(squares))
+    FW = both * s.FW + (1 - whole * a) * y * s.FF @ R + (1 - whole * b) * x * n[:, None] * (R @ s.WW)
+    FW += x * y * (other * n[:, None] * (Y.T @ R) + extra * own[:, None] * R + draws.same * groups.applied(s.FW))
     # Without the moments of the means, from which it would be a small difference of large numbers.
     within = loss_H * s.within + x**2 * (n - 1) * (extra * jnp.diagonal(X) + draws.same * drawn)
     noise = extra * jnp.sum(n * jnp.sum(R * R, axis=1)) + (draws.other - 1) * jnp.sum((n @ R) ** 2)
     noise += draws.same * jnp.sum(n * groups.traced(jnp.eye(R.shape[1], dtype=R.dtype)))
-    mean, spread = z * (n @ R) - shrinks * s.b, shrinks * (shrinks - 2) * s.spread + z**2 * noise
+    mean, spread = z * (n @ R) - shrinks * s.b, shrinks * (whole * shrinks - 2) * s.spread + z**2 * noise
     return Moments(FF, FW, WW, within, mean, spread)

@@ -16,10 +16,11 @@ from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form import spherical, squared_error
 from unhinged_jax.closed_form.balance import Form, form_of, why_not_balanced, why_not_read, why_not_squared
 from unhinged_jax.closed_form.carriers import grouped
-from unhinged_jax.closed_form.expected import expectations, known_of, unknown, why_no_expectation
+from unhinged_jax.closed_form.diffused import diffused
+from unhinged_jax.closed_form.expected import known_of, mean_of, unknown, why_noise_rules_out
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
-from unhinged_jax.closed_form.scatter import log_of_deviations
+from unhinged_jax.closed_form.scatter import SPLIT, of_descent
 from unhinged_jax.closed_form.timeline import (
     Clock,
     Record,
@@ -30,7 +31,7 @@ from unhinged_jax.closed_form.timeline import (
     updates_at,
     with_slopes,
 )
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, Noisy
 from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
 from unhinged_jax.linear.row_space import row_space
@@ -91,7 +92,6 @@ def exact(
         >>> bool(truth["log_norm"][1] > 1e4)
         True
     """
-    drawn = dynamics if isinstance(dynamics, Descent) and dynamics.stochastic else None
     why = why_no_closed_form(model, dynamics, expectations=True)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
@@ -100,8 +100,8 @@ def exact(
         return _request.each_member(
             state, dynamics, precision, lambda one: exact(model, dynamics, one, times, observe, **settings)
         )
-    if drawn is not None:
-        return _expected(model, drawn, state, times, observe, states=states, precision=precision)
+    if not isinstance(dynamics, Flow) and dynamics.stochastic:
+        return _expected(model, dynamics, state, times, observe, states=states, precision=precision)
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
     given = state.final if isinstance(state, Trajectory) else state
@@ -132,28 +132,23 @@ def exact(
 
 
 def _expected(
-    model: LayerPeeled, descent: Descent, state: State | Trajectory, times: Any, observe: Observe, **settings: Any
+    model: LayerPeeled, drawn: Noisy, state: State | Trajectory, times: Any, observe: Observe, **settings: Any
 ) -> Trajectory:
-    """Expectations of a descent that draws batches or labels; its state is that of the descent without them."""
-    plain = dataclasses.replace(descent, batch=None, fresh_labels=False)
+    """Expectations of a descent that draws batches or labels, or of a diffusion; the state is that without noise."""
     asked, precision = observables.moment_observables if observe is None else observe, settings["precision"]
-    task = _request.prepare(model, descent, state, times, asked, target="top", precision=precision, caller="exact")
+    task = _request.prepare(model, drawn, state, times, asked, target="top", precision=precision, caller="exact")
     names, other = known_of(task.plan)
     if other is not None and not isinstance(asked, ObservableSet):
         raise NoClosedForm(f"there is no closed form: {unknown(other)}")
-    split = [name for name in names if name in ("between_scatter", "log_between_scatter")]
-    mean = exact(model, plain, state, times, ["log_between_scatter"] if split else (), **settings)
+    split = isinstance(drawn, Descent) and any(name in names for name in SPLIT)
+    mean = exact(model, mean_of(drawn), state, times, ["log_between_scatter"] if split else (), **settings)
     with task.context():
         membership = grouped(model)
-        model, descent = _request.traceable((model, descent))
-        reads, first = _loop.reads_at(task.times, task.first), jnp.asarray(task.first)
-        rest = tuple(name for name in names if name not in split)
-        values = expectations(model, descent, task.state, first, reads, rest) if rest else {}
-        if split:
-            apart = log_of_deviations(model, descent, task.state, first, reads, membership)
-            log = jnp.logaddexp(jnp.asarray(mean["log_between_scatter"], apart.dtype), apart)
-            values = {**values, "between_scatter": jnp.exp(log), "log_between_scatter": log}
-        values = task.give_back(values)
+        model, drawn = _request.traceable((model, drawn))
+        given = model, drawn, task.state, task.first, task.times, names
+        of_mean = mean["log_between_scatter"] if split else None
+        noisy = diffused(*given) if isinstance(drawn, Diffusion) else of_descent(*given, of_mean, membership)
+        values = task.give_back(noisy)
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 
 
@@ -175,9 +170,8 @@ def why_no_closed_form(
         )
     if isinstance(dynamics, Flow) and model.moves.b and callable(dynamics.rate_b):
         return "`rate_b` of a flow is a function; give a number, or use `simulate` or Descent."
-    if isinstance(dynamics, Descent) and dynamics.stochastic:
-        why = "the descent draws batches or labels; its mean is the descent without them, with a closed form."
-        return why_no_expectation(model, dynamics) if expectations else why
+    if not isinstance(dynamics, Flow) and dynamics.stochastic:
+        return why_noise_rules_out(model, dynamics, expectations)
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
         return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
     if model.spherical and model.moves.W:

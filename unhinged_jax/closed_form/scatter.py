@@ -20,11 +20,35 @@ import jax.numpy as jnp
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Alike, General, Membership, setting_of
-from unhinged_jax.closed_form.expected import OF_MOMENTS
+from unhinged_jax.closed_form.expected import OF_MOMENTS, expectations
 from unhinged_jax.closed_form.moments import Draws, Moments, draws_of, moments_of
 from unhinged_jax.dynamics import Descent, PartRates, rates_at
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.special import drift, largest, power_of_two, safe_log
+
+SPLIT = ("between_scatter", "log_between_scatter")
+"""Observables of a descent that are put together from the mean run and the deviations from it."""
+
+
+def of_descent(
+    model: LayerPeeled,
+    descent: Descent,
+    state: State,
+    first: Any,
+    updates: Any,
+    names: tuple[str, ...],
+    log_of_mean: Any,
+    membership: Membership,
+) -> dict[str, Any]:
+    """The expectation of each observable after the requested updates; `log_of_mean` is the scatter of the mean run."""
+    rest = tuple(name for name in names if name not in SPLIT)
+    values: dict[str, Any] = expectations(model, descent, state, first, updates, rest) if rest else {}
+    if log_of_mean is None:
+        return values
+    reads = _loop.reads_at(updates, first)
+    apart = log_of_deviations(model, descent, state, jnp.asarray(first), reads, membership)
+    log = jnp.logaddexp(jnp.asarray(log_of_mean, apart.dtype), apart)
+    return {**values, "between_scatter": jnp.exp(log), "log_between_scatter": log}
 
 
 @compiled

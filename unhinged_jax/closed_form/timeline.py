@@ -130,6 +130,7 @@ def timeline(model: LayerPeeled, dynamics: Dynamics, clock: Clock, modes: Modes,
     """The record of a run. If `pushed`, it includes the record of a velocity that the run begins with."""
     if isinstance(dynamics, Flow):
         return _flow_timeline(model, dynamics, clock, modes)
+    assert isinstance(dynamics, Descent)
     if isinstance(clock.reads, Updates):
         return _equal_steps_timeline(model, dynamics, clock.reads, modes)
     assert clock.reads is not None

@@ -1,4 +1,4 @@
-"""[dynamics]: flow or descent, schedules, solvers and optimisers by name."""
+"""[dynamics]: flow, descent or diffusion, schedules, solvers and optimisers by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unhinged_jax import _check, schedules
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.sections import DynamicsSection
 from unhinged_jax.config.tables import call, check_arguments, given_keys, name_and_arguments, own, pick
-from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow, solves
+from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, solves
 from unhinged_jax.optimizers import Optimizer
 
 _SCHEDULES = {
@@ -44,17 +44,22 @@ _DRAWN = ("batch", "replacement", "fresh_labels")
 _ONLY = {
     "flow": ("solver", "rtol", "atol", "max_steps", "steady"),
     "descent": ("momentum", "nesterov", "optimizer", *_DRAWN, "seed"),
+    "diffusion": (*_DRAWN, "seed", "step", "halvings"),
 }
+_KINDS = {"flow": Flow, "descent": Descent, "diffusion": Diffusion}
 
 
 def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
-    """Flow or descent; a key of the other kind is an error."""
+    """Flow, descent or diffusion; a key of another kind is an error."""
     _check.choice("kind", section.kind, tuple(_ONLY))
     if files.data:  # named code is not run, and no picture needs rates
-        section = DynamicsSection(section.kind)
-    other = "descent" if section.kind == "flow" else "flow"
-    for name in given_keys(section, *_ONLY[other]):
-        raise ValueError(f"{name} belongs to kind = {other!r}, but kind is {section.kind!r}.")
+        section = DynamicsSection(section.kind, batch=1 if section.kind == "diffusion" else None)
+    for name in given_keys(section, *dict.fromkeys(name for names in _ONLY.values() for name in names)):
+        owners = [kind for kind, names in _ONLY.items() if name in names]
+        if section.kind not in owners:
+            raise ValueError(
+                f"{name} belongs to kind = {' or '.join(map(repr, owners))}, but kind is {section.kind!r}."
+            )
     given = given_keys(section, *_ONLY[section.kind])
     if given.pop("seed", None) is not None and not given_keys(section, "batch", "fresh_labels"):
         raise ValueError("seed is that of what updates draw, but none draws anything; give `batch` or `fresh_labels`.")
@@ -64,7 +69,7 @@ def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
         given["solver"] = _solver(given["solver"])
     if "optimizer" in given:
         given["optimizer"] = _optimizer(given["optimizer"], files)
-    return Flow(**given) if section.kind == "flow" else Descent(**given)
+    return _KINDS[section.kind](**given)
 
 
 def _solver(name: str) -> Any:

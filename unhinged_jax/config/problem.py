@@ -17,7 +17,7 @@ from unhinged_jax.config.model import build_model, build_state
 from unhinged_jax.config.reading import placed
 from unhinged_jax.config.sections import Config, RunSection
 from unhinged_jax.config.tables import name_and_arguments, own
-from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.dynamics import Dynamics, step_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.schedules import logspaced, steps
 
@@ -75,7 +75,7 @@ def build(config: Config, precision: str | None = None) -> Problem:
 
 def _key(config: Config, dynamics: Dynamics) -> Any:
     """The key of what the updates draw; that of the state, folded once, unless it has a seed of its own."""
-    if not (isinstance(dynamics, Descent) and dynamics.stochastic):
+    if not dynamics.stochastic:
         return None
     own = config.dynamics.seed
     with placed(f"{config.path}: [dynamics]"):
@@ -97,7 +97,7 @@ def build_stateless(config: Config, precision: str | None = None) -> Problem:
     with placed(f"{config.path}: [run]"):
         _check.choice("precision", precision, ("float32", "float64"))
         run = config.run
-        times = np.zeros(1) if files.data else _times(run, isinstance(moves, Descent), files)
+        times = np.zeros(1) if files.data else _times(run, step_of(moves), files)
         observe = _observe(run.observe, files)
     none: Any = None
     return Problem(problem, moves, none, times, observe, run.states, run.target, precision, files.digests)
@@ -128,7 +128,17 @@ def _observe(spec: str | list | None, files: Files) -> Any:
     return found if any(function is not None for function in found.values()) else tuple(found)
 
 
-def _times(section: RunSection, descent: bool, files: Files) -> np.ndarray:
+def _steps_to(name: str, time: float, step: float) -> int:
+    """The number of steps up to a time; of a descent the number of updates itself."""
+    count = round(time / step)
+    if count < 1 or abs(time / step - count) > 1e-6 * count:
+        unit = "whole, a number of updates," if step == 1 else f"a multiple of the step, {step:g},"
+        raise ValueError(f"{name} must be {unit} and above 0, but is {time}.")
+    return count
+
+
+def _times(section: RunSection, step: float | None, files: Files) -> np.ndarray:
+    """The times of a flow; of a dynamics on a grid, its points, and of a descent whole numbers."""
     if (section.until is None) == (section.times is None):
         raise ValueError("give either `until` (with `points` and `spacing`) or `times`.")
     if section.times is not None:
@@ -136,17 +146,14 @@ def _times(section: RunSection, descent: bool, files: Files) -> np.ndarray:
     _check.choice("spacing", section.spacing, ("linear", "log"))
     until: Any = section.until
     _check.positive("until", until)
-    if descent:
-        if until != int(until):
-            raise ValueError(f"until of a descent is a number of updates and must be whole, but is {until}.")
-        until = int(until)
+    count: Any = None if step is None else _steps_to("until", until, step)
     points = _check.whole("points", section.points, 2)
     _memory.refuse(8 * points, f"a list of {points:,} times")
     if section.spacing == "linear":
         if section.first is not None:
             raise ValueError("first belongs to spacing = 'log'; linear spacing starts at 0.")
-        return steps(until, points) if descent else np.linspace(0.0, until, points)
+        return np.linspace(0.0, until, points) if step is None else steps(count, points) * step
     first: Any = section.first
-    if descent:
-        return logspaced(1 if first is None else _check.whole("first", first, 1), until, points)
+    if step is not None:
+        return logspaced(1 if first is None else _steps_to("first", first, step), count, points) * step
     return logspaced(until * 1e-4 if first is None else first, float(until), points)

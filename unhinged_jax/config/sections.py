@@ -129,10 +129,10 @@ class StateSection:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicsSection:
-    """[dynamics]: flow or descent, its rates, its optimiser or its solver.
+    """[dynamics]: flow, descent or diffusion, its rates, its noise, its optimiser or its solver.
 
     Attributes:
-        kind: "flow" or "descent".
+        kind: "flow", "descent" or "diffusion".
         schedule: The learning rate: a number (default 1), or {kind = ..., and its numbers} with kind "constant",
             "cosine", "exponential", "polynomial", "piecewise", "warmup" or "numeric"; "module:name" is one of your own.
         rate_H: Factor on the rate of the features, given like `schedule`; default 1.
@@ -142,11 +142,15 @@ class DynamicsSection:
         nesterov: descent: true for Nesterov's form of the momentum.
         optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
             "module:name" is a constructor of your own.
-        batch: descent: the number of samples from which each update takes its gradient; default all.
-        replacement: descent: whether a sample may be drawn several times for a batch; default true. "epochs": batches
-            are cut from a new order of all samples in each epoch.
-        fresh_labels: descent: true if each update draws the labels again, from the targets of [labels.noise].
-        seed: descent: seed of what the updates draw; default: a seed that follows from the one in [state].
+        batch: descent: the number of samples from which each update takes its gradient; default all. diffusion: the
+            same number for its noise, which need not be whole.
+        replacement: descent, diffusion: whether a sample may be drawn several times for a batch; default true. Of a
+            descent also "epochs": batches are cut from a new order of all samples in each epoch.
+        fresh_labels: descent, diffusion: true if labels are drawn again at every update, from the targets of
+            [labels.noise].
+        seed: descent, diffusion: seed of what is drawn; default: a seed that follows from the one in [state].
+        step: diffusion: the length of a step, as a time; default 0.1. Times are multiples of it.
+        halvings: diffusion: how often the steps of a coarser run were halved, whose path this one refines; default 0.
         solver: flow: the name of a diffrax solver that estimates its error; default "Dopri8", for large states "Tsit5".
         rtol: flow: relative tolerance; default 1e-8, in float32 1e-5.
         atol: flow: absolute tolerance; default `rtol`, in units of the root-mean-square entry of the state.
@@ -166,6 +170,8 @@ class DynamicsSection:
     replacement: bool | str | None = None
     fresh_labels: bool | None = None
     seed: int | None = None
+    step: float | None = None
+    halvings: int | None = None
     solver: str | None = None
     rtol: float | None = None
     atol: float | None = None

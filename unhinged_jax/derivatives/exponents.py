@@ -197,6 +197,7 @@ def _segment(
     if isinstance(dynamics, Descent):
         dynamics = _later(dynamics, start)
         return _stretch(model, dynamics, state, memory, Times((0, np.asarray([end - start]))), None, frame)
+    assert isinstance(dynamics, Flow)
     dynamics = dataclasses.replace(dynamics, steady=False)
     return _stretch(model, dynamics, state, None, None, jnp.asarray([start, end], frame.dtype), frame)
 

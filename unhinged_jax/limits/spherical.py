@@ -41,6 +41,7 @@ def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str,
         angle = 2 * jnp.arctan2(jnp.sin(half) * left, jnp.cos(half))
         ending = jnp.where(jnp.any((pace < 0) & turns), SHORT, 0)
     else:
+        assert isinstance(dynamics, Descent)
         speed, swings = _descent_speed(model, dynamics, plane, strength, decay, slack)
         speed = jnp.where(pace < 0, 0.0, speed)
         angle = jnp.full_like(strength, jnp.nan)

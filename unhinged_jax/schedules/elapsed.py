@@ -56,11 +56,12 @@ def must_be_schedule(value: object) -> None:
         )
 
 
-def check_rates(schedule: Schedule, first: float, last: float, updates: bool, compiled: bool = False) -> None:
+def check_rates(schedule: Schedule, first: float, last: float, step: float | None, compiled: bool = False) -> None:
     """Raise unless the rate is finite and at least 0 from `first` to `last`, as far as this can be checked.
 
-    The numbers of built-in shapes are checked. Functions are called at every update before `last` (if there are more
-    than 200,000, at that many of them), or on the panels on which they are integrated. Traced values are not checked.
+    The numbers of built-in shapes are checked. Functions are called at every `step` before `last` (if there are more
+    than 200,000, at that many of them), or, without one, on the panels on which they are integrated. Traced values are
+    not checked.
     If `compiled`, the integral will be computed inside a compiled program on few panels; if these do not suffice, a
     warning says so.
 
@@ -77,9 +78,9 @@ def check_rates(schedule: Schedule, first: float, last: float, updates: bool, co
     must_be_schedule(inner)
     if not _callable_now(schedule):
         return
-    if updates:
-        count = max(int(last - first), 1)
-        times = first + np.unique(np.linspace(0, count - 1, min(count, _UPDATES)).astype(np.int64))
+    if step is not None:
+        count = max(int((last - first) / step), 1)
+        times = first + step * np.unique(np.linspace(0, count - 1, min(count, _UPDATES)).astype(np.int64))
         _judge(times, values_at(schedule, times))
     elif last > first:
         _integrate(schedule, np.asarray([first, last]), PANELS if compiled else _PANELS)

@@ -147,7 +147,7 @@ def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     if isinstance(dynamics, Descent) and dynamics.stochastic:
         return "sampled"
     # An optimiser's memory has the shapes of the state's arrays, and some optimisers distinguish rows from columns.
-    if not reduce or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
+    if not reduce or dynamics.stochastic or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
         return "dense"
     if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
         return "linear"

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from unhinged_jax import _loop
-from unhinged_jax.dynamics import Descent, rates_at
+from unhinged_jax.dynamics import Noisy, rates_of_step
 from unhinged_jax.model import settled
 from unhinged_jax.observables import View
 from unhinged_jax.simulation.system import Body, Reader, System, rated
@@ -64,7 +64,7 @@ class Carry(NamedTuple):
 
 def run(
     system: System,
-    descent: Descent,
+    descent: Noisy,
     reads: _loop.Reads,
     first: jax.Array,
     look: Reader,
@@ -80,7 +80,7 @@ def run(
 
     Args:
         system: The problem in the form in which it is simulated.
-        descent: The dynamics.
+        descent: The dynamics; of a diffusion the steps on its grid.
         reads: After which updates the run is read.
         first: Number of updates made before this run, ().
         look: Reads a moment.
@@ -97,8 +97,7 @@ def run(
     carry = _start(system, body, _initial_memory(system, descent, transform, body, memory))
 
     def step(carry: Carry, k: jax.Array) -> Carry:
-        time = (first + k).astype(dtype)
-        rates = rates_at(descent, time, dtype)
+        rates = rates_of_step(descent, first + k, dtype)
         downhill = jax.tree.map(jnp.negative, system.at_update(first + k).velocity_at(carry.body, carry.powers))
         change, memory = transform.update(downhill, carry.memory, carry.body)
         change = {**change, **{name: jnp.zeros_like(change[name]) for name in system.stays}}
@@ -183,7 +182,7 @@ def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
     return moved, jax.lax.stop_gradient(rounded)
 
 
-def _transformation(descent: Descent) -> optax.GradientTransformation:
+def _transformation(descent: Noisy) -> optax.GradientTransformation:
     """The optax transformation that turns gradients into updates at unit rate."""
     if descent.optimizer is not None:
         return descent.optimizer.built()  # from its numbers, which are traced here
@@ -250,7 +249,7 @@ def _rescaled(system: System, carry: Carry, sizes: jax.Array, mark: bool = True)
 
 
 def _initial_memory(
-    system: System, descent: Descent, transform: optax.GradientTransformation, body: Body, memory: PyTree
+    system: System, descent: Noisy, transform: optax.GradientTransformation, body: Body, memory: PyTree
 ) -> Any:
     """What the optimiser, or momentum, begins with; `memory` is that of the run before, or None."""
     if memory is None:
@@ -269,7 +268,7 @@ def _initial_memory(
     return jax.tree.map(lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), memory, begin)
 
 
-def _final_memory(system: System, descent: Descent, carry: Carry, dtype: DTypeLike) -> Any:
+def _final_memory(system: System, descent: Noisy, carry: Carry, dtype: DTypeLike) -> Any:
     """The optimiser's own state, or the momentum as dense arrays from which any form of the problem can continue."""
     if descent.optimizer is not None:
         return carry.memory

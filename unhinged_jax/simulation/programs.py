@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.dynamics import Descent, Flow
+from unhinged_jax.dynamics import Descent, Diffusion, Flow
 from unhinged_jax.linear.leading_part import leading_parts
 from unhinged_jax.model import LayerPeeled, State, multiplied, settled
 from unhinged_jax.observables import ObservablePlan
@@ -21,6 +21,7 @@ from unhinged_jax.simulation import flow as _flow
 from unhinged_jax.simulation.choose import Choice
 from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
 from unhinged_jax.simulation.dense import DenseSystem
+from unhinged_jax.simulation.diffused import DiffusedSystem
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
 from unhinged_jax.simulation.logits import LogitSystem
 from unhinged_jax.simulation.sampled import SampledSystem, Sampling, spanning
@@ -73,7 +74,7 @@ def descend(
         observables=out["values"],
         reached=out["reached"],
         final=settled(out["view"].state()),
-        elapsed=job.first + out["updates"],
+        elapsed=(job.first + out["updates"]) * (1 if isinstance(job.dynamics, Descent) else job.dynamics.step),
         code=out["code"],
         steps=out["updates"],
         states=out.get("states"),
@@ -127,6 +128,9 @@ def _system(job: Job) -> System:
     )
     if choice.form == "sphere":
         return plane_system(model, H, W, state.b, logarithmic=isinstance(dynamics, Flow))
+    if isinstance(dynamics, Diffusion):
+        assert job.sampling is not None
+        return DiffusedSystem(model, H, W, state.b, job.keys, job.sampling.generator, dynamics, job.first)
     return _sampled(job, H, W) if choice.form == "sampled" else DenseSystem(model, H, W, state.b)
 
 

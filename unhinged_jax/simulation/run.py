@@ -15,7 +15,7 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _loop, _request
-from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.observables import Observe
@@ -25,7 +25,7 @@ from unhinged_jax.simulation.descent import CUT_SHORT
 from unhinged_jax.simulation.programs import Job, descend, integrate
 from unhinged_jax.simulation.sampled import check_sampling
 from unhinged_jax.special import faint, largest
-from unhinged_jax.trajectory import Remark, Trajectory
+from unhinged_jax.trajectory import STEPS, Remark, Trajectory
 
 
 def simulate(
@@ -43,14 +43,15 @@ def simulate(
     key: jax.Array | None = None,
     progress: bool = False,
 ) -> Trajectory:
-    """Run gradient flow (diffrax) or gradient descent (optax updates in a compiled loop).
+    """Run gradient flow (diffrax), gradient descent (optax updates in a compiled loop) or a diffusion (the same loop).
 
     Args:
         model: The problem.
-        dynamics: `Flow` or `Descent`.
+        dynamics: `Flow`, `Descent` or `Diffusion`.
         state: The initial state, or a `Trajectory` to continue, or a batch of them, each of which is continued.
         times: Strictly ascending, (T,). For a `Flow` they are times t; for a `Descent` they are numbers of updates,
-            which are whole numbers. A run starts at 0 unless it continues a `Trajectory`.
+            which are whole numbers; for a `Diffusion` they are multiples of its step. A run starts at 0 unless it
+            continues a `Trajectory`.
         observe: Names of observables, a ready-made set, or a mapping name -> function (model, state) -> array (or None
             for a built-in name). By default what the run observed that this one continues, else `paper_observables`.
             Whatever a function reads from a global or an attribute keeps the value of its first run. For numbers that
@@ -65,10 +66,10 @@ def simulate(
         adjoint: The diffrax adjoint with which a `Flow` is differentiated. `diffrax.RecursiveCheckpointAdjoint()`
             (default) is for reverse mode, `diffrax.ForwardMode()` for forward mode, and `diffrax.DirectAdjoint()` for
             both, in memory that grows with `max_steps`. `diffrax.BacksolveAdjoint()` is approximate and ignores
-            `steady`. A `Descent` takes no adjoint, because both modes work.
-        key: A JAX key, for a `Descent` that draws batches or labels. One key is one path, whatever is observed, and a
-            run that goes on with the same key is the run without a break; a trajectory does not hold it. `jax.vmap`
-            over keys gives an ensemble.
+            `steady`. A `Descent` or `Diffusion` takes no adjoint, because both modes work.
+        key: A JAX key, for a `Descent` that draws batches or labels, and for a `Diffusion`. One key is one path,
+            whatever is observed, and a run that goes on with the same key is the run without a break; a trajectory does
+            not hold it. `jax.vmap` over keys gives an ensemble.
         progress: Whether to show on standard error the share that is done, the speed and the time left, in a line that
             a terminal or a notebook rewrites, elsewhere as a line every half minute (default False). The run is then
             made in pieces of about a second, which are cut where they change no number. Ctrl-C ends it after the piece
@@ -119,17 +120,17 @@ def simulate(
         )  # fmt: skip
         if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
             memory = {**memory, "H": _kept(model, task.state, memory["H"])}
-        first = jnp.asarray(task.first)
-        words = None
-        if sampling is not None and key is not None and isinstance(dynamics, Descent):
+        counts, begin = (None, task.first) if isinstance(dynamics, Flow) else task.counts()
+        first = jnp.asarray(begin)
+        words = None if sampling is None or key is None else jax.random.key_data(jax.random.split(key, 3))
+        if sampling is not None and isinstance(dynamics, Descent):
             dynamics = dataclasses.replace(dynamics, batch=None, fresh_labels=False)
-            words = jax.random.key_data(jax.random.split(key, 3))
         job = Job(
             model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice,
             sampling, words,
         )  # fmt: skip
-        if isinstance(dynamics, Descent):
-            run = _descended(job, task.clock(), _loop.reads_at(task.times, task.first), progress)
+        if counts is not None:
+            run = _descended(job, task.clock(), _loop.reads_at(counts, begin), progress)
         elif progress and task.times[-1] > task.first:
             run = watched.integrate_in_pieces(job, task.times)
         else:
@@ -137,7 +138,8 @@ def simulate(
                 adjoint = diffrax.ForwardMode()  # nothing is differentiated, and this loop is the simplest
             with modes_explained():
                 run = integrate(job, jnp.asarray(task.times), adjoint)
-        return task.finish(dataclasses.replace(run, form=Remark(choice)))
+        form = f"{choice}, {STEPS}" if isinstance(dynamics, Diffusion) else choice
+        return task.finish(dataclasses.replace(run, form=Remark(form)))
 
 
 def _each_continued(
@@ -217,8 +219,9 @@ def check_adjoint(adjoint: object, dynamics: Dynamics) -> None:
         raise ValueError(
             f"adjoint must be a diffrax adjoint of a path, such as ForwardMode(), but is {_check.given(adjoint)}."
         )
-    if isinstance(dynamics, Descent):
-        raise ValueError("adjoint belongs to a Flow; leave it out for a Descent, which supports both modes without it.")
+    if not isinstance(dynamics, Flow):
+        name = type(dynamics).__name__
+        raise ValueError(f"adjoint belongs to a Flow; leave it out for a {name}, which supports both modes without it.")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unhinged_jax import _check
-from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, why_too_large
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import PER_SAMPLE, why_not_drawn
 from unhinged_jax.model import LayerPeeled
@@ -56,28 +56,32 @@ def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
         ValueError: for a batch that cannot be drawn, fresh labels without targets to draw from, or a key that is
             missing or not needed.
     """
-    if not (isinstance(dynamics, Descent) and dynamics.stochastic):
+    if not dynamics.stochastic:
         if key is not None:
-            raise ValueError("a key belongs to a Descent with a `batch` or `fresh_labels`; leave it out.")
+            raise ValueError(
+                "a key belongs to a Descent with a `batch` or `fresh_labels`, or to a Diffusion; leave it out."
+            )
         return None
     if key is None:
         which = "the key of the run that is continued (another one would be another path)" if goes_on else "a key"
-        raise ValueError(f"this Descent draws batches or labels: give {which}, such as key=jax.random.key(0).")
+        does = "this Descent draws batches or labels" if isinstance(dynamics, Descent) else "a Diffusion draws noise"
+        raise ValueError(f"{does}: give {which}, such as key=jax.random.key(0).")
     _check.key("key", key)
+    assert not isinstance(dynamics, Flow)
     batch = dynamics.batch
-    if batch is not None:
+    if batch is not None and isinstance(dynamics, Descent):
         if not _check.concrete(batch):
             raise ValueError(
                 "the size of a simulated batch must be known when it is compiled; only `exact` can trace it."
             )
         batch = _check.whole("batch", np.asarray(batch).item() if np.ndim(batch) == 0 else batch, 1)
-        if batch > model.samples and dynamics.replacement is not True:
-            raise ValueError(
-                f"a batch of {batch} cannot be drawn from {model.samples} samples without replacement; give a smaller "
-                "one, or replacement=True."
-            )
-    if dynamics.fresh_labels and (why := why_not_drawn(model.labels)):
+    why = why_too_large(batch, dynamics.replacement, model.samples)
+    if why is None and dynamics.fresh_labels:
+        why = why_not_drawn(model.labels)
+    if why is not None:
         raise ValueError(why)
+    if isinstance(dynamics, Diffusion):
+        batch = None  # a number of the noise, which is data
     return Sampling(batch, dynamics.replacement, dynamics.fresh_labels, str(jax.random.key_impl(key)))
 
 
@@ -142,9 +146,9 @@ class SampledSystem(DenseSystem):
         drawn = dataclasses.replace(model, labels=labels)
         H, W, b = body["H"], body["W"], body["b"]
         if chosen is None:
-            forces = _forces(drawn, H, W, b)
+            forces = forces_of(drawn, H, W, b)
         else:
-            rows, of_W, of_b = _forces(drawn, H[chosen], W, b)
+            rows, of_W, of_b = forces_of(drawn, H[chosen], W, b)
             forces = self._spread(chosen, rows, H, W), of_W, of_b
         return dict(zip(("H", "W", "b"), model.velocity(H, W, b, forces=forces), strict=True))
 
@@ -196,7 +200,7 @@ def spanning(H: jax.Array, W: jax.Array) -> jax.Array:
     return jnp.linalg.qr(jnp.concatenate([H, W]).T / size)[0]
 
 
-def _forces(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
+def forces_of(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
     """Minus the gradients of the loss; those of a linear loss are sums over classes, without a product over p."""
     if not model.linear:
         return model.forces(H, W, b)

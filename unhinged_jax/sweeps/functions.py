@@ -15,7 +15,7 @@ from unhinged_jax import _check, precision
 from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.sweeps.function_plan import FunctionPlan, takes
 from unhinged_jax.sweeps.grouping import Group, Grouping, Output
-from unhinged_jax.trajectory import Trajectory
+from unhinged_jax.trajectory import STEPS, Trajectory
 
 _COPIES = 4
 """Copies of the largest intermediate array that a point is expected to hold."""
@@ -153,7 +153,9 @@ def _traced(plan: FunctionPlan, places: dict[str, int], ends: list[dict[str, Any
     def lane(values: dict[str, Any]) -> dict[str, Any]:
         nonlocal adaptive
         run = _returned(plan, places, values)
-        if isinstance(run, Trajectory) and run.clock == "time" and str(run.form):  # a simulated flow
+        if (
+            isinstance(run, Trajectory) and run.clock == "time" and str(run.form) and STEPS not in str(run.form)
+        ):  # a simulated flow
             adaptive = run.final.H.size + run.final.W.size
         found = _kept(run)
         names[:] = found["observables"]  # in the order of the function; JAX sorts them

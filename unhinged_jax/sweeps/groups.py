@@ -15,7 +15,6 @@ from unhinged_jax import config as _config
 from unhinged_jax.closed_form.expected import known_of
 from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
-from unhinged_jax.dynamics import Descent
 from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
@@ -162,8 +161,7 @@ def _group(plan: SweepPlan, places: dict[str, int], traced: tuple[tuple[str, ...
 
 def _names(plan: SweepPlan, task: _request.Task) -> tuple[str, ...]:
     """The observables of a plan that have a meaning for it; of expectations only those that are known."""
-    dynamics = task.dynamics
-    if plan.sweep.method == "exact" and isinstance(dynamics, Descent) and dynamics.stochastic:
+    if plan.sweep.method == "exact" and task.dynamics.stochastic:
         return known_of(task.plan)[0]
     return tuple(name for name, _ in task.plan)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from unhinged_jax import _check
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow
 from unhinged_jax.trajectory import archive
 from unhinged_jax.trajectory.results import Asked, Remark
 from unhinged_jax.trajectory.run import Trajectory
@@ -48,7 +48,7 @@ def load(path: str | Path, dynamics: Dynamics | None = None) -> Trajectory:
     """
     path = _check.path("path", path)
     if dynamics is not None:
-        _check.kind("dynamics", dynamics, Flow, Descent)
+        _check.kind("dynamics", dynamics, Flow, Descent, Diffusion)
     return restored(archive.unpack(path), path, dynamics)
 
 

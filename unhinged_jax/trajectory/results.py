@@ -48,6 +48,10 @@ _MESSAGES = {
 }
 
 
+STEPS = "Euler-Maruyama steps"
+"""The end of the remark beside a simulated diffusion, which tells it from a flow, whose clock it has."""
+
+
 class Aside:
     """What is kept beside a run and does not make it another kind of tree: runs that differ in it can be stacked."""
 

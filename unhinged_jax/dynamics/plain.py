@@ -1,54 +1,23 @@
-"""How fast the model moves: gradient flow and gradient descent. The model says what moves."""
+"""Gradient flow and gradient descent."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax._values import Value
+from unhinged_jax.dynamics.rates import Rated, check_draws, is_number, settle
 from unhinged_jax.optimizers import Optimizer
-from unhinged_jax.schedules import Schedule, as_schedule
-from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
-
-RATES = ("rate_H", "rate_W", "rate_b")
-
-
-class PartRates(NamedTuple):
-    """The rates of the three parts of a state."""
-
-    H: Any
-    W: Any
-    b: Any
-
-
-class _Rated(Value):
-    """What a flow and a descent share: `rate_H`, `rate_W` and `rate_b`."""
-
-    rate_H: Any
-    rate_W: Any
-    rate_b: Any
-
-    @property
-    def rates(self) -> PartRates:
-        """r_1, r_2 and the rate of the biases, r_2 unless they have their own: numbers or schedules."""
-        return PartRates(self.rate_H, self.rate_W, self.rate_W if self.rate_b is None else self.rate_b)
-
-    @property
-    def proportional(self) -> bool:
-        """Whether r_1 / r_2 is constant, so that H and W of a linear flow have a closed form in zeta(t)."""
-        return not (callable(self.rate_H) or callable(self.rate_W))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Flow(_Rated):
+class Flow(Rated):
     """Gradient flow H' = r_1 eta(t) (-dL/dH), W' = r_2 eta(t) (-dL/dW), and likewise b with r_2 or a rate of its own.
 
     Attributes:
@@ -90,7 +59,7 @@ class Flow(_Rated):
     rate_b: Any = None
 
     def __post_init__(self) -> None:
-        _settle(self)
+        settle(self)
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if value is not None and not (np.ndim(_check.real(name, value)) == 0 and 0 < value < 1):
@@ -106,7 +75,7 @@ class Flow(_Rated):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Descent(_Rated):
+class Descent(Rated):
     """Gradient descent, simultaneous steps: H <- H + r_1 eta_k (-dL/dH), and likewise W with r_2 and b with r_2 or r_b.
 
     Attributes:
@@ -152,9 +121,9 @@ class Descent(_Rated):
     fresh_labels: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        _settle(self)
-        if _is_number(self.momentum):
-            _check_momentum(self.momentum)
+        settle(self)
+        if is_number(self.momentum):
+            check_momentum(self.momentum)
         if _check.flag("nesterov", self.nesterov) and self.momentum is None:
             raise ValueError("nesterov needs a momentum; give for example momentum=0.9.")
         if isinstance(self.optimizer, optax.GradientTransformation):
@@ -164,14 +133,7 @@ class Descent(_Rated):
             raise ValueError(f"optimizer must be an optax optimiser, such as optax.adam(0.01), but got {got}.")
         if self.optimizer is not None and self.momentum is not None:
             raise ValueError("give momentum or an optimizer, not both; put the momentum into the optimizer.")
-        if isinstance(self.batch, (str, bool, list, tuple)):
-            raise ValueError(f"batch must be a number of samples, but got {_check.given(self.batch)}.")
-        if _is_number(self.batch) and _check.concrete(self.batch):
-            _check.positive("batch", self.batch)
-        if not (isinstance(self.replacement, bool) or self.replacement == "epochs"):
-            got = _check.given(self.replacement)
-            raise ValueError(f"replacement must be True, False or 'epochs', but got {got}.")
-        _check.flag("fresh_labels", self.fresh_labels)
+        check_draws(self.batch, self.replacement, self.fresh_labels)
 
     @property
     def stochastic(self) -> bool:
@@ -179,35 +141,8 @@ class Descent(_Rated):
         return self.batch is not None or self.fresh_labels
 
 
-Dynamics = Flow | Descent
-
-
-def clock_of(dynamics: Dynamics) -> str:
-    """What the times of a dynamics count, as in `Trajectory.clock`."""
-    return "time" if isinstance(dynamics, Flow) else "updates"
-
-
-def carried_by(dynamics: Dynamics) -> str:
-    """What runs of a dynamics carry in addition to the state, as in `Trajectory.carries`."""
-    if isinstance(dynamics, Flow):
-        return ""
-    return "optimizer" if dynamics.optimizer is not None else "momentum" if dynamics.momentum is not None else ""
-
-
-def _settle(dynamics: Dynamics) -> None:
-    """Turn numbers and callables into schedules; leave the placeholders alone that JAX puts into leaves."""
-    if _is_number(dynamics.schedule) or callable(dynamics.schedule):
-        object.__setattr__(dynamics, "schedule", as_schedule(dynamics.schedule))
-    for name in RATES:
-        rate = getattr(dynamics, name)
-        if callable(rate):
-            object.__setattr__(dynamics, name, as_schedule(rate))
-        elif _is_number(rate):
-            still = "`bias=False`" if name == "rate_b" else "`anchored` or `frozen`"
-            _check.positive(name, rate, f"build the model with {still} for a part that stays")
-
-
-def _check_momentum(momentum: ArrayLike) -> None:
+def check_momentum(momentum: ArrayLike) -> None:
+    """Raise unless a momentum that is known lies in [0, 1)."""
     if _check.concrete(momentum):
         value = _check.real("momentum", momentum)
         if not np.all((value >= 0) & (value < 1)):
@@ -221,55 +156,3 @@ def solves(solver: object) -> bool:
     kind = solver if isinstance(solver, type) else type(solver)
     one_term = getattr(solver, "term_structure", None) is diffrax.AbstractTerm
     return one_term and issubclass(kind, diffrax.AbstractAdaptiveSolver)
-
-
-def check_dynamics(
-    dynamics: Dynamics,
-    first: float | np.ndarray | jax.Array,
-    last: float | np.ndarray | jax.Array,
-    integrated: bool = False,
-    compiled: bool = False,
-) -> None:
-    """Raise unless every number of the dynamics is allowed, and no rate becomes negative during the run.
-
-    Rates that are functions are called from `first` to `last`, unless these times or the functions' numbers are traced.
-
-    Args:
-        dynamics: A flow or a descent.
-        first, last: The time at which the run starts, and the last requested time.
-        integrated: Whether the integral of the schedule is computed and checked elsewhere.
-        compiled: Whether it is computed inside a compiled program, where its error cannot be seen.
-
-    Raises:
-        ValueError: naming the value, and for a function also the time.
-    """
-    updates = isinstance(dynamics, Descent)
-    must_be_schedule(dynamics.schedule)
-    given = {name: getattr(dynamics, name) for name in RATES if name != "rate_b" or dynamics.rate_b is not None}
-    for name, rate in given.items():
-        if not callable(rate):
-            _check.positive(name, rate)
-    if isinstance(dynamics, Descent) and dynamics.momentum is not None:
-        _check_momentum(dynamics.momentum)
-    if not _check.concrete((first, last)):
-        return
-    rates = [rate for rate in given.values() if callable(rate)]
-    for schedule in rates if integrated else (dynamics.schedule, *rates):
-        check_rates(schedule, float(first), float(last), updates, compiled)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)) and not isinstance(value, bool)
-
-
-def rate_at(rate: Schedule | ArrayLike, time: ArrayLike) -> Any:
-    """A rate factor at a time: the number itself, or the value of a schedule."""
-    return rate(time) if isinstance(rate, Schedule) else rate
-
-
-def rates_at(dynamics: Dynamics, time: ArrayLike, dtype: DTypeLike) -> PartRates:
-    """The rates of H, W and b at a time, with the schedule multiplied in."""
-    eta = jnp.asarray(dynamics.schedule(time), dtype)
-    rates = [eta * jnp.asarray(rate_at(rate, time), dtype) for rate in (dynamics.rate_H, dynamics.rate_W)]
-    own = rates[1] if dynamics.rate_b is None else eta * jnp.asarray(rate_at(dynamics.rate_b, time), dtype)
-    return PartRates(rates[0], rates[1], own)

@@ -1,0 +1,34 @@
+"""How fast the model moves: gradient flow, gradient descent and diffusion. The model says what moves."""
+
+from unhinged_jax.dynamics.checks import (
+    Dynamics,
+    Noisy,
+    carried_by,
+    check_dynamics,
+    clock_of,
+    rates_at,
+    rates_of_step,
+    step_of,
+)
+from unhinged_jax.dynamics.diffusion import Diffusion
+from unhinged_jax.dynamics.plain import Descent, Flow, solves
+from unhinged_jax.dynamics.rates import RATES, PartRates, rate_at, why_too_large
+
+__all__ = [
+    "RATES",
+    "Descent",
+    "Diffusion",
+    "Dynamics",
+    "Flow",
+    "Noisy",
+    "PartRates",
+    "carried_by",
+    "check_dynamics",
+    "clock_of",
+    "rate_at",
+    "rates_at",
+    "rates_of_step",
+    "solves",
+    "step_of",
+    "why_too_large",
+]
