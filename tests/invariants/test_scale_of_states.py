@@ -20,6 +20,7 @@ from unhinged_jax.derivatives import parameters
 from unhinged_jax.limits.linear import direction_of
 from unhinged_jax.model.state import multiplied, settled
 from unhinged_jax.theories import central_path, near_origin, off_path
+from unhinged_jax.theories.diffusion_limit import first_order_gap
 
 P, POWER = 2, 9
 LABELS, EVEN = uj.from_counts([4, 2, 3]), uj.balanced(3, 3)
@@ -198,6 +199,9 @@ FUNCTIONS = {
     },
     "theories.off_path.split": {"squared error": off_path.split},
     "theories.off_path.late_rates": {"squared error": off_path.late_rates},
+    "theories.diffusion_limit.first_order_gap": {
+        "balanced": lambda model, state: first_order_gap(model, jax_state(state), 2.0)
+    },
     "limits.linear.direction_of": {
         name: lambda model, state: whole(direction_of(model, jax_state(state))) for name in ("frozen", "spherical")
     },
