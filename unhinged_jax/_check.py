@@ -117,7 +117,8 @@ def kind(name: str, value: object, *kinds: type) -> None:
     """Raise unless `value` is an object of one of these classes, and say how to obtain one."""
     if isinstance(value, kinds):
         return
-    wanted = " or ".join(_one(each.__name__) for each in kinds)
+    names = [_one(each.__name__) for each in kinds]
+    wanted = " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
     way = _WAYS.get(kinds[0].__name__, "look at its documentation")
     if kinds[0].__name__ == "State" and hasattr(value, "final"):
         way = "give its `final`, or one of its `states`"

@@ -35,7 +35,7 @@ ODD = {
 }  # fmt: skip
 OF = {
     "model": ("a model", "model must be a LayerPeeled"),
-    "dynamics": ("a dynamics", "dynamics must be a Flow or a Descent"),
+    "dynamics": ("a dynamics", "dynamics must be a Flow, a Descent or a Diffusion"),
     "state": ("a state", "state must be a State"),
     "labels": ("labels", "labels must be Labels"),
     "key": ("a key", "key must be a JAX key"),

@@ -89,7 +89,7 @@ BAD = {
     "an unknown precision": (run(precision="float16"), "precision must be one of"),
     "an unknown target": (run(target="bottom"), "target must be one of"),
     "a model that is none": (run(model="unconstrained"), "model must be a LayerPeeled"),
-    "a dynamics that is none": (run(dynamics=0.1), "dynamics must be a Flow or a Descent"),
+    "a dynamics that is none": (run(dynamics=0.1), "dynamics must be a Flow, a Descent or a Diffusion"),
     "a state that is none": (run(state=np.ones(3)), "state must be a State"),
     "times before the end of the first run": (
         lambda: run(state=run(times=(0, 5), observe="norm")(), times=(3,), observe="norm")(),

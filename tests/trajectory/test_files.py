@@ -136,7 +136,7 @@ def test_the_memory_of_an_optimizer_needs_its_dynamics(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"the memory in .*run.npz does not fit the optimizer of this dynamics"):
             uj.load(path, other)
-    with pytest.raises(ValueError, match="dynamics must be a Flow or a Descent, but got an Optimizer"):
+    with pytest.raises(ValueError, match="dynamics must be a Flow, a Descent or a Diffusion, but got an Optimizer"):
         uj.load(path, adam.optimizer)
 
 
