@@ -93,7 +93,7 @@ def read(model, S):
     }
 
 
-FIRST = [("uneven, without replacement", "bias"), ("both", "regularized"), ("both, alike", "anchored")]
+FIRST = [("both", "bias"), ("both, alike", "anchored")]
 EVERY = [
     pair for pair in itertools.product(PROBLEMS, ("regularized", "bias", "frozen", "anchored")) if pair not in FIRST
 ]
@@ -141,36 +141,31 @@ def test_exponentials_with_a_scale_of_their_own():
         np.testing.assert_allclose(far.power * np.log(2) + np.log(far.array[0, 0]), 3 * 2.0**30, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["batch", pytest.param("both", marks=pytest.mark.long)])
-def test_the_gap_to_the_descent_falls_like_the_rate(kind):
-    labels = uj.from_counts([4, 2, 3])
-    labels = labels.symmetric_noise(0.2) if kind == "both" else labels
-    drawn = {"batch": 4, "fresh_labels": kind == "both"}
-    names, rates = ["loss", "square_norm_W", "between_scatter"], (0.02, 0.01)
+@pytest.mark.parametrize("kind", ["batch", pytest.param("fresh labels", marks=pytest.mark.long)])
+def test_the_gap_to_the_descent_falls_like_the_rate_and_that_of_steps_like_the_step(kind):
+    # A step of length h makes the moments of an update at the rate h eta with a batch of h m.
+    labels, names = uj.from_counts([4, 2, 3]), ["loss", "square_norm_W", "between_scatter"]
+    labels, drawn = (
+        (labels, {"batch": 4.0}) if kind == "batch" else (labels.symmetric_noise(0.2), {"fresh_labels": True})
+    )
     with jax.enable_x64(True):
         model = uj.regularized(labels, dim=3, decay=(0.1, 0.2))
         state = model.init(jax.random.key(0))
-        gaps = []
-        for eta in rates:
-            descent = uj.exact(model, uj.Descent(eta, **drawn), state, [round(5 / eta)], names)
-            diffusion = uj.exact(model, uj.Diffusion(eta, **drawn), state, [5 / eta], names)
-            gaps.append([float(descent[name][0] - diffusion[name][0]) for name in names])
-        slopes = np.log(np.divide(*gaps)) / np.log(np.divide(*rates))
-        np.testing.assert_allclose(slopes, 1, atol=0.1)
 
+        def slopes(pairs):
+            gaps = [
+                [float(uj.exact(model, descent, state, [updates], names)[name][0] -
+                       uj.exact(model, diffusion, state, [time], names)[name][0]) for name in names]
+                for descent, updates, diffusion, time in pairs
+            ]  # fmt: skip
+            return np.log2(np.divide(*gaps))
 
-def test_the_gap_of_euler_maruyama_falls_like_its_step():
-    # A step of length h makes the moments of an update at the rate h eta with a batch of h m.
-    names, eta, m = ["loss", "square_norm", "within_scatter"], 0.4, 3.0
-    with jax.enable_x64(True):
-        model = uj.regularized(uj.balanced(classes=3, per_class=3), dim=3, decay=0.1)
-        state = model.init(jax.random.key(0))
-        want = uj.exact(model, uj.Diffusion(eta, batch=m), state, [10], names)
-        gaps = []
-        for step in (0.1, 0.05):
-            stepped = uj.exact(model, uj.Descent(step * eta, batch=step * m), state, [round(10 / step)], names)
-            gaps.append([float(stepped[name][0] - want[name][0]) for name in names])
-        np.testing.assert_allclose(np.log2(np.divide(*gaps)), 1, atol=0.1)
+        in_rate = [(uj.Descent(5 / k, **drawn), k, uj.Diffusion(5 / k, **drawn), k) for k in (200, 400)]
+        np.testing.assert_allclose(slopes(in_rate), 1, atol=0.1)
+        if kind == "batch":
+            path = uj.Diffusion(0.25, batch=4.0)
+            in_step = [(uj.Descent(5 / k, batch=80 / k), k, path, 20) for k in (200, 400)]
+            np.testing.assert_allclose(slopes(in_step), 1, atol=0.1)
 
 
 def test_moments_far_beyond_the_range_of_numbers_and_of_many_groups():
@@ -178,7 +173,6 @@ def test_moments_far_beyond_the_range_of_numbers_and_of_many_groups():
     model = uj.unconstrained(uj.balanced(classes=4, per_class=5), dim=5)
     state, diffusion = model.init(jax.random.key(0)), uj.Diffusion(0.5, batch=1)
     names, times = ["log_square_norm", "log_within_scatter"], [0.0, 4000.0, 8000.0, 12000.0, 1e5]
-    narrow = uj.exact(model, diffusion, state, times, names)
     with jax.enable_x64(True):
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), state)
         wide = uj.exact(model, diffusion, state, times, names)
@@ -190,7 +184,6 @@ def test_moments_far_beyond_the_range_of_numbers_and_of_many_groups():
     rise = np.diff(wide["log_square_norm"])
     np.testing.assert_allclose(rise[2], rise[3] * 4000 / 88000, rtol=1e-9)
     for name in names:
-        np.testing.assert_allclose(narrow[name], wide[name], rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(many[name], wide[name][:3], rtol=1e-10, err_msg=name)
 
 
@@ -210,15 +203,16 @@ def test_derivatives_of_expectations(of):
         at, h = default[of], 1e-5 * default[of]
         slope = float(jax.grad(value)(at))
         np.testing.assert_allclose(slope, float(value(at + h) - value(at - h)) / (2 * h), rtol=1e-6)
-        np.testing.assert_allclose(float(jax.jvp(value, (at,), (1.0,))[1]), slope, rtol=1e-10)
+        if of != "batch":  # two tests of the three, because each takes seconds
+            np.testing.assert_allclose(float(jax.jvp(value, (at,), (1.0,))[1]), slope, rtol=1e-10)
 
 
 def test_the_mean_is_the_flow_and_runs_are_continued():
     model = uj.regularized(uj.from_counts([2, 3]), dim=3, decay=0.1)
     state, diffusion = model.init(jax.random.key(0)), uj.Diffusion(0.3, batch=2)
-    run = uj.exact(model, diffusion, state, [7.3])
+    run = uj.exact(model, diffusion, state, [7.3], ["loss"])
     np.testing.assert_array_equal(run.final.W, uj.exact(model, uj.Flow(0.3), state, [7.3], ()).final.W)
-    path = uj.simulate(model, diffusion, state, [2], [], key=jax.random.key(1))
+    path = uj.exact(model, uj.Flow(0.3), state, [2.0], ())
     later = uj.exact(model, diffusion, path, [5.0], ["loss"])  # the expectation given where this path is at time 2
     afresh = uj.exact(model, diffusion, path.final, [3.0], ["loss"])
     np.testing.assert_allclose(later["loss"], afresh["loss"], rtol=1e-6)

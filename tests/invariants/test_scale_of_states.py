@@ -161,10 +161,9 @@ FUNCTIONS = {
         for name in ("regularized", "balanced", "anchored", "frozen")
     },
     "closed_form.diffused.diffused": {
-        name: lambda model, state: [
-            uj.exact(model, uj.Diffusion(0.5, 0.75, batch=4), state, [0, 2, 5], name)[name] for name in SQUARES
-        ]
-        for name in ("regularized", "anchored")
+        "regularized": lambda model, state: uj.exact(
+            model, uj.Diffusion(0.5, 0.75, batch=4), state, [0, 2, 5], SQUARES
+        ).observables
     },
     "simulate": {
         "cross-entropy": simulated(MOMENTUM), "squared error": simulated(FLOW, (0.0, 2.0)),

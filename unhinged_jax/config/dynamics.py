@@ -53,7 +53,7 @@ def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
     """Flow, descent or diffusion; a key of another kind is an error."""
     _check.choice("kind", section.kind, tuple(_ONLY))
     if files.data:  # named code is not run, and no picture needs rates
-        section = DynamicsSection(section.kind, batch=1 if section.kind == "diffusion" else None)
+        section = DynamicsSection(section.kind)
     for name in given_keys(section, *dict.fromkeys(name for names in _ONLY.values() for name in names)):
         owners = [kind for kind, names in _ONLY.items() if name in names]
         if section.kind not in owners:

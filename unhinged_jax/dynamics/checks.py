@@ -59,6 +59,10 @@ def check_dynamics(
     for name, rate in given.items():
         if not callable(rate):
             _check.positive(name, rate)
+    if isinstance(dynamics, Diffusion) and not dynamics.stochastic:
+        raise ValueError("a Diffusion needs noise: give `batch` or `fresh_labels`, or use Flow.")
+    if not isinstance(dynamics, Flow) and dynamics.batch is not None:
+        _check.positive("batch", dynamics.batch)
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         check_momentum(dynamics.momentum)
     if not _check.concrete((first, last)):

@@ -43,8 +43,8 @@ class Diffusion(Rated):
             `finer`. Default 0.
 
     Raises:
-        ValueError: for a rate, batch or step that is not above 0; for neither a batch nor fresh labels; and for batches
-            of epochs, whose noise has a memory.
+        ValueError: for a rate, batch or step that is not above 0; for batches of epochs, whose noise has a memory; and,
+            when it runs, for neither a batch nor fresh labels.
 
     Source: Li, Tai & E 2017 and 2019 (the equation and its order); exact moments beyond the papers.
 
@@ -77,8 +77,6 @@ class Diffusion(Rated):
                 "False, or use Descent."
             )
         check_draws(self.batch, self.replacement, self.fresh_labels)
-        if not self.stochastic:
-            raise ValueError("a Diffusion needs noise: give `batch` or `fresh_labels`, or use Flow.")
         if not _check.concrete(self.step):
             raise ValueError("the step of a Diffusion must be known when it is compiled, but it is traced.")
         _check.positive("step", self.step)
@@ -89,7 +87,7 @@ class Diffusion(Rated):
 
     @property
     def stochastic(self) -> bool:
-        """True: it needs a key."""
+        """Whether there is noise. A run without any is refused."""
         return self.batch is not None or self.fresh_labels
 
     def finer(self) -> Diffusion:

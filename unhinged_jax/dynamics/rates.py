@@ -61,8 +61,11 @@ def settle(dynamics: Rated) -> None:
 
 
 def check_draws(batch: object, replacement: object, fresh_labels: object) -> None:
-    """Raise unless these describe batches of samples, and labels that are drawn again or not."""
-    if isinstance(batch, (str, bool, list, tuple)):
+    """Raise unless these describe batches of samples, and labels that are drawn again or not.
+
+    What JAX and equinox may put in place of a batch passes: None, truth values and pairs. `check_dynamics` looks again.
+    """
+    if isinstance(batch, (str, list)):
         raise ValueError(f"batch must be a number of samples, but got {_check.given(batch)}.")
     if is_number(batch) and _check.concrete(batch):
         _check.positive("batch", batch)  # type: ignore[arg-type]
