@@ -234,7 +234,7 @@ ELSEWHERE = {
     "limits.spherical.spherical": "the core of `limit`",
     "closed_form.linear.exact_linear": "the core of `exact`",
     "closed_form.squared_error.start_of": "the core of `exact`",
-    "closed_form.run.why_no_closed_form": "gives words",
+    "closed_form.existence.why_no_closed_form": "gives words",
     "closed_form.balance.why_not_balanced": "gives words about ratios",
     "closed_form.balance.why_not_read": "gives words about ratios",
     "closed_form.balance.form_of": "asks whether kappa is 0 in units of the squared norm",

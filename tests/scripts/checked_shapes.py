@@ -120,7 +120,7 @@ def run_all() -> list[str]:
     import jax
 
     import unhinged_jax as uj
-    from unhinged_jax.closed_form.run import why_no_closed_form
+    from unhinged_jax.closed_form.existence import why_no_closed_form
     from unhinged_jax.observables.table import ObservableSet
 
     solved, seen = [], ObservableSet(SEEN)

@@ -14,10 +14,11 @@ from jaxtyping import PyTree
 from unhinged_jax import _check, _loop, _request, observables
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form import spherical, squared_error
-from unhinged_jax.closed_form.balance import Form, form_of, why_not_balanced, why_not_read, why_not_squared
+from unhinged_jax.closed_form.balance import Form, form_of, why_not_read
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.diffused import diffused
-from unhinged_jax.closed_form.expected import known_of, mean_of, unknown, why_noise_rules_out
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.expected import known_of, mean_of, unknown
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
 from unhinged_jax.closed_form.scatter import SPLIT, of_descent
@@ -47,10 +48,6 @@ from unhinged_jax.observables import (
     wants_split,
 )
 from unhinged_jax.trajectory import RunResult, Trajectory
-
-
-class NoClosedForm(ValueError):
-    """Raised for a dynamics that has no closed form; the message names the setting that rules it out."""
 
 
 def exact(
@@ -145,40 +142,14 @@ def _expected(
     with task.context():
         membership = grouped(model)
         model, drawn = _request.traceable((model, drawn))
-        given = model, drawn, task.state, task.first, task.times, names
-        of_mean = mean["log_between_scatter"] if split else None
-        noisy = diffused(*given) if isinstance(drawn, Diffusion) else of_descent(*given, of_mean, membership)
-        values = task.give_back(noisy)
+        start = task.state, task.first, task.times, names
+        if isinstance(drawn, Diffusion):
+            values = diffused(model, drawn, *start)
+        else:
+            of_mean = mean["log_between_scatter"] if split else None
+            values = of_descent(model, drawn, *start, log_of_mean=of_mean, membership=membership)
+        values = task.give_back(values)
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
-
-
-def why_no_closed_form(
-    model: LayerPeeled, dynamics: Dynamics, expectations: bool = False, state: State | None = None
-) -> str | None:
-    """The setting that rules a closed form out, in words, or None; `expectations` count as one if that is said.
-
-    Squared error has one from some starts only; whether it is such a start is said if `state` is given.
-    """
-    _request.check_kinds(model, dynamics)
-    if not model.loss.linear:
-        why = why_not_squared(model, dynamics)
-        return why_not_balanced(model, dynamics, state) if why is None and isinstance(state, State) else why
-    if isinstance(dynamics, Flow) and not dynamics.proportional:
-        return (
-            "the rates of H and W are not proportional, so the matrices K at different times do not commute; "
-            "use `simulate` or Descent."
-        )
-    if isinstance(dynamics, Flow) and model.moves.b and callable(dynamics.rate_b):
-        return "`rate_b` of a flow is a function; give a number, or use `simulate` or Descent."
-    if not isinstance(dynamics, Flow) and dynamics.stochastic:
-        return why_noise_rules_out(model, dynamics, expectations)
-    if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
-        return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
-    if model.spherical and model.moves.W:
-        return "spherical features with free prototypes are not linear; anchor the prototypes or use `simulate`."
-    if model.spherical and isinstance(dynamics, Descent) and dynamics.momentum is not None:
-        return "momentum on spherical features has no closed form; use plain descent or `simulate`."
-    return None
 
 
 class _Job(NamedTuple):

@@ -37,6 +37,7 @@ def of_descent(
     first: Any,
     updates: Any,
     names: tuple[str, ...],
+    *,
     log_of_mean: Any,
     membership: Membership,
 ) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from jax.typing import ArrayLike
 from unhinged_jax import _check, _request
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax._values import Value
-from unhinged_jax.closed_form.run import NoClosedForm, exact, why_no_closed_form
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.run import exact
 from unhinged_jax.derivatives.parameters import Problem
 from unhinged_jax.derivatives.wanted_events import SMOOTH, OneEvent, one_number, wanted
 from unhinged_jax.dynamics import Descent, Dynamics

@@ -22,7 +22,7 @@ from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax._values import Value
-from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.timeline import closed
 from unhinged_jax.derivatives.flow_map import Times, flow_map
 from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow

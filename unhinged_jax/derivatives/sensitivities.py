@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.closed_form.balance import why_not_along
-from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.derivatives.chosen import Choice, chosen
 from unhinged_jax.derivatives.parameters import Parameter, Problem
 from unhinged_jax.derivatives.programs import MODES, Asked, Values, best_mode, most_steps

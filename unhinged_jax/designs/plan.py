@@ -15,7 +15,7 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
-from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.designs.domains import Domain
 from unhinged_jax.designs.goals import Looks, term

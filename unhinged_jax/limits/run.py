@@ -15,7 +15,7 @@ from unhinged_jax import _check, _request
 from unhinged_jax.closed_form import exact
 from unhinged_jax.closed_form.balance import form_of
 from unhinged_jax.closed_form.carriers import grouped
-from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise

@@ -12,8 +12,8 @@ import numpy as np
 
 from unhinged_jax import _request
 from unhinged_jax import config as _config
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.expected import known_of
-from unhinged_jax.closed_form.run import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.precision import scope
