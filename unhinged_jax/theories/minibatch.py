@@ -84,14 +84,14 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
         away.append(np.max(np.abs(squares.mean(axis=0) - expected)[1:] / error[1:]))
         plain = simulate(model, Descent(RATE), state, [UPDATES], []).final
         distance = finals.mean(axis=0) - np.concatenate([plain.H, plain.W]).ravel()
-        # E |mean of runs - mean|^2 is the trace of the covariance over the number of runs.
-        apart.append(np.sum(distance**2) / ((expected[-1] - mean[-1]) / RUNS))
+        apart.append(np.max(np.abs(distance) / (finals.std(axis=0) / np.sqrt(RUNS))))
         curves |= {f"runs_{batch}": squares[:12], f"expected_{batch}": expected, f"found_{batch}": squares.mean(axis=0)}
     checks = (
         Check("mean of all paths of a small problem against descent, relative", of_mean, 1e-13),
         Check("squared norm, all paths against closed form, relative", of_square, 1e-13),
         Check(f"mean squared norm of {RUNS} runs, from closed form, in standard errors", worst(away), 4.0),
-        Check("squared distance of the mean of runs from descent, over its expectation", worst(apart), 1.5),
+        # The largest of 4 x 192 normal numbers exceeds 5 with a chance of 0.05 %.
+        Check(f"mean of {RUNS} runs from descent, entry by entry, in standard errors", worst(apart), 5.0),
     )
     return checks, curves
 
