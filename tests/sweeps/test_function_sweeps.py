@@ -147,6 +147,22 @@ def test_blocks_workers_and_order_change_nothing(tmp_path, lanes):
         np.testing.assert_array_equal(uj.open_sweep(parts)[name], whole[name])
 
 
+def test_a_stochastic_path_is_that_of_its_key_however_a_sweep_is_cut(tmp_path):
+    def drawn(decay, key):
+        model = uj.regularized(LABELS, dim=4, decay=decay)
+        start, draws = jax.random.split(key)
+        run = uj.simulate(model, uj.Descent(0.5, batch=2), model.init(start), [3, 20], ["norm"], states=True, key=draws)
+        return {"norm": run["norm"], "H": run.states.H}
+
+    axes, parts = {"decay": [0.01, 0.1, 0.2]}, tmp_path / "parts.zarr"
+    for index in (1, 0):
+        uj.sweep(drawn, axes, parts, seeds=3, lanes=4, workers=0, part=(index, 2), progress=False)
+    whole = swept(tmp_path, drawn, axes, seeds=3, lanes=4).load()
+    for name in ("norm", "H"):
+        np.testing.assert_array_equal(uj.open_sweep(parts)[name], whole[name])
+    assert len(np.unique(whole["norm"])) == 18  # another path for every point and seed
+
+
 @pytest.mark.long
 def test_functions_travel_to_other_processes_by_value(tmp_path):
     offset = 3.0
