@@ -118,6 +118,7 @@ def test_the_critical_batch_is_where_the_second_moment_stops_growing(kind):
 MANY = uj.from_counts([5, 4, 3, 2, 2, 1])
 
 
+@pytest.mark.long
 def test_many_unequal_classes():
     """Too many numbers for all eigenvectors."""
     model, descent, found = found_in((MANY, {"batch": 2}), 0.15, (0.2, 0.17), rate=3.0)
@@ -163,13 +164,8 @@ QUANTITIES = ("second_moment_growth", "mean_growth", "critical_batch", "critical
 AT = {"batch": 2.5, "rate": 1.5, "noise": 0.2, "decay": 0.35}
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        pytest.param(uj.balanced(classes=3, per_class=2), id="alike"),
-        pytest.param(MANY, id="many", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("labels", [uj.balanced(classes=3, per_class=2), MANY], ids=["alike", "many"])
 def test_derivatives_with_respect_to_batch_rate_noise_and_decay(labels):
     gamma = 0.45 if labels.classes == 3 else 0.15  # 1/(C - 1) has a kink
     state = uj.regularized(labels, dim=2, decay=0.1).init(jax.random.key(0))
