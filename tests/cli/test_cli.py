@@ -123,7 +123,7 @@ BAD = {
         {"labels": 'layout = "balanced"\nclasses = 3\nper_class = 2\nratio = 2.0'},
         ["layout 'balanced'", "'ratio'"],
     ),
-    "mismatched shape": ({"state": "features = [[1.0, 2.0]]"}, ["[state]", "state.H", "(5, 4)", "(1, 2)"]),
+    "mismatched shape": ({"state": "features = [[1.0, 2.0]]"}, ["[state]", "features", "(5, 4)", "(1, 2)"]),
     "ragged array": ({"state": "features = [[1.0, 2.0], [1.0]]"}, ["[state]", "features"]),
     "ETF in few dimensions": (
         {"model": 'case = "anchored"\ndim = 1', "state": 'prototypes = "etf"'},

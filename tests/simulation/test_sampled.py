@@ -267,7 +267,6 @@ def test_operations_for_the_full_batch_say_so():
     model = uj.regularized(LABELS, dim=5, decay=0.1)
     state, descent = model.init(jax.random.key(0)), uj.Descent(0.1, batch=3)
     for call in (
-        lambda: uj.limit(model, descent, state),
         lambda: uj.event_time(model, descent, state, "norm", 5.0, times=[0, 9], method="simulate"),
         lambda: uj.lyapunov(model, descent, state, 10, 2),
     ):
