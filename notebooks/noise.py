@@ -91,7 +91,7 @@ with style():
 # On the left the noise is small: runs, mean and expectation agree. On the right the descent on all samples dies, and
 # typical runs die, too. The expectation grows, carried by fewer and fewer runs, so the mean of 400 runs falls below it.
 # `verify` compares a mean with its expectation in units of the standard error, and judges only times at which that
-# error rests on ten members or more.
+# error rests on fifty members or more. At the others the distribution is too heavy-tailed to tell.
 
 # %%
 for name in runs:

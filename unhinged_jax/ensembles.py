@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from unhinged_jax import _html
-from unhinged_jax.plots import STATISTIC, dataset_of, members_of
+from unhinged_jax.plots import ABOUT, STATISTIC, dataset_of, members_of
 
 if TYPE_CHECKING:
     import xarray
 
-ENOUGH = 10  # members; a standard error that rests on fewer is not trusted
+ENOUGH = 50  # members; a standard error that rests on fewer is not trusted
 CHANCE = 0.01  # that an ensemble of a right simulation is said to differ
 _ROUNDING = 100  # units in the last place that a run may be off by rounding alone
 
@@ -26,7 +26,8 @@ def ensemble(data: Any, names: str | Sequence[str] | None = None, quantiles: Seq
     Args:
         data: A batch of trajectories, or the dataset of a sweep, as `open_sweep` and `sweep` return it. `seed`,
             `batch_1`, `batch_2`, ... are the dimensions of members; all other dimensions stay.
-        names: Observables to summarise; by default all.
+        names: Observables to summarise; by default all, without the `result`, `elapsed`, `steps` and `reached` of a
+            sweep, which are summarised if they are named.
         quantiles: Between 0 and 1.
 
     Returns:
@@ -65,7 +66,8 @@ def ensemble(data: Any, names: str | Sequence[str] | None = None, quantiles: Seq
         raise ValueError("an ensemble needs members: a batch of runs, or a sweep with more than one seed.")
     known = [str(name) for name, array in found.data_vars.items()
              if array.dtype.kind in "fiub" and {*members} <= {*map(str, array.dims)}]  # fmt: skip
-    chosen = known if names is None else [names] if isinstance(names, str) else list(names)
+    observed = [name for name in known if name not in ABOUT]
+    chosen = observed if names is None else [names] if isinstance(names, str) else list(names)
     for name in chosen:
         if name not in known:
             raise ValueError(f"{name!r} is no observable of the members; there are {', '.join(known) or 'none'}.")
@@ -112,17 +114,22 @@ def _quantile(values: np.ndarray, level: float, count: np.ndarray) -> np.ndarray
 class Agreement:
     """How far the mean of an ensemble is from the expectation, in units of its standard error.
 
-    Attributes:
-        deviations: Name -> deviation at each time, (T,), in standard errors; NaN where it is not judged.
-        bound: What no deviation exceeds in an ensemble of a right simulation, but with a chance of 1 % for all of them
-            together: the quantile of Student's t, by Bonferroni's inequality. It is meant for means that are nearly
-            normal; a few hundred members of a skewed distribution exceed it somewhat more often.
-        members: How many runs there are.
-        judged: How many deviations are judged. Where all members are equal and right, as at the start, none is.
-        doubtful: Name -> the number of times that are not judged, because fewer than 10 members carry the standard
-            error ("effective" in `ensemble`), or because some members did not reach them.
+    The mean and the standard error of a skewed distribution are correlated, so Student's t is skewed, too. With g for
+    the skewness of M members, d = t + a t^2 / 3 + a^2 t^3 / 27 + a / 6, a = g / sqrt(M), is not, to this order (Hall
+    1992). No correction helps where the tail is so heavy that the members hardly show it. Such times are not judged.
 
-    Source: beyond the paper.
+    Attributes:
+        deviations: Name -> deviation d at each time, (T,), in standard errors; NaN where it is not judged.
+        bound: What no deviation exceeds in an ensemble of a right simulation, but with a chance of 1 % for all of them
+            together: the quantile of Student's t, by Bonferroni's inequality. Measured for normal, gamma and lognormal
+            members and for products of random factors, this chance is at most 2 %.
+        members: How many runs there are. About 150 normal ones are needed to judge anything, and more of skewed ones.
+        judged: How many deviations are judged. Where all members are equal and right, as at the start, none is.
+        doubtful: Name -> the number of times that are not judged, because fewer than 50 members carry the standard
+            error ("effective" in `ensemble`), or because some members did not reach them.
+        unreached: How many of those, of all observables together, some members did not reach.
+
+    Source: beyond the paper; the correction for skewness is that of Hall 1992, J. R. Stat. Soc. B 54, 221.
 
     Example:
         >>> found = Agreement({"norm": np.array([0.0, 1.2])}, 3.4, 200, 2, {"norm": 1})
@@ -135,6 +142,7 @@ class Agreement:
     members: int
     judged: int
     doubtful: dict[str, int]
+    unreached: int = 0
 
     @property
     def worst(self) -> float:
@@ -158,24 +166,36 @@ class Agreement:
         return _html.page(title, ("observable", "largest deviation"), self._rows(), [("note", note) for note in notes])
 
     def _described(self) -> tuple[str, list[str]]:
-        if not self.judged:
-            title = f"Agreement: {self.members} runs cannot tell"
-        else:
+        reasons = self._reasons()
+        if self.judged:
             said = "agrees with" if self.passed else "differs from"
             title = (
                 f"Agreement: the mean of {self.members} runs {said} the expectation; largest deviation "
                 f"{self.worst:.2f} standard errors, bound {self.bound:.2f} for {self.judged} of them"
             )
-        note = "some times are not judged, because few members carry the mean or some ended early; give more members"
-        return title, [note] if any(self.doubtful.values()) else []
+            return title, [f"some times are not judged, because {reason}" for reason in reasons]
+        return f"Agreement: {self.members} runs cannot tell", reasons or ["all runs are equal and right"]
+
+    def _reasons(self) -> list[str]:
+        """Why some times are not judged."""
+        reasons = ["some runs ended before they reached them"] if self.unreached else []
+        if sum(self.doubtful.values()) > self.unreached:
+            few = f"{self.members} runs are few; give some hundred"
+            heavy = (
+                f"the distribution is too heavy-tailed to tell from {self.members} runs: fewer than {ENOUGH} of them "
+                "carry the mean; give more"
+            )
+            reasons.append(few if self.members < 3 * ENOUGH else heavy)
+        return reasons
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = []
         for name, values in self.deviations.items():
-            known = values[~np.isnan(values)]
-            text = f"{np.max(np.abs(known)):.2f} standard errors" if known.size else "not judged"
-            doubt = self.doubtful[name]
-            rows.append((name, text + (f", {doubt} of {len(values)} times not judged" if doubt and known.size else "")))
+            known, doubt, text = values[~np.isnan(values)], self.doubtful[name], "not judged"
+            if self.judged and known.size:
+                rest = f", {doubt} of {len(values)} times not judged" if doubt else ""
+                text = f"{np.max(np.abs(known)):.2f} standard errors{rest}"
+            rows.append((name, text))
         return rows
 
 
@@ -195,7 +215,7 @@ def agreement(
     """
     from scipy import stats
 
-    deviations, doubtful, judged, count = {}, {}, 0, 0
+    deviations, doubtful, judged, count, unreached = {}, {}, 0, 0, 0
     for name, values in members.items():
         truth, runs = np.asarray(expected[name], float), np.asarray(values, float)
         count = len(runs)
@@ -212,8 +232,16 @@ def agreement(
         trusted = (there == count) & (settled | (effective >= ENOUGH) | (error == 0))
         with np.errstate(divide="ignore", invalid="ignore"):
             in_errors = np.where(same, 0.0, np.sign(gap) * (np.abs(gap) - off * size) / error)
+            skewness = np.mean(((runs - mean) / error) ** 3, axis=0) / max(count - 1, 1) ** 1.5
+        in_errors = np.where(settled | (error == 0), in_errors, _unskewed(in_errors, skewness / max(count, 1) ** 0.5))
         deviations[name] = np.where(trusted, in_errors, np.nan)
         doubtful[name] = int(np.sum(~trusted))
+        unreached += int(np.sum(there < count))
         judged += int(np.sum(trusted & ~settled))
     bound = float(stats.t.isf(CHANCE / 2 / max(judged, 1), max(count - 1, 1)))
-    return Agreement(deviations, bound, count, judged, doubtful)
+    return Agreement(deviations, bound, count, judged, doubtful, unreached)
+
+
+def _unskewed(t: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Hall's transformation of Student's t of members whose skewness over the root of their number is a."""
+    return t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6

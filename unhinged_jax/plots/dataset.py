@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 STATISTIC = "statistic"  # the dimension that `ensemble` has in place of members
 _LINES = 5
-_ABOUT = frozenset({"result", "steps", "elapsed", "reached"})  # how points ended, not what was observed
+ABOUT = frozenset({"result", "steps", "elapsed", "reached"})  # how points ended, not what was observed
 
 
 def plot(
@@ -132,7 +132,7 @@ def _variables(data: xarray.Dataset, names: str | Sequence[str] | None, points: 
     numbers = [str(name) for name, array in data.data_vars.items()
                if array.dtype.kind in "fiub" and x in array.dims and {*map(str, array.dims)} <= points]  # fmt: skip
     if names is None:
-        chosen = [name for name in numbers if name not in _ABOUT]
+        chosen = [name for name in numbers if name not in ABOUT]
     else:
         chosen = [names] if isinstance(names, str) else list(names)
         for name in chosen:
