@@ -1,5 +1,6 @@
 """Growth of second moments and its thresholds in batch size and rate, beside NumPy's eigenvalues of enumerated maps."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -204,10 +205,44 @@ def test_one_sided_derivatives_know_them():
 def test_the_mean_grows_so_no_batch_and_no_rate_lets_runs_die():
     _, _, found = found_in(PROBLEMS["alike"], 0.4, 0.01)
     assert np.isposinf(found.critical_batch) and found.critical_rate == 0
-    text = repr(found)
-    assert "batch above which the second moment dies: none, it dies for none" in text
-    assert "rate below which the second moment dies: none, it dies at none" in text
-    assert found.rows()["critical_batch"] == "none, it dies for none"
+    words = [f"the second moment grows at any {what}, because the mean grows" for what in ("batch size", "rate")]
+    assert repr(found).endswith("\n  {}\n  {}".format(*words))
+    assert [found.rows()[name] for name in ("critical_batch", "critical_rate")] == words
+    assert "none" not in repr(found) and "any" not in repr(
+        dataclasses.replace(found, critical_batch=2.0, critical_rate=1.0)
+    )
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), found)
+    assert many.rows()["critical_batch"] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("change", "batch", "rate"),
+    [
+        ({}, "grows at any batch size, because the mean grows", "grows at any rate, because the mean grows"),
+        ({"mean_growth": -0.1}, "grows at any batch size, because the noise of labels suffices", ""),
+        ({"mean_growth": 0.0}, "does not die at any batch size, because the mean does not die", ""),
+        ({"ending": 1}, "because the run stops", "because the run stops"),
+        ({"critical_batch": 0.0, "critical_rate": np.inf}, "dies at any batch size", "dies at any rate"),
+    ],
+)
+def test_words_where_there_is_no_threshold(change, batch, rate):
+    zero = np.zeros(())
+    state = uj.State(np.ones((2, 2)), np.ones((2, 2)))
+    found = uj.Limit(state, zero, zero, zero, np.ones(()), zero, zero, second_moment_growth=0.3, mean_growth=0.2,
+                     critical_batch=np.inf, critical_rate=0.0 if rate else 0.4, generic=True)  # fmt: skip
+    rows, text = (one := dataclasses.replace(found, **change)).rows(), repr(one)
+    assert rows["critical_batch"].endswith(batch) and rows["critical_batch"] in text
+    assert rows["critical_rate"].endswith(rate or "0.4") and rows["critical_rate"] in text
+
+
+@pytest.mark.long
+def test_labels_alone_make_the_second_moment_grow():
+    """All samples at once are no draw, so what grows beside a mean that dies is the noise of labels."""
+    model = uj.regularized(NOISY, dim=3, decay=0.3)
+    found = uj.limit(model, uj.Descent(1.0, fresh_labels=True), model.init(jax.random.key(0)))
+    assert found.mean_growth < 0 < found.second_moment_growth and np.isposinf(found.critical_batch)
+    assert "at any batch size, because the noise of labels suffices" in repr(found)
+    assert "rate below which the second moment dies: 0.312411" in repr(found)
 
 
 @pytest.mark.long
@@ -233,7 +268,7 @@ def test_no_noise_has_no_critical_batch():
         found = uj.limit(model, uj.Descent(0.1, **drawn), model.init(jax.random.key(0)))
         assert found.critical_batch == 0 and 0 < found.critical_rate < np.inf
         np.testing.assert_allclose(found.second_moment_growth, found.mean_growth, rtol=1e-12)
-    assert "dies: none, it dies for all" in repr(found)
+    assert "the second moment dies at any batch size" in repr(found)
 
 
 @pytest.mark.long

@@ -100,9 +100,10 @@ class Limit(Tabled):
         mean_growth: The same of ||E (H, W)||^2, the squared norm of the mean, from almost every start. Above 0 for the
             second moment and below 0 for the mean, noise alone keeps runs alive.
         critical_batch: The batch size above which the second moment dies, and below which it grows, a real number that
-            may be below 1; 0 if it dies for every batch, infinite if it dies for none.
+            may be below 1; 0 if it dies at any size, infinite if it dies at none, because the mean does not, or because
+            the noise of fresh labels alone makes it grow.
         critical_rate: The value of the schedule below which the second moment dies, and above which it grows; 0 if it
-            dies at none, infinite if it dies at all.
+            dies at none, because the mean does not, infinite if it dies at any.
         generic: Whether the start has a part in the mode that grows with `second_moment_growth`. A start without one,
             such as one in a single class if classes do not meet (gamma = 0), grows more slowly.
 
@@ -188,10 +189,11 @@ class Limit(Tabled):
         """What a notebook shows: how the norm ends and how fast; of a batch the lowest and the highest numbers."""
         hidden = ("threshold", *(_OF_NOISE[2:] if self.moving == "driven" else ()))
         numbers = {name: np.asarray(value) for name, value in self.quantities.items() if name not in hidden}
-        said = {name: " to ".join(dict.fromkeys(_number(name, end(value)) for end in (np.min, np.max)))
+        said = {name: " to ".join(dict.fromkeys(_number(end(value)) for end in (np.min, np.max)))
                 for name, value in numbers.items()}  # fmt: skip
         if np.ndim(self.rate):
             return {"batch of shape": str(np.shape(self.rate)), **said}
+        said |= {name: words for name in said if (words := self._unbounded(name))}
         return {self.moving: self.side, **said, **({"note": self.note} if self.note else {})}
 
     def __repr__(self) -> str:
@@ -205,8 +207,7 @@ class Limit(Tabled):
         whose = "norm of the driven part" if self.moving == "driven" else "norm"
         size = "every feature's length" if self.moving == "lengths" else f"the {whose}"
         exponent, rate, rate_H, rate_W = (
-            f"{float(value) + 0.0:.6g}"  # no -0
-            for value in (self.exponent, self.rate, self.rate_H, self.rate_W)
+            _number(value) for value in (self.exponent, self.rate, self.rate_H, self.rate_W)
         )
         falls = "falls" if float(self.rate) > 0 else "rises" if float(self.rate) < 0 else "does not fall exponentially"
         return (
@@ -222,22 +223,35 @@ class Limit(Tabled):
         second, mean = float(self.second_moment_growth), float(self.mean_growth)
         if self.moving == "driven":
             return "noise is added to the driven part and not multiplied, so the second moment grows only with the mean"
-        batch, rate = (_number(name, getattr(self, name)) for name in ("critical_batch", "critical_rate"))
+        batch, rate = (
+            self._unbounded(name) or f"{what} which the second moment dies: {_number(getattr(self, name))}"
+            for name, what in (("critical_batch", "batch above"), ("critical_rate", "rate below"))
+        )
         return (
             f"with noise E||(H, W)||^2 {_moves(second)}, exponent {second:.6g}, and ||E(H, W)||^2 {_moves(mean)}, "
-            f"exponent {mean:.6g}\n  batch above which the second moment dies: {batch}\n  "
-            f"rate below which the second moment dies: {rate}"
+            f"exponent {mean:.6g}\n  {batch}\n  {rate}"
         )
+
+    def _unbounded(self, name: str) -> str:
+        """What holds instead, in words, where the batch size or the rate has no threshold; else ""."""
+        what = {"critical_batch": "batch size", "critical_rate": "rate"}.get(name)
+        value = float(getattr(self, name)) if what else 1.0
+        if what is None or 0 < value < math.inf:
+            return ""
+        if int(self.ending) == STOPS:
+            return f"there is no threshold of the {what}, because the run stops"
+        if (value == 0) == (name == "critical_batch"):
+            return f"the second moment dies at any {what}"
+        mean = float(self.mean_growth)
+        if mean < 0:  # fresh labels are noise that no size of the batch removes
+            return f"the second moment grows at any {what}, because the noise of labels suffices"
+        does = "grows" if mean > 0 else "does not die"
+        return f"the second moment {does} at any {what}, because the mean {does}"
 
 
 def _moves(growth: float) -> str:
     return "grows" if growth > 0 else "shrinks" if growth < 0 else "stays"
 
 
-def _number(name: str, value: Any) -> str:
-    """A quantity in digits, or in words where a threshold does not exist."""
-    ends = {
-        "critical_batch": {0.0: "none, it dies for all", math.inf: "none, it dies for none"},
-        "critical_rate": {0.0: "none, it dies at none", math.inf: "none, it dies at all"},
-    }
-    return ends.get(name, {}).get(float(value), f"{float(value) + 0.0:.6g}")
+def _number(value: Any) -> str:
+    return f"{float(value) + 0.0:.6g}"  # no -0
