@@ -17,7 +17,8 @@ def faults(figure):
     """Everything that is wrong with a figure, in words."""
     with plots.style():
         FigureCanvasAgg(figure).draw()
-        return [fault for rule in (_sizes, _cells, _bars, _cut, _covered, _overlapping) for fault in rule(figure)]
+        rules = (_sizes, _cells, _bars, _cut, _covered, _overlapping, _off_the_axis)
+        return [fault for rule in rules for fault in rule(figure)]
 
 
 def _texts(artist):
@@ -125,3 +126,12 @@ def _overlapping(figure):
         inner = Bbox.intersection(a, b)
         if inner is not None and inner.width > 2 and inner.height > 2:
             yield f"{one!r} and {other!r} run into one another"
+
+
+def _off_the_axis(figure):
+    """Values at 0 or below on a logarithmic horizontal axis, which matplotlib draws as flat lines to its left end."""
+    for axes in figure.axes:
+        for line in axes.lines if axes.get_xscale() == "log" else ():
+            x = np.asarray(line.get_xdata(), float)
+            if line.get_transform().contains_branch(axes.transData) and np.any(x <= 0):
+                yield f"{line.get_label()!r} of {axes.get_title(loc='left')!r} has points left of its axis"

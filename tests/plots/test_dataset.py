@@ -1,5 +1,6 @@
 """`plot` of a dataset: which curves it draws, beside the numbers themselves."""
 
+import figure_rules
 import jax
 import numpy as np
 import pytest
@@ -122,6 +123,42 @@ def test_a_store_is_drawn(tmp_path):
     figure = uj.plot(data)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Norm of (H, W)", "Data term of the loss"]
     assert len(figure.axes[0].get_lines()) == 2 and "median of 3 seeds" in figure.get_suptitle()
+
+
+def test_a_start_at_zero_is_not_on_a_logarithmic_axis():
+    times = np.array([0.0, 10.0, 100.0, 2000.0])
+    data = swept(decay=2, seed=3).assign_coords(time=times)
+    data["norm"][:, :, 0] = 50.0
+    plain, cut = data.isel(time=[1, 2, 3]), data.where(data.time != 2000.0)
+    for drawn_from in (data, uj.ensemble(data, "norm")):
+        (axes,) = uj.plot(drawn_from, "norm").axes
+        assert axes.get_xscale() == "log" and axes.get_xlabel() == "time (0 is not on this axis)"
+        assert [x.tolist() for _, x, _ in drawn(axes)] == 2 * [[10.0, 100.0, 2000.0]]
+        assert axes.get_ylim()[1] < 10  # no room for what is not there
+        corners = np.concatenate([band.get_paths()[0].vertices[:, 0] for band in axes.collections])
+        assert corners.min() == 10.0
+    (axes,) = uj.plot(plain, "norm").axes
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "time"
+    (axes,) = uj.plot(cut, "norm").axes  # what is left lies on a linear axis, with its start
+    assert axes.get_xscale() == "linear" and drawn(axes)[0][1].tolist() == [0.0, 10.0, 100.0]
+    (axes,) = uj.plot(data.assign_coords(time=times - 10), "norm").axes
+    assert axes.get_xscale() == "linear"
+
+
+def test_a_panel_that_has_a_value_at_the_start_only_says_so():
+    data = swept(decay=2, seed=3).assign_coords(time=[0.0, 10.0, 100.0, 2000.0])
+    data["once"] = data["norm"].where(data.time == 0)
+    assert [axes.texts[-1].get_text() for axes in uj.plot(data).axes] == ["norm", "no finite values after 0"]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_legend_fits_into_the_picture(width):
+    """Also with the widest letters."""
+    words = [12 * "W", 12 * "M", 11 * "W", 11 * "M", 10 * "W"][: 2 + width]
+    data = xarray.Dataset({"a": (("kind", "time"), RNG.uniform(size=(len(words), 4)))}, {"kind": words, "time": TIMES})
+    figure = uj.plot(data.assign({str(number): data["a"] for number in range(width - 1)}), lines="kind")
+    assert figure_rules.faults(figure) == []
+    assert figure.legends[0]._ncols > 1
 
 
 def test_what_cannot_be_drawn_is_said():

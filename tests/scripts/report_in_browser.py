@@ -183,6 +183,17 @@ def test_what_has_a_centre_diverges_from_it(opened):
     assert page.run("shading(0, [-1, 60]).stops === CIVIDIS")
 
 
+def test_a_start_at_zero_is_not_on_a_logarithmic_axis(opened):
+    for scale in ("free", "fixed"):
+        page = opened("grid", f"observable=log_norm&scale={scale}")
+        said, first, log = page.run("""(() => {
+            const axis = curveAxis(-1);
+            return [axis.label, stepsOf(here(), -1, axis)[0].x, axis.log];
+        })()""")
+        assert log and first == 1 and said == "time (0 is not on this axis)"
+        assert said in page.run("document.body.textContent")
+
+
 def test_a_fixed_scale_stays_when_time_moves(opened):
     page = opened("grid", "observable=accuracy_margin&scale=fixed")
     ticks = "[...document.querySelectorAll('#left .tick')].map(node => node.textContent).join()"

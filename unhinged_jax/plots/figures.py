@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unhinged_jax._files import whole
-from unhinged_jax.plots.looks import GREY, PALETTE, WIDTH, coincide, filled, head, is_lowest, key, rows_of
+from unhinged_jax.plots.looks import (
+    GREY,
+    PALETTE,
+    WIDTH,
+    Along,
+    along,
+    coincide,
+    filled,
+    head,
+    is_lowest,
+    is_wide,
+    key,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +41,6 @@ SIMULATED: dict[str, Any] = {"lw": 1.0, "ls": (0, (4, 3))}
 """... and simulated curves are thin dashes on them, so that both are visible where they agree."""
 
 _METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
-_DECADES = 2  # a positive curve that spans more than this gets a logarithmic axis
 
 
 @contextmanager
@@ -235,14 +247,14 @@ def panels(
     """A figure with one panel for each name, over the same x, whose values may be texts."""
     from matplotlib.figure import Figure
 
+    lined = [line.middle for lines in content.values() for line in lines]
+    axis = along(x, label, np.any(np.isfinite(lined), axis=0))
     with style():
         width = (5.2, 7.2, WIDTH)[min(3, len(content)) - 1]
         figure = Figure(figsize=(width, 0.7 + 2.4 * rows_of(len(content)) + 0.4 * (legend is not None)))
         for axes, (name, lines) in zip(filled(figure, len(content)), content.items(), strict=True):
-            _panel(axes, x, lines, name, meanings.get(name, ""))
-            if is_lowest(axes):
-                axes.set_xlabel(label)
-            else:  # matplotlib searches for the place of an empty label, too
+            _panel(axes, x, axis, lines, name, meanings.get(name, ""))
+            if not is_lowest(axes):  # matplotlib searches for the place of an empty label, too
                 axes.xaxis.set_label_coords(0.5, 0.0)
         if title:
             figure.suptitle(title, fontsize=9, x=0.01, ha="left", color=GREY)
@@ -260,11 +272,12 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str) -> None:
-    """Each line with its band, where it has one."""
-    lowest, highest, longest = np.inf, -np.inf, x[:0]
+def _panel(axes: Axes, x: np.ndarray, axis: Along, lines: list[Line], name: str, meaning: str) -> None:
+    """Each line with its band, where it has one, at the points that are on the horizontal axis."""
+    axis.settle(axes)
+    drawn = [np.zeros(0)]
     for number, line in enumerate(lines):
-        shown = np.isfinite(line.middle)
+        shown = np.isfinite(line.middle) & axis.shown
         there, middle, low, high = x[shown], line.middle[shown], line.low[shown], line.high[shown]
         if not there.size:
             continue
@@ -273,24 +286,16 @@ def _panel(axes: Axes, x: np.ndarray, lines: list[Line], name: str, meaning: str
         axes.plot(there, middle, marker=marker, color=colour, label=line.label or None)
         if np.any(low < high):
             axes.fill_between(there, low, high, color=colour, alpha=0.25, lw=0)
-        ends = np.concatenate([low, middle, high])
-        lowest, highest = min(lowest, np.nanmin(ends)), max(highest, np.nanmax(ends))
-        longest = there if len(there) > len(longest) else longest
-    if not longest.size:
+        drawn += [middle, low, high]
+    if len(drawn) == 1:
         head(axes, meaning or name, name)
-        axes.text(0.5, 0.5, "no finite values", ha="center", va="center", transform=axes.transAxes)
+        where = " after 0" if axis.log else ""
+        axes.text(0.5, 0.5, f"no finite values{where}", ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
-    if lowest > 0 and np.log10(highest) - np.log10(lowest) > _DECADES:
+    values = np.concatenate(drawn)
+    if is_wide(values[np.isfinite(values)]):
         axes.set_yscale("log")
-    if longest.dtype.kind in "fiu" and _geometric(longest):
-        axes.set_xscale("log")
     axes.minorticks_off()  # a logarithmic axis has dozens of them: more than half the time that a picture takes
     named = {str(line.get_label()): line for line in axes.get_lines()}
     head(axes, meaning or name, name, coincide(axes, named) if len(named) > 1 else "")
-
-
-def _geometric(times: np.ndarray) -> bool:
-    """Whether times cover decades and are denser towards 0, so that a linear axis would hide most of them."""
-    times = times[times > 0]
-    return times.size > 2 and times[-1] > 100 * times[0] and np.median(times) < times[-1] / 5

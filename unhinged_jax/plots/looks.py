@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -131,6 +131,56 @@ def _inches(axes: Axes) -> float:
     return max(1.2, share * whole - 0.65)
 
 
+def is_wide(values: np.ndarray) -> bool:
+    """Whether all of some finite values are positive and span more than two decades, so that a logarithmic axis shows
+    more of them.
+
+    Example:
+        >>> is_wide(np.array([1.0, 101.0])), is_wide(np.array([0.0, 101.0]))
+        (True, False)
+    """
+    return bool(values.size and values.min() > 0 and values.max() / 100 > values.min())
+
+
+class Along(NamedTuple):
+    """The horizontal axis of some panels.
+
+    Attributes:
+        shown: Which points are on it, (points,).
+        log: Whether it is logarithmic.
+        label: What stands below it, with a remark on points that are not on it.
+    """
+
+    shown: np.ndarray
+    log: bool
+    label: str
+
+    def settle(self, axes: Axes) -> None:
+        """Give a panel that is drawn its scale, and its label if it is one of the lowest."""
+        if self.log:
+            axes.set_xscale("log")
+        if is_lowest(axes):
+            axes.set_xlabel("\n".join(textwrap.wrap(self.label, int(_inches(axes) * 72 / (0.56 * 9)))))
+
+
+def along(x: np.ndarray, label: str, there: np.ndarray | bool = True) -> Along:
+    """The axis for points at x, (points,), of which some are `there`: logarithmic if they cover decades and are denser
+    towards 0, so that a linear axis would hide most of them. A start at 0 is not on it then, and its label says so.
+
+    Example:
+        >>> axis = along(np.array([0.0, 10.0, 100.0, 2000.0]), "time")
+        >>> axis.shown.tolist(), axis.label
+        ([False, True, True, True], 'time (0 is not on this axis)')
+    """
+    shown = np.full(len(x), True) & there
+    if x.dtype.kind not in "fiu" or np.any(x[shown] < 0):
+        return Along(shown, False, label)
+    positive = x[shown & (x > 0)]
+    if positive.size < 3 or not is_wide(positive) or np.median(positive) >= positive.max() / 5:
+        return Along(shown, False, label)
+    return Along(shown & (x > 0), True, f"{label} (0 is not on this axis)" if np.any(x[shown] == 0) else label)
+
+
 def coincide(axes: Axes, lines: Mapping[str, Any]) -> str:
     """Which of some curves lie on top of one another in a panel with its final scales, in words; "" if none do.
 
@@ -179,21 +229,18 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def key(figure: Figure, handles: Sequence[Any], labels: Sequence[str], title: str | None = None) -> None:
-    """A legend below all panels, in as many columns as fit, so that it covers no data."""
-    columns = 1
-    for count in range(len(labels), 1, -1):
-        widest = sum(max(_long(label) for label in labels[place::count]) for place in range(count))
-        if widest <= figure.get_figwidth() - 0.4:
-            columns = count
-            break
-    rows = math.ceil(len(labels) / columns)
-    columns = math.ceil(len(labels) / rows)
-    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
+    """A legend below all panels, in as many columns as fit into the picture, so that it covers no data."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-
-def _long(label: str) -> float:
-    """Inches that an entry of a legend takes, about."""
-    return 0.55 + 0.083 * max(len(line) for line in label.split("\n"))
+    renderer, room = FigureCanvasAgg(figure).get_renderer(), figure.bbox.width - 0.2 * figure.dpi
+    for rows in range(1, len(labels) + 1):
+        columns = math.ceil(len(labels) / rows)
+        if math.ceil(len(labels) / columns) < rows:
+            continue  # as many columns as with a row less
+        legend = figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= room:
+            return
+        legend.remove()
 
 
 def key_of(figure: Figure, title: str | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unhinged_jax.plots import PALETTE, about_members, band, style
-from unhinged_jax.plots.looks import WIDTH, coincide, filled, gamma_colours, head, is_lowest, key, rows_of
+from unhinged_jax.plots.looks import WIDTH, along, coincide, filled, gamma_colours, head, is_wide, key, rows_of
 from unhinged_jax.sweeps.lanes import Plan
 from unhinged_jax.sweeps.plan import SweepPlan
 
@@ -49,17 +49,18 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
     from matplotlib.figure import Figure
 
     observed = [name for name in data.data_vars if name != "result"]
-    along = _axis_of_lines(plan, data, names)
-    places = _spread(data.sizes[along]) if along else [0]
-    middle = {name: (data.sizes[name] - 1) // 2 for name in data["result"].dims if name not in (along, "seed")}
+    dim = _axis_of_lines(plan, data, names)
+    places = _spread(data.sizes[dim]) if dim else [0]
+    middle = {name: (data.sizes[name] - 1) // 2 for name in data["result"].dims if name not in (dim, "seed")}
+    clock = str(data["time"].attrs.get("long_name", "time"))
+    axis = along(data["time"].values, clock, np.any(np.stack([_finite(data[name]) for name in observed]), axis=0))
     with style():
         figure = Figure(figsize=(4.6 if len(observed) == 1 else WIDTH, 1.5 + 2.3 * rows_of(len(observed), 2)))
         for panel, name in zip(filled(figure, len(observed), 2), observed, strict=True):
-            lines = _panel(panel, plan, data[name].isel(middle), along, places)
+            axis.settle(panel)
+            lines = _panel(panel, plan, data[name].isel({**middle, "time": axis.shown}), dim, places)
             head(panel, str(data[name].attrs.get("long_name", name)), str(name), coincide(panel, lines))
-            if is_lowest(panel):
-                panel.set_xlabel(str(data["time"].attrs.get("long_name", "time")))
-        key(figure, *figure.axes[0].get_legend_handles_labels(), title=coordinate_of(plan, along)[1] if along else None)
+        key(figure, *figure.axes[0].get_legend_handles_labels(), title=coordinate_of(plan, dim)[1] if dim else None)
         about = [about_members(data.sizes["seed"], "seeds")]
         for name, place in middle.items():
             values, label = coordinate_of(plan, str(name))
@@ -68,30 +69,33 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
     return figure
 
 
-def _panel(panel: Axes, plan: Plan, array: xarray.DataArray, along: str | None, places: list[int]) -> dict[str, Any]:
+def _finite(array: xarray.DataArray) -> np.ndarray:
+    """The times at which any point has a finite value."""
+    others = tuple(place for place, dim in enumerate(array.dims) if dim != "time")
+    return np.isfinite(array.values).any(axis=others)
+
+
+def _panel(panel: Axes, plan: Plan, array: xarray.DataArray, dim: str | None, places: list[int]) -> dict[str, Any]:
     """Draw the lines of an observable; returns them by name."""
     times = array["time"].values
-    everything, lines, colours = [], {}, _colours(plan, along, places)
+    everything, lines, colours = [], {}, _colours(plan, dim, places)
     for number, place in enumerate(places):
-        one = array.isel({along: place}) if along else array
+        one = array.isel({dim: place}) if dim else array
         middle, low, high = over_seeds(one)
-        label = shown(coordinate_of(plan, along)[0][place]) if along else "median"
+        label = shown(coordinate_of(plan, dim)[0][place]) if dim else "median"
         seen = np.isfinite(middle)
         (lines[label],) = panel.plot(times[seen], middle[seen], color=colours[number], label=label)
         panel.fill_between(times[seen], low[seen], high[seen], color=colours[number], alpha=0.2, linewidth=0)
-        everything.append(low[seen])
+        everything += [low[seen], high[seen]]
     values = np.concatenate(everything)
-    if values.size and values.min() > 0 and values.max() > 100 * values.min():
+    if is_wide(values[np.isfinite(values)]):
         panel.set_yscale("log")
-    positive = times[times > 0]
-    if positive.size > 2 and positive[-1] > 100 * positive[0]:
-        panel.set_xscale("log")
     return lines
 
 
-def _colours(plan: Plan, along: str | None, places: list[int]) -> list[str]:
+def _colours(plan: Plan, name: str | None, places: list[int]) -> list[str]:
     """Colours of the lines: trade-offs have the same ones in every picture."""
-    axes = next((dim.axes for dim in plan.dims if dim.name == along), ())
+    axes = next((dim.axes for dim in plan.dims if dim.name == name), ())
     if [axis.key for axis in axes] == ["model.gamma"] and isinstance(plan, SweepPlan):
         gammas = np.asarray(axes[0].values, float)[places]
         return gamma_colours(gammas.tolist(), plan.config_at({}).labels.classes or 2)

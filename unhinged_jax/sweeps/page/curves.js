@@ -4,7 +4,8 @@ const curveAxis = over => {
   if (over < 0) {
     const positive = D.times.filter(t => t > 0),
       log = positive.length > 2 && wide(positive[0], positive[positive.length - 1]);
-    return { label: D.clock, values: D.times, log, text: false };
+    const label = log && D.times[0] <= 0 ? `${D.clock} (0 is not on this axis)` : D.clock;
+    return { label, values: D.times, log, text: false };
   }
   const a = D.axes[over];
   return { label: a.label, values: a.values, log: a.log, text: a.text };
@@ -33,14 +34,16 @@ const heightsAt = function* (steps, over) {
     else yield* [o.low[step.k], o.high[step.k]];
   }
 };
-/* Every point at every time, as steps over time. */
-const everyStep = function* () {
+/* Every point at every time, as steps over time; those that are on the axis, if it is that of times. */
+const everyStep = function* (over) {
+  const log = over < 0 && curveAxis(over).log;
   for (const point of everyPoint)
-    if (failed[point] < D.seeds / 2) for (let t = 0; t < T; t++) yield { point, place: t, k: point * T + t };
+    if (failed[point] < D.seeds / 2)
+      for (let t = 0; t < T; t++) if (!log || D.times[t] > 0) yield { point, place: t, k: point * T + t };
 };
 /* The range of values to draw, and whether by their logarithm. */
 const heights = (steps, over) => {
-  let [low, high] = range(S.scale === "fixed" ? heightsAt(everyStep(), -1) : heightsAt(steps, over));
+  let [low, high] = range(S.scale === "fixed" ? heightsAt(everyStep(over), -1) : heightsAt(steps, over));
   const log = low > 0 && (S.values === "logarithmic" || (S.values === "automatic" && wide(low, high)));
   const about = v => 0.5 * (Math.abs(v) || 1);
   if (low === high) [low, high] = log ? [low / 2, high * 2] : [low - about(low), high + about(high)];
