@@ -138,7 +138,9 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    rooms = {name for name, value in globals().items() if getattr(value, "__name__", "") == f"{__name__}.{name}"}
+    special = {name for name in globals() if name.startswith("__")}
+    return sorted({*__all__, "__version__", *special, *(name for name in rooms if not name.startswith("_"))})
 
 
 def _version() -> str:

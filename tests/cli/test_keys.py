@@ -1,6 +1,8 @@
 """The reference of keys says what the code takes, and the page of the documentation is the one that it writes."""
 
 import json
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -80,6 +82,15 @@ def test_one_section_is_listed_and_another_refused(capsys):
     assert "prototypes" in text and "momentum" not in text
     assert main(["keys", "optimiser"]) == 1
     assert "section must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["keys", "--schema"], ["--help"]], ids=" ".join)
+def test_a_pipe_that_nobody_reads_ends_a_command_quietly(asked):
+    command = [sys.executable, "-m", "unhinged_jax.cli", *asked]
+    done = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done.stdout.close()  # as `head` does once it has its lines
+    assert done.stderr.read() == "" and done.wait() in (1, 141)  # 1 is from the printer of the help
+    done.stderr.close()
 
 
 def test_the_shell_learns_the_commands(tmp_path, monkeypatch, capsys):

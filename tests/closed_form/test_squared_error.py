@@ -149,8 +149,11 @@ def test_what_rules_the_closed_form_out_is_named():
         "CrossEntropy is not linear": (model.replace(loss="cross_entropy"), flow, start, {}),
     }
     for words, (m, dynamics, state, more) in cases.items():
-        with pytest.raises(uj.NoClosedForm, match=words):
+        with pytest.raises(uj.NoClosedForm, match=words) as caught:
             uj.exact(m, dynamics, state, [1.0], **{"observe": "loss", **more})
+        assert str(caught.value).count("'Squared error from balanced starts' of docs/exact-solutions.md") == (
+            m.loss == model.loss
+        )
     # Inside a trace nothing can be raised about numbers; they are NaN.
     traced = jax.jit(lambda state: uj.exact(model, flow, state, [1.0], "loss")["loss"])
     assert np.isfinite(traced(start)).all() and np.isnan(traced(loose)).all() and np.isnan(traced(rich)).all()

@@ -1,5 +1,7 @@
 """`plot` of a dataset: which curves it draws, beside the numbers themselves."""
 
+from pathlib import Path
+
 import figure_rules
 import jax
 import numpy as np
@@ -164,6 +166,9 @@ def test_a_legend_fits_into_the_picture(width):
 def test_what_cannot_be_drawn_is_said():
     data = swept(decay=2, seed=3)
     for call, why in (
+        (lambda: uj.plot("focal.zarr"), r"the path 'focal.zarr'; open a store with `unhinged_jax.open_sweep\(path\)`"),
+        (lambda: uj.ensemble(Path("focal.zarr")), r"the path 'focal.zarr'; open a store with `unhinged_jax.open_sweep"),
+        (lambda: uj.plot(data["norm"]), r"the name after it: \(data, 'norm'\)"),
         (lambda: uj.plot(3), "must be an xarray.Dataset or a Trajectory, but got 3"),
         (
             lambda: uj.plot(data, "gram"),

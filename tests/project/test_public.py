@@ -1,5 +1,6 @@
 """The public names as a newcomer meets them: documented in full, with examples that run, and typed from outside."""
 
+import ast
 import dataclasses
 import doctest
 import importlib.metadata
@@ -105,6 +106,14 @@ def test_the_version_is_that_of_the_package_and_is_read_only_when_asked_for():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert done.stdout.split() == ["None", wanted, "True"]
+
+
+def test_what_is_offered_is_public():
+    code = "import unhinged_jax as uj; uj.initial; uj.plot; print([n for n in dir(uj) if not n.startswith('__')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    offered = set(ast.literal_eval(done.stdout))
+    rooms = {path.stem for path in (ROOT / "unhinged_jax").iterdir() if not path.name.startswith("_")}
+    assert offered >= {*uj.__all__, "initial", "plots"} and offered <= {*uj.__all__, *rooms}
 
 
 def test_a_copy_that_is_not_installed_has_no_version(monkeypatch):

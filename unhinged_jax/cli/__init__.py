@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status. Bad input is one line on standard error and status 1; interrupted by Ctrl-C, SIGTERM or SIGHUP it
-        is 130, 143 or 129.
+        is 130, 143 or 129; if nobody reads its output to the end, as with `| head`, it is 141.
 
     Source: beyond the paper.
 
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print_error=False,
                 result_action="return_value",
             )
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            return _interrupt.told(error) if _interrupt.struck() else _unread()
         except (CycloptsError, ValueError, OSError) as error:
             return _interrupt.told(error) if _interrupt.struck() else _complain(error)
         except KeyboardInterrupt as error:
@@ -71,6 +75,16 @@ def _rarely_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
+
+
+def _unread() -> int:
+    """Nobody reads the output any more, which is no error: the status of a program that a closed pipe ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # Python would try again at its end, and say so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _complain(error: Exception) -> int:

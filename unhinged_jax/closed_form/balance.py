@@ -74,11 +74,21 @@ def valid(model: LayerPeeled, flow: Flow, balance: Balance) -> jax.Array:
     return even & equal & still & (balance.apart <= slack * balance.size)
 
 
+def explained(why: str | None) -> str | None:
+    """A reason why squared error has no closed form, and where it is said what has one."""
+    page = "The section 'Squared error from balanced starts' of docs/exact-solutions.md says what is solved."
+    return None if why is None else f"{why} {page}"
+
+
 def why_not_squared(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     """The setting that rules out a closed form for a loss that is not linear in the logits, in words, or None."""
-    name = type(model.loss).__name__
-    if not isinstance(model.loss, MSE):
-        return f"the loss {name} is not linear in the logits; use `simulate`, or the unhinged loss."
+    if isinstance(model.loss, MSE):
+        return explained(_what_unbalances(model, dynamics))
+    return f"the loss {type(model.loss).__name__} is not linear in the logits; use `simulate`, or the unhinged loss."
+
+
+def _what_unbalances(model: LayerPeeled, dynamics: Dynamics) -> str | None:
+    """The setting that does not keep a start balanced, in words, or None."""
     of = "squared error has a closed form"
     if not isinstance(dynamics, Flow):
         return f"{of} for a Flow only, because a step of a descent does not keep a start balanced; use `simulate`."
@@ -113,6 +123,11 @@ def why_not_balanced(model: LayerPeeled, flow: Dynamics, state: State) -> str | 
     sizes = ((model.samples, model.dim), (model.classes, model.dim))
     if not _check.concrete((model, flow, state)) or (np.shape(state.H), np.shape(state.W)) != sizes:
         return None
+    return explained(_how_far(flow, state, float(model.decay_H)))
+
+
+def _how_far(flow: Any, state: State, decay: float) -> str | None:
+    """How far a start is from those that squared error is solved from, in words, or None."""
     found, dtype = _known_balance(flow, state), _type(state)
     slack = tolerance(dtype)
     if not found.apart <= slack * found.size:
@@ -124,7 +139,7 @@ def why_not_balanced(model: LayerPeeled, flow: Dynamics, state: State) -> str | 
             f"multiple of the identity; here it is off by {found.apart / found.size:.2g} of the squared norm, and "
             f"{slack:.2g} is allowed. Draw a start by `model.init(key, balanced=0.0)`{turned} or use `simulate`."
         )
-    if float(model.decay_H) > 0 and abs(found.kappa) > slack * found.size:
+    if decay > 0 and abs(found.kappa) > slack * found.size:
         return (
             f"with decay, squared error has a closed form from starts with H^T H = W^T W only, but here kappa is "
             f"{found.kappa:.3g}; give `balanced=0.0` to `model.init`, leave out the decay, or use `simulate`."
@@ -136,10 +151,10 @@ def why_not_read(model: LayerPeeled, flow: Dynamics, state: State, plan: Observa
     """Why what is asked of a run of squared error has no closed form, in words, or None."""
     known = "squared error is solved up to a rotation of the feature space"
     if states:
-        return f"{known}, so there are no states at the times; leave `states` out, or use `simulate`."
+        return explained(f"{known}, so there are no states at the times; leave `states` out, or use `simulate`.")
     own = [name for name, function in plan if function is not None]
     if own:
-        return (
+        return explained(
             f"{known}, and the function {own[0]!r} of the state may depend on it; observe built-in names, which "
             "do not, or use `simulate`."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,20 @@ def dataset_of(data: Any) -> xarray.Dataset:
     """The dataset, or that of a trajectory.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else; for the path of a store, or one variable, the message says what to give.
     """
     import xarray
 
+    if isinstance(data, str | os.PathLike):
+        raise ValueError(
+            f"data must be an xarray.Dataset or a Trajectory, but got the path {str(data)!r}; open a store with "
+            "`unhinged_jax.open_sweep(path)`, or a saved run with `unhinged_jax.load(path)`, and give what they return."
+        )
+    if isinstance(data, xarray.DataArray):
+        raise ValueError(
+            f"data must be an xarray.Dataset or a Trajectory, but got one variable of one; give the dataset, and the "
+            f"name after it: (data, {str(data.name or 'name')!r})."
+        )
     found = data.to_xarray() if hasattr(data, "to_xarray") else data
     if not isinstance(found, xarray.Dataset):
         raise ValueError(f"data must be an xarray.Dataset or a Trajectory, but got {_check.given(data)}.")
