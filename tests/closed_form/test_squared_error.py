@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
+from scipy.special import expit
 
 import unhinged_jax as uj
 from unhinged_jax.derivatives.sensitivities import disagreement
@@ -338,6 +339,21 @@ def test_float32_and_batches():
         truth = uj.exact(model, flow, state, times, names, precision="float64")
         for name in names:
             np.testing.assert_allclose(runs[name][member], truth[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "unit", "digits"), [("float32", 1e-10, 3e-5), ("float64", 1e-100, 1e-12)])
+def test_starts_far_below_one_and_classes_of_far_different_sizes(precision, unit, digits):
+    model = uj.unconstrained(uj.balanced(3, 1), 3, loss="mse")
+    q, sizes = float(model.labels.weights[0]), np.array([unit, unit**2, unit**3])
+    start = np.diag(sizes).astype(precision)
+    times = -np.log(sizes) / q + 1
+    squares = expit(2 * (np.log(sizes)[:, None] + q * times))  # a' = q (1 - a^2) a of every class by itself
+    run = uj.exact(
+        model, uj.Flow(), uj.State(start, start, np.zeros(3, precision)), [0.0, *times], ["loss", "log_norm"]
+    )
+    np.testing.assert_allclose(run["loss"][1:], q / 2 * np.sum((1 - squares) ** 2, axis=0), rtol=digits)
+    norms = np.log(2 * np.append(unit**2 * (1 + unit**2), np.sum(squares, axis=0))) / 2
+    np.testing.assert_allclose(run["log_norm"], norms, rtol=digits, atol=digits)
 
 
 def test_derivatives_beside_a_balanced_problem_are_refused():

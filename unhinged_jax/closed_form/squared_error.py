@@ -43,7 +43,7 @@ from unhinged_jax.linear.spectrum import without
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
-from unhinged_jax.special import phi1, safe_norm, safe_sqrt, segment_sum
+from unhinged_jax.special import phi1, power_of_two, safe_norm, safe_sqrt, segment_sum
 
 
 class Targets(NamedTuple):
@@ -213,27 +213,32 @@ def moment(start: Start, zeta: jax.Array, even: bool = False) -> View:
     count = start.angle.shape[0]
     mu = jnp.append(start.growth, start.growth_rest)
     nu, phi = jnp.where(mu >= 0, mu, 0.0), phi1(2 * jnp.where(mu >= 0, mu, -mu) * T)
-    gram = start.rest.T @ start.rest
-    entries = jnp.vstack([jnp.abs(start.rows), jnp.sqrt(jnp.diagonal(gram))])
+    entries = jnp.vstack([jnp.abs(start.rows), safe_norm_of_rows(start.rest.T)])
     column_nu, extra = _columns(nu, phi, entries, T)
     reach = jnp.arange(entries.shape[1]) < jnp.append(start.reach, entries.shape[1])[:, None]
+    # Entries are divided by powers of two, which join the exponents: they may be far smaller than the exponentials.
+    size = jax.lax.stop_gradient(jnp.where(entries > 0, entries, jnp.max(entries)))
+    least = float(jnp.finfo(dtype).minexp)
+    power = jnp.clip(jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0))), least, -least)
+    by, logs = power_of_two(-power.astype(jnp.int32), dtype), power * jnp.log(jnp.asarray(2.0, dtype))
+    rows, rest, rest_root = start.rows * by[:-1], start.rest * by[-1], start.rest_root * by[-1]
     # Exponents of the rows of e^(At) Z_0 and of the square roots of their weights, each over that of the column.
-    over = jnp.where(reach, (nu[:, None] - column_nu) * T - extra, 0.0)
-    moved = jnp.where(reach, (mu[:, None] - column_nu) * T - extra, 0.0)
+    over = jnp.where(reach, (nu[:, None] - column_nu) * T - extra + logs, 0.0)
+    moved = jnp.where(reach, (mu[:, None] - column_nu) * T - extra + logs, 0.0)
     most = float(np.log(jnp.finfo(dtype).max)) / 4
-    weighted = start.rows * jnp.exp(jnp.minimum(over[:-1], most))
+    weighted = rows * jnp.exp(jnp.minimum(over[:-1], most))
     beside = jnp.exp(jnp.minimum(over[-1], most))
     one = jnp.exp(-column_nu * T - extra)
+    gram = rest.T @ rest
     N = jnp.diag(one**2) + T * ((weighted.T * phi[:-1]) @ weighted + phi[-1] * gram * beside * beside[:, None])
     factor = jnp.sqrt(T * phi)
-    stack = [weighted * factor[:-1, None], start.rest_root * beside * factor[-1], jnp.diag(one)]
+    stack = [weighted * factor[:-1, None], rest_root * beside * factor[-1], jnp.diag(one)]
     R = _root(N, jax.lax.stop_gradient(jnp.concatenate(stack)))
     # What is common to all rows is kept beside them.
-    sizes = moved + jnp.log(jnp.where(entries > 0, entries, 1.0))
-    common = jax.lax.stop_gradient(jnp.max(jnp.where((entries > 0) & reach, sizes, -jnp.inf)))
+    common = jax.lax.stop_gradient(jnp.max(jnp.where((entries > 0) & reach, moved, -jnp.inf)))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
     moved = jnp.exp(jnp.minimum(moved - common, 2 * most))
-    rows = jnp.concatenate([start.rows * moved[:-1], start.rest * moved[-1]])
+    rows = jnp.concatenate([rows * moved[:-1], rest * moved[-1]])
     rows = jax.scipy.linalg.solve_triangular(R, rows.T, trans=1).T @ start.turn
     up, down = rows[:count], rows[count : 2 * count]
     cos, sin = jnp.cos(start.angle)[:, None], jnp.sin(start.angle)[:, None]
