@@ -99,6 +99,7 @@ def test_the_mean_agrees_with_the_right_expectation_only(runs):
     a = stats.skew(values, axis=0) / 1000**0.5
     np.testing.assert_allclose(found.deviations["loss"][1:], ((1 + a * t / 3) ** 3 - 1) / a + a / 6, atol=0.01)
     assert "agrees with the expectation" in repr(found) and "agrees" in found._repr_html_()
+    assert "steps: 9" in repr(jax.tree.map(lambda leaf: leaf[0], runs)) and "steps" not in repr(expected)
     wrong = uj.exact(MODEL, uj.Descent(0.3, batch=1), STATE, TIMES, OBSERVED)
     assert not uj.verify(runs, wrong).passed
     assert "differs from the expectation" in repr(uj.verify(runs, wrong))

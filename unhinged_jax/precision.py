@@ -96,6 +96,9 @@ def traceable(tree: PyTree) -> Any:
         other = jnp.issubdtype(getattr(leaf, "dtype", dtype), jnp.floating) and getattr(leaf, "dtype", dtype) != dtype
         if isinstance(leaf, (int, float)):
             return jnp.asarray(np.asarray(leaf, dtype))  # from a Python number JAX would compile a program
+        if other and not isinstance(leaf, jax.core.Tracer):
+            with jax.ensure_compile_time_eval():  # what is known stays known inside `jax.jit`
+                return jnp.asarray(leaf, dtype)
         return jnp.asarray(leaf, dtype) if other else leaf
 
     return jax.tree.map(array, tree)

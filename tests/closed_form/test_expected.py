@@ -9,6 +9,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.closed_form import carriers
+from unhinged_jax.precision import traceable
 
 NAMES = list(uj.moment_observables)
 
@@ -153,6 +154,20 @@ def test_seven_numbers_are_as_good_as_all_moments(fresh):
     for name in NAMES:
         np.testing.assert_allclose(short[name], whole[name], rtol=1e-11, err_msg=name)
         np.testing.assert_allclose(short[name], moved[name], rtol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("dynamics", [uj.Descent(0.2, batch=4), uj.Diffusion(0.2, batch=4)])
+def test_classes_that_are_alike_are_so_inside_jit_too(dynamics):
+    """No matrix over samples is computed, although the weights are rounded to float32 there."""
+    labels = uj.balanced(classes=4, per_class=3)
+    model = uj.regularized(labels, dim=5, decay=0.1)
+    state, names = model.init(jax.random.key(0)), ["square_norm", "between_scatter"]
+
+    def found(state):
+        assert traceable(model).labels.balanced
+        return uj.exact(model, dynamics, state, [5, 9], names).observables
+
+    assert "12,12]" not in str(jax.make_jaxpr(found)(state))
 
 
 def test_all_samples_without_replacement_are_the_full_batch():

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from unhinged_jax import _check
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.closed_form.carriers import Membership, grouped, setting_of
+from unhinged_jax.closed_form.carriers import Membership, setting_of
 from unhinged_jax.closed_form.expected import begun, moving, values_of
 from unhinged_jax.closed_form.exponential import Scaled, acted, exponential, rescaled
 from unhinged_jax.closed_form.moments import Moments
@@ -53,10 +53,16 @@ class _Now(NamedTuple):
 
 
 def diffused(
-    model: LayerPeeled, diffusion: Diffusion, state: State, first: Any, times: Any, names: tuple[str, ...]
+    model: LayerPeeled,
+    diffusion: Diffusion,
+    state: State,
+    first: Any,
+    times: Any,
+    names: tuple[str, ...],
+    membership: Membership,
 ) -> dict[str, jax.Array]:
     """The expectation of each observable at the times: name -> (T,). The rates are constant, at least in pieces."""
-    return _diffused(model, diffusion, state, _stretches(diffusion, first, times), names, grouped(model))
+    return _diffused(model, diffusion, state, _stretches(diffusion, first, times), names, membership)
 
 
 @compiled

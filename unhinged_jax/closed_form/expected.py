@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, grouped, setting_of
+from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, setting_of
 from unhinged_jax.closed_form.moments import Moments, draws_of, moments_of, squares_of
 from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, Noisy, PartRates, rates_at, why_too_large
 from unhinged_jax.labels.fields import why_not_drawn
@@ -159,11 +159,17 @@ class _Carry(NamedTuple):
 
 
 def expectations(
-    model: LayerPeeled, descent: Descent, state: State, first: Any, updates: Any, names: tuple[str, ...]
+    model: LayerPeeled,
+    descent: Descent,
+    state: State,
+    first: Any,
+    updates: Any,
+    names: tuple[str, ...],
+    membership: Membership,
 ) -> dict[str, jax.Array]:
     """The expectation of each observable after the requested updates: name -> (T,)."""
     reads = _loop.reads_at(updates, first)
-    return _evolved(model, descent, state, jnp.asarray(first), reads, names, grouped(model))
+    return _evolved(model, descent, state, jnp.asarray(first), reads, names, membership)
 
 
 @compiled

@@ -67,12 +67,17 @@ def exact(
     rates; a descent may also have momentum and rates that are not proportional. It covers spherical features with
     anchored prototypes, and the flow of squared error from balanced starts, up to a rotation of the feature space.
 
+    A `Descent` that draws batches or labels, and a `Diffusion`, have closed forms in expectation under a linear loss:
+    of `loss`, `objective`, `square_norm`, `square_norm_H`, `square_norm_W`, `square_norm_b`, `within_scatter` and
+    `between_scatter`, and of the logarithms of those that scale like H and W (the logarithm of the expectation). By
+    default `moment_observables` are observed, all of them but `square_norm_b`. `final` and `states` are the mean.
+
     Args:
         model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not
             used.
 
     Returns:
-        A `Trajectory` of kind "exact".
+        A `Trajectory` of kind "exact", or "expected" if the dynamics is random.
 
     Raises:
         NoClosedForm: naming the setting that rules out a closed form.
@@ -140,14 +145,13 @@ def _expected(
     split = isinstance(drawn, Descent) and any(name in names for name in SPLIT)
     mean = exact(model, mean_of(drawn), state, times, ["log_between_scatter"] if split else (), **settings)
     with task.context():
-        membership = grouped(model)
+        membership = grouped(model)  # while the labels are known
         model, drawn = _request.traceable((model, drawn))
-        start = task.state, task.first, task.times, names
+        start = task.state, task.first, task.times, names, membership
         if isinstance(drawn, Diffusion):
             values = diffused(model, drawn, *start)
         else:
-            of_mean = mean["log_between_scatter"] if split else None
-            values = of_descent(model, drawn, *start, log_of_mean=of_mean, membership=membership)
+            values = of_descent(model, drawn, *start, log_of_mean=mean["log_between_scatter"] if split else None)
         values = task.give_back(values)
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 

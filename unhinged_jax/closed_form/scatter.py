@@ -37,13 +37,15 @@ def of_descent(
     first: Any,
     updates: Any,
     names: tuple[str, ...],
+    membership: Membership,
     *,
     log_of_mean: Any,
-    membership: Membership,
 ) -> dict[str, Any]:
     """The expectation of each observable after the requested updates; `log_of_mean` is the scatter of the mean run."""
     rest = tuple(name for name in names if name not in SPLIT)
-    values: dict[str, Any] = expectations(model, descent, state, first, updates, rest) if rest else {}
+    values: dict[str, Any] = {}
+    if rest:
+        values = expectations(model, descent, state, first, updates, rest, membership)
     if log_of_mean is None:
         return values
     reads = _loop.reads_at(updates, first)

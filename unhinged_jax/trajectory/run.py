@@ -176,11 +176,12 @@ class Trajectory(Value):
                 "results": ", ".join(ends),
                 "one member": member(self.batch),
             }
+        steps = f"; steps: {int(self.steps)}" if self.kind == "simulated" else ""  # a closed form makes none
         title = (
             f"Trajectory ({self.kind}): {int(np.sum(self.reached))} of {count} times, last at {float(self.elapsed):g}"
         )
         return title, {
-            "state": f"{state}; steps: {int(self.steps)}",
+            "state": f"{state}{steps}",
             "form": str(self.form),
             "last": ", ".join(f"{name} {float(self.last(name)):.6g}" for name in list(self.scalars())[:6]),
             "result": self.result.message,
