@@ -67,6 +67,15 @@ class RegisteredValue(Value):
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
+        cls.become_dataclass()
+        thing = object.__new__(cls)
+        if jax.tree_util.all_leaves([thing]):
+            jax.tree_util.register_dataclass(cls)
+        return thing
+
+    @classmethod
+    def become_dataclass(cls) -> None:
+        """Make the annotated fields of a class the arguments of its constructor, if that is not done yet."""
         if "__dataclass_fields__" not in cls.__dict__:
             if "__init__" in cls.__dict__:
                 raise TypeError(
@@ -74,10 +83,6 @@ class RegisteredValue(Value):
                     "fields, with @dataclasses.dataclass(frozen=True) above the class, and leave `__init__` out."
                 )
             dataclasses.dataclass(frozen=True)(cls)
-        thing = object.__new__(cls)
-        if jax.tree_util.all_leaves([thing]):
-            jax.tree_util.register_dataclass(cls)
-        return thing
 
 
 def brief(value: Any) -> str:

@@ -28,8 +28,6 @@ from unhinged_jax.losses import Loss
 Path(__file__).with_name("imported").touch()
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Tempered(Loss):
     tau: float = 1.0
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from unhinged_jax import _check
+from unhinged_jax._values import RegisteredValue
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.reading import unknown
 
@@ -46,6 +47,8 @@ def own(name: str, arguments: dict[str, Any], files: Files, what: str) -> Any:
     """Something of one's own, "module:name": an object of a class, or a function, with these arguments filled in."""
     found = files.function(name)
     if isinstance(found, type):
+        if issubclass(found, RegisteredValue):
+            found.become_dataclass()
         return call(found, arguments, f"{what} {name!r}")
     if arguments and not files.data:
         known = inspect.signature(found).parameters
