@@ -1,7 +1,12 @@
 """What can be said about the documentation without building it; `tests/scripts/docs_code.py` runs its code."""
 
+import re
+
 import doc_blocks
 import pytest
+from checkout import ROOT
+
+from unhinged_jax.cli import app
 
 
 @pytest.mark.parametrize("page", doc_blocks.pages(), ids=lambda page: page.stem)
@@ -15,6 +20,21 @@ def test_every_block_is_run_or_shown(page):
     for block in doc_blocks.blocks(page):
         known = block.language.startswith("{") or block.language in (*doc_blocks.RUN, *doc_blocks.SHOWN)
         assert known, f"{block.place}: nothing runs {block.language!r}"
+
+
+def options_of(command):
+    """The options of a command, without those that only take one back."""
+    arguments = app[command].assemble_argument_collection()
+    named = [one.names for one in arguments if one.show and one.field_info.kind.name == "KEYWORD_ONLY"]
+    return {name for names in named for name in names if not name.startswith(("--no-", "--empty-"))}
+
+
+def test_the_table_of_commands_has_every_option():
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `unhinged (\w+)(.*?)` \|", page, re.M)
+    said = {name: {*re.findall(r"--[a-z-]+", options)} for name, options in rows}
+    assert len(said) > 10
+    assert said == {name: options_of(name) for name in app if not name.startswith("-")}
 
 
 def test_blocks_are_found(tmp_path):
