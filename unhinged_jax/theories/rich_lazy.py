@@ -89,9 +89,10 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
+    later = curves["time"] > 0
     for kappa in curves["shown"]:
-        left.plot(curves["time"], curves[f"loss_{kappa:g}"], label=f"κ = {kappa:g}")
-    left.set(xscale="log", xlabel="time", ylabel="loss", xlim=(0.1, None))
+        left.plot(curves["time"][later], curves[f"loss_{kappa:g}"][later], label=f"κ = {kappa:g}")
+    left.set(xscale="log", xlabel="time (0 is not on this axis)", ylabel="loss")
     left.legend()
     right.plot(curves["kappa"], curves["moved"], label="change of HHᵀ over HHᵀ at the start")
     right.plot(curves["kappa"], curves["spread"], label="within- over between-class variance")
