@@ -15,6 +15,7 @@ from unhinged_jax.dynamics import Descent
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, State, regularized
 from unhinged_jax.plots import PALETTE
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
@@ -109,14 +110,16 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left.plot(times, curves["expected_1"], color=PALETTE[1], label="expectation, closed form")
     left.plot(times, curves["found_1"], "k.", label=f"mean of {RUNS} runs")
     left.plot(times, curves["mean"], color=PALETTE[0], label="descent of all samples")
-    left.set(xlabel="updates", ylabel="squared norm of (H, W)", yscale="log")
-    left.legend()
+    left.set(xlabel="updates", yscale="log")
+    head(left, "Squared norm of (H, W)", "square_norm")
+    key_under(left)
     for number, batch in enumerate(BATCHES):
         spread = {name: curves[f"{name}_{batch}"] / curves["mean"] - 1 for name in ("expected", "found")}
         right.plot(times[1:], spread["expected"][1:], color=PALETTE[number], label=f"m = {batch}")
         right.plot(times[1:], spread["found"][1:], ".", color=PALETTE[number])
-    right.set(xlabel="updates", ylabel="variance over the square of the mean", yscale="log")
-    right.legend()
+    right.set(xlabel="updates", yscale="log")
+    head(right, "Variance over the square of the mean", "lines: closed form; dots: runs")
+    key_under(right, 2)
 
 
 THEORY = Theory(
@@ -144,4 +147,5 @@ THEORY = Theory(
     ),
     compute=_compute,
     draw=_draw,
+    size=(8.0, 4.6),
 )

@@ -15,6 +15,7 @@ from unhinged_jax.labels import balanced
 from unhinged_jax.limits import Limit, limit
 from unhinged_jax.model import LayerPeeled, State, regularized
 from unhinged_jax.plots import PALETTE
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import logarithmic, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, least, relative, worst
@@ -130,8 +131,8 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     left.set_yticks([], minor=True)
     left.set_xticks([1, 10, 100], ["1", "10", "100"])
-    left.set_title("above a line E‖(H, W)‖² grows; above its dots the mean, too")
-    left.legend(title="decay over threshold", fontsize=8)
+    head(left, "Critical rates", "above a line E‖(H, W)‖² grows; above its dots the mean, too")
+    key_under(left, 2, title="decay over threshold")
     times = curves["times"]
     right.plot(times, curves["runs"].T, color="0.82", lw=0.7)
     right.plot([], [], color="0.82", label="single runs")
@@ -139,8 +140,9 @@ def _draw(curves: Curves, figure: Figure) -> None:
     right.plot(times, curves["median"], "k", label=f"median of {RUNS} runs")
     right.plot(times, curves["expected"][0] + curves["growths"][1] * times, color=PALETTE[0], ls="--",
                label="growth of the mean")  # fmt: skip
-    right.set(xlabel="updates", ylabel="log ‖(H, W)‖²", title="m = 1, η = 1, decay 1.05 times the threshold")
-    right.legend(fontsize=8)
+    right.set(xlabel="updates", ylabel="log ‖(H, W)‖²")
+    head(right, "Runs at the star", "m = 1, η = 1, decay 1.05 times the threshold")
+    key_under(right)
 
 
 THEORY = Theory(
@@ -170,5 +172,5 @@ THEORY = Theory(
     ),
     compute=_compute,
     draw=_draw,
-    size=(11.0, 4.2),
+    size=(8.0, 4.8),
 )
