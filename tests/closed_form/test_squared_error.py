@@ -356,6 +356,16 @@ def test_starts_far_below_one_and_classes_of_far_different_sizes(precision, unit
     np.testing.assert_allclose(run["log_norm"], norms, rtol=digits, atol=digits)
 
 
+def test_balance_of_starts_whose_squares_leave_the_range():
+    model, flow = uj.unconstrained(uj.balanced(3, 1), 3, loss="mse"), uj.Flow()
+    rng, none = np.random.default_rng(0), np.zeros(3, np.float32)
+    apart = [np.float32(1e-25) * rng.normal(size=(3, 3)).astype(np.float32) for _ in range(2)]
+    norm = jax.jit(lambda H, W: uj.exact(model, flow, uj.State(H, W, none), [1.0], ["norm"])["norm"])
+    assert np.isnan(norm(*apart)[0])  # it is not balanced, which only the compiled program can see
+    rich = uj.exact(model, flow, uj.State(1e10 * np.eye(3, dtype=np.float32), 0 * apart[0], none), [1.0], ["norm_W"])
+    np.testing.assert_allclose(rich["norm_W"], 3**0.5 * 1e-10, rtol=1e-5)  # w h = 1 in each class
+
+
 def test_derivatives_beside_a_balanced_problem_are_refused():
     model = uj.regularized(UNEVEN, 4, decay=0.03, loss="mse")
     state = model.init(jax.random.key(5), balanced=0.0)

@@ -43,7 +43,7 @@ from unhinged_jax.linear.spectrum import without
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
-from unhinged_jax.special import phi1, power_of_two, safe_norm, safe_sqrt, segment_sum
+from unhinged_jax.special import largest, phi1, power_of_two, safe_norm, safe_sqrt, segment_sum
 
 
 class Targets(NamedTuple):
@@ -125,16 +125,17 @@ def start_of(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Start:
     speed = jnp.mean(jnp.asarray(model.labels.weights, dtype)) * jnp.sqrt(r1 * r2)
     stretch = (r1 / r2) ** 0.25
     H, W = multiplied(state)
-    balance = balance_of(flow, H, W)
+    unit = jnp.maximum(jax.lax.stop_gradient(largest(H, W)), jnp.finfo(dtype).tiny)  # whose square is not formed
+    balance = balance_of(flow, H / unit, W / unit)
     H, W = H / stretch, W * stretch
-    kappa = jnp.zeros((), dtype) if form.even else balance.kappa / jnp.sqrt(r1 * r2)
+    kappa = jnp.zeros((), dtype) if form.even else balance.kappa / jnp.sqrt(r1 * r2) * unit * unit
     targets = _targets(model, state.b, form, dtype)
     s, decay = targets.values, (r1 * l1 + r2 * l2) / (2 * speed)
     angle, omega = jnp.full_like(s, jnp.pi / 4), s
     if not form.even:
         there = (s > 0) | (kappa != 0)
         angle = jnp.arctan2(jnp.where(there, 2 * s, 1.0), jnp.where(there, kappa, 0.0)) / 2
-        omega = safe_sqrt(s**2 + kappa**2 / 4)
+        omega = s * jnp.sin(2 * angle) + kappa / 2 * jnp.cos(2 * angle)
     F, A = targets.gathered(H), targets.seen(W)
     cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
     rows = jnp.concatenate([cos * F + sin * A, cos * A - sin * F])
@@ -216,22 +217,24 @@ def moment(start: Start, zeta: jax.Array, even: bool = False) -> View:
     entries = jnp.vstack([jnp.abs(start.rows), safe_norm_of_rows(start.rest.T)])
     column_nu, extra = _columns(nu, phi, entries, T)
     reach = jnp.arange(entries.shape[1]) < jnp.append(start.reach, entries.shape[1])[:, None]
-    # Entries are divided by powers of two, which join the exponents: they may be far smaller than the exponentials.
+    # Entries are divided by powers of two, which join the exponents: they may be far from one, as exponentials are.
     size = jax.lax.stop_gradient(jnp.where(entries > 0, entries, jnp.max(entries)))
     least = float(jnp.finfo(dtype).minexp)
     power = jnp.clip(jnp.round(jnp.log2(jnp.where(size > 0, size, 1.0))), least, -least)
     by, logs = power_of_two(-power.astype(jnp.int32), dtype), power * jnp.log(jnp.asarray(2.0, dtype))
     rows, rest, rest_root = start.rows * by[:-1], start.rest * by[-1], start.rest_root * by[-1]
     # Exponents of the rows of e^(At) Z_0 and of the square roots of their weights, each over that of the column.
-    over = jnp.where(reach, (nu[:, None] - column_nu) * T - extra + logs, 0.0)
+    held = jax.lax.stop_gradient(jnp.where(T > 0, T * phi, 1.0))
+    share = T * phi / held
+    over = jnp.where(reach, (nu[:, None] - column_nu) * T - extra + logs + jnp.log(held)[:, None] / 2, 0.0)
     moved = jnp.where(reach, (mu[:, None] - column_nu) * T - extra + logs, 0.0)
     most = float(np.log(jnp.finfo(dtype).max)) / 4
     weighted = rows * jnp.exp(jnp.minimum(over[:-1], most))
     beside = jnp.exp(jnp.minimum(over[-1], most))
     one = jnp.exp(-column_nu * T - extra)
     gram = rest.T @ rest
-    N = jnp.diag(one**2) + T * ((weighted.T * phi[:-1]) @ weighted + phi[-1] * gram * beside * beside[:, None])
-    factor = jnp.sqrt(T * phi)
+    N = jnp.diag(one**2) + (weighted.T * share[:-1]) @ weighted + share[-1] * gram * beside * beside[:, None]
+    factor = jnp.sqrt(share)
     stack = [weighted * factor[:-1, None], rest_root * beside * factor[-1], jnp.diag(one)]
     R = _root(N, jax.lax.stop_gradient(jnp.concatenate(stack)))
     # What is common to all rows is kept beside them.
