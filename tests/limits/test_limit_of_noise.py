@@ -289,6 +289,14 @@ def test_a_start_outside_the_mode_that_grows():
     assert not uj.limit(model, descent, nothing).generic
 
 
+def test_size_of_a_start_does_not_matter():
+    model = uj.regularized(uj.from_counts([2, 1]), dim=2, decay=0.05)
+    state, descent = model.init(jax.random.key(0), precision="float32"), uj.Descent(0.3, batch=2)
+    for unit in (1.0, 1e-25, 1e25):
+        sized = state.replace(H=np.float32(unit) * state.H, W=np.float32(unit) * state.W)
+        assert uj.limit(model, descent, sized).generic
+
+
 @pytest.mark.parametrize("case", some(["frozen", "anchored"], "frozen"))
 def test_noise_that_is_added_feeds_no_growth(case):
     model = getattr(uj, case)(uj.balanced(classes=3, per_class=2), dim=3, decay=0.5)

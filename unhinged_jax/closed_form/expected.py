@@ -209,13 +209,18 @@ def begun(
     dtype, batch = state.W.dtype, dynamics.batch
     batch, replacement = (model.samples, False) if batch is None else (batch, bool(dynamics.replacement))
     draws = draws_of(model.samples, jnp.asarray(batch, dtype), replacement)
-    power = drift(largest(state.H, state.W))
-    H, W = (power_of_two(-power, dtype) * part for part in (state.H, state.W))
-    start = moments_of(H, W, state.b, membership.group, membership.first.shape[0])
+    start, power = moments_of_start(state, membership)
     update = isinstance(dynamics, Descent)
     alike = membership.alike
     short = Alike(model, setting, draws, dtype, update) if alike else General(model, setting, draws, update)
-    return short, short.shortened(start), 2 * power
+    return short, short.shortened(start), power
+
+
+def moments_of_start(state: State, membership: Membership) -> tuple[Moments, jax.Array]:
+    """The moments of a given state, without its `log_scale`: (those of H and W divided by 2^power, power)."""
+    power = drift(largest(state.H, state.W))
+    H, W = (power_of_two(-power, part.dtype) * part for part in (state.H, state.W))
+    return moments_of(H, W, state.b, membership.group, membership.first.shape[0]), 2 * power
 
 
 def moving(rates: PartRates, model: LayerPeeled) -> PartRates:

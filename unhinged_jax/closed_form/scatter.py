@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Alike, General, Membership, setting_of
-from unhinged_jax.closed_form.expected import OF_MOMENTS, expectations
-from unhinged_jax.closed_form.moments import Draws, Moments, draws_of, moments_of
+from unhinged_jax.closed_form.expected import OF_MOMENTS, expectations, moments_of_start
+from unhinged_jax.closed_form.moments import Draws, Moments, draws_of
 from unhinged_jax.dynamics import Descent, PartRates, rates_at
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.special import drift, largest, power_of_two, safe_log
+from unhinged_jax.special import largest, power_of_two, safe_log
 
 SPLIT = ("between_scatter", "log_between_scatter")
 """Observables of a descent that are put together from the mean run and the deviations from it."""
@@ -71,10 +71,9 @@ def log_of_deviations(
         for of in (model, light)
         for at, drawn in ((setting, draws), (calm, Draws(one, one)))
     )
-    power = drift(largest(state.H, state.W))
-    H, W = (power_of_two(-power, dtype) * part for part in (state.H, state.W))
-    start: Any = with_noise.shortened(moments_of(H, W, state.b, membership.group, membership.first.shape[0]))
-    carry = start, jax.tree.map(jnp.zeros_like, start), 2 * power
+    moments, power = moments_of_start(state, membership)
+    start: Any = with_noise.shortened(moments)
+    carry = start, jax.tree.map(jnp.zeros_like, start), power
 
     def step(carry: tuple[Any, Any, jax.Array], k: jax.Array) -> tuple[Any, Any, jax.Array]:
         mean, apart, power = carry

@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Membership, setting_of
-from unhinged_jax.closed_form.moments import draws_of, moments_of
+from unhinged_jax.closed_form.expected import moments_of_start
+from unhinged_jax.closed_form.moments import draws_of
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.limits.factors import factor
 from unhinged_jax.limits.leading_vectors import Sought, ratio, sought
@@ -68,7 +69,7 @@ def _coupled(model: LayerPeeled, descent: Descent, state: State, membership: Mem
     batch = n / (1 + (n - 1) * safe) if descent.batch is not None and not descent.replacement else 1 / safe
     batch = jnp.where(c > 0, jnp.where(c < jnp.inf, batch, 0.0), jnp.inf)
 
-    given = whole.at.vector(moments_of(state.H, state.W, state.b, membership.group, groups.counts.shape[0]))
+    given = whole.at.vector(moments_of_start(state, membership)[0])
     size = jnp.linalg.norm(given)
     part = jnp.dot(vectors[0], given / jnp.where(size > 0, size, 1.0))
     generic = jax.lax.stop_gradient(jnp.abs(part) > 256 * jnp.finfo(dtype).eps)
