@@ -289,7 +289,7 @@ def _panel(axes: Axes, x: np.ndarray, axis: Along, lines: list[Line], name: str,
         drawn += [middle, low, high]
     if len(drawn) == 1:
         head(axes, meaning or name, name)
-        where = " after 0" if axis.log else ""
+        where = " after 0" if any(np.any(np.isfinite(line.middle)) for line in lines) else ""
         axes.text(0.5, 0.5, f"no finite values{where}", ha="center", va="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return

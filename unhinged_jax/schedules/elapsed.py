@@ -79,7 +79,7 @@ def check_rates(schedule: Schedule, first: float, last: float, step: float | Non
     if not _callable_now(schedule):
         return
     if step is not None:
-        count = max(int((last - first) / step), 1)
+        count = max(round((last - first) / step), 1)  # a quotient such as 0.3/0.1 lies below its whole number
         times = first + step * np.unique(np.linspace(0, count - 1, min(count, _UPDATES)).astype(np.int64))
         _judge(times, values_at(schedule, times))
     elif last > first:
