@@ -189,7 +189,8 @@ def test_moments_far_beyond_the_range_of_numbers_and_of_many_groups():
         np.testing.assert_allclose(many[name], wide[name][:3], rtol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize("of", ["batch", *(pytest.param(name, marks=pytest.mark.long) for name in ("rate", "until"))])
+@pytest.mark.long
+@pytest.mark.parametrize("of", ["batch", "rate", "until"])
 def test_derivatives_of_expectations(of):
     default = {"batch": 2.5, "rate": 0.3, "until": 20.0}
 

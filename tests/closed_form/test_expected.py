@@ -196,6 +196,7 @@ def test_moments_far_beyond_the_range_of_numbers_are_known_by_their_logarithms()
     assert rise[2] > 2 * np.diff(uj.exact(model, uj.Descent(0.5), state, times, ["log_norm"])["log_norm"])[2]
 
 
+@pytest.mark.long
 def test_small_rates_lose_nothing_in_float32():
     model, state = problem()
     descent, times = uj.Descent(1e-7, batch=3), [0, 100_000]
@@ -322,6 +323,7 @@ def test_growth_by_many_powers_of_ten_in_one_update():
         np.testing.assert_allclose(narrow["log_square_norm"], wide["log_square_norm"], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_only_weight_times_rate_matters():
     def at(scale, precision):
         labels = uj.balanced(classes=4, per_class=5).symmetric_noise(0.2)

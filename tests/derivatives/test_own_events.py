@@ -70,6 +70,7 @@ def test_a_function_of_ones_own_with_its_derivatives(method):
     np.testing.assert_allclose(slopes, [by_decay, by_level, -LOW * by_level], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_first_of_several_flows():
     events, directions = [own, "norm_W"], ["below", "below"]
 

@@ -180,10 +180,10 @@ THEORY = Theory(
     loss="unhinged, cross-entropy",
     case="regularised",
     predicted=(
-        "dZ = KZ dτ + √η B(Z) dw with BBᵀ the covariance of the gradient of a batch; expectations of descent differ by "
-        "O(η), E‖Z‖² by −ητ‖KZ(τ)‖²"
+        "`dZ = KZ dτ + √η B(Z) dw` with `BBᵀ` the covariance of the gradient of a batch; expectations of descent "
+        "differ by `O(η)`, `E‖Z‖²` by `−ητ‖KZ(τ)‖²`"
     ),
-    assumptions="η → 0 at a fixed τ = η · updates",
+    assumptions="`η → 0` at a fixed `τ = η · updates`",
     references=("li2017stochastic", "li2019stochastic"),
     libraries=("deepmind2020jax",),
     account=(

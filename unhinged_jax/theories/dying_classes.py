@@ -87,17 +87,17 @@ THEORY = Theory(
     title="MSE with decay: classes die one by one",
     loss="MSE",
     case="regularised",
-    predicted="the logits at the minimum have the singular values max(0, √n_c − n√(λ₁λ₂)): small classes die first",
+    predicted="the logits at the minimum have the singular values `max(0, √(n_c) − n√(λ₁λ₂))`: small classes die first",
     assumptions="none (any class sizes, p ≥ the classes that survive)",
     references=("tirer2022extended", "fang2021exploring"),
     libraries=("deepmind2020jax",),
     account=(
-        "With classes of any size the one-hot targets have the singular values √n_c, and decay takes the same amount, "
-        "`n√(λ₁λ₂)`, off each: the minimiser of Tirer & Bruna for any counts. A class is given up, logits and all, "
-        "once `λ₁λ₂ ≥ n_c/n²`, the smallest first; for MSE this is minority collapse at a decay that is known in "
+        "With classes of any size the one-hot targets have the singular values `√(n_c)`, and decay takes the same "
+        "amount, `n√(λ₁λ₂)`, off each: the minimiser of Tirer & Bruna for any counts. A class is given up, logits and "
+        "all, once `λ₁λ₂ ≥ n_c/n²`, the smallest first; for MSE this is minority collapse at a decay that is known in "
         "advance. From a small balanced start, the exact flow learns the same classes in the same order, each in a "
         "step of its own. `limit` says in words which classes die. From any start that has a part in every class, "
-        "descent with momentum ends at the same values, also where λ₁ and λ₂ differ."
+        "descent with momentum ends at the same values, also where `λ₁` and `λ₂` differ."
     ),
     caption="Left: minimum (lines) and the end of long descents (dots). Right: exact flow from a start of size 0.01.",
     compute=_compute,

@@ -128,7 +128,7 @@ THEORY = Theory(
     loss="unhinged",
     case="regularised, batches",
     predicted=(
-        "the mean over all batches is the descent of all samples, exactly, and E‖(H, W)‖² is a linear recursion of "
+        "the mean over all batches is the descent of all samples, exactly, and `E‖(H, W)‖²` is a linear recursion of "
         "seven numbers"
     ),
     assumptions="independent batches; balanced classes for seven numbers",

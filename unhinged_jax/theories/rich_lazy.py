@@ -110,21 +110,22 @@ THEORY = Theory(
     loss="MSE",
     case="unconstrained",
     predicted=(
-        "Z(t) = e^{At} Z₀ (I + Z₀ᵀ∫e^{2As}ds Z₀)^{−1/2} up to a rotation, A = [[κ/2, Y], [Yᵀ, −κ/2]]; features "
-        "collapse for κ → 0, and for κ → ∞ their kernel stays, to 1/κ²"
+        "`Z(t) = e^{At} Z₀ (I + Z₀ᵀ ∫e^{2As}ds Z₀)^{−1/2}` up to a rotation, `A = [[κ/2, Y], [Yᵀ, −κ/2]]`; features "
+        "collapse for `κ → 0`, and for `κ → ∞` their kernel stays, to `1/κ²`"
     ),
-    assumptions="balanced start, HᵀH − WᵀW = κI",
+    assumptions="balanced start, `HᵀH − WᵀW = κI`",
     references=("domine2025lazy", "braun2022exact", "fukumizu1998effect", "saxe2014exact", "mixon2022neural"),
     libraries=("kidger2021on",),
     account=(
         "From a balanced start the flow of MSE is a matrix Riccati equation (Fukumizu; Saxe, McClelland & Ganguli for "
-        "aligned starts; Braun et al. for any with κ = 0; Dominé et al. for all κ), and `exact` evaluates it at any "
-        "time. κ is how much larger the features start than the prototypes. At κ = 0 the loss waits and then falls in "
-        "a step, and the features are learned: they collapse to their class means. At large κ the prototypes alone fit "
-        "the labels, exponentially from the first moment, while the kernel HHᵀ changes by a share that falls like 1/κ² "
-        "and nothing collapses. With enough dimensions, p ≥ n, all of these runs end at loss 0. The linear theory near "
-        "the origin is the limit of small starts: with the bias at 1/C, the exact MSE flow differs from the exact "
-        "unhinged flow at `γ = 1/(C−1)`, slower by `(C−1)/C`, by the square of the size of the start."
+        "aligned starts; Braun et al. for any with `κ = 0`; Dominé et al. for all `κ`), and `exact` evaluates it at "
+        "any time. `κ` is how much larger the features start than the prototypes. At `κ = 0` the loss waits and then "
+        "falls in a step, and the features are learned: they collapse to their class means. At large `κ` the "
+        "prototypes alone fit the labels, exponentially from the first moment, while the kernel `HHᵀ` changes by a "
+        "share that falls like `1/κ²` and nothing collapses. With enough dimensions, `p ≥ n`, all of these runs end "
+        "at loss 0. The linear theory near the origin is the limit of small starts: with the bias at 1/C, the exact "
+        "MSE flow differs from the exact unhinged flow at `γ = 1/(C−1)`, slower by `(C−1)/C`, by the square of the "
+        "size of the start."
     ),
     caption="Left: loss over time from balanced starts. Right: what has changed at the end, over κ.",
     compute=_compute,

@@ -151,8 +151,8 @@ THEORY = Theory(
     loss="unhinged",
     case="regularised, batches",
     predicted=(
-        "E‖(H, W)‖² grows, although the mean dies, above a rate η*(m) that is the smallest solution of an eigenvalue "
-        "problem of seven numbers; at each rate there is one critical batch size"
+        "`E‖(H, W)‖²` grows, although the mean dies, above a rate `η_*(m)` that is the smallest solution of an "
+        "eigenvalue problem of seven numbers; at each rate there is one critical batch size"
     ),
     assumptions="independent batches; balanced classes for seven numbers",
     references=("hodgkinson2021multiplicative", "gurbuzbalaban2021heavy", "zhou2023unhinged"),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 
-_CODE = re.compile(r"unhinged |python |exact$")  # commands and names of functions
+_CODE = re.compile(r"unhinged |python |(exact|limit)$")  # commands and names of functions
 _GREEK = {
     "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "κ": "kappa", "λ": "lambda",
     "μ": "mu", "ρ": "rho", "σ": "sigma", "τ": "tau", "ω": "omega", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda",
 }  # fmt: skip
 _SIGNS = {
     "−": "-", "·": r"\cdot ", "≤": r"\leq ", "≥": r"\geq ", "→": r"\to ", "∝": r"\propto ", "∫": r"\int ",
-    "‖": r"\Vert ", "½": r"\frac{1}{2}", "Ŵ": r"\hat W ", "ᵀ": r"^\top ",
+    "‖": r"\Vert ", "∞": r"\infty ", "½": r"\frac{1}{2}", "Ŵ": r"\hat W ", "ᵀ": r"^\top ",
 }  # fmt: skip
 _LOW = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _HIGH = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
