@@ -13,7 +13,7 @@
 # ---
 
 # %% [markdown]
-# # Noise
+# # Runs that draw, one by one and on average
 #
 # People train with minibatches. You will see when a stochastic run follows the descent on all samples, when noise
 # makes its squared norm grow although the mean dies, and what an ensemble can and cannot tell about an expectation
