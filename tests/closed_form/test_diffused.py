@@ -161,7 +161,8 @@ def test_the_gap_to_the_descent_falls_like_the_rate_and_that_of_steps_like_the_s
             ]  # fmt: skip
             return np.log2(np.divide(*gaps))
 
-        in_rate = [(uj.Descent(5 / k, **drawn), k, uj.Diffusion(5 / k, **drawn), k) for k in (200, 400)]
+        # Rates so small that the gap of the loss, whose first order happens to be small, is in its first order.
+        in_rate = [(uj.Descent(5 / k, **drawn), k, uj.Diffusion(5 / k, **drawn), k) for k in (800, 1600)]
         np.testing.assert_allclose(slopes(in_rate), 1, atol=0.1)
         if kind == "batch":
             path = uj.Diffusion(0.25, batch=4.0)
