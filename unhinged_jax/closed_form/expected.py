@@ -206,9 +206,8 @@ def begun(
     model: LayerPeeled, dynamics: Noisy, state: State, membership: Membership, setting: Setting
 ) -> tuple[General | Alike, Any, jax.Array]:
     """What carries the moments, those of the start over a power of two, and the power."""
-    dtype, batch = state.W.dtype, dynamics.batch
-    batch, replacement = (model.samples, False) if batch is None else (batch, bool(dynamics.replacement))
-    draws = draws_of(model.samples, jnp.asarray(batch, dtype), replacement)
+    dtype = state.W.dtype
+    draws = draws_of(model.samples, dynamics, dtype)
     start, power = moments_of_start(state, membership)
     update = isinstance(dynamics, Descent)
     alike = membership.alike
@@ -251,8 +250,7 @@ def _rescaled(carry: _Carry) -> _Carry:
     if isinstance(carry.moments, Moments):
         parts = [carry.moments.within, jnp.diagonal(carry.moments.FF), jnp.diagonal(carry.moments.WW)]
     size = jnp.max(jnp.abs(carry.moments[0])) if parts is None else jnp.max(jnp.concatenate(parts))
-    ready = (size > 0) & jnp.isfinite(size)
-    power = jax.lax.stop_gradient(jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32))
+    power = drift(size, beyond=0)
     factor = power_of_two(-power, size.dtype)
 
     def scaled(tree: Any) -> Any:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from unhinged_jax.special import power_of_two
+from unhinged_jax.special import drift, largest, power_of_two
 
 _DEGREE = 14  # of the Taylor polynomial of a matrix of norm 1/2: the rest is below 2e-17
 _SQUARINGS = 62
@@ -25,9 +25,7 @@ class Scaled(NamedTuple):
 
 def rescaled(given: Scaled) -> Scaled:
     """The same with entries around 1."""
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(given.array)))
-    ready = (size > 0) & jnp.isfinite(size)
-    power = jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32)
+    power = drift(largest(given.array), beyond=0)
     factor = power_of_two(-power, given.array.dtype)
     return Scaled(given.array * factor, given.power + power.astype(given.power.dtype))
 

@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from unhinged_jax.dynamics import PartRates
+from unhinged_jax.dynamics import Noisy, PartRates
 from unhinged_jax.model.settings import Decays
 from unhinged_jax.special import segment_sum
 
@@ -91,12 +92,14 @@ def squares_of(s: Moments, groups: Groups) -> Float[jax.Array, "G"]:
     return s.within + jnp.diagonal(s.FF) / groups.counts
 
 
-def draws_of(samples: int, batch: Float[jax.Array, ""], replacement: bool) -> Draws:
-    """Moments of D for batches of m of n samples; `batch` may be any positive number.
+def draws_of(samples: int, dynamics: Noisy, dtype: DTypeLike) -> Draws:
+    """Moments of D for batches of m of n samples; m may be any positive number, and without a batch it is n.
 
     Cov(D_ii, D_jj) = kappa (n delta_ij - 1)/m with kappa = 1 with replacement and (n - m)/(n - 1) without.
     """
-    kappa = 1.0 if replacement else (samples - batch) / max(samples - 1, 1)
+    whole = dynamics.batch is None
+    batch = jnp.asarray(samples if whole else dynamics.batch, dtype)
+    kappa = 1.0 if dynamics.replacement and not whole else (samples - batch) / max(samples - 1, 1)
     return Draws(1 + kappa * (samples - 1) / batch, 1 - kappa / batch)
 
 

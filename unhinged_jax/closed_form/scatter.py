@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Alike, General, Membership, setting_of
-from unhinged_jax.closed_form.expected import OF_MOMENTS, expectations, moments_of_start
+from unhinged_jax.closed_form.expected import OF_MOMENTS, expectations, moments_of_start, moving
 from unhinged_jax.closed_form.moments import Draws, Moments, draws_of
-from unhinged_jax.dynamics import Descent, PartRates, rates_at
+from unhinged_jax.dynamics import Descent, rates_at
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.special import largest, power_of_two, safe_log
+from unhinged_jax.special import drift, largest, power_of_two, safe_log
 
 SPLIT = ("between_scatter", "log_between_scatter")
 """Observables of a descent that are put together from the mean run and the deviations from it."""
@@ -61,8 +61,7 @@ def log_of_deviations(
     """The logarithm of the expected scatter between classes of the deviations from the mean run, (T,)."""
     dtype = state.W.dtype
     setting = setting_of(model, membership, descent.fresh_labels, dtype)
-    batch, replacement = (model.samples, False) if descent.batch is None else (descent.batch, bool(descent.replacement))
-    draws, one = draws_of(model.samples, jnp.asarray(batch, dtype), replacement), jnp.ones((), dtype)
+    draws, one = draws_of(model.samples, descent, dtype), jnp.ones((), dtype)
     calm = setting._replace(groups=setting.groups._replace(chances=None, rows=None))
     # What noise adds does not depend on decays, and without them little is lost in a difference.
     light = dataclasses.replace(model, decay_H=0.0, decay_W=0.0)
@@ -77,15 +76,12 @@ def log_of_deviations(
 
     def step(carry: tuple[Any, Any, jax.Array], k: jax.Array) -> tuple[Any, Any, jax.Array]:
         mean, apart, power = carry
-        rates = rates_at(descent, (first + k).astype(dtype), dtype)
-        moving = PartRates(*(r if moves else 0 * r for r, moves in zip(rates, model.moves, strict=True)))
-        of_mean = without.change(mean, moving)
-        noise = jax.tree.map(jnp.subtract, light_noise.change(mean, moving), light_calm.change(mean, moving))
-        apart = jax.tree.map(lambda v, own, new: v + own + new, apart, with_noise.change(apart, moving), noise)
+        rates = moving(rates_at(descent, (first + k).astype(dtype), dtype), model)
+        of_mean = without.change(mean, rates)
+        noise = jax.tree.map(jnp.subtract, light_noise.change(mean, rates), light_calm.change(mean, rates))
+        apart = jax.tree.map(lambda v, own, new: v + own + new, apart, with_noise.change(apart, rates), noise)
         mean = jax.tree.map(jnp.add, mean, of_mean)
-        size = jnp.maximum(_size(mean), _size(apart))
-        ready = (size > 0) & jnp.isfinite(size)
-        by = jax.lax.stop_gradient(jnp.round(jnp.log2(jnp.where(ready, size, 1.0))).astype(jnp.int32))
+        by = drift(jnp.maximum(_size(mean), _size(apart)), beyond=0)
         factor = power_of_two(-by, dtype)
         return _times(mean, factor), _times(apart, factor), power + by
 

@@ -45,8 +45,7 @@ def _coupled(model: LayerPeeled, descent: Descent, state: State, membership: Mem
     dtype, n = state.W.dtype, model.samples
     groups = setting_of(model, membership, descent.fresh_labels, dtype).groups
     numbers = (descent.rate_H, descent.rate_W, model.decay_H, model.decay_W, descent.schedule(0))
-    m, replacement = (n, False) if descent.batch is None else (descent.batch, bool(descent.replacement))
-    c = 1 - draws_of(n, jnp.asarray(m, dtype), replacement).other
+    c = 1 - draws_of(n, descent, dtype).other
     p = MapNumbers(groups, *(jnp.asarray(x, dtype) for x in (*numbers, c)))
     one, none = jnp.ones_like(c), jnp.zeros_like(c)
 

@@ -21,7 +21,7 @@ from unhinged_jax.dynamics import Noisy, rates_of_step
 from unhinged_jax.model import settled
 from unhinged_jax.observables import View
 from unhinged_jax.simulation.system import Body, Reader, System, rated
-from unhinged_jax.special import faint, largest, power_of_two
+from unhinged_jax.special import drift, faint, largest, power_of_two
 from unhinged_jax.trajectory import RunResult
 
 _LOST = 2**19  # powers of two; no group drifts so far within a block, and sums over a block still fit an integer
@@ -222,9 +222,7 @@ def _rescaled(system: System, carry: Carry, sizes: jax.Array, mark: bool = True)
             That costs the loop nothing, and `_settled` then rejects the block.
     """
     info = jnp.finfo(sizes.dtype)
-    ready = (sizes > 0) & jnp.isfinite(sizes)
-    power = jnp.round(jnp.log2(jnp.where(ready, sizes, 1.0))).astype(jnp.int32)
-    power = jax.lax.stop_gradient(jnp.where(jnp.abs(power) > _RESCALE_BEYOND, power, 0))
+    power = drift(sizes, _RESCALE_BEYOND)
     if system.capped:
         power = jnp.minimum(power, -carry.powers)
     added = power
