@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 import unhinged_jax as uj
+from unhinged_jax import ensembles
 from unhinged_jax.ensembles import Agreement, agreement, statistics
 
 xarray = pytest.importorskip("xarray")
@@ -191,3 +192,10 @@ def test_a_wrong_expectation_is_noticed(drawn, off):
         found = agreement({"x": members}, {"x": truth + off}, 1e-16)
         noticed += found.worst > found.bound
     assert noticed >= 90
+
+
+@pytest.mark.parametrize("a", [-0.4, 0.01, 0.7])
+def test_the_correction_for_skewness_is_a_cube_of_a_line(a):
+    """Hall's transformation, written as the cube that makes it monotone."""
+    t = np.linspace(-6, 6, 25)
+    np.testing.assert_allclose(ensembles._unskewed(t, a), ((1 + a * t / 3) ** 3 - 1) / a + a / 6, rtol=1e-10)
