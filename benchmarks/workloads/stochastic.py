@@ -32,6 +32,7 @@ STOCHASTIC = Workload(
     contenders=(
         Contender("unhinged_jax simulate", ours.ensemble(uj.simulate), costs.drawn_rows, ours=True),
         Contender("plain JAX SGD, vmap, rows", by_jax.stochastic_by_rows, costs.drawn_rows),
+        Contender("plain JAX SGD, 32 at a time", by_jax.stochastic_by_rows_in_groups, costs.drawn_rows),
         Contender("plain JAX SGD, vmap, weights", by_jax.stochastic_by_weights, costs.dense_products),
     ),
     precisions=("float32",),

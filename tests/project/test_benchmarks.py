@@ -257,7 +257,8 @@ def test_every_way_through_an_ensemble_has_the_same_expectation():
     exact = uj.exact(ours.model_of(case), ours.dynamics_of(case), ours.state_of(case), case.times, list(truth))
     for name, values in truth.items():
         np.testing.assert_allclose(exact[name], values, rtol=1e-10)
-    for build in (ours.ensemble(uj.simulate), by_jax.stochastic_by_rows, by_jax.stochastic_by_weights):
+    peers = by_jax.stochastic_by_rows, by_jax.stochastic_by_rows_in_groups, by_jax.stochastic_by_weights
+    for build in (ours.ensemble(uj.simulate), *peers):
         found = outputs(build, case)
         for name, values in truth.items():
             np.testing.assert_allclose(found[name], values, rtol=0.05, err_msg=f"{build} {name}")

@@ -70,7 +70,7 @@ def unread_blocks(step: Step, reads: Reads, guard: Guard | None, tidy: Tidy | No
 
     def stretched(carry: PyTree, ks: jax.Array) -> PyTree:
         carry = over(step, carry, ks)
-        return tidy[1](carry) if tidy is not None and stretch > 1 else carry
+        return tidy[1](carry) if tidy is not None and 1 < stretch < reads.block else carry  # else `settle` does it
 
     @jax.checkpoint
     def many(carry: PyTree, ks: jax.Array) -> PyTree:
@@ -147,7 +147,7 @@ def _settled(
     settled, fine = guard.settle(before, after)
     again, kept = going & ~fine, going & fine
     # A selection, not a branch, because under vmap a branch would batch k and with it every branch inside the step.
-    left = _chosen(kept, settled, before), _marked(kept, filled, saved)
+    left = chosen(kept, settled, before), _marked(kept, filled, saved)
     if (alone := guard.alone) is None:
         return *left, kept
 
@@ -156,7 +156,7 @@ def _settled(
         def one(state: tuple[PyTree, Any, jax.Array], k: jax.Array) -> tuple[PyTree, Any, jax.Array]:
             carry, saved, live = state
             moved, fine = alone(carry, step(carry, k))
-            carry, live = _chosen(live, moved, carry), live & fine
+            carry, live = chosen(live, moved, carry), live & fine
             return carry, save(carry, k, live, saved), live
 
         return over(one, (before, saved, again), ks)
@@ -169,7 +169,7 @@ def _settled(
     return carry, saved, kept | live
 
 
-def _chosen(choice: jax.Array, one: PyTree, other: PyTree) -> PyTree:
+def chosen(choice: jax.Array, one: PyTree, other: PyTree) -> PyTree:
     return jax.tree.map(lambda one, other: jnp.where(choice, one, other), one, other)
 
 

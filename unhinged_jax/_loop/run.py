@@ -17,6 +17,7 @@ from unhinged_jax._loop.blocks import (
     Step,
     Tidy,
     along,
+    chosen,
     keeping,
     over,
     read_blocks,
@@ -61,38 +62,48 @@ def run(
     Returns:
         The last carry, the saved values with a leading axis of reads, and which reads were reached, (total,).
     """
-    start = needs(carry)
+    start, guard = needs(carry), None if settle is None else Guard(settle, alone)
     keep, late = keeping(reads, start, read, needs)
-    if paused is None:
-        loop = _regular if reads.slots is None else _looked_up
-        guard = None if settle is None else Guard(settle, alone)
-        carry, values, filled = loop(step, carry, reads, keep, guard, tidy)
+
+    def sound(carry: PyTree, filled: jax.Array) -> PyTree:
+        # For an unfilled slot the start is read, where every value and derivative is finite.
+        return chosen(filled, needs(carry), start)
+
+    if paused is None and reads.slots is None:
+        late = False
+        carry, values, filled = _regular(step, carry, reads, lambda *kept: read(sound(*kept)), guard, tidy)
+    elif paused is None:
+        carry, values, filled = _looked_up(step, carry, reads, keep, guard, tidy)
     else:
         carry, (values, filled) = paused.carry, paused.saved
     if late:
-        # For an unfilled slot the start is read, where every value and derivative is finite.
-        sound = jax.tree.map(lambda kept, begin: jnp.where(along(filled, kept), kept, begin), values, start)
-        values = jax.lax.map(jax.checkpoint(read), sound)
+        kept = jax.tree.map(lambda kept, begin: jnp.where(along(filled, kept), kept, begin), values, start)
+        values = jax.lax.map(jax.checkpoint(read), kept)
     blank = jax.tree.map(lambda leaf: jnp.asarray(_blank(leaf.dtype), leaf.dtype), values)
     return carry, jax.tree.map(lambda v, none: jnp.where(along(filled, v), v, none), values, blank), filled
 
 
 def _regular(
-    step: Step, carry: PyTree, reads: Reads, keep: Callable[[PyTree], PyTree], guard: Guard | None, tidy: Tidy | None
+    step: Step, carry: PyTree, reads: Reads, read: Callable[..., PyTree], guard: Guard | None, tidy: Tidy | None
 ) -> Loop:
-    """Nested loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps."""
-    guarded = unread_blocks(step, reads, guard, tidy)
+    """Nested loops: reads, blocks that a derivative recomputes, stretches between tidyings, steps.
 
-    def until_read(state: tuple[PyTree, jax.Array], ks: jax.Array) -> tuple[PyTree, tuple[PyTree, jax.Array]]:
-        state = over(guarded, state, ks.reshape(-1, reads.block))
-        return state, (keep(state[0]), state[1])
+    It is read inside: to keep what is read of a batch until after the loop would take longer than many a loop.
+    """
+    guarded, read = unread_blocks(step, reads, guard, tidy), jax.checkpoint(read)
 
-    ks = jnp.arange(reads.updates).reshape(-1, reads.every)
-    start = carry
-    (carry, _), (values, filled) = jax.lax.scan(until_read, (start, jnp.asarray(True)), ks)
-    if reads.total > ks.shape[0]:  # the start is also read
-        values = jax.tree.map(lambda begin, rest: jnp.concatenate([begin[None], rest]), keep(start), values)
-        filled = jnp.concatenate([jnp.ones_like(filled[:1]), filled])
+    def until_read(state: tuple[PyTree, jax.Array], count: jax.Array) -> tuple[PyTree, tuple[PyTree, jax.Array]]:
+        def blocks() -> tuple[PyTree, jax.Array]:
+            ks = (count - 1) * reads.every + jnp.arange(reads.every)
+            return over(guarded, state, ks.reshape(-1, reads.block))
+
+        # The start is read by a branch, so that reading is compiled once.
+        state = jax.lax.cond(count > 0, blocks, lambda: state) if at_start else blocks()
+        return state, (read(*state), state[1])
+
+    at_start = reads.total * reads.every > reads.updates
+    counts = jnp.arange(0 if at_start else 1, reads.updates // reads.every + 1)
+    (carry, _), (values, filled) = jax.lax.scan(until_read, (carry, jnp.asarray(True)), counts)
     return carry, values, filled
 
 
