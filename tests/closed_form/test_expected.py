@@ -135,7 +135,7 @@ def problem(labels=None, dim=5, **settings):
     return model, model.init(jax.random.key(0))
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_seven_numbers_are_as_good_as_all_moments(fresh):
     labels = uj.balanced(classes=4, per_class=3)
     labels = labels.symmetric_noise(0.2) if fresh else labels

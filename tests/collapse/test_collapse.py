@@ -117,7 +117,9 @@ def test_scale_invariance(scale):
         assert_equal(got, want)
 
 
-@pytest.mark.parametrize(("classes", "dim"), [(5, 9), pytest.param(5, 4, marks=pytest.mark.long), (2, 1)])
+@pytest.mark.parametrize(
+    ("classes", "dim"), [(5, 9), pytest.param(5, 4, marks=pytest.mark.long), pytest.param(2, 1, marks=pytest.mark.long)]
+)
 def test_ideal_values_at_exact_collapse_with_finite_gradients(classes, dim):
     simplex = _simplex(classes, dim + 1)
     basis = np.linalg.svd(simplex)[2][: max(classes - 1, dim)][:dim]

@@ -41,6 +41,7 @@ def when_all_are_right(state):
     return brentq(lambda t: least_margin(state, t), GRID[place - 1] + 1e-9, GRID[place], xtol=1e-13)
 
 
+@pytest.mark.long
 def test_a_tie_is_no_success_and_a_jump_is_located_where_it_is():
     """With prototypes of zeros every margin is 0 at the start; the accuracy, too, is looked for at its own jump."""
     for state in (ZERO, START):

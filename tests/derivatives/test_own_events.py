@@ -89,6 +89,7 @@ def test_the_first_of_several_flows():
     assert not bool(never.happened) and np.isinf(never.time)
 
 
+@pytest.mark.long
 def test_the_first_of_several_descents():
     descent, W, walk = uj.Descent(0.3), START.W, []
     for _ in range(40):

@@ -108,7 +108,8 @@ def test_every_parameter_and_every_pair_is_that_of_the_loop(names, sources):
 
 
 # Weights whose sum is not 1 are not normalised: factors apply as given, as `weighted(normalise=False)` applies them.
-@pytest.mark.parametrize("total", [2.5, pytest.param(1.0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("total", [2.5, 1.0])
 def test_arrays_beside_numbers_that_share_them(total):
     wanted = [*ARRAYS, "noise", "decay"]
     table = uj.sensitivity(*problem(total), [UPDATES], "log_norm", wanted, sources=["simulated"])

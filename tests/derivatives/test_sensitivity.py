@@ -68,6 +68,7 @@ def test_second_derivatives_are_one_program_whatever_their_number():
     assert program(2) == program(7)
 
 
+@pytest.mark.long
 def test_second_derivatives_beside_arrays(table):
     """An array of parameters is differentiated once and changes nothing in the second derivatives of numbers."""
     start = problem(uj.Descent(0.3, rate_H=0.8))

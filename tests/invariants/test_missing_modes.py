@@ -93,7 +93,7 @@ def test_what_is_missing_has_its_derivatives():
 @pytest.mark.parametrize(
     ("dynamics", "dim", "traced"),
     [
-        (uj.Descent(1.0, momentum=0.5), 5, False),
+        pytest.param(uj.Descent(1.0, momentum=0.5), 5, False, marks=pytest.mark.long),
         pytest.param(uj.Flow(1.0), 5, False, marks=pytest.mark.long),
         pytest.param(uj.Flow(1.0), 20, False, marks=pytest.mark.long),
         pytest.param(uj.Flow(1.0), 20, True, marks=pytest.mark.long),

@@ -226,6 +226,7 @@ def test_narrow_targets_weights_and_rates_are_widened():
 # --- times ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_updates_beyond_32_bits():
     descent, state = uj.Descent(0.5), jax.tree.map(np.float32, STATE)
     size = 2**31 + 4

@@ -30,6 +30,7 @@ def ties_go_to_the_first(state, labels):
     return np.mean(np.argmax(scores, axis=1) == np.asarray(labels.index))
 
 
+@pytest.mark.long
 def test_distance_observed_beside_changes_nothing():
     labels = uj.balanced(3, 4)
     model, steps = uj.unconstrained(labels, 8), uj.Descent(0.5)

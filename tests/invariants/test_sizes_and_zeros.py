@@ -120,7 +120,7 @@ def apart(X, Y):
     ("dynamics", "balanced", "precision"),
     [
         pytest.param(uj.Flow(0.5), True, "float64", marks=pytest.mark.long),
-        (uj.Descent(0.5), True, "float64"),
+        pytest.param(uj.Descent(0.5), True, "float64", marks=pytest.mark.long),
         pytest.param(uj.Descent(0.5, momentum=0.5), False, "float32", marks=pytest.mark.long),
         pytest.param(uj.Descent(0.5), True, "float32", marks=pytest.mark.long),
         pytest.param(uj.Flow(0.5), False, "float32", marks=pytest.mark.long),

@@ -75,6 +75,7 @@ def test_angles_of_spherical_descents_fall_beyond_the_range_of_float32(labels, d
         np.testing.assert_allclose(run["log_distance"], want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_angles_of_spherical_flows_fall_beyond_any_range():
     """tan(theta/2) falls by e^(kappa t) without decay and with q = 2, whatever the length."""
     model = uj.spherical(uj.balanced(3, 4), 4, rescale=2)
