@@ -60,7 +60,10 @@ if TYPE_CHECKING:
     from unhinged_jax.observables import observe_state as observe_state
     from unhinged_jax.observables import paper_observables as paper_observables
     from unhinged_jax.optimizers import Optimizer as Optimizer
+    from unhinged_jax.optimizers import clipped_descent as clipped_descent
+    from unhinged_jax.optimizers import normalized_descent as normalized_descent
     from unhinged_jax.optimizers import rescale_by_feature_norm as rescale_by_feature_norm
+    from unhinged_jax.optimizers import spectral_descent as spectral_descent
     from unhinged_jax.plots import plot as plot
     from unhinged_jax.references import citation as citation
     from unhinged_jax.schedules import constant as constant
@@ -98,7 +101,7 @@ _HOMES = {
     "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
     "observables": "all_observables collapse_observables moment_observables observe_state paper_observables",
-    "optimizers": "Optimizer rescale_by_feature_norm",
+    "optimizers": "Optimizer clipped_descent normalized_descent rescale_by_feature_norm spectral_descent",
     "plots": "plot",
     "references": "citation",
     "schedules": "constant cosine exponential logspaced numeric piecewise polynomial steps warmup",

@@ -161,6 +161,39 @@ def _safe_norm_jvp(parts: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
     return norm, jnp.where(there, sum(slopes, jnp.zeros_like(norm)), 0.0)
 
 
+@jax.custom_jvp
+def polar(X: jax.Array) -> jax.Array:
+    """The polar factor U V^T of a matrix X = U diag(s) V^T, of its shape, without what only rounding has put into X.
+
+    Its derivative keeps the rank of X, and is smooth where singular values meet.
+
+    Example:
+        >>> polar(jnp.array([[2.0, 0.0], [0.0, 1e-20]])).tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
+    """
+    U, _, V = _kept_vectors(X)
+    return U @ V.T
+
+
+def _kept_vectors(X: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U, s, V with zeros for vectors of singular values that are only rounding, which are 0."""
+    size = largest(X)
+    U, s, Vt = jnp.linalg.svd(X / jnp.where(size > 0, size, 1.0), full_matrices=False)
+    keep = s > 16 * max(X.shape) * jnp.finfo(X.dtype).eps * jnp.max(s, initial=0.0)
+    return U * keep, jnp.where(keep, s * size, 0.0), Vt.T * keep
+
+
+@polar.defjvp
+def _polar_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    U, s, V = _kept_vectors(*primals)
+    (dX,) = tangents
+    sums = s[:, None] + s
+    A, inverse = U.T @ dX @ V, jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1.0), 0.0)
+    turn = U @ ((A - A.T) / jnp.where(sums > 0, sums, 1.0)) @ V.T
+    left, right = (dX @ V - U @ A) * inverse @ V.T, U * inverse @ (U.T @ dX - A @ V.T)
+    return U @ V.T, turn + left + right
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def greatest(values: jax.Array, axis: int = 0) -> jax.Array:
     """`jnp.max` with a safe derivative: the mean of the tangents of all entries that are largest up to rounding.

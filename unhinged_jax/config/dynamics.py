@@ -9,7 +9,7 @@ from typing import Any
 import diffrax
 import optax
 
-from unhinged_jax import _check, schedules
+from unhinged_jax import _check, optimizers, schedules
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.sections import DynamicsSection
 from unhinged_jax.config.tables import call, check_arguments, given_keys, name_and_arguments, own, pick
@@ -80,8 +80,9 @@ def _solver(name: str) -> Any:
 
 def _optimizer(spec: str | dict, files: Files) -> Optimizer:
     name, arguments = name_and_arguments(spec, "name", "optimizer")
-    known = {key: value for key, value in vars(optax).items() if inspect.isfunction(value)}
-    factory = files.function(name) if ":" in name else pick("optax optimizer", name, known)
+    known = {key: value for room in (optax, optimizers) for key, value in vars(room).items()
+             if inspect.isfunction(value)}  # fmt: skip
+    factory = files.function(name) if ":" in name else pick("optimizer", name, known)
     check_arguments(factory, arguments, f"optimizer {name!r}")
     return Optimizer(factory, **arguments)
 
