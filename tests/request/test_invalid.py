@@ -111,7 +111,7 @@ NO_CLOSED_FORM = {
     "rates that are not proportional": (MODEL, uj.Flow(rate_H=uj.exponential(1.0, 0.1)), "not proportional"),
     "a loss that is not linear": (uj.unconstrained(LABELS, 4, loss="focal"), uj.Flow(), "not linear in the logits"),
     "squared error from any start": (uj.unconstrained(LABELS, 4, loss="mse"), uj.Flow(), "from balanced starts only"),
-    "an optimizer": (MODEL, uj.Descent(optimizer=optax.adam(0.1)), "not a linear map"),
+    "an optimizer": (MODEL, uj.Descent(optimizer=optax.adam(0.1)), "where its gradient is constant: with"),
     "free spherical": (uj.spherical(LABELS, 4, free_prototypes=True), uj.Flow(), "anchor the prototypes"),
     "spherical with momentum": (uj.spherical(LABELS, 4), uj.Descent(0.1, momentum=0.5), "momentum on spherical"),
 }

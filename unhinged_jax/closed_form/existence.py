@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unhinged_jax import _request
 from unhinged_jax.closed_form.balance import why_not_balanced, why_not_squared
+from unhinged_jax.closed_form.constant_gradient import why_not_constant
 from unhinged_jax.closed_form.expected import why_noise_rules_out
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State
@@ -34,7 +35,7 @@ def why_no_closed_form(
     if not isinstance(dynamics, Flow) and dynamics.stochastic:
         return why_noise_rules_out(model, dynamics, expectations)
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
-        return "a general optax optimiser is not a linear map of the state; use momentum, plain descent or `simulate`."
+        return why_not_constant(model, dynamics)
     if model.spherical and model.moves.W:
         return "spherical features with free prototypes are not linear; anchor the prototypes or use `simulate`."
     if model.spherical and isinstance(dynamics, Descent) and dynamics.momentum is not None:

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _check, _loop, _request, observables
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.closed_form import spherical, squared_error
+from unhinged_jax.closed_form import constant_gradient, spherical, squared_error
 from unhinged_jax.closed_form.balance import Form, form_of, why_not_read
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.diffused import diffused
@@ -65,7 +65,8 @@ def exact(
 
     This covers every dynamics that is linear in (H, W), with any labels, weights, decays, kernel and proportional
     rates; a descent may also have momentum and rates that are not proportional. It covers spherical features with
-    anchored prototypes, and the flow of squared error from balanced starts, up to a rotation of the feature space.
+    anchored prototypes, the flow of squared error from balanced starts, up to a rotation of the feature space, and
+    optimisers such as Adam where the gradient is constant: with frozen features or anchored prototypes.
 
     A `Descent` that draws batches or labels, and a `Diffusion`, have closed forms in expectation under a linear loss:
     of `loss`, `objective`, `square_norm`, `square_norm_H`, `square_norm_W`, `square_norm_b`, `within_scatter` and
@@ -115,18 +116,23 @@ def exact(
         clock, start, dynamics = unit_clock(dynamics, task)
         model, dynamics = _request.traceable((model, dynamics))
         reads: Any = None
+        optimized = isinstance(dynamics, Descent) and dynamics.optimizer is not None
         if isinstance(dynamics, Descent):
             stepped = model.spherical or not closed(dynamics)
+            if optimized:
+                stepped = not constant_gradient.at_once(dynamics, task.memory)
             reads = (_loop.reads_at if stepped else updates_at)(task.times, task.first)
         if start is None:
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
-        if model.spherical or not model.loss.linear:
+        if model.spherical or not model.loss.linear or optimized:
             must_fit(task.state, task.precision)
         job = _Job(
             model, dynamics, task.state, Clock(clock, reads, start), task.plan, states, task.target, task.first_start,
             task.memory,
         )  # fmt: skip
-        if model.loss.linear:
+        if optimized:
+            found = _optimized(job)
+        elif model.loss.linear:
             found = _spherical(job) if model.spherical else _linear(job)
         else:
             found = _squared(job, form_of(model, dynamics, given))
@@ -235,6 +241,16 @@ def _squared(job: _Job, form: Form) -> Trajectory:
     schedule, times = job.dynamics.schedule, job.clock.times.astype(job.state.W.dtype)
     taus = schedule.integral(times) - schedule.integral(job.clock.first)
     return _evaluate(job, lambda tau: squared_error.moment(start, tau, form.even), taus.astype(job.state.W.dtype))
+
+
+@compiled
+def _optimized(job: _Job) -> Trajectory:
+    """Evaluate an optimiser whose gradient is constant."""
+    clock = job.clock
+    start = constant_gradient.start_of(job.model, job.dynamics, job.state, job.memory, clock.first)
+    last, saved, updates = constant_gradient.values(start, clock.reads, lambda view: _saved(job, view))
+    run = _trajectory(saved, last, clock.times)
+    return dataclasses.replace(run, memory=constant_gradient.memory_after(start, updates))
 
 
 @compiled

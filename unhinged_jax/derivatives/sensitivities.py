@@ -14,6 +14,7 @@ import numpy.typing as npt
 from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.closed_form.balance import why_not_along
+from unhinged_jax.closed_form.constant_gradient import why_not_beside
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.derivatives.chosen import Choice, chosen
 from unhinged_jax.derivatives.parameters import Parameter, Problem
@@ -101,7 +102,7 @@ def sensitivity(
     scale_must_fit(model, dynamics, task.state)
     names = [name for name, _ in task.plan]
     wanted = chosen(parameters, problem)
-    if not model.loss.linear and (why := why_not_along([p.name for p in wanted])) and "exact" in kinds:
+    if "exact" in kinds and (why := _why_not_beside(problem, [p.name for p in wanted])):
         if sources is not None:
             raise NoClosedForm(f"there is no closed form: {why}")
         kinds = SOURCES[:1]
@@ -141,6 +142,14 @@ def _sources(sources: Iterable[str] | str | None, problem: Problem, key: jax.Arr
     if why is not None and "exact" in asked:
         raise NoClosedForm(f"there is no closed form: {why}")
     return asked
+
+
+def _why_not_beside(problem: Problem, names: list[str]) -> str | None:
+    """Why there is no closed form beside a problem that has one if one of these parameters moves, in words, or None."""
+    model, dynamics, _ = problem
+    if not model.loss.linear:
+        return why_not_along(names)
+    return None if getattr(dynamics, "optimizer", None) is None else why_not_beside(names)
 
 
 def _of_a_path(wanted: list[Parameter], default: bool, dynamics: Descent) -> list[Parameter]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax import config as _config
+from unhinged_jax.closed_form.constant_gradient import why_not_beside
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.config import Config, ConfigError, Problem
 from unhinged_jax.designs.domains import Domain
@@ -80,7 +81,7 @@ class DesignPlan:
         with _config.placed(f"{path}: [design]"):
             check_section(design, goals, sections, config.run.precision)
             problem = _config.build(config)
-            _check_method(design.method, problem)
+            _check_method(design.method, problem, sections)
             begun = {key: _domain(key, entry, config, problem) for key, entry in sections.items()}
         free = {key: domain for key, (domain, _) in begun.items()}
         return cls(config, design, goals, sections, free, {key: start for key, (_, start) in begun.items()})
@@ -121,8 +122,10 @@ class DesignPlan:
         return given_back(found, self.config.run.precision, outside)
 
 
-def _check_method(method: str, problem: Problem) -> None:
+def _check_method(method: str, problem: Problem, free: Iterable[str]) -> None:
     why = why_no_closed_form(problem.model, problem.dynamics)
+    if why is None and getattr(problem.dynamics, "optimizer", None) is not None:
+        why = why_not_beside(free)
     if why is None and not problem.model.loss.linear:
         why = "a design moves what keeps a start of squared error balanced; give method = 'simulate'."
     if method == "exact" and why:

@@ -86,8 +86,9 @@ class Descent(Rated):
         nesterov: Whether to use Nesterov's form of the momentum, as in optax.
         optimizer: Any optax optimiser (Adam, ...) that needs only gradients, its memory and parameters. It is applied
             to {"H", "W", "b"}, and its updates are multiplied by schedule and rates, which are 1 by default. Such a
-            descent can only be simulated. An optimiser that also asks for the loss (lbfgs, polyak_sgd,
-            reduce_on_plateau) is refused. The numbers of an `Optimizer` are data, as in
+            descent has a closed form only where its gradient is constant, with frozen features or anchored prototypes
+            (docs/exact-solutions.md). An optimiser that also asks for the loss (lbfgs, polyak_sgd, reduce_on_plateau)
+            is refused. The numbers of an `Optimizer` are data, as in
             `Optimizer(optax.adam, learning_rate=0.1)`; those of one that is built already, as in `optax.adam(0.1)`, are
             part of the program, which is compiled for each. Here it becomes an `Optimizer`, too.
         rate_b: The rate of the biases, a number or a schedule; None (default): that of W.

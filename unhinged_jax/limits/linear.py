@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Dynamics, Flow
-from unhinged_jax.limits.factors import factor
+from unhinged_jax.limits.factors import Factor, factor
 from unhinged_jax.limits.result import Limit
 from unhinged_jax.linear.leading_part import Coupled, Growth, growth, leading_part
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
@@ -180,12 +180,16 @@ def _bias(model: LayerPeeled, dynamics: Dynamics, rates: Rates, state: State) ->
         return state.b
     drift = model.signal().column_sums(state.b.dtype)
     decay = jnp.asarray(model.decays.b, state.b.dtype)
+    return bias_limit(state.b, drift, decay, factor(dynamics, -bias_rates(model, dynamics, rates).decay).log)
+
+
+def bias_limit(b: jax.Array, drift: jax.Array, decay: jax.Array, log: jax.Array) -> jax.Array:
+    """The limit of biases with a drift and a decay, of whose distance from it `log` is the logarithm of the factor."""
     still = jnp.abs(drift) <= 8 * jnp.finfo(drift.dtype).eps
-    runs_away = jnp.where(still, state.b, jnp.sign(drift) * jnp.inf)
+    runs_away = jnp.where(still, b, jnp.sign(drift) * jnp.inf)
     fixed = drift / jnp.where(decay > 0, decay, 1.0)
-    log = factor(dynamics, -bias_rates(model, dynamics, rates).decay).log
-    thrown = jnp.where(log > 0, jnp.sign(state.b - fixed) * jnp.inf, jnp.nan)
-    settles = (log < 0) | (state.b == fixed)
+    thrown = jnp.where(log > 0, jnp.sign(b - fixed) * jnp.inf, jnp.nan)
+    settles = (log < 0) | (b == fixed)
     return jnp.where(decay > 0, jnp.where(settles, fixed, thrown), runs_away)
 
 
@@ -214,13 +218,20 @@ def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) ->
     pull = space.signal.transpose_times(state.H) if moving_W else features_of(model, space, state.W)
     decay = jnp.asarray(model.decay_W if moving_W else model.decay_H, dtype)
     found = factor(dynamics, -(rates.c if moving_W else rates.a))
+    return towards(model, state, pull, decay, found, _bias(model, dynamics, rates, state))
+
+
+def towards(
+    model: LayerPeeled, state: State, pull: jax.Array, decay: jax.Array, found: Factor, bias: jax.Array
+) -> Limit:
+    """The limit if the part that moves has a constant pull and a decay, whose factor was `found`."""
+    dtype, moving_W = state.W.dtype, model.moves.W
     log = jnp.where(decay > 0, found.log, 0.0)
     away = (state.W if moving_W else state.H) - pull / jnp.where(decay > 0, decay, 1.0)
     part = jnp.where(log > 0, away, pull)
     size = safe_norm(part)
     unit = part / jnp.where(size > 0, size, 1.0)
     still_H, still_W = multiplied(state)
-    bias = _bias(model, dynamics, rates, state)
     direction = State(still_H, unit, bias) if moving_W else State(unit, still_W, bias)
     none, rate = jnp.full((), jnp.inf, dtype), jnp.abs(log)
     rate_H, rate_W = (none, rate) if moving_W else (rate, none)

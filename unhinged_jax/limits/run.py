@@ -19,6 +19,7 @@ from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise
+from unhinged_jax.limits.optimized import optimized, rate_now
 from unhinged_jax.limits.result import STOPS, Limit
 from unhinged_jax.limits.spherical import spherical
 from unhinged_jax.limits.squared_error import squared
@@ -48,6 +49,9 @@ def limit(
     For squared error from a balanced start also which singular values of the logits survive, see `Survivors`; its
     direction is known up to a rotation of the feature space.
 
+    An optimiser with a decoupled decay, such as AdamW, goes to where the decay stops it; one without it goes on along a
+    line, with `rate` 0.
+
     Args:
         model, dynamics, state: as in `exact`. If `state` is a `Trajectory`, the limit is that of the run that continues
             it. A descent is taken to make equal updates forever, as large as the next one.
@@ -59,7 +63,7 @@ def limit(
 
     Raises:
         NoClosedForm: if `exact` has no closed form; for rates that are not proportional; for a kernel between feature
-            coordinates; and for a trajectory that carries a velocity.
+            coordinates; and for a trajectory that carries a velocity or the memory of an optimiser.
         ValueError: for a state of another shape, a fixed part whose scale does not fit, or an unknown target.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
@@ -89,8 +93,8 @@ def limit(
     if isinstance(state, Trajectory):
         if state.carries:
             raise NoClosedForm(
-                "there is no limit in closed form: the trajectory carries a velocity; give its `final` for the limit "
-                "of a run that starts there at rest."
+                "there is no limit in closed form: the trajectory carries a velocity, or the memory of an optimiser; "
+                "give its `final` for the limit of a run that starts there at rest."
             )
         if (ended := _check.known(state.elapsed)) is not None:
             begin = np.atleast_1d(np.max(ended))
@@ -102,7 +106,7 @@ def limit(
         model, dynamics, drawn = _request.traceable((model, dynamics, drawn))
         if isinstance(dynamics, Descent):  # the asymptotics are those of equal steps, as large as the next one
             dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
-            left = jnp.where(dynamics.schedule(0) > 0, jnp.inf, 0.0)
+            left = jnp.where(rate_now(dynamics) > 0, jnp.inf, 0.0)
         else:
             left = jnp.asarray(remaining(dynamics.schedule, task.first))
         found = _solver(model, dynamics, single)(model, dynamics, task.state, task.target)
@@ -121,6 +125,8 @@ def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..
         assert isinstance(dynamics, Flow)
         form = form_of(model, dynamics, state)
         return lambda model, dynamics, state, target: squared(model, dynamics, state, form)
+    if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
+        return optimized
     if not model.spherical:
         return coupled if model.moves.coupled else driven
     lengthen = False  # whether this is a descent whose decay alone makes features longer

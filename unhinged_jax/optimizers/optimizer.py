@@ -135,6 +135,24 @@ class _NotAnOptimizer(ValueError):
     """A constructor of something else."""
 
 
+def resumed(transform: optax.GradientTransformation, body: PyTree, memory: PyTree) -> Any:
+    """The memory that a run begins with: that of an earlier run, or None for that before the first update.
+
+    Raises:
+        ValueError: if it is the memory of another optimiser.
+    """
+    if memory is None:
+        return transform.init(body)
+    begin: Any = jax.eval_shape(transform.init, body)
+    if isinstance(memory, dict) or jax.tree.structure(memory) != jax.tree.structure(begin):
+        raise ValueError(
+            "the trajectory ended with the memory of another optimizer; continue with that one, or start again from "
+            "`trajectory.final`."
+        )
+    # An optimiser may keep parts of its memory in a narrower type than that of the state.
+    return jax.tree.map(lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), memory, begin)
+
+
 def _fill(optimizer: Optimizer, make: object, numbers: dict[str, Any], settings: Settings) -> Optimizer:
     for name, value in (("make", make), ("numbers", numbers), ("settings", settings)):
         object.__setattr__(optimizer, name, value)

@@ -20,6 +20,7 @@ from unhinged_jax import _loop
 from unhinged_jax.dynamics import Noisy, rates_of_step
 from unhinged_jax.model import settled
 from unhinged_jax.observables import View
+from unhinged_jax.optimizers.optimizer import resumed
 from unhinged_jax.simulation.system import Body, Reader, System, rated
 from unhinged_jax.special import drift, faint, largest, power_of_two
 from unhinged_jax.trajectory import RunResult
@@ -250,20 +251,9 @@ def _initial_memory(
     system: System, descent: Noisy, transform: optax.GradientTransformation, body: Body, memory: PyTree
 ) -> Any:
     """What the optimiser, or momentum, begins with; `memory` is that of the run before, or None."""
-    if memory is None:
-        return transform.init(body)
-    momentum = isinstance(memory, dict)
-    if descent.optimizer is None and momentum:
+    if descent.optimizer is None and isinstance(memory, dict):
         return (optax.TraceState(trace=system.pack(memory)), optax.EmptyState())
-    begin: Any = jax.eval_shape(transform.init, body)
-    expected: Any = jax.tree.structure(begin)
-    if momentum or jax.tree.structure(memory) != expected:
-        raise ValueError(
-            "the trajectory ended with the memory of another optimizer; continue with that one, or start again from "
-            "`trajectory.final`."
-        )
-    # An optimiser may keep parts of its memory in a narrower type than that of the state.
-    return jax.tree.map(lambda leaf, like: leaf if leaf.dtype == like.dtype else leaf.astype(like.dtype), memory, begin)
+    return resumed(transform, body, memory)
 
 
 def _final_memory(system: System, descent: Noisy, carry: Carry, dtype: DTypeLike) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from unhinged_jax import _request
 from unhinged_jax import config as _config
 from unhinged_jax.closed_form.balance import explained
+from unhinged_jax.closed_form.constant_gradient import why_not_beside
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.expected import known_of
 from unhinged_jax.config import Config, ConfigError, Problem
@@ -119,6 +120,8 @@ def _why_not_exact(config: Config, problem: Problem, traced: Mapping[str, Any]) 
     drawn = config.state.balanced is not None or "state.balanced" in traced
     if why is None and not (problem.model.loss.linear or drawn):
         why = explained("squared error has a closed form from balanced starts only; give `balanced = 0.0` in [state].")
+    if why is None and getattr(problem.dynamics, "optimizer", None) is not None:
+        why = why_not_beside(traced)
     return why
 
 

@@ -1,0 +1,388 @@
+"""Optimisers whose gradient is constant: against NumPy loops, runs that are simulated, and finite differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import unhinged_jax as uj
+from unhinged_jax.derivatives.sensitivities import disagreement
+
+LABELS = uj.from_counts([3, 2, 2])
+MODELS = {
+    "frozen": uj.frozen(LABELS, 4, gamma=0.2, bias=True),
+    "anchored": uj.anchored(LABELS.symmetric_noise(0.1), 4, gamma=0.3),
+}
+TIMES = [0, 1, 3, 20, 30]
+
+
+def start(model, unit=1.0, precision="float64"):
+    bias = [0.3, -0.2, 0.1] if model.bias else None
+    return model.init(jax.random.key(0), bias=bias, scale=unit, precision=precision)
+
+
+def rate(k):
+    """That of `WAVE`."""
+    return 0.06 + 0.04 * np.cos(np.pi * min(k, 40) / 40)
+
+
+WAVE = uj.cosine(0.1, 40, 0.02)
+
+
+def signal(model):
+    with jax.enable_x64(True):
+        return np.asarray(model.signal().dense("float64"))
+
+
+def turned(g):
+    """g (g^T g)^(-1/2), where a singular value that is only rounding counts as 0."""
+    squares, vectors = np.linalg.eigh(g.T @ g)
+    there = squares > 1e-12 * squares[-1]
+    return g @ vectors[:, there] / np.sqrt(squares[there]) @ vectors[:, there].T
+
+
+def moments(g, k, b1, b2, m, v):
+    """Averages of the gradient and of its square after one more update, with and without their correction."""
+    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+    return m, v, m / (1 - b1 ** (k + 1)), v / (1 - b2 ** (k + 1))
+
+
+class Loop:
+    """One update of each optimiser after the other, as their papers write them; `u` is what a unit rate subtracts."""
+
+    def __init__(self, name, parts):
+        self.name, self.k = name, 0
+        self.m, self.v = ({key: np.zeros_like(part) for key, part in parts.items()} for _ in range(2))
+
+    def updates(self, gradients):
+        size = np.sqrt(sum(np.sum(g**2) for g in gradients.values()))
+        found = {key: getattr(self, self.name)(key, g, size) for key, g in gradients.items()}
+        self.k += 1
+        return found
+
+    def adam(self, key, g, size, ahead=False, b1=0.8, b2=0.95):
+        self.m[key], self.v[key], mean, square = moments(g, self.k, b1, b2, self.m[key], self.v[key])
+        if ahead:
+            mean = b1 * self.m[key] / (1 - b1 ** (self.k + 2)) + (1 - b1) * g / (1 - b1 ** (self.k + 1))
+        return mean / (np.sqrt(square + 1e-3) + 1e-2)
+
+    def nadamw(self, key, g, size):
+        return self.adam(key, g, size, ahead=True)
+
+    adamw = adam
+
+    def adamaxw(self, key, g, size):
+        self.m[key] = 0.8 * self.m[key] + 0.2 * g
+        self.v[key] = np.maximum(0.95 * self.v[key], np.abs(g) + 1e-2)
+        return self.m[key] / (1 - 0.8 ** (self.k + 1)) / self.v[key]
+
+    def sign_sgd(self, key, g, size):
+        return np.sign(g)
+
+    def lion(self, key, g, size):
+        u, self.m[key] = np.sign(0.1 * g + 0.9 * self.m[key]), 0.95 * self.m[key] + 0.05 * g
+        return u
+
+    def adagrad(self, key, g, size):
+        self.v[key] = self.v[key] + g**2
+        return g / np.sqrt(0.05 + self.v[key] + 1e-3)
+
+    def rmsprop(self, key, g, size, corrected=False):
+        before = 0.2 * 0.9 ** (self.k + 1)
+        self.v[key] = 0.9 * self.v[key] + 0.1 * g**2
+        v = self.v[key] + before
+        return g / (np.sqrt(v / (1 - 0.9 ** (self.k + 1))) + 1e-3) if corrected else g / np.sqrt(v + 1e-3)
+
+    def corrected(self, key, g, size):
+        return self.rmsprop(key, g, size, corrected=True)
+
+    def sgd(self, key, g, size):
+        self.m[key] = g + 0.8 * self.m[key]
+        return g + 0.8 * self.m[key]
+
+    def spectral_descent(self, key, g, size):
+        return turned(g) if g.ndim == 2 else g / np.linalg.norm(g)
+
+    def normalized_descent(self, key, g, size):
+        return g / size
+
+    def clipped_descent(self, key, g, size):
+        return g * min(1, 0.05 / size)
+
+
+ADAM = {"b1": 0.8, "b2": 0.95, "eps": 1e-2}
+OPTIMIZERS = {
+    "adam": (optax.adam, {**ADAM, "eps_root": 1e-3}),
+    "adamw": (optax.adamw, {**ADAM, "eps_root": 1e-3, "weight_decay": 0.3}),
+    "nadamw": (optax.nadamw, {**ADAM, "eps_root": 1e-3, "weight_decay": 0.3}),
+    "adamaxw": (optax.adamaxw, {**ADAM, "weight_decay": 0.3}),
+    "sign_sgd": (optax.sign_sgd, {}),
+    "lion": (optax.lion, {"b1": 0.9, "b2": 0.95, "weight_decay": 0.3}),
+    "adagrad": (optax.adagrad, {"initial_accumulator_value": 0.05, "eps": 1e-3}),
+    "rmsprop": (optax.rmsprop, {"decay": 0.9, "eps": 1e-3, "initial_scale": 0.2}),
+    "corrected": (
+        optax.rmsprop,
+        {"decay": 0.9, "eps": 1e-3, "initial_scale": 0.2, "bias_correction": True, "eps_in_sqrt": False},
+    ),
+    "sgd": (optax.sgd, {"momentum": 0.8, "nesterov": True}),
+    "spectral_descent": (uj.spectral_descent, {"weight_decay": 0.3}),
+    "normalized_descent": (uj.normalized_descent, {}),
+    "clipped_descent": (uj.clipped_descent, {"max_norm": 0.05}),
+}
+RATES = {"H": 0.9, "W": 1.3, "b": 0.6}
+
+
+def descent(name, waves, **changes):
+    """At equal rates, or with two schedules, that of the optimiser and that of the descent."""
+    make, numbers = OPTIMIZERS[name]
+    optimizer = uj.Optimizer(make, learning_rate=WAVE if waves else 0.1, **{**numbers, **changes})
+    rates = {"rate_H": RATES["H"], "rate_W": RATES["W"]}
+    return uj.Descent(uj.cosine(0.5, 40, 0.1) if waves else 0.7, optimizer=optimizer, rate_b=RATES["b"], **rates)
+
+
+def looped(name, model, state, waves, times=TIMES):
+    """H, W and b after the updates, by the loop."""
+    M = signal(model)
+    parts = {key: np.asarray(getattr(state, key), float) for key in ("H", "W", "b")}
+    moving = ("H",) if model.moves.H else ("W", "b")
+    gradients = {"H": -M @ parts["W"], "W": -M.T @ parts["H"], "b": -M.sum(axis=0)}
+    gradients = {key: gradients[key] for key in moving}
+    loop, decay, found = Loop(name, gradients), OPTIMIZERS[name][1].get("weight_decay", 0.0), {}
+    for k in range(times[-1] + 1):
+        if k in times:
+            found[k] = dict(parts)
+        outer, inner = (0.1 + 0.4 * (rate(k) - 0.02) / 0.08, rate(k)) if waves else (0.7, 0.1)
+        for key, u in loop.updates(gradients).items():
+            parts[key] = parts[key] - outer * RATES[key] * inner * (u + decay * parts[key])
+    return {key: np.stack([found[k][key] for k in times]) for key in parts}
+
+
+def compare(run, want, tolerance):
+    for key in ("H", "W", "b"):
+        np.testing.assert_allclose(getattr(run, key), want[key], rtol=tolerance, atol=tolerance, err_msg=key)
+
+
+CHEAP = {
+    ("adamw", "frozen", False),
+    ("adam", "anchored", True),
+    ("nadamw", "frozen", True),
+    ("adagrad", "frozen", True),
+    ("spectral_descent", "anchored", False),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "waves"),
+    [
+        pytest.param(*key, marks=() if key in CHEAP else pytest.mark.long)
+        for key in ((name, case, waves) for name in OPTIMIZERS for case in MODELS for waves in (False, True))
+    ],
+)
+def test_closed_form_is_the_loop(name, case, waves):
+    model = MODELS[case]
+    run = uj.exact(model, descent(name, waves), start(model), TIMES, (), states=True)
+    compare(run.states, looped(name, model, start(model), waves), 1e-13)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_simulated_run_is_the_same_and_each_goes_on_from_the_other(name):
+    """The memory, too, is that of optax; and in float32."""
+    for case, waves in (("frozen", True), ("anchored", False)):
+        model, dynamics = MODELS[case], descent(name, waves)
+        whole = uj.exact(model, dynamics, start(model), TIMES, ["norm", "loss"], states=True)
+        simulated = uj.simulate(model, dynamics, start(model), TIMES, ["norm", "loss"], states=True)
+        assert uj.verify(simulated, whole).worst < 1e-13
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), whole.memory, simulated.memory)
+        for first in (uj.exact, uj.simulate):
+            for second in (uj.exact, uj.simulate):
+                middle = first(model, dynamics, start(model), [3], "norm")
+                later = second(model, dynamics, middle, TIMES[3:], "norm", states=True)
+                compare(later.states, {key: getattr(whole.states, key)[3:] for key in ("H", "W", "b")}, 1e-12)
+        narrow = uj.exact(model, dynamics, start(model, precision="float32"), TIMES, ["norm", "loss"])
+        assert narrow["norm"].dtype == np.float32
+        wide = uj.exact(
+            model, dynamics, start(model, precision="float32"), TIMES, ["norm", "loss"], precision="float64"
+        )
+        for seen in ("norm", "loss"):
+            np.testing.assert_allclose(narrow[seen], wide[seen], rtol=1e-5, atol=1e-6)
+
+
+def test_run_goes_on_from_the_memory_of_another_problem():
+    """AdamW has seen other gradients before, which its averages forget in time."""
+    before, after = MODELS["frozen"].replace(gamma=0.9), MODELS["frozen"]
+    dynamics = descent("adamw", True)
+    middle = uj.simulate(before, dynamics, start(before), [3], ())
+    runs = [solve(after, dynamics, middle, [4, 9, 30], ["norm_W", "norm_b"]) for solve in (uj.simulate, uj.exact)]
+    assert uj.verify(*runs).worst < 1e-13
+    fresh = uj.exact(after, dynamics, middle.final, [1], "norm_W")
+    assert abs(float(fresh["norm_W"][0] / runs[1]["norm_W"][0]) - 1) > 1e-3
+
+
+@pytest.mark.parametrize(("precision", "unit"), [("float64", 1e-200), ("float64", 1e200), ("float32", 1e25)])
+def test_sizes_of_states_whose_squares_leave_the_range(precision, unit):
+    """An epsilon counts beside a small gradient, and not beside a large one; no square is formed."""
+    model = MODELS["anchored"]
+    state = start(model, unit, precision)
+    g = -signal(model) @ (np.asarray(state.W, float) / unit)
+    u = g / (np.abs(g) + 1e-2 / unit)
+    run = uj.exact(model, descent("adam", False, eps_root=0.0), state, [10], (), states=True)
+    want = np.asarray(state.H, float) - 10 * 0.7 * 0.9 * 0.1 * u
+    np.testing.assert_allclose(run.final.H / unit, want / unit, rtol=1e-12 if precision == "float64" else 1e-5)
+
+
+def test_trillions_of_updates_and_where_they_end():
+    """AdamW comes to rest at -u / lambda; the bias, whose rate is another, too."""
+    model, dynamics = MODELS["frozen"], descent("adamw", False)
+    run = uj.exact(model, dynamics, start(model), [10**5, 2 * 10**12], "norm_W")
+    M = signal(model)
+    g = {"W": -M.T @ start(model).H, "b": -M.sum(axis=0)}
+    want = {key: -part / (np.sqrt(part**2 + 1e-3) + 1e-2) / 0.3 for key, part in g.items()}
+    for key in ("W", "b"):
+        np.testing.assert_allclose(getattr(run.final, key), want[key], rtol=1e-13)
+    found = uj.limit(model, dynamics, start(model))
+    np.testing.assert_allclose(found.direction.W, want["W"] / np.linalg.norm(want["W"]), rtol=1e-13)
+    np.testing.assert_allclose(found.direction.b, want["b"], rtol=1e-13)
+    assert found.side == "converges"
+    np.testing.assert_allclose([found.rate_W, found.exponent], [-np.log1p(-0.7 * 1.3 * 0.1 * 0.3), 0.0], rtol=1e-13)
+    assert int(run.memory[0].count) == 2**31 - 1  # as optax counts
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "side", "note"),
+    [
+        ("adagrad", {"initial_accumulator_value": 1e-9, "eps": 1e-12}, "grows", ""),
+        ("sign_sgd", {}, "grows", ""),
+        ("lion", {"weight_decay": 40.0}, "grows", "its sign changes with every update"),
+        ("lion", {"weight_decay": 10.0}, "converges", ""),
+    ],
+)
+def test_limits(name, changes, side, note):
+    """The direction in which a long run ends, how fast it gets there, and how its norm grows."""
+    model, dynamics = MODELS["anchored"], descent(name, False, **changes)
+    found = uj.limit(model, dynamics, start(model))
+    late = [4000, 4002] if found.rate == 0 else [2 * int(10 / found.rate), 2 * int(11 / found.rate)]
+    runs = [uj.exact(model, dynamics, start(model), [k], "log_norm_H") for k in late]
+    ends = [np.asarray(run.final.H, float) for run in runs]
+    apart = [np.linalg.norm(end / np.linalg.norm(end) - found.direction.H) for end in ends]
+    assert found.side == side and note in found.note and apart[1] < (0.3 if found.rate == 0 else 1e-3)
+    if found.rate > 0:
+        assert -np.log(apart[1] / apart[0]) / (late[1] - late[0]) == pytest.approx(float(found.rate), rel=0.02)
+        slope = float(runs[1]["log_norm_H"][0] - runs[0]["log_norm_H"][0]) / (late[1] - late[0])
+        assert slope == pytest.approx(float(found.exponent), abs=1e-4)
+
+
+def test_growth_beyond_the_range_of_numbers():
+    """A decay so large that every update overshoots: |1 - x|^3000 = e^2080, from equal rates and from a schedule."""
+    model = uj.frozen(LABELS, 4, gamma=0.2)
+    logs = []
+    for schedule in (1.0, uj.piecewise([1.0, 1.0], [10])):
+        optimizer = uj.Optimizer(optax.adamw, learning_rate=1.0, weight_decay=3.0)
+        run = uj.exact(model, uj.Descent(schedule, optimizer=optimizer), start(model), [3000], "log_norm_W")
+        logs.append(float(run["log_norm_W"][0]))
+    M = signal(model)
+    g = -M.T @ start(model).H
+    u = g / (np.abs(g) + 1e-8)
+    want = 3000 * np.log(2) + np.log(np.linalg.norm(start(model).W + u / 3))
+    np.testing.assert_allclose(logs, want, rtol=1e-13)
+
+
+REFUSED = {
+    "both move": (uj.unconstrained(LABELS, 4), descent("adam", False), "with features frozen or prototypes anchored"),
+    "decay of the model": (
+        uj.frozen(LABELS, 4, decay=0.1), descent("adam", False), r"decay_W = 0\.1 is part of the gradient"
+    ),
+    "decay of the bias": (
+        uj.frozen(LABELS, 4, bias=True).replace(decay_b=0.2), descent("adam", False), r"decay_b = 0\.2 is part"
+    ),
+    "on the sphere": (uj.spherical(LABELS, 4), descent("adam", False), "spherical features"),
+    "built already": (
+        uj.frozen(LABELS, 4), uj.Descent(optimizer=optax.adam(0.1)), r"built already.*uj\.Optimizer\(optax\.adam, lear"
+    ),
+    "not known": (
+        uj.frozen(LABELS, 4), uj.Descent(optimizer=uj.Optimizer(optax.adabelief, learning_rate=0.1)),
+        "nothing is known of the optimiser 'adabelief'; those with a closed form are adagrad, adam, adamax",
+    ),
+    "a mask": (uj.frozen(LABELS, 4), descent("adamw", False, mask=dict.fromkeys("HWb", True)), "setting `mask`"),
+    "a narrow moment": (uj.frozen(LABELS, 4), descent("adam", False, mu_dtype="bfloat16"), "setting `mu_dtype`"),
+    "momentum of rmsprop": (uj.frozen(LABELS, 4), descent("rmsprop", False, momentum=0.5), "setting `momentum`"),
+    "a loss that is not linear": (
+        uj.frozen(LABELS, 4, loss="cross_entropy"), descent("adam", False), "not linear in the logits"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_closed_form_says_why(case):
+    model, dynamics, words = REFUSED[case]
+    for ask in (lambda: uj.exact(model, dynamics, start(model), [1]), lambda: uj.limit(model, dynamics, start(model))):
+        with pytest.raises(uj.NoClosedForm, match=words):
+            ask()
+
+
+def test_a_decay_that_is_traced_is_nan_and_so_is_its_derivative():
+    model = MODELS["anchored"]
+
+    def norm(decay):
+        changed = model.replace(decay=(decay, 0.0))
+        return uj.exact(changed, descent("adam", False), start(model, precision="float32"), [3], "norm_H")["norm_H"][0]
+
+    assert np.isfinite(jax.jit(norm)(0.0)) and np.isnan(jax.jit(norm)(0.1)) and np.isnan(jax.grad(norm)(0.0))
+    with pytest.raises(uj.NoClosedForm, match="no longer constant if 'decay_H' changes"):
+        uj.sensitivity(model, descent("adam", False), start(model), [3], "norm_H", ["decay_H"], sources="exact")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["adam", "adagrad", "spectral_descent"])
+@pytest.mark.parametrize("waves", [False, True])
+def test_derivatives_are_those_of_the_simulated_run(name, waves):
+    model, dynamics = MODELS["anchored"], descent(name, waves)
+    rates = ["schedule.peak"] if waves else ["optimizer.learning_rate", "eta"]
+    names = ["gamma", "noise", "rate_H", "W", *rates, *(["optimizer.eps"] * (name != "spectral_descent"))]
+    table = uj.sensitivity(model, dynamics, start(model), [20], ["norm_H", "loss"], names)
+    assert max(disagreement(table).values()) < 1e-11
+
+
+def test_derivatives_are_those_of_differences():
+    model, dynamics = MODELS["anchored"], descent("adam", False)
+    names = ["gamma", "eta", "optimizer.learning_rate"]
+    table = uj.sensitivity(model, dynamics, start(model), [20], ["loss"], names, sources="exact")
+
+    def along(x, parameter):
+        changed, moved = model, dynamics
+        if parameter == "gamma":
+            changed = model.replace(gamma=x)
+        elif parameter == "eta":
+            moved = uj.Descent(x, optimizer=dynamics.optimizer, rate_H=RATES["H"])
+        else:
+            moved = uj.Descent(0.7, optimizer=dynamics.optimizer.replace(learning_rate=x), rate_H=RATES["H"])
+        return float(uj.exact(changed, moved, start(model), [20], "loss")["loss"][0])
+
+    for parameter, x in (("gamma", 0.3), ("eta", 0.7), ("optimizer.learning_rate", 0.1)):
+        wanted = (along(x + 1e-5, parameter) - along(x - 1e-5, parameter)) / 2e-5
+        found = table["first"].sel(source="exact", observable="loss", parameter=parameter).item()
+        assert found == pytest.approx(wanted, rel=1e-7)
+
+
+@pytest.mark.long
+def test_a_batch_over_numbers_of_an_optimizer_and_when_it_gets_somewhere():
+    model, state = MODELS["anchored"], start(MODELS["anchored"], precision="float32")
+
+    def when(eps):
+        dynamics = descent("adam", False, eps=eps)
+        found = uj.event_time(model, dynamics, state, "norm_H", 5.5, times=[0, 40])
+        return found.time, uj.exact(model, dynamics, state, [20], "loss")["loss"][0]
+
+    times, losses = jax.vmap(when)(jnp.array([1e-2, 3e-2]))
+    slope = jax.grad(lambda eps: when(eps)[0])(1e-2)
+    for place, eps in enumerate((1e-2, 3e-2)):
+        dynamics = descent("adam", False, eps=eps)
+        run = uj.simulate(model, dynamics, state, [20], "loss", precision="float64")
+        assert float(losses[place]) == pytest.approx(float(run["loss"][0]), rel=1e-5)
+        settings = {"times": [0, 40], "method": "simulate", "precision": "float64"}
+        event = uj.event_time(model, dynamics, state, "norm_H", 5.5, **settings)
+        assert 0 < float(times[place]) == pytest.approx(float(event.time), rel=1e-5)
+    assert float(slope) == pytest.approx(float(times[1] - times[0]) / 2e-2, rel=0.1)

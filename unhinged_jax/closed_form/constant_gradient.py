@@ -1,0 +1,270 @@
+"""Descent by an optimiser where the gradient is constant: a linear loss, and either features or prototypes stay.
+
+With the rule of the optimiser (`rules`), its rate l_k and its decoupled decay lambda_k, and the rate eta_k of the
+descent, update k is
+
+    W <- (1 - eta_k l_k lambda_k) W - eta_k l_k weight(k) u,    so that    W_k = keep(k) W_0 - push(k) u.
+
+For equal rates and a weight of 1 both factors have a closed form, with x = eta l lambda:
+
+    keep = (1 - x)^k,    push = eta l (1 - (1 - x)^k) / x;
+
+otherwise they are carried from update to update, one number for each part, or one for each entry where weights differ.
+
+Source: beyond the paper.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from unhinged_jax import _check, _loop
+from unhinged_jax.closed_form.modes import log_factor, power, quotient
+from unhinged_jax.closed_form.rules import (
+    Memory,
+    Parts,
+    Rule,
+    accumulators,
+    always_even,
+    given_to,
+    kept_after,
+    rule_of,
+    why_not_known,
+)
+from unhinged_jax.closed_form.timeline import Updates
+from unhinged_jax.dynamics import Descent, rates_at
+from unhinged_jax.model import LayerPeeled, State, multiplied
+from unhinged_jax.observables import View
+from unhinged_jax.observables.features import DenseFeatures
+from unhinged_jax.optimizers.optimizer import resumed
+from unhinged_jax.schedules import Constant
+from unhinged_jax.special import drift, largest, power_of_two
+
+_BEYOND = 30  # powers of two that what is carried may grow before it is rescaled
+
+
+def why_not_constant(model: LayerPeeled, descent: Descent) -> str | None:
+    """Why a descent by an optimiser has no closed form, in words, or None."""
+    of = "a descent by an optimiser has a closed form where its gradient is constant"
+    if model.spherical:
+        return f"{of}, which that of spherical features is not; use `simulate`."
+    if model.moves.coupled:
+        return f"{of}: with features frozen or prototypes anchored; use one of these, plain descent or `simulate`."
+    for name, decay in _moving(model, model.decays._asdict()).items():
+        if _check.concrete(decay) and float(decay) != 0:
+            return (
+                f"{of}, but decay_{name} = {float(decay):g} is part of the gradient; give the decay to the optimiser, "
+                "as in optax.adamw, or use `simulate`."
+            )
+    why = why_not_known(descent.optimizer)
+    return None if why is None else f"{why} Or use `simulate`."
+
+
+def why_not_beside(names: Iterable[str]) -> str | None:
+    """Why there is no closed form beside such a problem if one of these parameters moves, in words, or None."""
+    for name in names:
+        if name.removeprefix("model.").startswith("decay"):
+            return f"the gradient is no longer constant if {name!r} changes; leave it out, or use sources='simulated'."
+    return None
+
+
+def at_once(descent: Descent, memory: PyTree) -> bool:
+    """Whether the factors have a closed form that needs no update before."""
+    numbers = (*descent.rates, *(given_to(descent.optimizer, name) for name in ("learning_rate", "weight_decay")))
+    equal = isinstance(descent.schedule, Constant) and not any(map(callable, numbers))
+    return equal and always_even(descent.optimizer) and (memory is None or not accumulators(descent.optimizer))
+
+
+class Start(NamedTuple):
+    """The problem and its start, with the scale multiplied in.
+
+    Attributes:
+        model, descent, state: As given.
+        gradient: g of the parts that move.
+        rule: What the optimiser makes of it.
+        memory: The memory of the optimiser at the start, as optax keeps it.
+        count: How many updates are in that memory, ().
+        first: The number of updates made before the run, ().
+    """
+
+    model: LayerPeeled
+    descent: Descent
+    state: State
+    gradient: Parts
+    rule: Rule
+    memory: PyTree
+    count: jax.Array
+    first: jax.Array
+
+
+def start_of(model: LayerPeeled, descent: Descent, state: State, memory: PyTree, first: jax.Array) -> Start:
+    """The start of a run, which continues another one if there is `memory`."""
+    H, W = multiplied(state)
+    state = State(H, W, state.b)
+    gradient = gradient_of(model, state)
+    begin = resumed(descent.optimizer.built(), {"H": H, "W": W, "b": state.b}, memory)
+    counts = optax.tree_utils.tree_get_all_with_path(begin, "count")
+    count = jnp.asarray(counts[0][1] if counts else 0)
+    kept = None if memory is None else Memory(count, _kept(descent, begin))
+    return Start(model, descent, state, gradient, rule_of(descent.optimizer, gradient, kept), begin, count, first)
+
+
+def gradient_of(model: LayerPeeled, state: State) -> Parts:
+    """The constant gradient of the parts that move."""
+    signal, W = model.signal(), state.W
+    if model.moves.H:
+        lifted = signal.times(W)
+        return {"H": -(lifted if model.kernel is None else model.kernel.apply(lifted))}
+    return _moving(model, {"H": None, "W": -signal.transpose_times(state.H), "b": -signal.column_sums(W.dtype)})
+
+
+@jax.custom_jvp
+def _nothing(decay: jax.Array) -> jax.Array:
+    """0, with a derivative of NaN, for a decay of 0; else NaN."""
+    return jnp.where(decay == 0, 0.0, jnp.nan)
+
+
+@_nothing.defjvp
+def _nothing_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return _nothing(*primals), jnp.nan * tangents[0]
+
+
+def _moving(model: LayerPeeled, parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: parts[name] for name, moves in model.moves._asdict().items() if moves}
+
+
+def _kept(descent: Descent, memory: PyTree) -> dict[str, Parts]:
+    found = ((name, optax.tree_utils.tree_get_all_with_path(memory, name)) for name in accumulators(descent.optimizer))
+    return {name: leaves[0][1] for name, leaves in found if leaves}
+
+
+def memory_after(start: Start, updates: jax.Array) -> Any:
+    """The memory of the optimiser after so many updates, as optax keeps it."""
+    optimizer, W = start.descent.optimizer, start.state.W
+    parts = {"H": start.state.H, "W": W, "b": start.state.b}
+    gradient = {name: start.gradient.get(name, jnp.zeros_like(part)) for name, part in parts.items()}
+    known = kept_after(optimizer, gradient, _kept(start.descent, start.memory), updates)
+    if optax.tree_utils.tree_get_all_with_path(start.memory, "count"):
+        most = jnp.iinfo(jnp.int32).max
+        known["count"] = jnp.minimum(updates + start.count, most).astype(jnp.int32)  # as optax counts
+    return optax.tree_utils.tree_set(start.memory, **known)
+
+
+class Factors(NamedTuple):
+    """The state at one moment, W = 2^scale (keep W_0 - push u), part by part.
+
+    Attributes:
+        keep: One number for each part that moves, ().
+        push: The same, or an array of the shape of the part.
+        scale: A logarithm, () >= 0.
+    """
+
+    keep: Parts
+    push: Parts
+    scale: jax.Array
+
+
+def view_of(start: Start, factors: Factors) -> View:
+    """The state at one moment."""
+    parts = {"H": start.state.H, "W": start.state.W, "b": start.state.b}
+    by = jnp.exp(-factors.scale)
+    for name, u in start.rule.direction.items():
+        parts[name] = factors.keep[name] * parts[name] - factors.push[name] * u
+    stays = {name: by * parts[name] for name in ("H", "W") if name not in factors.keep}
+    b = parts["b"] * jnp.exp(factors.scale) if "b" in factors.keep else parts["b"]
+    parts.update(stays)
+    return View(start.model, DenseFeatures(parts["H"]), parts["W"], b, factors.scale)
+
+
+def factors_at(start: Start, number: jax.Array, odd: jax.Array) -> Factors:
+    """The factors after some equal updates, without those before."""
+    dtype = start.state.W.dtype
+    count, zero = number.astype(dtype), jnp.zeros((), dtype)
+    rates = rates_of(start, jnp.zeros((), jnp.int32))
+    logs = [count * log_factor(-x) for _, x in rates.values()]
+    scale = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logs, zero))
+    keep = {name: power(-x, count, scale, odd) for name, (_, x) in rates.items()}
+    push = {name: eta * quotient(zero, -x, x, jnp.ones((), dtype), count, scale, odd)
+            for name, (eta, x) in rates.items()}  # fmt: skip
+    return Factors(keep, push, scale)
+
+
+def rates_of(start: Start, k: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """For each part that moves its rate eta_k l_k and its shrinkage eta_k l_k lambda_k, () each, at update k.
+
+    Both are NaN if a decay of the model, which is part of the gradient, is traced and not 0.
+    """
+    dtype, optimizer = start.state.W.dtype, start.descent.optimizer
+
+    def value(name: str) -> jax.Array:
+        given = given_to(optimizer, name, 0.0)
+        return jnp.asarray(given(start.count + k) if callable(given) else given, dtype)
+
+    outside = rates_at(start.descent, (start.first + k).astype(dtype), dtype)._asdict()
+    inside, decay, coupled = value("learning_rate"), value("weight_decay"), start.model.decays._asdict()
+    rates = {name: outside[name] * inside + _nothing(jnp.asarray(coupled[name], dtype)) for name in start.gradient}
+    return {name: (rate, rate * decay) for name, rate in rates.items()}
+
+
+def values(
+    start: Start, reads: _loop.Reads | Updates | None, read: Callable[[View], PyTree]
+) -> tuple[View, PyTree, jax.Array]:
+    """The state at the last read, what is read of all, and how many updates the last comes after."""
+    if isinstance(reads, Updates):
+
+        def view_at(number: jax.Array, odd: jax.Array) -> View:
+            return view_of(start, factors_at(start, number, odd))
+
+        saved = jax.lax.map(jax.checkpoint(lambda moment: read(view_at(*moment))), tuple(reads))
+        return view_at(reads.number[-1], reads.odd[-1]), saved, reads.number[-1]
+    assert reads is not None
+    step, carry = carried(start)
+    last, saved, _ = _loop.run(step, carry, reads, lambda carry: read(view_of(start, factors_of(carry))))
+    return view_of(start, factors_of(last)), saved, last.updates
+
+
+class Carry(NamedTuple):
+    """What goes from update to update: factors over a power of two, and its exponent, ()."""
+
+    keep: Parts
+    push: Parts
+    power: jax.Array
+    updates: jax.Array
+
+
+def carried(start: Start) -> tuple[Any, Carry]:
+    """(update, what it begins with) of a loop that carries the factors."""
+    dtype = start.state.W.dtype
+    zero, most = jnp.zeros((), jnp.int32), jnp.finfo(dtype).maxexp - 2
+    shapes = jax.eval_shape(start.rule.weight, zero)
+    one = {name: jnp.ones((), dtype) for name in start.gradient}
+    single = not isinstance(shapes, dict)
+    push = {name: jnp.zeros(() if single else shapes[name].shape, dtype) for name in start.gradient}
+
+    def step(carry: Carry, k: jax.Array) -> Carry:
+        weights = start.rule.weight(k)
+        by = jnp.where(carry.power < most, power_of_two(-jnp.minimum(carry.power, most), dtype), 0.0)
+        keep, push = {}, {}
+        for name, (eta, x) in rates_of(start, k).items():
+            weight = jnp.asarray(weights if single else weights[name], dtype)
+            keep[name] = carry.keep[name] - x * carry.keep[name]
+            push[name] = carry.push[name] + (eta * weight * by - x * carry.push[name])
+        more = jnp.maximum(drift(largest(*keep.values(), *push.values()), _BEYOND), 0)
+        less = power_of_two(-more, dtype)
+        keep, push = jax.tree.map(lambda part: part * less, (keep, push))
+        return Carry(keep, push, carry.power + more, carry.updates + 1)
+
+    return step, Carry(one, push, zero, zero)
+
+
+def factors_of(carry: Carry) -> Factors:
+    """The factors that a loop carries."""
+    dtype = next(iter(carry.push.values())).dtype
+    return Factors(carry.keep, carry.push, carry.power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)))

@@ -1,0 +1,319 @@
+"""What an optimiser makes of a gradient g that never changes: update k subtracts the rate times weight(k) u.
+
+A moment of first order is then (1 - beta^k) g, one of second order (1 - beta^k) g^2, so that in Adam, whose bias
+correction removes these factors,
+
+    u = g / (|g| + eps),    weight = 1,
+
+whatever the betas. Signs, polar factors and norms of g are constants, too. Only what sums or averages squares without
+correction (Adagrad, RMSProp), and a run that begins with the memory of another one, has weights that differ from entry
+to entry; they are known for every k. An optimiser is recognised by its constructor.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from unhinged_jax import optimizers
+from unhinged_jax._values import same
+from unhinged_jax.optimizers import Optimizer
+from unhinged_jax.optimizers.constructors import clipped, direction_of, normalized
+
+Parts = dict[str, jax.Array]
+"""One array for each part of a state, "H", "W" and "b", or some of them."""
+
+Given = Mapping[str, Any]
+"""All arguments of a constructor, by name."""
+
+
+class Rule(NamedTuple):
+    """What is done with a constant gradient.
+
+    Attributes:
+        direction: u of each part.
+        weight: k -> a number (), or an array of the shape of u for each part.
+        even: Whether the weight is 1 at every update.
+        settled: What weight(k) u tends to; only its direction if the weight tends to 0.
+    """
+
+    direction: Parts
+    weight: Callable[[jax.Array], Any]
+    even: bool
+    settled: Parts
+
+
+class Memory(NamedTuple):
+    """What an optimiser kept of the updates before: their number (), and accumulators by their name in optax."""
+
+    count: jax.Array
+    kept: Mapping[str, Parts]
+
+
+class Kind(NamedTuple):
+    """An optimiser.
+
+    Attributes:
+        at_rest: (g, arguments) -> the rule of a run that begins without memory.
+        kept: Accumulator -> (g, its value before, n, arguments) -> its value n updates later.
+        move: (g, (accumulator, n) -> its value after n updates, k, number of updates before the run, arguments) ->
+            weight(k) u of a run that begins with memory; None if there is no memory.
+    """
+
+    at_rest: Callable[[Parts, Given], Rule]
+    kept: Mapping[str, Callable[[jax.Array, jax.Array, jax.Array, Given], jax.Array]] = {}
+    move: Callable[[jax.Array, Callable[..., jax.Array], jax.Array, jax.Array, Given], jax.Array] | None = None
+
+
+def _fixed(direction: Parts) -> Rule:
+    return Rule(direction, lambda k: 1.0, True, direction)
+
+
+def _power(beta: ArrayLike, n: jax.Array, like: jax.Array) -> jax.Array:
+    return jnp.asarray(beta, like.dtype) ** n
+
+
+def _average(g: jax.Array, begin: jax.Array, n: jax.Array, beta: ArrayLike) -> jax.Array:
+    """beta^n begin + (1 - beta^n) g."""
+    left = _power(beta, n, g)
+    return left * begin + (1 - left) * g
+
+
+def _root(a: jax.Array, more: ArrayLike) -> jax.Array:
+    """sqrt(a^2 + more) for a, more >= 0 of any size; its derivative at 0 is 0."""
+    more = jnp.broadcast_to(jnp.asarray(more, a.dtype), a.shape)
+    unit = jax.lax.stop_gradient(jnp.maximum(a, jnp.sqrt(more)))
+    there = unit > 0
+    unit = jnp.where(there, unit, 1.0)
+    square = (a / unit) ** 2 + more / unit / unit
+    return unit * jnp.sqrt(jnp.where(there, square, 1.0)) * there
+
+
+def _over(x: jax.Array, size: jax.Array) -> jax.Array:
+    return x / jnp.where(size > 0, size, 1.0)
+
+
+def _plain(g: Parts, given: Given) -> Rule:
+    """Gradient descent, with optax's momentum t <- g + beta t, which is (1 - beta^n) / (1 - beta) g."""
+    beta = given["momentum"]
+    if beta is None:
+        return _fixed(g)
+    like = next(iter(g.values()))
+
+    def weight(k: jax.Array) -> jax.Array:
+        one = jnp.ones((), like.dtype)
+        trace = _traced(one, 0 * one, k + 1, given)
+        return one + beta * trace if given["nesterov"] else trace
+
+    return Rule(g, weight, False, g)
+
+
+def _traced(g: jax.Array, begin: jax.Array, n: jax.Array, given: Given) -> jax.Array:
+    left, beta = _power(given["momentum"], n, g), jnp.asarray(given["momentum"], g.dtype)
+    return left * begin + (1 - left) / (1 - beta) * g
+
+
+def _with_trace(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> Any:
+    trace = after("trace", k + 1)
+    return g + given["momentum"] * trace if given["nesterov"] else trace
+
+
+def _lion(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
+    b1 = jnp.asarray(given["b1"], g.dtype)
+    return jnp.sign((1 - b1) * g + b1 * after("mu", k))
+
+
+def _adam_at_rest(g: Parts, given: Given) -> Rule:
+    settled = jax.tree.map(lambda g: _over(g, _root(jnp.abs(g), given["eps_root"]) + given["eps"]), g)
+    if not given["nesterov"]:
+        return _fixed(settled)
+    like = next(iter(g.values()))
+
+    def weight(k: jax.Array) -> jax.Array:
+        of_moment, of_gradient = _ahead(k + 1, like, given)
+        return of_moment * (1 - _power(given["b1"], k + 1, like)) + of_gradient
+
+    return Rule(settled, weight, False, settled)
+
+
+def _ahead(n: jax.Array, like: jax.Array, given: Given) -> tuple[jax.Array, Any]:
+    """What moment and gradient are multiplied by in update number n."""
+    left, b1 = _power(given["b1"], n, like), jnp.asarray(given["b1"], like.dtype)
+    if not given["nesterov"]:
+        return 1 / (1 - left), 0.0
+    return b1 / (1 - left * b1), (1 - b1) / (1 - left)
+
+
+def _adam(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
+    n = k + 1 + count
+    of_moment, of_gradient = _ahead(n, g, given)
+    square = after("nu", k + 1) / (1 - _power(given["b2"], n, g))
+    return _over(of_moment * after("mu", k + 1) + of_gradient * g, jnp.sqrt(square + given["eps_root"]) + given["eps"])
+
+
+def _adamax(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
+    mean = after("mu", k + 1) / (1 - _power(given["b1"], k + 1 + count, g))
+    return _over(mean, after("nu", k + 1))
+
+
+def _adagrad_at_rest(g: Parts, given: Given) -> Rule:
+    """g / sqrt(a + k g^2 + eps), whose sum grows like the square root of the number of updates."""
+    first = given["initial_accumulator_value"]
+
+    def weight(k: jax.Array) -> Parts:
+        def of(g: jax.Array) -> jax.Array:
+            size = _root(jnp.abs(g) * jnp.sqrt(k + 1.0).astype(g.dtype), first + given["eps"])
+            return jnp.where((first > 0) | (g != 0), _over(jnp.ones_like(g), size), 0.0)
+
+        return jax.tree.map(of, g)
+
+    return Rule(g, weight, False, jax.tree.map(jnp.sign, g))
+
+
+def _adagrad(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
+    sums = after("sum_of_squares", k + 1)
+    return jnp.where(sums > 0, _over(g, jnp.sqrt(sums + given["eps"])), 0.0)
+
+
+def _rms_at_rest(g: Parts, given: Given) -> Rule:
+    def over(g: jax.Array, share: Any, rest: Any) -> jax.Array:
+        """1 over the root of an average, which is share g^2 + rest."""
+        size = jnp.abs(g) * jnp.sqrt(share)
+        eps = given["eps"]
+        return _over(jnp.ones_like(g), _root(size, rest + eps) if given["eps_in_sqrt"] else _root(size, rest) + eps)
+
+    def weight(k: jax.Array) -> Parts:
+        left = _power(given["decay"], k + 1, next(iter(g.values())))
+        share, rest = 1 - left, left * given["initial_scale"]
+        if given["bias_correction"]:
+            share, rest = 1.0, rest / share
+        return jax.tree.map(lambda g: over(g, share, rest), g)
+
+    return Rule(g, weight, False, jax.tree.map(lambda g: g * over(g, 1.0, 0.0), g))
+
+
+def _rms(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
+    square = after("nu", k + 1)
+    if given["bias_correction"]:
+        square = square / (1 - _power(given["decay"], k + 1 + count, g))
+    eps = given["eps"]
+    return _over(g, jnp.sqrt(square + eps) if given["eps_in_sqrt"] else jnp.sqrt(square) + eps)
+
+
+def _of(beta: str, square: bool = False) -> Callable[..., jax.Array]:
+    """An average of gradients, or of their squares."""
+    return lambda g, begin, n, given: _average(g * g if square else g, begin, n, given[beta])
+
+
+_ADAM = Kind(_adam_at_rest, {"mu": _of("b1"), "nu": _of("b2", True)}, _adam)
+_ADAMAX = Kind(
+    lambda g, given: _fixed(jax.tree.map(lambda g: _over(g, jnp.abs(g) + given["eps"]), g)),
+    {
+        "mu": _of("b1"),
+        "nu": lambda g, begin, n, given: jnp.where(
+            n > 0, jnp.maximum(_power(given["b2"], n, g) * begin, jnp.abs(g) + given["eps"]), begin
+        ),
+    },
+    _adamax,
+)
+_KINDS: dict[Any, Kind] = {
+    optax.sgd: Kind(_plain, {"trace": _traced}, _with_trace),
+    optax.sign_sgd: Kind(lambda g, given: _fixed(jax.tree.map(jnp.sign, g))),
+    optax.lion: Kind(lambda g, given: _fixed(jax.tree.map(jnp.sign, g)), {"mu": _of("b2")}, _lion),
+    optax.adam: _ADAM,
+    optax.adamw: _ADAM,
+    optax.adamax: _ADAMAX,
+    optax.adamaxw: _ADAMAX,
+    optax.adagrad: Kind(
+        _adagrad_at_rest, {"sum_of_squares": lambda g, begin, n, given: begin + n.astype(g.dtype) * g * g}, _adagrad
+    ),
+    optax.rmsprop: Kind(_rms_at_rest, {"nu": _of("decay", True)}, _rms),
+    optimizers.spectral_descent: Kind(lambda g, given: _fixed(jax.tree.map(direction_of, g))),
+    optimizers.normalized_descent: Kind(lambda g, given: _fixed(normalized(g))),
+    optimizers.clipped_descent: Kind(lambda g, given: _fixed(clipped(g, given["max_norm"]))),
+}
+_REFUSED = ("mu_dtype", "accumulator_dtype", "mask", "centered")
+"""Settings that no `Kind` knows; nor is a momentum of RMSProp known."""
+
+
+def why_not_known(optimizer: Optimizer) -> str | None:
+    """Why it is not known what an optimiser does, in words, or None."""
+    names = ", ".join(sorted(kind.__name__ for kind in _KINDS))
+    make, arguments = _taken_apart(optimizer)
+    if isinstance(make, optax.GradientTransformation):
+        return (
+            "this optimiser is built already, and an optax transformation does not say what it does; give its "
+            "constructor and arguments, as in `uj.Optimizer(optax.adam, learning_rate=0.1)`."
+        )
+    if make not in _KINDS:
+        name = getattr(make, "__name__", type(make).__name__)
+        return f"nothing is known of the optimiser {name!r}; those with a closed form are {names}."
+    refused = (*_REFUSED, "momentum") if make is optax.rmsprop else _REFUSED
+    for name, entry in inspect.signature(make).parameters.items():
+        if name in refused and not same(arguments[name], entry.default):
+            return f"the setting `{name}` of the optimiser {make.__name__!r} has none; leave it out."
+    return None
+
+
+def rule_of(optimizer: Optimizer, g: Parts, memory: Memory | None) -> Rule:
+    """What a known optimiser does with a constant gradient; with `memory` if the run begins with some."""
+    make, given = _taken_apart(optimizer)
+    kind = _KINDS[make]
+    at_rest = kind.at_rest(g, given)
+    if memory is None or not memory.kept or kind.move is None:
+        return at_rest
+    move = kind.move
+
+    def weight(k: jax.Array) -> Parts:
+        def of(name: str) -> jax.Array:
+            def after(accumulator: str, n: jax.Array) -> jax.Array:
+                return kind.kept[accumulator](g[name], memory.kept[accumulator][name], n, given)
+
+            return move(g[name], after, k, memory.count, given)
+
+        return {name: of(name) for name in g}
+
+    return Rule(jax.tree.map(jnp.ones_like, g), weight, False, at_rest.settled)
+
+
+def always_even(optimizer: Optimizer) -> bool:
+    """Whether a known optimiser without memory makes the same update again and again, up to its rate and its decay."""
+    make, given = _taken_apart(optimizer)
+    plain = make is not optax.sgd or given["momentum"] is None
+    return plain and not given.get("nesterov") and make not in (optax.adagrad, optax.rmsprop)
+
+
+def kept_after(optimizer: Optimizer, g: Parts, before: Mapping[str, Parts], n: jax.Array) -> dict[str, Parts]:
+    """The accumulators of a known optimiser n updates after those given."""
+    make, given = _taken_apart(optimizer)
+    rules = _KINDS[make].kept
+    return {name: {part: rules[name](g[part], begin, n, given) for part, begin in parts.items()}
+            for name, parts in before.items()}  # fmt: skip
+
+
+def accumulators(optimizer: Optimizer) -> tuple[str, ...]:
+    """Names of what a known optimiser may keep, as optax calls it."""
+    return tuple(_KINDS[_taken_apart(optimizer)[0]].kept)
+
+
+def given_to(optimizer: Optimizer, name: str, default: Any = None) -> Any:
+    """An argument of the constructor of an optimiser, also one that was left at its default."""
+    return _taken_apart(optimizer)[1].get(name, default)
+
+
+def _taken_apart(optimizer: Optimizer) -> tuple[Any, dict[str, Any]]:
+    """The constructor, without arguments that are filled in already, and all arguments by name."""
+    make, filled = optimizer.make, {}
+    while isinstance(make, functools.partial) and not make.args:
+        make, filled = make.func, {**make.keywords, **filled}
+    if isinstance(make, optax.GradientTransformation):
+        return make, {}
+    defaults = {name: entry.default for name, entry in inspect.signature(make).parameters.items()}
+    return make, {**defaults, **filled, **optimizer.numbers, **optimizer.settings}
