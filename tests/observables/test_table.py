@@ -24,6 +24,7 @@ SPLIT = ("distance", "distance_H", "distance_W", "gap_H", "gap_W")
 ENERGIES = ("energy_1_plus", "energy_1_minus", "energy_2_plus", "energy_2_minus", "energy_3")
 EVEN, CYCLIC = uj.balanced(C, 4), uj.balanced(C, 4, order="cyclic")
 UNEVEN = uj.from_counts([5, 3, 4]).weighted(samples=np.linspace(0.5, 2.0, 12))
+HELD = UNEVEN.hold_out([0, 3, 7, 9, 10])
 MODELS = {
     "balanced": lambda dim: uj.regularized(EVEN, dim, decay=DECAY, gamma=GAMMA, bias=True),
     "cyclic": lambda dim: uj.regularized(CYCLIC, dim, decay=DECAY, gamma=GAMMA, bias=True),
@@ -31,6 +32,10 @@ MODELS = {
     "cross-entropy": lambda dim: uj.regularized(UNEVEN, dim, decay=DECAY, loss="cross_entropy", bias=True),
     "spherical": lambda dim: uj.spherical(UNEVEN, dim, decay=0.4, gamma=GAMMA),
     "margin": lambda dim: uj.spherical(UNEVEN, dim, decay=0.4, loss=uj.losses.AdjustedMargin(GAMMA)),
+    "held out": lambda dim: uj.regularized(HELD, dim, decay=DECAY, gamma=GAMMA, bias=True),
+    "held out, kernel": lambda dim: uj.ntk_invariant(HELD, dim, np.eye(12), decay=DECAY, gamma=GAMMA, bias=True),
+    "held out, cross-entropy": lambda dim: uj.regularized(HELD, dim, decay=DECAY, loss="cross_entropy", bias=True),
+    "held out, spherical": lambda dim: uj.spherical(HELD, dim, decay=0.4, gamma=GAMMA),
 }
 
 
@@ -70,7 +75,8 @@ def class_features(model, H, W, factor=0.6, known=(), **settings):
 def plane(model, H, W, log_unit=None, watched=False):
     """h_i in the plane of itself and its target, the row of M W."""
     G = np.asarray(model.signal().dense("float64")) @ W
-    target = G / np.linalg.norm(G, axis=1)[:, None]
+    length = np.linalg.norm(G, axis=1)[:, None]
+    target = G / np.where(length > 0, length, 1)  # 0 for a sample that is held out
     along = np.sum(H * target, axis=1)
     across = H - along[:, None] * target
     aside = np.linalg.norm(across, axis=1)
@@ -114,10 +120,14 @@ ROWS = [
     ("cross-entropy", "state", 2, 1.0),
     ("spherical", "plane", 5, LARGE),
     ("margin", "dense", 5, 1.0),
+    ("held out", "class sums", 5, LARGE),
+    ("held out, cross-entropy", "scored", 2, 1.0),
 ]
 LONG = [
     ("balanced", "dense, factor", 2, LARGE), ("spherical", "plane, small unit", 2, 1.0), ("spherical", "dense", 5, 1.0),
-    ("spherical", "plane, watched", 5, 1 / LARGE),
+    ("spherical", "plane, watched", 5, 1 / LARGE), ("held out, kernel", "dense", 2, 1.0),
+    ("held out", "dense, factor", 5, 1 / LARGE), ("held out, cross-entropy", "state", 5, 1.0),
+    ("held out, spherical", "plane, watched", 5, LARGE), ("held out, spherical", "dense", 2, 1.0),
 ]  # fmt: skip
 
 
@@ -151,7 +161,8 @@ def view_of(model, form, H, W, b, size=1.0):
     if not model.linear:
         return View(model, FORMS[form](model, H, W), *state)
     start, sign = start_of(model, size)
-    return View(model, FORMS[form](model, H, W), *state, split(H, W, sign)[1], jnp.log(start) + LOG_SCALE)
+    moved = split(H[trained_on(model)], W, sign)[1]
+    return View(model, FORMS[form](model, H, W), *state, moved, jnp.log(start) + LOG_SCALE)
 
 
 # --- what is expected -----------------------------------------------------------------------------------------------
@@ -182,9 +193,26 @@ def losses(model, S, index, q):
     return total
 
 
+def trained_on(model):
+    """The numbers of the samples that are not held out."""
+    held = model.labels.held_out
+    return np.array([i for i in range(12) if held is None or i not in held])
+
+
 def expected(model, H, W, b):
     """Every observable of (H, W, b), plain arrays without a scale."""
+    rows, held = trained_on(model), model.labels.held_out
     index, q = np.asarray(model.labels.index), np.asarray(model.labels.weights)
+    found = expected_of(model, H[rows], W, b, index[rows], q[rows])
+    if held is None:
+        return found
+    of_test = expected_of(model, H[held], W, b, index[held], np.full(len(held), 1 / len(held)))
+    names = ("loss", "loss_sign", "log_abs_loss", "accuracy", "accuracy_margin", "margin_min", "margin_mean")
+    return found | {f"test_{name}": of_test[name] for name in names}
+
+
+def expected_of(model, H, W, b, index, q):
+    """The same of some samples with their labels and weights."""
     seen = H / np.linalg.norm(H, axis=1)[:, None] if model.spherical else H
     S = seen @ W.T + b
     margins = np.array([s[y] - max(np.delete(s, y)) for s, y in zip(S, index, strict=True)])
@@ -222,10 +250,11 @@ def expected(model, H, W, b):
 
 def distances(model, H, W, size):
     """Distances between unit vectors, and norms of what is left of the start, by plain differences."""
+    H = H[trained_on(model)]
     if model.spherical:
         if not model.loss.linear:
             return {}
-        G = np.asarray(model.signal().dense("float64")) @ W
+        G = np.asarray(model.signal().dense("float64"))[trained_on(model)] @ W
         unit, target = (X / np.linalg.norm(X, axis=1)[:, None] for X in (H, G))
         return dict.fromkeys(("distance", "distance_H"), np.linalg.norm(unit - target))
     if not model.linear:

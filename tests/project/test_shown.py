@@ -40,7 +40,7 @@ def test_everything_is_printed_in_one_line(name):
 
 def test_a_line_says_what_something_is():
     assert repr(LABELS) == (
-        "Labels(index=int32[60], weights=float64[60], targets=None, clean=None, classes=3, kind='hard')"
+        "Labels(index=int32[60], weights=float64[60], targets=None, clean=None, classes=3, kind='hard', held_out=None)"
     )
     assert repr(STATE) == "State(H=float64[60, 4], W=float64[3, 4], b=float64[3], log_scale=0.0)"
     assert repr(uj.constant(0.1)) == "Constant(value=0.1)"

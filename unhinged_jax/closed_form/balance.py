@@ -101,6 +101,8 @@ def _what_unbalances(model: LayerPeeled, dynamics: Dynamics) -> str | None:
         return f"{of} without a bias that moves, which shifts the targets; give bias=False, or use `simulate`."
     if not dynamics.proportional:
         return f"{of} for rates of H and W that are proportional; use `simulate`."
+    if model.labels.held_out is not None:
+        return f"{of} without samples that are held out, which keep no start balanced; use `simulate`."
     weights = model.labels.weights
     if _check.concrete(weights) and np.ptp(np.asarray(weights)) > _EVEN * np.max(np.asarray(weights)):
         return f"{of} for samples of equal weight; here weights differ, and H^T H is not W^T W where it counts."

@@ -64,7 +64,7 @@ def why_noise_rules_out(model: LayerPeeled, dynamics: Noisy, expectations: bool)
         return "a kernel mixes the samples of a batch with all others; use `simulate` and average."
     if dynamics.fresh_labels and (why := why_not_drawn(model.labels)):
         return why
-    return why_too_large(dynamics.batch, dynamics.replacement, model.samples)
+    return why_too_large(dynamics.batch, dynamics.replacement, model.labels.training_samples)
 
 
 def mean_of(dynamics: Noisy) -> Dynamics:

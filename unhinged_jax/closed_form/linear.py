@@ -204,7 +204,7 @@ class ExactLinear:
         return (H, W), log_powers
 
     def _residual_norm(self) -> Float[jax.Array, ""]:
-        return jnp.zeros((), self.W.dtype) if self.residual is None else self.factor * safe_norm(self.residual)
+        return jnp.zeros((), self.W.dtype) if self.residual is None else self.factor * self.space.length(self.residual)
 
     def _driven_split(self, record: Record, whole: Orthonormal) -> tuple[Split, Float[jax.Array, ""]]:
         """H or W stays and drives the other along a fixed direction, in all modes alike; the other's start decays."""

@@ -37,7 +37,7 @@ from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.linear.spectrum import spectrum_of
-from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled
+from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled, trained
 from unhinged_jax.observables import (
     ObservablePlan,
     ObservableSet,
@@ -150,10 +150,11 @@ def _expected(
         raise NoClosedForm(f"there is no closed form: {unknown(other)}")
     split = isinstance(drawn, Descent) and any(name in names for name in SPLIT)
     mean = exact(model, mean_of(drawn), state, times, ["log_between_scatter"] if split else (), **settings)
+    model, begin = trained(model, task.state)
     with task.context():
         membership = grouped(model)  # while the labels are known
         model, drawn = _request.traceable((model, drawn))
-        start = task.state, task.first, task.times, names, membership
+        start = begin, task.first, task.times, names, membership
         if isinstance(drawn, Diffusion):
             values = diffused(model, drawn, *start)
         else:

@@ -1,4 +1,4 @@
-"""[labels]: a layout, then noise, smoothing and weights."""
+"""[labels]: a layout, then noise, smoothing, what is held out, and weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from unhinged_jax.config.reading import unknown
 from unhinged_jax.config.sections import LabelsSection, NoiseTable
 from unhinged_jax.config.tables import call, given_keys, pick
 from unhinged_jax.labels import Labels
+from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.precision import scope
 
 _LAYOUTS: dict[str, tuple[Callable, dict[str, str]]] = {
@@ -26,12 +27,15 @@ _LAYOUTS: dict[str, tuple[Callable, dict[str, str]]] = {
     "soft": (labels.soft, {}),
     "targets": (labels.targets, {"targets": "values"}),
 }
-_NOT_ARGUMENTS = ("layout", "noise", "smoothing", "class_weights", "weight_exponent", "sample_weights")
+_NOT_ARGUMENTS = (
+    "layout", "noise", "smoothing", "held_out", "held_out_per_class", "class_weights", "weight_exponent",
+    "sample_weights",
+)  # fmt: skip
 
 
 def build_labels(section: LabelsSection, files: Files) -> Labels:
-    """Labels of a section: a layout, to which noise, smoothing and weights are applied; class weights count the clean
-    labels."""
+    """Labels of a section: a layout, to which noise, smoothing, a choice of what is held out, and weights are applied;
+    class weights count the clean labels to train on."""
     constructor, renamed = pick("layout", section.layout, _LAYOUTS)
     names = [field.name for field in dataclasses.fields(section) if field.name not in _NOT_ARGUMENTS]
     given = given_keys(section, *names)
@@ -48,12 +52,16 @@ def build_labels(section: LabelsSection, files: Files) -> Labels:
         result = _noisy(result, section.noise, files)
     if section.smoothing is not None:
         result = result.smoothed(section.smoothing)
+    if section.held_out is not None or section.held_out_per_class is not None:
+        held = None if section.held_out is None else files.array("held_out", section.held_out)
+        result = result.hold_out(held, per_class=section.held_out_per_class)
     given_weights = given_keys(section, "class_weights", "sample_weights")
     weights = {key: files.array(key, value) for key, value in given_weights.items()}
     if section.weight_exponent is not None:
         if "class_weights" in weights:
             raise ValueError("give class_weights or weight_exponent (class weights n_c^-exponent), not both.")
-        counts = np.bincount(np.asarray(clean.truth), minlength=clean.classes).astype(float)
+        truth = np.asarray(of_training(result, np.asarray(clean.truth)))
+        counts = np.bincount(truth, minlength=clean.classes).astype(float)
         weights["class_weights"] = counts**-section.weight_exponent
     if weights:
         result = result.weighted(classes=weights.get("class_weights"), samples=weights.get("sample_weights"))

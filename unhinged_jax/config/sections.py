@@ -63,7 +63,7 @@ class NoiseTable:
 
 @dataclasses.dataclass(frozen=True)
 class LabelsSection:
-    """[labels]: the layout, the arguments of its constructor, noise, smoothing and weights.
+    """[labels]: the layout, the arguments of its constructor, noise, smoothing, what is held out, and weights.
 
     Attributes:
         layout: "balanced", "counts", "long_tailed", "step", "labels", "soft" or "targets".
@@ -81,6 +81,8 @@ class LabelsSection:
             targets: the same; by default there are no classes.
         noise: Label noise; see [labels.noise].
         smoothing: Label smoothing: the share of the target that is spread evenly.
+        held_out: Samples held out for testing: their numbers from 0, or true and false for every sample.
+        held_out_per_class: Instead, how many samples of each class are held out: its last ones.
         class_weights: Factors on the weights of the classes.
         weight_exponent: Class weights n_c^-exponent, instead of `class_weights`.
         sample_weights: Factors on the weights of the samples.
@@ -99,6 +101,8 @@ class LabelsSection:
     truth: Array | None = None
     noise: NoiseTable | None = None
     smoothing: float | None = None
+    held_out: Array | None = None
+    held_out_per_class: int | None = None
     class_weights: Array | None = None
     weight_exponent: float | None = None
     sample_weights: Array | None = None

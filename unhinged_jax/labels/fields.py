@@ -43,8 +43,24 @@ class Fields(Protocol):
         """How `targets` is read."""
 
     @property
+    def held_out(self) -> Any:
+        """None or the numbers of the samples that are held out, (m,)."""
+
+    @property
     def samples(self) -> int:
         """n."""
+
+    @property
+    def classified(self) -> bool:
+        """Whether every sample has a class."""
+
+    @property
+    def truth(self) -> Any:
+        """The class of every sample, (n,)."""
+
+    @property
+    def by_class(self) -> Any:
+        """The class that the targets of every sample belong to, (n,)."""
 
 
 def as_array(name: str, value: object) -> Any:
@@ -132,3 +148,33 @@ def check_fields(labels: Fields) -> None:
             raise ValueError(
                 f"targets of kind {labels.kind!r} must have shape {expected}, but got {np.shape(labels.targets)}."
             )
+    _check_held_out(labels)
+
+
+def _check_held_out(labels: Fields) -> None:
+    """Raise unless the numbers of the samples that are held out are valid, and the weights of these are 0."""
+    held = labels.held_out
+    if held is None:
+        return
+    shape, n = np.shape(held), labels.samples
+    if not shape or not np.issubdtype(jnp.result_type(held), np.integer) or not 0 < shape[-1] < n:
+        raise ValueError(
+            f"held_out must be the numbers of some of the {n} samples, but not of all, shape (m,); got "
+            f"{_check.given(held)}."
+        )
+    if not _check.concrete(held):
+        return
+    for row in np.asarray(held).reshape(-1, shape[-1]):
+        if row[0] < 0 or row[-1] >= n or np.any(np.diff(row) <= 0):
+            raise ValueError(
+                f"held_out must be increasing numbers from 0 to {n - 1}, each once, but got {_check.given(held)}."
+            )
+    if _check.concrete(labels.weights) and np.any(np.take_along_axis(*_batched(labels), -1) != 0):
+        raise ValueError("samples that are held out must have weight 0; `hold_out` sets it, and `weighted` keeps it.")
+
+
+def _batched(labels: Fields) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and numbers of what is held out, with the same leading axes."""
+    weights, held = np.asarray(labels.weights), np.asarray(labels.held_out)
+    lead = np.broadcast_shapes(weights.shape[:-1], held.shape[:-1])
+    return np.broadcast_to(weights, (*lead, weights.shape[-1])), np.broadcast_to(held, (*lead, held.shape[-1]))

@@ -14,8 +14,11 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
 from unhinged_jax._values import Tabled
+from unhinged_jax.labels import held_out as holding
+from unhinged_jax.labels import noise
 from unhinged_jax.labels.balance import Known, known, register
-from unhinged_jax.labels.fields import PER_SAMPLE, as_array, as_labels, check_fields, kind_of, largest_again, wide
+from unhinged_jax.labels.fields import PER_SAMPLE, as_array, as_labels, check_fields, kind_of, largest_again
+from unhinged_jax.labels.weights import weights_of
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -31,10 +34,12 @@ class Labels(Tabled):
         classes: C.
         kind: "hard", "table" or "soft", which says how to read `targets`; by default their shape decides. Of kind
             "values" targets are any real numbers for C outputs, and classes exist only if `clean` is given.
+        held_out: The numbers of the samples that are held out for testing, (m,), increasing; their weights are 0. None
+            (default) for none; `hold_out` sets it.
 
     Build one with `balanced`, `from_counts`, `from_labels`, `long_tailed`, `step_imbalanced`, `soft` or `targets`, and
-    refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed` and `weighted`. The constructor and `replace` trust
-    `balanced=True` for traced arrays; otherwise they check it.
+    refine it with `symmetric_noise`, `asymmetric_noise`, `smoothed`, `weighted` and `hold_out`. The constructor and
+    `replace` trust `balanced=True` for traced arrays; otherwise they check it.
 
     Raises:
         ValueError: for labels that are not integers in 0 ... C-1, weights that are negative, not finite or all 0,
@@ -55,6 +60,7 @@ class Labels(Tabled):
     clean: Any = None
     classes: int = 2
     kind: str = "hard"
+    held_out: Any = None
     _known: ClassVar[Known]  # of each object; not a field
 
     def __init__(
@@ -66,6 +72,8 @@ class Labels(Tabled):
         classes: int = 2,
         kind: str | None = None,
         balanced: bool | None = None,
+        *,
+        held_out: npt.ArrayLike | None = None,
     ) -> None:
         classes = _check.whole("classes", classes, 1 if kind == "values" else 2, most=2**31 - 1)
         claimed = balanced is not None and _check.flag("balanced", balanced)
@@ -80,6 +88,7 @@ class Labels(Tabled):
             "clean": None if clean is None else as_labels("clean", clean, classes),
             "classes": classes,
             "kind": kind_of(targets, np.shape(index)[-1], classes) if kind is None else kind,
+            "held_out": None if held_out is None else _numbers.whole("held_out", as_array("held_out", held_out)),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -113,13 +122,19 @@ class Labels(Tabled):
             "classes": f"{self.classes:,}",
             "samples per class": f"{np.min(counts):,} to {np.max(counts):,}",
             "kind": self.kind,
+            **({} if self.held_out is None else {"held out": f"{np.shape(self.held_out)[-1]:,}"}),
             **({"not the clean label": f"{np.mean(np.asarray(self.clean) != index):.1%}"} if noisy else {}),
         }
 
     @property
     def samples(self) -> int:
-        """Number of samples, n."""
+        """Number of samples, n, with those that are held out."""
         return int(np.shape(self.index)[-1])
+
+    @property
+    def training_samples(self) -> int:
+        """Number of samples to train on."""
+        return self.samples - (0 if self.held_out is None else int(np.shape(self.held_out)[-1]))
 
     @property
     def classified(self) -> bool:
@@ -141,8 +156,8 @@ class Labels(Tabled):
         return self.truth if self.kind == "values" else self.index
 
     def counts(self) -> jax.Array:
-        """Samples in each class, shape (C,)."""
-        return jnp.bincount(jnp.asarray(self.by_class), length=self.classes)
+        """Samples in each class, shape (C,), without those that are held out."""
+        return jnp.bincount(jnp.asarray(self.training().by_class), length=self.classes)
 
     def probabilities(self) -> jax.Array:
         """Targets as one distribution (or row of values) per sample, (n, C): a dense array, for the general losses.
@@ -176,12 +191,8 @@ class Labels(Tabled):
         """
         if "targets" in changes:
             rows = self.kind in PER_SAMPLE and changes.get("kind", self.kind) == self.kind
-            if (
-                rows
-                and self.kind == "soft"
-                and "index" not in changes
-                and np.shape(changes["targets"]) == np.shape(self.targets)
-            ):
+            same = rows and np.shape(changes["targets"]) == np.shape(self.targets)
+            if same and self.kind == "soft" and "index" not in changes:
                 changes["index"] = largest_again(self.index, self.targets, changes["targets"])
             changes.setdefault("kind", self.kind if rows else None)
         return dataclasses.replace(self, **changes)
@@ -215,24 +226,45 @@ class Labels(Tabled):
             [0.5, 0.167, 0.167, 0.167]
         """
         normalise = _check.flag("normalise", normalise)
-        xp = np if _check.concrete((self.weights, self.index, classes, samples)) else jnp
-        # Factors in float32 are widened, not the weights narrowed.
-        wide = np.float64 if xp is np else jnp.result_type(float)
-        weights = xp.asarray(self.weights, wide)
-        if classes is not None:
-            _check.shape("class weights", classes, (self.classes,), "one per class")
-            _check.positive("class weights", classes, array=True)
-            weights = weights * xp.asarray(classes, wide)[xp.asarray(self.by_class)]
-        if samples is not None:
-            _check.shape("sample weights", samples, (self.samples,), "one per sample")
-            _check.non_negative("sample weights", samples, array=True)
-            weights = weights * xp.asarray(samples, wide)
-        if normalise:
-            largest = xp.max(weights)
-            _check.positive("the largest of the resulting weights", largest, "leave some samples a weight")
-            weights = weights / largest  # first, so that their sum is in range
-            weights = weights / xp.sum(weights)
-        return self.replace(weights=weights)
+        return self.replace(weights=weights_of(self, classes, samples, normalise))
+
+    def hold_out(self, samples: npt.ArrayLike | None = None, *, per_class: int | None = None) -> Labels:
+        """Hold samples out for testing: they keep their features and classes, but have weight 0 in the loss.
+
+        Observables, counts and metrics are then those of the other samples; those that begin with `test_` are of the
+        samples held out, which are tested on their true classes (on their own targets, if these are soft or values).
+
+        Args:
+            samples: A mask, one bool per sample, or the numbers of the samples, from 0.
+            per_class: Instead, how many of each class to hold out: the last ones.
+
+        Returns:
+            Labels with the new weights; those of the other samples grow so that their sum stays what it was.
+
+        Raises:
+            ValueError: for none or both of the two, numbers out of range, a class without a sample to train on, or
+                labels that hold samples out already.
+
+        Source: beyond the paper.
+
+        Example:
+            >>> from unhinged_jax.labels import balanced
+            >>> labels = balanced(classes=2, per_class=3).hold_out(per_class=1)
+            >>> labels.held_out.tolist(), labels.weights.tolist(), labels.counts().tolist()
+            ([2, 5], [0.25, 0.25, 0.0, 0.25, 0.25, 0.0], [2, 2])
+        """
+        held = holding.chosen(self, samples, per_class)
+        return self.replace(held_out=held, weights=holding.without(self, held))
+
+    def training(self) -> Labels:
+        """The labels of the samples to train on: of all samples, if none is held out."""
+        return self if self.held_out is None else Labels(**holding.fields_of_training(self))
+
+    def test(self) -> Labels:
+        """The labels of the samples held out, in equal shares; raises ValueError if there are none."""
+        if self.held_out is None:
+            raise ValueError("no sample is held out; `hold_out` says which to test on.")
+        return Labels(**holding.fields_of_test(self))
 
     def symmetric_noise(self, rate: ArrayLike, key: jax.Array | None = None) -> Labels:
         """Symmetric label noise: with probability `rate` a label becomes any of the other C-1.
@@ -253,11 +285,7 @@ class Labels(Tabled):
             array([[0.75, 0.25],
                    [0.25, 0.75]])
         """
-        classes, rate = self.classes, wide("noise rate", rate)
-        off = rate / (classes - 1)
-        if _check.concrete(rate):
-            return self.transition(np.full((classes, classes), off) + np.eye(classes) * (1 - rate - off), key)
-        return self.transition(off + jnp.eye(classes) * (1 - rate - off), key)
+        return self.transition(noise.symmetric(self.classes, rate), key)
 
     def asymmetric_noise(self, rate: ArrayLike, key: jax.Array | None = None) -> Labels:
         """Asymmetric (pair-flip) label noise: with probability `rate` class c becomes c + 1 (mod C).
@@ -266,18 +294,14 @@ class Labels(Tabled):
 
         Source: beyond the paper.
         """
-        xp, rate = (np if _check.concrete(rate) else jnp), wide("noise rate", rate)
-        eye = xp.eye(self.classes)
-        return self.transition((1 - rate) * eye + rate * xp.roll(eye, 1, axis=1), key)
+        return self.transition(noise.asymmetric(self.classes, rate), key)
 
     def smoothed(self, amount: ArrayLike) -> Labels:
         """Label smoothing: targets (1 - amount) one-hot + amount / C.
 
         Source: beyond the paper.
         """
-        xp, amount = (np if _check.concrete(amount) else jnp), wide("amount of smoothing", amount)
-        eye = xp.eye(self.classes)
-        return self.transition((1 - amount) * eye + amount / self.classes, None)
+        return self.transition(noise.smoothing(self.classes, amount), None)
 
     def transition(self, table: ArrayLike, key: jax.Array | None = None) -> Labels:
         """Label noise by a (C, C) row-stochastic table: class a is seen as class b with `table[a, b]`.
@@ -290,23 +314,7 @@ class Labels(Tabled):
             ValueError: if the table has a wrong shape, a negative entry or a row that does not sum to 1, or if these
                 labels already have per-sample targets.
         """
-        if self.kind != "hard":
-            raise ValueError(
-                f"label noise and smoothing need one-hot labels, but these are of kind {self.kind!r}; combine "
-                "the targets yourself and pass them to `soft` or `targets`."
-            )
-        table = _numbers.array("transition table", table)
-        if key is not None:
-            _check.key("key", key)
-        _check.shape("transition table", table, (self.classes, self.classes), "classes x classes")
-        _check.non_negative("transition table", table, "a noise rate lies between 0 and 1", array=True)
-        if _check.concrete(table) and not np.allclose(np.sum(np.asarray(table, np.float64), axis=1), 1.0, atol=1e-6):
-            raise ValueError("every row of a transition table must sum to 1; a noise rate lies between 0 and 1.")
-        if key is None:
-            return self.replace(targets=table, kind="table")
-        index = jnp.asarray(self.index)
-        drawn = jax.random.categorical(key, jnp.log(jnp.asarray(table))[index])
-        return self.replace(index=drawn, clean=self.truth)
+        return self.replace(**noise.changes_of(self, table, key))
 
 
-register(Labels, ("index", "weights", "targets", "clean"), ("classes", "kind"))
+register(Labels, ("index", "weights", "targets", "clean", "held_out"), ("classes", "kind"))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Dynamics, Flow
+from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.limits.factors import Factor, factor
 from unhinged_jax.limits.result import Limit
 from unhinged_jax.linear.leading_part import Coupled, Growth, growth, leading_part
@@ -81,7 +82,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     rate, gap_H, gap_W = _gaps(dynamics, won, found.log, _Others(values, modes, logs, alive), rates, target == "top")
     balanced = isinstance(lead.spectrum, BalancedSpectrum)
     rank = jnp.sum(alive * (jnp.asarray([model.classes - 1, 1]) if balanced else jnp.ones_like(values)))
-    rate_H = jnp.where(rank < model.samples, jnp.minimum(rate, gap_H), rate)
+    rate_H = jnp.where(rank < model.labels.training_samples, jnp.minimum(rate, gap_H), rate)
     rate_W = jnp.where(rank < model.classes, jnp.minimum(rate, gap_W), rate)
 
     threshold = jnp.where(led, lead.square, 0.0)
@@ -157,13 +158,16 @@ def _gaps(
 def _direction(
     model: LayerPeeled, space: RowSpace, won: _Winner, spectrum: Spectrum, rates: Rates, F: jax.Array, W: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The winning part of the state at norm 1, H (n, p) and W (C, p): the start projected on the right eigenvector."""
+    """The winning part of the state, H (n, p) and W (C, p): the start projected on the right eigenvector.
+
+    Its norm is 1 without the samples that are held out.
+    """
     still, top, sign = jnp.zeros_like(won.mask), won.growth, jnp.where(won.up, 1.0, -1.0)
     x, y = spectrum.apply(won.mask, still, F), spectrum.apply(won.mask, still, W)
     own, other = jnp.where(won.up, top.rising, top.falling), jnp.where(won.up, top.falling, top.rising)
     carrier = other / won.square * x + sign * rates.r1 * y
     H, W = features_of(model, space, carrier), sign * rates.r2 * x + own * y
-    size = safe_norm(H, W)
+    size = safe_norm(of_training(model.labels, H), W)
     size = jnp.where(size > 0, size, 1.0)
     return H / size, W / size
 
@@ -199,7 +203,7 @@ def direction_of(model: LayerPeeled, state: State) -> State:
     if model.spherical:
         lengths = row_lengths(state.H)
         return State(state.H / jnp.where(lengths > 0, lengths, 1.0), W, state.b)
-    parts = (state.H,) * model.moves.H + (state.W,) * model.moves.W
+    parts = (of_training(model.labels, state.H),) * model.moves.H + (state.W,) * model.moves.W
     size = safe_norm(*parts)
     size = jnp.where(size > 0, size, 1.0)
     H = state.H / size if model.moves.H else H
@@ -229,7 +233,7 @@ def towards(
     log = jnp.where(decay > 0, found.log, 0.0)
     away = (state.W if moving_W else state.H) - pull / jnp.where(decay > 0, decay, 1.0)
     part = jnp.where(log > 0, away, pull)
-    size = safe_norm(part)
+    size = safe_norm(part if moving_W else of_training(model.labels, part))
     unit = part / jnp.where(size > 0, size, 1.0)
     still_H, still_W = multiplied(state)
     direction = State(still_H, unit, bias) if moving_W else State(unit, still_W, bias)

@@ -76,7 +76,7 @@ class Limit(Tabled):
         direction: The limit of (H, W)/||(H, W)|| and the limit of the bias (infinite if it grows without bound). For
             anchored prototypes, frozen features and spherical features: the limit direction of the part that moves, at
             norm 1 (each row at norm 1 if spherical), together with the part that stays. If signs change forever, the
-            limit after an even number of updates.
+            limit after an even number of updates. Samples that are held out do not count in a norm, or in a rate.
         rate: The direction error decays like e^(-rate zeta(t)) in a flow, e^(-rate k) in a descent of constant step; 0
             if it decays only like a power, or not at all. For spherical descent it is a lower bound. It is never
             negative if `target` is "top".

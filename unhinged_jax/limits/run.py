@@ -23,7 +23,7 @@ from unhinged_jax.limits.optimized import optimized, rate_now
 from unhinged_jax.limits.result import STOPS, Limit
 from unhinged_jax.limits.spherical import spherical
 from unhinged_jax.limits.squared_error import squared
-from unhinged_jax.model import LayerPeeled, State, must_fit
+from unhinged_jax.model import LayerPeeled, State, must_fit, trained
 from unhinged_jax.schedules.total import remaining
 from unhinged_jax.trajectory import Trajectory
 
@@ -102,8 +102,9 @@ def limit(
     if model.spherical or not (model.moves.coupled and model.loss.linear):
         must_fit(task.state, task.precision)  # the part that stays is a part of the limit
     with task.context():
-        membership = None if drawn is None else grouped(model)  # while the labels are known
-        model, dynamics, drawn = _request.traceable((model, dynamics, drawn))
+        alone, begin = trained(model, task.state)
+        membership = None if drawn is None else grouped(alone)  # while the labels are known
+        model, alone, dynamics, drawn = _request.traceable((model, alone, dynamics, drawn))
         if isinstance(dynamics, Descent):  # the asymptotics are those of equal steps, as large as the next one
             dynamics = dataclasses.replace(dynamics, schedule=dynamics.schedule(task.first))
             left = jnp.where(rate_now(dynamics) > 0, jnp.inf, 0.0)
@@ -114,7 +115,7 @@ def limit(
             found = _stopped(found, model, dynamics, task, left)
         if drawn is not None and membership is not None:
             drawn = dataclasses.replace(drawn, schedule=dynamics.schedule)
-            found = dataclasses.replace(found, **noise(model, drawn, task.state, membership)._asdict())
+            found = dataclasses.replace(found, **noise(alone, drawn, begin, membership)._asdict())
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
         return task.give_back(found)
 

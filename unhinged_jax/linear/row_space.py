@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from unhinged_jax.kernel import Kernel
+from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables.distance import Orthonormal
 from unhinged_jax.observables.features import ClassFeatures, DenseFeatures, Features
@@ -76,9 +77,14 @@ class RowSpace:
     def metric(self, H: Float[jax.Array, "rows m"]) -> Float[jax.Array, "rows m"]:
         """Rows of this space, (rows, p), in orthonormal coordinates: their Frobenius norm is that of the features.
 
-        A class sum S_c is divided by sqrt(D_c), because the features q_i S_c / D_c have squared norm |S_c|^2 / D_c.
+        Features of samples that are held out are left out. A class sum S_c is divided by sqrt(D_c), because the
+        features q_i S_c / D_c have squared norm |S_c|^2 / D_c.
         """
-        return H / jnp.sqrt(self.divisor)[:, None] if self.summed else H
+        return H / jnp.sqrt(self.divisor)[:, None] if self.summed else of_training(self.model.labels, H)
+
+    def length(self, residual: Float[jax.Array, "n p"]) -> Float[jax.Array, ""]:
+        """The norm of a residual without the samples that are held out, ()."""
+        return safe_norm(of_training(self.model.labels, residual))
 
     def vector(self, carrier: Float[jax.Array, "C p"], prototypes: Float[jax.Array, "C p"]) -> Orthonormal:
         """The vector (Theta M carrier, prototypes) in orthonormal coordinates: [H (rows, p), residual (), W (C, p)].

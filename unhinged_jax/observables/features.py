@@ -91,21 +91,21 @@ class ScoredFeatures(DenseFeatures):
     """Features with their products with the prototypes of the moment, W H^T (C, n), and their norm."""
 
     known_scores: Float[Any, "C n"] = None
-    known_norm: Float[Any, ""] = None
+    known_norm: Float[Any, ""] | None = None
 
     def scores(self, W: Float[jax.Array, "C p"]) -> Float[jax.Array, "C n"]:
         return self.known_scores
 
     def scaled(self, factor: Float[jax.Array, ""], factor_W: Float[jax.Array, ""]) -> ScoredFeatures:
-        known = {"known_scores": self.known_scores * factor * factor_W, "known_norm": self.known_norm * factor}
+        norm = None if self.known_norm is None else self.known_norm * factor
         scaled: Any = super().scaled(factor, factor_W)
-        return dataclasses.replace(scaled, **known)
+        return dataclasses.replace(scaled, known_scores=self.known_scores * factor * factor_W, known_norm=norm)
 
     def norm(self) -> Float[jax.Array, ""]:
-        return self.known_norm
+        return super().norm() if self.known_norm is None else self.known_norm
 
     def rows(self, take: Callable[..., jax.Array]) -> ScoredFeatures:
-        return ScoredFeatures(take(self.H), self.factor, take(self.known_scores, 1), self.known_norm)
+        return ScoredFeatures(take(self.H), self.factor, take(self.known_scores, 1))
 
 
 @jax.tree_util.register_dataclass

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from unhinged_jax import _check, precision
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables.features import DenseFeatures
+from unhinged_jax.observables.parts import of_test, of_training
 from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_observables
 from unhinged_jax.observables.view import View
 
@@ -21,8 +22,10 @@ ObservablePlan = tuple[tuple[str, Callable[[LayerPeeled, State], Any] | None], .
 def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
     """Why an observable has no meaning for a model, or None."""
     needs = OBSERVABLES[name].needs
-    if needs == "classes" and not model.labels.classified:
+    if "classes" in needs and not model.labels.classified:
         return "the targets are numbers, not classes; give `truth` to `targets` if samples have classes"
+    if "held out" in needs and model.labels.held_out is None:
+        return "no sample is held out; `hold_out` of the labels says which samples to test on"
     if needs == "balanced" and not (model.labels.balanced and model.linear and model.kernel is None):
         return "the subspaces are defined for balanced one-hot labels, a linear loss and no kernel"
     if "split" in needs:
@@ -116,7 +119,8 @@ def evaluate(plan: ObservablePlan, view: View) -> dict[str, jax.Array]:
     values = {}
     for name, function in plan:
         if function is None:
-            values[name] = OBSERVABLES[name].compute(view)
+            known = OBSERVABLES[name]
+            values[name] = known.compute(view.once(of_test if "held out" in known.needs else of_training))
         else:
             values[name] = _arrays(name, function(view.model, settled(view.state())))
     return values

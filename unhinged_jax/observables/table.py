@@ -35,6 +35,8 @@ from unhinged_jax.special import safe_norm
 NEEDS = {
     "": "",
     "classes": "samples that have classes",
+    "held out": "samples that are held out",
+    "held out, classes": "samples that are held out and have classes",
     "balanced": "balanced classes, a linear loss, no kernel",
     "split": "a known limit",
     "free split": "a known limit, both parts free",
@@ -95,6 +97,16 @@ OBSERVABLES: dict[str, Observable] = {
         for name in ("energy_1_plus", "energy_1_minus", "energy_2_plus", "energy_2_minus", "energy_3")
     },
 }
+_OF_TEST = ["loss", "loss_sign", "log_abs_loss", "accuracy", "accuracy_margin", "margin_min", "margin_mean"]
+
+
+def _of_test(known: Observable) -> Observable:
+    """The same observable of the samples that are held out."""
+    needs = "held out, classes" if known.needs else "held out"
+    return Observable(known.compute, f"{known.meaning}, of samples held out", needs)
+
+
+OBSERVABLES.update({f"test_{name}": _of_test(OBSERVABLES[name]) for name in _OF_TEST})
 _COLLAPSE_ONLY = [name for name in collapse.METRICS if name not in OBSERVABLES]
 OBSERVABLES.update(
     {name: Observable(collapse_metric(name), collapse.METRICS[name].meaning, "classes") for name in _COLLAPSE_ONLY}

@@ -24,6 +24,7 @@ import numpy as np
 
 from unhinged_jax.dynamics import Diffusion
 from unhinged_jax.labels import Labels
+from unhinged_jax.labels.held_out import training_rows
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.model.layer_peeled import Parts
 from unhinged_jax.simulation.dense import DenseSystem
@@ -44,7 +45,7 @@ class DiffusedSystem(DenseSystem):
 
     def velocity(self, body: Body) -> Body:
         model, H, W, b = self.model, body["H"], body["W"], body["b"]
-        diffusion, n, dtype = self.diffusion, self.model.samples, W.dtype
+        diffusion, n, dtype = self.diffusion, self.model.labels.training_samples, W.dtype
         shares, labels = jnp.ones((n, 1), dtype), jnp.zeros((), dtype)
         of_batch, of_labels = jax.random.split(jax.random.wrap_key_data(self.keys[0], impl=self.generator))
         apart = jnp.ones((), dtype)  # E D_i^2
@@ -54,10 +55,12 @@ class DiffusedSystem(DenseSystem):
             apart = 1 + kappa * (n - 1) / m
             g = self._normal(of_batch, (n, 1), dtype)
             shares += jnp.sqrt(kappa * n / m) * (g - jnp.mean(g))
+        if model.labels.held_out is not None:  # their weight is 0, whatever their share
+            shares = jnp.ones((model.samples, 1), dtype).at[training_rows(model.labels)].set(shares)
         if diffusion.fresh_labels:
             chances = model.labels.probabilities().astype(dtype)
             root = jnp.sqrt(chances / jnp.sum(chances, axis=1, keepdims=True))
-            x = self._normal(of_labels, (n, model.classes), dtype)
+            x = self._normal(of_labels, (model.samples, model.classes), dtype)
             labels = jnp.sqrt(apart) * root * (x - root * jnp.sum(root * x, axis=1, keepdims=True))
             forces = _forces_of_labels(model, root**2 * shares + labels, H, W, b)
         else:

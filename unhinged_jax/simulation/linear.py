@@ -242,7 +242,7 @@ class LinearSystem(System):
         return dataclasses.replace(view, split=split, log_start=log_start).referred(self.reference)
 
     def _orthonormal(self, state: RowState) -> Orthonormal:
-        size = jnp.zeros((), state.W.dtype) if self.residual is None else safe_norm(self.residual)
+        size = jnp.zeros((), state.W.dtype) if self.residual is None else self.space.length(self.residual)
         return [self.space.metric(state.H), state.factor * size, state.W]
 
     def compressed(self) -> LinearSystem:

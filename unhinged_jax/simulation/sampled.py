@@ -23,6 +23,7 @@ from unhinged_jax import _check
 from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, why_too_large
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import PER_SAMPLE, why_not_drawn
+from unhinged_jax.labels.held_out import training_rows
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.model.layer_peeled import Parts
 from unhinged_jax.observables import View
@@ -76,7 +77,7 @@ def check_sampling(model: LayerPeeled, dynamics: Dynamics, key: jax.Array | None
                 "the size of a simulated batch must be known when it is compiled; only `exact` can trace it."
             )
         batch = _check.whole("batch", np.asarray(batch).item() if np.ndim(batch) == 0 else batch, 1)
-    why = why_too_large(batch, dynamics.replacement, model.samples)
+    why = why_too_large(batch, dynamics.replacement, model.labels.training_samples)
     if why is None and dynamics.fresh_labels:
         why = why_not_drawn(model.labels)
     if why is not None:
@@ -141,8 +142,10 @@ class SampledSystem(DenseSystem):
         return {"H": factor * H, "W": factor * W, "b": b}
 
     def velocity(self, body: Body) -> Body:
-        model, n, m = self.model, self.model.samples, self.sampling.batch
-        chosen = None if m is None else self._batch(n, m)
+        model, m = self.model, self.sampling.batch
+        chosen = None if m is None else self._batch(model.labels.training_samples, m)
+        if chosen is not None and model.labels.held_out is not None:
+            chosen = jnp.asarray(training_rows(model.labels))[chosen]
         labels = _drawn(model.labels, chosen, self._key(2) if self.sampling.fresh_labels else None)
         drawn = dataclasses.replace(model, labels=labels)
         H, W, b = body["H"], body["W"], body["b"]
@@ -159,11 +162,11 @@ class SampledSystem(DenseSystem):
         Where the force on a sample is known from its class, it is multiplied by how often the sample was chosen: XLA
         makes one pass over H of that and the update, where adding up rows takes passes of its own.
         """
-        n, m = H.shape[0], chosen.shape[0]
+        n, m = self.model.labels.training_samples, chosen.shape[0]
         by_class = self.model.linear and self.model.labels.kind not in PER_SAMPLE and not self.sampling.fresh_labels
         if not by_class or m > 4 * H.shape[1]:
             return jnp.zeros_like(H).at[chosen].add(rows)
-        times = jnp.sum(chosen[:, None] == jnp.arange(n, dtype=chosen.dtype), axis=0, dtype=H.dtype)
+        times = jnp.sum(chosen[:, None] == jnp.arange(H.shape[0], dtype=chosen.dtype), axis=0, dtype=H.dtype)
         return (n / m) * times[:, None] * self.model.signal().times(W)
 
     def _key(self, which: int, count: jax.Array | None = None) -> jax.Array:
@@ -221,14 +224,14 @@ def forces_of(model: LayerPeeled, H: jax.Array, W: jax.Array, b: jax.Array) -> P
 
 def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array | None) -> Labels:
     """The labels of the chosen samples, with weights times n/m, and with targets of one draw if there is a key."""
-    n = labels.samples
-    samples = jnp.arange(n) if chosen is None else chosen
+    samples = jnp.arange(labels.samples) if chosen is None else chosen
+    times = 1.0 if chosen is None else labels.training_samples / chosen.shape[0]
 
     def of(array: Any) -> jax.Array:
         return jnp.asarray(array)[samples]
 
     fields: dict[str, Any] = {"index": of(labels.index), "classes": labels.classes, "kind": labels.kind}
-    fields["weights"] = of(labels.weights) * (n / samples.shape[0])
+    fields["weights"] = of(labels.weights) * times
     fields["targets"] = of(labels.targets) if labels.kind in PER_SAMPLE else labels.targets
     if key is not None:
         # A sample that is in a batch twice has one label there.

@@ -254,6 +254,9 @@ def _symmetric(config: Config) -> bool:
 def _balanced(config: Config) -> bool:
     """Equal classes of equal weight, without noise or with expected symmetric noise."""
     labels = config.labels
-    plain = (labels.smoothing, labels.class_weights, labels.sample_weights, labels.weight_exponent)
+    plain = (
+        labels.smoothing, labels.held_out, labels.held_out_per_class, labels.class_weights, labels.sample_weights,
+        labels.weight_exponent,
+    )  # fmt: skip
     noisy = labels.noise is not None and not _symmetric(config)
     return labels.layout == "balanced" and all(option is None for option in plain) and not noisy

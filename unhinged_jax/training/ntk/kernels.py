@@ -152,6 +152,11 @@ def class_averages(labels: Labels) -> np.ndarray:
     """Rows that average the samples of each class, shape (C, n)."""
     if labels.kind != "hard":
         raise ValueError(f"class means need one-hot labels, but these are of kind {labels.kind!r}.")
+    if labels.held_out is not None:
+        raise ValueError(
+            "samples that are held out are not in the mean of their class; use the form 'coordinates' or 'samples', or "
+            "labels without them."
+        )
     index = np.asarray(labels.index)
     members = index == np.arange(labels.classes)[:, None]
     empty = np.flatnonzero(~members.any(axis=1))
