@@ -42,10 +42,15 @@ def concrete(value: PyTree) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def differentiated(tree: PyTree) -> bool:
+    """Whether a leaf is being differentiated."""
+    return any(type(leaf).__name__ in ("JVPTracer", "LinearizeTracer") for leaf in jax.tree.leaves(tree))
+
+
 def known(value: ArrayLike) -> np.ndarray | None:
     """The numbers of an array: those of all members if `jax.vmap` alone traces it, None if they are not known."""
-    if not isinstance(value, jax.core.Tracer):
-        return _memory.read(value)
+    if not isinstance(value, jax.core.Tracer) or differentiated(value):
+        return None if isinstance(value, jax.core.Tracer) else _memory.read(value)
     found: list[np.ndarray | None] = []
 
     @jax.custom_batching.custom_vmap

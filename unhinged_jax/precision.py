@@ -68,17 +68,12 @@ def refuse_compiled(name: str, outside: str) -> None:
         )
 
 
-def differentiated(tree: PyTree) -> bool:
-    """Whether a leaf is being differentiated."""
-    return any(type(leaf).__name__ in ("JVPTracer", "LinearizeTracer") for leaf in jax.tree.leaves(tree))
-
-
 def refuse_differentiated(tree: PyTree, name: str, outside: str) -> None:
     """Raise if a float64 computation is to be differentiated while JAX is in float32.
 
     JAX would continue with the derivative after our context has ended.
     """
-    if name == "float64" and outside == "float32" and differentiated(tree):
+    if name == "float64" and outside == "float32" and _check.differentiated(tree):
         raise ValueError(
             "a float64 run can be differentiated only where JAX itself is in float64: write "
             "`with jax.enable_x64(True):` around jax.grad, jax.jvp and the like."

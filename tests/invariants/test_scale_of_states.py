@@ -251,6 +251,8 @@ ELSEWHERE = {
     "linear.leading_part.leading_part": "a part of the state, over the scale of the state",
     "linear.leading_part.leading_parts": "the same, with that of the first start",
     "simulation.columns.column_system": "the core of `simulate`",
+    "simulation.group.group_of": "asks which group permutes a start, which a scale leaves",
+    "simulation.group.group_system": "the core of `simulate`",
     "simulation.absent.lacks_modes": "asks which modes a start has, which a scale leaves",
     "simulation.columns.start_power": "the scale of a core of `simulate`",
 }

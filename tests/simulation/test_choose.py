@@ -30,6 +30,7 @@ def static(choice):
     return dataclasses.replace(choice, solver=None, late=False)
 
 
+GROUP = uj.unconstrained(EVEN, 4).init(jax.random.key(0), group="cyclic", precision="float64")
 PAIR = Choice("linear", summed=True, propagator="pair", scores=True, compressed=True)
 TABLE = {
     "balanced classes": (uj.unconstrained(EVEN, 4), DESCENT, {}, PAIR),
@@ -64,6 +65,17 @@ TABLE = {
     "cross-entropy, narrow": (
         uj.unconstrained(UNEVEN, 4, loss="cross_entropy"), FLOW, {"times": MANY}, Choice("columns"),
     ),
+    "cross-entropy, a start that a group permutes": (
+        uj.unconstrained(EVEN, 4, loss="cross_entropy"), FLOW, {"state": GROUP}, Choice("group", group="cyclic"),
+    ),
+    "the same with a velocity": (
+        uj.unconstrained(EVEN, 4, loss="cross_entropy"), DESCENT, {"state": GROUP, "memory": {}}, Choice("columns"),
+    ),
+    "the same, an optimiser": (
+        uj.unconstrained(EVEN, 4, loss="cross_entropy"), uj.Descent(optimizer=optax.adam(0.1)), {"state": GROUP},
+        Choice("dense"),
+    ),
+    "the same, a linear loss": (uj.unconstrained(EVEN, 4), DESCENT, {"state": GROUP}, PAIR),
     "not reduced": (uj.unconstrained(EVEN, 4), DESCENT, {"reduce": False}, Choice("dense")),
     "draws": (uj.unconstrained(EVEN, 4), DRAWN, {}, Choice("sampled", scaled=True)),
     "draws, cross-entropy": (uj.unconstrained(EVEN, 4, loss="cross_entropy"), DRAWN, {}, Choice("sampled")),

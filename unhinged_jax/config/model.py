@@ -64,7 +64,7 @@ _STARTS: dict[str, dict[str, Callable[[], np.ndarray] | None]] = {
 
 def build_state(section: StateSection, problem: LayerPeeled, precision: str, files: Files) -> State:
     """The start of a run: parts are drawn by name, read from a file or given; the others have their defaults."""
-    given = given_keys(section, "scale", "balanced")
+    given = given_keys(section, "scale", "balanced", "group")
     if section.scale is not None:
         _check.positive("scale", section.scale)
     for part, known in _STARTS.items():
@@ -78,6 +78,7 @@ def build_state(section: StateSection, problem: LayerPeeled, precision: str, fil
             raise ValueError(f"{part}: {unknown('start', spec, known)} A path ends in .npy or .npz.")
         else:
             given[part] = files.array(part, spec)
-    if section.bias is not None:
-        given["bias"] = files.array("bias", section.bias)
+    for name in ("bias", "spectrum"):
+        if getattr(section, name) is not None:
+            given[name] = files.array(name, getattr(section, name))
     return problem.init(jax.random.key(_check.seed("seed", section.seed)), precision=precision, **given)

@@ -121,6 +121,9 @@ class StateSection:
         scale: Factor on features and prototypes that are drawn.
         balanced: kappa, for a start with H^T H - W^T W = kappa I: the features follow from the prototypes, or the other
             way round below 0; squared error then has a closed form. Default: not balanced.
+        group: "cyclic" or "hadamard", for a start that this group permutes, which is simulated as one equation per
+            character; features and prototypes follow from the spectrum.
+        spectrum: With a group, the singular values of the prototypes, (C,), first that of their mean; default drawn.
     """
 
     seed: int = 0
@@ -129,6 +132,8 @@ class StateSection:
     bias: Array | None = None
     scale: float | None = None
     balanced: float | None = None
+    group: str | None = None
+    spectrum: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from unhinged_jax.precision import differentiated
+from unhinged_jax._check import differentiated
 
 
 class Weighted(Protocol):

@@ -17,7 +17,7 @@ from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
 from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, decays, split_rescale
-from unhinged_jax.model.starts import Sizes, Wanted, drawn
+from unhinged_jax.model.starts import Wanted, drawn
 from unhinged_jax.model.state import State, check_parts
 from unhinged_jax.signal import Signal
 
@@ -180,6 +180,8 @@ class LayerPeeled(Tabled):
         bias: ArrayLike | None = None,
         scale: float = 1.0,
         balanced: ArrayLike | None = None,
+        group: str | None = None,
+        spectrum: ArrayLike | None = None,
         precision: str | None = None,
     ) -> State:
         """An initial state.
@@ -197,6 +199,9 @@ class LayerPeeled(Tabled):
                 drawn, or given as `prototypes`, and H is its partner, random otherwise: needs n >= p, for kappa = 0
                 n >= min(C, p). For kappa < 0 (needs C >= p), and for kappa = 0 with fewer samples, H is drawn or
                 given, and W is its partner. A traced kappa must be above 0. Default None: not balanced.
+            group: "cyclic", or "hadamard" for C = 2^m: W as by `initial.group_prototypes`, and H = W/sqrt(N) in every
+                class of N samples. `simulate` reduces such a start to one equation per character.
+            spectrum: The singular values of W for a group, (C,), first that of the mean; default drawn, without a mean.
             precision: "float32" or "float64"; default: JAX's current default.
 
         Raises:
@@ -214,10 +219,10 @@ class LayerPeeled(Tabled):
             (6, 4)
         """
         if prototypes is None:
-            framed = not self.prototypes_move and 1 < self.classes <= self.dim + 1 and balanced is None
+            framed = not self.prototypes_move and 1 < self.classes <= self.dim + 1 and balanced is group is None
             prototypes = "etf" if framed else "normal"
-        wanted = Wanted(features, prototypes, bias, scale, balanced)
-        state = drawn(key, Sizes(self.samples, self.classes, self.dim), wanted, precision)
+        wanted = Wanted(features, prototypes, bias, scale, balanced, group, spectrum)
+        state = drawn(key, self.labels, self.dim, wanted, precision)
         self.check_state(state)
         return _memory.read_all(state) if precision and _check.concrete(state) else state
 

@@ -10,6 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _numbers, initial
+from unhinged_jax.initial.group_starts import check_group, drawn_spectrum
+from unhinged_jax.labels import Labels
 from unhinged_jax.model.state import State
 from unhinged_jax.precision import scope
 
@@ -30,30 +32,65 @@ class Wanted(NamedTuple):
     bias: ArrayLike | None
     scale: ArrayLike
     balanced: ArrayLike | None
+    group: str | None
+    spectrum: ArrayLike | None
 
 
-def drawn(key: jax.Array, sizes: Sizes, wanted: Wanted, precision: str | None) -> State:
+def drawn(key: jax.Array, labels: Labels, dim: int, wanted: Wanted, precision: str | None) -> State:
     """The state, see `LayerPeeled.init`."""
     _check.key("key", key)
     _check.non_negative("scale", wanted.scale)
-    n, C, p = sizes
+    sizes = n, C, p = Sizes(labels.samples, labels.classes, dim)
     _memory.refuse(4 * (n + C) * p, f"a state of {n} x {p} features")
     key_H, key_W = jax.random.split(key)
     with scope(precision):
         dtype = jnp.result_type(float)
         kappa, first = wanted.balanced, "both"
-        if kappa is not None:
+        if wanted.group is not None:
+            H, W = _permuted((key_H, key_W), labels, dim, wanted)
+            first = "none"
+        elif wanted.spectrum is not None:
+            raise ValueError("spectrum belongs to a group; give group='cyclic' or group='hadamard' as well.")
+        elif kappa is not None:
             first = _first_part(sizes, wanted, kappa)
-        if first != "prototypes":
+        if first in ("both", "features"):
             H = jnp.asarray(_part("features", wanted.features, key_H, sizes, wanted.scale), dtype)
-        if first != "features":
+        if first in ("both", "prototypes"):
             W = jnp.asarray(_part("prototypes", wanted.prototypes, key_W, sizes, wanted.scale), dtype)
         if kappa is not None and first == "prototypes":
             H = initial.balanced_partner(key_H, W, n, kappa)
-        elif kappa is not None:
+        elif kappa is not None and first == "features":
             W = initial.balanced_partner(key_W, H, C, -float(np.asarray(kappa)))
         b = np.zeros(C) if wanted.bias is None else _numbers.array("bias", wanted.bias)
         return State(H=H, W=W, b=jnp.asarray(b, dtype))
+
+
+def _permuted(
+    keys: tuple[jax.Array, jax.Array], labels: Labels, dim: int, wanted: Wanted
+) -> tuple[jax.Array, jax.Array]:
+    """H and W of a start that a group permutes."""
+    asked = {"features": (wanted.features, "normal"), "prototypes": (wanted.prototypes, "normal")}
+    asked["balanced"] = wanted.balanced, None
+    for name, (given, default) in asked.items():
+        if given is not default and not (isinstance(given, str) and given == default):
+            raise ValueError(
+                f"with a group, features and prototypes follow from the spectrum, so {name} cannot be given as "
+                f"{_check.given(given)}; leave `{name}` out, or `group`."
+            )
+    check_group(wanted.group, labels.classes)
+    assert wanted.group is not None
+    counts = labels.classified and _check.known(labels.counts())
+    if counts is not None and np.ptp(counts) != 0:
+        raise ValueError(
+            "a group permutes classes with the same number of samples each, but here some have more; use `balanced` "
+            "labels, or leave `group` out."
+        )
+    spectrum = wanted.spectrum
+    if spectrum is None:
+        spectrum = drawn_spectrum(keys[0], labels.classes, wanted.group)
+    _check.shape("spectrum", spectrum, (labels.classes,), "one entry per class")
+    W = wanted.scale * initial.group_prototypes(keys[1], spectrum, dim, wanted.group)
+    return W[jnp.asarray(labels.by_class)] / (labels.samples / labels.classes) ** 0.5, W
 
 
 def _part(name: str, kind: str | ArrayLike, key: jax.Array, sizes: Sizes, scale: ArrayLike) -> Any:

@@ -6,6 +6,7 @@
 | sphere | two coordinates per sample, in the plane of its start and its target | spherical features, W anchored |
 | columns | H (p, n) and W (p, C) with samples as columns | losses of the logits alone |
 | logits | the same and the logits W^T H (C, n) | the same, read at many times |
+| group | four numbers per character of a group | the same, from a start that a group permutes |
 | sampled | the same, by the gradient of a batch or of labels that were drawn | `batch`, `fresh_labels` |
 | dense | H (n, p) and W (C, p), by differentiating the loss | everything else, `reduce=False`, optimisers |
 """
@@ -28,9 +29,10 @@ from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan, refers_to_start, wants_split
 from unhinged_jax.observables.features import affordable
 from unhinged_jax.simulation.absent import lacks_modes
+from unhinged_jax.simulation.group import group_of
 from unhinged_jax.simulation.large_states import Unrolled
 
-Form = Literal["linear", "sphere", "columns", "logits", "sampled", "dense"]
+Form = Literal["linear", "sphere", "columns", "logits", "group", "sampled", "dense"]
 
 # Made once: every run compares its choice with those for which programs are compiled.
 FOR_SMALL, FOR_LARGE = diffrax.Dopri8(), Unrolled(diffrax.Tsit5())
@@ -56,6 +58,7 @@ class Choice:
         compressed: Linear and sampled form: whether observables are read off a smaller problem with the same values.
         scaled: Sampled form: whether the scale of the state is carried separately.
         spanned: Sampled form: whether coordinates in the span of the start are carried, if it is far smaller than p.
+        group: Group form: "cyclic" or "hadamard".
         solver: The diffrax solver of a flow; None for a descent.
         late: Flow: whether observables are read after the solution, from states kept at the requested times.
     """
@@ -69,6 +72,7 @@ class Choice:
     compressed: bool = False
     scaled: bool = False
     spanned: bool = False
+    group: str = ""
     solver: diffrax.AbstractSolver | None = None
     late: bool = False
 
@@ -77,6 +81,7 @@ class Choice:
         if self.form == "linear":
             said = ["class sums" if self.summed else "features", _PROPAGATOR_IN_WORDS[self.propagator]]
             said += ["leading part apart"] * self.leading + ["absent modes kept out"] * self.absent
+        said += [f"{self.group} group"] * bool(self.group)
         said += ["in the span of the start"] * self.spanned
         said += ["observables of a smaller problem"] * self.compressed
         if self.solver is not None:
@@ -89,6 +94,7 @@ _IN_WORDS = {
     "sphere": "planes of samples and targets",
     "columns": "dense, samples as columns",
     "logits": "dense, samples as columns, with logits",
+    "group": "characters of the classes",
     "sampled": "dense, gradients of what is drawn",
     "dense": "dense, gradient of the loss",
 }
@@ -126,6 +132,8 @@ def choose(
     form = form_of(model, dynamics, reduce)
     if form == "linear":
         choice = _linear(model, plan, state, states, memory, goes_on)
+    elif form == "columns" and memory is None and (group := group_of(model, state)):
+        choice = Choice("group", group=group)
     elif form == "columns" and isinstance(dynamics, Flow) and not states and _reads_logits(model, plan, times):
         choice = Choice("logits")
     elif form == "sampled" and reduce:
@@ -206,8 +214,8 @@ def _sampled(
 def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
     """How many numbers move in the chosen form."""
     n, C, p = model.samples, model.classes, model.dim
-    if choice.form == "sphere":
-        return 2 * n
+    if choice.form in ("sphere", "group"):
+        return 2 * n if choice.form == "sphere" else 5 * C
     if choice.form != "linear":
         return (n + C) * p + C + (C * n + 1 if choice.form == "logits" else 0)
     rows = C if choice.summed else n

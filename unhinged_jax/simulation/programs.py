@@ -22,6 +22,7 @@ from unhinged_jax.simulation.choose import Choice
 from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.diffused import DiffusedSystem
+from unhinged_jax.simulation.group import group_system
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
 from unhinged_jax.simulation.logits import LogitSystem
 from unhinged_jax.simulation.sampled import SampledSystem, Sampling, spanning
@@ -114,6 +115,8 @@ def _system(job: Job) -> System:
         if choice.leading:
             part, origin = leading_parts(model, dynamics, state, job.first_start, job.target)
         return linear_system(model, state, part, choice, job.memory, origin)
+    if choice.form == "group":
+        return group_system(model, state, choice.group, scaled=isinstance(dynamics, Descent))
     if choice.form in ("columns", "logits"):
         columns = column_system(model, state, scaled=isinstance(dynamics, Descent))
         if choice.form == "columns":
