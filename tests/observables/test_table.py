@@ -239,6 +239,7 @@ def expected_of(model, H, W, b, index, q):
         **squares,
         **scatters,
         "square_norm_b": np.sum(b**2),
+        "norm_sum_W": np.linalg.norm([sum(w[j] for w in W) for j in range(W.shape[1])]),
         "norm_b": np.sqrt(np.sum(b**2)),
         "bias_ratio": max(b) / min(b),
         **{name: x for name, x in oracles.collapse_metrics(seen, index, W, b).items() if not name.startswith("margin")},

@@ -90,7 +90,7 @@ class Start(NamedTuple):
         gradient: g of the parts that move.
         rule: What the optimiser makes of it.
         memory: The memory of the optimiser at the start, as optax keeps it.
-        count: How many updates are in that memory, ().
+        made: How many updates are in that memory, ().
         first: The number of updates made before the run, ().
     """
 
@@ -100,7 +100,7 @@ class Start(NamedTuple):
     gradient: Parts
     rule: Rule
     memory: PyTree
-    count: jax.Array
+    made: jax.Array
     first: jax.Array
 
 
@@ -111,9 +111,9 @@ def start_of(model: LayerPeeled, descent: Descent, state: State, memory: PyTree,
     gradient = gradient_of(model, state)
     begin = resumed(descent.optimizer.built(), {"H": H, "W": W, "b": state.b}, memory)
     counts = optax.tree_utils.tree_get_all_with_path(begin, "count")
-    count = jnp.asarray(counts[0][1] if counts else 0)
-    kept = None if memory is None else Memory(count, _kept(descent, begin))
-    return Start(model, descent, state, gradient, rule_of(descent.optimizer, gradient, kept), begin, count, first)
+    made = jnp.asarray(counts[0][1] if counts else 0)
+    kept = None if memory is None else Memory(made, _kept(descent, begin))
+    return Start(model, descent, state, gradient, rule_of(descent.optimizer, gradient, kept), begin, made, first)
 
 
 def gradient_of(model: LayerPeeled, state: State) -> Parts:
@@ -150,10 +150,10 @@ def memory_after(start: Start, updates: jax.Array) -> Any:
     optimizer, W = start.descent.optimizer, start.state.W
     parts = {"H": start.state.H, "W": W, "b": start.state.b}
     gradient = {name: start.gradient.get(name, jnp.zeros_like(part)) for name, part in parts.items()}
-    known = kept_after(optimizer, gradient, _kept(start.descent, start.memory), updates)
+    known: dict[str, Any] = {**kept_after(optimizer, gradient, _kept(start.descent, start.memory), updates)}
     if optax.tree_utils.tree_get_all_with_path(start.memory, "count"):
         most = jnp.iinfo(jnp.int32).max
-        known["count"] = jnp.minimum(updates + start.count, most).astype(jnp.int32)  # as optax counts
+        known["count"] = jnp.minimum(updates + start.made, most).astype(jnp.int32)  # as optax counts
     return optax.tree_utils.tree_set(start.memory, **known)
 
 
@@ -205,7 +205,7 @@ def rates_of(start: Start, k: jax.Array) -> dict[str, tuple[jax.Array, jax.Array
 
     def value(name: str) -> jax.Array:
         given = given_to(optimizer, name, 0.0)
-        return jnp.asarray(given(start.count + k) if callable(given) else given, dtype)
+        return jnp.asarray(given(start.made + k) if callable(given) else given, dtype)
 
     outside = rates_at(start.descent, (start.first + k).astype(dtype), dtype)._asdict()
     inside, decay, coupled = value("learning_rate"), value("weight_decay"), start.model.decays._asdict()

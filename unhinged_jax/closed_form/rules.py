@@ -53,7 +53,7 @@ class Rule(NamedTuple):
 class Memory(NamedTuple):
     """What an optimiser kept of the updates before: their number (), and accumulators by their name in optax."""
 
-    count: jax.Array
+    made: jax.Array
     kept: Mapping[str, Parts]
 
 
@@ -193,7 +193,7 @@ def _rms_at_rest(g: Parts, given: Given) -> Rule:
         left = _power(given["decay"], k + 1, next(iter(g.values())))
         share, rest = 1 - left, left * given["initial_scale"]
         if given["bias_correction"]:
-            share, rest = 1.0, rest / share
+            share, rest = jnp.ones_like(share), rest / share
         return jax.tree.map(lambda g: over(g, share, rest), g)
 
     return Rule(g, weight, False, jax.tree.map(lambda g: g * over(g, 1.0, 0.0), g))
@@ -276,7 +276,7 @@ def rule_of(optimizer: Optimizer, g: Parts, memory: Memory | None) -> Rule:
             def after(accumulator: str, n: jax.Array) -> jax.Array:
                 return kind.kept[accumulator](g[name], memory.kept[accumulator][name], n, given)
 
-            return move(g[name], after, k, memory.count, given)
+            return move(g[name], after, k, memory.made, given)
 
         return {name: of(name) for name in g}
 
@@ -310,7 +310,8 @@ def given_to(optimizer: Optimizer, name: str, default: Any = None) -> Any:
 
 def _taken_apart(optimizer: Optimizer) -> tuple[Any, dict[str, Any]]:
     """The constructor, without arguments that are filled in already, and all arguments by name."""
-    make, filled = optimizer.make, {}
+    make: Any = optimizer.make
+    filled: dict[str, Any] = {}
     while isinstance(make, functools.partial) and not make.args:
         make, filled = make.func, {**make.keywords, **filled}
     if isinstance(make, optax.GradientTransformation):

@@ -31,6 +31,11 @@ def log_norm(view: View) -> jax.Array:
     return safe_log(safe_norm(jnp.stack([view.features.norm(), safe_norm(view.W)]))) + view.log_scale
 
 
+def log_norm_sum_W(view: View) -> jax.Array:
+    """Logarithm of the norm of the sum of the prototypes."""
+    return safe_log(safe_norm(jnp.sum(view.prototypes(), axis=0))) + view.normal().log_W
+
+
 def _split(view: View) -> Split:
     assert view.split is not None
     return view.split

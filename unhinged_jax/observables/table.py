@@ -25,6 +25,7 @@ from unhinged_jax.observables.norms import (
     gap,
     log_between_scatter,
     log_norm,
+    log_norm_sum_W,
     log_norms,
     log_to_limit,
     log_within_scatter,
@@ -85,6 +86,7 @@ OBSERVABLES: dict[str, Observable] = {
     **_with_exponential(
         "between_scatter", log_between_scatter, "sum of squared distances of class means from the mean of all features"
     ),
+    **_with_exponential("norm_sum_W", log_norm_sum_W, "norm of the sum of the prototypes"),
     "norm_b": Observable(lambda view: safe_norm(view.b), "norm of b"),
     "bias_ratio": Observable(bias_ratio, "largest bias over smallest"),
     **_with_exponential("distance", log_to_limit(_BOTH), "distance of the direction of (H, W) from its limit", "split"),

@@ -144,7 +144,8 @@ def resumed(transform: optax.GradientTransformation, body: PyTree, memory: PyTre
     if memory is None:
         return transform.init(body)
     begin: Any = jax.eval_shape(transform.init, body)
-    if isinstance(memory, dict) or jax.tree.structure(memory) != jax.tree.structure(begin):
+    expected: Any = jax.tree.structure(begin)
+    if isinstance(memory, dict) or jax.tree.structure(memory) != expected:
         raise ValueError(
             "the trajectory ended with the memory of another optimizer; continue with that one, or start again from "
             "`trajectory.final`."
