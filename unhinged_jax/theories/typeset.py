@@ -17,7 +17,7 @@ _SIGNS = {
 _LOW = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _HIGH = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 _WORDS = re.compile(r"(?<![\\A-Za-z])(log|ln|exp|max|min)(?![A-Za-z])")
-_OTHERS = re.compile(r"(?<![\\A-Za-z])(eig|tr)(?![A-Za-z])")
+_OTHERS = re.compile(r"(?<![\\A-Za-z])(eig|tr|sign)(?![A-Za-z])")
 
 
 def typeset(text: str) -> str:
