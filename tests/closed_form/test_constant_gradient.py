@@ -44,73 +44,70 @@ def turned(g):
     return g @ vectors[:, there] / np.sqrt(squares[there]) @ vectors[:, there].T
 
 
-def moments(g, k, b1, b2, m, v):
-    """Averages of the gradient and of its square after one more update, with and without their correction."""
-    m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-    return m, v, m / (1 - b1 ** (k + 1)), v / (1 - b2 ** (k + 1))
-
-
 class Loop:
     """One update of each optimiser after the other, as their papers write them; `u` is what a unit rate subtracts."""
 
-    def __init__(self, name, parts):
-        self.name, self.k = name, 0
-        self.m, self.v = ({key: np.zeros_like(part) for key, part in parts.items()} for _ in range(2))
+    def __init__(self, name, parts, numbers):
+        self.name, self.numbers, self.k = name, numbers, 0
+        first = numbers.get("initial_accumulator_value", numbers.get("initial_scale", 0.0))
+        self.m = {key: np.zeros_like(part) for key, part in parts.items()}
+        self.v = {key: np.full_like(part, first) for key, part in parts.items()}
 
     def updates(self, gradients):
         size = np.sqrt(sum(np.sum(g**2) for g in gradients.values()))
-        found = {key: getattr(self, self.name)(key, g, size) for key, g in gradients.items()}
+        found = {key: getattr(self, self.name)(key, g, size, **self.numbers) for key, g in gradients.items()}
         self.k += 1
         return found
 
-    def adam(self, key, g, size, ahead=False, b1=0.8, b2=0.95):
-        self.m[key], self.v[key], mean, square = moments(g, self.k, b1, b2, self.m[key], self.v[key])
+    def adamw(self, key, g, size, b1, b2, eps, eps_root=0.0, weight_decay=0.0, ahead=False):
+        self.m[key] = b1 * self.m[key] + (1 - b1) * g
+        self.v[key] = b2 * self.v[key] + (1 - b2) * g**2
+        mean, square = (x[key] / (1 - b ** (self.k + 1)) for x, b in ((self.m, b1), (self.v, b2)))
         if ahead:
             mean = b1 * self.m[key] / (1 - b1 ** (self.k + 2)) + (1 - b1) * g / (1 - b1 ** (self.k + 1))
-        return mean / (np.sqrt(square + 1e-3) + 1e-2)
+        return mean / (np.sqrt(square + eps_root) + eps)
 
-    def nadamw(self, key, g, size):
-        return self.adam(key, g, size, ahead=True)
+    adam = adamw
 
-    adamw = adam
+    def nadamw(self, key, g, size, **numbers):
+        return self.adamw(key, g, size, ahead=True, **numbers)
 
-    def adamaxw(self, key, g, size):
-        self.m[key] = 0.8 * self.m[key] + 0.2 * g
-        self.v[key] = np.maximum(0.95 * self.v[key], np.abs(g) + 1e-2)
-        return self.m[key] / (1 - 0.8 ** (self.k + 1)) / self.v[key]
+    def adamaxw(self, key, g, size, b1, b2, eps, weight_decay):
+        self.m[key] = b1 * self.m[key] + (1 - b1) * g
+        self.v[key] = np.maximum(b2 * self.v[key], np.abs(g) + eps)
+        return self.m[key] / (1 - b1 ** (self.k + 1)) / self.v[key]
 
     def sign_sgd(self, key, g, size):
         return np.sign(g)
 
-    def lion(self, key, g, size):
-        u, self.m[key] = np.sign(0.1 * g + 0.9 * self.m[key]), 0.95 * self.m[key] + 0.05 * g
+    def lion(self, key, g, size, b1, b2, weight_decay):
+        u, self.m[key] = np.sign((1 - b1) * g + b1 * self.m[key]), b2 * self.m[key] + (1 - b2) * g
         return u
 
-    def adagrad(self, key, g, size):
+    def adagrad(self, key, g, size, initial_accumulator_value, eps):
         self.v[key] = self.v[key] + g**2
-        return g / np.sqrt(0.05 + self.v[key] + 1e-3)
+        return g / np.sqrt(self.v[key] + eps)
 
-    def rmsprop(self, key, g, size, corrected=False):
-        before = 0.2 * 0.9 ** (self.k + 1)
-        self.v[key] = 0.9 * self.v[key] + 0.1 * g**2
-        v = self.v[key] + before
-        return g / (np.sqrt(v / (1 - 0.9 ** (self.k + 1))) + 1e-3) if corrected else g / np.sqrt(v + 1e-3)
+    def rmsprop(self, key, g, size, decay, eps, initial_scale):
+        self.v[key] = decay * self.v[key] + (1 - decay) * g**2
+        return g / np.sqrt(self.v[key] + eps)
 
-    def corrected(self, key, g, size):
-        return self.rmsprop(key, g, size, corrected=True)
+    def corrected(self, key, g, size, decay, eps, initial_scale, **settings):
+        self.rmsprop(key, g, size, decay, eps, initial_scale)
+        return g / (np.sqrt(self.v[key] / (1 - decay ** (self.k + 1))) + eps)
 
-    def sgd(self, key, g, size):
-        self.m[key] = g + 0.8 * self.m[key]
-        return g + 0.8 * self.m[key]
+    def sgd(self, key, g, size, momentum, nesterov):
+        self.m[key] = g + momentum * self.m[key]
+        return g + momentum * self.m[key]
 
-    def spectral_descent(self, key, g, size):
+    def spectral_descent(self, key, g, size, weight_decay):
         return turned(g) if g.ndim == 2 else g / np.linalg.norm(g)
 
     def normalized_descent(self, key, g, size):
         return g / size
 
-    def clipped_descent(self, key, g, size):
-        return g * min(1, 0.05 / size)
+    def clipped_descent(self, key, g, size, max_norm):
+        return g * min(1, max_norm / size)
 
 
 ADAM = {"b1": 0.8, "b2": 0.95, "eps": 1e-2}
@@ -143,21 +140,29 @@ def descent(name, waves, **changes):
     return uj.Descent(uj.cosine(0.5, 40, 0.1) if waves else 0.7, optimizer=optimizer, rate_b=RATES["b"], **rates)
 
 
-def looped(name, model, state, waves, times=TIMES):
-    """H, W and b after the updates, by the loop."""
+def looped(name, model, state, numbers, rates, times=TIMES, kernel=None):
+    """H, W and b after the updates, by the loop; `rates` is k -> rate of each part, the optimiser's multiplied in."""
     M = signal(model)
     parts = {key: np.asarray(getattr(state, key), float) for key in ("H", "W", "b")}
-    moving = ("H",) if model.moves.H else ("W", "b")
-    gradients = {"H": -M @ parts["W"], "W": -M.T @ parts["H"], "b": -M.sum(axis=0)}
-    gradients = {key: gradients[key] for key in moving}
-    loop, decay, found = Loop(name, gradients), OPTIMIZERS[name][1].get("weight_decay", 0.0), {}
+    pull = M @ parts["W"]
+    gradients = {"H": -(pull if kernel is None else kernel @ pull), "W": -M.T @ parts["H"], "b": -M.sum(axis=0)}
+    gradients = {key: gradients[key] for key, moves in model.moves._asdict().items() if moves}
+    loop, found = Loop(name, gradients, numbers), {}
     for k in range(times[-1] + 1):
         if k in times:
             found[k] = dict(parts)
-        outer, inner = (0.1 + 0.4 * (rate(k) - 0.02) / 0.08, rate(k)) if waves else (0.7, 0.1)
         for key, u in loop.updates(gradients).items():
-            parts[key] = parts[key] - outer * RATES[key] * inner * (u + decay * parts[key])
+            parts[key] = parts[key] - rates(k)[key] * (u + numbers.get("weight_decay", 0.0) * parts[key])
     return {key: np.stack([found[k][key] for k in times]) for key in parts}
+
+
+def rates_of(waves):
+    """k -> rates of `descent`."""
+
+    def at(k):
+        return (0.1 + 0.4 * (rate(k) - 0.02) / 0.08) * rate(k) if waves else 0.7 * 0.1
+
+    return lambda k: {key: at(k) * own for key, own in RATES.items()}
 
 
 def compare(run, want, tolerance):
@@ -184,7 +189,50 @@ CHEAP = {
 def test_closed_form_is_the_loop(name, case, waves):
     model = MODELS[case]
     run = uj.exact(model, descent(name, waves), start(model), TIMES, (), states=True)
-    compare(run.states, looped(name, model, start(model), waves), 1e-13)
+    compare(run.states, looped(name, model, start(model), OPTIMIZERS[name][1], rates_of(waves)), 1e-13)
+
+
+LAYOUTS = {
+    "counts": lambda rng: uj.from_counts([3, 1, 2]),
+    "weights": lambda rng: uj.from_counts([2, 2, 3]).weighted(samples=rng.uniform(0.5, 2.0, 7)),
+    "noise": lambda rng: uj.balanced(3, 2).symmetric_noise(rng.uniform(0, 0.3)),
+    "soft": lambda rng: uj.soft(rng.dirichlet(np.ones(3), size=6)),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(len(OPTIMIZERS)))
+def test_random_problems(number):
+    """Four problems of each optimiser and one kind of labels, with random numbers, rates and starts."""
+    name, layout = list(OPTIMIZERS)[number], list(LAYOUTS)[number % 4]
+    make, numbers = OPTIMIZERS[name]
+    for draw in range(4):
+        rng = np.random.default_rng([number, draw])
+        labels, gamma, dim = LAYOUTS[layout](rng), rng.uniform(0.05, 1.5), 4
+        moving = (uj.frozen, uj.anchored)[number % 2]
+        model = moving(labels, dim, gamma=gamma, **({} if number % 2 else {"bias": True}))
+        kernel = None
+        if number % 4 == 1:
+            factor = rng.normal(size=(labels.samples, labels.samples))
+            kernel = factor @ factor.T / 7
+            model = model.replace(kernel=kernel)
+        shapes = (labels.samples, dim), (3, dim)
+        H, W = (rng.normal(size=shape) * rng.choice([0.1, 1.0, 10.0]) for shape in shapes)
+        state = uj.State(H, W, rng.normal(size=3) * (not number % 2))
+        drawn = {key: x if isinstance(x, bool) else 1 - (1 - x) * rng.uniform(0.5, 1.5) if key in ("b1", "b2", "decay")
+                 else x * rng.uniform(0.3, 2.0) for key, x in numbers.items()}  # fmt: skip
+        if "momentum" in drawn:
+            drawn["momentum"] = rng.uniform(0.1, 0.9)
+        peak, r1, r2 = rng.uniform(0.05, 0.3), rng.uniform(0.5, 2.0), rng.uniform(0.5, 2.0)
+        optimizer = uj.Optimizer(make, learning_rate=uj.exponential(peak, 0.03), **drawn)
+        dynamics = uj.Descent(uj.cosine(1.0, 50), optimizer=optimizer, rate_H=r1, rate_W=r2)
+        run = uj.exact(model, dynamics, state, TIMES, (), states=True)
+
+        def rates(k, peak=peak, r1=r1, r2=r2):
+            eta = peak * np.exp(-0.03 * k) * (1 + np.cos(np.pi * k / 50)) / 2
+            return {"H": eta * r1, "W": eta * r2, "b": eta * r2}
+
+        compare(run.states, looped(name, model, state, drawn, rates, kernel=kernel), 1e-10)
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ import time
 
 import jax
 import numpy as np
+import optax
 
 from unhinged_jax.closed_form import exact
 from unhinged_jax.comparison import state_errors, verify
@@ -25,6 +26,7 @@ from unhinged_jax.model import (
     spherical,
     unconstrained,
 )
+from unhinged_jax.optimizers import Optimizer, spectral_descent
 from unhinged_jax.schedules import cosine
 from unhinged_jax.simulation import simulate
 from unhinged_jax.trajectory import Trajectory
@@ -132,6 +134,11 @@ def cases() -> list[Case]:
     }.items():
         rows.append(Case("regularized", how, regular, dynamics, "float64", 1e-11, 1e-3))
     rows.append(Case("NTK", "Nesterov", ntk, Descent(0.02, momentum=0.7, nesterov=True), "float64", 1e-11, 1e-3))
+    adamw = Optimizer(optax.adamw, learning_rate=cosine(0.05, horizon=2 * UPDATES), weight_decay=0.3)
+    spectral = Optimizer(spectral_descent, learning_rate=0.05, weight_decay=0.3)
+    for name, how, optimizer in (("frozen", "AdamW", adamw), ("anchored", "spectral descent", spectral)):
+        model = problems()[name].replace(decay=0.0)
+        rows.append(Case(name, how, model, Descent(optimizer=optimizer, rate_b=0.8), "float64", 1e-11, 1e-3))
     uneven = problems()["regularized, noisy counts"]
     for how, drawn in {
         "batches": Descent(0.3, batch=3),
@@ -158,9 +165,9 @@ def run_case(case: Case) -> Row:
     bias = np.linspace(-1.0, 1.0, model.classes) if model.bias else None
     state = model.init(jax.random.key(7), bias=bias, precision=case.precision)
     times = np.concatenate([[0], _SEEN])
-    observe = ["log_distance_H" if not model.moves.coupled else "log_distance"]
-    if not model.moves.H:
-        observe = ["log_distance"]
+    observe = ["log_distance_H" if not model.moves.W else "log_distance"]
+    if getattr(case.dynamics, "optimizer", None) is not None:
+        observe = ["log_norm"]  # distances from the limit are kept by linear maps alone
     run = simulate(model, case.dynamics, state, times, observe, states=True, precision=case.precision)
     truth = exact(model, case.dynamics, state, times, (), states=True, precision=case.precision)
     assert run.states is not None and truth.states is not None
@@ -225,7 +232,7 @@ def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float,
     """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted
     rate."""
     schedule = case.dynamics.schedule
-    if case.how == "cosine descent" or (case.model.spherical and case.model.rescale < 2):
+    if case.how == "cosine descent" or name == "log_norm" or (case.model.spherical and case.model.rescale < 2):
         return math.nan, math.nan  # no constant rate, or one per sample
     dynamics = case.dynamics
     if isinstance(dynamics, Flow):  # as long as zeta grows
