@@ -44,6 +44,12 @@ SQUARED = _named(
     SQUARED_FILE, "closed_form_is_the_flow_that_an_integrator_finds", "ten_digits_at_a_million",
     "derivatives_are_those_of_finite_differences_also_at_the_start",
 )  # fmt: skip
+OPTIMIZED = _named(
+    "closed_form/test_constant_gradient", "closed_form_is_the_loop", "trillions_of_updates_and_where_they_end",
+    "run_goes_on_from_the_memory_of_another_problem", "growth_beyond_the_range_of_numbers",
+    "sizes_of_states_whose_squares_leave_the_range", "what_has_no_closed_form_says_why",
+    "simulated_run_is_the_same_and_each_goes_on_from_the_other",
+)  # fmt: skip
 STEPS = _named("closed_form/test_exact", "descent_with_equal_steps_equals_a_loop[both-settings0]")
 UPDATES = _named("closed_form/test_exact", "descent_with_a_schedule_equals_a_loop[0.8-True-both]")
 KERNEL = _named("closed_form/test_exact", "flow_equals_the_matrix_exponential[weighted-factor-25]")
@@ -74,6 +80,8 @@ TESTS = {
     ],
     "closed_form": [*FLOW, *FAR, *STEPS, *DRIVEN, *UPDATES, *FIRST_START, *VELOCITY],
     "closed_form/squared_error": SQUARED,
+    "closed_form/rules": OPTIMIZED,
+    "closed_form/constant_gradient": OPTIMIZED,
     "closed_form/residual": _named(SQUARED_FILE, "ten_digits_at_a_million"),
     "closed_form/balance": [*SQUARED, *_named(SQUARED_FILE, "what_rules_the_closed_form_out_is_named")],
     "closed_form/modes": [
