@@ -103,6 +103,7 @@ def problems() -> dict[str, LayerPeeled]:
         "spherical, q=2": spherical(even, 6, gamma=0.25, rescale=2),
         "spherical, q=1, decay": spherical(uneven, 6, gamma=0.1, decay=0.002, rescale=1),
         "NTK": ntk_invariant(uneven, 6, kernel, gamma=0.25, decay=(0.02, 0.05)),
+        "NTK, held out": ntk_invariant(uneven.hold_out([1, 4, 6]), 6, kernel, gamma=0.25, decay=(0.02, 0.05)),
         "squared error, balanced": regularized(uneven, 6, decay=(0.02 / 0.8, 0.02 / 1.1), loss="mse"),
         "squared error, kappa": unconstrained(uneven, 6, loss="mse"),
     }

@@ -10,6 +10,7 @@ from unhinged_jax.theories import (
     diffusion_limit,
     dying_classes,
     frozen,
+    held_out,
     label_noise,
     log_time,
     minibatch,
@@ -30,7 +31,7 @@ from unhinged_jax.theories import (
 from unhinged_jax.theories.theory import Finding, Theory
 
 _MODULES = (
-    this_paper, minibatch, stochastic_growth, frozen, nc0, perils, label_noise, log_time, on_the_path, off_path,
+    this_paper, minibatch, stochastic_growth, frozen, nc0, held_out, perils, label_noise, log_time, on_the_path, off_path,
     near_origin, rich_lazy, mse_decay, dying_classes, within_class, ce_free, ce_decay, saddles, minority, noisy_labels,
     diffusion_limit,
 )  # fmt: skip

@@ -16,7 +16,7 @@ _SIGNS = {
 }  # fmt: skip
 _LOW = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _HIGH = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
-_WORDS = re.compile(r"(?<![\\A-Za-z])(log|ln|exp|max|min)(?![A-Za-z])")
+_WORDS = re.compile(r"(?<![\\A-Za-z])(log|ln|exp|max|min|sinh|cosh)(?![A-Za-z])")
 _OTHERS = re.compile(r"(?<![\\A-Za-z])(eig|tr|sign)(?![A-Za-z])")
 
 
