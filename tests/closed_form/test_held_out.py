@@ -41,19 +41,19 @@ def start_of(model, seed=1):
     return model.init(jax.random.key(seed), scale=0.7, precision="float64")
 
 
-def signal_of(gamma=GAMMA):
-    """M, with rows of zeros for what is held out, by loops."""
-    M = np.zeros((N, C))
-    for i in TRAIN:
+def signal_of(gamma=GAMMA, **more):
+    """M, with rows of zeros for what is held out, by loops; `more` weight may be given to samples of these."""
+    M, weights = np.zeros((N, C)), dict.fromkeys(TRAIN, 1 / len(TRAIN)) | more.get("weights", {})
+    for i, weight in weights.items():
         for c in range(C):
-            M[i, c] = (1.0 if Y[i] == c else -gamma) / len(TRAIN)
+            M[i, c] = weight * (1.0 if Y[i] == c else -gamma)
     return M
 
 
-def generator(kind, decay=DECAY, gamma=GAMMA, rates=RATES):
+def generator(kind, decay=DECAY, gamma=GAMMA, rates=RATES, **more):
     """The matrix of d/dt (vec H, vec W), from its action on every unit vector."""
-    K = {"none": np.eye(N), "factor": KERNELS["samples"], **KERNELS}.get(kind)
-    M, (r1, r2), (a, b) = signal_of(gamma), rates, decay
+    K = {"none": np.eye(N), **KERNELS, "factor": KERNELS["samples"]}[kind] + more.get("bump", 0.0)
+    M, (r1, r2), (a, b) = signal_of(gamma, **more), rates, decay
 
     def velocity(z):
         H, W = z[: N * P].reshape(N, P), z[N * P :].reshape(C, P)
@@ -186,3 +186,102 @@ def test_the_others_move_as_if_nothing_else_were_there():
         uj.exact(whole, drawn, state, [3], "test_loss")
     with pytest.raises(ValueError, match="from 6 samples"):
         uj.exact(whole, uj.Descent(0.3, batch=7, replacement=False), state, [3])
+
+
+@pytest.mark.long
+def test_derivatives_of_the_test_loss_are_its_differences():
+    """With respect to numbers, to the kernel between training and test, and to the weight of what is held out."""
+    model, state, h = model_of("samples"), start_of(model_of("samples")), 1e-5
+    names = ["gamma", "decay_H", "decay_W", "eta", "kernel", "sample_weights"]
+    found = uj.sensitivity(model, uj.Flow(0.6), state, [3.0], "test_loss", names, sources="exact").squeeze()
+    bump, unit = np.outer(np.eye(N)[HELD[0]], np.eye(N)[TRAIN[1]]), {"gamma": 0, "decay_H": 0, "decay_W": 0, "eta": 0}
+
+    def test_loss(gamma=0.0, decay_H=0.0, decay_W=0.0, eta=0.0, kernel=0.0, weight=0.0):
+        decay = DECAY[0] + decay_H, DECAY[1] + decay_W
+        more = {"bump": kernel * bump, "weights": {HELD[0]: weight}}
+        gamma = GAMMA + gamma
+        H, W = after(expm(3.0 * (0.6 + eta) * generator("samples", decay, gamma, (1.0, 1.0), **more)), state)
+        return np.mean([gamma * np.sum(W @ H[i]) - (1 + gamma) * W[Y[i]] @ H[i] for i in HELD])
+
+    got = {name: float(found["first"].sel(parameter=name)) for name in unit}
+    got["kernel"] = float(found["first_kernel"][HELD[0], TRAIN[1]])
+    got["weight"] = float(found["first_sample_weights"][HELD[0]])  # what training on it a little would do
+    want = {name: (test_loss(**{name: h}) - test_loss(**{name: -h})) / (2 * h) for name in got}
+    chex.assert_trees_all_close(got, want, rtol=1e-7)
+    assert min(abs(value) for value in want.values()) > 1e-3
+
+
+@pytest.mark.long
+def test_splits_of_one_size_are_one_batch():
+    """Which samples are held out is data: cross-validation by `jax.vmap`, compiled once."""
+    whole, splits = uj.from_labels(Y), np.array([[1, 5, 6], [0, 2, 4], [3, 5, 7]])
+    state, names, traced = start_of(model_of("samples")), (*NAMES, "log_distance", "nc1", "test_margin_min"), []
+
+    def of(held):
+        traced.append(1)
+        model = model_of("samples", whole.hold_out(held))
+        return {name: uj.exact(model, uj.Flow(0.6), state, TIMES, names)[name] for name in names}
+
+    got = jax.jit(jax.vmap(of))(splits)
+    assert len(traced) == 1
+    for k, held in enumerate(splits):
+        chex.assert_trees_all_close({name: value[k] for name, value in got.items()}, of(held), rtol=1e-9)
+
+
+@pytest.mark.long
+def test_runs_of_any_size_in_both_precisions_whole_and_cut():
+    model, flow = model_of("samples"), uj.Flow(0.6, rate_H=RATES[0], rate_W=RATES[1], rtol=1e-10)
+    state, names = start_of(model), ("test_log_abs_loss", "test_loss_sign", "test_accuracy", "log_distance")
+    matrix = generator("samples")
+    values, vectors = np.linalg.eig(matrix)
+    begin = np.linalg.solve(vectors, np.concatenate([np.ravel(state.H), np.ravel(state.W)]))
+
+    def expected(t, log_size):
+        """The loss over e^(2 growth), so that any horizon is in range."""
+        z = np.real(vectors @ (np.exp(0.6 * t * (values - values.real.max())) * begin))
+        found = seen(z[: N * P].reshape(N, P), z[N * P :].reshape(C, P))
+        log = np.log(abs(found["test_loss"])) + 2 * (0.6 * t * values.real.max() + log_size)
+        return log, np.sign(found["test_loss"]), found["test_accuracy"]
+
+    for log_size, solve, times in (
+        (0.0, uj.exact, [5.0, 2e5]),
+        (-340.0, uj.simulate, [5.0, 40.0]),
+        (340.0, uj.exact, [5.0, 1e4]),
+    ):
+        start = state.replace(log_scale=log_size)
+        whole = solve(model, flow, start, times, names)
+        for k, t in enumerate(times):
+            want = expected(t, log_size)
+            got = [float(whole[name][k]) for name in names[:3]]
+            np.testing.assert_allclose(got, want, rtol=1e-9 if solve is uj.exact else 1e-7)
+        cut = solve(model, flow, solve(model, flow, start, [times[0] / 2], names), times, names)
+        assert uj.verify(cut, whole).worst < (1e-9 if solve is uj.exact else 1e-6)
+    flow = uj.Flow(0.6, rate_H=RATES[0], rate_W=RATES[1])
+    single = uj.exact(model, flow, state, [5.0, 50.0], names, precision="float32")
+    np.testing.assert_allclose(single["test_log_abs_loss"], [expected(t, 0.0)[0] for t in (5.0, 50.0)], rtol=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["samples", "none"])
+def test_the_limit_is_that_of_the_samples_to_train_on(kind):
+    """With one sample to train on per class, no feature of these is left to decay, though those held out do."""
+    labels = uj.from_labels(Y[:6]).hold_out([1, 3, 5])
+    kernel = KERNELS["samples"][:6, :6]
+    settings = {"decay": (0.02, 0.3), "gamma": 0.2}
+    model = uj.regularized(labels, P, **settings) if kind == "none" else uj.ntk_invariant(labels, P, kernel, **settings)
+    state = start_of(model)
+    limit = uj.limit(model, uj.Flow(), state)
+    for target in (uj.exact, uj.simulate):
+        run = target(model, uj.Flow(rtol=1e-10), state, [150.0, 180.0], ["log_distance", "log_distance_H", "log_norm"])
+        for name, rate in (
+            ("log_distance", limit.rate),
+            ("log_distance_H", limit.rate_H),
+            ("log_norm", -limit.exponent),
+        ):
+            slope = -np.diff(np.asarray(run[name]))[0] / 30
+            assert slope == pytest.approx(float(rate), rel=1e-3), name
+    far = uj.exact(model, uj.Flow(), state, [3000.0], ()).final
+    trained_on = np.delete(np.arange(6), labels.held_out)
+    size = np.sqrt(np.sum(np.square(far.H[trained_on])) + np.sum(np.square(far.W)))
+    np.testing.assert_allclose(far.H / size, limit.direction.H, atol=1e-8)  # those held out are in the same unit
+    np.testing.assert_allclose(far.W / size, limit.direction.W, atol=1e-8)

@@ -121,12 +121,12 @@ ROWS = [
     ("spherical", "plane", 5, LARGE),
     ("margin", "dense", 5, 1.0),
     ("held out", "class sums", 5, LARGE),
-    ("held out, cross-entropy", "scored", 2, 1.0),
 ]
 LONG = [
     ("balanced", "dense, factor", 2, LARGE), ("spherical", "plane, small unit", 2, 1.0), ("spherical", "dense", 5, 1.0),
     ("spherical", "plane, watched", 5, 1 / LARGE), ("held out, kernel", "dense", 2, 1.0),
     ("held out", "dense, factor", 5, 1 / LARGE), ("held out, cross-entropy", "state", 5, 1.0),
+    ("held out, cross-entropy", "scored", 2, 1.0),
     ("held out, spherical", "plane, watched", 5, LARGE), ("held out, spherical", "dense", 2, 1.0),
 ]  # fmt: skip
 
