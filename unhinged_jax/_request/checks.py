@@ -12,6 +12,7 @@ from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, check_dynamics
 from unhinged_jax.losses import Custom, Loss
+from unhinged_jax.losses.objects import PARAMETERS
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.optimizers import Optimizer
 from unhinged_jax.schedules import Numeric, Schedule
@@ -29,7 +30,7 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     given = {name: getattr(dynamics, name, None) for name in (*RATES, "momentum", "batch")}
     given = {name: value for name, value in given.items() if not callable(value)}
     given |= {name: getattr(model, name) for name in ("decay_H", "decay_W", "decay_b", "exponent")}
-    given |= {f"loss.{name}": getattr(model.loss, name, None) for name in ("gamma", "margin", "focusing", "epsilon")}
+    given |= {f"loss.{name}": getattr(model.loss, name, None) for name in PARAMETERS}
     optimizer = getattr(dynamics, "optimizer", None)
     if optimizer is not None:
         single = {name: value for name, value in optimizer.numbers.items() if jax.tree_util.all_leaves([value])}

@@ -93,7 +93,32 @@ def _rank(classes: int, dim: int) -> float:
 def _angle(classes: int, dim: int) -> float:
     if dim <= 2:
         return 2 * math.pi / classes if dim == 2 else 0.0
-    return math.pi / 2 if classes <= 2 * dim else math.nan
+    return math.pi / 2 if classes <= 2 * dim else math.acos(_SHARP.get((classes, dim), math.nan))
+
+
+# Largest cosine of the best code of (C, p), where it is proven: 7 to 11 points in space, Schütte & van der Waerden 1951
+# and Danzer 1986; the others by Levenshtein, as listed by Cohn & Kumar 2007.
+_SHARP = {
+    (7, 3): 1 / (math.tan(math.radians(40)) * math.tan(math.radians(80))),
+    (8, 3): (8**0.5 - 1) / 7,
+    (9, 3): 1 / 3,
+    (10, 3): (4 + 4 / 3**0.5 * math.cos(math.atan(687**0.5 / 9) / 3)) ** -0.5,
+    (11, 3): 5**-0.5,
+    (12, 3): 5**-0.5,
+    (120, 4): (1 + 5**0.5) / 4,
+    (16, 5): 1 / 5,
+    (27, 6): 1 / 4,
+    (56, 7): 1 / 3,
+    (240, 8): 1 / 2,
+    (112, 21): 1 / 9,
+    (162, 21): 1 / 7,
+    (100, 22): 1 / 11,
+    (275, 22): 1 / 6,
+    (891, 22): 1 / 4,
+    (552, 23): 1 / 5,
+    (4600, 23): 1 / 3,
+    (196560, 24): 1 / 2,
+}
 
 
 def _on_the_circle(kernel: Callable[[float], float]) -> Callable[[int, int], float]:

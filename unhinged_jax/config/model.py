@@ -55,6 +55,8 @@ _STARTS: dict[str, dict[str, Callable[[], np.ndarray] | None]] = {
         "normal": None,
         "kaiming": None,
         "etf": None,
+        "orthoplex": None,
+        "softmax_code": None,
         "paper": initial.paper_prototypes,
         "paper_anchors": initial.paper_anchors,
         "paper_anchors_centred": partial(initial.paper_anchors, centred=True),

@@ -115,8 +115,8 @@ class StateSection:
     Attributes:
         seed: Seed of what is drawn.
         features: "normal" (default), "kaiming", "paper", or H itself, (n, p).
-        prototypes: "normal", "kaiming", "etf", "paper", "paper_anchors", "paper_anchors_centred", or W itself, (C, p).
-            Default "normal", or "etf" if they do not move and p >= C-1.
+        prototypes: "normal", "kaiming", "etf", "orthoplex", "softmax_code", "paper", "paper_anchors",
+            "paper_anchors_centred", or W itself, (C, p). Default "normal", or "etf" if they do not move and p >= C-1.
         bias: b itself, (C,); default 0.
         scale: Factor on features and prototypes that are drawn.
         balanced: kappa, for a start with H^T H - W^T W = kappa I: the features follow from the prototypes, or the other

@@ -15,8 +15,11 @@ from unhinged_jax import _check, _numbers
 from unhinged_jax._values import RegisteredValue, registered
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses.margin import adjusted_margin
-from unhinged_jax.losses.of_logits import cross_entropy, distributions, focal, hinge, mse, unhinged
+from unhinged_jax.losses.of_logits import cooled, cross_entropy, distributions, focal, hinge, mse, unhinged
 from unhinged_jax.signal import ClassSignal, DenseSignal, Signal, unhinged_signal
+
+PARAMETERS = ("gamma", "epsilon", "margin", "focusing", "temperature")
+"""Names of the numbers of our losses."""
 
 
 class NotLinear(ValueError):
@@ -41,8 +44,7 @@ class Loss(RegisteredValue):
             raise TypeError(
                 f"`linear` of {name} must not be a field, which is data; write `linear = True` without a type."
             )
-        ours = [name for name in ("gamma", "epsilon", "margin", "focusing") if hasattr(self, name)]
-        _numbers.settle(self, ours, _numbers.number)
+        _numbers.settle(self, [name for name in PARAMETERS if hasattr(self, name)], _numbers.number)
 
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
         """Loss of each sample, shape (...)."""
@@ -138,19 +140,22 @@ class Unhinged(Loss):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy(_Separate):
-    """`cross_entropy`."""
+    """`cross_entropy` at a temperature (None: 1)."""
 
     target_needs = "of at least 0"
 
+    temperature: Any = None
+
     def __call__(self, logits: jax.Array, targets: ArrayLike) -> jax.Array:
-        return cross_entropy(logits, targets)
+        return cross_entropy(logits, targets, self.temperature)
 
     def of_columns(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
-        return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=0), axis=0)
+        return -jnp.sum(targets * jax.nn.log_softmax(cooled(logits, self.temperature), axis=0), axis=0)
 
     def pull(self, logits: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
         # Written out, because its automatic derivative takes three extra passes over the logits.
-        return weights * (targets - jnp.sum(targets, axis=0) * jax.nn.softmax(logits, axis=0))
+        colder = weights if self.temperature is None else cooled(weights, self.temperature)
+        return colder * (targets - jnp.sum(targets, axis=0) * jax.nn.softmax(cooled(logits, self.temperature), axis=0))
 
 
 @jax.tree_util.register_dataclass
@@ -264,7 +269,7 @@ def as_loss(loss: LossLike) -> Loss:
 
     Example:
         >>> as_loss("cross_entropy")
-        CrossEntropy()
+        CrossEntropy(temperature=None)
     """
     if isinstance(loss, Loss):
         _check.takes("loss", loss, ("logits", "targets"))

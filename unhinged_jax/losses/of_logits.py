@@ -92,14 +92,36 @@ def unhinged(
 
 
 @_of_logits
-def cross_entropy(logits: jax.Array, targets: ArrayLike) -> jax.Array:
-    """Softmax cross-entropy, shape (...).
+def cross_entropy(logits: jax.Array, targets: ArrayLike, temperature: ArrayLike | None = None) -> jax.Array:
+    """Softmax cross-entropy of logits over a temperature, shape (...).
+
+    Args:
+        logits: Shape (..., C).
+        targets: Distributions (..., C) or integer labels (...).
+        temperature: Above 0; default 1.
+
+    Returns:
+        Loss of each sample, shape (...).
+
+    Raises:
+        ValueError: for a temperature that is not above 0, or targets of a wrong shape.
+
+    Source: Jiang et al. 2024 for the temperature.
 
     Example:
         >>> cross_entropy(jnp.zeros(2), jnp.array(0)).round(4)
         Array(0.6931, dtype=float32)
     """
-    return optax.losses.softmax_cross_entropy(logits, distributions(logits, targets))
+    return optax.losses.softmax_cross_entropy(cooled(logits, temperature), distributions(logits, targets))
+
+
+def cooled(logits: jax.Array, temperature: ArrayLike | None) -> jax.Array:
+    """The logits over a temperature; None for 1."""
+    if temperature is None:
+        return logits
+    _check.positive("temperature", temperature)
+    _factor("temperature", temperature, ((),))
+    return logits / _numbers.like(temperature, logits.dtype)
 
 
 @_of_logits

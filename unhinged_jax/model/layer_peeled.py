@@ -188,9 +188,10 @@ class LayerPeeled(Tabled):
 
         Args:
             key: JAX key; the same key gives the same state on every device.
-            features, prototypes: "normal" (standard normal), "kaiming" (uniform, bound sqrt(6/p)), "etf" (prototypes
-                only: a simplex equiangular tight frame, needs p >= C-1), or an array of shape (n, p) or (C, p). Default
-                for prototypes: "etf" if they do not move and p >= C-1, otherwise "normal". What a file calls "paper",
+            features, prototypes: "normal" (standard normal), "kaiming" (uniform, bound sqrt(6/p)), or an array of shape
+                (n, p) or (C, p); prototypes also "etf" (a simplex equiangular tight frame, p >= C-1), "orthoplex" (p <
+                C <= 2p) or "softmax_code" (any C, looked for), see `initial`. Default for prototypes: "etf" if they do
+                not move and p >= C-1, otherwise "normal". What a file calls "paper",
                 "paper_anchors" and "paper_anchors_centred" are the arrays of `initial.paper_features`,
                 `initial.paper_prototypes` and `initial.paper_anchors`, for n = 1,000, C = 100 and p = 512.
             bias: Shape (C,); default zeros.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,13 @@ class Sizes(NamedTuple):
     samples: int
     classes: int
     dim: int
+
+
+_FRAMES: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
+    "etf": lambda _key, classes, dim: initial.simplex_etf(classes, dim),
+    "orthoplex": lambda _key, classes, dim: initial.orthoplex(classes, dim),
+    "softmax_code": lambda key, classes, dim: initial.softmax_code(classes, dim, key),
+}
 
 
 class Wanted(NamedTuple):
@@ -100,11 +108,11 @@ def _part(name: str, kind: str | ArrayLike, key: jax.Array, sizes: Sizes, scale:
         array = _numbers.array(name, kind)
         _check.shape(name, array, shape, "one row per sample" if name == "features" else "one row per class")
         return array
-    _check.choice("initial state", kind, ("normal", "kaiming", "etf"))
-    if kind == "etf":
+    _check.choice("initial state", kind, ("normal", "kaiming", *_FRAMES))
+    if kind in _FRAMES:
         if name == "features":
-            raise ValueError("'etf' is an initial state of the prototypes; give features as 'normal' or an array.")
-        return initial.simplex_etf(*shape)
+            raise ValueError(f"{kind!r} is an initial state of the prototypes; give features as 'normal' or an array.")
+        return _FRAMES[kind](key, *shape)
     return scale * initial.kaiming_uniform(key, shape) if kind == "kaiming" else initial.normal(key, shape, scale=scale)
 
 
