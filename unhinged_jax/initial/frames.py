@@ -123,7 +123,6 @@ def _largest_cosine(V: np.ndarray) -> float:
 
 def _spread(V: np.ndarray, sharpnesses: np.ndarray) -> np.ndarray:
     """A local minimum of the largest cosine, from directions V, (C, p), along soft maxima of these sharpnesses."""
-
     from scipy import optimize
 
     def soft_maximum(flat: np.ndarray, sharpness: float) -> tuple[float, np.ndarray]:
