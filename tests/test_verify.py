@@ -146,14 +146,14 @@ def test_a_case_passes_and_one_wrong_coefficient_fails_it(monkeypatch):
     assert 0 < max(row.error_H, row.error_W) < case.bound
     assert row.predicted > 0
 
-    timeline = importlib.import_module("unhinged_jax.closed_form.timeline")
-    right = timeline.flow_coefficients
+    coefficients = importlib.import_module("unhinged_jax.closed_form.flow")
+    right = coefficients.flow_coefficients
 
     def wrong(*inputs):
         found = right(*inputs)
         return dataclasses.replace(found, W_from_W=1.0001 * found.W_from_W)
 
-    monkeypatch.setattr(timeline, "flow_coefficients", wrong)
+    monkeypatch.setattr(coefficients, "flow_coefficients", wrong)
     jax.clear_caches()  # what is compiled still holds the right coefficients
     try:
         broken = certificate.run_case(case)

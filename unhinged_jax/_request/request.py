@@ -197,7 +197,8 @@ def prepare(
         raise ValueError(f"`{caller}` does not take {what}; use {other}.")
     if observe is None:
         observe = paper_observables if before is None else observed_again(before)
-    plan = resolve(observe, model, dynamics.proportional and optimizer is None and apart and not dynamics.stochastic)
+    plain = optimizer is None and not dynamics.stochastic and not (dynamics.paced and caller == "simulate")
+    plan = resolve(observe, model, dynamics.proportional and plain and apart)
     outside = _precision.current()
     _precision.refuse_differentiated((model, dynamics, state), name, outside)
     _precision.refuse_compiled(name, outside)

@@ -92,6 +92,8 @@ def _what_unbalances(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     of = "squared error has a closed form"
     if not isinstance(dynamics, Flow):
         return f"{of} for a Flow only, because a step of a descent does not keep a start balanced; use `simulate`."
+    if dynamics.paced:
+        return f"{of} for plain gradients only, neither sharpness-aware, clipped nor normalised; use `simulate`."
     if model.spherical or model.kernel is not None:
         what = "spherical features" if model.spherical else "a kernel"
         return f"{of} without {what} only; use `simulate`."

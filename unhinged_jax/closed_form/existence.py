@@ -6,6 +6,7 @@ from unhinged_jax import _request
 from unhinged_jax.closed_form.balance import why_not_balanced, why_not_squared
 from unhinged_jax.closed_form.constant_gradient import why_not_constant
 from unhinged_jax.closed_form.expected import why_noise_rules_out
+from unhinged_jax.closed_form.paced import why_not_paced
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State
 
@@ -32,6 +33,8 @@ def why_no_closed_form(
         )
     if isinstance(dynamics, Flow) and model.moves.b and callable(dynamics.rate_b):
         return "`rate_b` of a flow is a function; give a number, or use `simulate` or Descent."
+    if why := why_not_paced(model, dynamics):
+        return why
     if not isinstance(dynamics, Flow) and dynamics.stochastic:
         return why_noise_rules_out(model, dynamics, expectations)
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:

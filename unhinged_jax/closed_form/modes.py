@@ -54,6 +54,7 @@ class Coefficients:
         W_from_W, W_from_F: Coefficients of W_0 and of F_0 = M^T H_0 in W, by mode, (k,).
         H_from_W, H_from_F: Coefficients of W_0 and of F_0 in the carrier of H, by mode, (k,).
         H_from_H: The coefficient of H_0 in H, (); or one per mode, (k,), as long as each mode has a scale of its own.
+        F_from_F: That of F_0 in M^T H, H_from_H + g H_from_F without its cancellation, (k,), for norms; else None.
     """
 
     W_from_W: Float[jax.Array, "*T k"]
@@ -61,6 +62,7 @@ class Coefficients:
     H_from_W: Float[jax.Array, "*T k"]
     H_from_F: Float[jax.Array, "*T k"]
     H_from_H: Float[jax.Array, "..."]
+    F_from_F: Float[jax.Array, "*T k"] | None = None
 
 
 class BiasCoefficients(NamedTuple):
@@ -144,16 +146,17 @@ def flow_coefficients(
     keep = jnp.exp(-rates.a * tau - log_scale)
 
     rise, fall = jnp.exp(plus * tau - log_scale), jnp.exp(minus * tau - log_scale)
-    own = (up * rise + down * fall) / (2 * d)
+    own, sums = (up * rise + down * fall) / (2 * d), (down * rise + up * fall) / (2 * d)
     cross = (rise - fall) / (2 * d)
     lift = tau * (rise * phi1(up * tau) - keep * phi1(down * tau)) / (2 * d)
 
     series = _series(jnp.where(wide, 0.0, k.square * tau**2), jnp.where(wide, 0.0, k.delta * tau), _exponential)
     middle = jnp.exp(k.mean * tau - log_scale)
     own = jnp.where(wide, own, middle * (series.even + k.delta * tau * series.odd))
+    sums = jnp.where(wide, sums, middle * (series.even - k.delta * tau * series.odd))
     cross = jnp.where(wide, cross, middle * tau * series.odd)
     lift = jnp.where(wide, lift, middle * tau**2 * series.second)
-    return Coefficients(own, rates.r2 * cross, rates.r1 * cross, rates.r1 * rates.r2 * lift, keep)
+    return Coefficients(own, rates.r2 * cross, rates.r1 * cross, rates.r1 * rates.r2 * lift, keep, sums)
 
 
 @dataclasses.dataclass(frozen=True)

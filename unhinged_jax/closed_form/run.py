@@ -21,6 +21,7 @@ from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.expected import known_of, mean_of, unknown
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
+from unhinged_jax.closed_form.paced import pace_of, why_not_split
 from unhinged_jax.closed_form.scatter import SPLIT, of_descent
 from unhinged_jax.closed_form.timeline import (
     Clock,
@@ -32,7 +33,7 @@ from unhinged_jax.closed_form.timeline import (
     updates_at,
     with_slopes,
 )
-from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, Noisy
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, Noisy, without_idle
 from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
 from unhinged_jax.linear.row_space import row_space
@@ -95,6 +96,7 @@ def exact(
         >>> bool(truth["log_norm"][1] > 1e4)
         True
     """
+    dynamics = without_idle(dynamics)
     why = why_no_closed_form(model, dynamics, expectations=True)
     if why:
         raise NoClosedForm(f"there is no closed form: {why}")
@@ -110,6 +112,8 @@ def exact(
     given = state.final if isinstance(state, Trajectory) else state
     if not model.loss.linear and (why := why_not_read(model, dynamics, given, task.plan, states)):
         raise NoClosedForm(f"there is no closed form: {why}")
+    if wants_split(task.plan) and (why := why_not_split(dynamics)):
+        raise NoClosedForm(f"there are no distances to a limit: {why}")
     task.refuse_large(states)
     with task.context():
         times = task.clock()
@@ -207,8 +211,11 @@ def _linear(job: _Job) -> Trajectory:
     if isinstance(dynamics, Flow):
         clock = clock._replace(times=clock.times.astype(dtype))
 
+    pace = pace_of(model, dynamics, clock, space, spectrum, state)
+
     def record_of(g: jax.Array) -> Record:
-        return timeline(model, dynamics, clock, Modes(g, mask, present), memory is not None)
+        steps = None if pace is None else pace.steps
+        return timeline(model, dynamics, clock, Modes(g, mask, present), memory is not None, steps)
 
     moments = with_slopes(record_of, spectrum)
     problem = exact_linear(space, spectrum, state, part, origin, memory)
@@ -230,7 +237,7 @@ def _linear(job: _Job) -> Trajectory:
     else:
         run = _evaluate(job, lambda moment: problem.view(*moment), moments)
     if moments[0].velocity is None:
-        return run
+        return run if pace is None else pace.marked(run)
     record, slopes = _end_of(moments)
     return dataclasses.replace(run, memory=problem.memory(record, slopes, run.final.log_scale))
 

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Shaped
 from unhinged_jax import _check
 from unhinged_jax._loop import Reads
 from unhinged_jax._request import Task
+from unhinged_jax.closed_form.flow import Moment, coefficients_at
 from unhinged_jax.closed_form.modes import (
     BiasCoefficients,
     Coefficients,
@@ -29,13 +30,12 @@ from unhinged_jax.closed_form.modes import (
     block,
     descent_coefficients,
     exponents,
-    flow_coefficients,
     log_factor,
     power,
     quotient,
     roots,
 )
-from unhinged_jax.closed_form.updates import products
+from unhinged_jax.closed_form.updates import Paces, products
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
@@ -122,20 +122,33 @@ def closed(dynamics: Dynamics) -> bool:
     """Whether the coefficients have a closed form that needs no product over steps."""
     if isinstance(dynamics, Flow):
         return True
-    numbers = not any(map(callable, dynamics.rates))
+    numbers = not any(map(callable, dynamics.rates)) and not dynamics.paced
     return numbers and dynamics.momentum is None and isinstance(dynamics.schedule, Constant)
 
 
-def timeline(model: LayerPeeled, dynamics: Dynamics, clock: Clock, modes: Modes, pushed: bool = False) -> Record:
-    """The record of a run. If `pushed`, it includes the record of a velocity that the run begins with."""
+def timeline(
+    model: LayerPeeled,
+    dynamics: Dynamics,
+    clock: Clock,
+    modes: Modes,
+    pushed: bool = False,
+    pace: Moment | Paces | None = None,
+) -> Record:
+    """The record of a run. If `pushed`, it includes the record of a velocity that the run begins with.
+
+    `pace` says how fast it goes where the norm of its gradient decides: the moments of a flow, the paces of a descent.
+    """
     if isinstance(dynamics, Flow):
-        return _flow_timeline(model, dynamics, clock, modes)
+        assert not isinstance(pace, Paces)
+        moments = Moment(taus_of(dynamics, clock).astype(modes.squares.dtype)) if pace is None else pace
+        return _flow_timeline(model, dynamics, moments, modes)
     assert isinstance(dynamics, Descent)
     if isinstance(clock.reads, Updates):
         return _equal_steps_timeline(model, dynamics, clock.reads, modes)
     assert clock.reads is not None
+    assert not isinstance(pace, Moment)
     given = model, dynamics, clock.reads, clock.first, modes
-    record = _product_timeline(*given)
+    record = _product_timeline(*given, pace=pace)
     return dataclasses.replace(record, pushed=_product_timeline(*given, pushed=True)) if pushed else record
 
 
@@ -148,30 +161,35 @@ def _winning_nodes(modes: Modes, rates: Rates) -> Float[jax.Array, "4"]:
     return jnp.stack([plus, minus, -rates.a, -rates.c])
 
 
-def _flow_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes) -> Record:
+def taus_of(flow: Flow, clock: Clock) -> Float[jax.Array, "T"]:
+    """The integral of the rate from the start of a flow to the requested times, (T,)."""
+    return flow.schedule.integral(clock.times) - flow.schedule.integral(clock.first)
+
+
+def _flow_timeline(model: LayerPeeled, flow: Flow, moments: Moment, modes: Modes) -> Record:
     """The record of a flow."""
     g, present = modes.squares, modes.present
     rates, others = unit_rates(model, flow, g.dtype), g * (1 - modes.winning)
-    own = bias_rates(model, flow, rates)
     nodes = _winning_nodes(modes, rates)
-    taus = flow.schedule.integral(clock.times) - flow.schedule.integral(clock.first)
 
-    def at(tau: jax.Array) -> Record:
-        def coefficients(g: jax.Array, least: ArrayLike) -> tuple[Coefficients, jax.Array]:
-            log_scale, by_mode = exponents(g, rates, lambda nodes: nodes * tau, present)
-            log_scale, by_mode = (jnp.maximum(log, least) for log in (log_scale, by_mode))
-            found = flow_coefficients(g, rates, tau, by_mode)
-            return dataclasses.replace(found, H_from_H=jnp.exp(-rates.a * tau - log_scale)), log_scale
-
+    def at(moment: Moment) -> Record:
         return Record(
-            *coefficients(g, -jnp.inf),
-            *coefficients(others, jax.lax.stop_gradient(nodes[1] * tau)),
-            nodes * tau,
+            *coefficients_at(g, rates, moment, present),
+            *coefficients_at(others, rates, moment, present, jax.lax.stop_gradient(moment.log_power(nodes[1]))),
+            moment.log_power(nodes),
             jnp.ones_like(nodes),
-            BiasCoefficients(jnp.exp(-own.decay * tau), own.rate * tau * phi1(own.decay * tau)),
+            bias_at(model, flow, rates, moment),
         )
 
-    return jax.vmap(at)(taus.astype(g.dtype))
+    return jax.vmap(at)(moments)
+
+
+def bias_at(model: LayerPeeled, flow: Flow, rates: Rates, moment: Moment) -> BiasCoefficients:
+    """The coefficients of the biases of a flow at a moment."""
+    own, age = bias_rates(model, flow, rates), moment.zeta
+    if moment.damped is not None:  # in units of the rate of H and W, which is the same for both
+        age = age + model.decays.b * jnp.maximum(rates.r1, rates.r2) * moment.damped
+    return BiasCoefficients(jnp.exp(-own.decay * age), own.rate * age * phi1(own.decay * age))
 
 
 def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates, modes: Modes) -> Record:
@@ -208,7 +226,13 @@ def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates
 
 
 def _product_timeline(
-    model: LayerPeeled, descent: Descent, reads: Reads, first: jax.Array, modes: Modes, pushed: bool = False
+    model: LayerPeeled,
+    descent: Descent,
+    reads: Reads,
+    first: jax.Array,
+    modes: Modes,
+    pushed: bool = False,
+    pace: Paces | None = None,
 ) -> Record:
     """The record from ordered products of one-step matrices: any schedule, rates that are not proportional, momentum.
 
@@ -218,7 +242,7 @@ def _product_timeline(
     nodes = jnp.zeros(4, dtype)
     if descent.proportional:
         nodes = _winning_nodes(modes, unit_rates(model, descent, dtype))
-    saved = products(model, descent, reads, first, modes, nodes, pushed)
+    saved = products(model, descent, reads, first, modes, nodes, pushed=pushed, paces=pace)
     log_full, log_rest, log_nodes = (power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in saved.power)
     log_powers = safe_log(jnp.abs(saved.nodes)) + log_nodes
     # The decaying part of the winning modes, p(mu-), belongs to the remainder. With large steps it may be the largest.

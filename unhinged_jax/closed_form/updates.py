@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes
 from unhinged_jax.dynamics import Descent, PartRates, rate_at
 from unhinged_jax.model import LayerPeeled
+from unhinged_jax.special import power_of_two
 
 _DRIFT = 30  # powers of two that a column may drift before it is rescaled
 
@@ -44,6 +46,21 @@ class Powers(NamedTuple):
     nodes: jax.Array
 
 
+class Paces(NamedTuple):
+    """What the norms of its gradients make of the updates of a descent: x <- x + eta (push G - ascent G G) x.
+
+    Attributes:
+        push, ascent: f and f rho/||G Z||, over 2^power, (updates,), with f what the gradient is multiplied by.
+        power: A power of two by which an update may enlarge the state at once, 0 or more, (updates,).
+        push_b: f (1 + rho lambda_b/||G Z||), of the biases, which no power is taken out of, (updates,).
+    """
+
+    push: jax.Array
+    ascent: jax.Array
+    power: jax.Array
+    push_b: jax.Array
+
+
 class Carry(NamedTuple):
     """What is carried from update to update.
 
@@ -62,38 +79,51 @@ class Carry(NamedTuple):
     power: Powers
 
 
-def _downhill(c: Coefficients, g: jax.Array, model: LayerPeeled) -> Coefficients:
-    """The velocity of all coefficients at unit rates.
+def downhill(c: Coefficients, g: jax.Array, model: LayerPeeled) -> Coefficients:
+    """The velocity of all coefficients at unit rates, 0 for a part that stays.
 
     With H = h H_0 + Theta M B the carrier B of H and the prototypes obey B' = W - l1 B and W' = h F_0 + g B - l2 W.
     """
-    l1, l2 = model.decay_H, model.decay_W
+    l1, l2, H, W = model.decay_H, model.decay_W, float(model.moves.H), float(model.moves.W)
+    sums = c.F_from_F
+    of_F = c.H_from_H + g * c.H_from_F if sums is None else sums
     return Coefficients(
-        W_from_W=g * c.H_from_W - l2 * c.W_from_W,
-        W_from_F=c.H_from_H + g * c.H_from_F - l2 * c.W_from_F,
-        H_from_W=c.W_from_W - l1 * c.H_from_W,
-        H_from_F=c.W_from_F - l1 * c.H_from_F,
-        H_from_H=-l1 * c.H_from_H,
+        W_from_W=W * (g * c.H_from_W - l2 * c.W_from_W),
+        W_from_F=W * (of_F - l2 * c.W_from_F),
+        H_from_W=H * (c.W_from_W - l1 * c.H_from_W),
+        H_from_F=H * (c.W_from_F - l1 * c.H_from_F),
+        H_from_H=H * (-l1 * c.H_from_H),
+        F_from_F=None if sums is None else H * (g * c.W_from_F - l1 * sums),
     )
+
+
+def rates_of(model: LayerPeeled, descent: Descent, time: jax.Array) -> tuple[jax.Array, PartRates]:
+    """The rate of an update, and the rates of H, W and b with it multiplied in, 0 for a part that stays."""
+    eta = jnp.asarray(descent.schedule(time), time.dtype)
+    rates = (
+        eta * (1.0 if moving else 0.0) * jnp.asarray(rate_at(rate, time), time.dtype)
+        for moving, rate in zip(model.moves, descent.rates, strict=True)
+    )
+    return eta, PartRates(*rates)
 
 
 def _times(rates: PartRates, change: Held) -> Held:
     """A change of the coefficients at unit rates, multiplied by the rates of H, W and b."""
-
-    def of_modes(c: Coefficients) -> Coefficients:
-        return Coefficients(
-            rates.W * c.W_from_W, rates.W * c.W_from_F, rates.H * c.H_from_W, rates.H * c.H_from_F, rates.H * c.H_from_H
-        )
-
     bias = BiasCoefficients(rates.b * change.bias.b_from_b, rates.b * change.bias.b_from_drift)
-    return Held(of_modes(change.full), of_modes(change.rest), bias)
+    return Held(times_rates(rates, change.full), times_rates(rates, change.rest), bias)
 
 
-def _identity(g: jax.Array) -> Held:
-    """The coefficients before the first update, when the state is its start."""
-    one, zero, zeros = jnp.ones((), g.dtype), jnp.zeros((), g.dtype), jnp.zeros_like(g)
-    modes = Coefficients(W_from_W=jnp.ones_like(g), W_from_F=zeros, H_from_W=zeros, H_from_F=zeros, H_from_H=one)
-    return Held(modes, modes, BiasCoefficients(b_from_b=one, b_from_drift=zero))
+def times_rates(rates: PartRates, c: Coefficients) -> Coefficients:
+    """A change of coefficients at unit rates, multiplied by the rates of H and W."""
+    sums = None if c.F_from_F is None else rates.H * c.F_from_F
+    of_W, of_H = (rates.W * c.W_from_W, rates.W * c.W_from_F), (rates.H * c.H_from_W, rates.H * c.H_from_F)
+    return Coefficients(*of_W, *of_H, rates.H * c.H_from_H, sums)
+
+
+def identity(g: jax.Array) -> Coefficients:
+    """The coefficients of the modes before the first update, when the state is its start."""
+    one, zeros = jnp.ones((), g.dtype), jnp.zeros_like(g)
+    return Coefficients(W_from_W=jnp.ones_like(g), W_from_F=zeros, H_from_W=zeros, H_from_F=zeros, H_from_H=one)
 
 
 def products(
@@ -103,7 +133,9 @@ def products(
     first: jax.Array,
     modes: Modes,
     nodes: jax.Array,
+    *,
     pushed: bool = False,
+    paces: Paces | None = None,
 ) -> Carry:
     """Carry all coefficients through the updates; every value gets a leading axis of reads.
 
@@ -116,37 +148,63 @@ def products(
         modes: The modes of the problem.
         nodes: mu+ and mu- of the winning modes, -r1 l1 and -r2 l2, (4,), for proportional rates; p is recorded there.
         pushed: Whether the coefficients are those of a velocity at a start of zeros, rather than of a start at rest.
+        paces: How long each update is, if the norm of its gradient decides; without momentum.
     """
     g, present = modes.squares, modes.present
-    dtype, moves = g.dtype, model.moves
-    ones = _identity(g), jnp.ones(4, dtype)
+    dtype, one = g.dtype, identity(g)
+    ones = Held(one, one, BiasCoefficients(one.H_from_H, jnp.zeros((), dtype))), jnp.ones(4, dtype)
     zeros = jax.tree.map(jnp.zeros_like, ones)
     (x, at_nodes), (v, node_v) = (zeros, ones) if pushed else (ones, zeros)
     none = jnp.zeros((), jnp.int32)
     start = Carry(x, v, at_nodes, node_v, Powers(none, none, jnp.zeros(4, jnp.int32)))
 
-    def downhill(x: Held) -> Held:
+    def of_all(x: Held) -> Held:
         bias = BiasCoefficients(-model.decays.b * x.bias.b_from_b, 1 - model.decays.b * x.bias.b_from_drift)
-        return Held(_downhill(x.full, g, model), _downhill(x.rest, g * (1 - modes.winning), model), bias)
+        return Held(downhill(x.full, g, model), downhill(x.rest, g * (1 - modes.winning), model), bias)
 
     def step(carry: Carry, k: jax.Array) -> Carry:
-        time = (first + k).astype(dtype)
-        eta = jnp.asarray(descent.schedule(time), dtype)
-        rates = PartRates(
-            *(
-                eta * (1.0 if moving else 0.0) * jnp.asarray(rate_at(rate, time), dtype)
-                for moving, rate in zip(moves, descent.rates, strict=True)
-            )
-        )
-        change, v = _with_momentum(descent, downhill(carry.x), carry.v)
+        eta, rates = rates_of(model, descent, (first + k).astype(dtype))
+        gradient, shift = of_all(carry.x), nodes * carry.nodes
+        if paces is not None:
+            pace = jax.tree.map(lambda each: each[k], paces)
+            gradient = _paced(pace, gradient, of_all(gradient))
+            if descent.proportional:  # otherwise there are no nodes
+                shift = (pace.push - pace.ascent * nodes / jnp.maximum(descent.rate_H, descent.rate_W)) * shift
+            carry = _shrunk(carry, pace.power)
+        change, v = _with_momentum(descent, gradient, carry.v)
         x = jax.tree.map(jnp.add, carry.x, _times(rates, change))
-        shift, node_v = _with_momentum(descent, nodes * carry.nodes, carry.node_v)
+        shift, node_v = _with_momentum(descent, shift, carry.node_v)
         return _rescaled(Carry(x, v, carry.nodes + eta * shift, node_v, carry.power), present)
 
     def kept(carry: Carry) -> Carry:
         return carry._replace(node_v=None, v=None if descent.momentum is None else carry.v)
 
     return _loop.run(step, start, reads, kept)[1]
+
+
+def _paced(pace: Paces, first: Held, second: Held) -> Held:
+    """The gradient of one update from G x and G G x."""
+    full, rest = (along(pace, *both) for both in zip(first[:2], second[:2], strict=True))
+    return Held(full, rest, BiasCoefficients(*(pace.push_b * each for each in first.bias)))
+
+
+def along(pace: Paces, first: Coefficients, second: Coefficients) -> Coefficients:
+    """The gradient of one update of H and W, divided by 2^power, from G x and G G x."""
+    return jax.tree.map(lambda one, two: pace.push * one - pace.ascent * two, first, second)
+
+
+def fraction(power: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """2^-power for a power of at least 0, which may be too small for its type."""
+    most = jnp.finfo(dtype).maxexp - 2
+    return jnp.where(power <= most, power_of_two(-jnp.minimum(power, most), dtype), 0.0)
+
+
+def _shrunk(carry: Carry, power: jax.Array) -> Carry:
+    """The carry divided by 2^power, before an update that may enlarge it by as much."""
+    by, x, powers = fraction(power, carry.nodes.dtype), carry.x, carry.power
+    full, rest = (jax.tree.map(lambda a: by * a, part) for part in (x.full, x.rest))
+    added = Powers(powers.full + power, powers.rest + power, powers.nodes + power)
+    return carry._replace(x=x._replace(full=full, rest=rest), nodes=by * carry.nodes, power=added)
 
 
 def _with_momentum(descent: Descent, gradient: PyTree, velocity: PyTree) -> tuple[Any, Any]:

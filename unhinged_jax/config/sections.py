@@ -151,6 +151,9 @@ class DynamicsSection:
         nesterov: descent: true for Nesterov's form of the momentum.
         optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
             "module:name" is a constructor of your own.
+        sam_radius: flow, descent: the radius of sharpness-aware minimisation, at least 0.
+        clip_norm: flow, descent: the largest norm of a gradient, above 0; a longer one is shortened to it.
+        normalized: flow, descent: true if each gradient is divided by its norm.
         batch: descent: the number of samples from which each update takes its gradient; default all. diffusion: the
             same number for its noise, which need not be whole.
         replacement: descent, diffusion: whether a sample may be drawn several times for a batch; default true. Of a
@@ -175,6 +178,9 @@ class DynamicsSection:
     momentum: float | None = None
     nesterov: bool | None = None
     optimizer: str | dict | None = None
+    sam_radius: float | None = None
+    clip_norm: float | None = None
+    normalized: bool | None = None
     batch: float | None = None
     replacement: bool | str | None = None
     fresh_labels: bool | None = None

@@ -278,6 +278,8 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
     why = why_no_closed_form(model, dynamics) or (None if model.linear else "the dynamics is not linear.")
     if why is None and isinstance(dynamics, Descent) and (dynamics.momentum, dynamics.optimizer) != (None, None):
         why = "with momentum or an optimiser the state holds more than H and W."
+    if why is None and dynamics.paced:
+        why = "a gradient whose norm decides how long a step is does not act linearly."
     if why is None and model.kernel is not None:
         why = "the spectrum with a kernel is not implemented."
     if why is None and isinstance(dynamics, Descent) and not closed(dynamics):

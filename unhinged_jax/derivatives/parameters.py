@@ -119,8 +119,8 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
     `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `decay_b` and `rate_b` if the biases have their
     own, which then stay where decays and rates of H and W move; `eta`, a constant rate; `schedule.FIELD`, a number or
-    array of the schedule (further dots reach nested ones); `momentum`; `optimizer.NAME`, a number of an `Optimizer`;
-    `batch`, of expectations and of `limit`, as a continuous number;
+    array of the schedule (further dots reach nested ones); `momentum`, `sam_radius` and `clip_norm`;
+    `optimizer.NAME`, a number of an `Optimizer`; `batch`, of expectations and of `limit`, as a continuous number;
     `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors on the weights
     of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are applied as given
     otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in
@@ -237,6 +237,9 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
         named["s"] = (ratio, _Change(1, _with_ratio))
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         named["momentum"] = (dynamics.momentum, _of_dynamics("momentum"))
+    for name in ("sam_radius", "clip_norm"):
+        if is_number(getattr(dynamics, name)):
+            named[name] = (getattr(dynamics, name), _of_dynamics(name))
     if isinstance(dynamics, Descent) and dynamics.batch is not None:
         named["batch"] = (dynamics.batch, _of_dynamics("batch"))
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:

@@ -16,6 +16,7 @@ from unhinged_jax import precision as _precision
 from unhinged_jax.closed_form.balance import why_not_along
 from unhinged_jax.closed_form.constant_gradient import why_not_beside
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.paced import why_not_along as why_not_along_paced
 from unhinged_jax.derivatives.chosen import Choice, chosen
 from unhinged_jax.derivatives.parameters import Parameter, Problem
 from unhinged_jax.derivatives.programs import MODES, Asked, Values, best_mode, most_steps
@@ -149,7 +150,9 @@ def _why_not_beside(problem: Problem, names: list[str]) -> str | None:
     model, dynamics, _ = problem
     if not model.loss.linear:
         return why_not_along(names)
-    return None if getattr(dynamics, "optimizer", None) is None else why_not_beside(names)
+    if getattr(dynamics, "optimizer", None) is not None:
+        return why_not_beside(names)
+    return why_not_along_paced(model, dynamics, names)
 
 
 def _of_a_path(wanted: list[Parameter], default: bool, dynamics: Descent) -> list[Parameter]:

@@ -9,6 +9,7 @@ from unhinged_jax.dynamics.checks import (
     rates_at,
     rates_of_step,
     step_of,
+    without_idle,
 )
 from unhinged_jax.dynamics.diffusion import Diffusion
 from unhinged_jax.dynamics.plain import Descent, Flow, solves
@@ -31,4 +32,5 @@ __all__ = [
     "solves",
     "step_of",
     "why_too_large",
+    "without_idle",
 ]

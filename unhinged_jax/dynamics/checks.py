@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from unhinged_jax import _check
 from unhinged_jax.dynamics.diffusion import Diffusion
 from unhinged_jax.dynamics.plain import Descent, Flow, check_momentum
-from unhinged_jax.dynamics.rates import RATES, PartRates, rate_at
+from unhinged_jax.dynamics.rates import RATES, PartRates, is_number, rate_at
 from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
 
 Dynamics = Flow | Descent | Diffusion
@@ -32,6 +34,14 @@ def carried_by(dynamics: Dynamics) -> str:
     if not isinstance(dynamics, Descent):
         return ""
     return "optimizer" if dynamics.optimizer is not None else "momentum" if dynamics.momentum is not None else ""
+
+
+def without_idle(dynamics: Dynamics) -> Dynamics:
+    """The dynamics without a radius that is known to be 0, so that it is the plain one, number by number."""
+    radius = getattr(dynamics, "sam_radius", None)
+    if not is_number(radius) or not _check.concrete(radius) or np.ndim(radius) or float(radius) != 0:
+        return dynamics
+    return dataclasses.replace(dynamics, sam_radius=None)
 
 
 def check_dynamics(
@@ -63,6 +73,10 @@ def check_dynamics(
         raise ValueError("a Diffusion needs noise: give `batch` or `fresh_labels`, or use Flow.")
     if not isinstance(dynamics, Flow) and dynamics.batch is not None:
         _check.positive("batch", dynamics.batch)
+    if dynamics.sam_radius is not None:
+        _check.non_negative("sam_radius", dynamics.sam_radius)
+    if dynamics.clip_norm is not None:
+        _check.positive("clip_norm", dynamics.clip_norm)
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         check_momentum(dynamics.momentum)
     if not _check.concrete((first, last)):

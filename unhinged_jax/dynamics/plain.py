@@ -11,7 +11,7 @@ import optax
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.dynamics.rates import Rated, check_draws, is_number, settle
+from unhinged_jax.dynamics.rates import Rated, check_draws, check_paces, is_number, settle
 from unhinged_jax.optimizers import Optimizer
 
 
@@ -34,14 +34,22 @@ class Flow(Rated):
         steady: Stop once the rate of change is below these tolerances. It is computed with a schedule of 1 in place of
             the given one, so a plateau of rate 0 does not count as a steady state.
         rate_b: The rate of the biases, a number or a schedule; None (default): that of W.
+        sam_radius: rho of sharpness-aware minimisation: the gradient is taken not at the state Z but where the loss has
+            risen, at Z + rho grad/||grad||. None (default): at the state itself.
+        clip_norm: The largest norm of a gradient; a longer one is shortened to it. None (default): any.
+        normalized: Whether each gradient is divided by its norm, so that all have norm 1. Default False.
+
+    The gradient whose norm counts is that of the objective with respect to everything that moves, decay included and
+    rates not; `clip_norm` and `normalized` act on the gradient that `sam_radius` has found. A gradient of 0 stays 0.
 
     Only `simulate` uses the solver, the tolerances, `max_steps` and `steady`. A rate that is a function must be at
     least 0. It is called before a run and refused if it is negative, unless it closes over traced values.
 
     Raises:
-        ValueError: for a rate that is not above 0, or a tolerance outside (0, 1).
+        ValueError: for a rate or `clip_norm` that is not above 0, a negative `sam_radius`, a tolerance outside (0, 1),
+            or `clip_norm` beside `normalized`.
 
-    Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2).
+    Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2); sharpness-aware: Foret et al. 2021.
 
     Example:
         >>> float(Flow(0.5).schedule(3.0))
@@ -57,9 +65,13 @@ class Flow(Rated):
     max_steps: int = dataclasses.field(default=100_000, metadata={"static": True})
     steady: bool = dataclasses.field(default=False, metadata={"static": True})
     rate_b: Any = None
+    sam_radius: Any = None
+    clip_norm: Any = None
+    normalized: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         settle(self)
+        check_paces(self)
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if value is not None and not (np.ndim(_check.real(name, value)) == 0 and 0 < value < 1):
@@ -98,12 +110,21 @@ class Descent(Rated):
             "epochs": batches are cut from a new order of all samples in each epoch, which can only be simulated.
         fresh_labels: Whether each update draws the labels again, from the targets, as those of
             `labels.symmetric_noise(rate)`.
+        sam_radius: rho of sharpness-aware minimisation: the gradient is taken not at the state Z but where the loss has
+            risen, at Z + rho grad/||grad||. None (default): at the state itself.
+        clip_norm: The largest norm of a gradient; a longer one is shortened to it. None (default): any.
+        normalized: Whether each gradient is divided by its norm, so that all have norm 1. Default False.
+
+    The gradient whose norm counts is that of the objective with respect to everything that moves, decay included and
+    rates not; `clip_norm` and `normalized` act on the gradient that `sam_radius` has found. A gradient of 0 stays 0.
+    Momentum and optimisers are given the result; on a batch, both gradients are those of the same batch.
 
     Raises:
-        ValueError: for a rate that is not above 0, a momentum outside [0, 1), `nesterov` without a momentum, or a
-            momentum beside an optimiser.
+        ValueError: for a rate or `clip_norm` that is not above 0, a negative `sam_radius`, a momentum outside [0, 1),
+            `nesterov` without a momentum, a momentum beside an optimiser, or `clip_norm` beside `normalized`.
 
-    Source: Zhou et al. 2023, Eq. 5 and 19; momentum and other optimisers beyond the paper.
+    Source: Zhou et al. 2023, Eq. 5 and 19; momentum and other optimisers beyond the paper; sharpness-aware: Foret et
+    al. 2021.
 
     Example:
         >>> float(Descent(0.5, momentum=0.9).schedule(0))
@@ -120,9 +141,13 @@ class Descent(Rated):
     batch: Any = None
     replacement: bool | str = dataclasses.field(default=True, metadata={"static": True})
     fresh_labels: bool = dataclasses.field(default=False, metadata={"static": True})
+    sam_radius: Any = None
+    clip_norm: Any = None
+    normalized: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         settle(self)
+        check_paces(self)
         if is_number(self.momentum):
             check_momentum(self.momentum)
         if _check.flag("nesterov", self.nesterov) and self.momentum is None:

@@ -24,12 +24,15 @@ class PartRates(NamedTuple):
 
 
 class Rated(Value):
-    """What every dynamics has: a schedule, `rate_H`, `rate_W` and `rate_b`."""
+    """What every dynamics has: a schedule, `rate_H`, `rate_W` and `rate_b`; and what a norm of its gradient decides."""
 
     schedule: Any
     rate_H: Any
     rate_W: Any
     rate_b: Any
+    sam_radius: Any = None
+    clip_norm: Any = None
+    normalized: bool = False
 
     @property
     def rates(self) -> PartRates:
@@ -40,6 +43,11 @@ class Rated(Value):
     def proportional(self) -> bool:
         """Whether r_1 / r_2 is constant, so that H and W of a linear flow have a closed form in zeta(t)."""
         return not (callable(self.rate_H) or callable(self.rate_W))
+
+    @property
+    def paced(self) -> bool:
+        """Whether a step depends on the norm of the gradient: sharpness-aware, clipped or normalised."""
+        return self.sam_radius is not None or self.clip_norm is not None or self.normalized
 
     @property
     def stochastic(self) -> bool:
@@ -58,6 +66,19 @@ def settle(dynamics: Rated) -> None:
         elif is_number(rate):
             still = "`bias=False`" if name == "rate_b" else "`anchored` or `frozen`"
             _check.positive(name, rate, f"build the model with {still} for a part that stays")
+
+
+def check_paces(dynamics: Rated) -> None:
+    """Raise unless the radius, the bound on the norm and whether gradients are normalised fit together.
+
+    What JAX and equinox may put in place of the numbers passes: None, truth values and pairs.
+    """
+    if is_number(dynamics.sam_radius):
+        _check.non_negative("sam_radius", dynamics.sam_radius)
+    if is_number(dynamics.clip_norm):
+        _check.positive("clip_norm", dynamics.clip_norm, "leave it out for gradients that are not clipped")
+    if _check.flag("normalized", dynamics.normalized) and dynamics.clip_norm is not None:
+        raise ValueError("give clip_norm or normalized=True, not both: a gradient of norm 1 has nothing to clip.")
 
 
 def check_draws(batch: object, replacement: object, fresh_labels: object) -> None:

@@ -16,7 +16,7 @@ from unhinged_jax.closed_form import exact
 from unhinged_jax.closed_form.balance import form_of
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, without_idle
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise
 from unhinged_jax.limits.optimized import optimized, rate_now
@@ -78,7 +78,10 @@ def limit(
     """
     drawn = dynamics if isinstance(dynamics, Descent) and dynamics.stochastic else None
     single = state.final if isinstance(state, Trajectory) else state
+    dynamics = without_idle(dynamics)
     why = why_no_closed_form(model, dynamics, expectations=True, state=single)
+    if why is None and dynamics.paced:
+        why = _why_no_limit_paced(dynamics)
     if why is None and not dynamics.proportional:
         why = "the rates of H and W are not proportional, so no direction stays the same."
     if why is None and model.moves.b and callable(dynamics.rate_b):
@@ -118,6 +121,19 @@ def limit(
             found = dataclasses.replace(found, **noise(alone, drawn, begin, membership)._asdict())
         found = jax.tree.map(lambda leaf: jnp.asarray(leaf, task.state.W.dtype), found)
         return task.give_back(found)
+
+
+def _why_no_limit_paced(dynamics: Dynamics) -> str:
+    """Why a run whose steps depend on the norm of its gradient has no limit here."""
+    if dynamics.sam_radius is not None:
+        return (
+            "whether a sharpness-aware run grows or dies depends on the size of its start; ask `exact`, or for the "
+            "limit without sam_radius, which is that of a run that grows."
+        )
+    return (
+        "gradients that are clipped or normalised run along the path of plain ones at another speed; ask for the limit "
+        "without clip_norm and normalized, which has the same direction and side but another rate."
+    )
 
 
 def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..., Limit]:

@@ -8,7 +8,7 @@ with divided differences f[., .], which stay smooth where eigenvalues coincide (
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class BalancedSpectrum:
 
     values: Float[jax.Array, "2"]
     present: Shaped[jax.Array, "2"] | None = None
+    balanced: ClassVar[bool] = True
 
     def apply(
         self, f: Float[jax.Array, "2"], df: Float[jax.Array, "*order 2"], X: Float[jax.Array, "C m"]
@@ -44,6 +45,18 @@ class BalancedSpectrum:
         if self.present is not None:
             contrast, mean = without(contrast, self.present[0]), without(mean, self.present[1])
         return f[0] * contrast + f[1] * mean
+
+    def products(self, X: Float[jax.Array, "C m"], Y: Float[jax.Array, "C m"]) -> Float[jax.Array, "2"]:
+        """Inner products of X and Y in both modes, for `trace`."""
+        means = jnp.mean(X, axis=0), jnp.mean(Y, axis=0)
+        both = jnp.stack([jnp.sum((X - means[0]) * (Y - means[1])), X.shape[0] * jnp.sum(means[0] * means[1])])
+        return both if self.present is None else without(both, self.present)
+
+    def trace(
+        self, f: Float[jax.Array, "2"], df: Float[jax.Array, "*order 2"], products: Float[jax.Array, "2"]
+    ) -> Float[jax.Array, ""]:
+        """tr(X^T f(G) Y) from the `products` of X and Y. `df` is not read."""
+        return jnp.sum(f * products)
 
     def eigenvalues(self) -> Float[jax.Array, "2"]:
         """The two distinct eigenvalues, (2,), differentiable."""
@@ -66,6 +79,7 @@ class GeneralSpectrum:
     values: Float[jax.Array, "k"]
     vectors: Float[jax.Array, "k k"]
     present: Shaped[jax.Array, "k"] | None = None
+    balanced: ClassVar[bool] = False
 
     def apply(
         self, f: Float[jax.Array, "k"], df: Float[jax.Array, "*order k"], X: Float[jax.Array, "C m"]
@@ -81,6 +95,19 @@ class GeneralSpectrum:
         rows = X.reshape(self.values.shape[0], -1)
         present = jnp.ones_like(self.values) if self.present is None else self.present
         return _apply(f, slopes, self.values, self.vectors, self.gram, rows, present[:, None]).reshape(X.shape)
+
+    def products(self, X: Float[jax.Array, "C m"], Y: Float[jax.Array, "C m"]) -> Float[jax.Array, "k k"]:
+        """Inner products of the parts of X and Y in every two modes, for `trace`."""
+        parts = self.vectors.T @ X, self.vectors.T @ Y
+        if self.present is not None:
+            parts = without(parts[0], self.present[:, None]), without(parts[1], self.present[:, None])
+        return parts[0] @ parts[1].T
+
+    def trace(
+        self, f: Float[jax.Array, "k"], df: Float[jax.Array, "2 k"], products: Float[jax.Array, "k k"]
+    ) -> Float[jax.Array, ""]:
+        """tr(X^T f(G) Y) from the `products` of X and Y; `f` and `df` as in `apply`. It takes k operations."""
+        return _trace(f, df, self.values, self.vectors, self.gram, products)
 
     def eigenvalues(self) -> Float[jax.Array, "k"]:
         """The eigenvalues, ascending, (k,). The mean over a group of equal ones can be differentiated twice."""
@@ -154,14 +181,36 @@ def _apply_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) 
     `drift` is 0; its own derivative makes second derivatives with respect to `gram` correct. This rule must not call
     `_apply`, because partial evaluation, for example of a scan, ignores rules like this one.
     """
-    f, slopes, values, vectors, gram, X, present = primals
-    f_dot, slopes_dot, _, _, gram_dot, X_dot, _ = tangents
-    drift, moved = (vectors.T @ dG @ vectors for dG in (gram - jax.lax.stop_gradient(gram), gram_dot))
-    table, table_dot = (_first_differences(*values_of, values) for values_of in ((f, slopes), (f_dot, slopes_dot)))
-    by_X = jnp.diag(f_dot) + table * moved + _correction(drift, table, table_dot, slopes, values, moved)
-    by_X_dot = jnp.diag(f) + table * drift
+    _, _, _, vectors, _, X, present = primals
+    by_X_dot, by_X = _matrices(primals[:5], tangents[:5])
+    X_dot = tangents[5]
     rows, rows_dot = without(vectors.T @ X, present), vectors.T @ X_dot
     return vectors @ (by_X_dot @ rows), vectors @ (by_X @ rows + by_X_dot @ rows_dot)
+
+
+def _matrices(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    """V^T f(G) V, and its derivative, for (f, slopes, values, vectors, gram) and their tangents."""
+    f, slopes, values, vectors, gram = primals
+    f_dot, slopes_dot, _, _, gram_dot = tangents
+    drift, moved = (vectors.T @ dG @ vectors for dG in (gram - jax.lax.stop_gradient(gram), gram_dot))
+    table, table_dot = (_first_differences(*values_of, values) for values_of in ((f, slopes), (f_dot, slopes_dot)))
+    derivative = jnp.diag(f_dot) + table * moved + _correction(drift, table, table_dot, slopes, values, moved)
+    return jnp.diag(f) + table * drift, derivative
+
+
+@jax.custom_jvp
+def _trace(
+    f: jax.Array, slopes: jax.Array, values: jax.Array, vectors: jax.Array, gram: jax.Array, products: jax.Array
+) -> jax.Array:
+    return jnp.sum(f * jnp.diagonal(products))
+
+
+@_trace.defjvp
+def _trace_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> Any:
+    """The derivative by the same theorem, and by the same rule."""
+    products, products_dot = primals[5].T, tangents[5].T
+    matrix, matrix_dot = _matrices(primals[:5], tangents[:5])
+    return jnp.sum(matrix * products), jnp.sum(matrix_dot * products + matrix * products_dot)
 
 
 @jax.custom_jvp

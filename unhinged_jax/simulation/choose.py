@@ -132,9 +132,9 @@ def choose(
     form = form_of(model, dynamics, reduce)
     if form == "linear":
         choice = _linear(model, plan, state, states, memory, goes_on)
-    elif form == "columns" and memory is None and (group := group_of(model, state)):
+    elif form == "columns" and memory is None and not dynamics.paced and (group := group_of(model, state)):
         choice = Choice("group", group=group)
-    elif form == "columns" and isinstance(dynamics, Flow) and not states and _reads_logits(model, plan, times):
+    elif form == "columns" and _carries_logits(dynamics) and not states and _reads_logits(model, plan, times):
         choice = Choice("logits")
     elif form == "sampled" and reduce:
         choice = _sampled(model, dynamics, plan, states, memory, fixed)
@@ -157,12 +157,13 @@ def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     # An optimiser's memory has the shapes of the state's arrays, and some optimisers distinguish rows from columns.
     if not reduce or dynamics.stochastic or (isinstance(dynamics, Descent) and dynamics.optimizer is not None):
         return "dense"
-    if model.linear and not (model.kernel is not None and model.kernel.kind == "coordinates"):
+    if model.linear and not dynamics.paced and not (model.kernel is not None and model.kernel.kind == "coordinates"):
         return "linear"
-    if model.spherical and model.loss.linear and not model.moves.W:
+    if model.spherical and model.loss.linear and not model.moves.W and not dynamics.paced:
         return "sphere"
     # The column form needs a force that depends on the logits H W^T + b and on nothing else.
     more = model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin)
+    more = more or model.loss.linear
     return "dense" if more else "columns"
 
 
@@ -192,7 +193,7 @@ def _linear(
 
 def carries_scale(model: LayerPeeled, dynamics: Dynamics) -> bool:
     """Whether a run that draws carries the scale of its state separately, which a linear dynamics leaves alone."""
-    return model.linear and isinstance(dynamics, Descent) and dynamics.optimizer is None
+    return model.linear and isinstance(dynamics, Descent) and dynamics.optimizer is None and not dynamics.paced
 
 
 def _sampled(
@@ -207,7 +208,7 @@ def _sampled(
     plain = isinstance(dynamics, Descent) and dynamics.optimizer is None and memory is None
     plain = plain and not (model.kernel is not None and model.kernel.kind == "coordinates")
     spanned = plain and fixed and 2 * (model.samples + model.classes) <= model.dim
-    small = spanned and not states and compressible(plan)
+    small = spanned and not states and not dynamics.paced and compressible(plan)
     return Choice("sampled", scaled=carries_scale(model, dynamics), spanned=spanned, compressed=small)
 
 
@@ -221,6 +222,11 @@ def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
     rows = C if choice.summed else n
     carried = {"start": (rows + C) * p, "identity": (rows + C) ** 2, "pair": 8}[choice.propagator]
     return carried + (rows + C) * choice.leading + 1 + C
+
+
+def _carries_logits(dynamics: Dynamics) -> bool:
+    """Whether logits may be carried beside the state: in a flow, unless the norm of its gradient counts."""
+    return isinstance(dynamics, Flow) and not dynamics.paced
 
 
 def _reads_logits(model: LayerPeeled, plan: ObservablePlan, times: int) -> bool:

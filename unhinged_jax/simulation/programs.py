@@ -25,6 +25,7 @@ from unhinged_jax.simulation.diffused import DiffusedSystem
 from unhinged_jax.simulation.group import group_system
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
 from unhinged_jax.simulation.logits import LogitSystem
+from unhinged_jax.simulation.paced import paced
 from unhinged_jax.simulation.sampled import SampledSystem, Sampling, spanning
 from unhinged_jax.simulation.spherical import plane_system
 from unhinged_jax.simulation.system import Reader, System, reader
@@ -108,7 +109,11 @@ def _reader(job: Job, system: System) -> Reader:
 
 
 def _system(job: Job) -> System:
-    """The system of the job, in the form that was chosen."""
+    """The system of the job, in the form that was chosen, with the gradients that its dynamics asks for."""
+    return paced(_with_plain_gradients(job), job.dynamics)
+
+
+def _with_plain_gradients(job: Job) -> System:
     model, dynamics, state, choice = job.model, job.dynamics, job.state, job.choice
     if choice.form == "linear":
         part, origin = None, None
@@ -118,7 +123,7 @@ def _system(job: Job) -> System:
     if choice.form == "group":
         return group_system(model, state, choice.group, scaled=isinstance(dynamics, Descent))
     if choice.form in ("columns", "logits"):
-        columns = column_system(model, state, scaled=isinstance(dynamics, Descent))
+        columns = column_system(model, state, scaled=isinstance(dynamics, Descent) and not dynamics.paced)
         if choice.form == "columns":
             return columns
         return LogitSystem(model, columns.H, columns.W, columns.b, columns.targets, columns.power)

@@ -15,13 +15,14 @@ import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _loop, _request
-from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, without_idle
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.observables import Observe
 from unhinged_jax.simulation import watched
 from unhinged_jax.simulation.choose import carries_scale, choose, form_of
 from unhinged_jax.simulation.descent import CUT_SHORT
+from unhinged_jax.simulation.paced import why_not_paced
 from unhinged_jax.simulation.programs import Job, descend, integrate
 from unhinged_jax.simulation.sampled import check_sampling
 from unhinged_jax.special import faint, largest
@@ -96,6 +97,7 @@ def simulate(
         >>> bool(run["norm"][2] > run["norm"][0])
         True
     """
+    dynamics = without_idle(dynamics)
     progress = watched.wanted(progress, (model, dynamics, state, times))
     if isinstance(state, Trajectory) and state.batch:
         settings: dict[str, Any] = {
@@ -249,8 +251,11 @@ def modes_explained() -> Iterator[None]:
 
 
 def scale_must_fit(model: LayerPeeled, dynamics: Dynamics, state: State, reduce: bool = True) -> None:
-    """Raise a ValueError if a run has to multiply the scale of its start into arrays that cannot hold the result."""
+    """Raise a ValueError if a run has to multiply the scale of its start into arrays that cannot hold the result, or if
+    its steps depend on the norm of a gradient that the problem has not."""
+    if why := why_not_paced(model, dynamics):
+        raise ValueError(why)
     form = form_of(model, dynamics, reduce)
     if form != "linear" and not (form == "sampled" and reduce and carries_scale(model, dynamics)):
-        small = form == "columns" and isinstance(dynamics, Descent)
+        small = form == "columns" and isinstance(dynamics, Descent) and not dynamics.paced
         must_fit(state, str(np.dtype(state.W.dtype)), reduce, small)

@@ -1,0 +1,100 @@
+"""Gradients whose norm decides: sharpness-aware, clipped and normalised, of any loss in its dense form.
+
+    g = grad(Z + rho grad(Z)/||grad(Z)||),    Z' = -g,    or -g min(1, c/||g||),    or -g/||g||
+
+The gradient is that of the objective, decay included, and its norm runs over everything that moves. A gradient of 0 has
+no direction: nothing is ascended along it, and it stays 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from unhinged_jax.dynamics import Dynamics
+from unhinged_jax.observables import View
+from unhinged_jax.simulation.system import Body, System
+from unhinged_jax.special import safe_norm
+
+
+class PacedSystem(System):
+    """A system whose velocity is that of `plain` at the ascended point, shortened or normalised.
+
+    Attributes:
+        plain: The system with plain gradients, whose body holds H, W and b as they are.
+        sam_radius, clip_norm, normalized: Those of the dynamics.
+    """
+
+    plain: System
+    sam_radius: Any
+    clip_norm: Any
+    normalized: bool = eqx.field(static=True)
+
+    @property
+    def guarded(self) -> tuple[tuple[str, ...], ...]:
+        return self.plain.guarded
+
+    @property
+    def squares(self) -> bool:
+        return self.plain.squares
+
+    @property
+    def stays(self) -> tuple[str, ...]:
+        return self.plain.stays
+
+    def body(self) -> Body:
+        return self.plain.body()
+
+    def at_update(self, k: jax.Array) -> PacedSystem:
+        return PacedSystem(self.plain.at_update(k), self.sam_radius, self.clip_norm, self.normalized)
+
+    def velocity(self, body: Body) -> Body:
+        velocity = self.plain.velocity(body)
+        if self.sam_radius is not None:
+            norm = safe_norm(*velocity.values())
+            ascent = jnp.asarray(self.sam_radius, norm.dtype) * _inverse(norm)
+            velocity = self.plain.velocity({name: part - ascent * velocity[name] for name, part in body.items()})
+        if not self.normalized and self.clip_norm is None:
+            return velocity
+        norm = safe_norm(*velocity.values())
+        factor = _inverse(norm)
+        if not self.normalized:
+            factor = jnp.where(norm > self.clip_norm, jnp.asarray(self.clip_norm, norm.dtype) * factor, 1.0)
+        return {name: factor * part for name, part in velocity.items()}
+
+    def pack(self, velocity: Body) -> Body:
+        return self.plain.pack(velocity)
+
+    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        return self.plain.unpack(velocity, logs, log_scale)
+
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
+        return self.plain.view(body, logs, still)
+
+
+def _inverse(norm: jax.Array) -> jax.Array:
+    """1/norm, and 0 for a norm of 0."""
+    return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+
+def paced(system: System, dynamics: Dynamics) -> System:
+    """The system with the gradients that the dynamics asks for."""
+    if not dynamics.paced:
+        return system
+    return PacedSystem(system, dynamics.sam_radius, dynamics.clip_norm, dynamics.normalized)
+
+
+def why_not_paced(model: Any, dynamics: Dynamics) -> str | None:
+    """Why a problem has no gradient whose norm could decide, in words, or None."""
+    if not dynamics.paced:
+        return None
+    what = "a feature kernel" if model.kernel is not None else "rescaling by the feature norm"
+    if model.kernel is not None or model.rescale or model.exponent is not None:
+        return (
+            f"{what} turns the gradient of the features into another vector, whose norm says nothing about the step; "
+            "leave out sam_radius, clip_norm and normalized, or the setting of the model."
+        )
+    return None
