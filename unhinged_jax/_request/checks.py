@@ -27,8 +27,9 @@ def check_kinds(model: object, dynamics: object) -> None:
 
 def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     """Raise for an array in place of a number, because it would act as one number for each coordinate."""
-    given = {name: getattr(dynamics, name, None) for name in (*RATES, "momentum", "batch", "sam_radius", "clip_norm")}
-    given = {name: value for name, value in given.items() if not callable(value)}
+    named = (*RATES, "momentum", "damping", "batch", "sam_radius", "clip_norm")
+    given = {name: getattr(dynamics, name, None) for name in named}
+    given = {name: value for name, value in given.items() if not callable(value) and jax.tree_util.all_leaves([value])}
     given |= {name: getattr(model, name) for name in ("decay_H", "decay_W", "decay_b", "exponent")}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in PARAMETERS}
     optimizer = getattr(dynamics, "optimizer", None)

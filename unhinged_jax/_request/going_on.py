@@ -19,6 +19,11 @@ from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import OBSERVABLES, ObservableSet, Observe, paper_observables
 from unhinged_jax.trajectory import Trajectory, batch_message
 
+_CARRIED = {"momentum": "a momentum", "velocity": "a velocity"} | dict.fromkeys(
+    ("optimizer", "memory"), "the memory of an optimizer"
+)
+_BY = {"momentum": "momentum", "velocity": "damping"} | dict.fromkeys(("optimizer", "memory"), "optimizer or momentum")
+
 
 def one_run(before: Trajectory, dynamics: Dynamics, times: npt.ArrayLike) -> Trajectory:
     """The run to continue, with its clock as a known number if it is the same for all that `jax.vmap` maps over.
@@ -135,12 +140,12 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
         )
     if carried and not carried_by(dynamics):
         raise ValueError(
-            f"the run ended with {'a momentum' if carried == 'momentum' else 'the memory of an optimizer'} that this "
-            f"{type(dynamics).__name__} would drop; continue with the same optimizer or momentum, or {afresh}"
+            f"the run ended with {_CARRIED[carried]} that this {type(dynamics).__name__} would drop; continue with the "
+            f"same {_BY[carried]}, or {afresh}"
         )
     if carried and before.memory is None:
         raise ValueError(
-            "the trajectory does not hold the velocity with which a run with momentum continues; ask for all times at "
+            f"the trajectory does not hold {_CARRIED[carried]} with which such a run continues; ask for all times at "
             f"once, or {afresh}"
         )
 
@@ -148,14 +153,14 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
 def handed_over(before: Trajectory, model: LayerPeeled) -> Trajectory:
     """The trajectory that a run continues, with memory and origin in the current precision.
 
-    In a momentum, the velocity of an array that now stays becomes 0.
+    In a momentum or velocity, that of an array that now stays becomes 0.
     """
 
     def converted(leaf: ArrayLike) -> Any:
         return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
 
     memory, origin = jax.tree.map(converted, (before.memory, before.origin))
-    if before.carries == "momentum" and memory is not None:  # an array that stays has no velocity
+    if before.carries in ("momentum", "velocity") and memory is not None:  # an array that stays has no velocity
         moves = model.moves._asdict()
         memory = {name: part if moves[name] else jnp.zeros_like(part) for name, part in memory.items()}
     return dataclasses.replace(before, memory=memory, origin=origin)

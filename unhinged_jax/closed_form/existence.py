@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from unhinged_jax import _request
+from typing import Any
+
+import numpy as np
+
+from unhinged_jax import _check, _request
 from unhinged_jax.closed_form.balance import why_not_balanced, why_not_squared
 from unhinged_jax.closed_form.constant_gradient import why_not_constant
 from unhinged_jax.closed_form.expected import why_noise_rules_out
 from unhinged_jax.closed_form.paced import why_not_paced
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, Nesterov
 from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.schedules import Constant
 
 
 class NoClosedForm(ValueError):
@@ -23,6 +28,8 @@ def why_no_closed_form(
     Squared error has one from some starts only; whether it is such a start is said if `state` is given.
     """
     _request.check_kinds(model, dynamics)
+    if isinstance(dynamics, Flow) and dynamics.damping is not None and (why := _why_not_damped(model, dynamics)):
+        return why
     if not model.loss.linear:
         why = why_not_squared(model, dynamics)
         return why_not_balanced(model, dynamics, state) if why is None and isinstance(state, State) else why
@@ -44,3 +51,30 @@ def why_no_closed_form(
     if model.spherical and isinstance(dynamics, Descent) and dynamics.momentum is not None:
         return "momentum on spherical features has no closed form; use plain descent or `simulate`."
     return None
+
+
+def _why_not_damped(model: LayerPeeled, flow: Flow) -> str | None:
+    """What rules out a closed form of a flow with damping, in words, or None."""
+    if not model.loss.linear or model.spherical:
+        what = "spherical features" if model.spherical else f"the loss {type(model.loss).__name__}"
+        return f"a flow with damping has a closed form if its force is linear in the state, but that of {what} is not."
+    if flow.paced:
+        return "a flow with damping has no closed form where the norm of its gradient counts; use `simulate`."
+    if not isinstance(flow.schedule, Constant):
+        return (
+            "with a schedule the force of a flow with damping depends on time, and its modes have no elementary "
+            "solution; give a constant rate, or use `simulate`."
+        )
+    return None
+
+
+def why_not_from(dynamics: Dynamics, first: Any) -> str | None:
+    """Why a run that begins at the time `first` has no closed form, in words, or None."""
+    if not (isinstance(dynamics, Flow) and isinstance(dynamics.damping, Nesterov)):
+        return None
+    if _check.concrete(first) and np.all(np.asarray(first) == 0):
+        return None
+    return (
+        "Nesterov's flow is solved from rest at the time 0, not from where another run ended; ask for all times at "
+        "once, or use `simulate`."
+    )

@@ -9,13 +9,13 @@ the leading part. See docs/exact-solutions.md, which lists these names.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from unhinged_jax.closed_form.course import Course, added
 from unhinged_jax.closed_form.modes import Coefficients
 from unhinged_jax.closed_form.timeline import Record
 from unhinged_jax.linear.compression import smaller
@@ -51,6 +51,7 @@ class ExactLinear:
             that is due to the residual without a product over p. `scatter` is the same, (C, m), for m < n rows with
             the Gram matrix of r.
         moving, moving_b: The velocity at the start, of H, F and W and of b, or None for a start at rest.
+        downhill: Whether velocities are those of momentum: at unit rates, and kept with the sign of the gradient.
     """
 
     space: RowSpace
@@ -69,6 +70,7 @@ class ExactLinear:
     origin: Origin | None = None
     moving: Columns | None = None
     moving_b: Float[jax.Array, "C"] | None = None
+    downhill: bool = dataclasses.field(default=True, metadata={"static": True})
 
     def view(self, record: Record, slopes: Record) -> View:
         """The state at one moment. `slopes` are the derivatives of the record with respect to the eigenvalues of G."""
@@ -101,7 +103,7 @@ class ExactLinear:
         return view.referred(reference(split.direction, first, self.origin.log_scale))
 
     def memory(self, record: Record, slopes: Record, log_scale: Float[jax.Array, ""]) -> dict[str, jax.Array]:
-        """The momentum at one moment over e^log_scale, with the sign of a simulated descent: minus the velocity."""
+        """The velocity at one moment over e^log_scale, with the sign of a simulated run: minus it for momentum."""
         model = self.space.model
         assert record.velocity is not None and slopes.velocity is not None
         (coefficients, bias), slope = record.velocity, slopes.velocity.modes
@@ -114,12 +116,13 @@ class ExactLinear:
             more = self._evolve(pushed.velocity.modes, slopes.pushed.velocity.modes, self.moving)
             (H, W), log_full = added((H, W), log_full, more, pushed.log_full)
             b = b + pushed.velocity.bias.b_from_b * self.moving_b
-        size = -jnp.exp(log_full + self.log_scale - log_scale)
+        sign = -1.0 if self.downhill else 1.0
+        size = sign * jnp.exp(log_full + self.log_scale - log_scale)
         moves_b = model.moves.b
         return {
             "H": size * H if model.moves.H else jnp.zeros_like(H),
             "W": size * W if model.moves.W else jnp.zeros_like(W),
-            "b": -b if moves_b else jnp.zeros_like(b),
+            "b": sign * b if moves_b else jnp.zeros_like(b),
         }
 
     def compressed(self) -> ExactLinear:
@@ -157,7 +160,7 @@ class ExactLinear:
         lead = self.leading
         if not isinstance(lead, Coupled):
             return self._driven_split(record, whole)
-        r1, r2 = lead.rates.r1, lead.rates.r2
+        r1, r2 = (lead.rates.r1, lead.rates.r2) if self.downhill else (1.0, 1.0)
         rest, log_powers = self._without_lead(record, slopes, Columns(self.H, self.F, self.W), (1.0, 1.0))
         residual = record.rest.H_from_H * self._residual_norm()
         course = Course(
@@ -224,55 +227,10 @@ class ExactLinear:
         if record.pushed is not None:
             assert self.moving is not None
             H, W = (self.moving.H, still(self.W)) if fade == 2 else (still(self.H), self.moving.W)
-            rate = self.leading.rates.r1 if fade == 2 else self.leading.rates.r2
+            rate = (self.leading.rates.r1 if fade == 2 else self.leading.rates.r2) if self.downhill else 1.0
             pushed = [rate * self.space.metric(H), none, rate * W]
             course = course.along(pushed, record.pushed.signs[fade], record.pushed.log_powers[fade])
         return course.split(self.log_scale)
-
-
-class Course(NamedTuple):
-    """A state sign e^log_amplitude direction + e^log_rest rest with a direction of any norm; fields as in `Split`."""
-
-    direction: Orthonormal
-    rest: Orthonormal
-    log_amplitude: Float[jax.Array, ""]
-    sign: Float[jax.Array, ""]
-    log_rest: Float[jax.Array, ""]
-    whole: Orthonormal
-
-    def beside(self, rest: Orthonormal, log_rest: Float[jax.Array, ""]) -> Course:
-        """The course with e^log_rest `rest` added to its remainder."""
-        both, log_rest = added(self.rest, self.log_rest, rest, log_rest)
-        return self._replace(rest=both, log_rest=log_rest)
-
-    def along(self, part: Orthonormal, sign: Float[jax.Array, ""], log_power: Float[jax.Array, ""]) -> Course:
-        """The course with sign e^log_power `part` added, of which only a share lies along the direction."""
-        square = sum((jnp.sum(d * d) for d in self.direction), jnp.zeros(()))
-        inner = sum((jnp.sum(d * p) for d, p in zip(self.direction, part, strict=True)), jnp.zeros(()))
-        share = inner / jnp.where(square > 0, square, 1.0)
-        across = [sign * (p - share * d) for d, p in zip(self.direction, part, strict=True)]
-        (amplitude,), log = added([self.sign], self.log_amplitude, [share * sign], log_power)
-        moved = self._replace(log_amplitude=safe_log(jnp.abs(amplitude)) + log, sign=jnp.sign(amplitude))
-        return moved.beside(across, log_power)
-
-    def split(self, log_scale: Float[jax.Array, ""]) -> tuple[Split, Float[jax.Array, ""]]:
-        """The split of e^log_scale times the state, and the logarithm of the norm of the direction."""
-        size = safe_norm(*self.direction)
-        size = jnp.where(size > 0, size, 1.0)
-        log_size = jnp.log(size)
-        unit = [part / size for part in self.direction]
-        log_amplitude = self.log_amplitude + log_size + log_scale
-        return Split(unit, self.rest, log_amplitude, self.sign, self.log_rest + log_scale, self.whole), log_size
-
-
-def added(
-    one: Iterable[jax.Array], log: Float[jax.Array, ""], other: Iterable[jax.Array], other_log: Float[jax.Array, ""]
-) -> tuple[Any, Float[jax.Array, ""]]:
-    """e^log one + e^other_log other, for lists of arrays, over the larger of the two factors; and its logarithm."""
-    common = jax.lax.stop_gradient(jnp.maximum(log, other_log))
-    common = jnp.where(jnp.isfinite(common), common, 0.0)
-    by, other_by = jnp.exp(log - common), jnp.exp(other_log - common)
-    return [by * x + other_by * y for x, y in zip(one, other, strict=True)], common
 
 
 def as_seen(
@@ -290,12 +248,15 @@ def exact_linear(
     leading: LeadingPart | None,
     origin: Origin | None = None,
     memory: dict[str, jax.Array] | None = None,
+    downhill: bool = True,
 ) -> ExactLinear:
     """The start in the form from which every later moment is evaluated; `origin` is as in `linear_system`.
 
-    `memory` is the momentum that the run begins with, minus its velocity; its row space must not be `summed`.
+    `memory` is the velocity that the run begins with, or minus it if it is momentum (`downhill`); its row space must
+    not be `summed`.
     """
-    moving = None if memory is None else Columns(-memory["H"], -space.gather(memory["H"]), -memory["W"])
+    begin = memory if memory is None or not downhill else jax.tree.map(jnp.negative, memory)
+    moving = None if begin is None else Columns(begin["H"], space.gather(begin["H"]), begin["W"])
     rows, residual, factor = space.project(state.H)
     seen = None
     if residual is not None and affordable(residual.shape[0], state.W.shape[0]):
@@ -315,5 +276,6 @@ def exact_linear(
         seen=seen,
         origin=origin,
         moving=moving,
-        moving_b=None if memory is None else -memory["b"],
+        moving_b=None if begin is None else begin["b"],
+        downhill=downhill,
     )

@@ -133,6 +133,15 @@ def exponents(
     return common, common + jnp.maximum(of_modes - common - most, 0.0)
 
 
+def winning_nodes(modes: Modes, rates: Rates) -> Float[jax.Array, "4"]:
+    """The four nodes: mu+ and mu- of the winning modes, -a and -c, (4,)."""
+    top = jnp.sum(modes.winning * modes.squares) / jnp.maximum(jnp.sum(modes.winning), 1.0)
+    k = block(top, rates)
+    _, _, _, plus, minus = roots(k, k.square > 0)
+    plus, minus = (jnp.where(k.square > 0, node, k.mean) for node in (plus, minus))
+    return jnp.stack([plus, minus, -rates.a, -rates.c])
+
+
 def flow_coefficients(
     g: Float[jax.Array, "k"], rates: Rates, tau: Float[jax.Array, ""], log_scale: Float[jax.Array, "k"]
 ) -> Coefficients:

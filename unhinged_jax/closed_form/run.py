@@ -17,7 +17,7 @@ from unhinged_jax.closed_form import constant_gradient, spherical, squared_error
 from unhinged_jax.closed_form.balance import Form, form_of, why_not_read
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.diffused import diffused
-from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
+from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form, why_not_from
 from unhinged_jax.closed_form.expected import known_of, mean_of, unknown
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
@@ -114,6 +114,8 @@ def exact(
         raise NoClosedForm(f"there is no closed form: {why}")
     if wants_split(task.plan) and (why := why_not_split(dynamics)):
         raise NoClosedForm(f"there are no distances to a limit: {why}")
+    if why := why_not_from(dynamics, task.first):
+        raise NoClosedForm(f"there is no closed form: {why}")
     task.refuse_large(states)
     with task.context():
         times = task.clock()
@@ -218,7 +220,7 @@ def _linear(job: _Job) -> Trajectory:
         return timeline(model, dynamics, clock, Modes(g, mask, present), memory is not None, steps)
 
     moments = with_slopes(record_of, spectrum)
-    problem = exact_linear(space, spectrum, state, part, origin, memory)
+    problem = exact_linear(space, spectrum, state, part, origin, memory, isinstance(dynamics, Descent))
     apart = origin is not None and refers_to_start(
         job.plan
     )  # the first start need not lie in the span that the smaller problem keeps

@@ -27,17 +27,17 @@ from unhinged_jax.closed_form.modes import (
     BiasCoefficients,
     Coefficients,
     Modes,
-    block,
     descent_coefficients,
     exponents,
     log_factor,
     power,
     quotient,
-    roots,
+    winning_nodes,
 )
+from unhinged_jax.closed_form.second_order import Part, parts
 from unhinged_jax.closed_form.updates import Paces, products
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
+from unhinged_jax.linear.rates import bias_rates, unit_rates
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.schedules import Constant
@@ -138,6 +138,8 @@ def timeline(
 
     `pace` says how fast it goes where the norm of its gradient decides: the moments of a flow, the paces of a descent.
     """
+    if isinstance(dynamics, Flow) and dynamics.damping is not None:
+        return _second_order_timeline(model, dynamics, clock, modes, pushed)
     if isinstance(dynamics, Flow):
         assert not isinstance(pace, Paces)
         moments = Moment(taus_of(dynamics, clock).astype(modes.squares.dtype)) if pace is None else pace
@@ -152,15 +154,6 @@ def timeline(
     return dataclasses.replace(record, pushed=_product_timeline(*given, pushed=True)) if pushed else record
 
 
-def _winning_nodes(modes: Modes, rates: Rates) -> Float[jax.Array, "4"]:
-    """The four nodes: mu+ and mu- of the winning modes, -a and -c, (4,)."""
-    top = jnp.sum(modes.winning * modes.squares) / jnp.maximum(jnp.sum(modes.winning), 1.0)
-    k = block(top, rates)
-    _, _, _, plus, minus = roots(k, k.square > 0)
-    plus, minus = (jnp.where(k.square > 0, node, k.mean) for node in (plus, minus))
-    return jnp.stack([plus, minus, -rates.a, -rates.c])
-
-
 def taus_of(flow: Flow, clock: Clock) -> Float[jax.Array, "T"]:
     """The integral of the rate from the start of a flow to the requested times, (T,)."""
     return flow.schedule.integral(clock.times) - flow.schedule.integral(clock.first)
@@ -170,7 +163,7 @@ def _flow_timeline(model: LayerPeeled, flow: Flow, moments: Moment, modes: Modes
     """The record of a flow."""
     g, present = modes.squares, modes.present
     rates, others = unit_rates(model, flow, g.dtype), g * (1 - modes.winning)
-    nodes = _winning_nodes(modes, rates)
+    nodes = winning_nodes(modes, rates)
 
     def at(moment: Moment) -> Record:
         return Record(
@@ -192,12 +185,25 @@ def bias_at(model: LayerPeeled, flow: Flow, rates: Rates, moment: Moment) -> Bia
     return BiasCoefficients(jnp.exp(-own.decay * age), own.rate * age * phi1(own.decay * age))
 
 
+def _second_order_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes, pushed: bool) -> Record:
+    """The record of a flow of second order."""
+
+    def record(found: Part) -> Record:
+        return Record(*found[:7], Velocity(found.speed, found.bias_speed))
+
+    def at(elapsed: jax.Array) -> Record:
+        of_state, of_velocity = parts(model, flow, elapsed, modes)
+        return dataclasses.replace(record(of_state), pushed=record(of_velocity) if pushed else None)
+
+    return jax.vmap(at)((clock.times - clock.first).astype(modes.squares.dtype))
+
+
 def _equal_steps_timeline(model: LayerPeeled, descent: Descent, updates: Updates, modes: Modes) -> Record:
     """The record of a descent with equal steps and without momentum."""
     g, present = modes.squares, modes.present
     rates, others = unit_rates(model, descent, g.dtype), g * (1 - modes.winning)
     own = bias_rates(model, descent, rates)
-    nodes = _winning_nodes(modes, rates)
+    nodes = winning_nodes(modes, rates)
     eta = jnp.asarray(descent.schedule(0), g.dtype)
 
     def at(count: jax.Array, odd: jax.Array) -> Record:
@@ -241,7 +247,7 @@ def _product_timeline(
     dtype = modes.squares.dtype
     nodes = jnp.zeros(4, dtype)
     if descent.proportional:
-        nodes = _winning_nodes(modes, unit_rates(model, descent, dtype))
+        nodes = winning_nodes(modes, unit_rates(model, descent, dtype))
     saved = products(model, descent, reads, first, modes, nodes, pushed=pushed, paces=pace)
     log_full, log_rest, log_nodes = (power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in saved.power)
     log_powers = safe_log(jnp.abs(saved.nodes)) + log_nodes

@@ -43,7 +43,7 @@ def _schedule(spec: float | str | dict, files: Files) -> Any:
 _DRAWN = ("batch", "replacement", "fresh_labels")
 _PACED = ("sam_radius", "clip_norm", "normalized")
 _ONLY = {
-    "flow": ("solver", "rtol", "atol", "max_steps", "steady", *_PACED),
+    "flow": ("damping", "solver", "rtol", "atol", "max_steps", "steady", *_PACED),
     "descent": ("momentum", "nesterov", "optimizer", *_DRAWN, "seed", *_PACED),
     "diffusion": (*_DRAWN, "seed", "step", "halvings"),
 }

@@ -25,7 +25,7 @@ from unhinged_jax._values import Value
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.timeline import closed
 from unhinged_jax.derivatives.flow_map import Times, flow_map
-from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow
+from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow, carried_by
 from unhinged_jax.linear.rates import bias_rates, unit_rates
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.simulation import scale_must_fit
@@ -74,14 +74,14 @@ def lyapunov(
 
     An orthonormal frame of `count` directions is pushed forward segment by segment and made orthonormal again, D Phi Q
     = Q' R; the exponents are the means of log |R_ii| / (t' - t). The directions are those of the whole state of the
-    dynamics: of H, W and b, and of the velocity of momentum or the memory of an optimiser, which are carried from
-    segment to segment.
+    dynamics: of H, W and b, and of the velocity of momentum or of a flow with damping, or the memory of an optimiser,
+    which are carried from segment to segment.
 
     Args:
         model, dynamics, state, precision: as in `simulate`.
         until: Last time, or number of updates.
         count: How many exponents, the largest first; at most the number of entries of H, W (and b) that move, twice as
-            many with momentum, and with an optimiser the number of entries that it remembers in addition.
+            many with momentum or damping, and with an optimiser the number of entries that it remembers in addition.
         segments: Pieces between two orthonormalisations, each short enough that the directions remain distinct.
         transient: Number of first segments that are not counted (default a quarter), in which the frame turns to its
             final directions.
@@ -146,7 +146,7 @@ def lyapunov(
 def _start_memory(dynamics: Dynamics, state: State) -> Any:
     """What a descent remembers at its start: a velocity of zero, or the optimiser's initial memory; else None."""
     parts = {"H": state.H, "W": state.W, "b": state.b}
-    if getattr(dynamics, "momentum", None) is not None:
+    if carried_by(dynamics) in ("momentum", "velocity"):
         return jax.tree.map(jnp.zeros_like, parts)
     optimizer = _optimizer(dynamics)
     if optimizer is None:
@@ -199,7 +199,7 @@ def _segment(
         return _stretch(model, dynamics, state, memory, Times((0, np.asarray([end - start]))), None, frame)
     assert isinstance(dynamics, Flow)
     dynamics = dataclasses.replace(dynamics, steady=False)
-    return _stretch(model, dynamics, state, None, None, jnp.asarray([start, end], frame.dtype), frame)
+    return _stretch(model, dynamics, state, memory, None, jnp.asarray([start, end], frame.dtype), frame)
 
 
 def _later(descent: Descent, start: float) -> Descent:
@@ -266,7 +266,7 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
         NumPy array of shape (count,), descending.
 
     Raises:
-        NoClosedForm: for a dynamics that is not linear, a descent with momentum or a schedule, or a kernel.
+        NoClosedForm: for a dynamics that is not linear, momentum, damping, a descent with a schedule, or a kernel.
 
     Source: Zhou et al. 2023, Theorem 4, for any signal, decays and rates (beyond the paper).
 
@@ -276,8 +276,8 @@ def exact_exponents(model: LayerPeeled, dynamics: Dynamics, count: int | None = 
         [1.0, 0.0, 0.0, -1.0]
     """
     why = why_no_closed_form(model, dynamics) or (None if model.linear else "the dynamics is not linear.")
-    if why is None and isinstance(dynamics, Descent) and (dynamics.momentum, dynamics.optimizer) != (None, None):
-        why = "with momentum or an optimiser the state holds more than H and W."
+    if why is None and (carried_by(dynamics) or getattr(dynamics, "optimizer", None) is not None):
+        why = "with momentum, damping or an optimiser the state holds more than H and W."
     if why is None and dynamics.paced:
         why = "a gradient whose norm decides how long a step is does not act linearly."
     if why is None and model.kernel is not None:

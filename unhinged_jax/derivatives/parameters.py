@@ -12,7 +12,7 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax._values import in_a_line
-from unhinged_jax.dynamics import RATES, Descent, Dynamics
+from unhinged_jax.dynamics import RATES, Descent, Dynamics, Flow
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import CustomTree, Unhinged
 from unhinged_jax.model import LayerPeeled, State
@@ -119,7 +119,7 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
     `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `decay_b` and `rate_b` if the biases have their
     own, which then stay where decays and rates of H and W move; `eta`, a constant rate; `schedule.FIELD`, a number or
-    array of the schedule (further dots reach nested ones); `momentum`, `sam_radius` and `clip_norm`;
+    array of the schedule (further dots reach nested ones); `momentum`, `damping`, `sam_radius` and `clip_norm`;
     `optimizer.NAME`, a number of an `Optimizer`; `batch`, of expectations and of `limit`, as a continuous number;
     `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors on the weights
     of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are applied as given
@@ -235,6 +235,8 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
     if {"rate_H", "rate_W"} <= named.keys():
         ratio = dynamics.rate_H / dynamics.rate_W
         named["s"] = (ratio, _Change(1, _with_ratio))
+    if isinstance(dynamics, Flow) and is_number(dynamics.damping):
+        named["damping"] = (dynamics.damping, _of_dynamics("damping"))
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         named["momentum"] = (dynamics.momentum, _of_dynamics("momentum"))
     for name in ("sam_radius", "clip_norm"):

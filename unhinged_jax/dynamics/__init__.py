@@ -3,6 +3,7 @@
 from unhinged_jax.dynamics.checks import (
     Dynamics,
     Noisy,
+    bare_rates,
     carried_by,
     check_dynamics,
     clock_of,
@@ -12,6 +13,7 @@ from unhinged_jax.dynamics.checks import (
     without_idle,
 )
 from unhinged_jax.dynamics.diffusion import Diffusion
+from unhinged_jax.dynamics.memory import Nesterov, resistance
 from unhinged_jax.dynamics.plain import Descent, Flow, solves
 from unhinged_jax.dynamics.rates import RATES, PartRates, rate_at, why_too_large
 
@@ -21,14 +23,17 @@ __all__ = [
     "Diffusion",
     "Dynamics",
     "Flow",
+    "Nesterov",
     "Noisy",
     "PartRates",
+    "bare_rates",
     "carried_by",
     "check_dynamics",
     "clock_of",
     "rate_at",
     "rates_at",
     "rates_of_step",
+    "resistance",
     "solves",
     "step_of",
     "why_too_large",

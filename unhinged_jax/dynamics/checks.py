@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check
 from unhinged_jax.dynamics.diffusion import Diffusion
+from unhinged_jax.dynamics.memory import check_damping
 from unhinged_jax.dynamics.plain import Descent, Flow, check_momentum
 from unhinged_jax.dynamics.rates import RATES, PartRates, is_number, rate_at
 from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
@@ -31,6 +32,8 @@ def step_of(dynamics: Dynamics) -> float | None:
 
 def carried_by(dynamics: Dynamics) -> str:
     """What runs of a dynamics carry in addition to the state, as in `Trajectory.carries`."""
+    if isinstance(dynamics, Flow) and dynamics.damping is not None:
+        return "velocity"
     if not isinstance(dynamics, Descent):
         return ""
     return "optimizer" if dynamics.optimizer is not None else "momentum" if dynamics.momentum is not None else ""
@@ -79,6 +82,8 @@ def check_dynamics(
         _check.positive("clip_norm", dynamics.clip_norm)
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         check_momentum(dynamics.momentum)
+    if isinstance(dynamics, Flow):
+        check_damping(dynamics.damping)
     if not _check.concrete((first, last)):
         return
     rates = [rate for rate in given.values() if callable(rate)]
@@ -92,6 +97,11 @@ def rates_at(dynamics: Dynamics, time: ArrayLike, dtype: DTypeLike) -> PartRates
     rates = [eta * jnp.asarray(rate_at(rate, time), dtype) for rate in (dynamics.rate_H, dynamics.rate_W)]
     own = rates[1] if dynamics.rate_b is None else eta * jnp.asarray(rate_at(dynamics.rate_b, time), dtype)
     return PartRates(rates[0], rates[1], own)
+
+
+def bare_rates(flow: Flow, dtype: DTypeLike) -> PartRates:
+    """The rates of H, W and b with 1 in place of every schedule."""
+    return PartRates(*(jnp.asarray(1.0 if callable(rate) else rate, dtype) for rate in flow.rates))
 
 
 def rates_of_step(dynamics: Noisy, k: ArrayLike, dtype: DTypeLike) -> PartRates:

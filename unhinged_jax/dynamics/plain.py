@@ -11,6 +11,7 @@ import optax
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
+from unhinged_jax.dynamics.memory import as_damping
 from unhinged_jax.dynamics.rates import Rated, check_draws, check_paces, is_number, settle
 from unhinged_jax.optimizers import Optimizer
 
@@ -19,6 +20,8 @@ from unhinged_jax.optimizers import Optimizer
 @dataclasses.dataclass(frozen=True)
 class Flow(Rated):
     """Gradient flow H' = r_1 eta(t) (-dL/dH), W' = r_2 eta(t) (-dL/dW), and likewise b with r_2 or a rate of its own.
+
+    With a `damping` it is a flow of second order, from rest: H'' + c H' = r_1 eta(t) (-dL/dH), and likewise W and b.
 
     Attributes:
         schedule: eta(t): a number, a schedule of `unhinged_jax`, an optax schedule or a callable. Default 1. A function
@@ -34,6 +37,9 @@ class Flow(Rated):
         steady: Stop once the rate of change is below these tolerances. It is computed with a schedule of 1 in place of
             the given one, so a plateau of rate 0 does not count as a steady state.
         rate_b: The rate of the biases, a number or a schedule; None (default): that of W.
+        damping: c of the heavy-ball flow, a number of at least 0; or "nesterov" for Nesterov's flow, c = 3/t, whose
+            clock begins at 0 with the run. None (default): the flow is of first order. `Descent` with momentum beta and
+            a small rate eta follows the flow with c = (1 - beta) / sqrt(eta), whose time is sqrt(eta) per update.
         sam_radius: rho of sharpness-aware minimisation: the gradient is taken not at the state Z but where the loss has
             risen, at Z + rho grad/||grad||. None (default): at the state itself.
         clip_norm: The largest norm of a gradient; a longer one is shortened to it. None (default): any.
@@ -46,10 +52,11 @@ class Flow(Rated):
     least 0. It is called before a run and refused if it is negative, unless it closes over traced values.
 
     Raises:
-        ValueError: for a rate or `clip_norm` that is not above 0, a negative `sam_radius`, a tolerance outside (0, 1),
-            or `clip_norm` beside `normalized`.
+        ValueError: for a rate or `clip_norm` that is not above 0, a negative `sam_radius` or damping, a tolerance outside
+            (0, 1), or `clip_norm` beside `normalized`.
 
-    Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2); sharpness-aware: Foret et al. 2021.
+    Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2); damping: Polyak 1964 and Su, Boyd & Candès 2016;
+    sharpness-aware: Foret et al. 2021.
 
     Example:
         >>> float(Flow(0.5).schedule(3.0))
@@ -65,6 +72,7 @@ class Flow(Rated):
     max_steps: int = dataclasses.field(default=100_000, metadata={"static": True})
     steady: bool = dataclasses.field(default=False, metadata={"static": True})
     rate_b: Any = None
+    damping: Any = None
     sam_radius: Any = None
     clip_norm: Any = None
     normalized: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -72,6 +80,7 @@ class Flow(Rated):
     def __post_init__(self) -> None:
         settle(self)
         check_paces(self)
+        object.__setattr__(self, "damping", as_damping(self.damping))
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if value is not None and not (np.ndim(_check.real(name, value)) == 0 and 0 < value < 1):

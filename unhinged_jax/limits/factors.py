@@ -3,7 +3,8 @@ of K:
 
     z = e^x (flow),    z = 1 + eta x (descent),    z^2 - (1 + beta + eta x) z + beta = 0 (momentum)
 
-If there are two roots, the one of largest modulus counts.
+A flow of second order has z = e^s per unit of time, with s^2 + c s = eta x (heavy ball) or s^2 = eta x (Nesterov,
+beside a power of time). If there are two roots, the one of largest modulus counts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.closed_form.modes import log_factor
-from unhinged_jax.dynamics import Dynamics, Flow
+from unhinged_jax.dynamics import Dynamics, Flow, Nesterov
 from unhinged_jax.special import safe_log
 
 
@@ -23,7 +24,7 @@ class Factor(NamedTuple):
 
     Attributes:
         log: log |z| for the root z of largest modulus.
-        angle: The argument of z.
+        angle: The argument of z; in a flow of second order the imaginary part of s.
         other: log |z| of the other root; -inf for a flow and for plain descent, which have one root.
     """
 
@@ -41,6 +42,8 @@ def factor(dynamics: Dynamics, node: jax.Array) -> Factor:
     Source: beyond the paper.
     """
     nothing = jnp.zeros_like(node)
+    if isinstance(dynamics, Flow) and dynamics.damping is not None:
+        return _damped(dynamics, node)
     if isinstance(dynamics, Flow):
         return Factor(node, nothing, nothing - jnp.inf)
     push = jnp.asarray(dynamics.schedule(0), node.dtype) * node
@@ -62,3 +65,14 @@ def factor(dynamics: Dynamics, node: jax.Array) -> Factor:
     other = jnp.where(pair, log, safe_log(jnp.abs(det)) - log)
     turn = jnp.arctan2(jnp.sqrt(jnp.where(pair, -square, 1.0)), trace)
     return Factor(log, jnp.where(pair, turn, jnp.where(trace < 0, jnp.pi, 0.0)), other)
+
+
+def _damped(flow: Flow, node: jax.Array) -> Factor:
+    """The factor e^s of a flow of second order per unit of time."""
+    push = jnp.asarray(flow.schedule(0), node.dtype) * node
+    half = jnp.asarray(0.0 if isinstance(flow.damping, Nesterov) else flow.damping, node.dtype) / 2
+    square = push + half**2
+    root = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+    log = jnp.where(square > 0, push / (half + root), -half)  # without cancellation
+    turn = jnp.where(square < 0, jnp.sqrt(jnp.where(square < 0, -square, 1.0)), 0.0)
+    return Factor(log, turn, -2 * half - log)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.dynamics import Dynamics, Flow
+from unhinged_jax.dynamics import Dynamics, Flow, Nesterov
 from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.limits.factors import Factor, factor
 from unhinged_jax.limits.result import Limit
@@ -141,7 +141,7 @@ def _gaps(
     values, modes, logs, alive = others
     behind = winner - logs
     gap_H, gap_W = (winner - factor(dynamics, -node).log for node in (rates.a, rates.c))
-    if isinstance(dynamics, Flow):  # without cancellation
+    if isinstance(dynamics, Flow) and dynamics.damping is None:  # without cancellation
         own = won.growth
         exactly = rates.r1 * rates.r2 * (won.square - values) / (own.d + modes.d)
         behind = behind.at[0].set(jnp.where(won.up, exactly, behind[0]))
@@ -184,7 +184,10 @@ def _bias(model: LayerPeeled, dynamics: Dynamics, rates: Rates, state: State) ->
         return state.b
     drift = model.signal().column_sums(state.b.dtype)
     decay = jnp.asarray(model.decays.b, state.b.dtype)
-    return bias_limit(state.b, drift, decay, factor(dynamics, -bias_rates(model, dynamics, rates).decay).log)
+    log = factor(dynamics, -bias_rates(model, dynamics, rates).decay).log
+    if isinstance(dynamics, Flow) and isinstance(dynamics.damping, Nesterov):
+        log = jnp.full_like(log, -jnp.inf)  # it settles, though slower than any exponential
+    return bias_limit(state.b, drift, decay, log)
 
 
 def bias_limit(b: jax.Array, drift: jax.Array, decay: jax.Array, log: jax.Array) -> jax.Array:

@@ -82,12 +82,14 @@ class Limit(Tabled):
             negative if `target` is "top".
         rate_H, rate_W: The same for H and W separately.
         exponent: The norm grows like e^(exponent zeta(t)), or e^(exponent k); for spherical features each length does,
-            once its direction has settled. In a descent it is the logarithm of the largest modulus of the eigenvalues
-            of the update, including those of momentum, among those in which the start has a part.
+            once its direction has settled. In a flow with damping `rate` and `exponent` are per unit of t, not of zeta;
+            Nesterov's flow has a power of t beside them. In a descent it is the logarithm of the largest modulus of the
+            eigenvalues of the update, including those of momentum, among those in which the start has a part.
         threshold: sigma^2, the largest squared singular value: the norm grows if and only if lambda_1 lambda_2 <
             threshold, if steps are not too large. Infinite if one part stays.
         excess: threshold - lambda_1 lambda_2.
-        angle: The argument of that eigenvalue, which is 0 in a flow. At pi every update changes the sign of the winning
+        angle: The argument of that eigenvalue, which is 0 in a flow; in a flow with damping the frequency of the
+            winning part. At pi every update changes the sign of the winning
             part; between 0 and pi the winning part oscillates like the cosine of angle times k.
         ending: 0, or the reason why the direction is not approached at one rate forever; see `note`.
         survivors: The singular values of the logits in the limit of squared error, else None; see `Survivors`.

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by
 from unhinged_jax.linear.compression import compressible
 from unhinged_jax.linear.row_space import summable
 from unhinged_jax.losses import AdjustedMargin
@@ -132,7 +132,7 @@ def choose(
     form = form_of(model, dynamics, reduce)
     if form == "linear":
         choice = _linear(model, plan, state, states, memory, goes_on)
-    elif form == "columns" and memory is None and not dynamics.paced and (group := group_of(model, state)):
+    elif form == "columns" and memory is None and _by_characters(dynamics) and (group := group_of(model, state)):
         choice = Choice("group", group=group)
     elif form == "columns" and _carries_logits(dynamics) and not states and _reads_logits(model, plan, times):
         choice = Choice("logits")
@@ -142,7 +142,7 @@ def choose(
         choice = Choice(form)
     if not isinstance(dynamics, Flow):
         return choice
-    moving = moving_numbers(model, choice)
+    moving = moving_numbers(model, choice) * (2 if carried_by(dynamics) else 1)
     dtype = jnp.result_type(state.W)
     kept = times * moving * dtype.itemsize <= KEPT
     solver = _solver(dynamics, moving, dtype) if dynamics.solver is None else dynamics.solver
@@ -159,7 +159,8 @@ def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
         return "dense"
     if model.linear and not dynamics.paced and not (model.kernel is not None and model.kernel.kind == "coordinates"):
         return "linear"
-    if model.spherical and model.loss.linear and not model.moves.W and not dynamics.paced:
+    plane = model.spherical and model.loss.linear and not model.moves.W
+    if plane and not dynamics.paced and carried_by(dynamics) != "velocity":
         return "sphere"
     # The column form needs a force that depends on the logits H W^T + b and on nothing else.
     more = model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin)
@@ -225,8 +226,13 @@ def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
 
 
 def _carries_logits(dynamics: Dynamics) -> bool:
-    """Whether logits may be carried beside the state: in a flow, unless the norm of its gradient counts."""
-    return isinstance(dynamics, Flow) and not dynamics.paced
+    """Whether logits may be carried beside the state: in a flow of first order, unless the norm of its gradient counts."""
+    return isinstance(dynamics, Flow) and not carried_by(dynamics) and not dynamics.paced
+
+
+def _by_characters(dynamics: Dynamics) -> bool:
+    """Whether a run may be that of the characters of a group, whose numbers have neither norms nor velocities of H, W."""
+    return carried_by(dynamics) != "velocity" and not dynamics.paced
 
 
 def _reads_logits(model: LayerPeeled, plan: ObservablePlan, times: int) -> bool:

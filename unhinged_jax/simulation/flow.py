@@ -22,7 +22,8 @@ from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
 from unhinged_jax import _loop
-from unhinged_jax.dynamics import RATES, Flow, PartRates, rates_at
+from unhinged_jax.dynamics import RATES, Flow, PartRates, bare_rates, rates_at
+from unhinged_jax.model import settled
 from unhinged_jax.simulation.choose import Choice, tolerance
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unrolled
 from unhinged_jax.simulation.system import Body, Reader, System
@@ -61,7 +62,8 @@ def run(
 
     Returns:
         The state in which diffrax pauses, for a piece that does not end the run. Otherwise:
-        A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `steps`, `code`, `elapsed`.
+        A dictionary with the saved `values` (and `states`), `reached`, the final `view`, `memory`, `steps`, `code`,
+        `elapsed`.
     """
     body = system.body()
     dtype = next(iter(body.values())).dtype
@@ -115,8 +117,8 @@ def run(
     blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
     return {
         **blank,
+        **_ended(system, *moment(unpack(jax.tree.map(lambda leaf: leaf[-1], final)))),
         "reached": reached,
-        "view": system.view(*moment(unpack(jax.tree.map(lambda leaf: leaf[-1], final)))),
         "steps": solution.stats["num_steps"],
         "elapsed": elapsed,
         "code": _code(solution, flow),
@@ -140,6 +142,12 @@ def _packing(y: Scaled, wanted: bool) -> Packing:
     return Packing(lambda y: ravel_pytree(y)[0], ravel_pytree(y)[1])
 
 
+def _ended(system: System, body: Body, logs: list[jax.Array], still: jax.Array) -> dict[str, Any]:
+    """The view of the last moment, and what the flow carries there in addition to the state."""
+    view = system.view(body, logs, still)
+    return {"view": view, "memory": system.carried(body, logs, settled(view.state()).log_scale)}
+
+
 def _solved(solution: Any, times: jax.Array, backsolve: bool) -> tuple[Any, jax.Array, Any, jax.Array]:
     """What was saved at the times, the times that were reached (infinite for others), the last state and its time."""
     if backsolve:
@@ -156,15 +164,15 @@ def _velocities(system: System, flow: Flow, dtype: DTypeLike, packing: Packing) 
     are a list of leaves, because diffrax replaces some by zeros, which a Flow would refuse.
 
     Returns:
-        The leaves `args`; (time, y, args) -> velocity; the same with push and decay separate; and (y, args) -> velocity
-        without schedules.
+        The leaves `args`; (time, y, args) -> velocity; the same with push and decay separate; and the same without
+        schedules.
     """
     leaves, structure = jax.tree.flatten((system, flow))
     pack, unpack = packing
 
     def problem(time: Time, args: list[Any]) -> tuple[System, PartRates]:
         system, flow = jax.tree.unflatten(structure, args)
-        return system, rates_at(flow, time, dtype)
+        return system.at_time(jnp.asarray(time, dtype)), rates_at(flow, time, dtype)
 
     def field(time: Time, y: Any, args: list[Any]) -> Any:
         system, rates = problem(time, args)
@@ -176,11 +184,10 @@ def _velocities(system: System, flow: Flow, dtype: DTypeLike, packing: Packing) 
         push, decay = system.split(y.body, rates)
         return Force(Scaled(push, []), Scaled(decay, []), y)
 
-    def bare(y: Any, args: list[Any]) -> Any:
-        """The velocity with 1 in place of every schedule, so that whether it vanishes does not depend on the time."""
+    def bare(time: Time, y: Any, args: list[Any]) -> Any:
+        """The velocity with 1 in place of every schedule, so that a plateau of rate 0 does not count as steady."""
         system, flow = jax.tree.unflatten(structure, args)
-        rates = PartRates(*(jnp.asarray(1.0 if callable(r) else r, dtype) for r in flow.rates))
-        body = unpack(y).body
+        system, rates, body = system.at_time(jnp.asarray(time, dtype)), bare_rates(flow, dtype), unpack(y).body
         return pack(_at_unit_norm(system, body, system.driven(body, rates)))
 
     return leaves, field, force, bare
@@ -268,7 +275,7 @@ def _breaks(flow: Flow) -> list[Any]:
 def _events(
     system: System,
     flow: Flow,
-    bare: Callable[[Any, list[Any]], Any],
+    bare: Callable[[Time, Any, list[Any]], Any],
     rtol: float,
     atol: float,
     unpack: Callable[[Any], Scaled],
@@ -280,7 +287,7 @@ def _events(
         def steady(t: Time, y: Any, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
             # A run does not end before its first step, so that the start is read.
             norm = optimistix.rms_norm
-            return (t > t0) & (norm(bare(y, args)) < atol + rtol * norm(y))
+            return (t > t0) & (norm(bare(t, y, args)) < atol + rtol * norm(y))
 
         conditions["steady"] = steady
     if not system.groups:

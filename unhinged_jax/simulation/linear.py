@@ -167,7 +167,7 @@ class LinearSystem(System):
 
     def pack(self, velocity: Body) -> Body:
         rates, inverse = self._rates()
-        return rated(self._packed(rated(velocity, rates)), inverse)
+        return rated(self.packed(rated(velocity, rates)), inverse)
 
     def _rates(self) -> tuple[PartRates, PartRates]:
         """Rates that turn a velocity at unit rates into one of H and W together, and their inverse. b, which neither
@@ -175,8 +175,8 @@ class LinearSystem(System):
         r1, r2 = self.leading.rates
         return PartRates(r1, r2, r2), PartRates(1 / r1, 1 / r2, 1 / r2)
 
-    def _packed(self, velocity: Body) -> Body:
-        H, W, space = velocity["H"], velocity["W"], self.space
+    def packed(self, moving: Body) -> Body:
+        H, W, space = moving["H"], moving["W"], self.space
         ratio = jnp.zeros((), W.dtype)
         if space.summed:
             assert isinstance(space.signal, ClassSignal) and self.residual is not None
@@ -187,21 +187,25 @@ class LinearSystem(System):
             ratio = ratio - jax.lax.stop_gradient(jnp.where(lost, ratio, 0.0))
             H = space.signal.class_sums(H)
         return self.clean(
-            {"H": H, "W": W, "factor": ratio, "b": velocity["b"], **self.leading.velocity_arrays(space, H, W)}
+            {"H": H, "W": W, "factor": ratio, "b": moving["b"], **self.leading.velocity_arrays(space, H, W)}
         )
 
     def unpack(self, velocity: Body, logs: list[Float[jax.Array, ""]], log_scale: Float[jax.Array, ""]) -> Body:
         rates, _ = self._rates()
-        body, scales = rated(velocity, rates), self._scales(logs)
-        rest = self._rest(body, scales)
-        H, W = self.leading.add(self.leading.amplitude(body, scales.lead), rest, log_scale)
-        factor, model = jnp.exp(rest.log_scale - log_scale) * rest.factor, self.space.model
-        dense = self.space.features(H, self.residual, factor).dense()
+        dense = self.unpacked(rated(velocity, rates), logs, log_scale)
+        moves = self.space.model.moves
         return {
-            "H": dense / rates.H if model.moves.H else jnp.zeros_like(dense),
-            "W": W / rates.W if model.moves.W else jnp.zeros_like(W),
+            "H": dense["H"] / rates.H if moves.H else jnp.zeros_like(dense["H"]),
+            "W": dense["W"] / rates.W if moves.W else jnp.zeros_like(dense["W"]),
             "b": velocity["b"],
         }
+
+    def unpacked(self, moving: Body, logs: list[Float[jax.Array, ""]], log_scale: Float[jax.Array, ""]) -> Body:
+        scales = self._scales(logs)
+        rest = self._rest(moving, scales)
+        H, W = self.leading.add(self.leading.amplitude(moving, scales.lead), rest, log_scale)
+        factor = jnp.exp(rest.log_scale - log_scale) * rest.factor
+        return {"H": self.space.features(H, self.residual, factor).dense(), "W": W, "b": moving["b"]}
 
     def _scales(self, logs: list[Float[jax.Array, ""]]) -> Scales:
         of = dict(zip(self.groups, logs, strict=True))

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.dynamics import Descent, Diffusion, Flow
+from unhinged_jax.dynamics import Descent, Diffusion, Flow, bare_rates
 from unhinged_jax.linear.leading_part import leading_parts
 from unhinged_jax.model import LayerPeeled, State, multiplied, settled
 from unhinged_jax.observables import ObservablePlan
@@ -23,6 +23,7 @@ from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_p
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.diffused import DiffusedSystem
 from unhinged_jax.simulation.group import group_system
+from unhinged_jax.simulation.inertial import inertial
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
 from unhinged_jax.simulation.logits import LogitSystem
 from unhinged_jax.simulation.paced import paced
@@ -88,6 +89,9 @@ def descend(
 def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | None) -> Any:
     """Integrate a flow in the form that was chosen; or do a piece of it (`InPieces`), and give back where it pauses."""
     system, dtype = _system(job), job.state.W.dtype
+    if job.dynamics.damping is not None:
+        memory = None if job.memory is None else _over_the_scale(system, job.state, job.memory)
+        system = inertial(system, job.dynamics.damping, bare_rates(job.dynamics, dtype), memory)
     times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
     out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
     if not isinstance(out, dict):
@@ -101,6 +105,7 @@ def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | Non
         code=out["code"],
         steps=out["steps"],
         states=out.get("states"),
+        memory=out["memory"],
     )
 
 

@@ -96,6 +96,10 @@ class System(eqx.Module):
         """The system whose gradient update k follows: another one for each, if batches or labels are drawn."""
         return self
 
+    def at_time(self, time: jax.Array) -> System:
+        """The system that a flow follows at a time: another one if its damping depends on time."""
+        return self
+
     def driven(self, body: Body, rates: PartRates) -> Body:
         """The velocity at the given rates of H, W and b."""
         return rated(self.velocity(body), rates)
@@ -134,6 +138,18 @@ class System(eqx.Module):
     @abc.abstractmethod
     def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
         """The inverse of `pack`: dense "H" and "W", divided by e^log_scale, and "b"; 0 for an array that stays."""
+
+    def packed(self, moving: Body) -> Body:
+        """`pack` for arrays in units of the state, which no rate divides."""
+        return self.pack(moving)
+
+    def unpacked(self, moving: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        """The inverse of `packed`."""
+        return self.unpack(moving, logs, log_scale)
+
+    def carried(self, body: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body | None:
+        """What a flow carries in addition to its state, as dense arrays over e^log_scale; None for nothing."""
+        return None
 
     def compressed(self) -> System:
         """A smaller system with the same body and the same values of built-in observables."""

@@ -1,0 +1,195 @@
+"""Flows of second order, Z'' + c Z' = K Z: the coefficients of the modes (see `modes`) for other functions p of K.
+
+From rest p(x) = U, and from a velocity at the place 0 it is S. For y = (x + c^2/4) t^2 in a heavy-ball flow, and for
+y = x t^2 in Nesterov's flow from the time 0,
+
+    U = e^{-ct/2} (C(y) + c t C'(y)),    S = 2 t e^{-ct/2} C'(y);    U = N(y),
+
+with C and N from `entire`. With their slopes U' and S' in time these are entire functions of x, so their divided
+differences at mu+, mu- and -r1 l1 are smooth where these meet. Differences of close arguments are Taylor series around
+the point between them.
+
+Source: beyond the paper; Su, Boyd & Candès 2016 for Nesterov's flow of a quadratic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Shaped
+
+from unhinged_jax.closed_form import entire
+from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes, block, exponents, roots, winning_nodes
+from unhinged_jax.dynamics import Flow, Nesterov
+from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
+from unhinged_jax.model import LayerPeeled
+from unhinged_jax.special import safe_log
+
+_CLOSE = 0.2  # up to here a Taylor series of `_TERMS` terms serves for two arguments: the next term is below 1e-15
+_TERMS = 12
+_Three = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class Motion(NamedTuple):
+    """The functions U, U', S and S' of an eigenvalue of K, at one time.
+
+    Attributes:
+        damping: c, (), or None for Nesterov's flow, in which S and S' are not known and are 0 here.
+        time: The time since the start, ().
+    """
+
+    damping: Float[jax.Array, ""] | None
+    time: Float[jax.Array, ""]
+
+    @property
+    def b(self) -> float:
+        """Which of the functions of `entire` they are made of."""
+        return entire.NESTEROV if self.damping is None else entire.COSH
+
+    @property
+    def fade(self) -> jax.Array:
+        """c t / 2, ()."""
+        return jnp.zeros_like(self.time) if self.damping is None else self.damping * self.time / 2
+
+    def argument(self, x: jax.Array) -> jax.Array:
+        """y at an eigenvalue x of K."""
+        return x * self.time**2 + self.fade**2
+
+    def log_size(self, x: jax.Array) -> jax.Array:
+        """About how large U is at an eigenvalue."""
+        return entire.log_size(self.b, self.argument(x)) - self.fade
+
+    def close(self, x: jax.Array, half: jax.Array) -> jax.Array:
+        """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
+        return half * self.time**2 <= _CLOSE * jnp.maximum(1.0, jnp.sqrt(jnp.abs(self.argument(x))))
+
+    def taylor(self, x: jax.Array, log_scale: jax.Array) -> Float[jax.Array, "terms 4 *k"]:
+        """The coefficients of z^j in U, U', S and S' at x + z, over e^log_scale; those of order 0 are the values."""
+        t, order = self.time, jnp.arange(_TERMS, dtype=x.dtype)
+        powers = jnp.cumprod(jnp.concatenate([jnp.ones_like(x, shape=1), jnp.full(_TERMS - 1, t**2)]))
+        f = entire.derivatives(self.b, self.argument(x), log_scale + self.fade, _TERMS + 1)
+        along = (-1, *[1] * x.ndim)
+        over = jnp.asarray([1 / math.factorial(j) for j in range(_TERMS)], x.dtype)
+        by = (over * powers).reshape(along)
+        before = (2 * order * over * t * jnp.roll(powers, 1)).reshape(along)
+        value, slope = by * f[:-1], by * f[1:]
+        gain = 2 * t * x * slope + before * f[:-1]  # of 2 t x f', the slope of f in time
+        if self.damping is None:
+            return jnp.stack([value, gain, jnp.zeros_like(value), jnp.zeros_like(value)], axis=1)
+        lean = 2 * self.fade * slope
+        return jnp.stack([value + lean, gain, 2 * t * slope, value - lean], axis=1)
+
+
+def _polynomial(c: Float[jax.Array, "terms 4 *k"], y: jax.Array) -> jax.Array:
+    """sum_i c_i y^i, (4, *k), by Horner's rule, whose derivatives are finite at y = 0."""
+    return jax.lax.scan(lambda total, one: (total * y + one, None), jnp.zeros_like(c[0]), c[::-1])[0]
+
+
+def _inside(c: Float[jax.Array, "terms 4 *k"], square: jax.Array) -> jax.Array:
+    """f[s, -s] of f(z) = sum_j c_j z^j, for s^2 = `square`, (4, *k)."""
+    return _polynomial(c[1::2], square)
+
+
+def _differences(c: jax.Array, square: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(f(s) + f(-s))/2, f[s, -s] and f[s, -s, -w] of f(z) = sum_j c_j z^j, with s^2 = `square`, (4, *k) each."""
+
+    def pair(carry: _Three, both: jax.Array) -> tuple[_Three, None]:
+        """Add the terms j = 2i and j = 2i + 1; `symmetric` is h_{j-2}(s, -s, -w), and `power` is s^(2i - 2)."""
+        second, power, symmetric = carry
+        symmetric = -w * symmetric + power
+        second = second + both[0] * symmetric
+        symmetric = -w * symmetric
+        return (second + both[1] * symmetric, power * square, symmetric), None
+
+    none = jnp.zeros_like(square + w)
+    (second, _, _), _ = jax.lax.scan(pair, (jnp.zeros_like(c[0]), none + 1, none), c[2:].reshape(-1, 2, *c.shape[1:]))
+    return _polynomial(c[::2], square), _inside(c, square), second
+
+
+def _of_modes(motion: Motion, g: Shaped[jax.Array, "k"], rates: Rates, log_scale: jax.Array) -> list[Coefficients]:
+    """The coefficients of the modes for U, U', S and S', over e^log_scale by mode; see `modes`."""
+    k = block(g, rates)
+    size = jnp.sqrt(jnp.maximum(jax.lax.stop_gradient(k.square), 0.0))
+    wide = ~motion.close(k.mean, size) & (k.square > 0)
+    d, up, down, plus, minus = roots(k, wide)
+    keep = jnp.broadcast_to(-rates.a, plus.shape)
+    nodes = [keep, *(jnp.where(wide, node, k.mean) for node in (plus, minus))]
+    middle = [jnp.broadcast_to(k.mean, plus.shape), (nodes[1] + keep) / 2, (nodes[2] + keep) / 2]
+    terms = motion.taylor(jnp.stack([*nodes, *middle]), jnp.broadcast_to(log_scale, (6, *plus.shape)))
+    held, rise, fall = (terms[0, :, i] for i in range(3))
+
+    def quotient(high: jax.Array, low: jax.Array, gap: jax.Array, place: int) -> jax.Array:
+        close = motion.close(middle[place], gap / 2)
+        return jnp.where(
+            close,
+            _inside(terms[:, :, 3 + place], jnp.where(close, gap, 0.0) ** 2 / 4),
+            (high - low) / jnp.where(close, 1.0, gap),
+        )
+
+    own = (up * rise + down * fall) / (2 * d)
+    cross = (rise - fall) / (2 * d)
+    lift = (quotient(rise, held, up, 1) - quotient(held, fall, down, 2)) / (2 * d)
+    none = jnp.where(wide, 0.0, 1.0)
+    even, odd, second = _differences(terms[:, :, 3], none * k.square, none * k.delta)
+    own = jnp.where(wide, own, even + k.delta * odd)
+    cross, lift = jnp.where(wide, cross, odd), jnp.where(wide, lift, second)
+    return [
+        Coefficients(own[i], rates.r2 * cross[i], rates.r1 * cross[i], rates.r1 * rates.r2 * lift[i], held[i])
+        for i in range(4)
+    ]
+
+
+class Part(NamedTuple):
+    """What `Record` holds of one start: of a state at rest, or of a velocity at the place 0."""
+
+    full: Coefficients
+    log_full: Float[jax.Array, ""]
+    rest: Coefficients
+    log_rest: Float[jax.Array, ""]
+    log_powers: Float[jax.Array, "4"]
+    signs: Float[jax.Array, "4"]
+    bias: BiasCoefficients
+    speed: Coefficients
+    bias_speed: BiasCoefficients
+
+
+def parts(model: LayerPeeled, flow: Flow, elapsed: jax.Array, modes: Modes) -> tuple[Part, Part]:
+    """What a record holds at a time since the start: of the state, and of a velocity at the start."""
+    g, present = modes.squares, modes.present
+    eta = jnp.asarray(flow.schedule(0), g.dtype)
+    rates = unit_rates(model, flow, g.dtype)
+    own = bias_rates(model, flow, rates)
+    rates = Rates(*(eta * rate for rate in (rates.a, rates.c, rates.r1, rates.r2)))
+    motion = Motion(None if isinstance(flow.damping, Nesterov) else jnp.asarray(flow.damping, g.dtype), elapsed)
+    nodes = winning_nodes(modes, rates)
+    sizes = jax.lax.stop_gradient(motion.log_size(nodes))
+
+    def of(g: Shaped[jax.Array, "k"], least: jax.Array) -> tuple[list[Coefficients], jax.Array]:
+        common, by_mode = (jnp.maximum(log, least) for log in exponents(g, rates, motion.log_size, present))
+        found = _of_modes(motion, g, rates, by_mode)
+        keep = jnp.exp(by_mode[0] - common)  # H_from_H is one number, over the common scale
+        return [dataclasses.replace(one, H_from_H=one.H_from_H[0] * keep) for one in found], common
+
+    both = jnp.stack([g, g * (1 - modes.winning)]), jnp.stack([jnp.full_like(elapsed, -jnp.inf), sizes[1]])
+    found, logs = jax.vmap(of)(*both)
+    decay, zero = eta * own.decay, jnp.zeros((), g.dtype)
+    apart = jnp.stack([*nodes, zero, -decay, -decay / 2])
+    terms = motion.taylor(apart, jnp.concatenate([sizes, jnp.zeros_like(apart[4:])]))
+    held, faded = terms[0, :, 4], terms[0, :, 5]
+    close = motion.close(apart[6], decay / 2)
+    drifted = (held - faded) / jnp.where(close, 1.0, decay)
+    drifted = jnp.where(close, _inside(terms[:, :, 6], jnp.where(close, decay, 0.0) ** 2 / 4), drifted)
+
+    def part(value: int, speed: int, drives: float) -> Part:
+        full, rest = (jax.tree.map(lambda one, i=i: one[i], found[value]) for i in (0, 1))
+        at_nodes = terms[0, value, :4]
+        bias, bias_speed = (BiasCoefficients(faded[i], drives * eta * own.rate * drifted[i]) for i in (value, speed))
+        moving = jax.tree.map(lambda one: one[0], found[speed])
+        logarithm = safe_log(jnp.abs(at_nodes)) + sizes
+        return Part(full, logs[0], rest, logs[1], logarithm, jnp.sign(at_nodes), bias, moving, bias_speed)
+
+    return part(0, 1, 1.0), part(2, 3, 0.0)
