@@ -26,7 +26,7 @@ from unhinged_jax.model import State
 from unhinged_jax.observables import View
 from unhinged_jax.observables.distance import Orthonormal, Split, reference
 from unhinged_jax.observables.features import affordable
-from unhinged_jax.special import largest, safe_log, safe_norm
+from unhinged_jax.special import largest, safe_log
 
 
 class Columns(NamedTuple):

@@ -37,7 +37,7 @@ from unhinged_jax.closed_form.modes import (
 from unhinged_jax.closed_form.second_order import Part, parts
 from unhinged_jax.closed_form.updates import Paces, products
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
-from unhinged_jax.linear.rates import bias_rates, unit_rates
+from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.schedules import Constant

@@ -226,12 +226,12 @@ def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
 
 
 def _carries_logits(dynamics: Dynamics) -> bool:
-    """Whether logits may be carried beside the state: in a flow of first order, unless the norm of its gradient counts."""
+    """Whether logits may be carried beside the state: in a flow of first order without norms of its gradient."""
     return isinstance(dynamics, Flow) and not carried_by(dynamics) and not dynamics.paced
 
 
 def _by_characters(dynamics: Dynamics) -> bool:
-    """Whether a run may be that of the characters of a group, whose numbers have neither norms nor velocities of H, W."""
+    """Whether a run may be that of the characters of a group, which have neither a norm nor a velocity of H and W."""
     return carried_by(dynamics) != "velocity" and not dynamics.paced
 
 
