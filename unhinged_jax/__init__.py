@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from unhinged_jax.model import unconstrained as unconstrained
     from unhinged_jax.observables import all_observables as all_observables
     from unhinged_jax.observables import collapse_observables as collapse_observables
+    from unhinged_jax.observables import layer_alignments as layer_alignments
+    from unhinged_jax.observables import layer_norms as layer_norms
+    from unhinged_jax.observables import layer_scatter_ratios as layer_scatter_ratios
+    from unhinged_jax.observables import layer_unbalance as layer_unbalance
     from unhinged_jax.observables import moment_observables as moment_observables
     from unhinged_jax.observables import observe_state as observe_state
     from unhinged_jax.observables import paper_observables as paper_observables
@@ -100,7 +104,8 @@ _HOMES = {
     "limits": "Limit Survivors limit",
     "measurement": "Collapse Measurement measure",
     "model": "LayerPeeled State anchored frozen ntk_invariant regularized spherical unconstrained",
-    "observables": "all_observables collapse_observables moment_observables observe_state paper_observables",
+    "observables": "all_observables collapse_observables layer_alignments layer_norms layer_scatter_ratios "
+    "layer_unbalance moment_observables observe_state paper_observables",
     "optimizers": "Optimizer clipped_descent normalized_descent rescale_by_feature_norm spectral_descent",
     "plots": "plot",
     "references": "citation",

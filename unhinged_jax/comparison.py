@@ -160,17 +160,17 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def state_errors(run: State, truth: State) -> dict[str, float]:
-    """Largest relative Frobenius error of H, W and b over a leading axis of times.
+    """Largest relative Frobenius error of H, W and b, and of the factors between them, over a leading axis of times.
 
     States beyond the floating-point range are compared at a common scale.
     """
     shift = np.exp(np.asarray(run.log_scale, float) - np.asarray(truth.log_scale, float))
     errors = {}
-    for name in ("H", "W", "b"):
+    for name in ("H", "W", "b", *run.extra_names):
         a, b = np.asarray(getattr(run, name), float), np.asarray(getattr(truth, name), float)
         times = a.shape[0]
         if name != "b":
-            a = a * shift.reshape(-1, 1, 1)
+            a = a * shift.reshape(-1, *[1] * (a.ndim - 1))
         gap = np.linalg.norm((a - b).reshape(times, -1), axis=1)
         size = np.linalg.norm(b.reshape(times, -1), axis=1)
         if name == "b":

@@ -3,6 +3,6 @@
 from unhinged_jax._loop.blocks import along
 from unhinged_jax._loop.pieces import Paused, Piece, go_on
 from unhinged_jax._loop.reads import Reads, reads_at
-from unhinged_jax._loop.run import run
+from unhinged_jax._loop.run import blanked, run
 
-__all__ = ["Paused", "Piece", "Reads", "along", "go_on", "reads_at", "run"]
+__all__ = ["Paused", "Piece", "Reads", "along", "blanked", "go_on", "reads_at", "run"]

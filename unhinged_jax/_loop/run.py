@@ -79,8 +79,13 @@ def run(
     if late:
         kept = jax.tree.map(lambda kept, begin: jnp.where(along(filled, kept), kept, begin), values, start)
         values = jax.lax.map(jax.checkpoint(read), kept)
+    return carry, blanked(values, filled), filled
+
+
+def blanked(values: PyTree, filled: jax.Array) -> PyTree:
+    """Values with NaN in the slots that are not filled, and 0 for whole numbers."""
     blank = jax.tree.map(lambda leaf: jnp.asarray(_blank(leaf.dtype), leaf.dtype), values)
-    return carry, jax.tree.map(lambda v, none: jnp.where(along(filled, v), v, none), values, blank), filled
+    return jax.tree.map(lambda v, none: jnp.where(along(filled, v), v, none), values, blank)
 
 
 def _regular(

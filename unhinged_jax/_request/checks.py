@@ -25,6 +25,19 @@ def check_kinds(model: object, dynamics: object) -> None:
     _check.kind("dynamics", dynamics, Flow, Descent, Diffusion)
 
 
+def check_deep(model: LayerPeeled, dynamics: Dynamics, caller: str) -> None:
+    """Raise if a model of more than two factors is given to a function or with a dynamics that does not take it."""
+    if model.depth == 2:
+        return
+    if caller in ("push_forward", "lyapunov"):
+        raise ValueError(f"`{caller}` takes models of depth 2, but this one has depth {model.depth}; give depth=2.")
+    if dynamics.stochastic:
+        raise ValueError(
+            f"a model of depth {model.depth} follows the gradient of all samples with their own labels; give a Flow "
+            "or a Descent without `batch` and `fresh_labels`."
+        )
+
+
 def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     """Raise for an array in place of a number, because it would act as one number for each coordinate."""
     named = (*RATES, "momentum", "damping", "batch", "sam_radius", "clip_norm")

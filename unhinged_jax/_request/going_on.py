@@ -162,5 +162,5 @@ def handed_over(before: Trajectory, model: LayerPeeled) -> Trajectory:
     memory, origin = jax.tree.map(converted, (before.memory, before.origin))
     if before.carries in ("momentum", "velocity") and memory is not None:  # an array that stays has no velocity
         moves = model.moves._asdict()
-        memory = {name: part if moves[name] else jnp.zeros_like(part) for name, part in memory.items()}
+        memory = {name: part if moves.get(name, True) else jnp.zeros_like(part) for name, part in memory.items()}
     return dataclasses.replace(before, memory=memory, origin=origin)

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from unhinged_jax import _check, _memory
 from unhinged_jax import precision as _precision
 from unhinged_jax._request.checks import (
+    check_deep,
     check_kinds,
     check_numbers,
     check_optimizer,
@@ -115,7 +116,7 @@ class Task:
         if self.times.dtype.kind == given.times.dtype.kind and np.array_equal(self.times, given.times):
             return given
         elapsed = given.elapsed
-        if given.kind == "exact" or bool(_memory.read(given.reached)[-1]):
+        if bool(_memory.read(given.reached)[-1]):
             elapsed = self.times[-1]
         return dataclasses.replace(given, times=self.times, elapsed=elapsed)
 
@@ -170,6 +171,7 @@ def prepare(
     _check.kind("state", state, State, Trajectory)
     reduce = _check.flag("reduce", reduce)
     checked(model)
+    check_deep(model, dynamics, caller)
     check_numbers(model, dynamics)
     if isinstance(state, Trajectory):
         state = one_run(state, dynamics, times)
@@ -188,7 +190,7 @@ def prepare(
     check_rates(dynamics, first, times, name, caller)
     optimizer = dynamics.optimizer if isinstance(dynamics, Descent) else None
     if optimizer is not None:
-        check_optimizer(optimizer, tuple(np.shape(part) for part in (state.H, state.W, state.b)), name)
+        check_optimizer(optimizer, tuple(np.shape(part) for part in state.factors().values()), name)
     apart = reduce or model.spherical  # a dense state does not carry its leading part separately
     known = ("simulate", "exact", "sweep", *(("sensitivity",) if isinstance(dynamics, Descent) else ()))
     if dynamics.stochastic and caller not in known:

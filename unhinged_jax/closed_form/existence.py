@@ -9,6 +9,7 @@ import numpy as np
 from unhinged_jax import _check, _request
 from unhinged_jax.closed_form.balance import why_not_balanced, why_not_squared
 from unhinged_jax.closed_form.constant_gradient import why_not_constant
+from unhinged_jax.closed_form.deep_starts import why_not_aligned, why_not_deep
 from unhinged_jax.closed_form.expected import why_noise_rules_out
 from unhinged_jax.closed_form.paced import why_not_paced
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, Nesterov
@@ -25,11 +26,14 @@ def why_no_closed_form(
 ) -> str | None:
     """The setting that rules a closed form out, in words, or None; `expectations` count as one if that is said.
 
-    Squared error has one from some starts only; whether it is such a start is said if `state` is given.
+    Squared error and deep models have one from some starts only; whether it is one of them is said if `state` is given.
     """
     _request.check_kinds(model, dynamics)
     if isinstance(dynamics, Flow) and dynamics.damping is not None and (why := _why_not_damped(model, dynamics)):
         return why
+    if model.depth > 2:
+        why = why_not_deep(model, dynamics)
+        return why_not_aligned(model, dynamics, state) if why is None and isinstance(state, State) else why
     if not model.loss.linear:
         why = why_not_squared(model, dynamics)
         return why_not_balanced(model, dynamics, state) if why is None and isinstance(state, State) else why

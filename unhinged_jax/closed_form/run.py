@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy.typing as npt
-from jaxtyping import PyTree
 
 from unhinged_jax import _check, _loop, _request, observables
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.closed_form import constant_gradient, spherical, squared_error
+from unhinged_jax.closed_form import constant_gradient, deep_run, spherical, squared_error
 from unhinged_jax.closed_form.balance import Form, form_of, why_not_read
 from unhinged_jax.closed_form.carriers import grouped
+from unhinged_jax.closed_form.deep_starts import why_not_aligned
 from unhinged_jax.closed_form.diffused import diffused
+from unhinged_jax.closed_form.evaluation import Job, end_of, ended_at, evaluated, saved_of, trajectory_of
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form, why_not_from
 from unhinged_jax.closed_form.expected import known_of, mean_of, unknown
 from unhinged_jax.closed_form.linear import exact_linear
@@ -38,13 +38,11 @@ from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.linear.spectrum import spectrum_of
-from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, settled, trained
+from unhinged_jax.model import LayerPeeled, State, multiplied, must_fit, trained
 from unhinged_jax.observables import (
-    ObservablePlan,
     ObservableSet,
     Observe,
     View,
-    evaluate,
     refers_to_start,
     wants_split,
 )
@@ -110,7 +108,8 @@ def exact(
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
     given = state.final if isinstance(state, Trajectory) else state
-    if not model.loss.linear and (why := why_not_read(model, dynamics, given, task.plan, states)):
+    read = None if model.depth > 2 or model.loss.linear else why_not_read(model, dynamics, given, task.plan, states)
+    if why := why_not_aligned(model, dynamics, given) if model.depth > 2 else read:
         raise NoClosedForm(f"there is no closed form: {why}")
     if wants_split(task.plan) and (why := why_not_split(dynamics)):
         raise NoClosedForm(f"there are no distances to a limit: {why}")
@@ -124,7 +123,7 @@ def exact(
         reads: Any = None
         optimized = isinstance(dynamics, Descent) and dynamics.optimizer is not None
         if isinstance(dynamics, Descent):
-            stepped = model.spherical or not closed(dynamics)
+            stepped = model.spherical or model.depth > 2 or not closed(dynamics)
             if optimized:
                 stepped = not constant_gradient.at_once(dynamics, task.memory)
             reads = (_loop.reads_at if stepped else updates_at)(task.times, task.first)
@@ -132,17 +131,20 @@ def exact(
             start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
         if model.spherical or not model.loss.linear or optimized:
             must_fit(task.state, task.precision)
-        job = _Job(
+        job = Job(
             model, dynamics, task.state, Clock(clock, reads, start), task.plan, states, task.target, task.first_start,
             task.memory,
         )  # fmt: skip
         if optimized:
             found = _optimized(job)
+        elif model.depth > 2:
+            found = deep_run.run(job, known=_check.concrete((model, dynamics, given)))
         elif model.loss.linear:
             found = _spherical(job) if model.spherical else _linear(job)
         else:
             found = _squared(job, form_of(model, dynamics, given))
-        return task.finish(dataclasses.replace(found, times=times, elapsed=times[-1]))
+        ended = ended_at(found, times, task) if model.spherical or model.depth > 2 else times[-1]
+        return task.finish(dataclasses.replace(found, times=times, elapsed=ended))
 
 
 def _expected(
@@ -169,29 +171,8 @@ def _expected(
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 
 
-class _Job(NamedTuple):
-    """One evaluation: the problem, its start, when it is read, and what is read.
-
-    Attributes:
-        model, dynamics, state, plan, states, target: As given to `exact`, checked; `plan` holds the observables.
-        clock: When the run is read.
-        first_start: The start of the first run in a chain of runs, if distances refer to it, else None.
-        memory: The momentum that the run begins with, or None.
-    """
-
-    model: LayerPeeled
-    dynamics: Any
-    state: State
-    clock: Clock
-    plan: ObservablePlan
-    states: bool
-    target: str
-    first_start: State | None
-    memory: dict[str, jax.Array] | None
-
-
 @compiled
-def _linear(job: _Job) -> Trajectory:
+def _linear(job: Job) -> Trajectory:
     """Evaluate a dynamics that is linear in (H, W)."""
     model, dynamics, state, memory = job.model, job.dynamics, job.state, job.memory
     dtype = state.W.dtype
@@ -234,23 +215,23 @@ def _linear(job: _Job) -> Trajectory:
     ):
         small = problem.compressed()
         values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, job.plan)), moments)
-        last = problem.view(*_end_of(moments))
-        run = _trajectory({"values": values}, last, job.clock.times)
+        last = problem.view(*end_of(moments))
+        run = trajectory_of({"values": values}, last, job.clock.times)
     else:
-        run = _evaluate(job, lambda moment: problem.view(*moment), moments)
+        run = evaluated(job, lambda moment: problem.view(*moment), moments)
     if moments[0].velocity is None:
         return run if pace is None else pace.marked(run)
-    record, slopes = _end_of(moments)
+    record, slopes = end_of(moments)
     return dataclasses.replace(run, memory=problem.memory(record, slopes, run.final.log_scale))
 
 
 @compiled
-def _squared(job: _Job, form: Form) -> Trajectory:
+def _squared(job: Job, form: Form) -> Trajectory:
     """Evaluate squared error from a balanced start."""
     start = squared_error.start_of(job.model, job.dynamics, job.state, form)
     schedule, times = job.dynamics.schedule, job.clock.times.astype(job.state.W.dtype)
     taus = schedule.integral(times) - schedule.integral(job.clock.first)
-    return _evaluate(job, lambda tau: squared_error.moment(start, tau, form.even), taus.astype(job.state.W.dtype))
+    return evaluated(job, lambda tau: squared_error.moment(start, tau, form.even), taus.astype(job.state.W.dtype))
 
 
 @compiled
@@ -264,7 +245,7 @@ def _optimized(job: _Job) -> Trajectory:
 
 
 @compiled
-def _spherical(job: _Job) -> Trajectory:
+def _spherical(job: Job) -> Trajectory:
     """Evaluate spherical features with anchored prototypes."""
     model, dynamics, state, clock = job.model, job.dynamics, job.state, job.clock
     dtype = state.W.dtype
@@ -272,7 +253,7 @@ def _spherical(job: _Job) -> Trajectory:
     if isinstance(dynamics, Flow):
         schedule = dynamics.schedule
         taus = schedule.integral(clock.times.astype(dtype)) - schedule.integral(clock.first)
-        return _evaluate(job, lambda tau: spherical.flow_at(sphere, dynamics, tau), taus.astype(dtype))
+        return evaluated(job, lambda tau: spherical.flow_at(sphere, dynamics, tau), taus.astype(dtype))
     reads, first = clock.reads, clock.first
     assert isinstance(reads, _loop.Reads)
 
@@ -280,42 +261,10 @@ def _spherical(job: _Job) -> Trajectory:
         return sphere.view(angle, spherical.log_unit(level, dtype), *rest)
 
     def read(carry: tuple[jax.Array, ...]) -> dict:
-        return _saved(job, view_of(*carry))
+        return saved_of(job, view_of(*carry))
 
     last, saved, reached = spherical.descent_values(sphere, dynamics, reads, first, read)
-    run = _trajectory(saved, view_of(*last[:5]), clock.times, reached)
+    run = trajectory_of(saved, view_of(*last[:5]), clock.times, reached)
     updates = last.updates
     code = jnp.where(updates == reads.updates, RunResult.COMPLETED, RunResult.OVERFLOW)
     return dataclasses.replace(run, elapsed=first + updates, code=code)
-
-
-def _evaluate(job: _Job, view_at: Callable[[Any], View], moments: PyTree) -> Trajectory:
-    """Evaluate the observables moment by moment, with one state at a time in memory unless states are kept."""
-    # A derivative computes a moment again instead of keeping it.
-    saved = jax.lax.map(jax.checkpoint(lambda moment: _saved(job, view_at(moment))), moments)
-    return _trajectory(saved, view_at(_end_of(moments)), job.clock.times)
-
-
-def _saved(job: _Job, view: View) -> dict[str, Any]:
-    """What is saved at a moment: the observables, and the state if states are kept."""
-    saved = {"values": evaluate(job.plan, view)}
-    return {**saved, "states": settled(view.state())} if job.states else saved
-
-
-def _end_of(moments: PyTree) -> Any:
-    """The last moment."""
-    return jax.tree.map(lambda leaf: leaf[-1], moments)
-
-
-def _trajectory(saved: dict, last: View, times: jax.Array, reached: jax.Array | None = None) -> Trajectory:
-    return Trajectory(
-        times=times,
-        observables=saved["values"],
-        reached=jnp.ones(times.shape[0], bool) if reached is None else reached,
-        final=settled(last.state()),
-        elapsed=times[-1],
-        code=jnp.asarray(RunResult.COMPLETED),
-        steps=jnp.asarray(0),
-        states=saved.get("states"),
-        kind="exact",
-    )

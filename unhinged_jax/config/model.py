@@ -66,7 +66,7 @@ _STARTS: dict[str, dict[str, Callable[[], np.ndarray] | None]] = {
 
 def build_state(section: StateSection, problem: LayerPeeled, precision: str, files: Files) -> State:
     """The start of a run: parts are drawn by name, read from a file or given; the others have their defaults."""
-    given = given_keys(section, "scale", "balanced", "group")
+    given = given_keys(section, "scale", "balanced", "group", "spectral")
     if section.scale is not None:
         _check.positive("scale", section.scale)
     for part, known in _STARTS.items():

@@ -28,6 +28,9 @@ class ModelSection:
         free_prototypes: spherical: whether the prototypes move too; default false.
         kernel: ntk_invariant, which needs it: the kernel between samples, (n, n), or a factor J of it, (n, m); or one
             between feature coordinates, (n p, n p).
+        depth: unconstrained, regularized: L, the number of factors of the logits W_L ... W_2 H; default 2.
+        activation: unconstrained, regularized: what is applied between the factors W_2, ..., W_L, "linear" (default) or
+            "relu".
     """
 
     case: str
@@ -40,6 +43,8 @@ class ModelSection:
     rescale: int | float | None = None
     free_prototypes: bool | None = None
     kernel: Array | None = None
+    depth: int | None = None
+    activation: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,8 @@ class StateSection:
         group: "cyclic" or "hadamard", for a start that this group permutes, which is simulated as one equation per
             character; features and prototypes follow from the spectrum.
         spectrum: With a group, the singular values of the prototypes, (C,), first that of their mean; default drawn.
+        spectral: The singular values of all factors, one number or one per mode, the largest singular value of minus
+            the gradient of the loss first; deep models then have a closed form. Default: not spectral.
     """
 
     seed: int = 0
@@ -134,6 +141,7 @@ class StateSection:
     balanced: float | None = None
     group: str | None = None
     spectrum: Array | None = None
+    spectral: float | list | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,8 @@ def hessian_spectrum(
         _check.kind("states", states, State)
     if np.ndim(_check.real("tolerance", tolerance)) or not tolerance >= 0:
         raise ValueError(f"tolerance must be a number of at least 0, but got {_check.given(tolerance)}.")
+    if model.depth > 2:
+        raise ValueError(f"`hessian_spectrum` takes models of depth 2, but this one has depth {model.depth}.")
     path = _path_of(states)
     if not path:
         raise ValueError("states must hold at least one state, but got none.")

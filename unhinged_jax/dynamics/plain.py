@@ -52,8 +52,8 @@ class Flow(Rated):
     least 0. It is called before a run and refused if it is negative, unless it closes over traced values.
 
     Raises:
-        ValueError: for a rate or `clip_norm` that is not above 0, a negative `sam_radius` or damping, a tolerance outside
-            (0, 1), or `clip_norm` beside `normalized`.
+        ValueError: for a rate or `clip_norm` that is not above 0, a negative `sam_radius` or damping, a tolerance
+            outside (0, 1), or `clip_norm` beside `normalized`.
 
     Source: Zhou et al. 2023, Eq. 6 and 12 (s = r_1 / r_2); damping: Polyak 1964 and Su, Boyd & Candès 2016;
     sharpness-aware: Foret et al. 2021.

@@ -96,7 +96,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     angle = jnp.where(led, found.angle, fading.angle[slowest])
     rate_H, rate_W = (jnp.where(led, value, 0.0) for value in (rate_H, rate_W))
     H, W = _direction(model, space, won, lead.spectrum, rates, F, state.W)
-    direction = State(H, W, _bias(model, dynamics, rates, state))
+    direction = State(H, W, biases(model, dynamics, rates, state))
     return Limit(direction, jnp.minimum(rate_H, rate_W), rate_H, rate_W, exponent, threshold, excess, angle)
 
 
@@ -178,7 +178,7 @@ def features_of(model: LayerPeeled, space: RowSpace, carrier: jax.Array) -> jax.
     return lifted if model.kernel is None else model.kernel.apply(lifted)
 
 
-def _bias(model: LayerPeeled, dynamics: Dynamics, rates: Rates, state: State) -> jax.Array:
+def biases(model: LayerPeeled, dynamics: Dynamics, rates: Rates, state: State) -> jax.Array:
     """The limit of the biases, (C,): infinite if a bias grows without bound, NaN if it oscillates forever."""
     if not model.moves.b:
         return state.b
@@ -225,7 +225,7 @@ def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) ->
     pull = space.signal.transpose_times(state.H) if moving_W else features_of(model, space, state.W)
     decay = jnp.asarray(model.decay_W if moving_W else model.decay_H, dtype)
     found = factor(dynamics, -(rates.c if moving_W else rates.a))
-    return towards(model, state, pull, decay, found, _bias(model, dynamics, rates, state))
+    return towards(model, state, pull, decay, found, biases(model, dynamics, rates, state))
 
 
 def towards(

@@ -106,6 +106,8 @@ class Limit(Tabled):
             the noise of fresh labels alone makes it grow.
         critical_rate: The value of the schedule below which the second moment dies, and above which it grows; 0 if it
             dies at none, because the mean does not, infinite if it dies at any.
+        blow_up: The zeta after which the norm of a deep model is infinite, which is infinite if it never is; else None.
+            The exponent is then infinite, and the direction is that in which it leaves.
         generic: Whether the start has a part in the mode that grows with `second_moment_growth`. A start without one,
             such as one in a single class if classes do not meet (gamma = 0), grows more slowly.
 
@@ -139,11 +141,12 @@ class Limit(Tabled):
     critical_batch: Any = None
     critical_rate: Any = None
     generic: Any = None
+    blow_up: Any = None
 
     @property
     def quantities(self) -> dict[str, Any]:
-        """The numbers that have derivatives, by name; those of noise only if the descent draws batches or labels."""
-        found = {name: getattr(self, name) for name in (*_NUMBERS, *_OF_NOISE)}
+        """The numbers that have derivatives, by name; those of noise and of a deep model only where there is one."""
+        found = {name: getattr(self, name) for name in (*_NUMBERS, *_OF_NOISE, "blow_up")}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
@@ -178,6 +181,8 @@ class Limit(Tabled):
         """
         _ = self.side  # one limit, whose numbers are known
         said = [_NOTES[int(self.ending)], "" if self.survivors is None else self.survivors.note]
+        if self.blow_up is not None and math.isfinite(float(self.blow_up)) and int(self.ending) != STOPS:
+            said.append(f"it is infinite after zeta = {float(self.blow_up):.6g}")
         angle = float(self.angle)
         if math.isclose(angle, math.pi, rel_tol=1e-6):
             said.append("its sign changes with every update")

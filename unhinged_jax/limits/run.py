@@ -17,6 +17,7 @@ from unhinged_jax.closed_form.balance import form_of
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, without_idle
+from unhinged_jax.limits.deep import deep, whole_direction
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise
 from unhinged_jax.limits.optimized import optimized, rate_now
@@ -45,6 +46,8 @@ def limit(
     eigenvalues of a symmetric map, found on any device. If all classes are alike it is a map of seven numbers, which
     costs milliseconds; otherwise it is applied some hundred times to matrices of classes, which takes below a second
     for 30 classes and several for 100. Momentum, other optimisers, epochs and kernels have no such limit.
+
+    For a deep model from a balanced spectral start, and a flow, it says whether and when the norm becomes infinite.
 
     For squared error from a balanced start also which singular values of the logits survive, see `Survivors`; its
     direction is known up to a rotation of the feature space.
@@ -86,6 +89,8 @@ def limit(
         why = "the rates of H and W are not proportional, so no direction stays the same."
     if why is None and model.moves.b and callable(dynamics.rate_b):
         why = "`rate_b` is a function; the limit takes a number."
+    if why is None and model.depth > 2 and not isinstance(dynamics, Flow):
+        why = "what a descent leaves of a mode of a deep model follows from all its updates; give a Flow."
     if why is None and model.kernel is not None and model.kernel.kind == "coordinates":
         why = "the limit is not implemented for a kernel between feature coordinates."
     if why:
@@ -138,6 +143,9 @@ def _why_no_limit_paced(dynamics: Dynamics) -> str:
 
 def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..., Limit]:
     """The function that finds the limit of this kind of problem."""
+    if model.depth > 2:
+        known = _check.concrete((model, dynamics, state))
+        return lambda model, dynamics, state, target: deep(model, dynamics, state, known)
     if not model.loss.linear:
         assert isinstance(dynamics, Flow)
         form = form_of(model, dynamics, state)
@@ -154,13 +162,13 @@ def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..
 
 def _stopped(found: Limit, model: LayerPeeled, dynamics: Dynamics, task: _request.Task, left: jax.Array) -> Limit:
     """The limit, or, if only a finite zeta is `left`, the state of the run when that has passed."""
-    ends = left < jnp.inf
+    ends = left < (jnp.inf if found.blow_up is None else found.blow_up)
     if isinstance(dynamics, Flow):
         unit = dataclasses.replace(dynamics, schedule=1.0)
         last = exact(model, unit, task.state, jnp.where(ends, left, 0.0)[None], (), precision=task.precision).final
     else:
         last = task.state
-    direction = direction_of(model, last)
+    direction = direction_of(model, last) if last.inner is None else whole_direction(last)
     rates = {name: jnp.where(ends, 0.0, getattr(found, name)) for name in ("rate", "rate_H", "rate_W", "exponent")}
     return dataclasses.replace(
         found,

@@ -39,7 +39,14 @@ def _build(
 
 
 def unconstrained(
-    labels: Labels, dim: int, *, gamma: ArrayLike | None = None, loss: LossLike | None = None, bias: bool = False
+    labels: Labels,
+    dim: int,
+    *,
+    gamma: ArrayLike | None = None,
+    loss: LossLike | None = None,
+    bias: bool = False,
+    depth: int = 2,
+    activation: str = "linear",
 ) -> LayerPeeled:
     """Free features and prototypes without decay.
 
@@ -50,6 +57,9 @@ def unconstrained(
         loss: Another loss: a name ("cross_entropy", "mse", "hinge", "focal"), a `Loss`, or a callable (logits, targets)
             -> one value per sample; see `losses.as_loss` if its numbers change.
         bias: Whether to train a bias.
+        depth: L, the number of factors of the logits W_L ... W_2 H, at least 2 (default: H and W). The factors between
+            H and W are square, (p, p).
+        activation: What is applied between the factors W_2, ..., W_L: "linear" (default) or "relu".
 
     Returns:
         A `LayerPeeled`.
@@ -57,14 +67,14 @@ def unconstrained(
     Raises:
         ValueError: for a setting out of range, with what was expected.
 
-    Source: Zhou et al. 2023, Section 3.1, Eq. 2-5.
+    Source: Zhou et al. 2023, Section 3.1, Eq. 2-5; more than two factors as in Súkeník, Mondelli & Lampert 2023.
 
     Example:
         >>> from unhinged_jax.labels import balanced
         >>> unconstrained(balanced(classes=4, per_class=2), dim=8, gamma=0.1).loss
         Unhinged(gamma=0.1)
     """
-    return _build(labels, dim, gamma, loss, bias=bias)
+    return _build(labels, dim, gamma, loss, bias=bias, depth=depth, activation=activation)
 
 
 def regularized(
@@ -76,12 +86,14 @@ def regularized(
     loss: LossLike | None = None,
     bias: bool = False,
     decay_b: ArrayLike | None = None,
+    depth: int = 2,
+    activation: str = "linear",
 ) -> LayerPeeled:
     """Weight decay on features and prototypes.
 
     Args:
-        decay: lambda, or the pair (lambda_1 for H, lambda_2 for W and b), at least 0.
-        labels, dim, gamma, loss, bias: as in `unconstrained`.
+        decay: lambda, or the pair (lambda_1 for H, lambda_2 for all other factors and b), at least 0.
+        labels, dim, gamma, loss, bias, depth, activation: as in `unconstrained`.
         decay_b: The decay of b, at least 0, if it is not that of W.
 
     Returns:
@@ -99,7 +111,8 @@ def regularized(
         (0.1, 0.2)
     """
     decay_H, decay_W = pair(decay)
-    return _build(labels, dim, gamma, loss, bias=bias, decay_H=decay_H, decay_W=decay_W, decay_b=decay_b)
+    given: dict[str, Any] = {"bias": bias, "decay_b": decay_b, "depth": depth, "activation": activation}
+    return _build(labels, dim, gamma, loss, decay_H=decay_H, decay_W=decay_W, **given)
 
 
 def anchored(

@@ -16,8 +16,8 @@ from unhinged_jax.kernel import Kernel, as_kernel, check_shape
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
-from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, decays, split_rescale
-from unhinged_jax.model.starts import Wanted, drawn
+from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, check_changes, check_depth, decays, split_rescale
+from unhinged_jax.model.starts import Sizes, Wanted, drawn
 from unhinged_jax.model.state import State, check_parts
 from unhinged_jax.signal import Signal
 
@@ -42,6 +42,9 @@ class LayerPeeled(Tabled):
         rescale: q in {0, 1, 2}; the loss gradient of sample i is multiplied by ||h_i||^q (spherical only).
         exponent: Any other real q in place of `rescale`, as data, so that it can be traced and differentiated.
         decay_b: Weight decay on b, at least 0; None (default): that of W.
+        depth: L, the number of factors of the logits W_L ... W_2 H, at least 2 (default, with W = W_2). The factors
+            between H and W are square, (p, p), and have the decay and the rate of W.
+        activation: What is applied between the factors W_2, ..., W_L: "linear" (default), or "relu".
 
     Use a named constructor, `unconstrained`, `regularized`, `anchored`, `frozen`, `spherical` or `ntk_invariant`,
     unless you need an unusual combination.
@@ -69,6 +72,8 @@ class LayerPeeled(Tabled):
     rescale: int = dataclasses.field(default=0, metadata={"static": True})
     exponent: Any = None
     decay_b: Any = None
+    depth: int = dataclasses.field(default=2, metadata={"static": True})
+    activation: str = dataclasses.field(default="linear", metadata={"static": True})
 
     def __post_init__(self) -> None:
         _numbers.settle(self, ("decay_H", "decay_W", "decay_b", "exponent"), _numbers.number)
@@ -86,6 +91,8 @@ class LayerPeeled(Tabled):
             "kernel": self.kernel is not None,
             "features frozen": not self.features_move,
             "prototypes anchored": not self.prototypes_move,
+            f"depth={self.depth}": self.depth > 2,
+            self.activation: self.activation != "linear",
         }
         return f"LayerPeeled({', '.join([*parts, *(name for name, holds in said.items() if holds)])})"
 
@@ -106,8 +113,8 @@ class LayerPeeled(Tabled):
 
     @property
     def linear(self) -> bool:
-        """Whether the dynamics of H and W is linear: a loss linear in the logits of unnormalised features."""
-        return self.loss.linear and not self.spherical
+        """Whether the dynamics of H and W is linear: a loss linear in the logits of unnormalised features, depth 2."""
+        return self.loss.linear and not self.spherical and self.depth == 2
 
     @property
     def moves(self) -> Moves:
@@ -156,19 +163,7 @@ class LayerPeeled(Tabled):
             changes["kernel"] = as_kernel(changes["kernel"], labels.samples, changes.get("dim", self.dim))
         if "rescale" in changes:
             changes["rescale"], changes["exponent"] = split_rescale(changes["rescale"])
-        if "gamma" in changes:
-            gamma, loss = changes.pop("gamma"), changes.get("loss", self.loss)
-            if not any(field.name == "gamma" for field in dataclasses.fields(loss)):
-                raise ValueError(f"{type(loss).__name__} has no gamma; choose the unhinged loss to set one.")
-            _check.non_negative("gamma", gamma)
-            changes["loss"] = dataclasses.replace(loss, gamma=gamma)
-        known = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            if name not in known:
-                near = _check.nearest(name, [*known, "decay", "gamma"]) or "."
-                raise ValueError(
-                    f"a model has no field {name!r}{near} It has {', '.join(known)}; decay and gamma may be set, too."
-                )
+        check_changes(changes, self.loss, [field.name for field in dataclasses.fields(self)])
         return checked(dataclasses.replace(self, **changes))
 
     def init(
@@ -182,6 +177,7 @@ class LayerPeeled(Tabled):
         balanced: ArrayLike | None = None,
         group: str | None = None,
         spectrum: ArrayLike | None = None,
+        spectral: ArrayLike | None = None,
         precision: str | None = None,
     ) -> State:
         """An initial state.
@@ -203,6 +199,8 @@ class LayerPeeled(Tabled):
             group: "cyclic", or "hadamard" for C = 2^m: W as by `initial.group_prototypes`, and H = W/sqrt(N) in every
                 class of N samples. `simulate` reduces such a start to one equation per character.
             spectrum: The singular values of W for a group, (C,), first that of the mean; default drawn, without a mean.
+            spectral: The singular values of all factors, one number or one per mode (see `initial.spectral_factors`),
+                for a balanced start along the singular vectors of minus the gradient of the loss at logits of 0.
             precision: "float32" or "float64"; default: JAX's current default.
 
         Raises:
@@ -222,8 +220,10 @@ class LayerPeeled(Tabled):
         if prototypes is None:
             framed = not self.prototypes_move and 1 < self.classes <= self.dim + 1 and balanced is group is None
             prototypes = "etf" if framed else "normal"
-        wanted = Wanted(features, prototypes, bias, scale, balanced, group, spectrum)
-        state = drawn(key, self.labels, self.dim, wanted, precision)
+        wanted = Wanted(features, prototypes, bias, scale, balanced, group, spectrum, spectral)
+        sizes = Sizes(self.samples, self.classes, self.dim, self.depth)
+        pull = jax.grad(lambda logits: -self.loss_of_logits(logits))
+        state = drawn(key, self.labels, sizes, wanted, precision, pull)
         self.check_state(state)
         return _memory.read_all(state) if precision and _check.concrete(state) else state
 
@@ -231,7 +231,7 @@ class LayerPeeled(Tabled):
         """Raise ValueError unless this is a single state with this model's shapes and finite numbers."""
         _check.kind("state", state, State)
         check_fields(self.labels)
-        check_parts(state, self.samples, self.classes, self.dim)
+        check_parts(state, self.samples, self.classes, self.dim, self.depth)
         if self.spherical and _check.concrete(state.H) and not np.all(np.any(_memory.read(state.H) != 0, axis=1)):
             raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")
 
@@ -265,7 +265,7 @@ class LayerPeeled(Tabled):
         return jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
 
     def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array, *, forces: Parts | None = None) -> Parts:
-        """(H', W', b') at unit rates: minus the gradients, including kernel, rescaling and decay; 0 for what stays.
+        """(H', W', b') of depth 2 at unit rates: minus the gradients, with kernel, rescaling, decay; 0 for what stays.
 
         Every faster form is tested against this plain one. `forces` are given where they are not those of all samples.
 
@@ -290,6 +290,10 @@ def checked(model: LayerPeeled) -> LayerPeeled:
     for name in ("features_move", "prototypes_move", "bias", "spherical"):
         _check.flag(name, getattr(model, name))
     model.loss.check_targets(model.labels)
+    check_depth(model.depth, model.activation, {
+        "a kernel": model.kernel is not None, "spherical features": model.spherical,
+        "parts that stay": not (model.features_move and model.prototypes_move),
+    })  # fmt: skip
     for name, needed in {"decay_H": True, "decay_W": True, "decay_b": False, "exponent": False}.items():
         value = _numbers.number(name, getattr(model, name))
         if needed or value is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax.typing import ArrayLike
+
+from unhinged_jax import _check
 
 Decay = ArrayLike | Sequence[ArrayLike]
 """One decay for both parts, or a pair of them: of H, of W."""
@@ -50,6 +53,41 @@ def decays(decay: Decay, features_move: bool, prototypes_move: bool, spherical: 
     if isinstance(decay, (tuple, list)):
         return pair(decay)
     return decay if features_move else 0.0, decay if prototypes_move and not spherical else 0.0
+
+
+def check_changes(changes: dict[str, Any], loss: object, known: Sequence[str]) -> None:
+    """Put gamma, if it is among the changes of a model, into its loss; raise for a name that is no field of a model."""
+    if "gamma" in changes:
+        gamma, loss = changes.pop("gamma"), changes.get("loss", loss)
+        if not (dataclasses.is_dataclass(loss) and any(field.name == "gamma" for field in dataclasses.fields(loss))):
+            raise ValueError(f"{type(loss).__name__} has no gamma; choose the unhinged loss to set one.")
+        _check.non_negative("gamma", gamma)
+        changes["loss"] = dataclasses.replace(loss, gamma=gamma)  # type: ignore[type-var]
+    for name in changes:
+        if name not in known:
+            near = _check.nearest(name, [*known, "decay", "gamma"]) or "."
+            raise ValueError(
+                f"a model has no field {name!r}{near} It has {', '.join(known)}; decay and gamma may be set, too."
+            )
+
+
+ACTIVATIONS = ("linear", "relu")
+
+
+def check_depth(depth: object, activation: object, others: Mapping[str, bool]) -> None:
+    """Raise unless a depth and an activation are allowed; `others` says what a deep model cannot have."""
+    depth = _check.whole("depth", depth, 2)
+    if _check.choice("activation", activation, ACTIVATIONS) != "linear" and depth == 2:
+        raise ValueError(
+            f"activation={activation!r} acts between the factors W_2, ..., W_L, and a model of depth 2 has W_2 = W "
+            "alone; give depth=3 or more, or leave the activation out."
+        )
+    for what, there in others.items():
+        if there and depth > 2:
+            raise ValueError(
+                f"a model of depth {depth} cannot have {what}: all its factors move, on plain features; give depth=2, "
+                f"or leave that out."
+            )
 
 
 def split_rescale(q: float | jax.Array) -> tuple[int, Any]:

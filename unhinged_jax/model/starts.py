@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check, _memory, _numbers, initial
 from unhinged_jax.initial.group_starts import check_group, drawn_spectrum
@@ -18,11 +18,12 @@ from unhinged_jax.precision import scope
 
 
 class Sizes(NamedTuple):
-    """n, C and p."""
+    """n, C and p, and the depth."""
 
     samples: int
     classes: int
     dim: int
+    depth: int = 2
 
 
 _FRAMES: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
@@ -42,20 +43,32 @@ class Wanted(NamedTuple):
     balanced: ArrayLike | None
     group: str | None
     spectrum: ArrayLike | None
+    spectral: ArrayLike | None = None
 
 
-def drawn(key: jax.Array, labels: Labels, dim: int, wanted: Wanted, precision: str | None) -> State:
+Pull = Callable[[jax.Array], jax.Array]
+"""Minus the gradient of the loss with respect to logits, both (n, C)."""
+
+
+def drawn(key: jax.Array, labels: Labels, sizes: Sizes, wanted: Wanted, precision: str | None, pull: Pull) -> State:
     """The state, see `LayerPeeled.init`."""
     _check.key("key", key)
+    if wanted.spectral is not None:
+        return _spectral(key, sizes, wanted, precision, pull)
+    if sizes.depth > 2 and not (wanted.balanced is None and wanted.group is None):
+        raise ValueError(
+            "balanced starts, and those that a group permutes, have depth 2; for a deeper model give `spectral`, or "
+            "leave `balanced` and `group` out."
+        )
     _check.non_negative("scale", wanted.scale)
-    sizes = n, C, p = Sizes(labels.samples, labels.classes, dim)
-    _memory.refuse(4 * (n + C) * p, f"a state of {n} x {p} features")
+    n, C, p, depth = sizes
+    _memory.refuse(4 * (n + C + p * (depth - 2)) * p, f"a state of {n} x {p} features")
     key_H, key_W = jax.random.split(key)
     with scope(precision):
         dtype = jnp.result_type(float)
         kappa, first = wanted.balanced, "both"
         if wanted.group is not None:
-            H, W = _permuted((key_H, key_W), labels, dim, wanted)
+            H, W = _permuted((key_H, key_W), labels, p, wanted)
             first = "none"
         elif wanted.spectrum is not None:
             raise ValueError("spectrum belongs to a group; give group='cyclic' or group='hadamard' as well.")
@@ -69,8 +82,36 @@ def drawn(key: jax.Array, labels: Labels, dim: int, wanted: Wanted, precision: s
             H = initial.balanced_partner(key_H, W, n, kappa)
         elif kappa is not None and first == "features":
             W = initial.balanced_partner(key_W, H, C, -float(np.asarray(kappa)))
-        b = np.zeros(C) if wanted.bias is None else _numbers.array("bias", wanted.bias)
-        return State(H=H, W=W, b=jnp.asarray(b, dtype))
+        inner = None
+        if depth > 2:
+            key_inner = jax.random.fold_in(key, 2)
+            inner = wanted.scale * initial.normal(key_inner, (depth - 2, p, p)).astype(dtype) / np.sqrt(p)
+        return State(H, W, _bias(wanted, C, dtype), inner=inner)
+
+
+def _spectral(key: jax.Array, sizes: Sizes, wanted: Wanted, precision: str | None, pull: Pull) -> State:
+    """The balanced spectral start, whose singular vectors are those of `pull` at logits of 0, (n, C)."""
+    given = {"features": wanted.features, "prototypes": wanted.prototypes, "scale": wanted.scale}
+    for name, usual in {"features": "normal", "prototypes": "normal", "scale": 1.0}.items():
+        if not (type(given[name]) is type(usual) and given[name] == usual):
+            raise ValueError(
+                f"with `spectral` all factors follow from its sizes, so {name} cannot be given; leave `{name}` out, or "
+                "`spectral`."
+            )
+    if wanted.balanced is not None:
+        raise ValueError("spectral starts are balanced already, with kappa = 0; leave `balanced` out, or `spectral`.")
+    if wanted.group is not None or wanted.spectrum is not None:
+        raise ValueError("give either `spectral` or a `group` and its `spectrum`: both decide all of H and W.")
+    with scope(precision):
+        dtype = jnp.result_type(float)
+        M = pull(jnp.zeros((sizes.samples, sizes.classes), dtype))
+        H, W, inner = initial.spectral_factors(key, M, sizes.dim, sizes.depth, wanted.spectral)  # type: ignore[arg-type]
+        return State(H, W, _bias(wanted, sizes.classes, dtype), inner=inner if sizes.depth > 2 else None)
+
+
+def _bias(wanted: Wanted, classes: int, dtype: DTypeLike) -> jax.Array:
+    b = np.zeros(classes) if wanted.bias is None else _numbers.array("bias", wanted.bias)
+    return jnp.asarray(b, dtype)
 
 
 def _permuted(

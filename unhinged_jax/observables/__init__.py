@@ -1,5 +1,6 @@
 """What is measured on the way: loss, accuracy, norms, energies, distance to the limit, neural collapse."""
 
+from unhinged_jax.observables.layers import layer_alignments, layer_norms, layer_scatter_ratios, layer_unbalance
 from unhinged_jax.observables.plan import (
     ObservablePlan,
     Observe,
@@ -33,6 +34,10 @@ __all__ = [
     "all_observables",
     "collapse_observables",
     "evaluate",
+    "layer_alignments",
+    "layer_norms",
+    "layer_scatter_ratios",
+    "layer_unbalance",
     "moment_observables",
     "observe_state",
     "paper_observables",

@@ -85,7 +85,8 @@ def objective(view: View) -> jax.Array:
         return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # even if the norm is infinite
 
     decay = term(model.decay_H, scale * view.features.norm())
-    of_W, of_b = scale * safe_norm(view.W), safe_norm(view.b)
+    factors = [view.W] if view.inner is None else [view.W, view.inner]
+    of_W, of_b = scale * safe_norm(*factors), safe_norm(view.b)
     if model.decay_b is None:
         decay = decay + term(model.decay_W, of_W, of_b)
     else:
@@ -93,7 +94,7 @@ def objective(view: View) -> jax.Array:
     data, decay = loss(view), decay / 2
     total = data + decay
     # Two infinite terms of opposite signs: the one with the larger logarithm.
-    sizes = ((model.decay_H, view.features.norm()), (model.decay_W, safe_norm(view.W)))
+    sizes = ((model.decay_H, view.features.norm()), (model.decay_W, safe_norm(*factors)))
     squares = [safe_log(jnp.asarray(rate, scale.dtype)) + 2 * (safe_log(size) + view.log_scale) for rate, size in sizes]
     wins = jax.lax.stop_gradient(log_abs_loss(view) > jnp.logaddexp(*squares) - jnp.log(2.0))
     return jnp.where(jnp.isinf(data) & jnp.isinf(decay), jnp.where(wins, data, decay), total)

@@ -27,8 +27,9 @@ def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
 
 
 def log_norm(view: View) -> jax.Array:
-    """Logarithm of the norm of (H, W)."""
-    return safe_log(safe_norm(jnp.stack([view.features.norm(), safe_norm(view.W)]))) + view.log_scale
+    """Logarithm of the norm of (H, W), and of the factors between them if there are any."""
+    inner = [] if view.inner is None else [safe_norm(view.inner)]
+    return safe_log(safe_norm(jnp.stack([view.features.norm(), safe_norm(view.W), *inner]))) + view.log_scale
 
 
 def log_norm_sum_W(view: View) -> jax.Array:

@@ -29,6 +29,8 @@ def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
     if needs == "balanced" and not (model.labels.balanced and model.linear and model.kernel is None):
         return "the subspaces are defined for balanced one-hot labels, a linear loss and no kernel"
     if "split" in needs:
+        if model.depth > 2:
+            return "the limit direction of a deep model is known only from some starts; ask `limit` for it"
         if not model.loss.linear:
             return "the limit direction is known only for a loss that is linear in the logits"
         if not splittable:
@@ -176,5 +178,6 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
     precision.refuse_compiled(name, outside)
     with precision.scope(name):
         H, W, b, log_scale = (jnp.asarray(part, name) for part in (state.H, state.W, state.b, state.log_scale))
-        values = evaluate(plan, View(model, DenseFeatures(H), W, b, log_scale))
+        inner = None if state.inner is None else jnp.asarray(state.inner, name)
+        values = evaluate(plan, View(model, DenseFeatures(H), W, b, log_scale, inner=inner))
     return precision.given_back(values, name, outside)

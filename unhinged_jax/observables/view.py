@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model.deep import next_features
 from unhinged_jax.observables.distance import Orthonormal, Reference, Split, turned
-from unhinged_jax.observables.features import ClassFeatures, Features
+from unhinged_jax.observables.features import ClassFeatures, DenseFeatures, Features
 from unhinged_jax.observables.plane_features import unit
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.special import drift, power_of_two, safe_norm
@@ -29,6 +30,8 @@ class Normal(NamedTuple):
 
 
 def _normal(view: View) -> Normal:
+    if view.inner is not None:
+        return _normal_of_last(view, view.inner)
     powers = [drift(size) for size in (view.features.norm(), safe_norm(view.W))]
     dtype = view.W.dtype
     info = jnp.finfo(dtype)
@@ -36,6 +39,33 @@ def _normal(view: View) -> Normal:
     factor_H, factor_W = (power_of_two(-power, dtype) for power in powers)
     log_H, log_W = (view.log_scale + power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in powers)
     return Normal(view.features.scaled(factor_H, factor_W), factor_W * view.W, log_H, log_W)
+
+
+def _normal_of_last(view: View, inner: jax.Array) -> Normal:
+    """The features that the prototypes of a deep model see; each factor is made of ordinary size before it multiplies,
+    which an activation allows that is homogeneous."""
+    features, log = layer_features(view.model, view.features.dense(), inner, view.log_scale)[-1]
+    W, log_W = of_ordinary_size(view.W, view.log_scale)
+    return Normal(DenseFeatures(features), W, log, log_W)
+
+
+def layer_features(
+    model: LayerPeeled, H: jax.Array, inner: jax.Array, log_scale: jax.Array
+) -> list[tuple[jax.Array, jax.Array]]:
+    """F_1, ..., F_{L-1} of factors in units of e^log_scale, each over its own scale, and the scales' logarithms."""
+    found = [of_ordinary_size(H, log_scale)]
+    for factor in inner:
+        (features, log), (factor, log_factor) = found[-1], of_ordinary_size(factor, log_scale)
+        found.append(of_ordinary_size(next_features(model, features, factor), log + log_factor))
+    return found
+
+
+def of_ordinary_size(array: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An array over a power of two, and the logarithm of the scale that the result is to be multiplied by."""
+    info = jnp.finfo(array.dtype)
+    power = jnp.clip(drift(safe_norm(array)), 2 - info.maxexp, info.maxexp - 2)
+    log = log_scale + power.astype(array.dtype) * jnp.log(jnp.asarray(2.0, array.dtype))
+    return array * power_of_two(-power, array.dtype), log
 
 
 @jax.tree_util.register_dataclass
@@ -46,6 +76,7 @@ class View:
     `log_start` is the logarithm of the norm of the leading part at the start. In a continued run it refers to the start
     of the first run, whose leading part is e^log_start (direction + `beside`). `small_loss` is the loss, as (mantissa,
     logarithm of its scale, whether it holds), of a run that knows it better than the difference of logits and targets.
+    `inner` are the factors between H and W of a deep model, each e^log_scale times the array, (L-2, p, p).
     """
 
     model: LayerPeeled
@@ -57,6 +88,7 @@ class View:
     log_start: Float[jax.Array, ""] | None = None
     beside: Orthonormal | None = None
     small_loss: tuple[jax.Array, jax.Array, jax.Array] | None = None
+    inner: Float[jax.Array, "l p p"] | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
         """compute(view), evaluated only once, because XLA does not merge factorisations."""
@@ -75,10 +107,10 @@ class View:
 
     def state(self) -> State:
         """The state, dense."""
-        return State(self.features.dense(), self.W, self.b, self.log_scale)
+        return State(self.features.dense(), self.W, self.b, self.log_scale, self.inner)
 
     def seen(self) -> Features:
-        """Features as they enter the logits: of unit length if spherical, else `normal`."""
+        """Features as they enter the logits (of a deep model the last): of unit length if spherical, else `normal`."""
         features = self.normal().features
         return unit(features) if self.model.spherical else features
 

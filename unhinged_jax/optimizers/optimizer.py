@@ -247,7 +247,9 @@ def _why_not(
 ) -> str:
     """Why an optimiser with numbers of these kinds cannot be stepped, or ""."""
     dtype = np.dtype(name)
-    body = {part: jax.ShapeDtypeStruct(shape, dtype) for part, shape in zip("HWb", shapes, strict=True)}
+    inner = (f"inner_{place}" for place in range(2, len(shapes) - 1))  # of a deep model
+    names = ("H", "W", "b", *inner)
+    body = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in zip(names, shapes, strict=True)}
 
     def step(numbers: dict[str, Any], body: dict[str, Any]) -> Any:
         optimizer = _built(make, numbers, settings)

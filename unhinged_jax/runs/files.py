@@ -178,7 +178,8 @@ def _table(trajectory: Trajectory, identity: str) -> Labelled:
     data = dict(table.data)
     if trajectory.states is not None:
         axes = {"H": ("sample", "coordinate"), "W": ("class", "coordinate"), "b": ("class",), "log_scale": ()}
-        for name, own in axes.items():
+        inner = ("factor", "coordinate", "coordinate_2")
+        for name, own in {**axes, **dict.fromkeys(trajectory.states.extra_names, inner)}.items():
             data[f"state_{name}"] = (("time", *own), _memory.read(getattr(trajectory.states, name)), {})
     digest = _digest({name: array for name, (_, array, _) in {**data, **table.coords}.items()})
     return table._replace(data=data, attrs={**table.attrs, "identity": identity, "digest": digest})

@@ -9,6 +9,7 @@
 | group | four numbers per character of a group | the same, from a start that a group permutes |
 | sampled | the same, by the gradient of a batch or of labels that were drawn | `batch`, `fresh_labels` |
 | dense | H (n, p) and W (C, p), by differentiating the loss | everything else, `reduce=False`, optimisers |
+| deep | the same, and the factors between H and W | depth above 2 |
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from unhinged_jax.simulation.absent import lacks_modes
 from unhinged_jax.simulation.group import group_of
 from unhinged_jax.simulation.large_states import Unrolled
 
-Form = Literal["linear", "sphere", "columns", "logits", "group", "sampled", "dense"]
+Form = Literal["linear", "sphere", "columns", "logits", "group", "sampled", "dense", "deep"]
 
 # Made once: every run compares its choice with those for which programs are compiled.
 FOR_SMALL, FOR_LARGE = diffrax.Dopri8(), Unrolled(diffrax.Tsit5())
@@ -97,6 +98,7 @@ _IN_WORDS = {
     "group": "characters of the classes",
     "sampled": "dense, gradients of what is drawn",
     "dense": "dense, gradient of the loss",
+    "deep": "all factors, gradient of the loss",
 }
 _PROPAGATOR_IN_WORDS = {
     "start": "as they are",
@@ -152,6 +154,8 @@ def choose(
 
 def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     """The cheapest form that a problem allows."""
+    if model.depth > 2:
+        return "deep"
     if isinstance(dynamics, Descent) and dynamics.stochastic:
         return "sampled"
     # An optimiser's memory has the shapes of the state's arrays, and some optimisers distinguish rows from columns.
@@ -219,7 +223,8 @@ def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
     if choice.form in ("sphere", "group"):
         return 2 * n if choice.form == "sphere" else 5 * C
     if choice.form != "linear":
-        return (n + C) * p + C + (C * n + 1 if choice.form == "logits" else 0)
+        inner = (model.depth - 2) * p * p
+        return (n + C) * p + C + inner + (C * n + 1 if choice.form == "logits" else 0)
     rows = C if choice.summed else n
     carried = {"start": (rows + C) * p, "identity": (rows + C) ** 2, "pair": 8}[choice.propagator]
     return carried + (rows + C) * choice.leading + 1 + C

@@ -16,7 +16,6 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix
 from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
@@ -25,10 +24,10 @@ from unhinged_jax import _loop
 from unhinged_jax.dynamics import RATES, Flow, PartRates, bare_rates, rates_at
 from unhinged_jax.model import settled
 from unhinged_jax.simulation.choose import Choice, tolerance
+from unhinged_jax.simulation.endings import code_of, events_of
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unrolled
 from unhinged_jax.simulation.system import Body, Reader, System
-from unhinged_jax.special import faint, safe_norm
-from unhinged_jax.trajectory import RunResult
+from unhinged_jax.special import safe_norm
 
 _SMALL = 1 << 15  # numbers; a state of no more is one array for the solver
 
@@ -103,7 +102,7 @@ def run(
         max_steps=flow.max_steps,
         throw=False,
         # Backsolve supports neither events nor functions of what is saved.
-        event=None if backsolve else _events(system, flow, bare, rtol, atol, unpack),
+        event=None if backsolve else events_of(system, flow, (field, bare), rtol, atol, lambda y: unpack(y).body),
         adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
     )
     if "paused" in solution.stats:
@@ -114,14 +113,13 @@ def run(
         # For a time that was not reached the start is read, where every value and derivative is finite.
         saved = jax.tree.map(lambda kept, start: jnp.where(_loop.along(reached, kept), kept, start), saved, pack(begin))
         saved = jax.lax.map(jax.checkpoint(lambda y: read(unpack(y))), saved)
-    blank = jax.tree.map(lambda leaf: _masked(leaf, reached), saved)
     return {
-        **blank,
+        **_loop.blanked(saved, reached),
         **_ended(system, *moment(unpack(jax.tree.map(lambda leaf: leaf[-1], final)))),
         "reached": reached,
         "steps": solution.stats["num_steps"],
         "elapsed": elapsed,
-        "code": _code(solution, flow),
+        "code": code_of(solution, flow),
     }
 
 
@@ -205,12 +203,6 @@ def _saved_at(times: jax.Array, read: Callable[[Any], Any], adjoint: diffrax.Abs
     return diffrax.SaveAt(subs=[saved, diffrax.SubSaveAt(t1=True)])
 
 
-def _masked(leaf: jax.Array, reached: jax.Array) -> jax.Array:
-    """`leaf` with NaN in the slots that were not reached, which diffrax leaves at +inf; 0 for whole numbers."""
-    blank = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
-    return jnp.where(_loop.along(reached, leaf), leaf, jnp.asarray(blank, leaf.dtype))
-
-
 def _at_unit_norm(system: System, body: Body, velocity: Body) -> Scaled:
     """The velocities of body / norm and of log norm, group by group: an exact change of variables."""
     moved, growth = dict(velocity), []
@@ -270,51 +262,3 @@ def _breaks(flow: Flow) -> list[Any]:
     """Arrays of the times at which the schedule or a rate is not smooth."""
     rates = [rate for rate in (getattr(flow, name) for name in RATES) if callable(rate)]
     return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]
-
-
-def _events(
-    system: System,
-    flow: Flow,
-    bare: Callable[[Time, Any, list[Any]], Any],
-    rtol: float,
-    atol: float,
-    unpack: Callable[[Any], Scaled],
-) -> diffrax.Event | None:
-    """The conditions that end a run early: it is steady, or it leaves the floating-point range."""
-    conditions: dict[str, Any] = {}
-    if flow.steady:
-
-        def steady(t: Time, y: Any, args: PyTree, *, t0: Time, **kwargs: Any) -> jax.Array:
-            # A run does not end before its first step, so that the start is read.
-            norm = optimistix.rms_norm
-            return (t > t0) & (norm(bare(t, y, args)) < atol + rtol * norm(y))
-
-        conditions["steady"] = steady
-    if not system.groups:
-
-        def overflows(t: Time, y: Any, args: PyTree, **kwargs: Any) -> jax.Array:
-            # This tests whether the square of a norm overflows; a sum of squares takes half the time of a maximum.
-            return ~jnp.all(jnp.stack([jnp.isfinite(jnp.sum(part**2)) for part in unpack(y).body.values()]))
-
-        def underflows(t: Time, y: Any, args: PyTree, **kwargs: Any) -> jax.Array:
-            sizes = [safe_norm(*(unpack(y).body[name] for name in names)) for names in system.guarded]
-            return jnp.any(jnp.stack([(size > 0) & (size < faint(size.dtype)) for size in sizes]))
-
-        conditions["overflow"] = overflows
-        if system.guarded:
-            conditions["underflow"] = underflows
-    return diffrax.Event(conditions) if conditions else None
-
-
-def _code(solution: diffrax.Solution, flow: Flow) -> jax.Array:
-    """The `RunResult` of a solution."""
-    results = diffrax.RESULTS
-    stopped = solution.event_mask
-    code = jnp.where(solution.result == results.successful, RunResult.COMPLETED, RunResult.SOLVER_FAILED)
-    code = jnp.where(solution.result == results.max_steps_reached, RunResult.MAX_STEPS, code)
-    if stopped is not None:
-        for meaning in (RunResult.STEADY, RunResult.OVERFLOW, RunResult.UNDERFLOW):
-            name = meaning.name.lower()
-            if name in stopped:
-                code = jnp.where(stopped[name], meaning, code)
-    return code

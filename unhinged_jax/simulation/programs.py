@@ -15,11 +15,13 @@ from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Descent, Diffusion, Flow, bare_rates
 from unhinged_jax.linear.leading_part import leading_parts
 from unhinged_jax.model import LayerPeeled, State, multiplied, settled
+from unhinged_jax.model.state import with_scale
 from unhinged_jax.observables import ObservablePlan
 from unhinged_jax.simulation import descent as _descent
 from unhinged_jax.simulation import flow as _flow
 from unhinged_jax.simulation.choose import Choice
 from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
+from unhinged_jax.simulation.deep import deep_system
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.diffused import DiffusedSystem
 from unhinged_jax.simulation.group import group_system
@@ -127,6 +129,8 @@ def _with_plain_gradients(job: Job) -> System:
         return linear_system(model, state, part, choice, job.memory, origin)
     if choice.form == "group":
         return group_system(model, state, choice.group, scaled=isinstance(dynamics, Descent))
+    if choice.form == "deep":
+        return deep_system(model, state)
     if choice.form in ("columns", "logits"):
         columns = column_system(model, state, scaled=isinstance(dynamics, Descent) and not dynamics.paced)
         if choice.form == "columns":
@@ -162,5 +166,5 @@ def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) 
     if isinstance(system, LinearSystem) or (system.groups and isinstance(system, SampledSystem)):
         return memory
     power = start_power(state) if isinstance(system, ColumnSystem) else 0
-    H, W = multiplied(state.replace(H=memory["H"], W=memory["W"]), power)
-    return {**memory, "H": H, "W": W}
+    names = [name for name in memory if name != "b"]
+    return {**memory, **dict(zip(names, with_scale(state, [memory[name] for name in names], power), strict=True))}

@@ -64,6 +64,12 @@ class System(eqx.Module):
         return False
 
     @property
+    def bursts(self) -> bool:
+        """Whether the state can become infinite in finite time, so that a flow has to tell when times no longer differ
+        by enough."""
+        return False
+
+    @property
     def compensated(self) -> bool:
         """Whether updates are summed with compensation for rounding, which pays if a few numbers stand for many."""
         return False
@@ -188,10 +194,14 @@ def reader(system: System, plan: ObservablePlan, keep_states: bool, compressed: 
     return read
 
 
+def _with_prototypes(name: str) -> bool:
+    return name in _WITH_PROTOTYPES or name.startswith("inner_")
+
+
 def rated(body: Body, rates: PartRates) -> Body:
     """Every array times the rate of the part it belongs to: H, W or b."""
 
     def rate_of(name: str) -> Any:
-        return rates.b if name == "b" else rates.W if name in _WITH_PROTOTYPES else rates.H
+        return rates.b if name == "b" else rates.W if _with_prototypes(name) else rates.H
 
     return {name: rate_of(name) * value for name, value in body.items()}

@@ -86,7 +86,7 @@ def _kept(found: Any) -> dict[str, Any]:
     if isinstance(found, Trajectory):
         if found.batch:
             raise ValueError("the function returned a batch of runs, not one; make an axis of what varies.")
-        states = {} if found.states is None else {name: getattr(found.states, name) for name in ("H", "W", "b")}
+        states = {} if found.states is None else found.states.factors()
         return {
             "observables": {**flat_arrays({**found.observables, **states}), TIMES: found.times}, "code": found.code,
             "elapsed": found.elapsed, "steps": found.steps, "reached": found.reached,

@@ -117,8 +117,13 @@ def _shapes(problem: Problem) -> Any:
 def _why_not_exact(config: Config, problem: Problem, traced: Mapping[str, Any]) -> str | None:
     """Why the points of a sweep have no closed form, in words, or None; their starts are traced."""
     why = why_no_closed_form(problem.model, problem.dynamics, True)
-    drawn = config.state.balanced is not None or "state.balanced" in traced
-    if why is None and not (problem.model.loss.linear or drawn):
+
+    def drawn(key: str) -> bool:
+        return getattr(config.state, key) is not None or f"state.{key}" in traced
+
+    if why is None and problem.model.depth > 2 and not drawn("spectral"):
+        why = "a deep model has a closed form from balanced spectral starts only; give `spectral = 0.5` in [state]."
+    if why is None and not (problem.model.loss.linear or drawn("balanced")):
         why = explained("squared error has a closed form from balanced starts only; give `balanced = 0.0` in [state].")
     if why is None and getattr(problem.dynamics, "optimizer", None) is not None:
         why = why_not_beside(traced)

@@ -12,6 +12,7 @@ import numpy as np
 
 from unhinged_jax.config import Config
 from unhinged_jax.dynamics import Flow, rate_at
+from unhinged_jax.model.deep import Factors, velocity_of
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
 from unhinged_jax.sweeps.grouping import Grouping
@@ -55,21 +56,24 @@ def stiffness(config: Config, values: dict[str, Any]) -> jax.Array:
     assert isinstance(flow, Flow)
     times = jnp.asarray(problem.times, state.W.dtype)
     eta = flow.schedule(times)
-    fastest = [jnp.max(eta * rate_at(rate, times)) for rate in flow.rates]
+    fastest = {name: jnp.max(eta * rate_at(rate, times)) for name, rate in flow.rates._asdict().items()}
 
-    def field(z: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return tuple(rate * v for rate, v in zip(fastest, model.velocity(*z), strict=True))
+    def field(z: Factors) -> Factors:
+        return {name: fastest.get(name, fastest["W"]) * v for name, v in velocity_of(model, z).items()}
 
-    def norm(z: tuple[jax.Array, ...]) -> jax.Array:
-        return jnp.sqrt(sum(jnp.sum(part**2) for part in z))
+    def norm(z: Factors) -> jax.Array:
+        return jnp.sqrt(sum(jnp.sum(part**2) for part in z.values()))
 
-    def step(z: tuple[jax.Array, ...], _: None) -> tuple[Any, jax.Array]:
+    def over(z: Factors, size: jax.Array) -> Factors:
+        return {name: part / size for name, part in z.items()}
+
+    def step(z: Factors, _: None) -> tuple[Any, jax.Array]:
         moved = jax.jvp(field, (start,), (z,))[1]
         size = norm(moved)
-        return tuple(part / jnp.where(size > 0, size, 1.0) for part in moved), size
+        return over(moved, jnp.where(size > 0, size, 1.0)), size
 
-    start = tuple(jnp.asarray(part) for part in (state.H, state.W, state.b))
-    _, sizes = jax.lax.scan(step, tuple(part / norm(start) for part in start), None, length=_ITERATIONS)
+    start = jax.tree.map(jnp.asarray, state.factors())
+    _, sizes = jax.lax.scan(step, over(start, norm(start)), None, length=_ITERATIONS)
     return sizes[-1] * (times[-1] - times[0])
 
 

@@ -31,7 +31,7 @@ UNREADABLE = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What reading a damaged file may raise, beside OSError."""
-_PARTS = ("H", "W", "b", "log_scale")
+_PARTS = ("H", "W", "b", "log_scale")  # and "inner", of a deep model
 
 
 class Leaves(dict[str, Any]):
@@ -62,7 +62,7 @@ def _packed(tree: PyTree, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(tree, State):
         # The names of the final state are short.
         stem = "" if name == "final" else f"{name}."
-        parts = [_packed(getattr(tree, part), stem + part, arrays) for part in _PARTS]
+        parts = [_packed(getattr(tree, part), stem + part, arrays) for part in (*_PARTS, *tree.extra_names)]
         return {"kind": "State", "parts": parts}
     if type(tree) in (dict, Leaves):
         if not all(type(key) in (str, int) for key in tree):

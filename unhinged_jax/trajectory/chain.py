@@ -106,7 +106,7 @@ def _check_goes_on(before: Trajectory, run: Trajectory, place: int) -> None:
         "in the shape of the batch": lambda run: run.batch,
         "in kind": lambda run: run.kind,
         "in precision": lambda run: _memory.read(run.final.W).dtype.name,
-        "in the sizes of the state": lambda run: tuple(np.shape(part) for part in (run.final.H, run.final.W)),
+        "in the sizes of the state": lambda run: tuple(map(np.shape, run.final.factors().values())),
         "in what was observed": lambda run: sorted(run.observables),
         "in the shapes of observables": lambda run: {
             name: array.shape[len(run.batch) + 1 :] for name, array in run.arrays().items()

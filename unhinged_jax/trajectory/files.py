@@ -73,7 +73,7 @@ def restored(fields: dict[str, Any], path: Path, dynamics: Dynamics | None) -> T
             "the run as well, as in load(path, dynamics)."
         )
     optimizer = dynamics.optimizer if isinstance(dynamics, Descent) else None
-    moved = {name: np.zeros(np.shape(getattr(run.final, name))[len(batch) :]) for name in ("H", "W", "b")}
+    moved = {name: np.zeros(np.shape(part)[len(batch) :]) for name, part in run.final.factors().items()}
     like = None if optimizer is None else jax.eval_shape(optimizer.init, moved)
     shapes = {name: np.shape(leaf)[len(batch) :] for name, leaf in run.memory.items()}
     if optimizer is None or shapes != {name: leaf.shape for name, leaf in archive.Leaves.of(like).items()}:

@@ -1,0 +1,191 @@
+"""A stack of L > 2 factors under a linear loss, from balanced spectral starts: every mode by itself, in closed form.
+
+With M = V sigma Q^T minus the gradient of the loss, a start H = V a U_1^T, W_l = U_l a U_{l-1}^T, ...,
+W = Q a U_{L-1}^T keeps its singular vectors, and the size of mode k in every factor follows (rates 1; with others,
+sizes are divided by the square root of the rate of their factor, and sigma is multiplied by that of all rates)
+
+    a' = sigma a^(L-1) - lambda a.
+
+With u = a^(2-L) this is linear, u' = (L-2)(lambda u - sigma). In units of the start, a = a_0 g and x = sigma a_0^(L-2),
+
+    g^(2-L) = 1 + (lambda - x) E,    E = (e^y - 1)/lambda = (L-2) tau phi1(-y),    y = (L-2) lambda tau,
+
+which becomes 0, and the mode infinite, at a finite time if x > lambda. A descent multiplies g by
+1 - eta lambda + eta x g^(L-2) in every update. As g depends on the mode through x alone, it is a function of the
+matrix sigma a_0^(L-2), and equal x need no vectors of their own.
+
+Source: Saxe, McClelland & Ganguli 2014 for the modes; decay, which makes a threshold of the start, is beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from unhinged_jax import _loop
+from unhinged_jax.closed_form.balance import tolerance
+from unhinged_jax.closed_form.deep_starts import Frames, frames_of
+from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.dynamics.rates import rate_at
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.observables import View
+from unhinged_jax.observables.features import DenseFeatures
+from unhinged_jax.special import largest, phi1, safe_sqrt
+
+
+class Start(NamedTuple):
+    """A balanced spectral start, mode by mode.
+
+    Attributes:
+        model, state: The problem and its start.
+        drive: x = sigma a_0^(L-2), (m,).
+        there: Which modes the start has, (m,).
+        decay: lambda, that of all factors times their rate, ().
+        between: The vectors in the dimensions that a factor shares with the next one, from H on, (p, m) each.
+        rate_b: The rate of the bias, ().
+        valid: 1, or NaN if traced numbers turn out not to be those of such a start.
+    """
+
+    model: LayerPeeled
+    state: State
+    drive: Float[jax.Array, "m"]
+    there: Bool[jax.Array, "m"]
+    decay: Float[jax.Array, ""]
+    between: tuple[Float[jax.Array, "p m"], ...]
+    rate_b: Any
+    valid: Float[jax.Array, ""]
+
+
+def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) -> Start:
+    """The start, mode by mode; `known` says that it was looked at before, in numbers."""
+    dtype, depth = state.W.dtype, model.depth
+    r1, r2, l1, l2 = (jnp.asarray(x, dtype) for x in (dynamics.rate_H, dynamics.rate_W, model.decay_H, model.decay_W))
+    assert state.inner is not None
+    unit = jax.lax.stop_gradient(largest(state.H, state.W, state.inner))
+    unit = jnp.where(unit > 0, unit, 1.0)
+    H, W, inner = state.H / (unit * jnp.sqrt(r1)), state.W / (unit * jnp.sqrt(r2)), state.inner / (unit * jnp.sqrt(r2))
+    M = model.signal().dense(dtype)
+    fixed: Frames = frames_of(*jax.lax.stop_gradient((M, H, tuple(inner), W)))
+    there = fixed.size > 0
+    # Derivatives of the drive are those at fixed vectors, which numbers that keep such a start do not turn.
+    sizes = safe_sqrt(jnp.sum((fixed.right.T @ W) ** 2, axis=1))
+    weighed = (fixed.left.T @ M @ fixed.right) * jnp.where(there, sizes ** (depth - 2), 0.0)
+    weighed = jnp.where(there[:, None] & there, weighed, 0.0)
+    # Above the diagonal the larger mode is the row, so that rounding of it is not multiplied by a larger size.
+    symmetric = jnp.triu(weighed) + jnp.triu(weighed, 1).T
+    turn = jnp.linalg.eigh(jax.lax.stop_gradient(symmetric))[1]
+    drive = jnp.sum(turn * (symmetric @ turn), axis=0)
+    log_unit = (depth - 2) * (jnp.log(unit) + state.log_scale)
+    here = jnp.sum(turn**2 * there[:, None], axis=0) > 0.5
+    slack = tolerance(dtype)
+    sound = known | (
+        (fixed.apart <= slack) & (fixed.astray <= slack) & (jnp.abs(r1 * l1 - r2 * l2) <= slack * (r1 * l1 + r2 * l2))
+    )
+    speed = jnp.sqrt(r1 * r2 ** (depth - 1))
+    return Start(
+        model, state, drive * jnp.exp(log_unit) * speed, here, (r1 * l1 + r2 * l2) / 2,
+        tuple(vectors @ turn for vectors in fixed.between), dynamics.rates.b,
+        jnp.where(sound, 1.0, jnp.nan).astype(dtype),
+    )  # fmt: skip
+
+
+def left_over(start: Start, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """e^-y (1 + (lambda - x) E) and its logarithm plus y, (m,) each; a mode is infinite where the first is not above 0.
+
+    The first is e^-y + (lambda - x) (L-2) tau phi1(y), which neither overflows nor cancels for x < lambda.
+    """
+    more = start.model.depth - 2
+    y, lag = more * start.decay * tau, start.decay - start.drive
+    late = jnp.where(tau > 0, lag, 0.0) * more * tau  # an infinite drive has not begun at 0
+    left = jnp.exp(-y) + late * phi1(y)
+    soon = jnp.log1p(jnp.maximum(late * phi1(-jnp.minimum(y, 1.0)), -1.0))
+    return left, jnp.where(y < 1, soon, y + jnp.log(jnp.where(left > 0, left, 1.0)))
+
+
+def alive_at(start: Start, taus: jax.Array) -> jax.Array:
+    """Whether every mode is still finite at the times, (T,)."""
+    left = jax.vmap(lambda tau: left_over(start, tau)[0])(taus)
+    return jnp.all((left > 0) | ~start.there, axis=1)
+
+
+def moment(start: Start, tau: jax.Array) -> View:
+    """The state of a flow after zeta = tau, at which every mode is finite."""
+    log_growth = -left_over(start, tau)[1] / (start.model.depth - 2)
+    return grown(start, log_growth, jnp.ones(()), bias_at(start, tau))
+
+
+def bias_at(start: Start, tau: jax.Array) -> jax.Array:
+    """The bias of a flow after zeta = tau, (C,), which no factor moves."""
+    model, b = start.model, start.state.b
+    if not model.moves.b:
+        return b
+    rate = jnp.asarray(start.rate_b, b.dtype)
+    decay = rate * model.decays.b * tau
+    return b * jnp.exp(-decay) + model.signal().column_sums(b.dtype) * (rate * tau * phi1(decay))
+
+
+def grown(start: Start, log_growth: jax.Array, sign: jax.Array, b: jax.Array) -> View:
+    """The start with every mode grown by sign e^log_growth in every factor."""
+    state = start.state
+    common = jnp.max(jnp.where(start.there, log_growth, -jnp.inf))
+    common = jax.lax.stop_gradient(jnp.where(jnp.isfinite(common), common, 0.0))
+    growth = start.valid * sign * jnp.exp(jnp.where(start.there, log_growth - common, 0.0))
+
+    def moved(rows: jax.Array, vectors: jax.Array) -> jax.Array:
+        return ((rows @ vectors) * growth) @ vectors.T
+
+    assert state.inner is not None
+    inner = jnp.stack([moved(*pair) for pair in zip(state.inner, start.between[:-1], strict=True)])
+    H, W = moved(state.H, start.between[0]), moved(state.W, start.between[-1])
+    return View(start.model, DenseFeatures(H), W, b, state.log_scale + common, inner=inner)
+
+
+class Carry(NamedTuple):
+    """What goes from update to update of a descent: log |g| and the sign of g, (m,) each, b, and how many were made."""
+
+    log_growth: jax.Array
+    sign: jax.Array
+    b: jax.Array
+    updates: jax.Array
+
+
+def descent_values(
+    start: Start, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Callable[[View], Any]
+) -> tuple[View, jax.Array, Any, jax.Array]:
+    """Run the descent, g <- g (1 - eta lambda + eta x g^(L-2)).
+
+    Returns:
+        The last view, how many updates were made, what was read, and which reads were reached.
+    """
+    model, dtype, more = start.model, start.state.W.dtype, start.model.depth - 2
+    pull = model.signal().column_sums(dtype) if model.moves.b else jnp.zeros(model.classes, dtype)
+
+    def step(carry: Carry, k: jax.Array) -> Carry:
+        time = (first + k).astype(dtype)
+        eta = jnp.asarray(descent.schedule(time), dtype)
+        power = (carry.sign if more % 2 else 1.0) * jnp.exp(more * carry.log_growth)
+        change = eta * (start.drive * power - start.decay)  # of the factor from 1
+        factor = 1 + change
+        gone = factor == 0
+        far = jnp.log(jnp.where(gone, 1.0, jnp.abs(factor)))
+        log = jnp.where(jnp.abs(change) < 0.5, jnp.log1p(jnp.clip(change, -0.5, 0.5)), far)
+        rate = eta * jnp.asarray(rate_at(start.rate_b, time), dtype)
+        b = carry.b + rate * (pull - model.decays.b * carry.b) if model.moves.b else carry.b
+        now = jnp.where(gone, -jnp.inf, carry.log_growth + log)
+        return Carry(now, jnp.where(factor < 0, -carry.sign, carry.sign), b, carry.updates + 1)
+
+    def view(carry: Carry) -> View:
+        return grown(start, carry.log_growth, carry.sign, carry.b)
+
+    def settle(_: Carry, after: Carry) -> tuple[Carry, jax.Array]:
+        fine = ~jnp.isnan(after.log_growth) & (after.log_growth < jnp.inf)
+        return after, jnp.all(fine | ~start.there)
+
+    nothing = jnp.zeros_like(start.drive)
+    begin = Carry(nothing, jnp.ones_like(nothing), start.state.b, jnp.zeros((), jnp.int32))
+    last, saved, reached = _loop.run(step, begin, reads, lambda carry: read(view(carry)), settle)
+    return view(last), last.updates, saved, reached

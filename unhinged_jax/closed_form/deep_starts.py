@@ -1,0 +1,137 @@
+"""When a stack of factors has a closed form: which problems, and from which starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from unhinged_jax import _check, _memory
+from unhinged_jax.closed_form.balance import tolerance
+from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.precision import of, scope
+
+_PAGE = "The section 'Deep models from balanced spectral starts' of docs/exact-solutions.md says what is solved."
+
+
+class Frames(NamedTuple):
+    """Singular vectors that the factors of a stack have in common, m of them, the largest size first.
+
+    Attributes:
+        size: The singular values of W, (m,); 0 where they are rounding.
+        left, right: Those of H on the side of the samples, (n, m), and of W on that of the classes, (C, m).
+        between: Those in the p dimensions that each factor shares with the next one, from H on, (p, m) each.
+        pull: left^T M right, (m, m), and 0 where a size is 0.
+        apart: How far the factors are from those with these vectors and sizes, over their norm, ().
+        astray: How far M is from one with these vectors that commutes with the sizes, over its norm, ().
+    """
+
+    size: Any
+    left: Any
+    right: Any
+    between: tuple[Any, ...]
+    pull: Any
+    apart: Any
+    astray: Any
+
+
+def frames_of(M: Any, H: Any, inner: Sequence[Any], W: Any, xp: Any = jnp) -> Frames:
+    """The frames of factors in units in which all of them have the same singular values; NumPy's arrays or JAX's.
+
+    From mode to mode each factor sends the vectors on, W^T first. Rounding that a small mode takes along from a large
+    one is removed by orthonormalising them in the order of their sizes.
+    """
+    modes = min(*M.shape, W.shape[1])
+    right, size, last = xp.linalg.svd(W, full_matrices=False)
+    right, size, between = right[:, :modes], size[:modes], [last[:modes].T]
+    there = size > 8 * max(W.shape) * xp.finfo(W.dtype).eps * size[0]
+    size = xp.where(there, size, 0.0)
+    for factor in (*reversed(inner), H):
+        between.append(_orthonormal(factor.T @ between[-1] if factor is not H else H @ between[-1], xp))
+    left = between.pop()
+    chain = [right, *between, left]
+    factors = [W, *(factor for factor in reversed(inner)), H.T]
+    gaps = [factor - (one * size) @ other.T for factor, one, other in zip(factors, chain[:-1], chain[1:], strict=True)]
+    total = xp.sqrt(sum(xp.sum(factor**2) for factor in factors))
+    pull = xp.where(there[:, None] & there, left.T @ M @ right, 0.0)
+    weighed = pull * size
+    off = [(M @ right) * size - left @ weighed, (M.T @ left) * size - right @ (pull.T * size)]
+    off += [weighed - weighed.T, weighed - size[:, None] * pull]
+    whole = xp.sqrt(xp.sum(M**2)) * total
+    apart, astray = (xp.sqrt(sum(xp.sum(gap**2) for gap in found)) for found in (gaps, off))
+    nothing = xp.where(total > 0, total, 1.0)
+    return Frames(
+        size, left, right, tuple(reversed(between)), pull, apart / nothing, astray / xp.where(whole > 0, whole, 1.0)
+    )
+
+
+def _orthonormal(X: Any, xp: Any) -> Any:
+    Q, R = xp.linalg.qr(X)
+    return Q * xp.where(xp.diagonal(R) < 0, -1.0, 1.0)
+
+
+def why_not_deep(model: LayerPeeled, dynamics: Dynamics) -> str | None:
+    """The setting that rules out a closed form of a model of more than two factors, in words, or None."""
+    why = _what_rules_out(model, dynamics)
+    return None if why is None else f"a deep model has a closed form {why}; use `simulate`. {_PAGE}"
+
+
+def _what_rules_out(model: LayerPeeled, dynamics: Dynamics) -> str | None:
+    if model.activation != "linear":
+        return "without an activation only"
+    if not model.loss.linear:
+        return "for a loss that is linear in the logits only"
+    if dynamics.stochastic:
+        return "without noise only, because its logits are products of factors that all draw"
+    if not dynamics.proportional or (model.moves.b and callable(dynamics.rate_b)):
+        return "for rates that are numbers only"
+    if isinstance(dynamics, Descent) and (dynamics.momentum is not None or dynamics.optimizer is not None):
+        return "for a Flow and for a plain Descent only"
+    given = (dynamics.rate_H, model.decay_H, dynamics.rate_W, model.decay_W)
+    if _check.concrete(given):
+        r1, l1, r2, l2 = (float(x) for x in given)
+        if abs(r1 * l1 - r2 * l2) > tolerance("float64") * max(r1 * l1, r2 * l2):
+            return (
+                "for decays with rate_H decay_H = rate_W decay_W only, which keep all factors of one size, but these "
+                f"are {r1 * l1:g} and {r2 * l2:g}"
+            )
+    return None
+
+
+def why_not_aligned(model: LayerPeeled, dynamics: Dynamics, state: State) -> str | None:
+    """Why a model of more than two factors has no closed form from this start, in words, or None.
+
+    A start that is traced, or is none for this model, is not looked at.
+    """
+    if not _check.concrete((model, dynamics, state)) or not _fits(model, state):
+        return None
+    with scope("float64"):
+        M = _memory.read(model.signal().dense("float64"))
+    H, W, inner = (_memory.read(part).astype(float) for part in (state.H, state.W, state.inner))
+    size = max(np.max(np.abs(part), initial=0.0) for part in (H, W, inner)) or 1.0
+    r1, r2 = float(dynamics.rate_H) ** 0.5, float(dynamics.rate_W) ** 0.5
+    found = frames_of(M, H / size / r1, list(inner / size / r2), W / size / r2, np)
+    slack = tolerance(of((state.H, state.W)))
+    ways = "draw a start by `model.init(key, spectral=0.5)`, or use `simulate`"
+    if not found.apart <= slack:
+        turned = "" if r1 == r2 else ", with H times sqrt(rate_H/rate_W),"
+        return (
+            "a deep model has a closed form from starts only whose factors have the same singular values and send one "
+            f"another's vectors on; these are off by {found.apart:.2g} of their norm, and {slack:.2g} is allowed; "
+            f"{ways}{turned}. {_PAGE}"
+        )
+    if not found.astray <= slack:
+        return (
+            "a deep model has a closed form from starts only that share the singular vectors of minus the gradient of "
+            f"the loss; these are off by {found.astray:.2g} of its norm, and {slack:.2g} is allowed; {ways}. {_PAGE}"
+        )
+    return None
+
+
+def _fits(model: LayerPeeled, state: State) -> bool:
+    n, C, p = model.samples, model.classes, model.dim
+    shapes = (np.shape(state.H), np.shape(state.W), np.shape(state.inner))
+    return shapes == ((n, p), (C, p), (model.depth - 2, p, p))
