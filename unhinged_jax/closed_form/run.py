@@ -235,12 +235,12 @@ def _squared(job: Job, form: Form) -> Trajectory:
 
 
 @compiled
-def _optimized(job: _Job) -> Trajectory:
+def _optimized(job: Job) -> Trajectory:
     """Evaluate an optimiser whose gradient is constant."""
     clock = job.clock
     start = constant_gradient.start_of(job.model, job.dynamics, job.state, job.memory, clock.first)
-    last, saved, updates = constant_gradient.values(start, clock.reads, lambda view: _saved(job, view))
-    run = _trajectory(saved, last, clock.times)
+    last, saved, updates = constant_gradient.values(start, clock.reads, lambda view: saved_of(job, view))
+    run = trajectory_of(saved, last, clock.times)
     return dataclasses.replace(run, memory=constant_gradient.memory_after(start, updates))
 
 

@@ -4,7 +4,8 @@ Two kinds of draw live here. ``normal``, ``kaiming_uniform``, ``kaiming_normal``
 ``softmax_code``, ``group_prototypes``, ``balanced_partner`` and ``spectral_factors`` take a JAX key and, but for a
 code that is looked for, work under ``jit`` and ``vmap``, in the current precision. ``torch_cpu_normal`` and
 ``cuda_uniform`` repeat, in NumPy and always in float64, the streams of two PyTorch generators, because the numerical
-experiments of Zhou et al. (2023) start from them; ``paper_features``, ``paper_prototypes`` and ``paper_anchors`` are those starts.
+experiments of Zhou et al. (2023) start from them; ``paper_features``, ``paper_prototypes`` and ``paper_anchors`` are
+those starts.
 """
 
 from unhinged_jax.initial.balanced import balanced_partner

@@ -159,7 +159,7 @@ def _part(name: str, kind: str | ArrayLike, key: jax.Array, sizes: Sizes, scale:
 
 def _first_part(sizes: Sizes, wanted: Wanted, kappa: ArrayLike) -> str:
     """The part with which a balanced start begins, "prototypes" or "features"; the other one is its partner."""
-    n, C, p = sizes
+    n, C, p, _ = sizes
     _check.finite("balanced", kappa)
     _check.shape("balanced", kappa, (), "one number")
     value = float(np.asarray(kappa)) if _check.concrete(kappa) else 1.0
