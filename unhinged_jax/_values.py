@@ -107,8 +107,10 @@ def brief(value: Any) -> str:
 
 
 def in_a_line(value: Any) -> str:
-    """A dataclass by its fields, each of them brief."""
-    parts = (f"{field.name}={brief(getattr(value, field.name))}" for field in dataclasses.fields(value))
+    """A dataclass by its fields, each of them brief; those with `metadata={"rare": True}` only if they are not None."""
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    rare = {field.name for field in dataclasses.fields(value) if field.metadata.get("rare")}
+    parts = (f"{name}={brief(given)}" for name, given in fields.items() if given is not None or name not in rare)
     return f"{type(value).__name__}({', '.join(parts)})"
 
 

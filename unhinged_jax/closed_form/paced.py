@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from unhinged_jax import _loop
 from unhinged_jax.closed_form.flow import Moment, coefficients_at
 from unhinged_jax.closed_form.gradients import Jets, Start, constant, jets_of, sloped, squares, start_of
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, block, roots
@@ -93,13 +94,7 @@ class Pace(NamedTuple):
         if self.ended is None:
             return run
         reached = self.ended.reached
-
-        def masked(leaf: jax.Array) -> jax.Array:
-            kept = reached.reshape(-1, *(1,) * (leaf.ndim - 1))
-            blank = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
-            return jnp.where(kept, leaf, jnp.asarray(blank, leaf.dtype))
-
-        observables, states = jax.tree.map(masked, (run.observables, run.states))
+        observables, states = _loop.blanked((run.observables, run.states), reached)
         why = jnp.where(self.ended.full, RunResult.MAX_STEPS, RunResult.UNDERFLOW)
         code = jnp.where(reached[-1], RunResult.COMPLETED, why)
         return dataclasses.replace(run, observables=observables, states=states, reached=reached, code=code)

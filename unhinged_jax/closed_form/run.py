@@ -108,13 +108,10 @@ def exact(
     states = _check.flag("states", states)
     task = _request.prepare(model, dynamics, state, times, observe, target=target, precision=precision, caller="exact")
     given = state.final if isinstance(state, Trajectory) else state
-    read = None if model.depth > 2 or model.loss.linear else why_not_read(model, dynamics, given, task.plan, states)
-    if why := why_not_aligned(model, dynamics, given) if model.depth > 2 else read:
+    if why := _why_not_this(model, dynamics, given, task, states):
         raise NoClosedForm(f"there is no closed form: {why}")
     if wants_split(task.plan) and (why := why_not_split(dynamics)):
         raise NoClosedForm(f"there are no distances to a limit: {why}")
-    if why := why_not_from(dynamics, task.first):
-        raise NoClosedForm(f"there is no closed form: {why}")
     task.refuse_large(states)
     with task.context():
         times = task.clock()
@@ -145,6 +142,17 @@ def exact(
             found = _squared(job, form_of(model, dynamics, given))
         ended = ended_at(found, times, task) if model.spherical or model.depth > 2 else times[-1]
         return task.finish(dataclasses.replace(found, times=times, elapsed=ended))
+
+
+def _why_not_this(
+    model: LayerPeeled, dynamics: Dynamics, state: State, task: _request.Task, states: bool
+) -> str | None:
+    """Why this start, or what is read, has no closed form where others have one, in words, or None."""
+    if model.depth > 2:
+        return why_not_aligned(model, dynamics, state)
+    if not model.loss.linear:
+        return why_not_read(model, dynamics, state, task.plan, states)
+    return why_not_from(dynamics, task.first)
 
 
 def _expected(

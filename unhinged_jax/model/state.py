@@ -59,7 +59,7 @@ class State(Tabled):
     W: Float[Any, "... C p"]
     b: Float[Any, "... C"] = _ZEROS
     log_scale: Float[Any, "..."] = 0.0
-    inner: Float[Any, "... l p p"] | None = None
+    inner: Float[Any, "... l p p"] | None = dataclasses.field(default=None, metadata={"rare": True})
 
     def __post_init__(self) -> None:
         given = [name for name in ("H", "W", "b", "log_scale") if not isinstance(getattr(self, name), _Zeros)]
