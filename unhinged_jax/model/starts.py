@@ -57,8 +57,8 @@ def drawn(key: jax.Array, labels: Labels, sizes: Sizes, wanted: Wanted, precisio
         return _spectral(key, sizes, wanted, precision, pull)
     if sizes.depth > 2 and not (wanted.balanced is None and wanted.group is None):
         raise ValueError(
-            "balanced starts, and those that a group permutes, have depth 2; for a deeper model give `spectral`, or "
-            "leave `balanced` and `group` out."
+            "balanced starts are those of depth 2, and so are those that a group permutes; for a deeper model give "
+            "`spectral`, or leave `balanced` and `group` out."
         )
     _check.non_negative("scale", wanted.scale)
     n, C, p, depth = sizes
