@@ -355,6 +355,9 @@ REFUSED = {
     "a mask": (uj.frozen(LABELS, 4), descent("adamw", False, mask=dict.fromkeys("HWb", True)), "setting `mask`"),
     "a narrow moment": (uj.frozen(LABELS, 4), descent("adam", False, mu_dtype="bfloat16"), "setting `mu_dtype`"),
     "momentum of rmsprop": (uj.frozen(LABELS, 4), descent("rmsprop", False, momentum=0.5), "setting `momentum`"),
+    "batches": (
+        uj.frozen(LABELS, 4), uj.Descent(batch=2, optimizer=descent("adam", False).optimizer), "bends the noise"
+    ),
     "a loss that is not linear": (
         uj.frozen(LABELS, 4, loss="cross_entropy"), descent("adam", False), "not linear in the logits"
     ),
@@ -367,6 +370,24 @@ def test_what_has_no_closed_form_says_why(case):
     for ask in (lambda: uj.exact(model, dynamics, start(model), [1]), lambda: uj.limit(model, dynamics, start(model))):
         with pytest.raises(uj.NoClosedForm, match=words):
             ask()
+
+
+@pytest.mark.long
+def test_a_sweep_over_a_decay_of_the_optimizer_is_exact(tmp_path):
+    def plan(axis):
+        return uj.SweepPlan.of({
+            "model": {"case": "frozen", "dim": 4, "gamma": 0.2},
+            "labels": {"layout": "counts", "counts": [3, 2, 2]},
+            "dynamics": {"kind": "descent", "optimizer": {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.3}},
+            "run": {"times": [0, 10**7], "observe": ["norm_W"], "precision": "float64"},
+            "sweep": {"method": "exact", "grid": axis},
+        })  # fmt: skip
+
+    decays = plan({"dynamics.optimizer.weight_decay": [0.1, 0.2]})
+    found = uj.sweep(decays, tmp_path / "a.zarr", workers=0, progress=False).load()["norm_W"].values.reshape(2, 2)
+    assert found[0, 1] / found[1, 1] == pytest.approx(2.0, rel=1e-12)  # the same u over lambda
+    with pytest.raises(ValueError, match=r"no longer constant if 'model\.decay' changes"):
+        uj.sweep(plan({"model.decay": [0.0, 0.1]}), tmp_path / "b.zarr", workers=0, progress=False)
 
 
 def test_a_decay_that_is_traced_is_nan_and_so_is_its_derivative():

@@ -71,7 +71,7 @@ def why_not_beside(names: Iterable[str]) -> str | None:
     """Why there is no closed form beside such a problem if one of these parameters moves, in words, or None."""
     for name in names:
         if name.removeprefix("model.").startswith("decay"):
-            return f"the gradient is no longer constant if {name!r} changes; leave it out, or use sources='simulated'."
+            return f"the gradient of an optimiser is no longer constant if {name!r} changes; leave it out, or simulate."
     return None
 
 

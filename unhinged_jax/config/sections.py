@@ -157,8 +157,9 @@ class DynamicsSection:
         rate_b: Factor on the rate of the biases, given like `schedule`; default `rate_W`.
         momentum: descent: the coefficient of heavy-ball momentum, at least 0 and below 1.
         nesterov: descent: true for Nesterov's form of the momentum.
-        optimizer: descent: the name of an optax optimiser, or {name = ..., and its numbers}, which are data of a sweep;
-            "module:name" is a constructor of your own.
+        optimizer: descent: the name of an optimiser of optax, or "spectral_descent", "normalized_descent" or
+            "clipped_descent"; or {name = ..., and its numbers}, which are data of a sweep; "module:name" is a
+            constructor of your own.
         sam_radius: flow, descent: the radius of sharpness-aware minimisation, at least 0.
         clip_norm: flow, descent: the largest norm of a gradient, above 0; a longer one is shortened to it.
         normalized: flow, descent: true if each gradient is divided by its norm.
