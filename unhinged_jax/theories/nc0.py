@@ -158,7 +158,8 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left.set(xlabel="updates", ylabel="norm of the sum of the prototypes", yscale="log")
     head(left, "Sum of the prototypes", "features frozen, decay 0.5 for all")
     key_under(left)
-    drawn = right.pcolormesh(curves["decoupled"], curves["coupled"], curves["nc0"], vmin=0, shading="nearest")
+    shown = curves["decoupled"], curves["coupled"], curves["nc0"]
+    drawn = right.pcolormesh(*shown, vmin=0, shading="nearest", rasterized=True)
     right.plot(curves["decoupled"], curves["decoupled"] * curves["steepest"], **{**THRESHOLD, "color": "w", "lw": 1.5})
     right.set_ylim(curves["coupled"][0], curves["coupled"][-1])
     logarithmic(right, "decoupled decay λ_d", "coupled decay λ_c", both=True)
