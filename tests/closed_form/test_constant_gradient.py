@@ -304,8 +304,8 @@ def test_trillions_of_updates_and_where_they_end():
 @pytest.mark.parametrize(
     ("name", "changes", "side", "note"),
     [
-        ("adagrad", {"initial_accumulator_value": 1e-9, "eps": 1e-12}, "grows", ""),
-        pytest.param("sign_sgd", {}, "grows", "", marks=pytest.mark.long),
+        ("adagrad", {"initial_accumulator_value": 1e-9, "eps": 1e-12}, "grows", "like the square root"),
+        pytest.param("sign_sgd", {}, "grows", "in proportion", marks=pytest.mark.long),
         pytest.param(
             "lion", {"weight_decay": 40.0}, "grows", "its sign changes with every update", marks=pytest.mark.long
         ),

@@ -81,6 +81,7 @@ TESTS = {
     "closed_form/squared_error": SQUARED,
     "closed_form/rules": OPTIMIZED,
     "closed_form/constant_gradient": OPTIMIZED,
+    "closed_form/recognised": OPTIMIZED,
     "closed_form/residual": _named(SQUARED_FILE, "ten_digits_at_a_million"),
     "closed_form/balance": [*SQUARED, *_named(SQUARED_FILE, "what_rules_the_closed_form_out_is_named")],
     "closed_form/modes": [

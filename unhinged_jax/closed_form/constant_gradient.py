@@ -27,10 +27,8 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _check, _loop
 from unhinged_jax.closed_form.modes import log_factor, power, quotient
-from unhinged_jax.closed_form.rules import (
+from unhinged_jax.closed_form.recognised import (
     Memory,
-    Parts,
-    Rule,
     accumulators,
     always_even,
     given_to,
@@ -38,6 +36,7 @@ from unhinged_jax.closed_form.rules import (
     rule_of,
     why_not_known,
 )
+from unhinged_jax.closed_form.rules import Parts, Rule
 from unhinged_jax.closed_form.timeline import Updates
 from unhinged_jax.dynamics import Descent, rates_at
 from unhinged_jax.model import LayerPeeled, State, multiplied

@@ -45,9 +45,7 @@ def why_noise_rules_out(model: LayerPeeled, dynamics: Noisy, expectations: bool)
     The loss is linear.
     """
     if getattr(dynamics, "optimizer", None) is not None:
-        return (
-            "an optimiser bends the noise of batches and labels, so no moments close; use `simulate` and average."
-        )
+        return "an optimiser bends the noise of batches and labels, so no moments close; use `simulate` and average."
     if not expectations and isinstance(dynamics, Diffusion):
         return "a Diffusion is random; its mean is the Flow of the same schedule, with a closed form."
     if not expectations:

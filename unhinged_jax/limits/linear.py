@@ -17,7 +17,7 @@ from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Dynamics, Flow, Nesterov
 from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.limits.factors import Factor, factor
-from unhinged_jax.limits.result import Limit
+from unhinged_jax.limits.result import LINE, Limit
 from unhinged_jax.linear.leading_part import Coupled, Growth, growth, leading_part
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.linear.row_space import RowSpace, row_space
@@ -243,4 +243,5 @@ def towards(
     none, rate = jnp.full((), jnp.inf, dtype), jnp.abs(log)
     rate_H, rate_W = (none, rate) if moving_W else (rate, none)
     angle = jnp.where((decay > 0) & (log >= 0), found.angle, 0.0)
-    return Limit(direction, rate, rate_H, rate_W, jnp.maximum(log, 0.0), none, none, angle, moving="driven")
+    ending = jnp.where((decay == 0) & (size > 0), LINE, 0)
+    return Limit(direction, rate, rate_H, rate_W, jnp.maximum(log, 0.0), none, none, angle, ending, moving="driven")

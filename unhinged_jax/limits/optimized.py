@@ -8,17 +8,19 @@ Source: beyond the paper.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.constant_gradient import rates_of, start_of
 from unhinged_jax.closed_form.modes import log_factor
-from unhinged_jax.closed_form.rules import given_to
+from unhinged_jax.closed_form.recognised import fading, given_to
 from unhinged_jax.dynamics import Descent
 from unhinged_jax.limits.factors import Factor
 from unhinged_jax.limits.linear import bias_limit, towards
-from unhinged_jax.limits.result import Limit
+from unhinged_jax.limits.result import LINE, ROOT, Limit
 from unhinged_jax.model import LayerPeeled, State
 
 
@@ -38,7 +40,9 @@ def optimized(model: LayerPeeled, descent: Descent, state: State, target: str) -
 
     moving = "H" if model.moves.H else "W"
     bias = bias_limit(state.b, -settled["b"], decay, found("b").log) if "b" in settled else state.b
-    return towards(model, state, -settled[moving], decay, found(moving), bias)
+    limit = towards(model, state, -settled[moving], decay, found(moving), bias)
+    ending = jnp.where(limit.ending == LINE, ROOT, limit.ending) if fading(descent.optimizer) else limit.ending
+    return dataclasses.replace(limit, ending=ending)
 
 
 def rate_now(descent: Descent) -> jax.Array:

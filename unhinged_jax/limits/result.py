@@ -13,7 +13,7 @@ from unhinged_jax import _check
 from unhinged_jax._values import Tabled, Value
 from unhinged_jax.model import State
 
-STOPS, SHORT, OVERSHOOTS, SWINGS = 1, 2, 3, 4
+STOPS, SHORT, OVERSHOOTS, SWINGS, LINE, ROOT = 1, 2, 3, 4, 5, 6
 _NOTES = {
     0: "",
     STOPS: "all remaining rates add up to a finite sum, so the run stops at `direction`",
@@ -22,6 +22,10 @@ _NOTES = {
     OVERSHOOTS: "lengths shrink, so equal steps turn features further and further; the rate holds until they "
     "overshoot, which they then do repeatedly",
     SWINGS: "steps are so large that some features oscillate about their targets forever",
+    LINE: "nothing decays, so the norm grows in proportion to zeta, in a descent to the number of updates, and the "
+    "direction error falls like its inverse",
+    ROOT: "updates become smaller, so the norm grows like the square root of their number, and the direction error "
+    "falls like its inverse",
 }
 
 _NUMBERS = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
