@@ -173,6 +173,17 @@ def test_the_time_of_an_event_is_differentiated_with_respect_to_the_numbers() ->
         assert slope == pytest.approx(float(when(0.8 + 1e-6) - when(0.8 - 1e-6)) / 2e-6, rel=1e-4)
 
 
+@pytest.mark.parametrize(("make", "ends"), [(optax.adam, 0), (uj.normalized_descent, None)])
+def test_squares_that_overflow_end_a_run(make: Callable[..., Any], ends: int | None) -> None:
+    """Adam would divide by their infinite root, and stand still without a word."""
+    model = uj.frozen(LABELS, dim=P)
+    start = in_float32(STATE.replace(H=1e25 * STATE.H))
+    run = uj.simulate(model, descent(make, learning_rate=0.1), start, [0, 3], "norm_W")
+    assert (run.result == run.result.OVERFLOW) == (ends is not None)
+    assert np.isfinite(run["norm_W"]).tolist() == [True, ends is None]
+    assert int(run.elapsed) == (3 if ends is None else ends)
+
+
 STILL = {"b": uj.unconstrained, "W": uj.anchored, "H": uj.frozen}
 
 

@@ -118,7 +118,7 @@ def run(
         if system.groups:
             sizes = jnp.stack(system.heights(after.body))
             tidy = _rescaled(system, after, sizes, mark=False)._replace(there=sizes > 0)
-        inside, sunk = _in_range(system, tidy.body, dtype), _sunk(system, tidy.body, dtype)
+        inside, sunk = _in_range(system, before, tidy, dtype), _sunk(system, tidy.body, dtype)
         stopped = before._replace(code=jnp.where(inside, RunResult.UNDERFLOW, RunResult.OVERFLOW).astype(jnp.int32))
         fine = inside & ~sunk
         return jax.tree.map(lambda new, old: jnp.where(fine, new, old), tidy, stopped), fine
@@ -164,13 +164,13 @@ def _start(system: System, body: Body, memory: PyTree) -> Carry:
 def _settled(system: System, before: Carry, after: Carry, dtype: DTypeLike) -> tuple[Carry, jax.Array]:
     """The carry after a block of updates, rescaled and cleaned, and whether nothing was lost within the block."""
     if not system.groups:
-        return after, _in_range(system, after.body, dtype) & ~_sunk(system, after.body, dtype)
+        return after, _in_range(system, before, after, dtype) & ~_sunk(system, after.body, dtype)
     sizes = jnp.stack(system.sizes(after.body))
     tidy = _rescaled(system, after, sizes)._replace(there=sizes > 0)
     assert before.there is not None
     vanished = before.there & (sizes == 0)
     lost = vanished | (jnp.abs(tidy.powers - before.powers) >= _LOST // 2)
-    return tidy, _in_range(system, tidy.body, dtype) & ~_sunk(system, tidy.body, dtype) & ~jnp.any(lost)
+    return tidy, _in_range(system, before, tidy, dtype) & ~_sunk(system, tidy.body, dtype) & ~jnp.any(lost)
 
 
 def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
@@ -266,13 +266,22 @@ def _final_memory(system: System, descent: Noisy, carry: Carry, dtype: DTypeLike
     return system.unpack(carry.memory[0].trace, _logs(system, carry, dtype), log_scale)
 
 
-def _in_range(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
+def _in_range(system: System, before: Carry, after: Carry, dtype: DTypeLike) -> jax.Array:
     """Whether every entry is finite and, if the dynamics squares entries, so small that no square overflows.
 
-    An entry that is not finite stays so. If this holds after a block of updates, it held throughout the block.
+    An entry that is not finite stays so. If this holds after a block of updates, it held throughout the block. What an
+    optimiser remembers may be squares, whose overflow would silently end its updates, so that it must stay finite, too.
     """
     ceiling = float(jnp.finfo(dtype).max) ** 0.5 if system.squares else float("inf")
-    return jnp.all(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) < ceiling for part in body.values()]))
+    inside = [jnp.max(jnp.abs(part), initial=0.0) < ceiling for part in after.body.values()]
+    if not system.groups:
+        pairs = zip(jax.tree.leaves(before.memory), jax.tree.leaves(after.memory), strict=True)
+        inside += [
+            jnp.all(jnp.isfinite(new) | ~jnp.isfinite(old))
+            for old, new in pairs
+            if jnp.issubdtype(new.dtype, jnp.inexact)
+        ]
+    return jnp.all(jnp.stack(inside))
 
 
 def _sunk(system: System, body: Body, dtype: DTypeLike) -> jax.Array:
