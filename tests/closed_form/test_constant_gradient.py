@@ -327,19 +327,19 @@ def test_limits(name, changes, side, note):
         assert slope == pytest.approx(float(found.exponent), abs=1e-4)
 
 
-def test_growth_beyond_the_range_of_numbers():
-    """A decay so large that every update overshoots: |1 - x|^3000 = e^2080, from equal rates and from a schedule."""
+@pytest.mark.parametrize("decay", [3.0, 0.1])
+def test_growth_beyond_the_range_of_numbers_and_none(decay):
+    """A decay so large that every update overshoots, |1 - x|^3000 = e^2080, and one that lets the prototypes rest."""
     model = uj.frozen(LABELS, 4, gamma=0.2)
     logs = []
     for schedule in (1.0, uj.piecewise([1.0, 1.0], [10])):
-        optimizer = uj.Optimizer(optax.adamw, learning_rate=1.0, weight_decay=3.0)
+        optimizer = uj.Optimizer(optax.adamw, learning_rate=1.0, weight_decay=decay)
         run = uj.exact(model, uj.Descent(schedule, optimizer=optimizer), start(model), [3000], "log_norm_W")
         logs.append(float(run["log_norm_W"][0]))
-    M = signal(model)
-    g = -M.T @ start(model).H
-    u = g / (np.abs(g) + 1e-8)
-    want = 3000 * np.log(2) + np.log(np.linalg.norm(start(model).W + u / 3))
-    np.testing.assert_allclose(logs, want, rtol=1e-13)
+    g = -signal(model).T @ start(model).H
+    rest = -g / (np.abs(g) + 1e-8) / decay
+    grown = 3000 * np.log(2) + np.log(np.linalg.norm(start(model).W - rest))
+    np.testing.assert_allclose(logs, grown if decay > 2 else np.log(np.linalg.norm(rest)), rtol=1e-13)
 
 
 REFUSED = {

@@ -46,7 +46,7 @@ SQUARED = _named(
 )  # fmt: skip
 OPTIMIZED = _named(
     "closed_form/test_constant_gradient", "closed_form_is_the_loop", "run_goes_on_from_the_memory_of_another_problem",
-    "trillions_of_updates_and_where_they_end", "growth_beyond_the_range_of_numbers",
+    "trillions_of_updates_and_where_they_end", "growth_beyond_the_range_of_numbers_and_none",
     "sizes_of_states_whose_squares_leave_the_range",
 )  # fmt: skip
 STEPS = _named("closed_form/test_exact", "descent_with_equal_steps_equals_a_loop[both-settings0]")
