@@ -327,6 +327,61 @@ def test_limits(name, changes, side, note):
         assert slope == pytest.approx(float(found.exponent), abs=1e-4)
 
 
+@pytest.mark.parametrize("decay", [2.0, 2.1])
+def test_limit_of_steps_that_overshoot_from_a_state_with_a_scale_of_its_own(decay):
+    """At twice the step that would end in one update the run alternates; above that it leaves."""
+    model = uj.anchored(LABELS, 4, gamma=0.3)
+    state = start(model).replace(log_scale=2.0)
+    dynamics = uj.Descent(optimizer=uj.Optimizer(optax.adamw, learning_rate=1.0, weight_decay=decay))
+    found, run = uj.limit(model, dynamics, state), uj.exact(model, dynamics, state, [200], (), states=True)
+    end = np.asarray(run.final.H) / np.linalg.norm(run.final.H)
+    np.testing.assert_allclose(found.direction.H, end, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [1.0, 0.9999])
+def test_momentum_at_and_near_1(momentum):
+    """The sum of its powers is no quotient by 1 - beta: that is 0 / 0, or in float32 keeps four digits."""
+    model = uj.frozen(LABELS, 4, gamma=0.2)
+    state = start(model, precision="float32").replace(W=np.zeros((3, 4), np.float32))
+    dynamics = uj.Descent(0.7, optimizer=uj.Optimizer(optax.sgd, learning_rate=0.1, momentum=momentum))
+    run, total, trace = uj.exact(model, dynamics, state, [1, 5, 20], "norm_W"), [0.0], 0.0
+    for _ in range(20):
+        trace = 1 + momentum * trace
+        total.append(total[-1] + 0.07 * trace)
+    want = np.array(total)[[1, 5, 20]] * np.linalg.norm(signal(model).T @ np.asarray(state.H, float))
+    np.testing.assert_allclose(run["norm_W"], want, rtol=2e-6)
+
+
+def test_a_bias_without_a_gradient_stays():
+    """Every class pulls at every bias alike; the sign of what rounding leaves of their sum is no step."""
+    model = uj.frozen(uj.balanced(7, 3), 6, bias=True)
+    dynamics = uj.Descent(optimizer=uj.Optimizer(optax.sign_sgd, learning_rate=0.1))
+    for solve in (uj.exact, uj.simulate):
+        assert solve(model, dynamics, model.init(jax.random.key(0)), [5], "norm_b")["norm_b"] == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", *(pytest.param(name, marks=pytest.mark.long) for name in ("rmsprop", "adagrad"))]
+)
+def test_derivatives_of_a_run_that_goes_on_beside_a_sample_without_weight(name):
+    """Its gradient is 0 and so is its memory, where a root has no derivative of its own."""
+    labels = LABELS.weighted(samples=[1, 0, 1, 1, 1, 1, 1])
+    model = uj.anchored(labels, 4, gamma=0.3)
+    changes = {"adam": {"eps_root": 0.0}, "rmsprop": {"eps": 1e-3}, "adagrad": {"eps": 0.0}}[name]
+    begin = {"rmsprop": {"initial_scale": 0.0}, "adagrad": {"initial_accumulator_value": 0.0}}.get(name, {})
+    if name == "rmsprop":
+        begin["eps_in_sqrt"] = False
+    dynamics = descent(name, False, **changes, **begin)
+    with jax.enable_x64(True):
+        middle = uj.exact(model, dynamics, start(model), [3], ())
+
+        def loss(gamma):
+            return uj.exact(model.replace(gamma=gamma), dynamics, middle, [9], "loss")["loss"][0]
+
+        slope, step = jax.grad(loss)(0.3), 1e-5
+        assert float(slope) == pytest.approx(float(loss(0.3 + step) - loss(0.3 - step)) / (2 * step), rel=1e-7)
+
+
 @pytest.mark.parametrize("decay", [3.0, 0.1])
 def test_growth_beyond_the_range_of_numbers_and_none(decay):
     """A decay so large that every update overshoots, |1 - x|^3000 = e^2080, and one that lets the prototypes rest."""

@@ -80,7 +80,7 @@ def test_a_traced_choice_of_known_size_is_one():
 @pytest.mark.parametrize(("say", "choice"), [
     ("one of the two", {}), ("one of the two", {"samples": [0], "per_class": 1}),
     ("one per sample", {"samples": [True, False]}), ("given by a mask", {"samples": [0.5]}),
-    ("given by a mask", {"samples": 3}), ("numbers from 0 to 5", {"samples": [6]}),
+    ("given by a mask", {"samples": 3}), ("numbers from 0 to 5, but got 6", {"samples": np.array([6])}),
     ("numbers from 0 to 5", {"samples": [-1]}), ("some of the 6 samples", {"samples": []}),
     ("class 2 would have no sample to train on", {"samples": [2]}), ("the smallest has 1", {"per_class": 1}),
     ("at least 1", {"per_class": 0}), ("every sample that has a weight", {"samples": [0, 1, 2, 3, 4, 5]}),

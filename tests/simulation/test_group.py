@@ -217,6 +217,11 @@ def test_which_starts_a_group_permutes():
     start, order = five.init(jax.random.key(0), group="cyclic", precision="float64"), [0, 2, 1, 3, 4]
     assert group_of(five, start) == "cyclic"
     assert not group_of(five, start.replace(H=np.asarray(start.H)[order], W=np.asarray(start.W)[order]))
+    # A member of a batch is looked at in its own size.
+    small, found = 1e-16 * H[[0, 3, 2, 1, 4, 5, 6, 7]], []
+    with jax.enable_x64(True):
+        jax.vmap(lambda H: found.append(group_of(model, state.replace(H=H))) or H)(jnp.stack([H, small]))
+    assert found == [""]
     shuffled = model.replace(labels=uj.from_labels(np.array([2, 0, 1, 3, 3, 1, 0, 2])))
     assert group_of(shuffled, shuffled.init(jax.random.key(0), group="hadamard", precision="float64")) == "hadamard"
 
@@ -246,6 +251,7 @@ def test_draw():
         (uj.balanced(4, 1), 4, {"group": "cyclic", "balanced": 0.0}, "leave `balanced` out"),
         (uj.balanced(4, 1), 4, {"group": "cyclic", "features": np.ones((4, 4))}, "leave `features` out"),
         (uj.from_counts([2, 1]), 4, {"group": "cyclic"}, "same number of samples"),
+        (uj.targets(np.ones((4, 3))), 4, {"group": "cyclic"}, "numbers, not classes"),
     ],
 )
 def test_what_is_no_draw(labels, dim, asked, said):

@@ -247,6 +247,17 @@ def quotient(
     return jnp.where(same_sign, stable, (p_high - p_low) / jnp.where(same_sign, 1.0, gap))
 
 
+def sum_of_powers(base: jax.Array, count: jax.Array) -> jax.Array:
+    """1 + x + ... + x^(count - 1), (), for any base x, also at and near 1.
+
+    Example:
+        >>> [round(float(sum_of_powers(jnp.array(x), jnp.array(4))), 4) for x in (0.5, 1.0, -1.0, 0.0)]
+        [1.875, 4.0, 0.0, 1.0]
+    """
+    none = jnp.zeros_like(base)
+    return quotient(none, base - 1, 1 - base, none + 1, count.astype(base.dtype), none)
+
+
 def descent_coefficients(
     g: Float[jax.Array, "k"],
     rates: Rates,

@@ -21,7 +21,9 @@ import optax
 from jax.typing import ArrayLike
 
 from unhinged_jax import optimizers
+from unhinged_jax.closed_form.modes import sum_of_powers
 from unhinged_jax.optimizers.constructors import clipped, direction_of, normalized
+from unhinged_jax.special import safe_sqrt
 
 Parts = dict[str, jax.Array]
 """One array for each part of a state, "H", "W" and "b", or some of them."""
@@ -90,14 +92,13 @@ def _over(x: jax.Array, size: jax.Array) -> jax.Array:
 
 
 def _plain(g: Parts, given: Given) -> Rule:
-    """Gradient descent, with optax's momentum t <- g + beta t, which is (1 - beta^n) / (1 - beta) g."""
+    """Gradient descent, with optax's momentum t <- g + beta t."""
     beta = given["momentum"]
     if beta is None:
         return _fixed(g)
-    like = next(iter(g.values()))
+    one = jnp.ones((), next(iter(g.values())).dtype)
 
     def weight(k: jax.Array) -> jax.Array:
-        one = jnp.ones((), like.dtype)
         trace = _traced(one, 0 * one, k + 1, given)
         return one + beta * trace if given["nesterov"] else trace
 
@@ -105,8 +106,9 @@ def _plain(g: Parts, given: Given) -> Rule:
 
 
 def _traced(g: jax.Array, begin: jax.Array, n: jax.Array, given: Given) -> jax.Array:
-    left, beta = _power(given["momentum"], n, g), jnp.asarray(given["momentum"], g.dtype)
-    return left * begin + (1 - left) / (1 - beta) * g
+    """beta^n begin + (1 + beta + ... + beta^(n - 1)) g."""
+    beta = jnp.asarray(given["momentum"], g.dtype)
+    return _power(beta, n, g) * begin + sum_of_powers(beta, n) * g
 
 
 def _with_trace(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> Any:
@@ -143,8 +145,8 @@ def _ahead(n: jax.Array, like: jax.Array, given: Given) -> tuple[jax.Array, Any]
 def _adam(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
     n = k + 1 + count
     of_moment, of_gradient = _ahead(n, g, given)
-    square = after("nu", k + 1) / (1 - _power(given["b2"], n, g))
-    return _over(of_moment * after("mu", k + 1) + of_gradient * g, jnp.sqrt(square + given["eps_root"]) + given["eps"])
+    size = safe_sqrt(after("nu", k + 1) / (1 - _power(given["b2"], n, g)) + given["eps_root"])
+    return _over(of_moment * after("mu", k + 1) + of_gradient * g, size + given["eps"])
 
 
 def _adamax(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
@@ -167,8 +169,7 @@ def _adagrad_at_rest(g: Parts, given: Given) -> Rule:
 
 
 def _adagrad(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax.Array, given: Given) -> jax.Array:
-    sums = after("sum_of_squares", k + 1)
-    return jnp.where(sums > 0, _over(g, jnp.sqrt(sums + given["eps"])), 0.0)
+    return _over(g, safe_sqrt(after("sum_of_squares", k + 1) + given["eps"]))
 
 
 def _rms_at_rest(g: Parts, given: Given) -> Rule:
@@ -193,7 +194,7 @@ def _rms(g: jax.Array, after: Callable[..., jax.Array], k: jax.Array, count: jax
     if given["bias_correction"]:
         square = square / (1 - _power(given["decay"], k + 1 + count, g))
     eps = given["eps"]
-    return _over(g, jnp.sqrt(square + eps) if given["eps_in_sqrt"] else jnp.sqrt(square) + eps)
+    return _over(g, safe_sqrt(square + eps) if given["eps_in_sqrt"] else safe_sqrt(square) + eps)
 
 
 def _of(beta: str, square: bool = False) -> Callable[..., jax.Array]:

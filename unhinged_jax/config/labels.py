@@ -52,6 +52,8 @@ def build_labels(section: LabelsSection, files: Files) -> Labels:
         result = _noisy(result, section.noise, files)
     if section.smoothing is not None:
         result = result.smoothed(section.smoothing)
+    if section.held_out is not None and section.held_out_per_class is not None:
+        raise ValueError("give held_out or held_out_per_class, not both.")
     if section.held_out is not None or section.held_out_per_class is not None:
         held = None if section.held_out is None else files.array("held_out", section.held_out)
         result = result.hold_out(held, per_class=section.held_out_per_class)

@@ -39,10 +39,9 @@ def chosen(labels: Fields, samples: npt.ArrayLike | None, per_class: int | None)
             "samples that are held out are given by a mask, one bool per sample, or by their numbers from 0, but got "
             f"{_check.given(samples)}."
         )
-    if given.size and (given.min() < 0 or given.max() >= labels.samples):
-        raise ValueError(
-            f"samples to hold out must be numbers from 0 to {labels.samples - 1}, but got {_check.given(samples)}."
-        )
+    outside = given[(given < 0) | (given >= labels.samples)]
+    if outside.size:
+        raise ValueError(f"samples to hold out must be numbers from 0 to {labels.samples - 1}, but got {outside[0]}.")
     return np.unique(given).astype(np.int32)
 
 

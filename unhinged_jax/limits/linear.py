@@ -233,9 +233,9 @@ def towards(
 ) -> Limit:
     """The limit if the part that moves has a constant pull and a decay, whose factor was `found`."""
     dtype, moving_W = state.W.dtype, model.moves.W
-    log = jnp.where(decay > 0, found.log, 0.0)
-    away = (state.W if moving_W else state.H) - pull / jnp.where(decay > 0, decay, 1.0)
-    part = jnp.where(log > 0, away, pull)
+    log, begin = jnp.where(decay > 0, found.log, 0.0), state.W if moving_W else state.H
+    away = begin - pull / jnp.where(decay > 0, decay, 1.0)
+    part = jnp.where(log > 0, away, jnp.where((decay > 0) & (log == 0), begin, pull))  # 1 - x = -1 leads back to it
     size = safe_norm(part if moving_W else of_training(model.labels, part))
     unit = part / jnp.where(size > 0, size, 1.0)
     still_H, still_W = multiplied(state)

@@ -40,7 +40,7 @@ def optimized(model: LayerPeeled, descent: Descent, state: State, target: str) -
 
     moving = "H" if model.moves.H else "W"
     bias = bias_limit(state.b, -settled["b"], decay, found("b").log) if "b" in settled else state.b
-    limit = towards(model, state, -settled[moving], decay, found(moving), bias)
+    limit = towards(model, start.state, -settled[moving], decay, found(moving), bias)
     ending = jnp.where(limit.ending == LINE, ROOT, limit.ending) if fading(descent.optimizer) else limit.ending
     return dataclasses.replace(limit, ending=ending)
 

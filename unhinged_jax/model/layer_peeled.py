@@ -218,8 +218,8 @@ class LayerPeeled(Tabled):
             (6, 4)
         """
         if prototypes is None:
-            framed = not self.prototypes_move and 1 < self.classes <= self.dim + 1 and balanced is group is None
-            prototypes = "etf" if framed else "normal"
+            framed = not self.prototypes_move and 1 < self.classes <= self.dim + 1
+            prototypes = "etf" if framed and balanced is None and group is None else "normal"
         wanted = Wanted(features, prototypes, bias, scale, balanced, group, spectrum, spectral)
         sizes = Sizes(self.samples, self.classes, self.dim, self.depth)
         pull = jax.grad(lambda logits: -self.loss_of_logits(logits))
@@ -261,8 +261,11 @@ class LayerPeeled(Tabled):
         return jnp.sum(q * self.loss.of_columns(logits, self.labels.probabilities().T.astype(logits.dtype)))
 
     def forces(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
-        """Minus the gradients of the loss term."""
-        return jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
+        """Minus the gradients of the loss term; that of a bias under a linear loss is 0 where only rounding is left."""
+        of_H, of_W, of_b = jax.grad(lambda *parts: -self.data_loss(*parts), argnums=(0, 1, 2))(H, W, b)
+        if self.loss.linear and self.moves.b:
+            of_b = self.signal().column_sums(b.dtype)  # an optimiser may make a step of any gradient, however small
+        return of_H, of_W, of_b
 
     def velocity(self, H: jax.Array, W: jax.Array, b: jax.Array, *, forces: Parts | None = None) -> Parts:
         """(H', W', b') of depth 2 at unit rates: minus the gradients, with kernel, rescaling, decay; 0 for what stays.

@@ -118,8 +118,11 @@ def _permuted(
     keys: tuple[jax.Array, jax.Array], labels: Labels, dim: int, wanted: Wanted
 ) -> tuple[jax.Array, jax.Array]:
     """H and W of a start that a group permutes."""
-    asked = {"features": (wanted.features, "normal"), "prototypes": (wanted.prototypes, "normal")}
-    asked["balanced"] = wanted.balanced, None
+    asked: dict[str, tuple[Any, str | None]] = {
+        "features": (wanted.features, "normal"),
+        "prototypes": (wanted.prototypes, "normal"),
+        "balanced": (wanted.balanced, None),
+    }
     for name, (given, default) in asked.items():
         if given is not default and not (isinstance(given, str) and given == default):
             raise ValueError(
@@ -128,7 +131,7 @@ def _permuted(
             )
     check_group(wanted.group, labels.classes)
     assert wanted.group is not None
-    counts = labels.classified and _check.known(labels.counts())
+    counts = _check.known(labels.counts())
     if counts is not None and np.ptp(counts) != 0:
         raise ValueError(
             "a group permutes classes with the same number of samples each, but here some have more; use `balanced` "
@@ -138,7 +141,7 @@ def _permuted(
     if spectrum is None:
         spectrum = drawn_spectrum(keys[0], labels.classes, wanted.group)
     _check.shape("spectrum", spectrum, (labels.classes,), "one entry per class")
-    W = wanted.scale * initial.group_prototypes(keys[1], spectrum, dim, wanted.group)
+    W = jnp.asarray(wanted.scale * initial.group_prototypes(keys[1], spectrum, dim, wanted.group))
     return W[jnp.asarray(labels.by_class)] / (labels.samples / labels.classes) ** 0.5, W
 
 

@@ -59,7 +59,8 @@ def group_of(model: LayerPeeled, state: State) -> str:
         return ""
     first = np.argsort(index, kind="stable").reshape(model.classes, -1)
     of_classes = H[..., first[:, 0], :]
-    if not np.all(np.abs(H - of_classes[..., index, :]) <= slack * np.max(np.abs(H), initial=0.0)):
+    size = np.max(np.abs(H), axis=(-2, -1), initial=0.0, keepdims=True)  # of every member
+    if not np.all(np.abs(H - of_classes[..., index, :]) <= slack * size):
         return ""
     batch = np.broadcast_shapes(H.shape[:-2], W.shape[:-2])
     pairs = [
@@ -68,7 +69,7 @@ def group_of(model: LayerPeeled, state: State) -> str:
     for group in GROUPS:
         if group == "hadamard" and model.classes & (model.classes - 1):
             continue
-        if all(_permuted(group, *pair, slack) for pair in zip(*pairs, strict=True)):
+        if all(_permuted(group, H, W, slack) for H, W in zip(*pairs, strict=True)):
             return group
     return ""
 
@@ -178,9 +179,8 @@ def _planes(h: jax.Array, w: jax.Array) -> jax.Array:
     least = 64 * jnp.finfo(h.dtype).eps * jnp.maximum(jnp.max(_lengths(h)), jnp.max(_lengths(w)))
     ahead = _lengths(h) >= _lengths(w)
     along, rest = _unit(jnp.where(ahead, h, w), least), jnp.where(ahead, w, h)
-    for _ in range(2):  # the second time removes what the rounding of the first left
-        rest = _unit(rest - jnp.sum(rest * along, axis=1, keepdims=True) * along, least)
-        least = 0.5
+    for bound in (least, 0.5):  # the second time removes what the rounding of the first left
+        rest = _unit(rest - jnp.sum(rest * along, axis=1, keepdims=True) * along, bound)
     return jnp.stack([along, rest])
 
 
