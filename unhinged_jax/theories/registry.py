@@ -11,6 +11,7 @@ from unhinged_jax.theories import (
     dying_classes,
     frozen,
     held_out,
+    group_starts,
     label_noise,
     log_time,
     minibatch,
@@ -32,7 +33,7 @@ from unhinged_jax.theories.theory import Finding, Theory
 
 _MODULES = (
     this_paper, minibatch, stochastic_growth, frozen, nc0, held_out, perils, label_noise, log_time, on_the_path,
-    off_path, near_origin, rich_lazy, mse_decay, dying_classes, within_class, ce_free, ce_decay, saddles,
+    off_path, near_origin, rich_lazy, mse_decay, dying_classes, within_class, ce_free, group_starts, ce_decay, saddles,
     minority, noisy_labels,
     diffusion_limit,
 )  # fmt: skip
