@@ -26,6 +26,7 @@ class ModelSection:
         decay_b: regularized, frozen, ntk_invariant: weight decay on the biases; default that of the prototypes.
         rescale: spherical: q, where the gradient of a feature h is multiplied by |h|^q; default 0.
         free_prototypes: spherical: whether the prototypes move too; default false.
+        unit_prototypes: spherical, with free_prototypes: whether the prototypes are normalised, too; default false.
         kernel: ntk_invariant, which needs it: the kernel between samples, (n, n), or a factor J of it, (n, m); or one
             between feature coordinates, (n p, n p).
         depth: unconstrained, regularized: L, the number of factors of the logits W_L ... W_2 H; default 2.
@@ -42,6 +43,7 @@ class ModelSection:
     decay_b: float | None = None
     rescale: int | float | None = None
     free_prototypes: bool | None = None
+    unit_prototypes: bool | None = None
     kernel: Array | None = None
     depth: int | None = None
     activation: str | None = None

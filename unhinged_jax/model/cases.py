@@ -12,7 +12,8 @@ from unhinged_jax import _check
 from unhinged_jax.kernel import Kernel, as_kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.losses import AdjustedMargin, Loss, LossLike, Unhinged, as_loss
-from unhinged_jax.model.layer_peeled import LARGEST_DIM, LayerPeeled, checked
+from unhinged_jax.model.checks import LARGEST_DIM
+from unhinged_jax.model.layer_peeled import LayerPeeled, checked
 from unhinged_jax.model.settings import Decay, decays, pair, split_rescale
 
 
@@ -182,6 +183,7 @@ def spherical(
     decay: Decay = 0.0,
     rescale: float = 0,
     free_prototypes: bool = False,
+    unit_prototypes: bool = False,
     gamma: ArrayLike | None = None,
     loss: LossLike | None = None,
 ) -> LayerPeeled:
@@ -192,6 +194,8 @@ def spherical(
         rescale: q >= 0, which multiplies the loss gradient of sample i by ||h_i||^q; 1 is the rescaled learning rate of
             Section 4.3, as in Figure 9. A float, even 1.0, may be traced; the ints 0, 1, 2 are faster.
         free_prototypes: Let the prototypes move as well; there is then no closed form.
+        unit_prototypes: Normalise free prototypes, too, before use, so that logits are cosines; default False. A
+            temperature, as of `CrossEntropy(0.1)`, then says how sharp they are.
         labels, dim, gamma, loss: as in `unconstrained`.
 
     Returns:
@@ -200,7 +204,7 @@ def spherical(
     Raises:
         ValueError: as `unconstrained`, and for a negative `rescale`.
 
-    Source: Zhou et al. 2023, Section 3.4, Eq. 17-19, and Section 4.3.
+    Source: Zhou et al. 2023, Section 3.4, Eq. 17-19, and Section 4.3; unit prototypes as in Jiang et al. 2024.
 
     Example:
         >>> from unhinged_jax.labels import balanced
@@ -219,6 +223,7 @@ def spherical(
         decay_W=decay_W,
         prototypes_move=free_prototypes,
         spherical=True,
+        unit_prototypes=_check.flag("unit_prototypes", unit_prototypes),
         **dict(zip(("rescale", "exponent"), split_rescale(rescale), strict=True)),
     )
 

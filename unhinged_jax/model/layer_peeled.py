@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,16 +13,16 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax._values import Tabled
-from unhinged_jax.kernel import Kernel, as_kernel, check_shape
+from unhinged_jax.kernel import Kernel, as_kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
-from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, check_changes, check_depth, decays, split_rescale
+from unhinged_jax.model.checks import LARGEST_DIM, check_settings
+from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, check_changes, decays, split_rescale
 from unhinged_jax.model.starts import Sizes, Wanted, drawn
 from unhinged_jax.model.state import State, check_parts
 from unhinged_jax.signal import Signal
 
-LARGEST_DIM = 2**31 - 1
 Parts = tuple[jax.Array, jax.Array, jax.Array]  # with the shapes of H, W and b
 
 
@@ -39,6 +40,7 @@ class LayerPeeled(Tabled):
         features_move, prototypes_move: Which parts move; prototypes and biases move together.
         bias: Whether a bias is trained.
         spherical: Whether the logits use normalised features, h/||h||.
+        unit_prototypes: Whether they use normalised prototypes, w/||w||, too (spherical only, prototypes move).
         rescale: q in {0, 1, 2}; the loss gradient of sample i is multiplied by ||h_i||^q (spherical only).
         exponent: Any other real q in place of `rescale`, as data, so that it can be traced and differentiated.
         decay_b: Weight decay on b, at least 0; None (default): that of W.
@@ -74,6 +76,7 @@ class LayerPeeled(Tabled):
     decay_b: Any = None
     depth: int = dataclasses.field(default=2, metadata={"static": True})
     activation: str = dataclasses.field(default="linear", metadata={"static": True})
+    unit_prototypes: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         _numbers.settle(self, ("decay_H", "decay_W", "decay_b", "exponent"), _numbers.number)
@@ -87,6 +90,7 @@ class LayerPeeled(Tabled):
             "bias": self.bias,
             f"decay_b={self.decay_b}": self.decay_b is not None,
             "spherical": self.spherical,
+            "unit prototypes": self.unit_prototypes,
             f"rescale={self.rescaling}": bool(self.rescale) or self.exponent is not None,
             "kernel": self.kernel is not None,
             "features frozen": not self.features_move,
@@ -232,13 +236,16 @@ class LayerPeeled(Tabled):
         _check.kind("state", state, State)
         check_fields(self.labels)
         check_parts(state, self.samples, self.classes, self.dim, self.depth)
-        if self.spherical and _check.concrete(state.H) and not np.all(np.any(_memory.read(state.H) != 0, axis=1)):
-            raise ValueError("spherical features cannot be normalised: a row of state.H is zero; start it elsewhere.")
+        for name, unit in {"H": self.spherical, "W": self.unit_prototypes}.items():
+            rows = getattr(state, name)
+            if unit and _check.concrete(rows) and not np.all(np.any(_memory.read(rows) != 0, axis=1)):
+                what = "spherical features" if name == "H" else "unit prototypes"
+                raise ValueError(f"{what} cannot be normalised: a row of state.{name} is zero; start it elsewhere.")
 
     def logits(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
         """Logits S = H W^T + b of features (n, p), normalised first if spherical; shape (n, C)."""
-        unit = H / jnp.linalg.norm(H, axis=1, keepdims=True) if self.spherical else H
-        return unit @ W.T + b
+        H, W = (_unit(X) if unit else X for X, unit in ((H, self.spherical), (W, self.unit_prototypes)))
+        return H @ W.T + b
 
     def data_loss(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
         """The loss term sum_i q_i loss_i, without decay, computed densely for any loss: a scalar."""
@@ -287,34 +294,11 @@ class LayerPeeled(Tabled):
 
 def checked(model: LayerPeeled) -> LayerPeeled:
     """The model; raise a ValueError that names a setting that is not allowed."""
-    _check.kind("labels", model.labels, Labels)
-    _check.kind("loss", model.loss, Loss)
-    _check.whole("dim", model.dim, 1, most=LARGEST_DIM)
-    for name in ("features_move", "prototypes_move", "bias", "spherical"):
-        _check.flag(name, getattr(model, name))
-    model.loss.check_targets(model.labels)
-    check_depth(model.depth, model.activation, {
-        "a kernel": model.kernel is not None, "spherical features": model.spherical,
-        "parts that stay": not (model.features_move and model.prototypes_move),
-    })  # fmt: skip
-    for name, needed in {"decay_H": True, "decay_W": True, "decay_b": False, "exponent": False}.items():
-        value = _numbers.number(name, getattr(model, name))
-        if needed or value is not None:
-            _check.non_negative("rescale" if name == "exponent" else name, value)
-    if model.decay_b is not None and not model.moves.b:
-        raise ValueError("decay_b belongs to a bias, but this model has none that moves; drop it, or give bias=True.")
-    if (gamma := getattr(model.loss, "gamma", None)) is not None:
-        _check.non_negative("gamma", gamma)
-    _check.choice("rescale", model.rescale, (0, 1, 2))
-    if (model.rescale or model.exponent is not None) and not model.spherical:
-        raise ValueError("rescaling by the feature norm requires spherical features; use `spherical(..., rescale=q)`.")
-    if model.kernel is not None:
-        _check.kind("kernel", model.kernel, Kernel)
-        check_shape(model.kernel, model.samples, model.dim)
-    if model.kernel is not None and model.spherical:
-        raise ValueError("a feature kernel and spherical features cannot be combined; drop one of them.")
-    if isinstance(model.loss, AdjustedMargin) and not model.spherical:
-        raise ValueError("the adjusted margin loss is defined on unit features; use it with `spherical(...)`.")
-    if not (model.features_move or model.prototypes_move):
-        raise ValueError("neither features nor prototypes move; let at least one of them move.")
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    check_settings(SimpleNamespace(**fields), model.moves.b)
     return model
+
+
+def _unit(X: jax.Array) -> jax.Array:
+    """The rows, each over its length."""
+    return X / jnp.linalg.norm(X, axis=1, keepdims=True)

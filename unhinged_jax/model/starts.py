@@ -118,13 +118,9 @@ def _permuted(
     keys: tuple[jax.Array, jax.Array], labels: Labels, dim: int, wanted: Wanted
 ) -> tuple[jax.Array, jax.Array]:
     """H and W of a start that a group permutes."""
-    asked: dict[str, tuple[Any, str | None]] = {
-        "features": (wanted.features, "normal"),
-        "prototypes": (wanted.prototypes, "normal"),
-        "balanced": (wanted.balanced, None),
-    }
-    for name, (given, default) in asked.items():
-        if given is not default and not (isinstance(given, str) and given == default):
+    for name in ("features", "prototypes", "balanced"):
+        given = getattr(wanted, name)
+        if given is not None and not (isinstance(given, str) and given == "normal"):
             raise ValueError(
                 f"with a group, features and prototypes follow from the spectrum, so {name} cannot be given as "
                 f"{_check.given(given)}; leave `{name}` out, or `group`."
@@ -141,7 +137,7 @@ def _permuted(
     if spectrum is None:
         spectrum = drawn_spectrum(keys[0], labels.classes, wanted.group)
     _check.shape("spectrum", spectrum, (labels.classes,), "one entry per class")
-    W = jnp.asarray(wanted.scale * initial.group_prototypes(keys[1], spectrum, dim, wanted.group))
+    W = jnp.asarray(wanted.scale) * initial.group_prototypes(keys[1], spectrum, dim, wanted.group)
     return W[jnp.asarray(labels.by_class)] / (labels.samples / labels.classes) ** 0.5, W
 
 

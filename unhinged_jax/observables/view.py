@@ -13,7 +13,7 @@ from jaxtyping import Float
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.model.deep import next_features
 from unhinged_jax.observables.distance import Orthonormal, Reference, Split, turned
-from unhinged_jax.observables.features import ClassFeatures, DenseFeatures, Features
+from unhinged_jax.observables.features import ClassFeatures, DenseFeatures, Features, row_lengths
 from unhinged_jax.observables.plane_features import unit
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.special import drift, power_of_two, safe_norm
@@ -68,6 +68,12 @@ def of_ordinary_size(array: jax.Array, log_scale: jax.Array) -> tuple[jax.Array,
     return array * power_of_two(-power, array.dtype), log
 
 
+def _unit_prototypes(view: View) -> jax.Array:
+    W = view.normal().W
+    lengths = row_lengths(W)
+    return W / jnp.where(lengths > 0, lengths, 1.0)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class View:
@@ -119,8 +125,8 @@ class View:
         return self.once(_normal)
 
     def prototypes(self) -> Float[jax.Array, "C p"]:
-        """W over its scale in `normal`, shape (C, p)."""
-        return self.normal().W
+        """W as it enters the logits, (C, p): unit rows if they are normalised, else over its scale in `normal`."""
+        return self.once(_unit_prototypes) if self.model.unit_prototypes else self.normal().W
 
     def signal_features(self) -> Float[jax.Array, "C p"]:
         """M^T H of the features seen, shape (C, p)."""
@@ -132,4 +138,6 @@ class View:
     def logit_scale(self) -> Float[jax.Array, ""]:
         """Logarithm of the scale of the logits of `seen` features and `prototypes`."""
         normal = self.normal()
+        if self.model.unit_prototypes:  # so are features
+            return jnp.zeros_like(normal.log_W)
         return normal.log_W + (0.0 if self.model.spherical else normal.log_H)

@@ -63,13 +63,11 @@ def group_of(model: LayerPeeled, state: State) -> str:
     if not np.all(np.abs(H - of_classes[..., index, :]) <= slack * size):
         return ""
     batch = np.broadcast_shapes(H.shape[:-2], W.shape[:-2])
-    pairs = [
-        np.broadcast_to(part, (*batch, *part.shape[-2:])).reshape(-1, *part.shape[-2:]) for part in (of_classes, W)
-    ]
+    members = [np.broadcast_to(X, (*batch, *X.shape[-2:])).reshape(-1, *X.shape[-2:]) for X in (of_classes, W)]
     for group in GROUPS:
         if group == "hadamard" and model.classes & (model.classes - 1):
             continue
-        if all(_permuted(group, H, W, slack) for H, W in zip(*pairs, strict=True)):
+        if all(_permuted(group, h, w, slack) for h, w in zip(*members, strict=True)):
             return group
     return ""
 
