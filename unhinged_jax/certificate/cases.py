@@ -141,6 +141,14 @@ def cases() -> list[Case]:
         model = problems()[name].replace(decay=0.0)
         rows.append(Case(name, how, model, Descent(optimizer=optimizer, rate_b=0.8), "float64", 1e-11, 1e-3))
     uneven = problems()["regularized, noisy counts"]
+    for name, how, dynamics in (
+        ("regularized, noisy counts", "sharpness-aware flow", dataclasses.replace(flow, rate_W=0.8, sam_radius=0.5)),
+        ("regularized, noisy counts", "sharpness-aware", dataclasses.replace(descent, sam_radius=0.5, clip_norm=2.0)),
+        ("regularized", "normalised flow", dataclasses.replace(flow, normalized=True)),
+        ("regularized", "clipped", dataclasses.replace(descent, clip_norm=0.2)),
+    ):
+        bound = 1e-8 if isinstance(dynamics, Flow) else 1e-11
+        rows.append(Case(name, how, problems()[name], dynamics, "float64", bound, 1e-3))
     for how, drawn in {
         "batches": Descent(0.3, batch=3),
         "distinct batches": Descent(0.3, batch=3, replacement=False),
@@ -169,6 +177,8 @@ def run_case(case: Case) -> Row:
     observe = ["log_distance_H" if not model.moves.W else "log_distance"]
     if getattr(case.dynamics, "optimizer", None) is not None:
         observe = ["log_norm"]  # distances from the limit are kept by linear maps alone
+    if case.dynamics.paced:
+        observe = []  # simulated in the dense form, which measures no distance
     run = simulate(model, case.dynamics, state, times, observe, states=True, precision=case.precision)
     truth = exact(model, case.dynamics, state, times, (), states=True, precision=case.precision)
     assert run.states is not None and truth.states is not None
@@ -180,7 +190,7 @@ def run_case(case: Case) -> Row:
     order = _order(case, state) if case.precision == "float64" and case.how == "descent" else math.nan
     return Row(
         case.name, case.how, case.precision, errors["H"], errors["W"], errors["b"], case.bound,
-        *_rates(case, state, run, observe[0]), case.rate_bound, order, time.monotonic() - began, dense,
+        *_rates(case, state, run, observe), case.rate_bound, order, time.monotonic() - began, dense,
     )  # fmt: skip
 
 
@@ -229,11 +239,11 @@ def _run_drawn(case: Case) -> Row:
     )  # fmt: skip
 
 
-def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float, float]:
+def _rates(case: Case, state: State, run: Trajectory, observed: list[str]) -> tuple[float, float]:
     """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted
     rate."""
     schedule = case.dynamics.schedule
-    if case.how == "cosine descent" or name == "log_norm" or (case.model.spherical and case.model.rescale < 2):
+    if not observed or case.how == "cosine descent" or name == "log_norm" or (case.model.spherical and case.model.rescale < 2):
         return math.nan, math.nan  # no constant rate, or one per sample
     dynamics = case.dynamics
     if isinstance(dynamics, Flow):  # as long as zeta grows
@@ -244,7 +254,7 @@ def _rates(case: Case, state: State, run: Trajectory, name: str) -> tuple[float,
     if isinstance(case.dynamics, Flow):
         with jax.enable_x64(True):
             clock = np.asarray(schedule.integral(clock), float)
-    logs = np.asarray(run[name], float)
+    logs = np.asarray(run[observed[0]], float)
     return float((logs[-3] - logs[-1]) / (clock[-1] - clock[-3])), predicted
 
 

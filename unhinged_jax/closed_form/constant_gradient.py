@@ -42,6 +42,7 @@ from unhinged_jax.dynamics import Descent, rates_at
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
+from unhinged_jax.optimizers import clipped_descent, normalized_descent
 from unhinged_jax.optimizers.optimizer import resumed
 from unhinged_jax.schedules import Constant
 from unhinged_jax.special import drift, largest, power_of_two
@@ -54,6 +55,9 @@ def why_not_constant(model: LayerPeeled, descent: Descent) -> str | None:
     of = "a descent by an optimiser has a closed form where its gradient is constant"
     if model.spherical:
         return f"{of}, which that of spherical features is not; use `simulate`."
+    if model.moves.coupled and descent.optimizer.make in (clipped_descent, normalized_descent):
+        how = "clip_norm" if descent.optimizer.make is clipped_descent else "normalized=True"
+        return f"{of}, or as a setting of the descent itself: leave out the optimiser and give `Descent` {how}."
     if model.moves.coupled:
         return f"{of}: with features frozen or prototypes anchored; use one of these, plain descent or `simulate`."
     for name, decay in _moving(model, model.decays._asdict()).items():
