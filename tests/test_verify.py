@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.comparison import state_errors
 
 certificate = importlib.import_module("unhinged_jax.certificate.cases")
 command = importlib.import_module("unhinged_jax.certificate.command")
@@ -180,3 +181,11 @@ def test_the_dense_update_is_compared_too(monkeypatch, off):
     assert row.error_dense == pytest.approx(off, rel=1e-6) and row.passed is (off == 0)
     rough = next(c for c in certificate.cases() if (c.name, c.precision) == ("regularized", "float32"))
     assert certificate.run_case(rough).passed
+
+
+def test_states_that_were_not_reached_are_infinitely_wrong():
+    whole = uj.State(np.ones((2, 4, 3)), np.ones((2, 2, 3)), np.zeros((2, 2)), np.zeros(2))
+    cut = jax.tree.map(lambda leaf: np.where(np.arange(2).reshape(-1, *[1] * (leaf.ndim - 1)), np.nan, leaf), whole)
+    for pair in ((cut, whole), (whole, cut), (cut, cut)):
+        assert state_errors(*pair)["H"] == np.inf
+    assert state_errors(whole, whole) == {"H": 0.0, "W": 0.0, "b": 0.0}

@@ -175,7 +175,7 @@ def state_errors(run: State, truth: State) -> dict[str, float]:
         size = np.linalg.norm(b.reshape(times, -1), axis=1)
         if name == "b":
             size = np.maximum(size, size[0])
-        relative = np.divide(gap, size, out=np.where(gap > 0, np.inf, 0.0), where=size > 0)
+        relative = np.divide(gap, size, out=np.where(gap == 0, 0.0, np.inf), where=size > 0)
         errors[name] = float(np.max(np.where(np.isfinite(relative), relative, np.inf)))
     return errors
 

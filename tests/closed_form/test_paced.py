@@ -271,7 +271,11 @@ def test_what_is_refused():
         (model, uj.Descent(sam_radius=0.1, momentum=0.9), "without momentum"),
         (model, uj.Descent(clip_norm=0.1, batch=2), "without noise"),
         (model, uj.Descent(clip_norm=0.1, optimizer=optax.adam(0.1)), "plain descent only"),
-        (model, uj.Descent(optimizer=uj.Optimizer(uj.normalized_descent, learning_rate=0.1)), "give `Descent` normalized"),
+        (
+            model,
+            uj.Descent(optimizer=uj.Optimizer(uj.normalized_descent, learning_rate=0.1)),
+            "give `Descent` normalized",
+        ),
         (uj.spherical(EVEN, 4), sharp, "without spherical features"),
         (uj.ntk_invariant(EVEN, 4, np.eye(6)), sharp, "without a kernel"),
         (model.replace(loss="mse"), sharp, "plain gradients only"),

@@ -106,6 +106,7 @@ def problems() -> dict[str, LayerPeeled]:
         "NTK, held out": ntk_invariant(uneven.hold_out([1, 4, 6]), 6, kernel, gamma=0.25, decay=(0.02, 0.05)),
         "squared error, balanced": regularized(uneven, 6, decay=(0.02 / 0.8, 0.02 / 1.1), loss="mse"),
         "squared error, kappa": unconstrained(uneven, 6, loss="mse"),
+        "deep": regularized(uneven, 6, decay=(0.01 / 0.8, 0.01 / 1.1), depth=4),
     }
 
 
@@ -123,7 +124,7 @@ def cases() -> list[Case]:
         if not model.loss.linear:
             continue
         rows.append(Case(name, "descent", model, descent, "float64", 1e-11, 1e-3))
-        if "," not in name and name != "frozen":
+        if "," not in name and name not in ("frozen", "deep"):
             rough = dataclasses.replace(flow, rtol=1e-5)
             rows.append(Case(name, "flow", model, rough, "float32", 2e-4, 1e-2))
             rows.append(Case(name, "descent", model, descent, "float32", 2e-4, 1e-2))
@@ -171,6 +172,8 @@ def run_case(case: Case) -> Row:
     model = case.model
     if not model.loss.linear:
         return _squared_case(case, began)
+    if model.depth > 2:
+        return _deep_case(case, began)
     bias = np.linspace(-1.0, 1.0, model.classes) if model.bias else None
     state = model.init(jax.random.key(7), bias=bias, precision=case.precision)
     times = np.concatenate([[0], _SEEN])
@@ -220,6 +223,22 @@ def _squared_case(case: Case, began: float) -> Row:
     )  # fmt: skip
 
 
+def _deep_case(case: Case, began: float) -> Row:
+    """A stack of more than two factors from a spectral start, close below its threshold; H, and all other factors."""
+    dynamics, model = case.dynamics, case.model
+    draw = model.init(jax.random.key(7), spectral=[0.2, 0.15, 0.1], precision=case.precision)
+    state = draw.replace(H=draw.H * (dynamics.rate_H / dynamics.rate_W) ** 0.5)  # balanced at these rates
+    times = np.concatenate([[0], _SEEN])
+    run, truth = (way(model, dynamics, state, times, (), states=True).states for way in (simulate, exact))
+    assert run is not None and truth is not None
+    errors, none = state_errors(run, truth), math.nan
+    error_W, seconds = max(errors["W"], errors["inner"]), time.monotonic() - began
+    return Row(
+        case.name, case.how, case.precision, errors["H"], error_W, 0.0, case.bound, none, none, case.rate_bound, none,
+        seconds,
+    )  # fmt: skip
+
+
 def _run_drawn(case: Case) -> Row:
     """The mean of many runs that draw, against its expectation."""
     began, model = time.monotonic(), case.model
@@ -243,7 +262,12 @@ def _rates(case: Case, state: State, run: Trajectory, observed: list[str]) -> tu
     """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted
     rate."""
     schedule = case.dynamics.schedule
-    if not observed or case.how == "cosine descent" or name == "log_norm" or (case.model.spherical and case.model.rescale < 2):
+    if (
+        not observed
+        or case.how == "cosine descent"
+        or name == "log_norm"
+        or (case.model.spherical and case.model.rescale < 2)
+    ):
         return math.nan, math.nan  # no constant rate, or one per sample
     dynamics = case.dynamics
     if isinstance(dynamics, Flow):  # as long as zeta grows

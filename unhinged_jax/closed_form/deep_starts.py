@@ -131,6 +131,21 @@ def why_not_aligned(model: LayerPeeled, dynamics: Dynamics, state: State) -> str
     return None
 
 
+def why_not_beside(names: Sequence[str]) -> str | None:
+    """Why a deep model has no closed form beside a spectral start if one of these parameters moves, in words, or None.
+
+    Derivatives of the closed form are those at fixed singular vectors, which the others turn.
+    """
+    for name in names:
+        if name not in ("decay", "eta", "rate_b", "decay_b") and not name.startswith("schedule."):
+            return (
+                "a deep model has a closed form only where its factors keep one size and the singular vectors of minus "
+                f"the gradient, which they need not if {name!r} alone changes; ask for 'decay', 'eta' and numbers of "
+                "the schedule, or for sources='simulated'."
+            )
+    return None
+
+
 def _fits(model: LayerPeeled, state: State) -> bool:
     n, C, p = model.samples, model.classes, model.dim
     shapes = (np.shape(state.H), np.shape(state.W), np.shape(state.inner))

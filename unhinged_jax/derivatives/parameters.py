@@ -124,7 +124,7 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors on the weights
     of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are applied as given
     otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in
-    units of e^log_scale) and `b`.
+    units of e^log_scale), `inner` of a deep model in the same units, and `b`.
 
     Source: beyond the paper.
 
@@ -136,7 +136,7 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
         (['H', 'W', 'class_weights', 'decay_H'], 0.5)
     """
     named = {**_model_parameters(model), **_label_parameters(model), **_dynamics_parameters(dynamics)}
-    for name in ("H", "W") + (("b",) if model.bias else ()):
+    for name in ("H", "W") + (("b",) if model.bias else ()) + (("inner",) if model.depth > 2 else ()):
         named[name] = (getattr(state, name), _Change(2, _Replace((name,))))
     moves = {"decay_H": model.moves.H, "decay_W": model.moves.W}
     moves |= {"rate_H": model.moves.H, "rate_W": model.moves.W, "rate_b": model.moves.b}

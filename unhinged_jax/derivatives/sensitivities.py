@@ -15,6 +15,7 @@ from unhinged_jax import _check, _memory, _request
 from unhinged_jax import precision as _precision
 from unhinged_jax.closed_form.balance import why_not_along
 from unhinged_jax.closed_form.constant_gradient import why_not_beside
+from unhinged_jax.closed_form.deep_starts import why_not_beside as why_not_beside_deep
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.paced import why_not_along as why_not_along_paced
 from unhinged_jax.derivatives.chosen import Choice, chosen
@@ -148,6 +149,8 @@ def _sources(sources: Iterable[str] | str | None, problem: Problem, key: jax.Arr
 def _why_not_beside(problem: Problem, names: list[str]) -> str | None:
     """Why there is no closed form beside a problem that has one if one of these parameters moves, in words, or None."""
     model, dynamics, _ = problem
+    if model.depth > 2:
+        return why_not_beside_deep(names)
     if not model.loss.linear:
         return why_not_along(names)
     if getattr(dynamics, "optimizer", None) is not None:

@@ -128,6 +128,8 @@ def _check_method(method: str, problem: Problem, free: Iterable[str]) -> None:
         why = why_not_beside(free)
     if why is None and not problem.model.loss.linear:
         why = "a design moves what keeps a start of squared error balanced; give method = 'simulate'."
+    if why is None and problem.model.depth > 2:
+        why = "a design moves what keeps a start of a deep model spectral; give method = 'simulate'."
     if method == "exact" and why:
         raise NoClosedForm(f"there is no closed form: {why}")
 
