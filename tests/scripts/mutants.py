@@ -48,6 +48,8 @@ OPTIMIZED = _named(
     "closed_form/test_constant_gradient", "closed_form_is_the_loop", "run_goes_on_from_the_memory_of_another_problem",
     "trillions_of_updates_and_where_they_end", "growth_beyond_the_range_of_numbers_and_none",
     "sizes_of_states_whose_squares_leave_the_range",
+    *(f"simulated_run_is_the_same_and_each_goes_on_from_the_other[{name}]"
+      for name in ("sgd", "lion", "adagrad", "rmsprop", "corrected", "adamaxw")),
 )  # fmt: skip
 STEPS = _named("closed_form/test_exact", "descent_with_equal_steps_equals_a_loop[both-settings0]")
 UPDATES = _named("closed_form/test_exact", "descent_with_a_schedule_equals_a_loop[0.8-True-both]")
