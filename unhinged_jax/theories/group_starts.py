@@ -163,8 +163,8 @@ THEORY = Theory(
     loss="cross-entropy",
     case="unconstrained",
     predicted=(
-        "`a_k' = (1 − s_k) a_k/(C√N)` for each singular value `a_k` of the prototypes, where `s_k` are the characters of "
-        "the softmax of the logits and `a_k²/√N` those of the logits; for equal `a_k`, a simplex ETF, "
+        "`a_k' = (1 − s_k) a_k/(C√N)` for each singular value `a_k` of the prototypes, where `s_k` are the characters "
+        "of the softmax of the logits and `a_k²/√N` those of the logits; for equal `a_k`, a simplex ETF, "
         "`t = √N (Ei(g) + (C − 1) log g)/2` up to a constant, `g = a²/√N`"
     ),
     assumptions="`W` circulant over a group of C elements, `H = W/√N` class by class, `p ≥ C − 1`",
