@@ -232,10 +232,9 @@ def _deep_case(case: Case, began: float) -> Row:
     run, truth = (way(model, dynamics, state, times, (), states=True).states for way in (simulate, exact))
     assert run is not None and truth is not None
     errors, none = state_errors(run, truth), math.nan
-    error_W, seconds = max(errors["W"], errors["inner"]), time.monotonic() - began
     return Row(
-        case.name, case.how, case.precision, errors["H"], error_W, 0.0, case.bound, none, none, case.rate_bound, none,
-        seconds,
+        case.name, case.how, case.precision, errors["H"], max(errors["W"], errors["inner"]), 0.0, case.bound, none,
+        none, case.rate_bound, none, time.monotonic() - began,
     )  # fmt: skip
 
 
@@ -244,10 +243,8 @@ def _run_drawn(case: Case) -> Row:
     began, model = time.monotonic(), case.model
     observe = ["square_norm", "loss", "within_scatter", "square_norm_b"]
     with jax.enable_x64(True):
-        state, keys = (
-            model.init(jax.random.key(7), precision=case.precision),
-            jax.random.split(jax.random.key(8), DRAWS),
-        )
+        keys = jax.random.split(jax.random.key(8), DRAWS)
+        state = model.init(jax.random.key(7), precision=case.precision)
         runs = jax.vmap(lambda key: simulate(model, case.dynamics, state, _DRAWN, observe, key=key))(keys)
         found = verify(runs, exact(model, case.dynamics, state, _DRAWN, observe))
     assert isinstance(found, Agreement)
@@ -262,12 +259,8 @@ def _rates(case: Case, state: State, run: Trajectory, observed: list[str]) -> tu
     """Fitted rate per unit of zeta (flow) or per update (descent) over the last saved intervals, and the predicted
     rate."""
     schedule = case.dynamics.schedule
-    if (
-        not observed
-        or case.how == "cosine descent"
-        or name == "log_norm"
-        or (case.model.spherical and case.model.rescale < 2)
-    ):
+    changing = case.how == "cosine descent" or (case.model.spherical and case.model.rescale < 2)
+    if changing or not observed or observed == ["log_norm"]:
         return math.nan, math.nan  # no constant rate, or one per sample
     dynamics = case.dynamics
     if isinstance(dynamics, Flow):  # as long as zeta grows

@@ -36,9 +36,8 @@ from unhinged_jax.theories.theory import Finding, Theory
 
 _MODULES = (
     this_paper, minibatch, stochastic_growth, frozen, nc0, held_out, perils, label_noise, log_time, on_the_path,
-    off_path, near_origin, rich_lazy, mse_decay, dying_classes, within_class, ce_free, group_starts, ce_decay, frames, saddles,
-    sharpness_aware, minority,
-    noisy_labels, diffusion_limit, depth,
+    off_path, near_origin, rich_lazy, mse_decay, dying_classes, within_class, ce_free, group_starts, ce_decay, frames,
+    saddles, sharpness_aware, minority, noisy_labels, diffusion_limit, depth,
 )  # fmt: skip
 THEORIES: dict[str, Theory] = {module.THEORY.name: module.THEORY for module in _MODULES}
 
