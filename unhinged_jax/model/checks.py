@@ -38,7 +38,7 @@ def check_settings(model: SimpleNamespace, bias_moves: bool) -> None:
         raise ValueError("rescaling by the feature norm requires spherical features; use `spherical(..., rescale=q)`.")
     if model.kernel is not None:
         _check.kind("kernel", model.kernel, Kernel)
-        check_shape(model.kernel, model.samples, model.dim)
+        check_shape(model.kernel, model.labels.samples, model.dim)
     if model.kernel is not None and model.spherical:
         raise ValueError("a feature kernel and spherical features cannot be combined; drop one of them.")
     if isinstance(model.loss, AdjustedMargin) and (model.unit_prototypes or not model.spherical):

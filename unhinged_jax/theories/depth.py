@@ -143,7 +143,7 @@ THEORY = Theory(
         "vectors of the data and are balanced in the sense of Arora, Cohen & Hazan. Under a loss that is linear in the "
         "logits the size of a mode follows `a' = σ a^(L−1) − λ a`. With two factors both terms are linear, and decay "
         "is beaten or not whatever the start. With more, the pull vanishes faster than the decay as the mode shrinks, "
-        "so decay kills small starts at any σ, and from large ones the mode is infinite at a finite time; between "
+        "so decay kills small starts at any `σ`, and from large ones the mode is infinite at a finite time; between "
         "them is the unstable point `a₀ = (λ/σ)^(1/(L−2))`. It is where the deep model of Súkeník, Mondelli & Lampert "
         "loses its layers under this loss. The thresholds of simulated flows were found by bisection, without the "
         "formula."
