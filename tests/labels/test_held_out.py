@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
+from unhinged_jax.config import Files, build_labels
+from unhinged_jax.config.sections import LabelsSection
 
 Y = [0, 1, 2, 0, 1, 0]
 
@@ -101,3 +103,25 @@ def test_held_out_samples_stay_without_weight():
             uj.from_labels(Y).replace(held_out=wrong)
     changed = jax.tree.map(lambda leaf: leaf, labels)
     assert changed.held_out.tolist() == [3] and changed.replace(classes=4).held_out.tolist() == [3]
+
+
+@pytest.mark.parametrize("choice", [
+    {"held_out": [2, 5, 8]}, {"held_out": [False, False, True] * 3}, {"held_out_per_class": 1},
+    {"held_out": "rows.npy"},
+])  # fmt: skip
+def test_a_file_holds_out_in_each_of_these_ways(choice, tmp_path):
+    """Class weights then count the samples to train on."""
+    np.save(tmp_path / "rows.npy", np.array([2, 5, 8]))
+    section = LabelsSection("labels", labels=[0, 0, 0, 0, 1, 1, 1, 1, 1], weight_exponent=1.0, **choice)
+    if "held_out_per_class" in choice:
+        section = LabelsSection("balanced", classes=3, per_class=3, weight_exponent=1.0, **choice)
+    found = build_labels(section, Files(tmp_path))
+    assert found.held_out.tolist() == [2, 5, 8]
+    shares = np.bincount(found.index, found.weights)
+    np.testing.assert_allclose(shares, 1 / len(shares), rtol=1e-12)
+
+
+def test_a_file_says_only_one_of_the_two(tmp_path):
+    section = LabelsSection("balanced", classes=3, per_class=3, held_out=[0], held_out_per_class=1)
+    with pytest.raises(ValueError, match="one of the two"):
+        build_labels(section, Files(tmp_path))

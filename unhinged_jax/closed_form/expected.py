@@ -133,10 +133,15 @@ OF_MOMENTS: dict[str, Callable[[Moments, Setting], Parts]] = {
 """Observables whose expectation is known: name -> its parts. Their logarithms are those of the expectations."""
 
 
+OF_MEAN = ("test_loss",)
+"""Observables whose expectation is that of the run without noise: samples held out do not move but decay, so that what
+is linear in their logits is linear in what noise moves."""
+
+
 def known_of(plan: ObservablePlan) -> tuple[tuple[str, ...], str | None]:
     """The observables of a plan whose expectation is known, and the first other one or None."""
     unsigned = {name for name in OF_MOMENTS if name not in ("loss", "objective", "square_norm_b")}
-    there = {*OF_MOMENTS, *(f"log_{name}" for name in unsigned)}
+    there = {*OF_MOMENTS, *OF_MEAN, *(f"log_{name}" for name in unsigned)}
     names = tuple(name for name, function in plan if function is None and name in there)
     return names, next((name for name, function in plan if function is not None or name not in there), None)
 

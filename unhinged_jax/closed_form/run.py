@@ -18,7 +18,7 @@ from unhinged_jax.closed_form.deep_starts import why_not_aligned
 from unhinged_jax.closed_form.diffused import diffused
 from unhinged_jax.closed_form.evaluation import Job, end_of, ended_at, evaluated, saved_of, trajectory_of
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form, why_not_from
-from unhinged_jax.closed_form.expected import known_of, mean_of, unknown
+from unhinged_jax.closed_form.expected import OF_MEAN, known_of, mean_of, unknown
 from unhinged_jax.closed_form.linear import exact_linear
 from unhinged_jax.closed_form.modes import Modes
 from unhinged_jax.closed_form.paced import pace_of, why_not_split
@@ -69,8 +69,9 @@ def exact(
 
     A `Descent` that draws batches or labels, and a `Diffusion`, have closed forms in expectation under a linear loss:
     of `loss`, `objective`, `square_norm`, `square_norm_H`, `square_norm_W`, `square_norm_b`, `within_scatter` and
-    `between_scatter`, and of the logarithms of those that scale like H and W (the logarithm of the expectation). By
-    default `moment_observables` are observed, all of them but `square_norm_b`. `final` and `states` are the mean.
+    `between_scatter`, and of the logarithms of those that scale like H and W (the logarithm of the expectation); and of
+    `test_loss`. By default `moment_observables` are observed, all but `square_norm_b` and `test_loss`. `final` and
+    `states` are the mean.
 
     Args:
         model, dynamics, state, times, observe, states, target, precision: as in `simulate`. Solver settings are not
@@ -165,17 +166,19 @@ def _expected(
     if other is not None and not isinstance(asked, ObservableSet):
         raise NoClosedForm(f"there is no closed form: {unknown(other)}")
     split = isinstance(drawn, Descent) and any(name in names for name in SPLIT)
-    mean = exact(model, mean_of(drawn), state, times, ["log_between_scatter"] if split else (), **settings)
+    of_mean = [name for name in names if name in OF_MEAN]
+    read = [*of_mean, *["log_between_scatter"] * split]
+    mean = exact(model, mean_of(drawn), state, times, read, **settings)
     model, begin = trained(model, task.state)
     with task.context():
         membership = grouped(model)  # while the labels are known
         model, drawn = _request.traceable((model, drawn))
-        start = begin, task.first, task.times, names, membership
+        start = begin, task.first, task.times, tuple(name for name in names if name not in of_mean), membership
         if isinstance(drawn, Diffusion):
             values = diffused(model, drawn, *start)
         else:
             values = of_descent(model, drawn, *start, log_of_mean=mean["log_between_scatter"] if split else None)
-        values = task.give_back(values)
+        values = task.give_back(values) | {name: mean[name] for name in of_mean}
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 
 

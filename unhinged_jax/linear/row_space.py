@@ -109,8 +109,11 @@ class RowSpace:
         rows = self.signal.class_sums(H)
         index, q = jnp.asarray(self.signal.index), jnp.asarray(self.signal.weights, H.dtype)
         residual = H - q[:, None] * (rows / self.divisor[:, None])[index]
-        # With one sample per class, or equal ones, only rounding is left, which would outlast features that shrink.
-        rounding = largest(residual) <= 4 * jnp.finfo(H.dtype).eps * largest(H)
+        # With one sample per class, or equal ones, only rounding is left, which would outlast features that shrink. A
+        # sample of weight 0 is all residual.
+        seen = q[:, None] > 0
+        size, left = (largest(jnp.where(seen, part, 0.0)) for part in (H, residual))
+        rounding = seen & (left <= 4 * jnp.finfo(H.dtype).eps * size)
         residual = residual - jax.lax.stop_gradient(jnp.where(rounding, residual, 0.0))
         info = jnp.finfo(H.dtype)
         power = jnp.clip(drift(safe_norm(residual)), 2 - info.maxexp, info.maxexp - 2)

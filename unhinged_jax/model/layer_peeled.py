@@ -87,6 +87,7 @@ class LayerPeeled(Tabled):
         decay = f"{self.decay_H}" if self.decay_H is self.decay_W else f"({self.decay_H}, {self.decay_W})"
         parts = [f"n={self.samples}, C={self.classes}, p={self.dim}, {self.loss!r}, decay={decay}"]
         said = {
+            f"{self.samples - self.labels.training_samples} held out": self.labels.held_out is not None,
             "bias": self.bias,
             f"decay_b={self.decay_b}": self.decay_b is not None,
             "spherical": self.spherical,
