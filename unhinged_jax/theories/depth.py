@@ -114,7 +114,7 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left.plot([], [], "o", color="0.4", ms=4.5, label="simulated")
     logarithmic(left, "decay λ/σ", "size a₀ of the start", both=True)
     left.set(xlim=(0.03, 3), ylim=(0.03, 3))
-    head(left, "Which modes live", "those above the line of their depth")
+    head(left, "Which modes live", "those above the line of their depth; for L = 2 left of it")
     key_under(left, 3)
     shades: Any = np.linspace(0.0, 0.85, len(SIZES))
     for place, size in enumerate(SIZES):
@@ -133,8 +133,8 @@ THEORY = Theory(
     loss="unhinged",
     case="regularised, depth L",
     predicted=(
-        "a mode of L > 2 factors lives only if `σ a₀^(L−2) > λ`, and is infinite at "
-        "`τ = −log(1 − λ/(σ a₀^(L−2)))/((L−2)λ)`; at L = 2 it lives only if `σ > λ`, whatever the start"
+        "a mode of `L > 2` factors lives only if `σ a₀^(L−2) > λ`, and is infinite at "
+        "`τ = −log(1 − λ/(σ a₀^(L−2)))/((L−2)λ)`; at `L = 2` it lives only if `σ > λ`, whatever the start"
     ),
     assumptions="balanced spectral start, equal decays, linear factors",
     references=("saxe2014exact", "arora2018optimization", "sukenik2023deep", "zhou2023unhinged"),
