@@ -48,8 +48,8 @@ def why_not_paced(model: LayerPeeled, dynamics: Dynamics) -> str | None:
         return f"{of} without noise only, which its norm would depend on; use `simulate` and average."
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
         return f"{of} in plain descent only, not if an optimiser is given it; use `simulate`."
-    if isinstance(dynamics, Descent) and (dynamics.momentum is not None or dynamics.optimizer is not None):
-        return f"{of} without momentum or an optimiser only, whose updates have norms of their own; use `simulate`."
+    if isinstance(dynamics, Descent) and dynamics.momentum is not None:
+        return f"{of} without momentum only, whose velocity has a norm of its own; use `simulate`."
     if isinstance(dynamics, Flow) and dynamics.sam_radius is not None and model.moves.coupled:
         given = (dynamics.rate_H, dynamics.rate_W)
         if not any(isinstance(rate, jax.core.Tracer) for rate in given) and float(given[0]) != float(given[1]):
