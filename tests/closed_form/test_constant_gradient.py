@@ -384,12 +384,17 @@ def test_derivatives_of_a_run_that_goes_on_beside_a_sample_without_weight(name):
 
 @pytest.mark.parametrize("decay", [3.0, 0.1])
 def test_growth_beyond_the_range_of_numbers_and_none(decay):
-    """A decay so large that every update overshoots, |1 - x|^3000 = e^2080, and one that lets the prototypes rest."""
-    model = uj.frozen(LABELS, 4, gamma=0.2)
+    """A decay so large that every update overshoots, |1 - x|^3000 = e^2080, and one that lets the prototypes rest.
+
+    The bias moves at half the rate, and comes to rest.
+    """
+    model = uj.frozen(LABELS, 4, gamma=0.2, bias=True)
     logs = []
     for schedule in (1.0, uj.piecewise([1.0, 1.0], [10])):
         optimizer = uj.Optimizer(optax.adamw, learning_rate=1.0, weight_decay=decay)
-        run = uj.exact(model, uj.Descent(schedule, optimizer=optimizer), start(model), [3000], "log_norm_W")
+        dynamics = uj.Descent(schedule, optimizer=optimizer, rate_b=0.5)
+        run = uj.exact(model, dynamics, start(model), [3000], "log_norm_W")
+        np.testing.assert_allclose(run.final.b, np.sign(signal(model).sum(axis=0)) / decay, rtol=1e-6)
         logs.append(float(run["log_norm_W"][0]))
     g = -signal(model).T @ start(model).H
     rest = -g / (np.abs(g) + 1e-8) / decay

@@ -16,7 +16,6 @@ Source: beyond the paper.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -166,24 +165,23 @@ class Factors(NamedTuple):
     Attributes:
         keep: One number for each part that moves, ().
         push: The same, or an array of the shape of the part.
-        scale: A logarithm, () >= 0.
+        scale: A logarithm for each part that moves, () >= 0; a bias need not grow as its prototypes do.
     """
 
     keep: Parts
     push: Parts
-    scale: jax.Array
+    scale: Parts
 
 
 def view_of(start: Start, factors: Factors) -> View:
     """The state at one moment."""
     parts = {"H": start.state.H, "W": start.state.W, "b": start.state.b}
-    by = jnp.exp(-factors.scale)
+    scale = factors.scale["H" if start.model.moves.H else "W"]
     for name, u in start.rule.direction.items():
         parts[name] = factors.keep[name] * parts[name] - factors.push[name] * u
-    stays = {name: by * parts[name] for name in ("H", "W") if name not in factors.keep}
-    b = parts["b"] * jnp.exp(factors.scale) if "b" in factors.keep else parts["b"]
-    parts.update(stays)
-    return View(start.model, DenseFeatures(parts["H"]), parts["W"], b, factors.scale)
+    parts |= {name: jnp.exp(-scale) * parts[name] for name in ("H", "W") if name not in factors.keep}
+    b = parts["b"] * jnp.exp(factors.scale["b"]) if "b" in factors.keep else parts["b"]
+    return View(start.model, DenseFeatures(parts["H"]), parts["W"], b, scale)
 
 
 def factors_at(start: Start, number: jax.Array, odd: jax.Array) -> Factors:
@@ -191,10 +189,9 @@ def factors_at(start: Start, number: jax.Array, odd: jax.Array) -> Factors:
     dtype = start.state.W.dtype
     count, zero = number.astype(dtype), jnp.zeros((), dtype)
     rates = rates_of(start, jnp.zeros((), jnp.int32))
-    logs = [count * log_factor(-x) for _, x in rates.values()]
-    scale = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logs, zero))
-    keep = {name: power(-x, count, scale, odd) for name, (_, x) in rates.items()}
-    push = {name: eta * quotient(zero, -x, x, jnp.ones((), dtype), count, scale, odd)
+    scale = {name: jax.lax.stop_gradient(jnp.maximum(count * log_factor(-x), 0)) for name, (_, x) in rates.items()}
+    keep = {name: power(-x, count, scale[name], odd) for name, (_, x) in rates.items()}
+    push = {name: eta * quotient(zero, -x, x, jnp.ones((), dtype), count, scale[name], odd)
             for name, (eta, x) in rates.items()}  # fmt: skip
     return Factors(keep, push, scale)
 
@@ -234,11 +231,11 @@ def values(
 
 
 class Carry(NamedTuple):
-    """What goes from update to update: factors over a power of two, and its exponent, ()."""
+    """What goes from update to update: factors of each part over a power of two, and its exponent, ()."""
 
     keep: Parts
     push: Parts
-    power: jax.Array
+    power: Parts
     updates: jax.Array
 
 
@@ -253,21 +250,22 @@ def carried(start: Start) -> tuple[Any, Carry]:
 
     def step(carry: Carry, k: jax.Array) -> Carry:
         weights = start.rule.weight(k)
-        by = jnp.where(carry.power < most, power_of_two(-jnp.minimum(carry.power, most), dtype), 0.0)
-        keep, push = {}, {}
+        keep, push, powers = {}, {}, {}
         for name, (eta, x) in rates_of(start, k).items():
-            weight = jnp.asarray(weights if single else weights[name], dtype)
-            keep[name] = carry.keep[name] - x * carry.keep[name]
-            push[name] = carry.push[name] + (eta * weight * by - x * carry.push[name])
-        more = jnp.maximum(drift(largest(*keep.values(), *push.values()), _BEYOND), 0)
-        less = power_of_two(-more, dtype)
-        keep, push = jax.tree.map(lambda part: part * less, (keep, push))
-        return Carry(keep, push, carry.power + more, carry.updates + 1)
+            weight, before = jnp.asarray(weights if single else weights[name], dtype), carry.power[name]
+            by = jnp.where(before < most, power_of_two(-jnp.minimum(before, most), dtype), 0.0)
+            kept = carry.keep[name] - x * carry.keep[name]
+            pushed = carry.push[name] + (eta * weight * by - x * carry.push[name])
+            more = jnp.maximum(drift(largest(kept, pushed), _BEYOND), 0)
+            less = power_of_two(-more, dtype)
+            keep[name], push[name], powers[name] = kept * less, pushed * less, before + more
+        return Carry(keep, push, powers, carry.updates + 1)
 
-    return step, Carry(one, push, zero, zero)
+    return step, Carry(one, push, dict.fromkeys(one, zero), zero)
 
 
 def factors_of(carry: Carry) -> Factors:
     """The factors that a loop carries."""
     dtype = next(iter(carry.push.values())).dtype
-    return Factors(carry.keep, carry.push, carry.power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)))
+    two = jnp.log(jnp.asarray(2.0, dtype))
+    return Factors(carry.keep, carry.push, {name: power.astype(dtype) * two for name, power in carry.power.items()})
