@@ -121,6 +121,26 @@ def test_flow_of_planes_that_are_no_lines():
     equal(both(model, uj.Flow(rtol=1e-10), uj.State(H, W), [0.0, 3.0, 30.0]), 1e-8)
 
 
+@LONG
+@pytest.mark.parametrize(("group", "C", "N"), [("cyclic", 5, 2), ("hadamard", 4, 3)])
+def test_random_planes_rates_and_decays(group, C, N):
+    """25 problems of each group: every character in a plane of its own, at its own angle and sizes."""
+    rng, chi = np.random.default_rng(8), characters(group, C)
+    k = np.arange(C)
+    Q = np.cos(2 * np.pi * np.outer(k, k) / C) + np.sin(2 * np.pi * np.outer(k, k) / C) if group == "cyclic" else chi
+    labels, pair = uj.balanced(C, N), np.minimum(k, -k % C) if group == "cyclic" else k
+    for _ in range(25):
+        frame = np.linalg.qr(rng.normal(size=(2 * C, 2 * C)))[0].reshape(2, C, 2 * C)
+        sizes, angle = rng.exponential(size=(2, C))[:, pair], rng.uniform(0, np.pi, C)[pair][:, None]
+        W = Q @ (sizes[0][:, None] * frame[0]) / C**0.5
+        H = Q @ (sizes[1][:, None] * (np.cos(angle) * frame[0] + np.sin(angle) * frame[1])) / C**0.5
+        r1, r2, l1, l2, bias, rate = rng.uniform(0.02, 1.0, 6)
+        model = uj.regularized(labels, 2 * C, decay=(l1 / 10, l2 / 10), loss="cross_entropy", bias=True)
+        flow = uj.Flow(rate, r1, r2, rtol=1e-10)
+        state = uj.State(np.repeat(H, N, axis=0), W, np.full(C, bias))
+        equal(both(model, flow, state, [0.5, 5.0, 20.0]), 1e-8)
+
+
 @pytest.mark.parametrize("momentum", [None, pytest.param(0.6, marks=LONG)])
 def test_descent_is_the_full_one_and_goes_on(momentum):
     model, state = problem("hadamard", bias=True)

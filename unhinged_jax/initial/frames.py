@@ -79,7 +79,7 @@ def softmax_code(classes: int, dim: int, key: jax.Array, tries: int = 16) -> jax
         every case that they prove.
 
     Example:
-        >>> W = softmax_code(12, 3, jax.random.key(0))  # the icosahedron
+        >>> W = softmax_code(12, 3, jax.random.key(0), tries=1)  # the icosahedron
         >>> round(float(jnp.max(W @ W.T - 2 * jnp.eye(12))) * 5**0.5, 3)
         1.0
     """

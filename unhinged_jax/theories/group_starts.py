@@ -55,16 +55,16 @@ def spectrum_over_time(start: np.ndarray, per_class: int, times: np.ndarray) -> 
     Args:
         start: a_k at t = 0, (C,).
         per_class: N.
-        times: Ascending, above 0, (T,).
+        times: Ascending, from 0, (T,), the last above 0.
 
     Returns:
-        Shape (T, C). The equations are solved in log t by scipy.
+        Shape (T, C). The equations are solved by scipy.
 
     Source: Garrod, Keating & Thrampoulidis 2025 for N = 1.
 
     Example:
-        >>> spectrum_over_time(np.array([0.0, 0.5]), 1, np.array([0.0])).tolist()
-        [[0.0, 0.5]]
+        >>> spectrum_over_time(np.array([0.0, 0.5]), 1, np.array([0.0, 2.0])).round(3).tolist()
+        [[0.0, 0.5], [0.0, 1.024]]
     """
     chi, scale = characters(len(start)), len(start) * per_class**0.5
 
