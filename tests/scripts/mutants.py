@@ -68,6 +68,13 @@ MISSING = _named(
     "invariants/test_missing_modes", "unequal_classes_without_their_leading_mode", "classes_that_are_all_alike_stay_so",
 )  # fmt: skip
 MEETING = _named("derivatives/test_sensitivity", "functions_of_a_matrix_have_two_derivatives_where_eigenvalues_meet")
+DEEP_FILE = "closed_form/test_deep"
+DEEP = _named(
+    DEEP_FILE, "closed_form_is_the_flow_and_the_descent_of_the_dense_factors[depth 4, rates, few dimensions]",
+    "any_size_and_precision", "limit_below_the_threshold_and_on_it",
+    "limit_above_the_threshold_is_where_the_run_goes[sizes0]",
+    "a_mode_above_the_threshold_is_infinite_at_a_finite_time",
+)  # fmt: skip
 TESTS = {
     "observables": TABLE,
     "observables/distance": ["tests/observables/test_distance.py", *TABLE[:1]],
@@ -86,6 +93,11 @@ TESTS = {
     "closed_form/recognised": OPTIMIZED,
     "closed_form/residual": _named(SQUARED_FILE, "ten_digits_at_a_million"),
     "closed_form/balance": [*SQUARED, *_named(SQUARED_FILE, "what_rules_the_closed_form_out_is_named")],
+    "closed_form/deep": [*DEEP, *_named(DEEP_FILE, "derivatives_are_those_of_finite_differences")],
+    "closed_form/deep_run": DEEP,
+    "closed_form/deep_starts": [*DEEP[:1], *_named(DEEP_FILE, "what_rules_the_closed_form_out_is_named")],
+    "limits/deep": DEEP[2:],
+    "observables/layers": _named(DEEP_FILE, "layers_are_looked_at_one_by_one"),
     "closed_form/modes": [
         *_named(
             "closed_form/test_exact", "flow_coefficients_equal_a_decimal_matrix_exponential",

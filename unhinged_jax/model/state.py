@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from unhinged_jax import _check, _memory, _numbers
-from unhinged_jax._values import Tabled, brief
+from unhinged_jax._values import Tabled, brief, in_a_line
 from unhinged_jax.precision import of, scope
 from unhinged_jax.special import faint
 
@@ -66,6 +66,9 @@ class State(Tabled):
         _numbers.settle(self, (*given, *self.extra_names), _numbers.real, "state.")
         if "b" not in given:
             object.__setattr__(self, "b", _zeros_for(self.W))
+
+    def __repr__(self) -> str:
+        return in_a_line(self).replace(", inner=None)", ")")  # which a state of depth 2 does not have
 
     @property
     def extra_names(self) -> tuple[str, ...]:
