@@ -121,7 +121,7 @@ CHAINS = {
                       uj.Descent(uj.cosine(0.2, horizon=40))),
 }  # fmt: skip
 
-LONG = ("cross-entropy", "momentum")
+LONG = ("cross-entropy", "momentum", "squared error")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in CHAINS])
@@ -208,10 +208,11 @@ def test_a_mode_above_the_threshold_is_infinite_at_a_finite_time():
     # What is not reached is nothing to go on from.
     on = uj.exact(model, uj.Flow(), run, [times[1] * (1 + 1e-10)], "norm")
     assert on["norm"][0] > run["norm"][1]
-    below = uj.exact(
-        model, uj.Flow(), model.init(jax.random.key(0), spectral=0.3, precision="float64"), [1e5], "log_norm"
-    )
-    np.testing.assert_allclose(below["log_norm"][0], -decay * 1e5, rtol=1e-3)
+    small = model.init(jax.random.key(0), spectral=0.3, precision="float64")
+    below = uj.exact(model, uj.Flow(), small, [14.0, 1e5], "log_norm")["log_norm"]  # 2 lambda t is above 1 at both
+    *factors, _ = integrated(model, uj.Flow(), small, [14.0])[0]
+    np.testing.assert_allclose(below[0], np.log(np.sqrt(sum(np.sum(x**2) for x in factors))), rtol=1e-10)
+    np.testing.assert_allclose(below[1], -decay * 1e5, rtol=1e-3)
 
 
 @pytest.mark.long
@@ -268,6 +269,8 @@ def test_what_rules_the_closed_form_out_is_named():
         "a loss that is linear": (model.replace(loss="mse"), flow, start),
         "rates that are numbers": (model, uj.Flow(rate_H=uj.cosine(1.0, horizon=3)), start),
         "for a plain Descent": (model, uj.Descent(0.1, momentum=0.5), start),
+        "without inertia": (model, uj.Flow(damping=0.5), start),
+        "for plain gradients": (model, uj.Descent(0.1, sam_radius=0.1), start),
         "rate_H decay_H = rate_W decay_W": (model, uj.Flow(rate_W=2.0), start),
         "have the same singular values": (model, flow, start.replace(H=2 * start.H)),
         r"with H times sqrt\(rate_H/rate_W\)": (model.replace(decay=(0.2, 0.1)), uj.Flow(rate_W=2.0), start),
@@ -342,6 +345,7 @@ def test_batches_are_their_members_and_runs_go_on():
     np.testing.assert_allclose(rest["log_norm"], whole["log_norm"][1:], rtol=1e-12)
 
 
+@pytest.mark.long
 def test_any_size_and_precision():
     model, start = stack()
     plain = uj.exact(model, FLOW, start, TIMES, ["log_norm", "log_abs_loss"])
@@ -360,7 +364,8 @@ def test_any_size_and_precision():
     assert np.isfinite(below["log_norm"]).all() and below["log_norm"][0] < -4.9e4
 
 
-@pytest.mark.parametrize("sizes", [(0.9, 0.5, 0.3), pytest.param((0.5, 0.3, 0.1), marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("sizes", [(0.9, 0.5, 0.3), (0.5, 0.3, 0.1)])
 def test_limit_above_the_threshold_is_where_the_run_goes(sizes):
     model, start = stack(sizes=sizes)
     found = uj.limit(model, FLOW, start)
@@ -445,6 +450,43 @@ def test_layers_are_looked_at_one_by_one(depth, activation):
     found = uj.observe_state(model, start, {"ratios": uj.layer_scatter_ratios, "nc1_trace_ratio": None})
     np.testing.assert_allclose(found["ratios"], ratios, rtol=1e-10)
     np.testing.assert_allclose(found["nc1_trace_ratio"], ratios[-1], rtol=1e-10)
+
+
+@pytest.mark.long
+def test_layers_are_those_of_the_samples_to_train_on():
+    labels = UNEVEN.hold_out([0, 5, 7])
+    model, alone = (uj.regularized(given, 5, decay=0.1, depth=3) for given in (labels, labels.training()))
+    start = model.init(jax.random.key(2))
+    kept = start.replace(H=np.delete(np.asarray(start.H), [0, 5, 7], axis=0))
+    for function in (uj.layer_norms, uj.layer_scatter_ratios, uj.layer_alignments, uj.layer_unbalance):
+        np.testing.assert_allclose(function(model, start), function(alone, kept), rtol=1e-6)
+
+
+@pytest.mark.long
+def test_other_steps_take_the_gradients_of_all_factors():
+    model, start = stack()
+    pull, now, radius = pull_of(model), parts(start), 0.1
+    for _ in range(6):  # sharpness-aware
+        slope = gradient(model, now, pull)
+        norm = np.sqrt(sum(np.sum(x**2) for x in slope))
+        ascended = [x - radius * g / norm for x, g in zip(now, slope, strict=True)]
+        now = [x + 0.1 * g for x, g in zip(now, gradient(model, ascended, pull), strict=True)]
+    aware = uj.simulate(model, uj.Descent(0.1, sam_radius=radius), start, [6], (), states=True)
+    close(aware.states, 0, now, 1e-13)
+    shapes, ends = [x.shape for x in parts(start)], np.cumsum([x.size for x in parts(start)])
+
+    def velocity(_, both):  # with inertia
+        z, v = np.split(both, 2)
+        at = [piece.reshape(shape) for piece, shape in zip(np.split(z, ends[:-1]), shapes, strict=True)]
+        return np.concatenate([v, np.concatenate([g.ravel() for g in gradient(model, at, pull)]) - 0.5 * v])
+
+    z = np.concatenate([x.ravel() for x in parts(start)])
+    end = solve_ivp(velocity, (0, 2.0), np.concatenate([z, 0 * z]), "DOP853", rtol=1e-12, atol=1e-14).y[: z.size, -1]
+    damped = uj.simulate(model, uj.Flow(damping=0.5, rtol=1e-10), start, [2.0], (), states=True)
+    close(damped.states, 0, [x.reshape(s) for x, s in zip(np.split(end, ends[:-1]), shapes, strict=True)], 1e-9)
+    # They see, too, that the norm becomes infinite.
+    for dynamics in (uj.Flow(damping=0.5), uj.Flow(sam_radius=0.01)):
+        assert uj.simulate(model, dynamics, start, [50.0], "norm").result is RunResult.OVERFLOW
 
 
 # --- random problems ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 
 from unhinged_jax import _check, _memory
 from unhinged_jax.closed_form.balance import tolerance
-from unhinged_jax.dynamics import Descent, Dynamics
+from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.precision import of, scope
 
@@ -88,6 +88,8 @@ def _what_rules_out(model: LayerPeeled, dynamics: Dynamics) -> str | None:
         return "without noise only, because its logits are products of factors that all draw"
     if not dynamics.proportional or (model.moves.b and callable(dynamics.rate_b)):
         return "for rates that are numbers only"
+    if dynamics.paced or (isinstance(dynamics, Flow) and dynamics.damping is not None):
+        return "for plain gradients without inertia only"
     if isinstance(dynamics, Descent) and (dynamics.momentum is not None or dynamics.optimizer is not None):
         return "for a Flow and for a plain Descent only"
     given = (dynamics.rate_H, model.decay_H, dynamics.rate_W, model.decay_W)

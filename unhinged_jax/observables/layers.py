@@ -1,7 +1,7 @@
 """What a deep model looks like layer by layer: functions (model, state) -> one number per layer, to be observed.
 
 F_1 = H and F_l = s(F_{l-1} W_l^T) are the features after each factor, l = 2, ..., L-1, and W_L = W. All of them take
-models of depth 2 too, where F_1 = H alone enters the logits.
+models of depth 2 too, where F_1 = H alone enters the logits, and look at the samples to train on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from unhinged_jax import _check, collapse
 from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model.held_out import trained
 from unhinged_jax.observables.view import layer_features, of_ordinary_size
 from unhinged_jax.special import safe_norm
 
@@ -22,10 +23,17 @@ Parts: TypeAlias = list[tuple[jax.Array, jax.Array]]
 """Arrays over a scale of their own, and the logarithms of the scales."""
 
 
-def _factors(model: LayerPeeled, state: State) -> Parts:
-    """H, W_2, ..., W_L."""
+def _checked(model: LayerPeeled, state: State, classes: bool = False) -> tuple[LayerPeeled, State]:
+    """The model and the state of the samples to train on; raise unless they fit, and have classes if these count."""
     _check.kind("model", model, LayerPeeled)
     model.check_state(state)
+    if classes and not model.labels.classified:
+        raise ValueError("this function needs samples that have classes; give `truth` to `targets`.")
+    return trained(model, state)
+
+
+def _factors(state: State) -> Parts:
+    """H, W_2, ..., W_L."""
     named = state.factors()
     inner = [named[name] for name in named if name.startswith("inner_")]
     arrays = [jnp.asarray(part) for part in (named["H"], *inner, named["W"])]
@@ -59,7 +67,8 @@ def layer_norms(model: LayerPeeled, state: State) -> Float[jax.Array, "L"]:
         >>> [round(float(x), 3) for x in layer_norms(model, model.init(jax.random.key(0), spectral=[3.0, 4.0]))]
         [5.0, 5.0, 5.0]
     """
-    return jnp.stack([safe_norm(array) * jnp.exp(log) for array, log in _factors(model, state)])
+    _, state = _checked(model, state)
+    return jnp.stack([safe_norm(array) * jnp.exp(log) for array, log in _factors(state)])
 
 
 def layer_scatter_ratios(model: LayerPeeled, state: State) -> Float[jax.Array, "L-1"]:
@@ -82,10 +91,8 @@ def layer_scatter_ratios(model: LayerPeeled, state: State) -> Float[jax.Array, "
         >>> layer_scatter_ratios(model, model.init(jax.random.key(0), spectral=1.0)).shape
         (2,)
     """
-    _factors(model, state)  # checked
+    model, state = _checked(model, state, classes=True)
     labels = model.labels
-    if not labels.classified:
-        raise ValueError("scatter within classes needs samples that have classes; give `truth` to `targets`.")
     index = jnp.asarray(labels.index)
     found = [collapse.class_statistics(F, index, labels.classes) for F, _ in _features(model, state)]
     return jnp.stack([collapse.nc1_trace_ratio(stats) for stats in found])
@@ -112,9 +119,8 @@ def layer_alignments(model: LayerPeeled, state: State) -> Float[jax.Array, "L-1"
         >>> [round(float(x), 3) for x in layer_alignments(model, model.init(jax.random.key(0), spectral=1.0))]
         [1.0, 1.0]
     """
-    factors, labels = _factors(model, state)[1:], model.labels
-    if not labels.classified:
-        raise ValueError("class means need samples that have classes; give `truth` to `targets`.")
+    model, state = _checked(model, state, classes=True)
+    factors, labels = _factors(state)[1:], model.labels
     index, found = jnp.asarray(labels.index), []
     for (F, _), (W, _) in zip(_features(model, state), factors, strict=True):
         means = jax.ops.segment_sum(F, index, labels.classes)
@@ -147,7 +153,8 @@ def layer_unbalance(model: LayerPeeled, state: State) -> Float[jax.Array, "L-1"]
         >>> bool(jnp.all(layer_unbalance(model, model.init(jax.random.key(0), spectral=1.0)) < 1e-6))
         True
     """
-    factors, found = _factors(model, state), []
+    _, state = _checked(model, state)
+    factors, found = _factors(state), []
     factors[0] = (factors[0][0].T, factors[0][1])
     for (before, log_before), (after, log_after) in itertools.pairwise(factors):
         common = jnp.maximum(log_before, log_after)

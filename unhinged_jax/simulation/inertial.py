@@ -53,6 +53,10 @@ class Inertial(System):
     def squares(self) -> bool:
         return self.system.squares
 
+    @property
+    def bursts(self) -> bool:
+        return self.system.bursts
+
     def log_unit(self) -> Any:
         return self.system.log_unit()
 

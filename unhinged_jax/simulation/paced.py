@@ -42,6 +42,10 @@ class PacedSystem(System):
         return self.plain.squares
 
     @property
+    def bursts(self) -> bool:
+        return self.plain.bursts
+
+    @property
     def stays(self) -> tuple[str, ...]:
         return self.plain.stays
 
