@@ -150,5 +150,5 @@ def why_not_beside(names: Sequence[str]) -> str | None:
 
 def _fits(model: LayerPeeled, state: State) -> bool:
     n, C, p = model.samples, model.classes, model.dim
-    shapes = (np.shape(state.H), np.shape(state.W), np.shape(state.inner))
+    shapes = tuple(np.shape(part) for part in (state.H, state.W, state.inner) if part is not None)
     return shapes == ((n, p), (C, p), (model.depth - 2, p, p))

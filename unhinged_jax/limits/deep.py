@@ -58,6 +58,7 @@ def deep(model: LayerPeeled, flow: Flow, state: State, known: bool) -> Limit:
 
 def whole_direction(state: State) -> State:
     """The direction of all factors of a deep model together, in the form of `Limit.direction`."""
-    size = safe_norm(state.H, state.W, state.inner)  # type: ignore[arg-type]
+    assert state.inner is not None
+    size = safe_norm(state.H, state.W, state.inner)
     size = jnp.where(size > 0, size, 1.0)
     return State(state.H / size, state.W / size, state.b, inner=state.inner / size)

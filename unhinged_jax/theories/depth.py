@@ -77,31 +77,33 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     for depth in DEPTHS:
         model, state = problem(depth, SHARE, 1.2 * threshold(depth, SHARE))
         end = float(limit(model, Flow(), state).blow_up)
-        run = simulate(model, Flow(rtol=1e-10), state, [2 * end], ["norm_W"])
-        assert run.result is RunResult.OVERFLOW
-        ends.append(abs(float(run.elapsed) / end - 1))
+        whole = simulate(model, Flow(rtol=1e-10), state, [2 * end], ["norm_W"])
+        assert whole.result is RunResult.OVERFLOW
+        ends.append(abs(float(whole.elapsed) / end - 1))
         descent = Descent(0.3)
-        for dynamics, times in ((Flow(rtol=1e-10), [0.3 * end, 0.6 * end]), (descent, [1, int(0.6 * end / 0.3)])):
-            pair_of = [way(model, dynamics, state, times, (), states=True).states for way in (simulate, exact)]
-            errors.append(worst(list(state_errors(*pair_of).values())))
+        moves: list[tuple[Any, Any]] = [(Flow(rtol=1e-10), [0.3 * end, 0.6 * end]), (descent, [1, int(2 * end)])]
+        for dynamics, times in moves:
+            run, truth = (way(model, dynamics, state, times, (), states=True).states for way in (simulate, exact))
+            assert run is not None and truth is not None
+            errors.append(worst(list(state_errors(run, truth).values())))
     below = []
     for depth in DEPTHS:
         model, state = problem(depth, SHARE, 0.8 * threshold(depth, SHARE))
-        run = simulate(model, Flow(rtol=1e-10), state, [600.0, 610.0], ["log_norm"])
-        below.append(relative((run["log_norm"][1] - run["log_norm"][0]) / 10, limit(model, Flow(), state).exponent))
+        logs = simulate(model, Flow(rtol=1e-10), state, [600.0, 610.0], ["log_norm"])["log_norm"]
+        below.append(relative((logs[1] - logs[0]) / 10, limit(model, Flow(), state).exponent))
     checks = (
         Check("threshold of simulated flows, by bisection, relative", worst(np.abs(found / predicted - 1)), 1e-5),
         Check("time at which simulated flows end, from the predicted, relative", worst(ends), 1e-6),
         Check("all factors, exact against simulated", worst(errors), 1e-8),
         Check("exponent below the threshold, from that of decay alone, relative", worst(below), 1e-6),
     )
-    times = np.linspace(0, 60, 241)
+    shown = np.linspace(0, 60, 241)
     paths, dots = [], []
     for size in SIZES:
         model, state = problem(SHOWN, SHARE, size)
-        paths.append(np.asarray(exact(model, Flow(), state, times, ["norm_W"])["norm_W"]))
-        dots.append(np.asarray(simulate(model, Flow(rtol=1e-10), state, times[::24], ["norm_W"])["norm_W"]))
-    return checks, {"found": found, "times": times, "paths": np.array(paths), "dots": np.array(dots)}
+        paths.append(np.asarray(exact(model, Flow(), state, shown, ["norm_W"])["norm_W"]))
+        dots.append(np.asarray(simulate(model, Flow(rtol=1e-10), state, shown[::24], ["norm_W"])["norm_W"]))
+    return checks, {"found": found, "times": shown, "paths": np.array(paths), "dots": np.array(dots)}
 
 
 def _draw(curves: Curves, figure: Figure) -> None:
