@@ -142,14 +142,14 @@ def cases() -> list[Case]:
         model = problems()[name].replace(decay=0.0)
         rows.append(Case(name, how, model, Descent(optimizer=optimizer, rate_b=0.8), "float64", 1e-11, 1e-3))
     uneven = problems()["regularized, noisy counts"]
-    for name, how, dynamics in (
+    for name, how, paced in (
         ("regularized, noisy counts", "sharpness-aware flow", dataclasses.replace(flow, rate_W=0.8, sam_radius=0.5)),
         ("regularized, noisy counts", "sharpness-aware", dataclasses.replace(descent, sam_radius=0.5, clip_norm=2.0)),
         ("regularized", "normalised flow", dataclasses.replace(flow, normalized=True)),
         ("regularized", "clipped", dataclasses.replace(descent, clip_norm=0.2)),
     ):
-        bound = 1e-8 if isinstance(dynamics, Flow) else 1e-11
-        rows.append(Case(name, how, problems()[name], dynamics, "float64", bound, 1e-3))
+        bound = 1e-8 if isinstance(paced, Flow) else 1e-11
+        rows.append(Case(name, how, problems()[name], paced, "float64", bound, 1e-3))
     for how, drawn in {
         "batches": Descent(0.3, batch=3),
         "distinct batches": Descent(0.3, batch=3, replacement=False),

@@ -1,5 +1,7 @@
 """Descent by an optimiser where the gradient is constant: a linear loss, and either features or prototypes stay.
 
+Spectral descent with both free has a constant direction instead, from aligned starts (`aligned`).
+
 With the rule of the optimiser (`rules`), its rate l_k and its decoupled decay lambda_k, and the rate eta_k of the
 descent, update k is
 
@@ -25,6 +27,7 @@ import optax
 from jaxtyping import PyTree
 
 from unhinged_jax import _check, _loop
+from unhinged_jax.closed_form.aligned import aligns, as_given, slack, turn_of
 from unhinged_jax.closed_form.modes import log_factor, power, quotient
 from unhinged_jax.closed_form.recognised import (
     Memory,
@@ -57,7 +60,7 @@ def why_not_constant(model: LayerPeeled, descent: Descent) -> str | None:
     if model.moves.coupled and descent.optimizer.make in (clipped_descent, normalized_descent):
         how = "clip_norm" if descent.optimizer.make is clipped_descent else "normalized=True"
         return f"{of}, or as a setting of the descent itself: leave out the optimiser and give `Descent` {how}."
-    if model.moves.coupled:
+    if model.moves.coupled and not aligns(model, descent):
         return f"{of}: with features frozen or prototypes anchored; use one of these, plain descent or `simulate`."
     for name, decay in _moving(model, model.decays._asdict()).items():
         if _check.concrete(decay) and float(decay) != 0:
@@ -69,9 +72,17 @@ def why_not_constant(model: LayerPeeled, descent: Descent) -> str | None:
     return None if why is None else f"{why} Or use `simulate`."
 
 
-def why_not_beside(names: Iterable[str]) -> str | None:
-    """Why there is no closed form beside such a problem if one of these parameters moves, in words, or None."""
+def why_not_beside(names: Iterable[str], coupled: bool = False) -> str | None:
+    """Why there is no closed form beside such a problem if one of these parameters moves, in words, or None.
+
+    If both parts move (`coupled`), the direction stays only if nothing but rates changes.
+    """
     for name in names:
+        if coupled and name not in ("eta", "s") and not name.startswith(("rate_", "schedule.", "optimizer.")):
+            return (
+                f"spectral descent keeps its direction only if nothing but rates changes, and not {name!r}; leave it "
+                "out, or use sources='simulated'."
+            )
         if name.removeprefix("model.").startswith("decay"):
             return f"the gradient of an optimiser is no longer constant if {name!r} changes; leave it out, or simulate."
     return None
@@ -89,7 +100,7 @@ class Start(NamedTuple):
 
     Attributes:
         model, descent, state: As given.
-        gradient: g of the parts that move.
+        gradient: g of the parts that move, at the start.
         rule: What the optimiser makes of it.
         memory: The memory of the optimiser at the start, as optax keeps it.
         made: How many updates are in that memory, ().
@@ -111,6 +122,9 @@ def start_of(model: LayerPeeled, descent: Descent, state: State, memory: PyTree,
     H, W = multiplied(state)
     state = State(H, W, state.b)
     gradient = gradient_of(model, state)
+    if aligns(model, descent):
+        turned = turn_of(model, H, W) > slack(W.dtype)
+        gradient = {name: as_given(jnp.where(turned, jnp.nan, part)) for name, part in gradient.items()}
     begin = resumed(descent.optimizer.built(), {"H": H, "W": W, "b": state.b}, memory)
     counts = optax.tree_utils.tree_get_all_with_path(begin, "count")
     made = jnp.asarray(counts[0][1] if counts else 0)
@@ -119,12 +133,15 @@ def start_of(model: LayerPeeled, descent: Descent, state: State, memory: PyTree,
 
 
 def gradient_of(model: LayerPeeled, state: State) -> Parts:
-    """The constant gradient of the parts that move."""
+    """The gradient of the parts that move, at the start."""
     signal, W = model.signal(), state.W
+    parts: dict[str, Any] = {"H": None, "W": None, "b": None}
     if model.moves.H:
         lifted = signal.times(W)
-        return {"H": -(lifted if model.kernel is None else model.kernel.apply(lifted))}
-    return _moving(model, {"H": None, "W": -signal.transpose_times(state.H), "b": -signal.column_sums(W.dtype)})
+        parts["H"] = -(lifted if model.kernel is None else model.kernel.apply(lifted))
+    if model.moves.W:
+        parts |= {"W": -signal.transpose_times(state.H), "b": -signal.column_sums(W.dtype)}
+    return _moving(model, parts)
 
 
 @jax.custom_jvp

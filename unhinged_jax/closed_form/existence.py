@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from unhinged_jax import _check, _request
+from unhinged_jax.closed_form.aligned import why_turning
 from unhinged_jax.closed_form.balance import why_not_balanced, why_not_squared
 from unhinged_jax.closed_form.constant_gradient import why_not_constant
 from unhinged_jax.closed_form.deep_starts import why_not_aligned, why_not_deep
@@ -49,7 +50,8 @@ def why_no_closed_form(
     if not isinstance(dynamics, Flow) and dynamics.stochastic:
         return why_noise_rules_out(model, dynamics, expectations)
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
-        return why_not_constant(model, dynamics)
+        why = why_not_constant(model, dynamics)
+        return why_turning(model, dynamics, state) if why is None and isinstance(state, State) else why
     if model.spherical and model.moves.W:
         return "spherical features with free prototypes are not linear; anchor the prototypes or use `simulate`."
     if model.spherical and isinstance(dynamics, Descent) and dynamics.momentum is not None:

@@ -90,7 +90,7 @@ def start_of(model: LayerPeeled, space: RowSpace, spectrum: Spectrum, state: Sta
     return Start(model, spectrum, products, jnp.sum(H**2), state.b, drift_b, log_scale)
 
 
-def jets_of(function: Callable[[jax.Array, jax.Array], Any], jets: Jets, spectrum: Spectrum) -> Jets:
+def jets_of(function: Callable[[Any, jax.Array], Any], jets: Jets, spectrum: Spectrum) -> Jets:
     """function(x, g) and its first and second derivatives with respect to the squared singular values, one by one.
 
     Args:

@@ -67,7 +67,8 @@ def why_not_split(dynamics: Dynamics) -> str | None:
     known = not any(callable(rate) or isinstance(rate, jax.core.Tracer) for rate in rates[:2])
     if dynamics.sam_radius is not None and known and float(rates.H) != float(rates.W):
         return (
-            "with unequal rates of H and W the ascent along the gradient turns the direction to which distances refer."
+            "with unequal rates of H and W the ascent along the gradient turns the direction to which distances refer; "
+            "do not observe them."
         )
     return None
 

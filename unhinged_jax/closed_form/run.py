@@ -12,6 +12,7 @@ import numpy.typing as npt
 from unhinged_jax import _check, _loop, _request, observables
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form import constant_gradient, deep_run, spherical, squared_error
+from unhinged_jax.closed_form.aligned import why_turning
 from unhinged_jax.closed_form.balance import Form, form_of, why_not_read
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.deep_starts import why_not_aligned
@@ -154,6 +155,8 @@ def _why_not_this(
         return why_not_aligned(model, dynamics, state)
     if not model.loss.linear:
         return why_not_read(model, dynamics, state, task.plan, states)
+    if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
+        return why_turning(model, dynamics, state)
     return why_not_from(dynamics, task.first)
 
 

@@ -154,7 +154,7 @@ def _why_not_beside(problem: Problem, names: list[str]) -> str | None:
     if not model.loss.linear:
         return why_not_along(names)
     if getattr(dynamics, "optimizer", None) is not None:
-        return why_not_beside(names)
+        return why_not_beside(names, model.moves.coupled)
     return why_not_along_paced(model, dynamics, names)
 
 

@@ -125,7 +125,7 @@ class DesignPlan:
 def _check_method(method: str, problem: Problem, free: Iterable[str]) -> None:
     why = why_no_closed_form(problem.model, problem.dynamics)
     if why is None and getattr(problem.dynamics, "optimizer", None) is not None:
-        why = why_not_beside(free)
+        why = why_not_beside(free, problem.model.moves.coupled)
     if why is None and not problem.model.loss.linear:
         why = "a design moves what keeps a start of squared error balanced; give method = 'simulate'."
     if why is None and problem.model.depth > 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,9 @@ def carried_by(dynamics: Dynamics) -> str:
 
 def without_idle(dynamics: Dynamics) -> Dynamics:
     """The dynamics without a radius that is known to be 0, so that it is the plain one, number by number."""
-    radius = getattr(dynamics, "sam_radius", None)
+    if not isinstance(dynamics, (Flow, Descent)):
+        return dynamics
+    radius: Any = dynamics.sam_radius
     if not is_number(radius) or not _check.concrete(radius) or np.ndim(radius) or float(radius) != 0:
         return dynamics
     return dataclasses.replace(dynamics, sam_radius=None)

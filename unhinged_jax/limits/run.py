@@ -83,6 +83,8 @@ def limit(
     single = state.final if isinstance(state, Trajectory) else state
     dynamics = without_idle(dynamics)
     why = why_no_closed_form(model, dynamics, expectations=True, state=single)
+    if why is None and model.moves.coupled and getattr(dynamics, "optimizer", None) is not None:
+        why = "that of an optimiser is known for one part that moves; ask `exact` after many updates."
     if why is None and dynamics.paced:
         why = _why_no_limit_paced(dynamics)
     if why is None and not dynamics.proportional:

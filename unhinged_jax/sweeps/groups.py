@@ -127,6 +127,8 @@ def _why_not_exact(config: Config, problem: Problem, traced: Mapping[str, Any]) 
         why = explained("squared error has a closed form from balanced starts only; give `balanced = 0.0` in [state].")
     if why is None and getattr(problem.dynamics, "optimizer", None) is not None:
         why = why_not_beside(traced)
+        if why is None and problem.model.moves.coupled and not drawn("spectral"):
+            why = "spectral descent of both parts is solved from aligned starts; give `spectral = 1.0` in [state]."
     return why
 
 
