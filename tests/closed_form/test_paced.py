@@ -295,3 +295,36 @@ def test_what_is_refused():
     for wrong in ({"sam_radius": -0.1}, {"clip_norm": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             uj.Descent(**wrong)
+
+
+def drawn(seed, labels, make):
+    """A random problem, its rates, and how its gradient is made."""
+    rng = np.random.default_rng(seed)
+    both = make is uj.regularized
+    decay = tuple(rng.uniform(0, 0.3, 2)) if both else float(rng.uniform(0, 0.3))
+    model = make(labels, 4, gamma=float(rng.uniform(0, 0.9)), decay=decay, **({"bias": True} if both else {}))
+    bias = rng.normal(size=3) if both else None
+    scale = float(10 ** rng.uniform(-1, 1))
+    state = model.init(jax.random.key(seed), bias=bias, scale=scale, precision="float64")
+    radius, bound = float(rng.uniform(0, 0.3)), float(10 ** rng.uniform(-1, 1))
+    sharp, short, unit = {"sam_radius": radius}, {"clip_norm": bound}, {"normalized": True}
+    how = (sharp, short, unit, sharp | short, sharp | unit)[seed % 5]
+    return model, state, tuple(float(r) for r in rng.uniform(0.5, 1.5, 3)), how
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("make", [uj.regularized, uj.anchored, uj.frozen])
+@pytest.mark.parametrize("labels", [EVEN, TWINS], ids=["even", "uneven"])
+def test_random_problems(labels, make):
+    """Sixty of them, half of them flows, to 1e-10 of the state wherever the flow has not come near where it ends."""
+    for seed in range(5):
+        model, state, rates, how = drawn(seed, labels, make)
+        given = dict(zip(("rate_H", "rate_W", "rate_b"), rates, strict=True))
+        parts = stepped(model, state, [0.1 * rate for rate in rates], 12, **how)
+        assert apart(uj.exact(model, uj.Descent(0.1, **given, **how), state, [12], ()), parts) < 1e-10, (seed, how)
+        if "sam_radius" in how:
+            rates = (rates[0],) * 3
+            given = dict.fromkeys(given, rates[0])
+        run = uj.exact(model, uj.Flow(**given, **how), state, [0.5], ())
+        if bool(run.reached[-1]):
+            assert apart(run, integrated(model, state, rates, 0.5, **how)) < 1e-10, (seed, how)

@@ -75,6 +75,10 @@ DEEP = _named(
     "limit_above_the_threshold_is_where_the_run_goes[sizes0]",
     "a_mode_above_the_threshold_is_infinite_at_a_finite_time",
 )  # fmt: skip
+PACED = _named(
+    "closed_form/test_paced", "updates[both]", "flows[sharpness-aware]", "flows[clipped]", "flows[both]",
+    "a_saddle_takes_what_is_within_the_radius", "any_size[-1000.0]",
+)  # fmt: skip
 TESTS = {
     "observables": TABLE,
     "observables/distance": ["tests/observables/test_distance.py", *TABLE[:1]],
@@ -89,6 +93,8 @@ TESTS = {
     "closed_form": [*FLOW, *FAR, *STEPS, *DRIVEN, *UPDATES, *FIRST_START, *VELOCITY],
     "closed_form/squared_error": SQUARED,
     "closed_form/rules": OPTIMIZED,
+    "closed_form/aligned": ["tests/closed_form/test_aligned.py"],
+    **dict.fromkeys([f"closed_form/{name}" for name in ("flow", "gradients", "paced", "scalar")], PACED),
     "closed_form/constant_gradient": OPTIMIZED,
     "closed_form/recognised": OPTIMIZED,
     "closed_form/residual": _named(SQUARED_FILE, "ten_digits_at_a_million"),
