@@ -28,6 +28,7 @@ def model() -> uj.LayerPeeled:
         (uj.Flow(), [PAPER, DIFFRAX]),
         (uj.Descent(), [PAPER, OPTAX]),
         (uj.Diffusion(batch=1), [PAPER, *DIFFUSION]),
+        (uj.Descent(sam_radius=0.1), [PAPER, OPTAX, "foret2021sharpness"]),
     ],
 )
 def test_dynamics_name_their_library(used, expected):

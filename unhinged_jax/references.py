@@ -15,6 +15,7 @@ from unhinged_jax.model import LayerPeeled
 from unhinged_jax.trajectory import STEPS, Trajectory
 
 _PAPER, _DIFFRAX, _OPTAX = "zhou2023unhinged", "kidger2021on", "deepmind2020jax"
+_SHARPNESS = "foret2021sharpness"
 _DIFFUSION = ("li2017stochastic", "li2019stochastic")
 
 
@@ -93,8 +94,9 @@ def citation(used: Trajectory | Dynamics | LayerPeeled | Cites | None = None) ->
     """BibTeX entries for what a run used.
 
     The paper that solves the model is always among them; diffrax if a flow was integrated; optax if a descent was
-    simulated; the papers on the equation if a diffusion was; for the run of a theory, the papers of the theory and the
-    libraries that it used; for what `measure` returns, the papers of its metrics.
+    simulated; the papers on the equation if a diffusion was; that on sharpness-aware minimisation for a dynamics with a
+    `sam_radius`; for the run of a theory, the papers of the theory and the libraries that it used; for what `measure`
+    returns, the papers of its metrics.
 
     Args:
         used: A `Trajectory` of `simulate` or `exact`, or the dynamics given to `simulate`; or a `Finding` of
@@ -127,7 +129,8 @@ def citation(used: Trajectory | Dynamics | LayerPeeled | Cites | None = None) ->
         return bibtex([_PAPER])
     if isinstance(used, Diffusion) or (isinstance(used, Trajectory) and STEPS in str(used.form)):
         return bibtex((_PAPER, *_DIFFUSION))
-    return bibtex((_PAPER, _DIFFRAX if _flows(used) else _OPTAX))
+    sharp = (_SHARPNESS,) if getattr(used, "sam_radius", None) is not None else ()
+    return bibtex((_PAPER, _DIFFRAX if _flows(used) else _OPTAX, *sharp))
 
 
 def _flows(used: Trajectory | Dynamics) -> bool:

@@ -125,7 +125,7 @@ def _findings() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     edge = _boundary()
     ways = edge[:, None] * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
     wrong = sum(_fate(1.0001 * way) is False or _fate(0.9999 * way) is True for way in ways[1:-1:4])
-    dying = _path((0.6, 0.3), np.linspace(0, 20, 1001))
+    dying = _path((0.6, 0.3), np.linspace(0, 30, 1001))
     last = dying[np.isfinite(dying[:, 0])][-1]
     step = 0.2
     caught = exact(model, Descent(step, sam_radius=RADIUS), _start(np.array([1e-6, 1e-6])), np.arange(1, 500), "norm")
@@ -140,7 +140,7 @@ def _findings() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     )
     paths = {"in": (0.7, 0.45), "along": (0.9, 0.4), "out": (0.95, 0.55), "far": (0.5, 0.95)}
     for name, sizes in paths.items():
-        curves[f"path_{name}"] = _path(sizes, np.linspace(0, 20, 1001))
+        curves[f"path_{name}"] = _path(sizes, np.linspace(0, 30, 1001))
     return checks, {**curves, "boundary": ways}
 
 
