@@ -192,6 +192,20 @@ def test_the_others_move_as_if_nothing_else_were_there():
             for each in ((whole, diffusion, state), (alone, diffusion, begin))
         ]
         assert uj.verify(*runs).worst < 1e-11
+    for paced, times in (
+        (uj.Descent(0.2, sam_radius=0.3, clip_norm=0.5), [1, 20]),
+        (uj.Flow(0.5, sam_radius=0.3), TIMES),
+    ):
+        pairs = [[solve(*each, times, ("loss", "norm")) for each in ((whole, paced, state), (alone, paced, begin))]
+                 for solve in (uj.exact, uj.simulate)]  # fmt: skip
+        assert max(uj.verify(*runs).worst for runs in pairs) < 1e-9  # not even its decay counts in the norm
+    other_loss = [model.replace(loss="cross_entropy") for model in (whole, alone)]  # with samples as columns
+    for clipped in (uj.Descent(0.2, clip_norm=0.1), uj.Descent(0.2, normalized=True)):
+        runs = [
+            uj.simulate(model, clipped, one, [20], "norm")
+            for model, one in zip(other_loss, (state, begin), strict=True)
+        ]
+        assert uj.verify(*runs).worst < 1e-11
     seen = ("test_loss", "loss")  # what is held out does not meet the noise, so the mean run has its mean loss
     found = uj.exact(whole, drawn, state, [0, 3, 10], seen)
     keys = jax.random.split(jax.random.key(7), 2000)
@@ -303,3 +317,12 @@ def test_the_limit_is_that_of_the_samples_to_train_on(kind):
     size = np.sqrt(np.sum(np.square(far.H[trained_on])) + np.sum(np.square(far.W)))
     np.testing.assert_allclose(far.H / size, limit.direction.H, atol=1e-8)  # those held out are in the same unit
     np.testing.assert_allclose(far.W / size, limit.direction.W, atol=1e-8)
+
+
+@pytest.mark.parametrize("see", [uj.layer_norms, uj.layer_scatter_ratios, uj.layer_alignments, uj.layer_unbalance])
+def test_layers_are_seen_through_the_samples_to_train_on(see):
+    model = uj.unconstrained(LABELS, 4, depth=3)
+    state = model.init(jax.random.key(0))
+    np.testing.assert_allclose(see(model, state), see(*trained(model, state)), rtol=1e-12)
+    moved = state.replace(H=state.H.at[HELD].add(1.0))
+    np.testing.assert_allclose(see(model, moved), see(model, state), rtol=1e-12)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients
+from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.linear.spectrum import Spectrum
 from unhinged_jax.model import LayerPeeled, State
@@ -36,7 +37,7 @@ class Start:
     Attributes:
         model, spectrum: The problem, and the spectrum of G = M^T M.
         products: <F_0, F_0>, <F_0, W_0> and <W_0, W_0> as `Spectrum.products` has them.
-        square_H: ||H_0||^2, ().
+        square_H: ||H_0||^2 without samples that are held out, ().
         b, drift_b: b_0 and M^T 1, (C,).
         log_scale: See above, ().
     """
@@ -87,7 +88,8 @@ def start_of(model: LayerPeeled, space: RowSpace, spectrum: Spectrum, state: Sta
     products = spectrum.products(F, F), spectrum.products(F, W), spectrum.products(W, W)
     log_scale = jnp.asarray(state.log_scale, dtype) - jnp.log(unit)
     drift_b = space.signal.column_sums(dtype)
-    return Start(model, spectrum, products, jnp.sum(H**2), state.b, drift_b, log_scale)
+    square_H = jnp.sum(of_training(model.labels, H) ** 2)
+    return Start(model, spectrum, products, square_H, state.b, drift_b, log_scale)
 
 
 def jets_of(function: Callable[[Any, jax.Array], Any], jets: Jets, spectrum: Spectrum) -> Jets:

@@ -96,9 +96,11 @@ def training_rows(labels: Fields) -> Any:
     return jnp.nonzero(left, size=n - np.shape(held)[-1])[0].astype(jnp.int32)
 
 
-def of_training(labels: Fields, array: Any) -> Any:
-    """The rows of the samples to train on, of an array with one row per sample: the array if none is held out."""
-    return array if labels.held_out is None else array[training_rows(labels)]
+def of_training(labels: Fields, array: Any, axis: int = 0) -> Any:
+    """The samples to train on, of an array that has samples along this axis: the array if none is held out."""
+    if labels.held_out is None:
+        return array
+    return array[training_rows(labels)] if axis == 0 else array[:, training_rows(labels)]
 
 
 def fields_of_training(labels: Fields) -> dict[str, Any]:

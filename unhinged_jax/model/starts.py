@@ -138,7 +138,7 @@ def _permuted(
         spectrum = drawn_spectrum(keys[0], labels.classes, wanted.group)
     _check.shape("spectrum", spectrum, (labels.classes,), "one entry per class")
     W = jnp.asarray(wanted.scale) * initial.group_prototypes(keys[1], spectrum, dim, wanted.group)
-    return W[jnp.asarray(labels.by_class)] / (labels.samples / labels.classes) ** 0.5, W
+    return W[jnp.asarray(labels.by_class)] / (labels.training_samples / labels.classes) ** 0.5, W
 
 
 def _part(name: str, kind: str | ArrayLike, key: jax.Array, sizes: Sizes, scale: ArrayLike) -> Any:

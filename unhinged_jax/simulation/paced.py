@@ -2,12 +2,13 @@
 
     g = grad(Z + rho grad(Z)/||grad(Z)||),    Z' = -g,    or -g min(1, c/||g||),    or -g/||g||
 
-The gradient is that of the objective, decay included, and its norm runs over everything that moves. A gradient of 0 has
-no direction: nothing is ascended along it, and it stays 0.
+The gradient is that of the objective, decay included, and its norm runs over everything that moves, except features of
+samples that are held out. A gradient of 0 has no direction: nothing is ascended along it, and it stays 0.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from unhinged_jax.dynamics import Dynamics
+from unhinged_jax.labels import Labels
+from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.observables import View
+from unhinged_jax.simulation.columns import ColumnSystem
 from unhinged_jax.simulation.system import Body, System
 from unhinged_jax.special import safe_norm
 
@@ -25,10 +29,12 @@ class PacedSystem(System):
 
     Attributes:
         plain: The system with plain gradients, whose body holds H, W and b as they are.
+        labels: Those of the model, which say what is held out.
         sam_radius, clip_norm, normalized: Those of the dynamics.
     """
 
     plain: System
+    labels: Labels
     sam_radius: Any
     clip_norm: Any
     normalized: bool = eqx.field(static=True)
@@ -53,21 +59,26 @@ class PacedSystem(System):
         return self.plain.body()
 
     def at_update(self, k: jax.Array) -> PacedSystem:
-        return PacedSystem(self.plain.at_update(k), self.sam_radius, self.clip_norm, self.normalized)
+        return dataclasses.replace(self, plain=self.plain.at_update(k))
 
     def velocity(self, body: Body) -> Body:
         velocity = self.plain.velocity(body)
         if self.sam_radius is not None:
-            norm = safe_norm(*velocity.values())
+            norm = self._norm(velocity)
             ascent = jnp.asarray(self.sam_radius, norm.dtype) * _inverse(norm)
             velocity = self.plain.velocity({name: part - ascent * velocity[name] for name, part in body.items()})
         if not self.normalized and self.clip_norm is None:
             return velocity
-        norm = safe_norm(*velocity.values())
+        norm = self._norm(velocity)
         factor = _inverse(norm)
         if not self.normalized:
             factor = jnp.where(norm > self.clip_norm, jnp.asarray(self.clip_norm, norm.dtype) * factor, 1.0)
         return {name: factor * part for name, part in velocity.items()}
+
+    def _norm(self, velocity: Body) -> jax.Array:
+        samples = 1 if isinstance(self.plain, ColumnSystem) else 0
+        parts = {**velocity, "H": of_training(self.labels, velocity["H"], samples)}
+        return safe_norm(*parts.values())
 
     def pack(self, velocity: Body) -> Body:
         return self.plain.pack(velocity)
@@ -84,11 +95,11 @@ def _inverse(norm: jax.Array) -> jax.Array:
     return jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0)
 
 
-def paced(system: System, dynamics: Dynamics) -> System:
+def paced(system: System, dynamics: Dynamics, labels: Labels) -> System:
     """The system with the gradients that the dynamics asks for."""
     if not dynamics.paced:
         return system
-    return PacedSystem(system, dynamics.sam_radius, dynamics.clip_norm, dynamics.normalized)
+    return PacedSystem(system, labels, dynamics.sam_radius, dynamics.clip_norm, dynamics.normalized)
 
 
 def why_not_paced(model: Any, dynamics: Dynamics) -> str | None:

@@ -117,7 +117,7 @@ def _reader(job: Job, system: System) -> Reader:
 
 def _system(job: Job) -> System:
     """The system of the job, in the form that was chosen, with the gradients that its dynamics asks for."""
-    return paced(_with_plain_gradients(job), job.dynamics)
+    return paced(_with_plain_gradients(job), job.dynamics, job.model.labels)
 
 
 def _with_plain_gradients(job: Job) -> System:
