@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from unhinged_jax import _check, collapse
-from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.model.held_out import trained
 from unhinged_jax.observables.view import layer_features, of_ordinary_size
@@ -25,7 +24,7 @@ Parts: TypeAlias = list[tuple[jax.Array, jax.Array]]
 
 
 def _checked(model: LayerPeeled, state: State, classes: bool = False) -> tuple[LayerPeeled, State]:
-    """The model and the state of the samples to train on; raise unless they fit without samples that are held out, and have classes if these count."""
+    """The model and the state of the samples to train on; raise unless they fit, and have classes if these count."""
     _check.kind("model", model, LayerPeeled)
     model.check_state(state)
     if classes and not model.labels.classified:
@@ -37,13 +36,13 @@ def _factors(state: State) -> Parts:
     """H, W_2, ..., W_L."""
     named = state.factors()
     inner = [named[name] for name in named if name.startswith("inner_")]
-    arrays = [jnp.asarray(part) for part in (of_training(model.labels, named["H"]), *inner, named["W"])]
+    arrays = [jnp.asarray(part) for part in (named["H"], *inner, named["W"])]
     return [of_ordinary_size(array, jnp.asarray(state.log_scale, array.dtype)) for array in arrays]
 
 
 def _features(model: LayerPeeled, state: State) -> Parts:
-    """F_1, ..., F_{L-1}, without samples that are held out."""
-    H = of_training(model.labels, jnp.asarray(state.H))
+    """F_1, ..., F_{L-1}."""
+    H = jnp.asarray(state.H)
     inner = jnp.zeros((0, model.dim, model.dim), H.dtype) if state.inner is None else jnp.asarray(state.inner)
     return layer_features(model, H, inner, jnp.asarray(state.log_scale, H.dtype))
 
@@ -93,7 +92,7 @@ def layer_scatter_ratios(model: LayerPeeled, state: State) -> Float[jax.Array, "
         (2,)
     """
     model, state = _checked(model, state, classes=True)
-    labels = model.labels.training()
+    labels = model.labels
     index = jnp.asarray(labels.index)
     found = [collapse.class_statistics(F, index, labels.classes) for F, _ in _features(model, state)]
     return jnp.stack([collapse.nc1_trace_ratio(stats) for stats in found])
@@ -121,7 +120,7 @@ def layer_alignments(model: LayerPeeled, state: State) -> Float[jax.Array, "L-1"
         [1.0, 1.0]
     """
     model, state = _checked(model, state, classes=True)
-    factors, labels = _factors(state)[1:], model.labels.training()
+    factors, labels = _factors(state)[1:], model.labels
     index, found = jnp.asarray(labels.index), []
     for (F, _), (W, _) in zip(_features(model, state), factors, strict=True):
         means = jax.ops.segment_sum(F, index, labels.classes)
