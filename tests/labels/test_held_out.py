@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.config import Files, build_labels
 from unhinged_jax.config.sections import LabelsSection
+from unhinged_jax.model import trained
 
 Y = [0, 1, 2, 0, 1, 0]
 
@@ -92,6 +94,33 @@ def test_what_is_refused(say, choice):
         uj.from_labels(Y).hold_out(**choice)
 
 
+def test_an_optimiser_that_looks_at_a_norm_or_a_matrix_is_refused_where_samples_held_out_move():
+    """They would take part in the training; one that looks at each number alone leaves the others as they are."""
+    labels, K = uj.from_labels(Y).hold_out([3, 5]), np.eye(6) + 0.5
+    through = uj.ntk_invariant(labels, 3, K)
+    decayed, alone = uj.regularized(labels, 3, decay=0.1), uj.regularized(labels, 3, decay=(0.0, 0.1))
+    state = alone.init(jax.random.key(0))
+
+    def chained(learning_rate):
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(learning_rate))
+
+    for make in (uj.normalized_descent, uj.spectral_descent, chained):
+        descent = uj.Descent(optimizer=uj.Optimizer(make, learning_rate=0.1))
+        for model in (through, decayed):
+            with pytest.raises(ValueError, match="may look at their gradient"):
+                uj.simulate(model, descent, state, [1])
+    for paced in (uj.Descent(0.1, normalized=True), uj.Flow(clip_norm=0.1), uj.Descent(0.1, sam_radius=0.1)):
+        with pytest.raises(ValueError, match="a pace by the norm"):
+            uj.simulate(decayed, paced, state, [1])
+    adam, norm = (
+        uj.Descent(optimizer=uj.Optimizer(make, learning_rate=0.1)) for make in (optax.adam, uj.normalized_descent)
+    )
+    for model, descent in ((through, adam), (alone, norm)):
+        trained_on, begin = trained(model, state)
+        runs = [uj.simulate(each, descent, start, [3], "loss") for each, start in ((model, state), (trained_on, begin))]
+        np.testing.assert_allclose(runs[0]["loss"], runs[1]["loss"], rtol=1e-5)
+
+
 def test_held_out_samples_stay_without_weight():
     labels = uj.from_labels(Y).hold_out([3])
     with pytest.raises(ValueError, match="must have weight 0"):
@@ -123,5 +152,5 @@ def test_a_file_holds_out_in_each_of_these_ways(choice, tmp_path):
 
 def test_a_file_says_only_one_of_the_two(tmp_path):
     section = LabelsSection("balanced", classes=3, per_class=3, held_out=[0], held_out_per_class=1)
-    with pytest.raises(ValueError, match="one of the two"):
+    with pytest.raises(ValueError, match="held_out or held_out_per_class, not both"):
         build_labels(section, Files(tmp_path))

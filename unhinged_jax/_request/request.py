@@ -17,6 +17,7 @@ from unhinged_jax import _check, _memory
 from unhinged_jax import precision as _precision
 from unhinged_jax._request.checks import (
     check_deep,
+    check_held_out,
     check_kinds,
     check_numbers,
     check_optimizer,
@@ -172,6 +173,7 @@ def prepare(
     reduce = _check.flag("reduce", reduce)
     checked(model)
     check_deep(model, dynamics, caller)
+    check_held_out(model, dynamics)
     check_numbers(model, dynamics)
     if isinstance(state, Trajectory):
         state = one_run(state, dynamics, times)
@@ -188,8 +190,7 @@ def prepare(
         check_tolerance(dynamics, name)
     times, first = checked_times(times, dynamics, first, caller)
     check_rates(dynamics, first, times, name, caller)
-    optimizer = dynamics.optimizer if isinstance(dynamics, Descent) else None
-    if optimizer is not None:
+    if (optimizer := getattr(dynamics, "optimizer", None)) is not None:
         check_optimizer(optimizer, tuple(np.shape(part) for part in state.factors().values()), name)
     apart = reduce or model.spherical  # a dense state does not carry its leading part separately
     known = ("simulate", "exact", "sweep", *(("sensitivity",) if isinstance(dynamics, Descent) else ()))

@@ -18,6 +18,11 @@ from unhinged_jax import _check, _numbers, precision
 from unhinged_jax._values import Value
 from unhinged_jax._values import same as same_value
 
+_BY_ENTRY = (
+    optax.adabelief, optax.adadelta, optax.adagrad, optax.adam, optax.adamax, optax.adamaxw, optax.adamw, optax.amsgrad,
+    optax.lion, optax.nadam, optax.nadamw, optax.radam, optax.rmsprop, optax.sgd, optax.sign_sgd, optax.yogi,
+)  # fmt: skip
+
 
 class Settings(dict[str, Any]):
     """Arguments that are part of a program: they are compared by value."""
@@ -111,6 +116,14 @@ class Optimizer(Value):
         """Why it needs more than gradients, its memory and the parameters for an update of H, W and b; or ""."""
         leaves, form = jax.tree.flatten(self.numbers)
         return _why_not(self.make, self.settings, form, tuple(map(_kind, leaves)), shapes, precision)
+
+    @property
+    def by_entry(self) -> bool:
+        """Whether it is known to look at each number alone, and not at a norm or a matrix of many."""
+        make: Any = self.make
+        while isinstance(make, functools.partial):
+            make = make.func
+        return make in _BY_ENTRY
 
     def __hash__(self) -> int:
         return hash((self.make, self.settings, tuple(self.numbers.items())))
