@@ -109,9 +109,6 @@ def test_an_optimiser_that_looks_at_a_norm_or_a_matrix_is_refused_where_samples_
         for model in (through, decayed):
             with pytest.raises(ValueError, match="may look at their gradient"):
                 uj.simulate(model, descent, state, [1])
-    for paced in (uj.Descent(0.1, normalized=True), uj.Flow(clip_norm=0.1), uj.Descent(0.1, sam_radius=0.1)):
-        with pytest.raises(ValueError, match="a pace by the norm"):
-            uj.simulate(decayed, paced, state, [1])
     adam, norm = (
         uj.Descent(optimizer=uj.Optimizer(make, learning_rate=0.1)) for make in (optax.adam, uj.normalized_descent)
     )

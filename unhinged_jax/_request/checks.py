@@ -81,18 +81,16 @@ def check_optimizer(optimizer: Optimizer, shapes: tuple[tuple[int, ...], ...], p
 
 
 def check_held_out(model: LayerPeeled, dynamics: Dynamics) -> None:
-    """Raise if samples that are held out might take part in the training, because a norm is taken of all gradients."""
-    if model.labels.held_out is None or not model.moves.H:
-        return
+    """Raise if samples that are held out might take part in the training, because an optimiser sees all gradients."""
     optimizer = getattr(dynamics, "optimizer", None)
-    together = dynamics.paced or (optimizer is not None and not optimizer.by_entry)
+    if model.labels.held_out is None or not model.moves.H or optimizer is None or optimizer.by_entry:
+        return
     decays = not _check.concrete(model.decay_H) or bool(np.any(np.asarray(model.decay_H) != 0))
-    if together and (model.kernel is not None or decays):
-        what = "a pace by the norm of the gradient" if dynamics.paced else "this optimizer"
+    if model.kernel is not None or decays:
         raise ValueError(
-            f"a kernel or a decay moves the samples that are held out, and {what} may look at their gradient when it "
-            "moves the others; give a plain Descent, an optimizer of optax that takes each number alone, such as "
-            "optax.adam, or labels without samples held out."
+            "a kernel or a decay moves the samples that are held out, and this optimizer may look at their gradient "
+            "when it moves the others; give a plain Descent, an optimizer of optax that takes each number alone, such "
+            "as optax.adam, or labels without samples held out."
         )
 
 

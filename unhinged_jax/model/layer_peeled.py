@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _memory, _numbers
@@ -182,7 +183,7 @@ class LayerPeeled(Tabled):
         balanced: ArrayLike | None = None,
         group: str | None = None,
         spectrum: ArrayLike | None = None,
-        spectral: ArrayLike | None = None,
+        spectral: npt.ArrayLike | None = None,
         precision: str | None = None,
     ) -> State:
         """An initial state.

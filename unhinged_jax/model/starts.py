@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check, _memory, _numbers, initial
@@ -43,7 +44,7 @@ class Wanted(NamedTuple):
     balanced: ArrayLike | None
     group: str | None
     spectrum: ArrayLike | None
-    spectral: ArrayLike | None = None
+    spectral: npt.ArrayLike | None = None
 
 
 Pull = Callable[[jax.Array], jax.Array]

@@ -77,9 +77,10 @@ class State(Tabled):
 
     def factors(self) -> dict[str, Any]:
         """The arrays of the state by name: H, W and b, and of a deep model "inner_2", ..., "inner_{L-1}"."""
-        count = 0 if self.inner is None else np.shape(self.inner)[-3]
-        inner = {f"inner_{place + 2}": self.inner[..., place, :, :] for place in range(count)}
-        return {"H": self.H, "W": self.W, "b": self.b, **inner}
+        named = {"H": self.H, "W": self.W, "b": self.b}
+        if self.inner is not None:
+            named |= {f"inner_{i + 2}": self.inner[..., i, :, :] for i in range(np.shape(self.inner)[-3])}
+        return named
 
     def rows(self) -> dict[str, str]:
         """What a notebook shows: the arrays and the range of their norms over a batch."""
