@@ -146,14 +146,21 @@ def test_simulation_is_the_chain_rule_by_hand(name):
 
 
 @pytest.mark.long
-def test_runs_go_on_whatever_they_carry():
+def test_runs_go_on_whatever_they_carry_also_from_a_file(tmp_path):
     model = uj.regularized(UNEVEN, 4, decay=0.05, depth=4, bias=True)
     start = model.init(jax.random.key(3), precision="float64")
-    for more in ({"momentum": 0.5}, {"optimizer": optax.adam(0.01)}):
-        descent = uj.Descent(0.1, **more)
-        whole = uj.simulate(model, descent, start, [4, 8], "norm")
-        cut = uj.simulate(model, descent, uj.simulate(model, descent, start, [4], "norm"), [8], "norm")
-        np.testing.assert_allclose(cut.final.inner, whole.final.inner, rtol=1e-14)
+    for number, more in enumerate(({"momentum": 0.5}, {"optimizer": optax.adam(0.01)})):
+        descent, path = uj.Descent(0.1, **more), tmp_path / f"{number}.npz"
+        whole = uj.simulate(model, descent, start, [4, 8], "norm", states=True)
+        first = uj.simulate(model, descent, start, [4], "norm", states=True)
+        first.save(path)
+        kept = uj.load(path, descent)
+        assert kept.final == first.final and kept.states == first.states
+        for run in (first, kept):
+            rest = uj.simulate(model, descent, run, [8], "norm", states=True)
+            np.testing.assert_allclose(rest.final.inner, whole.final.inner, rtol=1e-14)
+        joined = uj.concat([first, rest])
+        np.testing.assert_allclose(joined.states.inner, whole.states.inner, rtol=1e-14)
 
 
 # --- in closed form -------------------------------------------------------------------------------------------------
