@@ -326,7 +326,7 @@ def test_derivatives_are_those_of_finite_differences():
         limits = jax.jacfwd(lambda decay: uj.limit(stack(decay)[0], FLOW, stack()[1]).blow_up)(0.05)
     for place, slopes in enumerate(found):
         low, high = ([x - s * 1e-5 * (i == place) for i, x in enumerate(at)] for s in (1, -1))
-        np.testing.assert_allclose(slopes, (value(*high) - value(*low)) / 2e-5, rtol=1e-6)
+        np.testing.assert_allclose(slopes, (np.asarray(value(*high)) - np.asarray(value(*low))) / 2e-5, rtol=1e-6)
     ends = [float(uj.limit(stack(x)[0], FLOW, stack()[1]).blow_up) for x in (0.05 + 1e-6, 0.05 - 1e-6)]
     np.testing.assert_allclose(limits, (ends[0] - ends[1]) / 2e-6, rtol=1e-6)
 
