@@ -38,7 +38,7 @@ def descent(decay=DECAY, schedule=1.0, eta=ETA):
     return uj.Descent(schedule, rate_H=0.7, optimizer=optimizer)
 
 
-@pytest.mark.parametrize("start", ["spectral", "features that follow"])
+@pytest.mark.parametrize("start", ["spectral", pytest.param("features that follow", marks=pytest.mark.long)])
 def test_updates(start):
     schedule = uj.cosine(1.0, horizon=40)
     if start == "spectral":

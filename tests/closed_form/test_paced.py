@@ -78,8 +78,12 @@ def apart(run, parts):
 
 @pytest.mark.parametrize(
     ("labels", "how"),
-    [(EVEN, {"sam_radius": 0.4}), (UNEVEN, BOTH), (UNEVEN, {"normalized": True}), (EVEN, {"clip_norm": 0.3})],
-    ids=["sharpness-aware", "both", "normalised", "clipped"],
+    [
+        pytest.param(UNEVEN, BOTH, id="both"),
+        pytest.param(EVEN, {"sam_radius": 0.4}, id="sharpness-aware", marks=pytest.mark.long),
+        pytest.param(UNEVEN, {"normalized": True}, id="normalised", marks=pytest.mark.long),
+        pytest.param(EVEN, {"clip_norm": 0.3}, id="clipped", marks=pytest.mark.long),
+    ],
 )
 def test_updates(labels, how):
     """The recursion of the modes is the loop over H, W and b, at rates of their own, and so is the simulated run."""
@@ -92,10 +96,12 @@ def test_updates(labels, how):
 
 @pytest.mark.parametrize(
     ("labels", "rates", "how"),
-    [(UNEVEN, (1.1, 1.1, 0.9), {"sam_radius": 0.4}), (EVEN, (0.8, 1.2, 1.2), {"clip_norm": 0.3}),
-     (EVEN, (1.0, 1.0, 1.0), {"sam_radius": 0.4, "normalized": True})],
-    ids=["sharpness-aware", "clipped", "both"],
-)  # fmt: skip
+    [
+        pytest.param(UNEVEN, (1.1, 1.1, 0.9), {"sam_radius": 0.4}, id="sharpness-aware"),
+        pytest.param(EVEN, (0.8, 1.2, 1.2), {"clip_norm": 0.3}, id="clipped"),
+        pytest.param(EVEN, (1.0, 1.0, 1.0), {"sam_radius": 0.4, "normalized": True}, id="both", marks=pytest.mark.long),
+    ],
+)
 def test_flows(labels, rates, how):
     """exp(K zeta - K^2 q), with the scalars zeta and q of the norms of the modes, solves the flow."""
     model, state = problem(labels)
@@ -148,7 +154,7 @@ def test_a_saddle_takes_what_is_within_the_radius():
     assert np.allclose(uj.exact(model, flow, large, times, "norm")["norm"], 1 + 0.5 * np.exp(sigma * times), rtol=1e-11)
 
 
-@pytest.mark.parametrize("log_scale", [-1000.0, 1000.0])
+@pytest.mark.parametrize("log_scale", [-1000.0, pytest.param(1000.0, marks=pytest.mark.long)])
 def test_any_size(log_scale):
     """A start may be so small or large that neither its norm nor rho over it is a number."""
     model, state, sigma = one_mode(1.0)
@@ -168,19 +174,23 @@ def test_any_size(log_scale):
 
 
 def test_radius_0_is_the_plain_run():
-    """Bit by bit, simulated and exact; and mapped over, where 0 is one radius among others."""
+    """Bit by bit, simulated and exact."""
     model, state = problem()
-    plain = {}
     for run in (uj.simulate, uj.exact):
-        plain[run] = run(model, uj.Descent(0.2), state, [20], "loss")
-        idle = run(model, uj.Descent(0.2, sam_radius=0.0), state, [20], "loss")
-        assert np.array_equal(plain[run]["loss"], idle["loss"]) and plain[run].form.words == idle.form.words
+        plain, idle = (run(model, uj.Descent(0.2, sam_radius=r), state, [20], "loss") for r in (None, 0.0))
+        assert np.array_equal(plain["loss"], idle["loss"]) and plain.form.words == idle.form.words
+
+
+@pytest.mark.long
+def test_radius_0_is_one_among_others():
+    """Mapped over, and in the dense form, where a radius of next to nothing changes no bit."""
+    model, state = problem()
     with jax.enable_x64(True):
         radii = jnp.array([0.0, 0.1, 0.5])
         losses = jax.vmap(lambda r: uj.exact(model, uj.Descent(0.2, sam_radius=r), state, [20], "loss")["loss"])(radii)
-    assert np.allclose(losses[0], plain[uj.exact]["loss"], rtol=1e-13)
-    one = uj.exact(model, uj.Descent(0.2, sam_radius=0.5), state, [20], "loss")["loss"]
-    assert np.allclose(losses[2], one, rtol=1e-13)
+    for radius, loss in zip(radii, losses, strict=True):
+        one = uj.exact(model, uj.Descent(0.2, sam_radius=float(radius)), state, [20], "loss")["loss"]
+        assert np.allclose(loss, one, rtol=1e-13)
     sphere = uj.spherical(EVEN, 4)
     start = sphere.init(jax.random.key(0), precision="float64")
     dense = [uj.simulate(sphere, uj.Descent(0.2, **how), start, [20], "loss", reduce=False)["loss"]
@@ -200,12 +210,13 @@ def slopes(labels, dynamics_of):
         return jnp.sum(run["loss"]) + jnp.sum(run["norm_b"])
 
     with jax.enable_x64(True):
-        at, step = jax.jit(value), 1e-5 * np.eye(5)
-        found = jax.grad(value)(jnp.zeros(5))
-        return np.asarray(found), np.array([(at(h) - at(-h)) / 2e-5 for h in step])
+        both = jax.jit(jax.value_and_grad(value))
+        found = both(jnp.zeros(5))[1]
+        return np.asarray(found), np.array([(both(h)[0] - both(-h)[0]) / 2e-5 for h in 1e-5 * np.eye(5)])
 
 
 SLOPED = {
+    "sharpness-aware descent": lambda x, y: uj.Descent(0.2 + y, rate_H=0.8, sam_radius=0.4 + x),
     "descent": lambda x, y: uj.Descent(0.2 + y, rate_H=0.8, sam_radius=0.4 + x, clip_norm=0.5 + x),
     "sharpness-aware": lambda x, y: uj.Flow(0.2 + y, sam_radius=0.4 + x),
     "clipped": lambda x, y: uj.Flow(0.2 + y, clip_norm=0.3 + x, rate_H=0.8),
@@ -215,7 +226,7 @@ SLOPED = {
 @pytest.mark.parametrize(
     ("labels", "name"),
     [
-        (EVEN, "descent"),
+        (EVEN, "sharpness-aware descent"),
         *(pytest.param(labels, name, marks=pytest.mark.long) for labels in (EVEN, TWINS) for name in SLOPED),
     ],
     ids=lambda value: value if isinstance(value, str) else str(value.samples),
@@ -226,6 +237,7 @@ def test_derivatives(labels, name):
     assert np.allclose(found, differences, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.long
 def test_cut_and_continued():
     model, state = problem()
     for dynamics, when in ((uj.Descent(0.2, sam_radius=0.5), (7, 20)), (uj.Flow(0.2, **BOTH), (7.0, 20.0))):
@@ -236,6 +248,7 @@ def test_cut_and_continued():
     assert low.dtype == np.float32 and np.allclose(low, whole, rtol=2e-5)
 
 
+@pytest.mark.long
 def test_distances_to_the_direction_of_plain_growth():
     """The leading part is the plain one, at the power p(mu) = product of 1 + eta (mu - mu^2 rho/||G Z||)."""
     model, state = problem(bias=False)

@@ -76,7 +76,7 @@ DEEP = _named(
     "a_mode_above_the_threshold_is_infinite_at_a_finite_time",
 )  # fmt: skip
 PACED = _named(
-    "closed_form/test_paced", "updates[both]", "flows[sharpness-aware]", "flows[clipped]", "flows[both]",
+    "closed_form/test_paced", "updates[both]", "flows[sharpness-aware]", "flows[clipped]",
     "a_saddle_takes_what_is_within_the_radius", "any_size[-1000.0]",
 )  # fmt: skip
 TESTS = {
