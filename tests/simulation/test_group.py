@@ -232,8 +232,17 @@ def test_which_starts_a_group_permutes():
     assert not [name for name, start in others.items() if group_of(model, start)]
     hinge, own = model.replace(loss="hinge"), model.replace(loss=lambda logits, targets: -jnp.sum(logits * targets, 1))
     weighted = model.replace(labels=labels.weighted(classes=[0.4, 0.2, 0.2, 0.2]))
-    noisy = model.replace(labels=labels.smoothed(0.1))
-    assert not [m for m in (hinge, own, weighted, noisy) if group_of(m, state)]
+    noisy = model.replace(labels=labels.asymmetric_noise(0.1))
+    derived = model.replace(loss=Weighted())
+    assert not [m for m in (hinge, own, weighted, noisy, derived) if group_of(m, state)]
+    for allowed in (
+        model.replace(labels=labels.smoothed(0.1)),
+        model.replace(loss=Quartic(0.5)),
+        model.replace(loss="mse"),
+    ):
+        assert group_of(allowed, state) == "hadamard"
+    with pytest.raises(TypeError, match="`symmetric` of Typed must not be a field"):
+        Typed()
     five = uj.unconstrained(uj.balanced(5, 1), 5, loss="cross_entropy")
     start, order = five.init(jax.random.key(0), group="cyclic", precision="float64"), [0, 2, 1, 3, 4]
     assert group_of(five, start) == "cyclic"
@@ -245,6 +254,45 @@ def test_which_starts_a_group_permutes():
     assert found == [""]
     shuffled = model.replace(labels=uj.from_labels(np.array([2, 0, 1, 3, 3, 1, 0, 2])))
     assert group_of(shuffled, shuffled.init(jax.random.key(0), group="hadamard", precision="float64")) == "hadamard"
+
+
+class Weighted(losses.CrossEntropy):
+    """A loss derived from one that treats all classes alike, which does not."""
+
+    def __call__(self, logits, targets):
+        return super().__call__(logits, targets) * targets[..., 0]
+
+
+class Quartic(losses.Loss):
+    """A loss of a user's own that treats all classes alike."""
+
+    strength: float
+    symmetric = True
+
+    def __call__(self, logits, targets):
+        return self.strength * jnp.sum((logits - targets) ** 4, axis=-1)
+
+
+class Typed(losses.Loss):
+    symmetric: bool = True
+
+
+def test_smoothed_labels_and_a_loss_of_ones_own_are_reduced():
+    """60 steps of the plain loop in NumPy; the smoothed targets are kept in float32."""
+    C, N, rate, amount = 4, 2, 0.4, 0.3
+    labels = uj.balanced(C, N).smoothed(amount)
+    model = uj.regularized(labels, 5, decay=0.01, loss=Quartic(0.5))
+    state = model.init(jax.random.key(0), group="hadamard", scale=0.5, precision="float64")
+    run = uj.simulate(model, uj.Descent(rate), state, [60], ["loss"])
+    assert "group" in str(run.form)
+    H, W = np.asarray(state.H), np.asarray(state.W)
+    Y = (1 - amount) * np.eye(C)[np.asarray(labels.index)] + amount / C
+    for _ in range(60):
+        P = -4 * 0.5 * (H @ W.T - Y) ** 3 / len(H)
+        H, W = H + rate * (P @ W - 0.01 * H), W + rate * (P.T @ H - 0.01 * W)
+    np.testing.assert_allclose(run.final.H, H, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(run.final.W, W, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(run["loss"][-1], np.mean(0.5 * np.sum((H @ W.T - Y) ** 4, axis=1)), rtol=1e-6)
 
 
 def test_draw():

@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 from unhinged_jax import _check
 from unhinged_jax.dynamics import PartRates
 from unhinged_jax.initial.group_starts import GROUPS, difference, eigenvalues, opposite, transformed
+from unhinged_jax.labels.balance import look
 from unhinged_jax.losses import MSE, CrossEntropy, Focal
 from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
@@ -37,7 +38,8 @@ from unhinged_jax.simulation.system import Body
 from unhinged_jax.special import drift, largest, power_of_two, safe_norm
 
 _ALIKE = (CrossEntropy, MSE, Focal)
-"""Losses that treat all classes alike and are smooth; a hinge has its kinks where two classes are as near, as here."""
+"""Our losses that treat all classes alike and are smooth, but not classes derived from them. A hinge has its kinks
+where two classes are as near, as here."""
 _SLACK = 100  # in units of rounding: how far a start may be from one that a group permutes
 
 
@@ -48,7 +50,9 @@ def group_of(model: LayerPeeled, state: State) -> str:
     over H and W, because the lengths of their rows differ.
     """
     labels = model.labels
-    if type(model.loss) not in _ALIKE or not (labels.kind == "hard" and labels.balanced):
+    if not (type(model.loss) in _ALIKE or model.loss.symmetric):
+        return ""
+    if not (labels.kind in ("hard", "table") and look(labels.index, labels.weights, labels.classes)):
         return ""
     parts = [_check.known(part) for part in (labels.index, state.H, state.W, state.b)]
     index, H, W, b = parts
@@ -67,9 +71,22 @@ def group_of(model: LayerPeeled, state: State) -> str:
     for group in GROUPS:
         if group == "hadamard" and model.classes & (model.classes - 1):
             continue
+        if labels.kind == "table" and not _same_targets(group, _check.known(labels.targets)):
+            continue
         if all(_permuted(group, h, w, slack) for h, w in zip(*members, strict=True)):
             return group
     return ""
+
+
+def _same_targets(group: str, table: np.ndarray | None) -> bool:
+    """Whether targets of the classes, (C, C), are an even function of the difference of two classes."""
+    if table is None or table.ndim != 2:
+        return False
+    classes = np.arange(len(table))
+    apart = difference(group, classes[:, None], classes, len(table))
+    function = table[0]
+    even = np.abs(function - function[opposite(group, len(table))]).max() <= 1e-6
+    return bool(even and np.abs(table - function[apart]).max() <= 1e-6)
 
 
 def _even_lengths(X: np.ndarray, slack: float) -> bool:
@@ -165,7 +182,9 @@ def group_system(model: LayerPeeled, state: State, group: str, scaled: bool) -> 
     h, w = transformed(group, H[first]), transformed(group, W)
     planes = _planes(h, w)
     of_H, of_W = (jnp.sum(planes * part, axis=2) for part in (h, w))
-    targets = jnp.eye(model.classes, 1, dtype=W.dtype)
+    table = model.labels.targets_of_classes()
+    assert table is not None
+    targets = table[0].astype(W.dtype)[:, None]
     return GroupSystem(
         model, of_H, of_W, state.b, targets, power, scaled, planes=planes, features=H, prototypes=W, group=group
     )
