@@ -47,8 +47,9 @@ def orthoplex(classes: int, dim: int, key: jax.Array | None = None) -> jax.Array
         raise ValueError(
             f"an orthoplex holds from dim + 1 to 2 dim prototypes, but these are {classes} in {dim} dimensions; {way}."
         )
-    blocks = [simplex_etf(len(part), len(part) - 1) for part in np.array_split(np.arange(classes), classes - dim)]
-    frame = jax.scipy.linalg.block_diag(*blocks)
+    sizes = [len(part) for part in np.array_split(np.arange(classes), classes - dim)]
+    pair = jnp.array([[1.0], [-1.0]])
+    frame = jax.scipy.linalg.block_diag(*(pair if size == 2 else simplex_etf(size, size - 1) for size in sizes))
     return frame if key is None else _turned(frame, key)
 
 
