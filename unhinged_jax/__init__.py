@@ -27,9 +27,16 @@ if TYPE_CHECKING:
     from unhinged_jax.designs import DesignOutcome as DesignOutcome
     from unhinged_jax.designs import DesignPlan as DesignPlan
     from unhinged_jax.designs import design as design
+    from unhinged_jax.dynamics import AggregatedMomentum as AggregatedMomentum
     from unhinged_jax.dynamics import Descent as Descent
     from unhinged_jax.dynamics import Diffusion as Diffusion
     from unhinged_jax.dynamics import Flow as Flow
+    from unhinged_jax.dynamics import Lookahead as Lookahead
+    from unhinged_jax.dynamics import MovingAverage as MovingAverage
+    from unhinged_jax.dynamics import Optimistic as Optimistic
+    from unhinged_jax.dynamics import PolyakAverage as PolyakAverage
+    from unhinged_jax.dynamics import QuasiHyperbolic as QuasiHyperbolic
+    from unhinged_jax.dynamics import ScheduleFree as ScheduleFree
     from unhinged_jax.ensembles import Agreement as Agreement
     from unhinged_jax.ensembles import ensemble as ensemble
     from unhinged_jax.labels import Labels as Labels
@@ -98,7 +105,8 @@ _HOMES = {
     "derivatives": "EventTime Lyapunov Parameter event_time exact_exponents hessian_spectrum limit_sensitivity "
     "lyapunov one_sided push_forward sensitivity",
     "designs": "DesignOutcome DesignPlan design",
-    "dynamics": "Descent Diffusion Flow",
+    "dynamics": "AggregatedMomentum Descent Diffusion Flow Lookahead MovingAverage Optimistic PolyakAverage "
+    "QuasiHyperbolic ScheduleFree",
     "ensembles": "Agreement ensemble",
     "labels": "Labels balanced from_counts from_labels long_tailed soft step_imbalanced targets",
     "limits": "Limit Survivors limit",

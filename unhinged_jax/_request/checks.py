@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -31,6 +32,8 @@ def check_deep(model: LayerPeeled, dynamics: Dynamics, caller: str) -> None:
         return
     if caller in ("push_forward", "lyapunov"):
         raise ValueError(f"`{caller}` takes models of depth 2, but this one has depth {model.depth}; give depth=2.")
+    if dynamics.memory is not None:
+        raise ValueError(f"a model of depth {model.depth} takes no `memory`; leave it out, or give depth=2.")
     if dynamics.stochastic:
         raise ValueError(
             f"a model of depth {model.depth} follows the gradient of all samples with their own labels; give a Flow "
@@ -45,6 +48,10 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     given = {name: value for name, value in given.items() if not callable(value) and jax.tree_util.all_leaves([value])}
     given |= {name: getattr(model, name) for name in ("decay_H", "decay_W", "decay_b", "exponent")}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in PARAMETERS}
+    if dynamics.memory is not None:
+        fields = dataclasses.fields(dynamics.memory)
+        given |= {f"memory.{field.name}": getattr(dynamics.memory, field.name) for field in fields}
+        given.pop("memory.betas", None)
     optimizer = getattr(dynamics, "optimizer", None)
     if optimizer is not None:
         single = {name: value for name, value in optimizer.numbers.items() if jax.tree_util.all_leaves([value])}

@@ -19,10 +19,18 @@ from unhinged_jax.model import LayerPeeled
 from unhinged_jax.observables import OBSERVABLES, ObservableSet, Observe, paper_observables
 from unhinged_jax.trajectory import Trajectory, batch_message
 
-_CARRIED = {"momentum": "a momentum", "velocity": "a velocity"} | dict.fromkeys(
-    ("optimizer", "memory"), "the memory of an optimizer"
-)
-_BY = {"momentum": "momentum", "velocity": "damping"} | dict.fromkeys(("optimizer", "memory"), "optimizer or momentum")
+_CARRIED = {
+    "momentum": "a momentum",
+    "velocity": "a velocity",
+    "memory": "a memory",
+    "optimizer": "the memory of an optimizer",
+}
+_BY = {
+    "velocity": "damping",
+    "memory": "memory",
+    "momentum": "optimizer or momentum",
+    "optimizer": "optimizer or momentum",
+}
 
 
 def one_run(before: Trajectory, dynamics: Dynamics, times: npt.ArrayLike) -> Trajectory:
@@ -137,6 +145,11 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
         raise ValueError(
             "the trajectory ended with the memory of another optimizer; continue with that one, or start again from "
             "`trajectory.final`."
+        )
+    if carried_by(dynamics) == "memory" and not carried:
+        raise ValueError(
+            f"the run before kept no memory with which this {type(dynamics).__name__} could go on; give the same "
+            f"memory from the start, or {afresh}"
         )
     if carried and not carried_by(dynamics):
         raise ValueError(

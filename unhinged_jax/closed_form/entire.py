@@ -1,4 +1,4 @@
-"""Two entire functions and their derivatives, of which the closed forms of flows of second order are made:
+"""Entire functions and their derivatives, of which closed forms of flows of second order and of averages are made:
 
     C(y) = cosh(sqrt y),    N(y) = 2 I_1(sqrt y)/sqrt y,    which are cos(x) and 2 J_1(x)/x at y = -x^2.
 
@@ -8,6 +8,8 @@ which all derivatives for |y| > 16 follow from the first two; elsewhere they are
     N = (2/pi) int_-1^1 (1 - u^2)^(1/2) cosh(x u) du,    N' = (1/(3 pi)) int_-1^1 (1 - u^2)^(3/2) cosh(x u) du,
 
 by the rule of Gauss and Chebyshev up to x = 40, and beyond the expansion of Hankel.
+
+The third is phi(y) = (e^y - 1)/y = int_0^1 e^{yu} du, with y phi^(j+1) = e^y - (j + 1) phi^(j), of averages.
 
 Source: Abramowitz & Stegun, 9.1.20, 9.2.5-6, 9.6.18, 9.7.1 and 25.4.40.
 """
@@ -21,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-COSH, NESTEROV = 0.5, 2.0  # b of the two functions
-_NEAR = 16.0  # |y| up to which power series are used: no term of them is much larger than their sum
-_TERMS = 26
+COSH, NESTEROV, MEAN = 0.5, 2.0, 0.0  # b of the first two functions; 0 stands for phi
+_NEAR = {COSH: 16.0, NESTEROV: 16.0, MEAN: 4.0}  # |y| up to which no term of a power series far exceeds the sum
+_TERMS = 36
 _FAR = 40.0  # x from which the expansion of Hankel is used
 _NODES, _HANKEL = 50, 16
 
@@ -33,7 +35,7 @@ def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax
     """f and its derivatives up to the order count - 1 at y, over e^log_scale, (count, ...).
 
     Args:
-        b: `COSH` or `NESTEROV`.
+        b: `COSH`, `NESTEROV` or `MEAN`.
         y: The argument, of any sign.
         log_scale: The logarithm of what they are divided by, of the shape of y.
         count: How many, at least 2.
@@ -42,16 +44,11 @@ def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax
         >>> bool(jnp.allclose(derivatives(COSH, jnp.asarray(4.0), jnp.zeros(()), 2)[0], jnp.cosh(2.0)))
         True
     """
-    near = jnp.abs(y) <= _NEAR
-    within, beyond = jnp.where(near, y, 0.0), jnp.where(near, 2 * _NEAR, y)
+    near = jnp.abs(y) <= _NEAR[b]
+    within, beyond = jnp.where(near, y, 0.0), jnp.where(near, 2 * _NEAR[b], y)
     powers = within[..., None] ** jnp.arange(_TERMS)
     inner = powers @ jnp.asarray(_series(b, count).T, y.dtype) * jnp.exp(-jnp.where(near, log_scale, 0.0))[..., None]
-    first = (_cosh if b == COSH else _bessel)(beyond, jnp.where(near, 0.0, log_scale))
-
-    def following(pair: tuple[jax.Array, jax.Array], lift: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        return (pair[1], (pair[0] / 4 - lift * pair[1]) / beyond), pair[0]
-
-    _, outer = jax.lax.scan(following, first, b + jnp.arange(count, dtype=y.dtype))
+    outer = _beyond(b, beyond, jnp.where(near, 0.0, log_scale), count)
     return jnp.where(near, jnp.moveaxis(inner, -1, 0), outer)
 
 
@@ -69,9 +66,24 @@ def log_size(b: float, y: jax.Array) -> jax.Array:
     return jnp.where(y > 0, x, 0.0) - (1.5 * jnp.log1p(x) if b == NESTEROV else 0.0)
 
 
+def _beyond(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax.Array:
+    """The same by recurrence, for |y| beyond the power series."""
+    order = jnp.arange(count, dtype=y.dtype)
+    if b == MEAN:
+        grown, one = jnp.exp(y - log_scale), jnp.exp(-log_scale)
+        return jax.lax.scan(lambda now, j: ((grown - (j + 1) * now) / y, now), (grown - one) / y, order)[1]
+
+    def following(pair: tuple[jax.Array, jax.Array], lift: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        return (pair[1], (pair[0] / 4 - lift * pair[1]) / y), pair[0]
+
+    return jax.lax.scan(following, (_cosh if b == COSH else _bessel)(y, log_scale), b + order)[1]
+
+
 @functools.lru_cache
 def _series(b: float, count: int) -> np.ndarray:
     """The coefficients of y^n, n = 0, 1, ..., in f and its derivatives, (count, terms)."""
+    if b == MEAN:
+        return np.array([[1 / (math.factorial(n) * (n + j + 1)) for n in range(_TERMS)] for j in range(count)])
     first = [1.0]
     for n in range(_TERMS + count):
         first.append(first[-1] / (4 * (n + 1) * (b + n)))

@@ -13,7 +13,7 @@ from unhinged_jax.closed_form.constant_gradient import why_not_constant
 from unhinged_jax.closed_form.deep_starts import why_not_aligned, why_not_deep
 from unhinged_jax.closed_form.expected import why_noise_rules_out
 from unhinged_jax.closed_form.paced import why_not_paced
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, Nesterov
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, Nesterov, carried_by
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.schedules import Constant
 
@@ -30,8 +30,13 @@ def why_no_closed_form(
     Squared error and deep models have one from some starts only; whether it is one of them is said if `state` is given.
     """
     _request.check_kinds(model, dynamics)
-    if isinstance(dynamics, Flow) and dynamics.damping is not None and (why := _why_not_damped(model, dynamics)):
+    if isinstance(dynamics, Flow) and carried_by(dynamics) and (why := _why_not_damped(model, dynamics)):
         return why
+    if isinstance(dynamics, Descent) and dynamics.memory is not None:
+        if dynamics.optimizer is not None:
+            return "a memory beside an optimizer is simulated only; leave out one of them, or use `simulate`."
+        if dynamics.paced:
+            return "a memory has no closed form where the norm of its gradient counts; use `simulate`."
     if model.depth > 2:
         why = why_not_deep(model, dynamics)
         return why_not_aligned(model, dynamics, state) if why is None and isinstance(state, State) else why
@@ -54,32 +59,41 @@ def why_no_closed_form(
         return why_turning(model, dynamics, state) if why is None and isinstance(state, State) else why
     if model.spherical and model.moves.W:
         return "spherical features with free prototypes are not linear; anchor the prototypes or use `simulate`."
-    if model.spherical and isinstance(dynamics, Descent) and dynamics.momentum is not None:
-        return "momentum on spherical features has no closed form; use plain descent or `simulate`."
+    if model.spherical and carried_by(dynamics):
+        return f"{carried_by(dynamics)} on spherical features has no closed form; use plain descent or `simulate`."
     return None
 
 
 def _why_not_damped(model: LayerPeeled, flow: Flow) -> str | None:
-    """What rules out a closed form of a flow with damping, in words, or None."""
+    """What rules out a closed form of a flow with damping or of an average, in words, or None."""
+    kind = "an average" if flow.memory is not None else "a flow with damping"
+    if flow.memory is not None and flow.damping is not None:
+        return (
+            "an average of a flow with damping is simulated only; leave out `memory` or `damping`, or use `simulate`."
+        )
     if not model.loss.linear or model.spherical:
         what = "spherical features" if model.spherical else f"the loss {type(model.loss).__name__}"
-        return f"a flow with damping has a closed form if its force is linear in the state, but that of {what} is not."
+        return f"{kind} has a closed form if the force is linear in the state, but that of {what} is not."
     if flow.paced:
-        return "a flow with damping has no closed form where the norm of its gradient counts; use `simulate`."
+        return f"{kind} has no closed form where the norm of its gradient counts; use `simulate`."
     if not isinstance(flow.schedule, Constant):
-        return (
-            "with a schedule the force of a flow with damping depends on time, and its modes have no elementary "
-            "solution; give a constant rate, or use `simulate`."
-        )
+        how = "give a constant rate, or use `simulate`."
+        return f"with a schedule the modes of {kind} have no solution in closed form; {how}"
     return None
 
 
 def why_not_from(dynamics: Dynamics, first: Any) -> str | None:
     """Why a run that begins at the time `first` has no closed form, in words, or None."""
-    if not (isinstance(dynamics, Flow) and isinstance(dynamics.damping, Nesterov)):
+    nesterov = isinstance(dynamics, Flow) and isinstance(dynamics.damping, Nesterov)
+    if not nesterov and carried_by(dynamics) != "memory":
         return None
     if _check.concrete(first) and np.all(np.asarray(first) == 0):
         return None
+    if not nesterov:
+        return (
+            "a run with a memory is solved from a state, not from where another run ended; ask for all times at "
+            "once, or use `simulate`."
+        )
     return (
         "Nesterov's flow is solved from rest at the time 0, not from where another run ended; ask for all times at "
         "once, or use `simulate`."

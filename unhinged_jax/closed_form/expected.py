@@ -19,7 +19,18 @@ from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
 from unhinged_jax.closed_form.carriers import Alike, General, Membership, Setting, setting_of
 from unhinged_jax.closed_form.moments import Moments, draws_of, moments_of, squares_of
-from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, Noisy, PartRates, rates_at, why_too_large
+from unhinged_jax.dynamics import (
+    RATES,
+    Descent,
+    Diffusion,
+    Dynamics,
+    Flow,
+    Noisy,
+    PartRates,
+    carried_by,
+    rates_at,
+    why_too_large,
+)
 from unhinged_jax.labels.fields import why_not_drawn
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan
@@ -58,8 +69,8 @@ def why_noise_rules_out(model: LayerPeeled, dynamics: Noisy, expectations: bool)
             "`schedule` is constant or `piecewise` and the other rates are numbers; use such ones, a Descent, or "
             "`simulate` and average."
         )
-    if dynamics.momentum is not None:
-        return "moments of a descent with momentum are not offered; use `simulate` and average."
+    if carried := carried_by(dynamics):
+        return f"moments of a descent with {carried} are not offered; use `simulate` and average."
     if model.spherical:
         return "spherical features are not linear once prototypes meet noise; use `simulate` and average."
     if model.kernel is not None:

@@ -9,6 +9,11 @@ with C and N from `entire`. With their slopes U' and S' in time these are entire
 differences at mu+, mu- and -r1 l1 are smooth where these meet. Differences of close arguments are Taylor series around
 the point between them.
 
+Averages over time of a flow of first order are another such function, of y = x t or, for a moving average that forgets
+at the rate k, of y = (x + k) t:
+
+    p = phi(y)  (Polyak),    p = e^{-kt} (1 + k t phi(y))  (moving).
+
 Source: beyond the paper; Su, Boyd & Candès 2016 for Nesterov's flow of a quadratic.
 """
 
@@ -24,7 +29,7 @@ from jaxtyping import Float, Shaped
 
 from unhinged_jax.closed_form import entire
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes, block, exponents, roots, winning_nodes
-from unhinged_jax.dynamics import Flow, Nesterov
+from unhinged_jax.dynamics import Flow, Nesterov, PolyakAverage
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.special import safe_log
@@ -84,6 +89,49 @@ class Motion(NamedTuple):
         return jnp.stack([value + lean, gain, 2 * t * slope, value - lean], axis=1)
 
 
+class Mean(NamedTuple):
+    """The average over time of e^{x s}, at one time, in place of U; the other three functions are 0.
+
+    Attributes:
+        forgets: The rate k of a moving average, (), or None for the mean since the start.
+        time: The time since the start, ().
+    """
+
+    forgets: Float[jax.Array, ""] | None
+    time: Float[jax.Array, ""]
+
+    def log_size(self, x: jax.Array) -> jax.Array:
+        """About how large it is at an eigenvalue."""
+        if self.forgets is None:
+            y = x * self.time
+            return jnp.maximum(y, 0.0) - jnp.log1p(jnp.abs(y))
+        return jnp.maximum(x, -self.forgets) * self.time
+
+    def close(self, x: jax.Array, half: jax.Array) -> jax.Array:
+        """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
+        return jnp.broadcast_to(half * self.time <= _CLOSE, jnp.broadcast_shapes(x.shape, half.shape))
+
+    def taylor(self, x: jax.Array, log_scale: jax.Array) -> Float[jax.Array, "terms 4 *k"]:
+        """The coefficients of z^j at x + z, over e^log_scale; those of order 0 are the values."""
+        t, k = self.time, jnp.zeros_like(self.time) if self.forgets is None else self.forgets
+        f = entire.derivatives(entire.MEAN, (x + k) * t, log_scale + k * t, _TERMS)
+        powers = jnp.cumprod(jnp.concatenate([jnp.ones_like(x, shape=1), jnp.full(_TERMS - 1, t)]))
+        over = jnp.asarray([1 / math.factorial(j) for j in range(_TERMS)], x.dtype)
+        value = (over * powers).reshape(-1, *[1] * x.ndim) * f
+        if self.forgets is not None:
+            value = (k * t * value).at[0].add(jnp.exp(-k * t - log_scale))
+        none = jnp.zeros_like(value)
+        return jnp.stack([value, none, none, none], axis=1)
+
+
+def _motion(flow: Flow, time: jax.Array) -> Motion | Mean:
+    """The functions of this flow."""
+    if flow.memory is not None:
+        polyak = isinstance(flow.memory, PolyakAverage)
+        return Mean(None if polyak else flow.memory.share_at(time), time)
+    return Motion(None if isinstance(flow.damping, Nesterov) else jnp.asarray(flow.damping, time.dtype), time)
+
+
 def _polynomial(c: Float[jax.Array, "terms 4 *k"], y: jax.Array) -> jax.Array:
     """sum_i c_i y^i, (4, *k), by Horner's rule, whose derivatives are finite at y = 0."""
     return jax.lax.scan(lambda total, one: (total * y + one, None), jnp.zeros_like(c[0]), c[::-1])[0]
@@ -110,7 +158,9 @@ def _differences(c: jax.Array, square: jax.Array, w: jax.Array) -> tuple[jax.Arr
     return _polynomial(c[::2], square), _inside(c, square), second
 
 
-def _of_modes(motion: Motion, g: Shaped[jax.Array, "k"], rates: Rates, log_scale: jax.Array) -> list[Coefficients]:
+def _of_modes(
+    motion: Motion | Mean, g: Shaped[jax.Array, "k"], rates: Rates, log_scale: jax.Array
+) -> list[Coefficients]:
     """The coefficients of the modes for U, U', S and S', over e^log_scale by mode; see `modes`."""
     k = block(g, rates)
     size = jnp.sqrt(jnp.maximum(jax.lax.stop_gradient(k.square), 0.0))
@@ -164,7 +214,7 @@ def parts(model: LayerPeeled, flow: Flow, elapsed: jax.Array, modes: Modes) -> t
     rates = unit_rates(model, flow, g.dtype)
     own = bias_rates(model, flow, rates)
     rates = Rates(*(eta * rate for rate in (rates.a, rates.c, rates.r1, rates.r2)))
-    motion = Motion(None if isinstance(flow.damping, Nesterov) else jnp.asarray(flow.damping, g.dtype), elapsed)
+    motion = _motion(flow, elapsed)
     nodes = winning_nodes(modes, rates)
     sizes = jax.lax.stop_gradient(motion.log_size(nodes))
 

@@ -36,7 +36,7 @@ from unhinged_jax.closed_form.modes import (
 )
 from unhinged_jax.closed_form.second_order import Part, parts
 from unhinged_jax.closed_form.updates import Paces, products
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
 from unhinged_jax.model import LayerPeeled
@@ -123,7 +123,7 @@ def closed(dynamics: Dynamics) -> bool:
     if isinstance(dynamics, Flow):
         return True
     numbers = not any(map(callable, dynamics.rates)) and not dynamics.paced
-    return numbers and dynamics.momentum is None and isinstance(dynamics.schedule, Constant)
+    return numbers and not carried_by(dynamics) and isinstance(dynamics.schedule, Constant)
 
 
 def timeline(
@@ -138,7 +138,7 @@ def timeline(
 
     `pace` says how fast it goes where the norm of its gradient decides: the moments of a flow, the paces of a descent.
     """
-    if isinstance(dynamics, Flow) and dynamics.damping is not None:
+    if isinstance(dynamics, Flow) and carried_by(dynamics):
         return _second_order_timeline(model, dynamics, clock, modes, pushed)
     if isinstance(dynamics, Flow):
         assert not isinstance(pace, Paces)
@@ -186,10 +186,10 @@ def bias_at(model: LayerPeeled, flow: Flow, rates: Rates, moment: Moment) -> Bia
 
 
 def _second_order_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes, pushed: bool) -> Record:
-    """The record of a flow of second order."""
+    """The record of a flow of second order, or of an average."""
 
     def record(found: Part) -> Record:
-        return Record(*found[:7], Velocity(found.speed, found.bias_speed))
+        return Record(*found[:7], None if flow.memory is not None else Velocity(found.speed, found.bias_speed))
 
     def at(elapsed: jax.Array) -> Record:
         of_state, of_velocity = parts(model, flow, elapsed, modes)
@@ -262,7 +262,7 @@ def _product_timeline(
         log_powers,
         jnp.sign(saved.nodes),
         saved.x.bias,
-        None if descent.momentum is None else Velocity(saved.v.full, saved.v.bias),
+        Velocity(saved.v.full, saved.v.bias) if carried_by(descent) == "momentum" else None,
     )
 
 

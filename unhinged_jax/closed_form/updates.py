@@ -8,6 +8,7 @@ out on the way.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _loop
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes
-from unhinged_jax.dynamics import Descent, PartRates, rate_at
+from unhinged_jax.dynamics import Combination, Descent, PartRates, rate_at
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.special import power_of_two
 
@@ -156,14 +157,26 @@ def products(
     zeros = jax.tree.map(jnp.zeros_like, ones)
     (x, at_nodes), (v, node_v) = (zeros, ones) if pushed else (ones, zeros)
     none = jnp.zeros((), jnp.int32)
+    begin = None if descent.memory is None else descent.memory.first
+    if begin is not None:
+        x, at_nodes = jax.tree.map(lambda one: jnp.stack([begins * one for begins in begin]), (x, at_nodes))
     start = Carry(x, v, at_nodes, node_v, Powers(none, none, jnp.zeros(4, jnp.int32)))
 
     def of_all(x: Held) -> Held:
         bias = BiasCoefficients(-model.decays.b * x.bias.b_from_b, 1 - model.decays.b * x.bias.b_from_drift)
         return Held(downhill(x.full, g, model), downhill(x.rest, g * (1 - modes.winning), model), bias)
 
+    def remembered(carry: Carry, rates: PartRates, eta: jax.Array, how: Combination) -> Carry:
+        """The same for slots: `x` and `nodes` have a leading axis of them."""
+        change, v = _with_momentum(descent, of_all(how.seen(carry.x)), carry.v)
+        shift, node_v = _with_momentum(descent, nodes * how.seen(carry.nodes), carry.node_v)
+        x, at_nodes = how.moved(carry.x, _times(rates, change)), how.moved(carry.nodes, eta * shift)
+        return _rescaled(Carry(x, v, at_nodes, node_v, carry.power), present)
+
     def step(carry: Carry, k: jax.Array) -> Carry:
         eta, rates = rates_of(model, descent, (first + k).astype(dtype))
+        if descent.memory is not None:
+            return remembered(carry, rates, eta, descent.memory.combined(first + k))
         gradient, shift = of_all(carry.x), nodes * carry.nodes
         if paces is not None:
             pace = jax.tree.map(lambda each: each[k], paces)
@@ -177,6 +190,9 @@ def products(
         return _rescaled(Carry(x, v, carry.nodes + eta * shift, node_v, carry.power), present)
 
     def kept(carry: Carry) -> Carry:
+        if descent.memory is not None:
+            x, at_nodes = jax.tree.map(lambda slots: slots[0], (carry.x, carry.nodes))
+            return carry._replace(x=x, nodes=at_nodes, node_v=None, v=None)
         return carry._replace(node_v=None, v=None if descent.momentum is None else carry.v)
 
     return _loop.run(step, start, reads, kept)[1]
@@ -221,19 +237,25 @@ def _rescaled(carry: Carry, present: jax.Array) -> Carry:
     """The carry with powers of two taken out of coefficients that have drifted far."""
     most = float(jnp.finfo(present.dtype).max) ** 0.5
 
-    def within(a: jax.Array, factor: jax.Array) -> jax.Array:
-        a = a * factor
-        return a if a.ndim == 0 else jnp.where(present > 0, a, jnp.clip(a, -most, most))
+    def changed(c: Coefficients, of_modes: Callable[[jax.Array], jax.Array], other: jax.Array) -> Coefficients:
+        W_from_W, W_from_F, H_from_W, H_from_F = map(of_modes, (c.W_from_W, c.W_from_F, c.H_from_W, c.H_from_F))
+        F_from_F = None if c.F_from_F is None else of_modes(c.F_from_F)
+        return Coefficients(W_from_W, W_from_F, H_from_W, H_from_F, other, F_from_F)
+
+    def within(c: Coefficients, factor: jax.Array) -> Coefficients:
+        def clipped(a: jax.Array) -> jax.Array:
+            return jnp.where(present > 0, a * factor, jnp.clip(a * factor, -most, most))
+
+        return changed(c, clipped, c.H_from_H * factor)
 
     def tidied(x: Coefficients, v: Coefficients, power: jax.Array) -> tuple[Coefficients, Coefficients, jax.Array]:
-        sizes = [jnp.abs(value) if value.ndim == 0 else present * jnp.abs(value) for value in jax.tree.leaves(x)]
-        drift, factor = _excess(jnp.max(jnp.stack([jnp.max(size) for size in sizes])))
-        x, v = jax.tree.map(lambda a: within(a, factor), (x, v))
-        return x, v, power + drift
+        sizes = changed(x, lambda a: present * jnp.abs(a), jnp.abs(x.H_from_H))
+        drift, factor = _excess(jnp.max(jnp.stack([jnp.max(size) for size in jax.tree.leaves(sizes)])))
+        return within(x, factor), within(v, factor), power + drift
 
     full, full_v, power_full = tidied(carry.x.full, carry.v.full, carry.power.full)
     rest, rest_v, power_rest = tidied(carry.x.rest, carry.v.rest, carry.power.rest)
-    drift, factor = _excess(jnp.abs(carry.nodes))
+    drift, factor = _excess(jnp.max(jnp.abs(carry.nodes.reshape(-1, 4)), axis=0))
     return Carry(
         Held(full, rest, carry.x.bias),
         Held(full_v, rest_v, carry.v.bias),

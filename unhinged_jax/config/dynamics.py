@@ -13,7 +13,7 @@ from unhinged_jax import _check, optimizers, schedules
 from unhinged_jax.config.files import Files
 from unhinged_jax.config.sections import DynamicsSection
 from unhinged_jax.config.tables import call, check_arguments, given_keys, name_and_arguments, own, pick
-from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, solves
+from unhinged_jax.dynamics import MEMORIES, RATES, Descent, Diffusion, Dynamics, Flow, solves
 from unhinged_jax.optimizers import Optimizer
 
 _SCHEDULES = {
@@ -40,11 +40,12 @@ def _schedule(spec: float | str | dict, files: Files) -> Any:
     return call(constructor, arguments, f"schedule {kind!r}")
 
 
+_MEMORIES = {kind.__name__: kind for kind in MEMORIES}
 _DRAWN = ("batch", "replacement", "fresh_labels")
 _PACED = ("sam_radius", "clip_norm", "normalized")
 _ONLY = {
-    "flow": ("damping", "solver", "rtol", "atol", "max_steps", "steady", *_PACED),
-    "descent": ("momentum", "nesterov", "optimizer", *_DRAWN, "seed", *_PACED),
+    "flow": ("memory", "damping", "solver", "rtol", "atol", "max_steps", "steady", *_PACED),
+    "descent": ("momentum", "nesterov", "optimizer", "memory", *_DRAWN, "seed", *_PACED),
     "diffusion": (*_DRAWN, "seed", "step", "halvings"),
 }
 _KINDS = {"flow": Flow, "descent": Descent, "diffusion": Diffusion}
@@ -66,6 +67,9 @@ def build_dynamics(section: DynamicsSection, files: Files) -> Dynamics:
         raise ValueError("seed is that of what updates draw, but none draws anything; give `batch` or `fresh_labels`.")
     for name, spec in given_keys(section, "schedule", *RATES).items():
         given[name] = _schedule(spec, files)
+    if "memory" in given:
+        kind, arguments = name_and_arguments(given["memory"], "kind", "memory")
+        given["memory"] = call(pick("memory", kind, _MEMORIES), arguments, f"memory {kind!r}")
     if "solver" in given:
         given["solver"] = _solver(given["solver"])
     if "optimizer" in given:

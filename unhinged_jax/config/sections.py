@@ -174,6 +174,9 @@ class DynamicsSection:
         seed: descent, diffusion: seed of what is drawn; default: a seed that follows from the one in [state].
         step: diffusion: the length of a step, as a time; default 0.1. Times are multiples of it.
         halvings: diffusion: how often the steps of a coarser run were halved, whose path this one refines; default 0.
+        memory: descent, flow: what is kept of past states: "PolyakAverage" or "MovingAverage", which is then observed
+            in place of the state; descent also "Lookahead", "ScheduleFree", "Optimistic", "QuasiHyperbolic" or
+            "AggregatedMomentum"; or {kind = ..., and its numbers}.
         damping: flow: c of a flow of second order, Z'' + c Z' = force, at least 0; or "nesterov" for c = 3/t.
         solver: flow: the name of a diffrax solver that estimates its error; default "Dopri8", for large states "Tsit5".
         rtol: flow: relative tolerance; default 1e-8, in float32 1e-5.
@@ -199,6 +202,7 @@ class DynamicsSection:
     seed: int | None = None
     step: float | None = None
     halvings: int | None = None
+    memory: str | dict | None = None
     damping: float | str | None = None
     solver: str | None = None
     rtol: float | None = None

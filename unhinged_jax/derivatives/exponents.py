@@ -109,6 +109,8 @@ def lyapunov(
     """
     _request.one_at_a_time("lyapunov", model, dynamics, state)
     task = _request.prepare(model, dynamics, state, [until], (), target="top", precision=precision, caller="lyapunov")
+    if carried_by(dynamics) == "memory":
+        raise ValueError("lyapunov takes a dynamics without `memory`, whose exponents are those of the run itself.")
     begin, memory = task.first, task.memory
     _check.seed("seed", seed)
     _check.whole("count", count, 1)

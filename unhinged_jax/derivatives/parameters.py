@@ -120,7 +120,8 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `decay_b` and `rate_b` if the biases have their
     own, which then stay where decays and rates of H and W move; `eta`, a constant rate; `schedule.FIELD`, a number or
     array of the schedule (further dots reach nested ones); `momentum`, `damping`, `sam_radius` and `clip_norm`;
-    `optimizer.NAME`, a number of an `Optimizer`; `batch`, of expectations and of `limit`, as a continuous number;
+    `memory.FIELD`; `optimizer.NAME`, a number of an `Optimizer`; `batch`, of expectations and of `limit`, as a
+    continuous number;
     `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors on the weights
     of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are applied as given
     otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in
@@ -237,6 +238,9 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
         named["s"] = (ratio, _Change(1, _with_ratio))
     if isinstance(dynamics, Flow) and is_number(dynamics.damping):
         named["damping"] = (dynamics.damping, _of_dynamics("damping"))
+    if dynamics.memory is not None:
+        for way, value in _numbers_in(dynamics.memory, ("memory",)):
+            named[".".join(way)] = (value, _of_dynamics(*way))
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         named["momentum"] = (dynamics.momentum, _of_dynamics("momentum"))
     for name in ("sam_radius", "clip_norm"):
@@ -253,6 +257,8 @@ def _dynamics_parameters(dynamics: Dynamics) -> dict[str, Any]:
 
 def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, ...], Any]]:
     for field in dataclasses.fields(thing):
+        if field.metadata.get("static"):
+            continue
         value, here = getattr(thing, field.name), (*way, field.name)
         if is_number(value):
             yield here, value

@@ -12,20 +12,41 @@ from unhinged_jax.dynamics.checks import (
     step_of,
     without_idle,
 )
+from unhinged_jax.dynamics.damping import Nesterov, resistance
 from unhinged_jax.dynamics.diffusion import Diffusion
-from unhinged_jax.dynamics.memory import Nesterov, resistance
+from unhinged_jax.dynamics.memories import (
+    MEMORIES,
+    AggregatedMomentum,
+    Lookahead,
+    MovingAverage,
+    Optimistic,
+    PolyakAverage,
+    QuasiHyperbolic,
+    ScheduleFree,
+)
+from unhinged_jax.dynamics.memory import Combination, Memory
 from unhinged_jax.dynamics.plain import Descent, Flow, solves
 from unhinged_jax.dynamics.rates import RATES, PartRates, rate_at, why_too_large
 
 __all__ = [
+    "MEMORIES",
     "RATES",
+    "AggregatedMomentum",
+    "Combination",
     "Descent",
     "Diffusion",
     "Dynamics",
     "Flow",
+    "Lookahead",
+    "Memory",
+    "MovingAverage",
     "Nesterov",
     "Noisy",
+    "Optimistic",
     "PartRates",
+    "PolyakAverage",
+    "QuasiHyperbolic",
+    "ScheduleFree",
     "bare_rates",
     "carried_by",
     "check_dynamics",

@@ -11,8 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check
+from unhinged_jax.dynamics.damping import check_damping
 from unhinged_jax.dynamics.diffusion import Diffusion
-from unhinged_jax.dynamics.memory import check_damping
 from unhinged_jax.dynamics.plain import Descent, Flow, check_momentum
 from unhinged_jax.dynamics.rates import RATES, PartRates, is_number, rate_at
 from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
@@ -33,6 +33,8 @@ def step_of(dynamics: Dynamics) -> float | None:
 
 def carried_by(dynamics: Dynamics) -> str:
     """What runs of a dynamics carry in addition to the state, as in `Trajectory.carries`."""
+    if dynamics.memory is not None:
+        return "memory"
     if isinstance(dynamics, Flow) and dynamics.damping is not None:
         return "velocity"
     if not isinstance(dynamics, Descent):
@@ -85,6 +87,8 @@ def check_dynamics(
         _check.positive("clip_norm", dynamics.clip_norm)
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         check_momentum(dynamics.momentum)
+    if dynamics.memory is not None:
+        dynamics.memory.check()
     if isinstance(dynamics, Flow):
         check_damping(dynamics.damping)
     if not _check.concrete((first, last)):

@@ -67,7 +67,7 @@ class Diffusion(Rated):
     step: float = dataclasses.field(default=0.1, metadata={"static": True})
     halvings: int = dataclasses.field(default=0, metadata={"static": True})
 
-    momentum, optimizer, nesterov = None, None, False  # a run carries nothing from step to step
+    momentum, optimizer, nesterov, memory = None, None, False, None  # a run carries nothing from step to step
 
     def __post_init__(self) -> None:
         settle(self)

@@ -1,9 +1,18 @@
-"""What a run remembers beside its state: the damping of a flow that has inertia."""
+"""What a run remembers beside its state: averages and other memories that are linear in past states.
+
+A memory holds several states, its slots. An update looks at a combination y of them, makes there the change d that the
+descent would make, by whatever optimiser, and combines again:
+
+    y = E s,    s <- A s + B d(y),    and what is observed is the first slot.
+
+Under a linear loss every mode is therefore multiplied by a product of small matrices.
+"""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,44 +22,56 @@ from unhinged_jax._values import Value
 from unhinged_jax.dynamics.rates import is_number
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Nesterov(Value):
-    """The damping 3/t of Nesterov's flow, which `Flow(damping="nesterov")` has.
+class Combination(NamedTuple):
+    """How an update combines m slots.
 
-    Example:
-        >>> import unhinged_jax as uj
-        >>> uj.Flow(damping="nesterov").damping
-        Nesterov()
+    Attributes:
+        look: E, (m,).
+        keep: A, (m, m).
+        push: B, (m,).
     """
 
+    look: jax.Array
+    keep: jax.Array
+    push: jax.Array
 
-def as_damping(damping: Any) -> Any:
-    """The damping of a flow: a number, `Nesterov()`, or None; placeholders that JAX puts into leaves are left alone."""
-    if isinstance(damping, str):
-        if damping != "nesterov":
-            raise ValueError(f"damping must be a number or 'nesterov', but got {_check.given(damping)}.")
-        return Nesterov()
-    if callable(damping):
-        raise ValueError("damping must be one number or 'nesterov', but got a function.")
-    if is_number(damping):
-        check_damping(damping)
-    return damping
+    def seen(self, slots: Any) -> Any:
+        """y, from a tree of arrays with a leading axis of slots."""
+        return jax.tree.map(lambda s: jnp.tensordot(self.look.astype(s.dtype), s, 1), slots)
 
+    def moved(self, slots: Any, change: Any) -> Any:
+        """The slots after the update, for a change of y."""
 
-def check_damping(damping: Any) -> None:
-    """Raise unless a damping that is known is at least 0."""
-    if is_number(damping) and _check.concrete(damping):
-        _check.non_negative("damping", damping)
+        def moved(s: jax.Array, d: jax.Array) -> jax.Array:
+            return jnp.tensordot(self.keep.astype(s.dtype), s, 1) + jnp.tensordot(self.push.astype(s.dtype), d, 0)
+
+        return jax.tree.map(moved, slots, change)
 
 
-def resistance(damping: Any, time: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What multiplies velocity and force in the acceleration at a time, (), ().
+class Memory(Value):
+    """States that a run keeps beside the one that is observed, and combines with it in every update."""
 
-    At the time 0 of Nesterov's flow the velocity is 0, and 3/t times it has the limit 3 Z'', so that Z'' is a quarter
-    of the force.
-    """
-    if not isinstance(damping, Nesterov):
-        return jnp.asarray(damping, time.dtype), jnp.ones_like(time)
-    begins = time <= 0
-    return jnp.where(begins, 0.0, 3 / jnp.where(begins, 1.0, time)), jnp.where(begins, 0.25, 1.0)
+    def share_at(self, time: jax.Array) -> jax.Array:
+        """The rate at which the average of a flow approaches its state; infinite for one that begins."""
+        raise TypeError("this memory has no counterpart in a flow.")
+
+    @property
+    @abc.abstractmethod
+    def first(self) -> tuple[int, ...]:
+        """Which slots begin as the start, 1, and which as zeros, 0; the first one is observed."""
+
+    @abc.abstractmethod
+    def combined(self, k: jax.Array) -> Combination:
+        """How update k = 0, 1, ... combines the slots."""
+
+    def check(self) -> None:
+        """Raise a ValueError for a known number that is not allowed."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if is_number(value) and _check.concrete(value) and not field.metadata.get("static"):
+                entries = _check.real(field.name, value, array=True)
+                if not ((entries >= 0) & (entries <= 1)).all():
+                    raise ValueError(f"{field.name} must lie between 0 and 1, but got {_check.given(value)}.")
+
+    def __post_init__(self) -> None:
+        self.check()

@@ -11,7 +11,8 @@ import optax
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.dynamics.memory import as_damping
+from unhinged_jax.dynamics.damping import as_damping
+from unhinged_jax.dynamics.memories import AVERAGES, MEMORIES, check_memory
 from unhinged_jax.dynamics.rates import Rated, check_draws, check_paces, is_number, settle
 from unhinged_jax.optimizers import Optimizer
 
@@ -44,6 +45,8 @@ class Flow(Rated):
             risen, at Z + rho grad/||grad||. None (default): at the state itself.
         clip_norm: The largest norm of a gradient; a longer one is shortened to it. None (default): any.
         normalized: Whether each gradient is divided by its norm, so that all have norm 1. Default False.
+        memory: `PolyakAverage` or `MovingAverage`: the average over time is observed in place of the state. None
+            (default): the state.
 
     The gradient whose norm counts is that of the objective with respect to everything that moves, decay included and
     rates not; `clip_norm` and `normalized` act on the gradient that `sam_radius` has found. A gradient of 0 stays 0.
@@ -76,10 +79,12 @@ class Flow(Rated):
     sam_radius: Any = None
     clip_norm: Any = None
     normalized: bool = dataclasses.field(default=False, metadata={"static": True})
+    memory: Any = None
 
     def __post_init__(self) -> None:
         settle(self)
         check_paces(self)
+        check_memory(self.memory, AVERAGES, "Flow")
         object.__setattr__(self, "damping", as_damping(self.damping))
         for name in ("rtol", "atol"):
             value = getattr(self, name)
@@ -123,6 +128,10 @@ class Descent(Rated):
             risen, at Z + rho grad/||grad||. None (default): at the state itself.
         clip_norm: The largest norm of a gradient; a longer one is shortened to it. None (default): any.
         normalized: Whether each gradient is divided by its norm, so that all have norm 1. Default False.
+        memory: What else is kept of past states, and whether an average is observed in place of the state:
+            `PolyakAverage`, `MovingAverage`, `Lookahead`, `ScheduleFree`, `Optimistic`, `QuasiHyperbolic` or
+            `AggregatedMomentum`. It combines the changes that the descent makes, with momentum or an optimiser, too.
+            None (default): nothing.
 
     The gradient whose norm counts is that of the objective with respect to everything that moves, decay included and
     rates not; `clip_norm` and `normalized` act on the gradient that `sam_radius` has found. A gradient of 0 stays 0.
@@ -153,10 +162,12 @@ class Descent(Rated):
     sam_radius: Any = None
     clip_norm: Any = None
     normalized: bool = dataclasses.field(default=False, metadata={"static": True})
+    memory: Any = None
 
     def __post_init__(self) -> None:
         settle(self)
         check_paces(self)
+        check_memory(self.memory, MEMORIES, "Descent")
         if is_number(self.momentum):
             check_momentum(self.momentum)
         if _check.flag("nesterov", self.nesterov) and self.momentum is None:

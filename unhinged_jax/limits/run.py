@@ -16,7 +16,7 @@ from unhinged_jax.closed_form import exact
 from unhinged_jax.closed_form.balance import form_of
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, without_idle
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, without_idle
 from unhinged_jax.limits.deep import deep, whole_direction
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise
@@ -87,6 +87,8 @@ def limit(
         why = "that of an optimiser is known for one part that moves; ask `exact` after many updates."
     if why is None and dynamics.paced:
         why = _why_no_limit_paced(dynamics)
+    if why is None and carried_by(dynamics) == "memory":
+        why = "the limit is that of a descent without `memory`; an average of a run that grows tends to its direction."
     if why is None and not dynamics.proportional:
         why = "the rates of H and W are not proportional, so no direction stays the same."
     if why is None and model.moves.b and callable(dynamics.rate_b):

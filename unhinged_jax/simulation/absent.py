@@ -60,8 +60,14 @@ def lacks_modes(model: LayerPeeled, state: State, memory: dict[str, jax.Array] |
 
 
 def together(H: jax.Array, W: jax.Array, memory: dict[str, jax.Array] | None) -> tuple[jax.Array, jax.Array]:
-    """Everything a run begins with: features (n, p) and prototypes (C, p), or (n, 2p) and (C, 2p) with velocities."""
-    return (H, W) if memory is None else (jnp.hstack([H, memory["H"]]), jnp.hstack([W, memory["W"]]))
+    """Everything a run begins with: features (n, p) and prototypes (C, p), side by side with what else is given.
+
+    That is a velocity, (n, p) and (C, p), or several slots of a memory, (slots, n, p) and (slots, C, p).
+    """
+    if memory is None:
+        return H, W
+    beside_H, beside_W = (jnp.hstack([*jnp.reshape(memory[k], (-1, *x.shape))]) for k, x in (("H", H), ("W", W)))
+    return jnp.hstack([H, beside_H]), jnp.hstack([W, beside_W])
 
 
 def _lacking(spectrum: GeneralSpectrum, F: jax.Array, W: jax.Array) -> jax.Array:

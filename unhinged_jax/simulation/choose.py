@@ -164,7 +164,7 @@ def form_of(model: LayerPeeled, dynamics: Dynamics, reduce: bool) -> Form:
     if model.linear and not dynamics.paced and not (model.kernel is not None and model.kernel.kind == "coordinates"):
         return "linear"
     plane = model.spherical and model.loss.linear and not model.moves.W
-    if plane and not dynamics.paced and carried_by(dynamics) != "velocity":
+    if plane and not dynamics.paced and not (isinstance(dynamics, Flow) and carried_by(dynamics)):
         return "sphere"
     # The column form needs a force that depends on the logits H W^T + b and on nothing else.
     more = model.spherical or model.rescale or model.kernel is not None or isinstance(model.loss, AdjustedMargin)
@@ -236,8 +236,8 @@ def _carries_logits(dynamics: Dynamics) -> bool:
 
 
 def _by_characters(dynamics: Dynamics) -> bool:
-    """Whether a run may be that of the characters of a group, which have neither a norm nor a velocity of H and W."""
-    return carried_by(dynamics) != "velocity" and not dynamics.paced
+    """Whether a run may be that of the characters of a group, which have no norm, velocity or average of H and W."""
+    return carried_by(dynamics) not in ("velocity", "memory") and not dynamics.paced
 
 
 def _reads_logits(model: LayerPeeled, plan: ObservablePlan, times: int) -> bool:

@@ -21,6 +21,7 @@ from unhinged_jax.dynamics import Noisy, rates_of_step
 from unhinged_jax.model import settled
 from unhinged_jax.observables import View
 from unhinged_jax.optimizers.optimizer import resumed
+from unhinged_jax.simulation.remembering import Remembering
 from unhinged_jax.simulation.system import Body, Reader, System, rated
 from unhinged_jax.special import drift, faint, largest, power_of_two
 from unhinged_jax.trajectory import RunResult
@@ -95,14 +96,19 @@ def run(
     """
     body, transform = system.body(), _transformation(descent)
     dtype = next(iter(body.values())).dtype
-    carry = _start(system, body, _initial_memory(system, descent, transform, body, memory))
+    one = {name: slots[0] for name, slots in body.items()} if isinstance(system, Remembering) else body
+    carry = _start(system, body, _initial_memory(system, descent, transform, one, memory))
 
     def step(carry: Carry, k: jax.Array) -> Carry:
-        rates = rates_of_step(descent, first + k, dtype)
-        downhill = jax.tree.map(jnp.negative, system.at_update(first + k).velocity_at(carry.body, carry.powers))
-        change, memory = transform.update(downhill, carry.memory, carry.body)
-        change = {**change, **{name: jnp.zeros_like(change[name]) for name in system.stays}}
-        moved, lost = _applied(carry.body, rated(change, rates), carry.lost)
+        rates, now = rates_of_step(descent, first + k, dtype), system.at_update(first + k)
+        body = now.looked_at(carry.body) if isinstance(now, Remembering) else carry.body
+        downhill = jax.tree.map(jnp.negative, now.velocity_at(body, carry.powers))
+        change, memory = transform.update(downhill, carry.memory, body)
+        change = rated({**change, **{name: jnp.zeros_like(change[name]) for name in system.stays}}, rates)
+        if isinstance(now, Remembering):
+            moved, lost = now.moved(carry.body, change), carry.lost
+        else:
+            moved, lost = _applied(body, change, carry.lost)
         still, updates = carry.still & ~jnp.any(jnp.stack(rates)), carry.updates + 1
         return carry._replace(body=moved, lost=lost, memory=memory, still=still, updates=updates)
 
@@ -258,6 +264,9 @@ def _initial_memory(
 
 def _final_memory(system: System, descent: Noisy, carry: Carry, dtype: DTypeLike) -> Any:
     """The optimiser's own state, or the momentum as dense arrays from which any form of the problem can continue."""
+    if isinstance(system, Remembering):
+        log_scale = settled(_view(system, carry, dtype).state()).log_scale
+        return system.carried(carry.body, _logs(system, carry, dtype), log_scale)
     if descent.optimizer is not None:
         return carry.memory
     if descent.momentum is None:

@@ -29,6 +29,7 @@ from unhinged_jax.simulation.inertial import inertial
 from unhinged_jax.simulation.linear import LinearSystem, linear_system
 from unhinged_jax.simulation.logits import LogitSystem
 from unhinged_jax.simulation.paced import paced
+from unhinged_jax.simulation.remembering import remembering
 from unhinged_jax.simulation.sampled import SampledSystem, Sampling, spanning
 from unhinged_jax.simulation.spherical import plane_system
 from unhinged_jax.simulation.system import Reader, System, reader
@@ -71,6 +72,8 @@ def descend(
     system, memory = _system(job), job.memory
     if isinstance(memory, dict):
         memory = _over_the_scale(system, job.state, memory)
+    if job.dynamics.memory is not None:
+        system, memory = remembering(system, job.dynamics, memory), None
     out = _descent.run(system, job.dynamics, reads, job.first, _reader(job, system), memory, to_the_last, piece=piece)
     if isinstance(out, _loop.Paused):
         return out
@@ -91,9 +94,12 @@ def descend(
 def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | None) -> Any:
     """Integrate a flow in the form that was chosen; or do a piece of it (`InPieces`), and give back where it pauses."""
     system, dtype = _system(job), job.state.W.dtype
+    memory = None if job.memory is None else _over_the_scale(system, job.state, job.memory)
     if job.dynamics.damping is not None:
-        memory = None if job.memory is None else _over_the_scale(system, job.state, job.memory)
-        system = inertial(system, job.dynamics.damping, bare_rates(job.dynamics, dtype), memory)
+        given = None if job.dynamics.memory is not None else memory
+        system = inertial(system, job.dynamics.damping, bare_rates(job.dynamics, dtype), given)
+    if job.dynamics.memory is not None:
+        system = remembering(system, job.dynamics, memory)
     times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
     out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
     if not isinstance(out, dict):

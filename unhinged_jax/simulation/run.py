@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _loop, _request
 from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, without_idle
@@ -181,14 +180,16 @@ def _descended(job: Job, times: jax.Array, reads: _loop.Reads, progress: bool) -
     return run
 
 
-def _kept(model: LayerPeeled, state: State, velocity: ArrayLike) -> Any:
-    """The velocity of H, (n, p), after a check that a reduced run keeps all of it.
+def _kept(model: LayerPeeled, state: State, velocity: Any) -> Any:
+    """The velocity of H, (n, p), or slots of a memory, (slots, n, p), after a check that a reduced run keeps all of it.
 
     A run with class sums keeps the velocity of the class sums, and of the remaining velocity only the part parallel to
     the residual of H. A run in planes keeps the part in the plane of target and feature. If a part would be lost, for
     example because the labels or prototypes have changed, the velocity is refused; in a trace, which cannot raise an
     error about numbers, it becomes NaN.
     """
+    if np.ndim(velocity) == 3:
+        return jnp.stack([_kept(model, state, slot) for slot in velocity])
     space = row_space(model, state.W.dtype)
     if not (model.spherical or space.summed):
         return velocity

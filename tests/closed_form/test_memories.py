@@ -1,0 +1,304 @@
+"""Memories and averages against loops in NumPy that keep every state, and averages of flows against integrals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.integrate
+import scipy.linalg
+
+import unhinged_jax as uj
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    with jax.enable_x64(True):
+        yield
+
+
+R1, R2 = 0.8, 1.2
+MODEL = uj.regularized(uj.balanced(3, 2), 4, decay=(0.05, 0.02), gamma=0.3, bias=True)
+COUNTS = uj.regularized(uj.from_counts([3, 2, 1]), 4, decay=(0.05, 0.02), gamma=0.3, bias=True)
+BIAS = np.array([-1.0, 0.0, 1.0])
+READ = [0, 1, 2, 7, 20]
+
+
+def polyak(step, x, count):
+    xs = [x]
+    for k in range(count):
+        xs.append(xs[-1] + step(xs[-1], k))
+    return [x, *(np.mean(xs[: k + 1], axis=0) for k in range(count))]
+
+
+def moving(step, x, count, keep):
+    found, mean = [x], x
+    for k in range(count):
+        x = x + step(x, k)
+        mean = keep * mean + (1 - keep) * x
+        found.append(mean)
+    return found
+
+
+def lookahead(step, x, count, steps, share):
+    found, slow = [x], x
+    for k in range(count):
+        x = x + step(x, k)
+        if (k + 1) % steps == 0:
+            slow = x = slow + share * (x - slow)
+        found.append(x)
+    return found
+
+
+def schedule_free(step, x, count, beta):
+    found, z = [x], x
+    for k in range(count):
+        z = z + step((1 - beta) * z + beta * x, k)
+        x = (k * x + z) / (k + 1)
+        found.append(x)
+    return found
+
+
+def optimistic(step, x, count, beta):
+    found, before = [x], None
+    for k in range(count):
+        now = step(x, k)
+        x = x + now + beta * (now - (now if before is None else before))
+        before = now
+        found.append(x)
+    return found
+
+
+def quasi(step, x, count, beta, nu):
+    found, v = [x], 0 * x
+    for k in range(count):
+        now = step(x, k)
+        v = beta * v + (1 - beta) * now
+        x = x + (1 - nu) * now + nu * v
+        found.append(x)
+    return found
+
+
+def aggregated(step, x, count, betas):
+    found, vs = [x], [0 * x for _ in betas]
+    for k in range(count):
+        now = step(x, k)
+        vs = [beta * v + now for beta, v in zip(betas, vs, strict=True)]
+        x = x + np.mean(vs, axis=0)
+        found.append(x)
+    return found
+
+
+KINDS = {
+    "polyak": (uj.PolyakAverage(), polyak),
+    "moving": (uj.MovingAverage(0.8), lambda *given: moving(*given, 0.8)),
+    "lookahead": (uj.Lookahead(3, 0.4), lambda *given: lookahead(*given, 3, 0.4)),
+    "schedule-free": (uj.ScheduleFree(0.7), lambda *given: schedule_free(*given, 0.7)),
+    "optimistic": (uj.Optimistic(0.6), lambda *given: optimistic(*given, 0.6)),
+    "quasi-hyperbolic": (uj.QuasiHyperbolic(0.9, 0.6), lambda *given: quasi(*given, 0.9, 0.6)),
+    "aggregated": (uj.AggregatedMomentum((0.0, 0.5, 0.8)), lambda *given: aggregated(*given, (0.0, 0.5, 0.8))),
+}
+
+
+def affine(model, state):
+    """The matrix K and the start of [H; W; b; 1], one column after the other of H and W, then b."""
+    M = np.asarray(model.signal().dense("float64"))
+    n, C = M.shape
+    a, c = R1 * float(model.decay_H), R2 * float(model.decay_W)
+    K = np.block([[-a * np.eye(n), R1 * M], [R2 * M.T, -c * np.eye(C)]])
+    return K, np.vstack([state.H, state.W]), -c, R2 * M.sum(0)
+
+
+def dense(states):
+    both = np.concatenate([states.H, states.W], axis=-2)
+    return both * np.exp(np.asarray(states.log_scale))[..., None, None]
+
+
+def started(model):
+    return model.init(jax.random.key(0), precision="float64", bias=BIAS)
+
+
+def rate(k):
+    return 0.05 + 0.2 * (1 + np.cos(np.pi * k / 40))
+
+
+SCHEDULE = uj.cosine(0.45, 40.0, 0.05)
+
+
+def check(model, memory, by_hand, solve, seen=("norm",)):
+    state = started(model)
+    K, Z, fade, drive = affine(model, state)
+    want = np.array(by_hand(lambda x, k: rate(k) * (K @ x), Z, READ[-1]))[READ]
+    bias = np.array(by_hand(lambda b, k: rate(k) * (fade * b + drive), BIAS, READ[-1]))[READ]
+    descent = uj.Descent(SCHEDULE, rate_H=R1, rate_W=R2, memory=memory)
+    run = solve(model, descent, state, READ, list(seen), states=True)
+    assert np.max(np.abs(dense(run.states) - want)) < 1e-13 * np.max(np.abs(want))
+    np.testing.assert_allclose(run.states.b, bias, atol=1e-13)
+    np.testing.assert_allclose(run["norm"], np.linalg.norm(want, axis=(1, 2)), rtol=1e-13)
+    return descent, run
+
+
+@pytest.mark.parametrize(
+    ("name", "quick"), [("lookahead", True), *(pytest.param(name, False, marks=pytest.mark.long) for name in KINDS)]
+)
+def test_a_memory_agrees_with_a_loop(name, quick):
+    """Closed form and simulation, which is cut and goes on."""
+    memory, by_hand = KINDS[name]
+    check(MODEL, memory, by_hand, uj.exact)
+    descent, whole = check(MODEL, memory, by_hand, uj.simulate)
+    if quick:
+        return
+    cut = uj.simulate(MODEL, descent, started(MODEL), READ[3:4], ["norm"])
+    after = uj.simulate(MODEL, descent, cut, READ[4:], ["norm"])
+    np.testing.assert_allclose(after["norm"], whole["norm"][4:], rtol=1e-13)
+    with pytest.raises(uj.NoClosedForm, match="a memory is solved from a state"):
+        uj.exact(MODEL, descent, cut, [30], ["norm"])
+    with pytest.raises(ValueError, match="a memory that this Descent would drop"):
+        uj.simulate(MODEL, uj.Descent(0.1), cut, [30], ["norm"])
+    with pytest.raises(ValueError, match="kept no memory"):
+        uj.simulate(MODEL, descent, uj.simulate(MODEL, uj.Descent(0.1), started(MODEL), [3], ["norm"]), [30], ["norm"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", KINDS)
+def test_classes_of_any_size_and_distances(name):
+    memory, by_hand = KINDS[name]
+    found = [check(COUNTS, memory, by_hand, solve, ("norm", "log_distance"))[1] for solve in (uj.exact, uj.simulate)]
+    assert uj.verify(found[1], found[0]).worst < 1e-11
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        (COUNTS.replace(loss="cross_entropy"), {}),
+        (COUNTS.replace(loss="cross_entropy"), {"batch": 2}),
+        (COUNTS, {"batch": 2}),
+        (COUNTS, {"momentum": 0.8}),
+        (COUNTS, {"optimizer": optax.adam(0.1)}),
+        (uj.spherical(COUNTS.labels, 4), {}),
+    ],
+    ids=["cross-entropy", "cross-entropy in batches", "batches", "momentum", "Adam", "sphere"],
+)
+def test_an_average_of_any_descent(model, settings):
+    """The mean of the states that a run without memory keeps, also with momentum or an optimiser."""
+    state = model.init(jax.random.key(0), precision="float64")
+    key = {"key": jax.random.key(5)} if "batch" in settings else {}
+    states = uj.simulate(model, uj.Descent(0.3, **settings), state, range(13), "norm", states=True, **key).states
+    descent = uj.Descent(0.3, memory=uj.PolyakAverage(), **settings)
+    every = dense(states)
+    want = np.array([every[0], every[:5].mean(0), every[:12].mean(0)])
+    for reduce in (True, False):
+        run = uj.simulate(model, descent, state, [0, 5, 12], "norm", states=True, reduce=reduce, **key)
+        np.testing.assert_allclose(dense(run.states), want, atol=1e-13)
+    if "momentum" in settings:
+        run = uj.exact(model, descent, state, [0, 5, 12], "norm", states=True)
+        np.testing.assert_allclose(dense(run.states), want, atol=1e-13)
+        with pytest.raises(ValueError, match="does not hold a memory"):
+            uj.simulate(model, descent, run, [20], "norm")
+
+
+TIMES = np.array([0.0, 0.3, 4.0, 25.0])
+
+
+def mean_over_time(model, state, t, keep):
+    """An average by Gauss and Legendre, of states by SciPy's matrix exponential."""
+    K, Z, fade, drive = affine(model, state)
+    rest = -drive / fade
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    s, weights = t * (nodes + 1) / 2, t * weights / 2
+    forgets = 0.0 if keep is None else -np.log(keep)
+    weights = weights / t if keep is None else forgets * np.exp(-forgets * (t - s)) * weights
+    left = 0.0 if keep is None else np.exp(-forgets * t)
+    both = left * Z + sum(w * (scipy.linalg.expm(K * u) @ Z) for w, u in zip(weights, s, strict=True))
+    b = left * BIAS + sum(w * (rest + np.exp(fade * u) * (BIAS - rest)) for w, u in zip(weights, s, strict=True))
+    return both, b
+
+
+@pytest.mark.parametrize(
+    ("model", "keep", "quick"),
+    [
+        (MODEL, None, True),
+        *(
+            pytest.param(model, keep, False, marks=pytest.mark.long)
+            for model in (MODEL, COUNTS)
+            for keep in (None, 0.7)
+        ),
+    ],
+)
+def test_the_average_of_a_flow(model, keep, quick):
+    state = started(model)
+    memory = uj.PolyakAverage() if keep is None else uj.MovingAverage(keep)
+    flow = uj.Flow(rate_H=R1, rate_W=R2, rtol=1e-10, memory=memory)
+    exact = uj.exact(model, flow, state, TIMES, ["norm"], states=True)
+    want, bias = zip(*(mean_over_time(model, state, t, keep) for t in TIMES[1:]), strict=True)
+    np.testing.assert_allclose(dense(exact.states)[1:], want, atol=1e-13 * np.max(np.abs(want)))
+    np.testing.assert_allclose(exact.states.b[1:], bias, atol=1e-12)
+    if quick:
+        return
+    run = uj.simulate(model, flow, state, TIMES, ["norm"], states=True)
+    assert uj.verify(run, exact).worst < 1e-8
+    cut = uj.simulate(model, flow, state, TIMES[:3], ["norm"])
+    np.testing.assert_allclose(uj.simulate(model, flow, cut, TIMES[3:], "norm")["norm"], exact["norm"][3:], rtol=1e-8)
+
+
+@pytest.mark.long
+def test_the_average_of_other_flows():
+    """Cross-entropy, and a flow of second order: the integral of what the run without a memory passes through."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    entropy = COUNTS.replace(loss="cross_entropy")
+    for model, settings in ((entropy, {}), (entropy, {"damping": "nesterov"}), (COUNTS, {"damping": 0.2})):
+        state = model.init(jax.random.key(0), precision="float64")
+        passed = uj.simulate(model, uj.Flow(rtol=1e-11, **settings), state, 3 * (nodes + 1), "norm", states=True)
+        flow = uj.Flow(rtol=1e-11, memory=uj.PolyakAverage(), **settings)
+        run = uj.simulate(model, flow, state, [6.0], "norm", states=True)
+        np.testing.assert_allclose(dense(run.states)[0], np.tensordot(weights / 2, dense(passed.states), 1), atol=1e-8)
+
+
+@pytest.mark.long
+def test_derivatives_batches_and_precision():
+    """Slopes with respect to numbers of memories against finite differences; a batch; float32; scales."""
+    state = started(COUNTS)
+
+    def value(solve, keep, dynamics=uj.Descent, at=9):
+        given = dynamics(0.3, memory=uj.MovingAverage(keep))
+        return solve(COUNTS, given, state, [at], "log_norm")["log_norm"][0]
+
+    for solve, dynamics in ((uj.exact, uj.Descent), (uj.simulate, uj.Descent), (uj.exact, uj.Flow)):
+        step = 1e-6
+        slope = jax.grad(lambda keep: value(solve, keep, dynamics))(0.8)  # noqa: B023
+        apart = (value(solve, 0.8 + step, dynamics) - value(solve, 0.8 - step, dynamics)) / (2 * step)
+        assert float(slope) == pytest.approx(float(apart), rel=1e-7)
+        many = jax.vmap(lambda keep: value(solve, keep, dynamics))(jnp.array([0.5, 0.8]))  # noqa: B023
+        assert float(many[1]) == pytest.approx(float(value(solve, 0.8, dynamics)), rel=1e-14)
+        given = dynamics(0.3, memory=uj.MovingAverage(0.8))
+        for log_scale in (-500.0, 800.0):
+            moved = solve(COUNTS, given, state.replace(log_scale=log_scale), [9], "log_norm")["log_norm"][0]
+            assert float(moved) - log_scale == pytest.approx(float(value(solve, 0.8, dynamics)), abs=1e-12)
+        single = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float32"), state)
+        assert float(solve(COUNTS, given, single, [9], "log_norm")["log_norm"][0]) == pytest.approx(
+            float(value(solve, 0.8, dynamics)), abs=1e-5
+        )
+
+
+def test_what_a_memory_refuses():
+    state = started(MODEL)
+    for build, what in (
+        (lambda: uj.MovingAverage(1.5), "keep must lie between 0 and 1"),
+        (lambda: uj.Lookahead(0), "steps must be"),
+        (lambda: uj.AggregatedMomentum((0.5, 1.0)), "betas must lie in"),
+        (lambda: uj.Descent(memory="polyak"), r"memory of a Descent must be one of PolyakAverage\(\)"),
+        (lambda: uj.Flow(memory=uj.Lookahead()), "a Flow takes PolyakAverage or MovingAverage"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            build()
+    average = uj.PolyakAverage()
+    for dynamics, what in (
+        (uj.Flow(uj.cosine(1.0, 5.0), memory=average), "with a schedule the modes of an average"),
+        (uj.Flow(damping=0.1, memory=average), "simulated only"),
+        (uj.Descent(batch=2, memory=average), "moments of a descent with memory"),
+    ):
+        with pytest.raises(uj.NoClosedForm, match=what):
+            uj.exact(MODEL, dynamics, state, [1])
+    with pytest.raises(uj.NoClosedForm, match="without `memory`"):
+        uj.limit(MODEL, uj.Descent(0.1, memory=average), state)
