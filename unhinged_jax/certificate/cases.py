@@ -12,7 +12,7 @@ import optax
 
 from unhinged_jax.closed_form import exact
 from unhinged_jax.comparison import state_errors, verify
-from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.dynamics import AggregatedMomentum, Descent, Dynamics, Flow, PolyakAverage, ScheduleFree, carried_by
 from unhinged_jax.ensembles import Agreement
 from unhinged_jax.labels import balanced, from_counts, soft
 from unhinged_jax.limits import limit
@@ -141,6 +141,7 @@ def cases() -> list[Case]:
     for name, how, optimizer in (("frozen", "AdamW", adamw), ("anchored", "spectral descent", spectral)):
         model = problems()[name].replace(decay=0.0)
         rows.append(Case(name, how, model, Descent(optimizer=optimizer, rate_b=0.8), "float64", 1e-11, 1e-3))
+    rows += _remembering()
     uneven = problems()["regularized, noisy counts"]
     for name, how, paced in (
         ("regularized, noisy counts", "sharpness-aware flow", dataclasses.replace(flow, rate_W=0.8, sam_radius=0.5)),
@@ -159,6 +160,27 @@ def cases() -> list[Case]:
         rows.append(Case("regularized, noisy counts", how, uneven, drawn, "float64", 0.0, 0.0))
     rows.append(Case("regularized", "batches", regular, Descent(0.3, batch=3), "float64", 0.0, 0.0))
     return sorted(rows, key=lambda case: (case.how != "flow", case.precision == "float32"))
+
+
+def _remembering() -> list[Case]:
+    """The rows of descents with a memory, of flows with inertia, and of an average of a flow."""
+    regular, uneven = problems()["regularized"], problems()["regularized, noisy counts"]
+    rows = []
+    for how, memory in {
+        "Polyak average": PolyakAverage(),
+        "schedule-free": ScheduleFree(0.8),
+        "aggregated momentum": AggregatedMomentum((0.0, 0.5, 0.8)),
+    }.items():
+        remembering = Descent(0.02, rate_H=0.8, memory=memory)
+        rows.append(Case("regularized", how, regular, remembering, "float64", 1e-11, 1e-3))
+    slow = Flow(0.01, rate_H=0.8, rate_W=1.1, rtol=1e-10)
+    for how, flow in {
+        "heavy-ball flow": dataclasses.replace(slow, damping=0.1),
+        "Nesterov flow": dataclasses.replace(slow, damping="nesterov"),
+        "Polyak average of a flow": dataclasses.replace(slow, memory=PolyakAverage()),
+    }.items():
+        rows.append(Case("regularized, noisy counts", how, uneven, flow, "float64", 1e-8, 1e-2))
+    return rows
 
 
 def run_case(case: Case) -> Row:
@@ -260,15 +282,16 @@ def _rates(case: Case, state: State, run: Trajectory, observed: list[str]) -> tu
     rate."""
     schedule = case.dynamics.schedule
     changing = case.how == "cosine descent" or (case.model.spherical and case.model.rescale < 2)
-    if changing or not observed or observed == ["log_norm"]:
+    if changing or carried_by(case.dynamics) == "memory" or not observed or observed == ["log_norm"]:
         return math.nan, math.nan  # no constant rate, or one per sample
     dynamics = case.dynamics
-    if isinstance(dynamics, Flow):  # as long as zeta grows
+    by_time = carried_by(dynamics) == "velocity"
+    if isinstance(dynamics, Flow) and not by_time:  # as long as zeta grows
         dynamics = dataclasses.replace(dynamics, schedule=1.0)
     found = limit(case.model, dynamics, state, precision=case.precision)
     predicted = float(found.rate_H if case.model.spherical or not case.model.moves.W else found.rate)
     clock = np.asarray(run.times, float)
-    if isinstance(case.dynamics, Flow):
+    if isinstance(case.dynamics, Flow) and not by_time:
         with jax.enable_x64(True):
             clock = np.asarray(schedule.integral(clock), float)
     logs = np.asarray(run[observed[0]], float)

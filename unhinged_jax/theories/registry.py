@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from unhinged_jax.theories import (
+    acceleration,
     ce_decay,
     ce_free,
     depth,
@@ -37,7 +38,7 @@ from unhinged_jax.theories.theory import Finding, Theory
 _MODULES = (
     this_paper, minibatch, stochastic_growth, frozen, nc0, held_out, perils, label_noise, log_time, on_the_path,
     off_path, near_origin, rich_lazy, mse_decay, dying_classes, within_class, ce_free, group_starts, ce_decay, frames,
-    saddles, sharpness_aware, minority, noisy_labels, diffusion_limit, depth,
+    saddles, sharpness_aware, minority, noisy_labels, diffusion_limit, depth, acceleration,
 )  # fmt: skip
 THEORIES: dict[str, Theory] = {module.THEORY.name: module.THEORY for module in _MODULES}
 
