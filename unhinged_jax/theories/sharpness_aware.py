@@ -157,7 +157,7 @@ def _draw(curves: Curves, figure: Figure) -> None:
         path = curves[f"path_{name}"]
         right.plot(*path.T, color="C0" if name in ("out", "far") else "C3")
         right.plot(*path[0], "o", color="0.2", ms=4)
-    right.plot([1, 0], [0, 1], "s", color="0.2", ms=5, label="saddles of the flow")
+    right.plot([1, 0], [0, 1], "s", color="0.2", ms=5, label="one mode at rest")
     right.set(xlim=(0, 2), ylim=(0, 2), xlabel="part in the stronger mode, over radius", ylabel="in the weaker mode")
     right.legend()
 
