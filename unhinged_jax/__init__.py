@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import polynomial as polynomial
     from unhinged_jax.schedules import steps as steps
     from unhinged_jax.schedules import warmup as warmup
+    from unhinged_jax.schedules import warmup_stable_decay as warmup_stable_decay
     from unhinged_jax.simulation import simulate as simulate
     from unhinged_jax.sweeps import SweepIncomplete as SweepIncomplete
     from unhinged_jax.sweeps import SweepPlan as SweepPlan
@@ -117,7 +118,7 @@ _HOMES = {
     "optimizers": "Optimizer clipped_descent normalized_descent rescale_by_feature_norm spectral_descent",
     "plots": "plot",
     "references": "citation",
-    "schedules": "constant cosine exponential logspaced numeric piecewise polynomial steps warmup",
+    "schedules": "constant cosine exponential logspaced numeric piecewise polynomial steps warmup warmup_stable_decay",
     "simulation": "simulate",
     "sweeps": "SweepIncomplete SweepPlan open_sweep sweep",
     "trajectory": "RunResult Trajectory concat load",

@@ -25,7 +25,9 @@ from unhinged_jax.schedules import (
     polynomial,
     quadrature,
     warmup,
+    warmup_stable_decay,
 )
+from unhinged_jax.schedules.total import remaining
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -436,3 +438,24 @@ def test_examples():
     with warnings.catch_warnings():
         result = doctest.testmod(constructors)
     assert result.attempted >= 8 and result.failed == 0
+
+
+def test_rise_constant_rate_and_fall():
+    """Against optax joined by hand, and quadrature; a total; derivatives; numbers that are not allowed."""
+    schedule = warmup_stable_decay(0.5, warmup=10, stable=30, decay=20, floor=0.1)
+    parts = [optax.linear_schedule(0.0, 0.5, 10), optax.constant_schedule(0.5), optax.linear_schedule(0.5, 0.1, 20)]
+    joined = optax.join_schedules(parts, [10, 40])
+    times = np.arange(0, 90)
+    np.testing.assert_allclose(schedule(times), [joined(t) for t in times], rtol=1e-6)
+    assert schedule.breaks == (10, 40, 60)
+    with jax.enable_x64(True):
+        edges = np.array([0.0, 10, 40, 60, 85])
+        pieces = [scipy.integrate.quad(lambda t: float(schedule(t)), *pair)[0] for pair in itertools.pairwise(edges)]
+        np.testing.assert_allclose(schedule.integral(edges[1:]), np.cumsum(pieces), rtol=1e-12)
+        slope = jax.grad(lambda decay: warmup_stable_decay(0.5, warmup=10, stable=30, decay=decay).integral(99.0))
+        assert float(slope(20.0)) == pytest.approx(0.25, rel=1e-12)
+    assert float(remaining(schedule, 0.0)) == np.inf
+    assert float(remaining(warmup_stable_decay(0.5, warmup=10, stable=30, decay=20), 0.0)) == pytest.approx(22.5)
+    for wrong in ({"warmup": -1.0}, {"stable": -1.0}, {"decay": 0.0}, {"floor": -0.1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            warmup_stable_decay(0.5, **({"warmup": 1.0, "stable": 1.0, "decay": 1.0} | wrong))

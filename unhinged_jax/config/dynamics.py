@@ -19,7 +19,8 @@ from unhinged_jax.optimizers import Optimizer
 _SCHEDULES = {
     function.__name__: function
     for function in (schedules.constant, schedules.cosine, schedules.exponential, schedules.polynomial,
-                     schedules.piecewise, schedules.warmup, schedules.numeric)
+                     schedules.piecewise, schedules.warmup, schedules.warmup_stable_decay,
+                     schedules.numeric)
 }  # fmt: skip
 
 

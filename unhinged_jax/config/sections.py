@@ -153,7 +153,8 @@ class DynamicsSection:
     Attributes:
         kind: "flow", "descent" or "diffusion".
         schedule: The learning rate: a number (default 1), or {kind = ..., and its numbers} with kind "constant",
-            "cosine", "exponential", "polynomial", "piecewise", "warmup" or "numeric"; "module:name" is one of your own.
+            "cosine", "exponential", "polynomial", "piecewise", "warmup", "warmup_stable_decay" or "numeric";
+            "module:name" is one of your own.
         rate_H: Factor on the rate of the features, given like `schedule`; default 1.
         rate_W: Factor on the rate of the prototypes, given like `schedule`; default 1.
         rate_b: Factor on the rate of the biases, given like `schedule`; default `rate_W`.

@@ -17,10 +17,11 @@ from unhinged_jax.schedules.constructors import (
     piecewise,
     polynomial,
     warmup,
+    warmup_stable_decay,
 )
 from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
+from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
 from unhinged_jax.schedules.times import logspaced, steps
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Polynomial",
     "QuadratureWarning",
     "Schedule",
+    "StableDecay",
     "Warmup",
     "as_schedule",
     "constant",
@@ -43,4 +45,5 @@ __all__ = [
     "polynomial",
     "steps",
     "warmup",
+    "warmup_stable_decay",
 ]

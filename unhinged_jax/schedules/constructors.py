@@ -16,7 +16,7 @@ from unhinged_jax.schedules.checks import ascending, check_function, sequence
 from unhinged_jax.schedules.integrated import Numeric
 from unhinged_jax.schedules.quadrature import Number
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
+from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
 
 ScheduleLike = Schedule | Number | Callable[[Array], Any]
 """What `as_schedule` makes a schedule of: a schedule, a number, or a function of time."""
@@ -192,6 +192,43 @@ def warmup(length: Number, schedule: ScheduleLike, start: Number = 0.0) -> Warmu
     _check.non_negative("start", start)
     length, start = _numbers.reals(length=length, start=start)
     return Warmup(length, as_schedule(schedule), start)
+
+
+def warmup_stable_decay(peak: Number, *, warmup: Number, stable: Number, decay: Number, floor: Number = 0.0) -> Warmup:
+    """A linear rise from 0 to the peak, a constant rate, and a linear fall to the floor, where it stays.
+
+    Args:
+        peak: the rate between rise and fall, >= 0.
+        warmup: duration of the rise, >= 0.
+        stable: duration of the constant rate, >= 0.
+        decay: duration of the fall, > 0.
+        floor: the last rate, >= 0 (default 0).
+
+    Returns:
+        A schedule with breaks at the ends of the three parts.
+
+    Raises:
+        ValueError: if a rate or a duration is negative or not finite, or `decay` is not positive.
+
+    Source: Hu et al. 2024 (MiniCPM); beyond the paper.
+
+    Example:
+        >>> from unhinged_jax.schedules import warmup_stable_decay
+        >>> schedule = warmup_stable_decay(0.5, warmup=100, stable=800, decay=100)
+        >>> print(schedule.integral(1_000), schedule.breaks)
+        450.0 (100, 900, 1000)
+    """
+    _check.non_negative("warmup", warmup)
+    return Warmup(_numbers.real("warmup", warmup), stable_decay(peak, stable, decay, floor))
+
+
+def stable_decay(peak: Number, stable: Number, decay: Number, floor: Number = 0.0) -> StableDecay:
+    """The part of `warmup_stable_decay` after its rise."""
+    _check.non_negative("peak", peak)
+    _check.non_negative("stable", stable)
+    _check.positive("decay", decay)
+    _check.non_negative("floor", floor)
+    return StableDecay(*_numbers.reals(peak=peak, stable=stable, decay=decay, floor=floor))
 
 
 def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) -> Numeric:

@@ -20,7 +20,7 @@ from unhinged_jax.schedules import constructors as build
 from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
 from unhinged_jax.schedules.quadrature import PANELS
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
+from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _TO_ENDS = np.linalg.solve(np.polynomial.legendre.legvander(_NODES, 15).T, [[(-1.0) ** k, 1.0] for k in range(16)])
@@ -34,6 +34,7 @@ _NOISE = 1e-6  # of the largest rate: a negative rate that is rounding
 _BUILDERS: dict[type, Callable[..., Schedule]] = {
     Constant: build.constant,
     Cosine: build.cosine,
+    StableDecay: build.stable_decay,
     Exponential: build.exponential,
     Polynomial: build.polynomial,
     Piecewise: build.piecewise,

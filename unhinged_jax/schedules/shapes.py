@@ -137,6 +137,31 @@ class Piecewise(Schedule):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class StableDecay(Schedule):
+    """Constant, then a straight line to the floor; the part of `warmup_stable_decay` after its rise."""
+
+    peak: Number
+    stable: Number
+    decay: Number
+    floor: Number = 0.0
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return (self.stable, self.stable + self.decay)
+
+    def _fallen(self, t: Array) -> Array:
+        return jnp.clip((t - self.stable) / self.decay, 0.0, 1.0)
+
+    def _rate(self, t: Array) -> Array:
+        return self.peak - (self.peak - self.floor) * self._fallen(t)
+
+    def _integral(self, t: Array) -> Array:
+        beyond = jnp.maximum(t - self.stable - self.decay, 0.0)
+        return self.peak * t - (self.peak - self.floor) * (self.decay * self._fallen(t) ** 2 / 2 + beyond)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Warmup(Schedule):
     """A linear rise, then another schedule with its own clock; see `warmup`."""
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside, values_at
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, Warmup
+from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
 
 _DECADES = np.arange(-3, 16)
 """Powers of ten of the times at which a function is evaluated; over the last nine it must fall like a power."""
@@ -46,6 +46,8 @@ def _total(schedule: Schedule) -> Any:
         last, end = schedule.value, 0.0
     elif isinstance(schedule, Cosine):
         last, end = schedule.floor, schedule.horizon
+    elif isinstance(schedule, StableDecay):
+        last, end = schedule.floor, schedule.stable + schedule.decay
     elif isinstance(schedule, Polynomial):
         last, end = schedule.final, schedule.horizon
     elif isinstance(schedule, Piecewise):
