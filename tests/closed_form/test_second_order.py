@@ -182,12 +182,12 @@ def test_entire_functions():
         found = derivatives(entire.NESTEROV, y, scale, 13)
         for j in (0, 1, 2, 5, 12):
             want = 2 * 0.5**j * bessel(1 + j, x) / x ** (1 + j) * grown
-            np.testing.assert_allclose(found[j] * np.maximum(x, 1) ** j, want * np.maximum(x, 1) ** j, atol=3e-12)
+            np.testing.assert_allclose(found[j], want * np.maximum(x, 1) ** j, atol=3e-12)
         found = derivatives(entire.COSH, y[:40], jnp.zeros(40), 3)
         cosh, sinh = (np.cosh, np.sinh) if sign > 0 else (np.cos, np.sin)
         few = x[:40]
         np.testing.assert_allclose(found[0], cosh(few), rtol=1e-13, atol=1e-13 * cosh(few).max() * (sign < 0))
-        np.testing.assert_allclose(found[1], sinh(few) / (2 * few), rtol=1e-13, atol=1e-14)
+        np.testing.assert_allclose(found[1], sinh(few) / (2 * few) * np.maximum(few, 1), rtol=1e-13, atol=1e-13)
     slope = jax.jit(jax.vmap(jax.grad(lambda y: entire.derivatives(entire.NESTEROV, y, 0.1 * y, 2)[0])))
     y = jnp.asarray([-2000.0, -3.0, 0.0, 5.0, 60.0])
     step = 1e-5
@@ -206,3 +206,40 @@ def test_what_is_refused():
     for other in (EQUAL.replace(loss="cross_entropy"), EQUAL.replace(loss="mse", bias=False)):
         with pytest.raises(uj.NoClosedForm, match="damping"):
             uj.exact(other, uj.Flow(damping=0.1), state, [1.0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("damping", [0.3, "nesterov"])
+def test_limit_far_times_derivatives_batches_and_precision(damping):
+    """Late slopes against `limit` and the roots; gradients against finite differences; a batch; float32; scales."""
+    state = COUNTS.init(jax.random.key(0), precision="float64")
+    mu = np.sort(np.linalg.eigvals(matrix(COUNTS)).real)[::-1]
+    top = np.sqrt(mu[0]) if damping == "nesterov" else -0.15 + np.sqrt(0.0225 + mu[0])
+    found = uj.limit(COUNTS, flow(damping), state)
+    assert float(found.exponent) == pytest.approx(top, rel=1e-10)
+    late = np.array([1e6, 1.001e6])
+    run = uj.exact(COUNTS, flow(damping), state, late, ["log_norm", "log_distance"])
+    assert np.diff(run["log_norm"])[0] / 1e3 == pytest.approx(float(found.exponent), rel=1e-5)
+    assert -np.diff(run["log_distance"])[0] / 1e3 == pytest.approx(float(found.rate), rel=1e-5)
+
+    def value(point, solve=uj.exact, start=state):
+        labels = uj.from_counts([3, 2, 1])
+        model = uj.regularized(labels, 4, gamma=point[0], decay=(point[1], point[2]), bias=True)
+        c = damping if damping == "nesterov" else point[4]
+        given = uj.Flow(point[3], rate_H=R1, rate_W=R2, damping=c, rtol=1e-11)
+        return solve(model, given, start, jnp.stack([point[5]]), "log_norm")["log_norm"][0]
+
+    here, step = np.array([0.3, 0.05, 0.02, 1.0, 0.3, 7.0]), 1e-6
+    apart = [(float(value(here + step * e)) - float(value(here - step * e))) / (2 * step) for e in np.eye(6)]
+    np.testing.assert_allclose(jax.grad(value)(jnp.asarray(here)), apart, atol=2e-8)
+    many = jax.vmap(value)(jnp.stack([jnp.asarray(here), jnp.asarray(here) * 1.1]))
+    assert float(many[0]) == pytest.approx(float(value(here)), rel=1e-13)
+    for solve, slack in ((uj.exact, 1e-12), (uj.simulate, 1e-9)):
+        for log_scale in (-500.0, 800.0):
+            moved = float(value(here, solve, state.replace(log_scale=log_scale))) - log_scale
+            assert moved == pytest.approx(float(value(here)), abs=slack)
+        single = jax.tree.map(lambda leaf: jnp.asarray(leaf, "float32"), state)
+        given = uj.Flow(rate_H=R1, rate_W=R2, damping=damping)
+        rough = solve(COUNTS, given, single, [3.0, 7.0, 300.0], "log_norm")["log_norm"]
+        fine = uj.exact(COUNTS, given, state, [3.0, 7.0, 300.0], "log_norm")["log_norm"]
+        np.testing.assert_allclose(rough, fine, rtol=1e-6, atol=2e-5)

@@ -25,14 +25,16 @@ import numpy as np
 
 COSH, NESTEROV, MEAN = 0.5, 2.0, 0.0  # b of the first two functions; 0 stands for phi
 _NEAR = {COSH: 16.0, NESTEROV: 16.0, MEAN: 4.0}  # |y| up to which no term of a power series far exceeds the sum
-_TERMS = 36
+_TERMS = {COSH: 26, NESTEROV: 26, MEAN: 36}
 _FAR = 40.0  # x from which the expansion of Hankel is used
 _NODES, _HANKEL = 50, 16
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
 def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax.Array:
-    """f and its derivatives up to the order count - 1 at y, over e^log_scale, (count, ...).
+    """f and its derivatives up to the order count - 1 at y, over e^log_scale, times powers of `reach`, (count, ...).
+
+    The derivative of order j is multiplied by reach^j, a constant, so that all are of one size at any y.
 
     Args:
         b: `COSH`, `NESTEROV` or `MEAN`.
@@ -46,8 +48,9 @@ def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax
     """
     near = jnp.abs(y) <= _NEAR[b]
     within, beyond = jnp.where(near, y, 0.0), jnp.where(near, 2 * _NEAR[b], y)
-    powers = within[..., None] ** jnp.arange(_TERMS)
+    powers = within[..., None] ** jnp.arange(_TERMS[b])
     inner = powers @ jnp.asarray(_series(b, count).T, y.dtype) * jnp.exp(-jnp.where(near, log_scale, 0.0))[..., None]
+    inner = inner * reach(b, within)[..., None] ** jnp.arange(count)
     outer = _beyond(b, beyond, jnp.where(near, 0.0, log_scale), count)
     return jnp.where(near, jnp.moveaxis(inner, -1, 0), outer)
 
@@ -57,7 +60,14 @@ def _derivatives_jvp(
     b: float, count: int, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
     more = derivatives(b, *primals, count + 1)
-    return more[:count], more[1:] * tangents[0] - more[:count] * tangents[1]
+    return more[:count], more[1:] / reach(b, primals[0]) * tangents[0] - more[:count] * tangents[1]
+
+
+def reach(b: float, y: jax.Array) -> jax.Array:
+    """How far from y the function changes by a factor of a few: the unit of its derivatives, a constant."""
+    if b == MEAN:
+        return jnp.ones_like(y)
+    return jax.lax.stop_gradient(jnp.maximum(1.0, jnp.sqrt(jnp.abs(y))))
 
 
 def log_size(b: float, y: jax.Array) -> jax.Array:
@@ -74,21 +84,22 @@ def _beyond(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax.Arr
         return jax.lax.scan(lambda now, j: ((grown - (j + 1) * now) / y, now), (grown - one) / y, order)[1]
 
     def following(pair: tuple[jax.Array, jax.Array], lift: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        return (pair[1], (pair[0] / 4 - lift * pair[1]) / y), pair[0]
+        return (pair[1], (pair[0] * (unit**2 / y) / 4 - lift * pair[1] * (unit / y))), pair[0]
 
-    return jax.lax.scan(following, (_cosh if b == COSH else _bessel)(y, log_scale), b + order)[1]
+    unit, (value, slope) = reach(b, y), (_cosh if b == COSH else _bessel)(y, log_scale)
+    return jax.lax.scan(following, (value, slope * unit), b + order)[1]
 
 
 @functools.lru_cache
 def _series(b: float, count: int) -> np.ndarray:
     """The coefficients of y^n, n = 0, 1, ..., in f and its derivatives, (count, terms)."""
     if b == MEAN:
-        return np.array([[1 / (math.factorial(n) * (n + j + 1)) for n in range(_TERMS)] for j in range(count)])
+        return np.array([[1 / (math.factorial(n) * (n + j + 1)) for n in range(_TERMS[b])] for j in range(count)])
     first = [1.0]
-    for n in range(_TERMS + count):
+    for n in range(_TERMS[b] + count):
         first.append(first[-1] / (4 * (n + 1) * (b + n)))
     return np.array(
-        [[first[n + j] * math.factorial(n + j) / math.factorial(n) for n in range(_TERMS)] for j in range(count)]
+        [[first[n + j] * math.factorial(n + j) / math.factorial(n) for n in range(_TERMS[b])] for j in range(count)]
     )
 
 

@@ -39,6 +39,14 @@ _TERMS = 12
 _Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
+def _powers(ratio: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """ratio^j / j! and j, (terms, *k), for a ratio of the shape of x."""
+    order = jnp.arange(_TERMS, dtype=x.dtype).reshape(-1, *[1] * x.ndim)
+    over = jnp.asarray([1 / math.factorial(j) for j in range(_TERMS)], x.dtype).reshape(order.shape)
+    steps = jnp.broadcast_to(ratio, (_TERMS - 1, *x.shape))
+    return over * jnp.cumprod(jnp.concatenate([jnp.ones_like(x)[None], steps]), axis=0), order
+
+
 class Motion(NamedTuple):
     """The functions U, U', S and S' of an eigenvalue of K, at one time.
 
@@ -72,17 +80,20 @@ class Motion(NamedTuple):
         """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
         return half * self.time**2 <= _CLOSE * jnp.maximum(1.0, jnp.sqrt(jnp.abs(self.argument(x))))
 
+    def unit(self, x: jax.Array) -> jax.Array:
+        """The unit of z in `taylor`, a constant, in which all coefficients are of one size at any time."""
+        square = jnp.where(self.time > 0, self.time**2, 1.0)
+        return jax.lax.stop_gradient(entire.reach(self.b, self.argument(x)) / square)
+
     def taylor(self, x: jax.Array, log_scale: jax.Array) -> Float[jax.Array, "terms 4 *k"]:
-        """The coefficients of z^j in U, U', S and S' at x + z, over e^log_scale; those of order 0 are the values."""
-        t, order = self.time, jnp.arange(_TERMS, dtype=x.dtype)
-        powers = jnp.cumprod(jnp.concatenate([jnp.ones_like(x, shape=1), jnp.full(_TERMS - 1, t**2)]))
-        f = entire.derivatives(self.b, self.argument(x), log_scale + self.fade, _TERMS + 1)
-        along = (-1, *[1] * x.ndim)
-        over = jnp.asarray([1 / math.factorial(j) for j in range(_TERMS)], x.dtype)
-        by = (over * powers).reshape(along)
-        before = (2 * order * over * t * jnp.roll(powers, 1)).reshape(along)
-        value, slope = by * f[:-1], by * f[1:]
-        gain = 2 * t * x * slope + before * f[:-1]  # of 2 t x f', the slope of f in time
+        """The coefficients of (z/unit)^j in U, U', S and S' at x + z, over e^log_scale; the first are the values."""
+        t, y = self.time, self.argument(x)
+        f = entire.derivatives(self.b, y, log_scale + self.fade, _TERMS + 1)
+        unit, reach = self.unit(x), entire.reach(self.b, y)
+        by, order = _powers(t**2 * unit / reach, x)  # 1, but for derivatives in time, and at time 0
+        value, slope = by * f[:-1], by * f[1:] / reach
+        before = 2 * t * unit * jnp.where(order > 0, jnp.roll(by, 1, axis=0), 0.0) * f[:-1] / reach
+        gain = 2 * t * x * slope + before  # of 2 t x f', the slope of f in time
         if self.damping is None:
             return jnp.stack([value, gain, jnp.zeros_like(value), jnp.zeros_like(value)], axis=1)
         lean = 2 * self.fade * slope
@@ -111,13 +122,15 @@ class Mean(NamedTuple):
         """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
         return jnp.broadcast_to(half * self.time <= _CLOSE, jnp.broadcast_shapes(x.shape, half.shape))
 
+    def unit(self, x: jax.Array) -> jax.Array:
+        """The unit of z in `taylor`, a constant."""
+        return jax.lax.stop_gradient(jnp.ones_like(x) / jnp.where(self.time > 0, self.time, 1.0))
+
     def taylor(self, x: jax.Array, log_scale: jax.Array) -> Float[jax.Array, "terms 4 *k"]:
-        """The coefficients of z^j at x + z, over e^log_scale; those of order 0 are the values."""
+        """The coefficients of (z/unit)^j at x + z, over e^log_scale; those of order 0 are the values."""
         t, k = self.time, jnp.zeros_like(self.time) if self.forgets is None else self.forgets
         f = entire.derivatives(entire.MEAN, (x + k) * t, log_scale + k * t, _TERMS)
-        powers = jnp.cumprod(jnp.concatenate([jnp.ones_like(x, shape=1), jnp.full(_TERMS - 1, t)]))
-        over = jnp.asarray([1 / math.factorial(j) for j in range(_TERMS)], x.dtype)
-        value = (over * powers).reshape(-1, *[1] * x.ndim) * f
+        value = _powers(t * self.unit(x), x)[0] * f
         if self.forgets is not None:
             value = (k * t * value).at[0].add(jnp.exp(-k * t - log_scale))
         none = jnp.zeros_like(value)
@@ -137,13 +150,16 @@ def _polynomial(c: Float[jax.Array, "terms 4 *k"], y: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda total, one: (total * y + one, None), jnp.zeros_like(c[0]), c[::-1])[0]
 
 
-def _inside(c: Float[jax.Array, "terms 4 *k"], square: jax.Array) -> jax.Array:
-    """f[s, -s] of f(z) = sum_j c_j z^j, for s^2 = `square`, (4, *k)."""
-    return _polynomial(c[1::2], square)
+def _inside(c: Float[jax.Array, "terms 4 *k"], square: jax.Array, unit: jax.Array) -> jax.Array:
+    """f[s, -s] of f(z) = sum_j c_j (z/unit)^j, for s^2 = `square`, (4, *k)."""
+    return _polynomial(c[1::2], square / unit / unit) / unit
 
 
-def _differences(c: jax.Array, square: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(f(s) + f(-s))/2, f[s, -s] and f[s, -s, -w] of f(z) = sum_j c_j z^j, with s^2 = `square`, (4, *k) each."""
+def _differences(
+    c: jax.Array, square: jax.Array, w: jax.Array, unit: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(f(s) + f(-s))/2, f[s, -s] and f[s, -s, -w] of f(z) = sum_j c_j (z/unit)^j, s^2 = `square`, (4, *k) each."""
+    inside, square, w = _inside(c, square, unit), square / unit / unit, w / unit
 
     def pair(carry: _Three, both: jax.Array) -> tuple[_Three, None]:
         """Add the terms j = 2i and j = 2i + 1; `symmetric` is h_{j-2}(s, -s, -w), and `power` is s^(2i - 2)."""
@@ -155,7 +171,7 @@ def _differences(c: jax.Array, square: jax.Array, w: jax.Array) -> tuple[jax.Arr
 
     none = jnp.zeros_like(square + w)
     (second, _, _), _ = jax.lax.scan(pair, (jnp.zeros_like(c[0]), none + 1, none), c[2:].reshape(-1, 2, *c.shape[1:]))
-    return _polynomial(c[::2], square), _inside(c, square), second
+    return _polynomial(c[::2], square), inside, second / unit / unit
 
 
 def _of_modes(
@@ -176,7 +192,7 @@ def _of_modes(
         close = motion.close(middle[place], gap / 2)
         return jnp.where(
             close,
-            _inside(terms[:, :, 3 + place], jnp.where(close, gap, 0.0) ** 2 / 4),
+            _inside(terms[:, :, 3 + place], jnp.where(close, gap, 0.0) ** 2 / 4, motion.unit(middle[place])),
             (high - low) / jnp.where(close, 1.0, gap),
         )
 
@@ -184,7 +200,7 @@ def _of_modes(
     cross = (rise - fall) / (2 * d)
     lift = (quotient(rise, held, up, 1) - quotient(held, fall, down, 2)) / (2 * d)
     none = jnp.where(wide, 0.0, 1.0)
-    even, odd, second = _differences(terms[:, :, 3], none * k.square, none * k.delta)
+    even, odd, second = _differences(terms[:, :, 3], none * k.square, none * k.delta, motion.unit(middle[0]))
     own = jnp.where(wide, own, even + k.delta * odd)
     cross, lift = jnp.where(wide, cross, odd), jnp.where(wide, lift, second)
     return [
@@ -232,7 +248,9 @@ def parts(model: LayerPeeled, flow: Flow, elapsed: jax.Array, modes: Modes) -> t
     held, faded = terms[0, :, 4], terms[0, :, 5]
     close = motion.close(apart[6], decay / 2)
     drifted = (held - faded) / jnp.where(close, 1.0, decay)
-    drifted = jnp.where(close, _inside(terms[:, :, 6], jnp.where(close, decay, 0.0) ** 2 / 4), drifted)
+    drifted = jnp.where(
+        close, _inside(terms[:, :, 6], jnp.where(close, decay, 0.0) ** 2 / 4, motion.unit(apart[6])), drifted
+    )
 
     def part(value: int, speed: int, drives: float) -> Part:
         full, rest = (jax.tree.map(lambda one, i=i: one[i], found[value]) for i in (0, 1))
