@@ -83,7 +83,7 @@ def test_a_process_reports_bad_input_in_one_line_and_its_status(tmp_path):
     assert done.stdout == ""
     assert done.stderr == (
         f"unhinged: error: {path}: [model]: unknown key 'gama'; did you mean 'gamma'? Known: case, dim, gamma, "
-        "loss, decay, bias, decay_b, rescale, free_prototypes, kernel.\n"
+        "loss, decay, bias, decay_b, rescale, free_prototypes, unit_prototypes, kernel, depth, activation.\n"
     )
     assert not (tmp_path / "out").exists()
 
