@@ -120,6 +120,7 @@ def case_of(name, how):
     return next(c for c in certificate.cases() if (c.name, c.how, c.precision) == (name, how, "float64"))
 
 
+@pytest.mark.long
 def test_a_row_of_runs_that_draw_passes_and_a_wrong_expectation_fails_it(monkeypatch):
     case, truth = case_of("regularized, noisy counts", "distinct batches"), certificate.exact
     monkeypatch.setattr(certificate, "DRAWS", 1000)

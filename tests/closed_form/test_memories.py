@@ -167,6 +167,33 @@ def test_classes_of_any_size_and_distances(name):
     assert uj.verify(found[1], found[0]).worst < 1e-11
 
 
+def drawn(name, rng):
+    """A memory of a kind with other numbers, and its loop."""
+    x, y, z = (float(number) for number in rng.uniform(0.1, 0.95, 3))
+    return {
+        "polyak": (uj.PolyakAverage(), polyak),
+        "moving": (uj.MovingAverage(x), lambda *given: moving(*given, x)),
+        "lookahead": (uj.Lookahead(3, x), lambda *given: lookahead(*given, 3, x)),
+        "schedule-free": (uj.ScheduleFree(x), lambda *given: schedule_free(*given, x)),
+        "optimistic": (uj.Optimistic(x), lambda *given: optimistic(*given, x)),
+        "quasi-hyperbolic": (uj.QuasiHyperbolic(x, y), lambda *given: quasi(*given, x, y)),
+        "aggregated": (uj.AggregatedMomentum((x, y, z)), lambda *given: aggregated(*given, (x, y, z))),
+    }[name]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", KINDS)
+def test_random_problems(name):
+    """Eight of each kind, 56 in all."""
+    rng = np.random.default_rng(3)
+    for _ in range(8):
+        decay_H, decay_W, gamma = rng.uniform([0.0, 0.01, 0.0], [0.4, 0.4, 1.0])
+        model = COUNTS.replace(decay_H=decay_H, decay_W=decay_W, gamma=gamma)
+        memory, by_hand = drawn(name, rng)
+        exact, run = (check(model, memory, by_hand, solve)[1] for solve in (uj.exact, uj.simulate))
+        assert uj.verify(run, exact).worst < 1e-11
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "settings"),

@@ -111,6 +111,21 @@ def test_closed_form_and_simulation(model, damping):
     np.testing.assert_allclose(gone_on["log_distance"], exact["log_distance"][3:], atol=1e-8)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("inertia", ["nesterov", "heavy ball"])
+def test_random_problems(inertia):
+    """Twenty-five of each kind, 50 in all, with growing, fading and swinging modes."""
+    rng = np.random.default_rng(4)
+    for draw in range(25):
+        decay_H, decay_W, gamma, damping, until = rng.uniform([0.0, 0.01, 0.0, 0.0, 2.0], [0.4, 0.4, 1.0, 1.5, 25.0])
+        model = COUNTS.replace(decay_H=decay_H, decay_W=decay_W, gamma=gamma)
+        damping = damping if inertia == "heavy ball" else inertia
+        state, times = model.init(jax.random.key(draw), precision="float64"), np.array([0.1, 0.5, 1.0]) * until
+        exact = uj.exact(model, flow(damping), state, times, ["norm"], states=True)
+        assert apart(dense(exact.states), oracle(model, state, times, damping)[0]) < 1e-10
+        assert uj.verify(uj.simulate(model, flow(damping), state, times, ["norm"], states=True), exact).worst < 1e-8
+
+
 def test_exact_goes_on_with_a_velocity():
     """A run of the closed form that is cut equals the whole one."""
     state = EQUAL.init(jax.random.key(0), precision="float64")

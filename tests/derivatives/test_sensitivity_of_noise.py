@@ -37,6 +37,7 @@ def differences(values, at):
     return found
 
 
+@pytest.mark.long
 def test_expectations_have_derivatives_with_respect_to_the_size_of_the_batch_too():
     table = uj.sensitivity(*problem(), start(), TIMES, NAMES, list(AT))
     assert table["source"].values.tolist() == ["exact"]

@@ -287,6 +287,7 @@ def rows(model, state):
     return jnp.linalg.norm(state.W, axis=1)
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_observes_what_it_observed(tmp_path):
     model, flow = MODELS["regularized"], uj.Flow(0.5)
 

@@ -70,7 +70,8 @@ print("done")
 ALL = ["flow", "times", "descent", "limit", "event", "entropy flow", "entropy descent"]
 
 
-@pytest.mark.parametrize("names", [["descent"], pytest.param(ALL, marks=pytest.mark.long)], ids=["one", "all"])
+@pytest.mark.long
+@pytest.mark.parametrize("names", [["descent"], ALL], ids=["one", "all"])
 def test_numbers_do_not_depend_on_optimization(names):
     plain = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     run = subprocess.run([sys.executable, "-c", PROGRAM, *names], env=plain, capture_output=True, text=True)

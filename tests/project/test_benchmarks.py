@@ -251,6 +251,7 @@ def test_every_way_through_a_sweep_gives_the_same_runs():
         assert max(reference.errors(found, truth).values()) < 1e-12, build
 
 
+@pytest.mark.long
 def test_every_way_through_an_ensemble_has_the_same_expectation():
     case = TINY.replace(workload="stochastic", dim=40, decay=0.1, rate=0.5, batch=3, seeds=2000)
     truth = reference.stochastic(case)

@@ -79,6 +79,10 @@ PACED = _named(
     "closed_form/test_paced", "updates[both]", "flows[sharpness-aware]", "flows[clipped]",
     "a_saddle_takes_what_is_within_the_radius", "any_size[-1000.0]",
 )  # fmt: skip
+INERTIA = _named(
+    "closed_form/test_second_order", "closed_form_and_simulation", "entire_functions", "exact_goes_on_with_a_velocity",
+)  # fmt: skip
+MEMORY = _named("closed_form/test_memories", "a_memory_agrees_with_a_loop", "the_average_of_a_flow")
 TESTS = {
     "observables": TABLE,
     "observables/distance": ["tests/observables/test_distance.py", *TABLE[:1]],
@@ -97,6 +101,7 @@ TESTS = {
     **dict.fromkeys([f"closed_form/{name}" for name in ("flow", "gradients", "paced", "scalar")], PACED),
     "closed_form/constant_gradient": OPTIMIZED,
     "closed_form/recognised": OPTIMIZED,
+    **dict.fromkeys([f"closed_form/{name}" for name in ("second_order", "entire")], INERTIA),
     "closed_form/residual": _named(SQUARED_FILE, "ten_digits_at_a_million"),
     "closed_form/balance": [*SQUARED, *_named(SQUARED_FILE, "what_rules_the_closed_form_out_is_named")],
     "closed_form/deep": [*DEEP, *_named(DEEP_FILE, "derivatives_are_those_of_finite_differences")],
@@ -117,7 +122,7 @@ TESTS = {
         "spherical_error_of_1e_200_is_exact", "fifty_thousand_spherical_updates_keep_their_digits",
     ) + _named("closed_form/test_large_steps", "spherical_descent_of_any_step_equals_a_loop")
     + _named("derivatives/test_sensitivity", "a_sample_without_an_angle_has_right_slopes"),
-    "closed_form/updates": [*UPDATES, *LARGE],
+    "closed_form/updates": [*UPDATES, *LARGE, *MEMORY],
     "closed_form/timeline": [*FLOW[:1], *STEPS, *FAR, *UPDATES, *LARGE],
     "linear": [*FLOW, *FAR, *DRIVEN, *KERNEL, *EIGENVECTORS],
     "linear/leading_part": [*FAR, *EIGENVECTORS, *DRIVEN, *KERNEL, *MISSING],

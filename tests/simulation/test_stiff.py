@@ -45,6 +45,7 @@ def test_the_default_solver_says_that_it_ran_out_of_steps():
     assert run.code == uj.RunResult.MAX_STEPS and "Kvaerno5" in run.result.message
 
 
+@pytest.mark.long
 def test_a_batch_and_other_forms_of_a_problem():
     states = jax.tree.map(lambda part: np.stack([part, 0.5 * part]), START)
     with jax.enable_x64(True):
@@ -77,6 +78,7 @@ def test_derivatives_pass_through_an_implicit_solver(adjoint):
     assert slope_of(adjoint, solver=diffrax.Kvaerno3()) == pytest.approx((ends[1] - ends[0]) / 2e-5, rel=1e-4)
 
 
+@pytest.mark.long
 def test_the_backsolve_adjoint_goes_back_through_a_loss_that_is_not_linear():
     found, expected = (slope_of(adjoint, 1.0, rate_W=1.0) for adjoint in (diffrax.BacksolveAdjoint(), None))
     assert found == pytest.approx(expected, rel=1e-5)

@@ -213,6 +213,7 @@ def test_how_many_points_step_together(method, kind, dim, platform, want):
     assert program.width_of(lanes.grouping_of(given).groups[0].adaptive, platform) == want
 
 
+@pytest.mark.long
 def test_adaptive_solves_in_groups_are_those_of_lanes_and_wait_less(tmp_path, monkeypatch):
     found = run(tmp_path, "groups.zarr", given=WIDE)
     assert Store(tmp_path / "groups.zarr").layout.block == (6, 2)  # a group of eight, and one of four and four copies

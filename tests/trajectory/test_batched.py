@@ -275,7 +275,9 @@ GOING_ON = {
 }
 
 
-@pytest.mark.parametrize("kind", GOING_ON)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind == "exact momentum")) for kind in GOING_ON]
+)
 def test_a_batch_goes_on_as_its_members(kind):
     solve, dynamics, precision = GOING_ON[kind]
     settings = {"observe": ["loss", "norm" if kind == "adam" else "gap_W"], "precision": precision, "states": True}

@@ -90,7 +90,7 @@ class Motion(NamedTuple):
         t, y = self.time, self.argument(x)
         f = entire.derivatives(self.b, y, log_scale + self.fade, _TERMS + 1)
         unit, reach = self.unit(x), entire.reach(self.b, y)
-        by, order = _powers(t**2 * unit / reach, x)  # 1, but for derivatives in time, and at time 0
+        by, order = _powers(t**2 * unit / reach, x)  # 1, but for derivatives with respect to time, and at time 0
         value, slope = by * f[:-1], by * f[1:] / reach
         before = 2 * t * unit * jnp.where(order > 0, jnp.roll(by, 1, axis=0), 0.0) * f[:-1] / reach
         gain = 2 * t * x * slope + before  # of 2 t x f', the slope of f in time

@@ -13,6 +13,7 @@ from unhinged_jax.comparison import verify
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, State, ntk_invariant
+from unhinged_jax.plots.looks import key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
@@ -154,13 +155,13 @@ def _draw(curves: Curves, figure: Figure) -> None:
         left.plot(curves["time"], curves[f"test_{share:g}"], label=f"test set, in {share:.0%}")
     left.set_yscale("symlog", linthresh=1.0)
     left.set(xlabel="time", ylabel="loss")
-    left.legend(title="shortcut holds")
+    key_under(left, 2, title="shortcut holds")
     turns = np.isfinite(curves["predicted"])
     right.plot(curves["shares"][turns], curves["predicted"][turns], label="predicted")
     right.plot(curves["shares"][turns], curves["found"][turns], "o", label="least test loss of the run")
     right.axvline(curves["shares"][turns].max(), label="falls forever beyond", **THRESHOLD)
     right.set(xlabel="share of test samples with the shortcut", ylabel="best time to stop")
-    right.legend()
+    key_under(right, 2)
 
 
 THEORY = Theory(
@@ -195,4 +196,5 @@ THEORY = Theory(
     ),
     compute=_compute,
     draw=_draw,
+    size=(8.0, 4.6),
 )
