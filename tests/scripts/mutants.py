@@ -101,7 +101,7 @@ TESTS = {
     **dict.fromkeys([f"closed_form/{name}" for name in ("flow", "gradients", "paced", "scalar")], PACED),
     "closed_form/constant_gradient": OPTIMIZED,
     "closed_form/recognised": OPTIMIZED,
-    **dict.fromkeys([f"closed_form/{name}" for name in ("second_order", "entire")], INERTIA),
+    **dict.fromkeys([f"closed_form/{name}" for name in ("second_order", "entire")], [*INERTIA, *MEMORY]),
     "closed_form/residual": _named(SQUARED_FILE, "ten_digits_at_a_million"),
     "closed_form/balance": [*SQUARED, *_named(SQUARED_FILE, "what_rules_the_closed_form_out_is_named")],
     "closed_form/deep": [*DEEP, *_named(DEEP_FILE, "derivatives_are_those_of_finite_differences")],
