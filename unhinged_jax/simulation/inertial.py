@@ -18,11 +18,11 @@ from jaxtyping import Float
 
 from unhinged_jax.dynamics import PartRates, resistance
 from unhinged_jax.observables import View
-from unhinged_jax.simulation.system import Body, System
+from unhinged_jax.simulation.system import Body, System, Wrapping
 from unhinged_jax.special import safe_norm
 
 
-class Inertial(System):
+class Inertial(Wrapping):
     """A system whose force accelerates.
 
     Every array of the body has a leading axis of two: the position as in `system`, and the velocity over `omega`.
@@ -35,30 +35,10 @@ class Inertial(System):
         time: When it is looked at, (); None until it is known.
     """
 
-    system: System
     damping: Any
     velocity_at_start: Body | None
     omega: Float[jax.Array, ""]
     time: Float[jax.Array, ""] | None = None
-
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        return self.system.groups
-
-    @property
-    def guarded(self) -> tuple[tuple[str, ...], ...]:
-        return self.system.guarded
-
-    @property
-    def squares(self) -> bool:
-        return self.system.squares
-
-    @property
-    def bursts(self) -> bool:
-        return self.system.bursts
-
-    def log_unit(self) -> Any:
-        return self.system.log_unit()
 
     def at_time(self, time: jax.Array) -> Inertial:
         return dataclasses.replace(self, time=time)
@@ -96,9 +76,6 @@ class Inertial(System):
     def carried(self, body: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
         moving = {name: self.omega * u for name, (_, u) in body.items()}
         return self.system.unpacked(moving, logs, log_scale)
-
-    def compressed(self) -> System:
-        return dataclasses.replace(self, system=self.system.compressed())
 
 
 def inertial(system: System, damping: Any, rates: PartRates, memory: Body | None) -> Inertial:

@@ -18,55 +18,34 @@ import jax.numpy as jnp
 from unhinged_jax.dynamics import Dynamics
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.held_out import of_training
-from unhinged_jax.observables import View
 from unhinged_jax.simulation.columns import ColumnSystem
-from unhinged_jax.simulation.system import Body, System
+from unhinged_jax.simulation.system import Body, System, Wrapping
 from unhinged_jax.special import safe_norm
 
 
-class PacedSystem(System):
-    """A system whose velocity is that of `plain` at the ascended point, shortened or normalised.
+class PacedSystem(Wrapping):
+    """A system whose velocity is that of `system` at the ascended point, shortened or normalised.
 
     Attributes:
-        plain: The system with plain gradients, whose body holds H, W and b as they are.
+        system: The system with plain gradients, whose body holds H, W and b as they are.
         labels: Those of the model, which say what is held out.
         sam_radius, clip_norm, normalized: Those of the dynamics.
     """
 
-    plain: System
     labels: Labels
     sam_radius: Any
     clip_norm: Any
     normalized: bool = eqx.field(static=True)
 
-    @property
-    def guarded(self) -> tuple[tuple[str, ...], ...]:
-        return self.plain.guarded
-
-    @property
-    def squares(self) -> bool:
-        return self.plain.squares
-
-    @property
-    def bursts(self) -> bool:
-        return self.plain.bursts
-
-    @property
-    def stays(self) -> tuple[str, ...]:
-        return self.plain.stays
-
-    def body(self) -> Body:
-        return self.plain.body()
-
     def at_update(self, k: jax.Array) -> PacedSystem:
-        return dataclasses.replace(self, plain=self.plain.at_update(k))
+        return dataclasses.replace(self, system=self.system.at_update(k))
 
     def velocity(self, body: Body) -> Body:
-        velocity = self.plain.velocity(body)
+        velocity = self.system.velocity(body)
         if self.sam_radius is not None:
             norm = self._norm(velocity)
             ascent = jnp.asarray(self.sam_radius, norm.dtype) * _inverse(norm)
-            velocity = self.plain.velocity({name: part - ascent * velocity[name] for name, part in body.items()})
+            velocity = self.system.velocity({name: part - ascent * velocity[name] for name, part in body.items()})
         if not self.normalized and self.clip_norm is None:
             return velocity
         norm = self._norm(velocity)
@@ -76,18 +55,9 @@ class PacedSystem(System):
         return {name: factor * part for name, part in velocity.items()}
 
     def _norm(self, velocity: Body) -> jax.Array:
-        samples = 1 if isinstance(self.plain, ColumnSystem) else 0
+        samples = 1 if isinstance(self.system, ColumnSystem) else 0
         parts = {**velocity, "H": of_training(self.labels, velocity["H"], samples)}
         return safe_norm(*parts.values())
-
-    def pack(self, velocity: Body) -> Body:
-        return self.plain.pack(velocity)
-
-    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
-        return self.plain.unpack(velocity, logs, log_scale)
-
-    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
-        return self.plain.view(body, logs, still)
 
 
 def _inverse(norm: jax.Array) -> jax.Array:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from unhinged_jax.dynamics import Combination, Memory, PartRates
 from unhinged_jax.observables import View
-from unhinged_jax.simulation.system import Body, System
+from unhinged_jax.simulation.system import Body, System, Wrapping
 
 
-class Remembering(System):
+class Remembering(Wrapping):
     """A system several states of which are kept. Every array of the body has a leading axis of slots.
 
     Attributes:
@@ -26,15 +26,10 @@ class Remembering(System):
         update: The number of updates before this one, or the time of a flow, (); None until it is known.
     """
 
-    system: System
     memory: Memory
     others: Body | None
     goes_on: bool = eqx.field(static=True)
     update: jax.Array | None = None
-
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:
-        return self.system.groups
 
     @property
     def capped(self) -> bool:
@@ -43,25 +38,6 @@ class Remembering(System):
     @property
     def powers(self) -> jax.Array:
         return self.system.powers
-
-    @property
-    def guarded(self) -> tuple[tuple[str, ...], ...]:
-        return self.system.guarded
-
-    @property
-    def squares(self) -> bool:
-        return self.system.squares
-
-    @property
-    def bursts(self) -> bool:
-        return self.system.bursts
-
-    @property
-    def stays(self) -> tuple[str, ...]:
-        return self.system.stays
-
-    def log_unit(self) -> Any:
-        return self.system.log_unit()
 
     def at_update(self, k: jax.Array) -> Remembering:
         return dataclasses.replace(self, system=self.system.at_update(k), update=k)
@@ -113,20 +89,11 @@ class Remembering(System):
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         return self.system.view({name: slots[0] for name, slots in body.items()}, logs, still)
 
-    def pack(self, velocity: Body) -> Body:
-        return self.system.pack(velocity)
-
-    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
-        return self.system.unpack(velocity, logs, log_scale)
-
     def carried(self, body: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body | None:
         if not self.goes_on:
             return None
         others = {name: slots[1:] for name, slots in body.items()}
         return jax.vmap(lambda one: self.system.unpacked(one, logs, log_scale))(others)
-
-    def compressed(self) -> System:
-        return dataclasses.replace(self, system=self.system.compressed())
 
 
 def remembering(system: System, dynamics: Any, memory: Body | None) -> Remembering:

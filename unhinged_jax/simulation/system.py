@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,54 @@ class System(eqx.Module):
     def heights(self, body: Body) -> list[jax.Array]:
         """The largest absolute entry of every group, (): good enough to choose a power of two, and without a branch."""
         return [largest(*(body[name] for name in names)) for names in self.groups]
+
+
+class Wrapping(System):
+    """A system made of another one, of which it keeps what is not said otherwise.
+
+    Attributes:
+        system: The other one.
+    """
+
+    system: System
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        return self.system.groups
+
+    @property
+    def guarded(self) -> tuple[tuple[str, ...], ...]:
+        return self.system.guarded
+
+    @property
+    def squares(self) -> bool:
+        return self.system.squares
+
+    @property
+    def bursts(self) -> bool:
+        return self.system.bursts
+
+    @property
+    def stays(self) -> tuple[str, ...]:
+        return self.system.stays
+
+    def log_unit(self) -> Any:
+        return self.system.log_unit()
+
+    def body(self) -> Body:
+        return self.system.body()
+
+    def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
+        return self.system.view(body, logs, still)
+
+    def pack(self, velocity: Body) -> Body:
+        return self.system.pack(velocity)
+
+    def unpack(self, velocity: Body, logs: list[jax.Array], log_scale: jax.Array) -> Body:
+        return self.system.unpack(velocity, logs, log_scale)
+
+    def compressed(self) -> System:
+        return dataclasses.replace(self, system=self.system.compressed())
 
 
 def reader(system: System, plan: ObservablePlan, keep_states: bool, compressed: bool) -> Reader:
