@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-_FEW = 2**9  # numbers; three sums of them in one pass compile in half the time, and their rounding stays small
+from unhinged_jax._check import on_accelerator
+
+_FEW = 2**9  # numbers; three sums of them in one pass compile in half the time, and their rounding stays small on CPUs
 _PASS = 2**16  # numbers; a pass over more of them costs more than a branch
 _PIECES = 64  # classes with fewer rows than the square of this, on average, are added in one piece
 
@@ -118,6 +120,13 @@ def _added(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[ja
     return tuple(x + y for x, y in zip(one, other, strict=True))
 
 
+def _three_sums(part: jax.Array, up: float, down: float) -> tuple[jax.Array, ...]:
+    """The sums of squares of an array, of `up` times and of `down` times it."""
+    nothing = jnp.zeros((), part.dtype)
+    squares = part * part, (part * up) ** 2, (part * down) ** 2
+    return tuple(jax.lax.reduce(squares, (nothing,) * 3, _added, tuple(range(part.ndim))))
+
+
 @jax.custom_jvp
 def safe_norm(*parts: jax.Array) -> jax.Array:
     """The Frobenius norm of all arrays together, (), at any scale: no square over- or underflows.
@@ -136,10 +145,11 @@ def _norm(*parts: jax.Array) -> jax.Array:
     def norm(unit: ArrayLike) -> jax.Array:
         return jnp.sqrt(sum((jnp.sum((part * unit) ** 2) for part in parts), nothing))
 
-    if sum(part.size for part in parts) <= _FEW:
-        flat = jnp.concatenate([jnp.ravel(part) for part in parts])
-        sums = flat * flat, (flat * up) ** 2, (flat * down) ** 2
-        square, large, small = jax.lax.reduce(sums, (nothing,) * 3, _added, (0,))
+    if on_accelerator() or sum(part.size for part in parts) <= _FEW:
+        # Three sums in one pass, without a branch, for which an accelerator would wait for the host.
+        flat = [jnp.concatenate([jnp.ravel(part) for part in parts])] if not on_accelerator() else parts
+        sums = functools.reduce(_added, (_three_sums(part, up, down) for part in flat))
+        square, large, small = sums
         fits = (square > 2.0 ** (-info.maxexp // 2)) & (square < most)
         return jnp.where(fits, jnp.sqrt(square), jnp.where(square > 1, jnp.sqrt(small) / down, jnp.sqrt(large) / up))
     square = sum((jnp.sum(part * part) for part in parts), nothing)
@@ -147,7 +157,7 @@ def _norm(*parts: jax.Array) -> jax.Array:
     unit = jnp.where(square > 1, down, up).astype(square.dtype)
     if sum(part.size for part in parts) > _PASS:
         return jax.lax.cond(fits, lambda: jnp.sqrt(square), lambda: norm(unit) / unit)
-    # A second pass over a few numbers costs less than a branch, for which a GPU waits for the host.
+    # A second pass over a few numbers costs less than a branch.
     unit = jnp.where(fits, 1.0, unit)
     return norm(unit) / unit
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from equinox.internal import unvmap_any
 from jaxtyping import PyTree
 
+from unhinged_jax._loop.launches import by_launches, over_packed
 from unhinged_jax._loop.reads import Reads, divisor
 
 Step = Callable[[PyTree, jax.Array], PyTree]
@@ -159,7 +160,7 @@ def _settled(
             carry, live = chosen(live, moved, carry), live & fine
             return carry, save(carry, k, live, saved), live
 
-        return over(one, (before, saved, again), ks)
+        return _one_by_one(one, (before, saved, again), ks)  # rare, so that it need not be fast
 
     def redo() -> tuple[PyTree, Any, jax.Array]:
         return repeated(left[0], _emptied(again, kept, filled, saved))
@@ -192,6 +193,12 @@ def over(step: Callable[[PyTree, Any], PyTree], carry: PyTree, ks: jax.Array) ->
     """carry = step(carry, k) for every k."""
     if ks.shape[0] == 1:
         return step(carry, ks[0])
+    if ks.ndim == 1 and by_launches(carry):
+        return over_packed(step, carry, ks)
+    return _one_by_one(step, carry, ks)
+
+
+def _one_by_one(step: Callable[[PyTree, Any], PyTree], carry: PyTree, ks: jax.Array) -> PyTree:
     return jax.lax.scan(lambda carry, k: (step(carry, k), None), carry, ks)[0]
 
 

@@ -22,12 +22,14 @@ class Reads(NamedTuple):
         total: Number of reads.
         every: Updates between two reads, the last of which is after all updates; 0 if the reads are not equally spaced.
         slots: For every number of updates the index of its read, or `total`, (updates + 1,); None if `every` is used.
+        together: How many moments are read together, if they are kept until after the loop.
     """
 
     updates: int
     total: int
     every: int
     slots: jax.Array | None
+    together: int = 1
 
     @property
     def block(self) -> int:

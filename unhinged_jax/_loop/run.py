@@ -25,6 +25,7 @@ from unhinged_jax._loop.blocks import (
     unread_blocks,
     untouched,
 )
+from unhinged_jax._loop.launches import Packed, by_launches, packing, read_each
 from unhinged_jax._loop.pieces import Paused
 from unhinged_jax._loop.reads import Reads
 
@@ -62,6 +63,8 @@ def run(
     Returns:
         The last carry, the saved values with a leading axis of reads, and which reads were reached, (total,).
     """
+    if paused is None and by_launches(carry) and not isinstance(carry, Packed):
+        return _packed(step, carry, reads, read, settle, needs=needs, tidy=tidy, alone=alone)
     start, guard = needs(carry), None if settle is None else Guard(settle, alone)
     keep, late = keeping(reads, start, read, needs)
 
@@ -78,8 +81,38 @@ def run(
         carry, (values, filled) = paused.carry, paused.saved
     if late:
         kept = jax.tree.map(lambda kept, begin: jnp.where(along(filled, kept), kept, begin), values, start)
-        values = jax.lax.map(jax.checkpoint(read), kept)
+        values = read_each(read, kept, reads.together)
     return carry, blanked(values, filled), filled
+
+
+def _packed(
+    step: Step, carry: PyTree, reads: Reads, read: Callable[[PyTree], PyTree], settle: Settle | None, *,
+    needs: Callable[[PyTree], PyTree], tidy: Tidy | None, alone: Settle | None,
+) -> Loop:  # fmt: skip
+    """`run` with all numbers of one type of the carry in one array; see `launches`."""
+    pack, unpack = packing(carry)
+
+    def settling(settle: Settle | None) -> Settle | None:
+        if settle is None:
+            return None
+
+        def packed(before: PyTree, after: PyTree) -> tuple[PyTree, jax.Array]:
+            carry, accepted = settle(unpack(before), unpack(after))
+            return pack(carry), accepted
+
+        return packed
+
+    carry, values, filled = run(
+        lambda carry, k: pack(step(unpack(carry), k)),
+        pack(carry),
+        reads,
+        read,
+        settling(settle),
+        needs=lambda carry: needs(unpack(carry)),
+        tidy=None if tidy is None else (tidy[0], lambda carry: pack(tidy[1](unpack(carry)))),
+        alone=settling(alone),
+    )
+    return unpack(carry), values, filled
 
 
 def blanked(values: PyTree, filled: jax.Array) -> PyTree:
@@ -95,7 +128,8 @@ def _regular(
 
     It is read inside: to keep what is read of a batch until after the loop would take longer than many a loop.
     """
-    guarded, read = unread_blocks(step, reads, guard, tidy), jax.checkpoint(read)
+    guarded, few = unread_blocks(step, reads, guard, tidy), by_launches(carry)
+    look = (lambda *kept: kept) if few else jax.checkpoint(read)
 
     def until_read(state: tuple[PyTree, jax.Array], count: jax.Array) -> tuple[PyTree, tuple[PyTree, jax.Array]]:
         def blocks() -> tuple[PyTree, jax.Array]:
@@ -103,13 +137,21 @@ def _regular(
             return over(guarded, state, ks.reshape(-1, reads.block))
 
         # The start is read by a branch, so that reading is compiled once.
-        state = jax.lax.cond(count > 0, blocks, lambda: state) if at_start else blocks()
-        return state, (read(*state), state[1])
+        state = jax.lax.cond(count > 0, blocks, lambda: state) if at_start and not few else blocks()
+        return state, (look(*state), state[1])
 
-    at_start = reads.total * reads.every > reads.updates
-    counts = jnp.arange(0 if at_start else 1, reads.updates // reads.every + 1)
-    (carry, _), (values, filled) = jax.lax.scan(until_read, (carry, jnp.asarray(True)), counts)
+    at_start, start = reads.total * reads.every > reads.updates, (carry, jnp.asarray(True))
+    counts = jnp.arange(0 if at_start and not few else 1, reads.updates // reads.every + 1)
+    (carry, _), (values, filled) = jax.lax.scan(until_read, start, counts)
+    if few:
+        if at_start:
+            values, filled = jax.tree.map(_after, (start, start[1]), (values, filled))
+        values = read_each(lambda kept: read(*kept), values, reads.together)
     return carry, values, filled
+
+
+def _after(first: jax.Array, others: jax.Array) -> jax.Array:
+    return jnp.concatenate([first[None], others])
 
 
 def _looked_up(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from unhinged_jax import _request
+from unhinged_jax import _loop, _request
 from unhinged_jax.closed_form.timeline import Clock
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.model import LayerPeeled, State, settled
@@ -41,7 +41,8 @@ class Job(NamedTuple):
 def evaluated(job: Job, view_at: Callable[[Any], View], moments: PyTree) -> Trajectory:
     """Evaluate the observables moment by moment, with one state at a time in memory unless states are kept."""
     # A derivative computes a moment again instead of keeping it.
-    saved = jax.lax.map(jax.checkpoint(lambda moment: saved_of(job, view_at(moment))), moments)
+    together = _loop.at_once(job.model.samples, job.model.classes)
+    saved = _loop.read_each(lambda moment: saved_of(job, view_at(moment)), moments, together)
     return trajectory_of(saved, view_at(end_of(moments)), job.clock.times)
 
 

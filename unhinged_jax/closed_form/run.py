@@ -229,7 +229,8 @@ def _linear(job: Job) -> Trajectory:
         and compressible(job.plan)
     ):
         small = problem.compressed()
-        values = jax.lax.map(jax.checkpoint(lambda moment: observed(small, problem, moment, job.plan)), moments)
+        together = _loop.at_once(job.model.samples, job.model.classes)
+        values = _loop.read_each(lambda moment: observed(small, problem, moment, job.plan), moments, together)
         last = problem.view(*end_of(moments))
         run = trajectory_of({"values": values}, last, job.clock.times)
     else:

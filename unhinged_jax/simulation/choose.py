@@ -22,16 +22,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from unhinged_jax._check import known, on_accelerator
+from unhinged_jax._loop import at_once
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by
 from unhinged_jax.linear.compression import compressible
 from unhinged_jax.linear.row_space import summable
 from unhinged_jax.losses import AdjustedMargin
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import ObservablePlan, refers_to_start, wants_split
 from unhinged_jax.observables.features import affordable
 from unhinged_jax.simulation.absent import lacks_modes
 from unhinged_jax.simulation.group import group_of
 from unhinged_jax.simulation.large_states import Unrolled
+from unhinged_jax.special import faint
 
 Form = Literal["linear", "sphere", "columns", "logits", "group", "sampled", "dense", "deep"]
 
@@ -62,6 +65,7 @@ class Choice:
         group: Group form: "cyclic" or "hadamard".
         solver: The diffrax solver of a flow; None for a descent.
         late: Flow: whether observables are read after the solution, from states kept at the requested times.
+        together: How many moments are read together, if they are kept.
     """
 
     form: Form
@@ -76,6 +80,7 @@ class Choice:
     group: str = ""
     solver: diffrax.AbstractSolver | None = None
     late: bool = False
+    together: int = 1
 
     def __str__(self) -> str:
         said = [_IN_WORDS[self.form]]
@@ -136,12 +141,13 @@ def choose(
         choice = _linear(model, plan, state, states, memory, goes_on)
     elif form == "columns" and memory is None and _by_characters(dynamics) and (group := group_of(model, state)):
         choice = Choice("group", group=group)
-    elif form == "columns" and _carries_logits(dynamics) and not states and _reads_logits(model, plan, times):
+    elif form == "columns" and _carries_logits(dynamics, state) and not states and _reads_logits(model, plan, times):
         choice = Choice("logits")
     elif form == "sampled" and reduce:
         choice = _sampled(model, dynamics, plan, states, memory, fixed)
     else:
         choice = Choice(form)
+    choice = dataclasses.replace(choice, together=at_once(model.samples, model.classes))
     if not isinstance(dynamics, Flow):
         return choice
     moving = moving_numbers(model, choice) * (2 if carried_by(dynamics) else 1)
@@ -230,9 +236,17 @@ def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
     return carried + (rows + C) * choice.leading + 1 + C
 
 
-def _carries_logits(dynamics: Dynamics) -> bool:
-    """Whether logits may be carried beside the state: in a flow of first order without norms of its gradient."""
-    return isinstance(dynamics, Flow) and not carried_by(dynamics) and not dynamics.paced
+def _carries_logits(dynamics: Dynamics, state: State) -> bool:
+    """Whether logits may be carried beside the state: in a flow of first order without norms of its gradient.
+
+    From H = 0 the norm of H begins with squares of W, which must then stay in range.
+    """
+    if not isinstance(dynamics, Flow) or carried_by(dynamics) or dynamics.paced:
+        return False
+    H, W = known(state.H), known(multiplied(state)[1])
+    if H is None or W is None:
+        return True
+    return bool(np.max(np.abs(W), initial=0.0) ** 2 >= faint(W.dtype) or np.any(H) or not np.any(W))
 
 
 def _by_characters(dynamics: Dynamics) -> bool:
@@ -250,9 +264,12 @@ def _solver(flow: Flow, moving: int, dtype: np.dtype) -> diffrax.AbstractSolver:
     """Dopri8, or Tsit5 for a large state unless the tolerance is very tight.
 
     If a state does not fit into the caches, the passes over the stages of a step dominate, and the seven stages of
-    Tsit5 cost half as much as the fourteen of Dopri8.
+    Tsit5 cost half as much as the fourteen of Dopri8. On an accelerator stages are written out for any state, because
+    the end of a loop over stages is looked at by the host, stage by stage.
     """
-    return FOR_LARGE if moving > LARGE and tolerance(flow, dtype) > 1e-11 else FOR_SMALL
+    if moving > LARGE and tolerance(flow, dtype) > 1e-11:
+        return FOR_LARGE
+    return Unrolled(FOR_SMALL) if on_accelerator() else FOR_SMALL
 
 
 def tolerance(flow: Flow, dtype: np.dtype) -> float:

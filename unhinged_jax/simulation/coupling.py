@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unhinged_jax import _numbers
 from unhinged_jax.linear.row_space import RowSpace
@@ -38,12 +39,13 @@ class OneClass(NamedTuple):
     Attributes:
         space: The row space, of class sums.
         times: The sum over all classes divided by one of them: 0 for a difference, C for the common mean.
-        mode: Index of the mode in `BalancedSpectrum.values`: 0 for a difference, 1 for the common mean.
+        mode: Index of the mode in `BalancedSpectrum.values`: 0 for a difference, 1 for the common mean; None for an
+            entry of either.
     """
 
     space: RowSpace
-    times: int
-    mode: int
+    times: int | jax.Array
+    mode: int | None
 
     def gather(self, H: jax.Array) -> jax.Array:
         signal = self.space.signal
@@ -53,6 +55,11 @@ class OneClass(NamedTuple):
 
     def lift(self, carrier: jax.Array) -> jax.Array:
         return self.space.divisor[0] * self.gather(carrier)
+
+
+def both_modes(space: RowSpace, dtype: DTypeLike) -> OneClass:
+    """The coupling of arrays (2,) with a coefficient of either mode: that of a difference, and that of the mean."""
+    return OneClass(space, jnp.asarray([0, space.model.classes], dtype), None)
 
 
 def force(model: LayerPeeled, coupling: Coupling, H: jax.Array, W: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -112,7 +112,7 @@ def run(
     if choice.late:  # inside the solver's loop diffrax would trace, and XLA compile, the reading several times
         # For a time that was not reached the start is read, where every value and derivative is finite.
         saved = jax.tree.map(lambda kept, start: jnp.where(_loop.along(reached, kept), kept, start), saved, pack(begin))
-        saved = jax.lax.map(jax.checkpoint(lambda y: read(unpack(y))), saved)
+        saved = _loop.read_each(lambda y: read(unpack(y)), saved, choice.together)
     return {
         **_loop.blanked(saved, reached),
         **_ended(system, *moment(unpack(jax.tree.map(lambda leaf: leaf[-1], final)))),

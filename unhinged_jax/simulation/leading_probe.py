@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from unhinged_jax.linear.leading_part import Coupled, LeadingPart, put_together
 from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.observables.distance import Orthonormal, Split
-from unhinged_jax.simulation.coupling import Coupling, OneClass
+from unhinged_jax.simulation.coupling import Coupling, OneClass, both_modes
 from unhinged_jax.simulation.system import Body
 from unhinged_jax.special import safe_log, safe_norm
 
@@ -65,6 +65,10 @@ class Leading(eqx.Module):
     @abc.abstractmethod
     def rates(self) -> tuple[Any, Any]:
         """The rates of H and W; a velocity times these rates is split in the same way as a state."""
+
+    def coupling(self, space: RowSpace) -> Coupling:
+        """How the signal couples the two arrays."""
+        return space
 
     @abc.abstractmethod
     def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
@@ -154,7 +158,7 @@ class LeadingProbe(Leading):
         log_start: The logarithm of the norm of `part`, ().
         unit: The unit vector u, (p, 1). It points along the longest row of `part`, so that d u is never nearly 0.
             `turned` leaves it as it is, with the p of the start.
-        unit_H, unit_W: d_H u, (rows, 1), and d_W u, (C, 1).
+        unit_H, unit_W: d_H u, (rows, 1), and d_W u, (C, 1); of `BalancedProbe` their two coefficients.
         led: Whether there is a leading part at all, ().
     """
 
@@ -164,8 +168,8 @@ class LeadingProbe(Leading):
     direction: Orthonormal
     log_start: Float[jax.Array, ""]
     unit: Float[jax.Array, "columns 1"]
-    unit_H: Float[jax.Array, "rows 1"]
-    unit_W: Float[jax.Array, "C 1"]
+    unit_H: Float[jax.Array, "..."]
+    unit_W: Float[jax.Array, "..."]
     led: Bool[jax.Array, ""]
 
     names = (("lead_H", "lead_W"),)
@@ -248,6 +252,30 @@ class CoupledProbe(LeadingProbe):
         return H - coupling.lift(carrier), W - prototypes
 
 
+class BalancedProbe(CoupledProbe):
+    """`CoupledProbe` for balanced classes: two numbers stand for either part of the column.
+
+    Differences between classes stay multiples of one vector, and the mean of all classes stays a multiple of another.
+    The arrays lead_H, lead_W, `unit_H` and `unit_W`, (2,) each, hold the coefficients of these two, at unit norm.
+    """
+
+    def coupling(self, space: RowSpace) -> Coupling:
+        return both_modes(space, self.unit_W.dtype)
+
+    def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
+        lead_H, lead_W = self.H @ self.unit, self.part.prototypes @ self.unit
+        return {"lead_H": _coefficients(lead_H, lead_W), "lead_W": _coefficients(lead_W, lead_W)}
+
+
+def _coefficients(column: Float[jax.Array, "C 1"], along: Float[jax.Array, "C 1"]) -> Float[jax.Array, "2"]:
+    """The coefficients of a column along the differences between the classes of another one, and along their mean."""
+    differences = along - jnp.mean(along)
+    size = safe_norm(differences)
+    return jnp.stack(
+        [jnp.sum(column * differences) / jnp.where(size > 0, size, 1.0), jnp.mean(column) * column.shape[0] ** 0.5]
+    )
+
+
 class DrivenProbe(LeadingProbe):
     """One of H and W stays and pulls the other. The column starts with the one that stays, and with 0 for the other.
 
@@ -273,7 +301,11 @@ class DrivenProbe(LeadingProbe):
 
 
 def leading_probe(
-    space: RowSpace, part: LeadingPart | None, W: Float[jax.Array, "C p"], residual: Float[jax.Array, "n p"] | None
+    space: RowSpace,
+    part: LeadingPart | None,
+    W: Float[jax.Array, "C p"],
+    residual: Float[jax.Array, "n p"] | None,
+    paired: bool = False,
 ) -> Leading:
     """What a run carries of `part`, or `NoLeading` if that is None.
 
@@ -282,6 +314,7 @@ def leading_probe(
         part: The leading part of the start.
         W: The prototypes of the start, (C, p).
         residual: The residual r, (n, p), if `scores` are wanted, else None.
+        paired: Whether classes are balanced and carried as `BalancedPair`.
     """
     if part is None:
         return NoLeading()
@@ -294,15 +327,19 @@ def leading_probe(
     size = safe_norm(direction_H, direction_W)
     led, size = size > 0, jnp.where(size > 0, size, 1.0)
     unit = _along_longest(part.prototypes if part.W_moves else H)
-    return (CoupledProbe if isinstance(part, Coupled) else DrivenProbe)(
+    unit_H, unit_W = H @ unit / size, part.prototypes @ unit / size
+    kind: type[LeadingProbe] = CoupledProbe if isinstance(part, Coupled) else DrivenProbe
+    if paired and kind is CoupledProbe:
+        kind, unit_H, unit_W = BalancedProbe, _coefficients(unit_H, unit_W), _coefficients(unit_W, unit_W)
+    return kind(
         part=part,
         H=H,
         scores=None if residual is None else part.prototypes @ residual.T,
         direction=[direction_H / size, jnp.zeros((), W.dtype), direction_W / size],
         log_start=jnp.log(size),
         unit=unit,
-        unit_H=H @ unit / size,
-        unit_W=part.prototypes @ unit / size,
+        unit_H=unit_H,
+        unit_W=unit_W,
         led=led,
     )
 

@@ -87,6 +87,7 @@ class LinearSystem(System):
     | name | shape | when |
     |---|---|---|
     | lead_H, lead_W | (rows, 1), (C, 1) | the leading part is carried separately |
+    | lead_H, lead_W | (2,) each | the same for balanced classes of which neither array stays |
     | H, W | (rows, p), (C, p) | the start itself is carried |
     | H, W | (rows, rows + C), (C, rows + C) | a matrix that multiplies the start is carried, at first the identity |
     | H, W and mean_H, mean_W | (2,) each | balanced classes: differences between classes, and the mean of all |
@@ -142,7 +143,7 @@ class LinearSystem(System):
         fade = -model.decay_H * body["factor"] if model.moves.H else jnp.zeros_like(body["factor"])
         moved = {"factor": fade, "b": self.bias.velocity(body["b"])}
         pairs = zip(self.propagator.names, self.propagator.couplings(self.space), strict=True)
-        for names, coupling in (*pairs, *((names, self.space) for names in self.leading.names)):
+        for names, coupling in (*pairs, *((names, self.leading.coupling(self.space)) for names in self.leading.names)):
             moved.update(zip(names, force(model, coupling, *(body[name] for name in names)), strict=True))
         return moved
 
@@ -295,7 +296,7 @@ def linear_system(
         propagator = BalancedPair(present)
     elif choice.propagator == "identity":
         propagator = Identity()
-    leading = leading_probe(space, part, W, residual if choice.scores else None)
+    leading = leading_probe(space, part, W, residual if choice.scores else None, choice.propagator == "pair")
     absent = None
     if choice.absent:
         spectrum = part.spectrum if isinstance(part, Coupled) else None

@@ -18,7 +18,7 @@ from unhinged_jax.observables import View
 from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.simulation.columns import ColumnSystem
 from unhinged_jax.simulation.system import Body
-from unhinged_jax.special import safe_norm
+from unhinged_jax.special import safe_norm, safe_sqrt
 
 
 class LogitSystem(ColumnSystem):
@@ -33,9 +33,12 @@ class LogitSystem(ColumnSystem):
         push, decay = self.pushed(body, pull, rates), self.decays(rates)
         move_scores, growth = jnp.zeros_like(scores), jnp.zeros_like(body["norm_H"])
         if self.model.moves.H:
-            # (W^T W) pull instead of W^T (W pull): W^T W is small. <H, W pull> = <scores, pull> avoids a pass over H.
-            move_scores += (W.T @ W) @ (rates.H * pull)
-            growth = _growth(rates.H * jnp.sum(scores * pull), body["norm_H"], push["H"])
+            # (W^T W) pull instead of W^T (W pull): W^T W is small. <H, W pull> = <scores, pull> and
+            # |W pull|^2 = <pull, (W^T W) pull> avoid passes over H.
+            pull = rates.H * pull
+            through = (W.T @ W) @ pull
+            move_scores += through
+            growth = _growth(jnp.sum(scores * pull), body["norm_H"], safe_sqrt(jnp.sum(pull * through)))
         if self.model.moves.W:
             move_scores += jax.lax.optimization_barrier(push["W"].T) @ H
         push |= {"scores": move_scores, "norm_H": growth}
@@ -47,7 +50,6 @@ class LogitSystem(ColumnSystem):
         return View(self.model, features, body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
 
 
-def _growth(along: jax.Array, length: jax.Array, push: jax.Array) -> jax.Array:
-    """||H||' without decay: along / ||H|| with `along` = <H, push>, and ||push|| at H = 0."""
-    steady = along / jnp.where(length > 0, length, 1.0)
-    return jax.lax.cond(length > 0, lambda: steady, lambda: safe_norm(push))
+def _growth(along: jax.Array, length: jax.Array, first: jax.Array) -> jax.Array:
+    """||H||' without decay: along / ||H|| with `along` = <H, push>, and ||push||, which is `first`, at H = 0."""
+    return jnp.where(length > 0, along / jnp.where(length > 0, length, 1.0), first)

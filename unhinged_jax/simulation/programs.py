@@ -69,7 +69,7 @@ def descend(
     job: Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool, piece: _loop.Piece | None = None
 ) -> Trajectory | _loop.Paused:
     """Run a descent in the form that was chosen; or do one piece of it, and give back where it pauses."""
-    system, memory = _system(job), job.memory
+    system, memory, reads = _system(job), job.memory, reads._replace(together=job.choice.together)
     if isinstance(memory, dict):
         memory = _over_the_scale(system, job.state, memory)
     if job.dynamics.memory is not None:

@@ -1,0 +1,90 @@
+"""Loops over a carry of a few numbers on an accelerator, where a step takes as long as the launches of its operations.
+
+All numbers of one type are one array between two steps, so that a step without reductions is one launch. Some steps are
+written out one after the other, so that what only counts is computed once for all of them. What is read is kept, and
+read after the loop, several moments at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
+
+from unhinged_jax._check import on_accelerator
+from unhinged_jax._loop.reads import divisor
+
+_FEW = 1 << 12  # numbers
+_TOGETHER = 16  # steps that are written out, at most
+_AT_ONCE = 8  # moments that are read together
+_LOGITS = 1 << 18  # of one moment; more of them are read one by one, because a batch of runs multiplies them
+
+
+def by_launches(carry: PyTree) -> bool:
+    """Whether a step with this carry takes as long as its launches."""
+    return on_accelerator() and sum(leaf.size for leaf in jax.tree.leaves(carry)) <= _FEW
+
+
+def at_once(samples: int, classes: int) -> int:
+    """How many moments of a problem of this size are read together."""
+    return _AT_ONCE if on_accelerator() and samples * classes <= _LOGITS else 1
+
+
+def read_each(read: Callable[[Any], PyTree], moments: PyTree, together: int) -> PyTree:
+    """read(moment) for every moment along the first axis, some of them together; a derivative reads them again."""
+    count = jax.tree.leaves(moments)[0].shape[0]
+    return jax.lax.map(jax.checkpoint(read), moments, batch_size=min(together, count) if together > 1 else None)
+
+
+class Packed(NamedTuple):
+    """All numbers of a carry: one array for each of its types."""
+
+    arrays: list[jax.Array]
+
+
+class Packing(NamedTuple):
+    """Functions from a carry to what is packed, and back."""
+
+    pack: Callable[[PyTree], Packed]
+    unpack: Callable[[Packed], PyTree]
+
+
+def packing(carry: PyTree) -> Packing:
+    """How a carry like this one is packed."""
+    leaves, structure = jax.tree.flatten(carry)
+    kinds = [leaf.dtype for leaf in leaves]
+    places = [[i for i, other in enumerate(kinds) if other == kind] for kind in dict.fromkeys(kinds)]
+    unravel = [ravel_pytree([leaves[i] for i in those])[1] for those in places]
+
+    def pack(carry: PyTree) -> Packed:
+        leaves = jax.tree.leaves(carry)
+        return Packed([ravel_pytree([leaves[i] for i in those])[0] for those in places])
+
+    def unpack(packed: Packed) -> PyTree:
+        found = dict[int, jax.Array]()
+        for those, back, array in zip(places, unravel, packed.arrays, strict=True):
+            found.update(zip(those, back(array), strict=True))
+        return jax.tree.unflatten(structure, [found[i] for i in range(len(kinds))])
+
+    return Packing(pack, unpack)
+
+
+def over_packed(step: Callable[[PyTree, Any], PyTree], carry: PyTree, ks: jax.Array) -> PyTree:
+    """carry = step(carry, k) for every k, some of them written out."""
+    together = divisor(ks.shape[0], _TOGETHER, most=_TOGETHER)
+
+    def several(carry: PyTree, ks: jax.Array) -> tuple[PyTree, None]:
+        for k in ks:
+            # Without a barrier XLA would compute a number anew for each number of the next step that depends on it.
+            carry = jax.tree.map(_apart, step(carry, k))
+        return carry, None
+
+    return jax.lax.scan(several, carry, ks.reshape(-1, together))[0]
+
+
+def _apart(array: jax.Array) -> jax.Array:
+    return jax.lax.optimization_barrier(array) if np.issubdtype(array.dtype, np.inexact) else array
