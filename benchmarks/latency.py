@@ -83,6 +83,7 @@ FIRST_CALLS: dict[str, Callable[[], Run]] = {
     MEASURED: _measured,
     YARDSTICK: lambda: by_solvers.flow_by_diffrax(_LINEAR),
     "plain diffrax, cross-entropy flow": lambda: by_solvers.flow_by_diffrax(_ENTROPY),
+    "plain diffrax, jax.grad of a flow": lambda: by_solvers.gradient_by_diffrax(_LINEAR),
     "naive JAX, descent": lambda: by_jax.descent(_DESCENT),
     "PyTorch, descent": lambda: by_torch.descent(_DESCENT),
 }

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks.case import Case
 from benchmarks.contender import Run
@@ -18,11 +19,11 @@ from benchmarks.peers.by_numpy import observer as numpy_observer
 from benchmarks.reference import entropy_curves, entropy_gradient
 
 
-def _diffrax_program(case: Case) -> tuple[Any, tuple[Any, ...]]:
+def _diffrax_program(case: Case, observe: Callable[..., Any] | None = None) -> tuple[Any, tuple[Any, ...]]:
     import diffrax
 
     H, W = case.start()
-    loss, observe, gamma = loss_of(case), jax_observer(case, H, W), case.gammas[0]
+    loss, observe, gamma = loss_of(case), observe or jax_observer(case, H, W), case.gammas[0]
 
     def field(_t: Any, y: Any, _args: Any) -> Any:
         moves = jax.grad(loss)(y, gamma)
@@ -55,6 +56,19 @@ def flow_by_diffrax(case: Case) -> Run:
     def run() -> dict[str, Any]:
         with in_precision(case):
             return solve(*arguments)
+
+    return run
+
+
+def gradient_by_diffrax(case: Case) -> Run:
+    """The derivative of the last log-norm with respect to the start, through `diffeqsolve` with its default adjoint."""
+    with in_precision(case):
+        solve, (parts,) = _diffrax_program(case, lambda y, gamma: {"norm": optax.tree.norm(y)})
+        gradient = jax.grad(lambda parts: jnp.log(solve(parts)["norm"][-1]))
+
+    def run() -> dict[str, Any]:
+        with in_precision(case):
+            return {"gradient": gradient(parts)[0]}
 
     return run
 

@@ -18,6 +18,7 @@ EXPORT = """
     from jax import export
     import unhinged_jax as uj
 
+    jax.default_backend = lambda: "gpu"  # for the forms that programs have there
     even = uj.balanced(classes=3, per_class=2)
     uneven = uj.from_counts([3, 2, 1])
     descent, flow = uj.Descent(uj.cosine(0.1, horizon=8)), uj.Flow(uj.cosine(0.1, horizon=8))

@@ -23,7 +23,9 @@ def accelerator(monkeypatch):
 
 
 def problem(dtype="float64", **changes):
-    model = uj.regularized(uj.balanced(classes=CLASSES, per_class=PER_CLASS), DIM, decay=(0.02, 0.05), gamma=GAMMA, bias=True)
+    model = uj.regularized(
+        uj.balanced(classes=CLASSES, per_class=PER_CLASS), DIM, decay=(0.02, 0.05), gamma=GAMMA, bias=True
+    )
     model = model.replace(**changes)
     return model, model.init(jax.random.key(0), scale=0.3, precision=dtype)
 
@@ -47,7 +49,11 @@ def loop(model, state, rate, updates, momentum=0.0):
 
 @pytest.mark.parametrize(
     ("times", "momentum"),
-    [(np.arange(0, 641, 64), None), ([0, 3, 50, 177], None), (np.arange(0, 161, 16), 0.8)],
+    [
+        (np.arange(0, 641, 64), None),
+        pytest.param([0, 3, 50, 177], None, marks=pytest.mark.long),
+        pytest.param(np.arange(0, 161, 16), 0.8, marks=pytest.mark.long),
+    ],
     ids=["equally spaced", "looked up", "momentum"],
 )
 def test_descents_are_the_loop(times, momentum):
@@ -56,20 +62,25 @@ def test_descents_are_the_loop(times, momentum):
     truth = uj.exact(model, uj.Descent(0.05, momentum=momentum), state, times)
     H, W, b = loop(model, state, 0.05, int(times[-1]), momentum or 0.0)
     for ours, theirs in zip((run.final.H, run.final.W), (H, W), strict=True):
-        np.testing.assert_allclose(np.exp(run.final.log_scale) * ours, theirs, rtol=1e-11, atol=1e-13 * np.abs(theirs).max())
+        np.testing.assert_allclose(
+            np.exp(run.final.log_scale) * ours, theirs, rtol=1e-11, atol=1e-13 * np.abs(theirs).max()
+        )
     np.testing.assert_allclose(run.final.b, b, rtol=1e-11)
     for name, values in run.observables.items():
         np.testing.assert_allclose(values, truth[name], rtol=1e-9, atol=1e-11, err_msg=name)
 
 
+@pytest.mark.long
 def test_batches_and_precision():
-    model, state = problem("float32")
+    model, _ = problem("float32")
     keys = jax.random.split(jax.random.key(1), 3)
     decays = jnp.asarray([0.01, 0.1], jnp.float32)
 
     def last(key, decay):
         chosen = model.replace(decay=decay)
-        return uj.simulate(chosen, uj.Descent(0.1), chosen.init(key), np.arange(0, 97, 16), ["log_norm", "loss"]).observables
+        return uj.simulate(
+            chosen, uj.Descent(0.1), chosen.init(key), np.arange(0, 97, 16), ["log_norm", "loss"]
+        ).observables
 
     many = jax.vmap(jax.vmap(last, (None, 0)), (0, None))(keys, decays)
     for i, key in enumerate(keys):
@@ -89,7 +100,7 @@ def test_a_run_out_of_range_ends_at_its_last_update():
     assert bool(run.reached[3]) and not bool(run.reached[4])
 
 
-@pytest.mark.parametrize("loss", [None, "cross_entropy"])
+@pytest.mark.parametrize("loss", [None, pytest.param("cross_entropy", marks=pytest.mark.long)])
 def test_flows_have_the_same_solution(loss):
     model, state = problem(**({"loss": loss} if loss else {}))
     times = np.linspace(0, 20, 41)
@@ -115,7 +126,11 @@ def test_norms_have_no_branch():
 
 
 def test_packing_is_undone():
-    carry = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.asarray(True), "c": (jnp.asarray(3), jnp.ones(2, jnp.float16))}
+    carry = {
+        "a": jnp.arange(6.0).reshape(2, 3),
+        "b": jnp.asarray(True),
+        "c": (jnp.asarray(3), jnp.ones(2, jnp.float16)),
+    }
     pack, unpack = launches.packing(carry)
     assert len(pack(carry).arrays) == 4
     jax.tree.map(np.testing.assert_array_equal, unpack(pack(carry)), carry)
