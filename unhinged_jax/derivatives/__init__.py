@@ -1,7 +1,7 @@
 """Derivatives of the dynamics: sensitivities to parameters and starts, the flow map, event times, limits, the
 Hessian."""
 
-from unhinged_jax.derivatives.event_times import EventTime as EventTime
+from unhinged_jax.derivatives.event_searches import EventTime as EventTime
 from unhinged_jax.derivatives.event_times import event_time as event_time
 from unhinged_jax.derivatives.exponents import Lyapunov as Lyapunov
 from unhinged_jax.derivatives.exponents import exact_exponents as exact_exponents

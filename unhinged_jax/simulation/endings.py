@@ -18,14 +18,14 @@ from unhinged_jax.special import faint, safe_norm
 from unhinged_jax.trajectory import RunResult
 
 
-def events_of(
+def endings_of(
     system: System,
     flow: Flow,
     velocities: tuple[Callable[[Time, Any, list[Any]], Any], Callable[[Time, Any, list[Any]], Any]],
     rtol: float,
     atol: float,
     bodies: Callable[[Any], Body],
-) -> diffrax.Event | None:
+) -> dict[str, Callable[..., jax.Array]]:
     """The conditions that end a run early: it is steady, or it leaves the floating-point range.
 
     Args:
@@ -62,7 +62,7 @@ def events_of(
         conditions["overflow"] = bursts if system.bursts else overflows
         if system.guarded:
             conditions["underflow"] = underflows
-    return diffrax.Event(conditions) if conditions else None
+    return conditions
 
 
 def code_of(solution: diffrax.Solution, flow: Flow) -> jax.Array:

@@ -21,6 +21,7 @@ from unhinged_jax.simulation import descent as _descent
 from unhinged_jax.simulation import flow as _flow
 from unhinged_jax.simulation.choose import Choice
 from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
+from unhinged_jax.simulation.crossing import Crossing, Heights, first_crossing
 from unhinged_jax.simulation.deep import deep_system
 from unhinged_jax.simulation.dense import DenseSystem
 from unhinged_jax.simulation.diffused import DiffusedSystem
@@ -93,13 +94,7 @@ def descend(
 @compiled
 def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | None) -> Any:
     """Integrate a flow in the form that was chosen; or do a piece of it (`InPieces`), and give back where it pauses."""
-    system, dtype = _system(job), job.state.W.dtype
-    memory = None if job.memory is None else _over_the_scale(system, job.state, job.memory)
-    if job.dynamics.damping is not None:
-        given = None if job.dynamics.memory is not None else memory
-        system = inertial(system, job.dynamics.damping, bare_rates(job.dynamics, dtype), given)
-    if job.dynamics.memory is not None:
-        system = remembering(system, job.dynamics, memory)
+    system, dtype = _flow_system(job), job.state.W.dtype
     times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
     out = _flow.run(system, job.dynamics, times, first, _reader(job, system), job.choice, adjoint)
     if not isinstance(out, dict):
@@ -117,6 +112,14 @@ def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | Non
     )
 
 
+def find(job: Job, times: ArrayLike, heights: Heights) -> Crossing:
+    """Integrate a flow in the form that was chosen until a condition holds."""
+    dtype = job.state.W.dtype
+    times, first = jnp.asarray(times, dtype), jnp.asarray(job.first, dtype)
+    system = _flow_system(job)
+    return first_crossing(system, job.dynamics, times, first, _reader(job, system), heights, job.choice)
+
+
 def _reader(job: Job, system: System) -> Reader:
     return reader(system, job.plan, job.states, job.choice.compressed)
 
@@ -124,6 +127,18 @@ def _reader(job: Job, system: System) -> Reader:
 def _system(job: Job) -> System:
     """The system of the job, in the form that was chosen, with the gradients that its dynamics asks for."""
     return paced(_with_plain_gradients(job), job.dynamics, job.model.labels)
+
+
+def _flow_system(job: Job) -> System:
+    """The system of the job, with what a flow carries in addition to the state."""
+    system, dtype = _system(job), job.state.W.dtype
+    memory = None if job.memory is None else _over_the_scale(system, job.state, job.memory)
+    if job.dynamics.damping is not None:
+        given = None if job.dynamics.memory is not None else memory
+        system = inertial(system, job.dynamics.damping, bare_rates(job.dynamics, dtype), given)
+    if job.dynamics.memory is not None:
+        system = remembering(system, job.dynamics, memory)
+    return system
 
 
 def _with_plain_gradients(job: Job) -> System:

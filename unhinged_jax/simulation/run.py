@@ -20,9 +20,10 @@ from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.observables import Observe
 from unhinged_jax.simulation import watched
 from unhinged_jax.simulation.choose import carries_scale, choose, form_of
+from unhinged_jax.simulation.crossing import Crossing, Heights
 from unhinged_jax.simulation.descent import CUT_SHORT
 from unhinged_jax.simulation.paced import why_not_paced
-from unhinged_jax.simulation.programs import Job, descend, integrate
+from unhinged_jax.simulation.programs import Job, descend, find, integrate
 from unhinged_jax.simulation.sampled import check_sampling
 from unhinged_jax.special import faint, largest
 from unhinged_jax.trajectory import STEPS, Remark, Trajectory
@@ -114,22 +115,14 @@ def simulate(
     scale_must_fit(model, dynamics, task.state, reduce)
     with task.context():
         model, dynamics = _request.traceable((model, dynamics))
-        memory = task.memory
-        choice = choose(
-            model, dynamics, task.plan, len(task.times), task.state, states=states, reduce=reduce, adjoint=adjoint,
-            memory=memory, goes_on=task.first_start is not None, fixed=_check.concrete(state),
-        )  # fmt: skip
-        if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
-            memory = {**memory, "H": _kept(model, task.state, memory["H"])}
-        counts, begin = (None, task.first) if isinstance(dynamics, Flow) else task.counts()
-        first = jnp.asarray(begin)
-        words = None if sampling is None or key is None else jax.random.key_data(jax.random.split(key, 3))
-        if sampling is not None and isinstance(dynamics, Descent):
-            dynamics = dataclasses.replace(dynamics, batch=None, fresh_labels=False)
-        job = Job(
-            model, dynamics, task.state, first, memory, task.plan, states, task.target, task.first_start, choice,
-            sampling, words,
-        )  # fmt: skip
+        job = _job(task, model, dynamics, states=states, reduce=reduce, adjoint=adjoint, fixed=_check.concrete(state))
+        counts = None
+        if not isinstance(dynamics, Flow):
+            counts, begin = task.counts()
+            words = None if sampling is None or key is None else jax.random.key_data(jax.random.split(key, 3))
+            if sampling is not None and isinstance(dynamics, Descent):
+                dynamics = dataclasses.replace(dynamics, batch=None, fresh_labels=False)
+            job = job._replace(dynamics=dynamics, first=jnp.asarray(begin), sampling=sampling, keys=words)
         if counts is not None:
             run = _descended(job, task.clock(), _loop.reads_at(counts, begin), progress)
         elif progress and task.times[-1] > task.first:
@@ -139,8 +132,47 @@ def simulate(
                 adjoint = diffrax.ForwardMode()  # nothing is differentiated, and this loop is the simplest
             with modes_explained():
                 run = integrate(job, jnp.asarray(task.times), adjoint)
-        form = f"{choice}, {STEPS}" if isinstance(dynamics, Diffusion) else choice
+        form = f"{job.choice}, {STEPS}" if isinstance(dynamics, Diffusion) else job.choice
         return task.finish(dataclasses.replace(run, form=Remark(form)))
+
+
+def _job(
+    task: _request.Task, model: LayerPeeled, dynamics: Dynamics, *, states: bool, reduce: bool, fixed: bool,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+) -> Job:  # fmt: skip
+    """The task in the form in which it is simulated; nothing is drawn."""
+    memory = task.memory
+    choice = choose(
+        model, dynamics, task.plan, len(task.times), task.state, states=states, reduce=reduce, adjoint=adjoint,
+        memory=memory, goes_on=task.first_start is not None, fixed=fixed,
+    )  # fmt: skip
+    if isinstance(memory, dict) and choice.form in ("linear", "sphere"):
+        memory = {**memory, "H": _kept(model, task.state, memory["H"])}
+    return Job(
+        model, dynamics, task.state, jnp.asarray(task.first), memory, task.plan, states, task.target, task.first_start,
+        choice, None, None,
+    )  # fmt: skip
+
+
+def crossing(
+    model: LayerPeeled, dynamics: Dynamics, state: State | Trajectory, times: jax.Array, observe: Observe,
+    heights: Heights, *, target: str, precision: str,
+) -> Crossing:  # fmt: skip
+    """Simulate a flow until a condition on what is observed holds.
+
+    Args:
+        model, dynamics, state, observe, target, precision: As in `simulate`; the dynamics is a `Flow`.
+        times: The search is from the first to the last of them, (T,), ascending.
+        heights: The conditions.
+    """
+    dynamics = without_idle(dynamics)
+    task = _request.prepare(
+        model, dynamics, state, times, observe, target=target, precision=precision, caller="simulate"
+    )  # fmt: skip
+    with task.context():
+        model, dynamics = _request.traceable((model, dynamics))
+        job = _job(task, model, dynamics, states=False, reduce=True, fixed=False)
+        return find(job, jnp.asarray(task.times), heights)
 
 
 def _each_continued(
