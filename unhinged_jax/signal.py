@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from unhinged_jax import _numbers
+from unhinged_jax import _memory, _numbers
 from unhinged_jax._values import in_a_line
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.balance import Known, known, register
+from unhinged_jax.labels.sparse import SparseRows
 from unhinged_jax.special import segment_sum
 
 
@@ -142,6 +143,58 @@ class DenseSignal:
         return jnp.asarray(self.matrix, dtype)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SparseSignal:
+    """M = diag(q) ((1 + gamma) Y - gamma 11^T) with sparse rows Y: products take sums over their entries."""
+
+    rows: SparseRows
+    weights: Any
+    gamma: Any
+
+    def __repr__(self) -> str:
+        return in_a_line(self)
+
+    def _of(self, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
+        """q and gamma in a type."""
+        return jnp.asarray(self.weights, dtype), _numbers.like(self.gamma, dtype)
+
+    def times(self, W: jax.Array) -> jax.Array:
+        """M W, shape (n, p)."""
+        q, gamma = self._of(W.dtype)
+        return q[:, None] * ((1 + gamma) * self.rows.times(W) - gamma * jnp.sum(W, axis=0))
+
+    def transpose_times(self, H: jax.Array) -> jax.Array:
+        """M^T H, shape (C, p)."""
+        q, gamma = self._of(H.dtype)
+        weighted = q[:, None] * H
+        return (1 + gamma) * self.rows.transpose_times(weighted) - gamma * jnp.sum(weighted, axis=0)
+
+    def column_sums(self, dtype: DTypeLike) -> jax.Array:
+        """M^T 1, shape (C,); 0 where terms cancel up to rounding."""
+        q, gamma = self._of(dtype)
+        entries = dataclasses.replace(self.rows, values=jnp.abs(jnp.asarray(self.rows.values, dtype)))
+        sizes = (1 + gamma) * entries.transpose_times(q[:, None])[:, 0] + gamma * jnp.sum(q)
+        sums = self.transpose_times(jnp.ones((q.shape[0], 1), dtype))[:, 0]
+        return _without_rounding(sums, sizes, q.shape[0])
+
+    def gram(self, dtype: DTypeLike) -> jax.Array:
+        """M^T M, shape (C, C)."""
+        (q, gamma), rows, C = self._of(dtype), self.rows, self.rows.classes
+        _memory.refuse(C * C * q.dtype.itemsize, f"the matrix M^T M of {C:,} outputs, which this decomposes,")
+        columns, values = jnp.asarray(rows.columns), jnp.asarray(rows.values, dtype)
+        pairs = (q * q)[:, None, None] * values[:, :, None] * values[:, None, :]
+        own = jnp.zeros((C, C), dtype).at[columns[:, :, None], columns[:, None, :]].add(pairs)
+        sums = rows.transpose_times((q * q)[:, None])
+        mixed = gamma * (1 + gamma) * (sums + sums.T)
+        return (1 + gamma) ** 2 * own - mixed + gamma**2 * jnp.sum(q * q)
+
+    def dense(self, dtype: DTypeLike) -> jax.Array:
+        """M itself, shape (n, C): for tests and small problems."""
+        q, gamma = self._of(dtype)
+        return q[:, None] * ((1 + gamma) * self.rows.dense().astype(dtype) - gamma)
+
+
 def _without_rounding(sums: jax.Array, sizes: jax.Array, terms: int) -> jax.Array:
     """Sums of the given number of terms with the given absolute sums, set to 0 where only rounding remains; derivatives
     stay."""
@@ -149,7 +202,7 @@ def _without_rounding(sums: jax.Array, sizes: jax.Array, terms: int) -> jax.Arra
     return jnp.where(jnp.abs(sums) <= rounding, sums - jax.lax.stop_gradient(sums), sums)
 
 
-Signal = ClassSignal | DenseSignal
+Signal = ClassSignal | DenseSignal | SparseSignal
 
 
 def unhinged_signal(labels: Labels, gamma: ArrayLike) -> Signal:
@@ -163,6 +216,8 @@ def unhinged_signal(labels: Labels, gamma: ArrayLike) -> Signal:
         Array([[ 0.5, -0.5],
                [-0.5,  0.5]], dtype=float32)
     """
+    if isinstance(labels.targets, SparseRows):
+        return SparseSignal(labels.targets, labels.weights, gamma)
     if labels.targets_of_classes() is None:
         targets = jnp.asarray(labels.targets, jnp.result_type(float))  # a narrower type must not narrow what it meets
         gamma = _numbers.like(gamma, targets.dtype)

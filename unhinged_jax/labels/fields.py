@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
+from unhinged_jax.labels.sparse import SparseRows, is_sparse, sparse_rows
 
 PER_SAMPLE = ("soft", "values")
 """Kinds of labels with one row of targets per sample."""
@@ -68,6 +71,29 @@ def as_array(name: str, value: object) -> Any:
     return value if value is None or hasattr(value, "dtype") else _check.real(name, value, array=True)
 
 
+def as_targets(value: Any) -> Any:
+    """Targets as native floating-point numbers that are finite; sparse ones by their entries."""
+    if is_sparse(value):
+        return sparse_rows("targets", value)
+    if isinstance(value, SparseRows):
+        value = dataclasses.replace(value, values=_numbers.real("targets", value.values))
+    elif value is not None:
+        value = _numbers.real("targets", as_array("targets", value))
+    if value is not None:
+        _check.finite("targets", entries_of(value), array=True)
+    return value
+
+
+def dense_targets(targets: Any) -> jax.Array:
+    """One row of targets per sample as an array, (n, C)."""
+    return targets.dense() if isinstance(targets, SparseRows) else jnp.asarray(targets)
+
+
+def entries_of(targets: Any) -> Any:
+    """The numbers of targets, of sparse ones those that may differ from 0."""
+    return targets.values if isinstance(targets, SparseRows) else targets
+
+
 def as_labels(name: str, value: npt.ArrayLike, classes: int) -> Any:
     """Integer labels in 0 ... C-1, in a signed type that can count samples."""
     value = as_array(name, value)
@@ -92,10 +118,12 @@ def why_not_drawn(labels: Any) -> str | None:
     return None
 
 
-def kind_of(targets: npt.ArrayLike | None, samples: int, classes: int) -> str:
+def kind_of(targets: Any, samples: int, classes: int) -> str:
     """How targets are read, from their shape."""
     if targets is None:
         return "hard"
+    if isinstance(targets, SparseRows):
+        return "values"
     if samples == classes:
         raise ValueError(
             f"targets of shape {np.shape(targets)} may be one row per class or one row per sample; say which with "
@@ -147,6 +175,11 @@ def check_fields(labels: Fields) -> None:
         if np.shape(labels.targets)[-2:] != expected:
             raise ValueError(
                 f"targets of kind {labels.kind!r} must have shape {expected}, but got {np.shape(labels.targets)}."
+            )
+        if isinstance(labels.targets, SparseRows) and labels.kind != "values":
+            raise ValueError(
+                f"sparse rows are targets of kind 'values', but kind is {labels.kind!r}; give them to `targets`, with "
+                "the classes as `truth`, or as a dense array."
             )
     _check_held_out(labels)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from unhinged_jax import _check
 from unhinged_jax.labels.fields import PER_SAMPLE, Fields
+from unhinged_jax.labels.sparse import SparseRows
 
 
 def chosen(labels: Fields, samples: npt.ArrayLike | None, per_class: int | None) -> Any:
@@ -132,4 +133,6 @@ def fields_of_test(labels: Fields) -> dict[str, Any]:
 
 def _of(array: Any, rows: Any) -> Any:
     """Rows of an array, in NumPy where both are known."""
+    if isinstance(array, SparseRows):
+        return array[rows]
     return np.asarray(array)[np.asarray(rows)] if _check.concrete((array, rows)) else jnp.asarray(array)[rows]

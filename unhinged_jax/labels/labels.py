@@ -14,10 +14,11 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
 from unhinged_jax._values import Tabled
+from unhinged_jax.labels import fields as given
 from unhinged_jax.labels import held_out as holding
 from unhinged_jax.labels import noise
 from unhinged_jax.labels.balance import Known, known, register
-from unhinged_jax.labels.fields import PER_SAMPLE, as_array, as_labels, check_fields, kind_of, largest_again
+from unhinged_jax.labels.fields import PER_SAMPLE
 from unhinged_jax.labels.weights import weights_of
 
 
@@ -33,7 +34,8 @@ class Labels(Tabled):
         clean: Labels against which accuracy is measured, shape (n,); None means `index`.
         classes: C.
         kind: "hard", "table" or "soft", which says how to read `targets`; by default their shape decides. Of kind
-            "values" targets are any real numbers for C outputs, and classes exist only if `clean` is given.
+            "values" targets are any real numbers for C outputs, also a sparse matrix of SciPy, and classes exist only
+            if `clean` is given.
         held_out: The numbers of the samples that are held out for testing, (m,), increasing; their weights are 0. None
             (default) for none; `hold_out` sets it.
 
@@ -67,7 +69,7 @@ class Labels(Tabled):
         self,
         index: npt.ArrayLike,
         weights: npt.ArrayLike,
-        targets: npt.ArrayLike | None = None,
+        targets: Any = None,
         clean: npt.ArrayLike | None = None,
         classes: int = 2,
         kind: str | None = None,
@@ -77,24 +79,20 @@ class Labels(Tabled):
     ) -> None:
         classes = _check.whole("classes", classes, 1 if kind == "values" else 2, most=2**31 - 1)
         claimed = balanced is not None and _check.flag("balanced", balanced)
-        index = as_labels("index", index, classes)
-        weights, targets = (
-            _numbers.real(name, as_array(name, value)) for name, value in (("weights", weights), ("targets", targets))
-        )
+        index = given.as_labels("index", index, classes)
+        weights, targets = _numbers.real("weights", given.as_array("weights", weights)), given.as_targets(targets)
         fields = {
             "index": index,
             "weights": weights,
             "targets": targets,
-            "clean": None if clean is None else as_labels("clean", clean, classes),
+            "clean": None if clean is None else given.as_labels("clean", clean, classes),
             "classes": classes,
-            "kind": kind_of(targets, np.shape(index)[-1], classes) if kind is None else kind,
-            "held_out": None if held_out is None else _numbers.whole("held_out", as_array("held_out", held_out)),
+            "kind": given.kind_of(targets, np.shape(index)[-1], classes) if kind is None else kind,
+            "held_out": None if held_out is None else _numbers.whole("held_out", given.as_array("held_out", held_out)),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
-        check_fields(self)
-        if targets is not None:
-            _check.finite("targets", targets, array=True)
+        given.check_fields(self)
         object.__setattr__(self, "_known", known(index, weights, classes, Known(claimed and self.kind == "hard")))
         if claimed and not self.balanced and _check.concrete((index, weights)):
             raise ValueError(
@@ -169,7 +167,7 @@ class Labels(Tabled):
                    [0., 1.]], dtype=float32)
         """
         if self.kind in PER_SAMPLE:
-            return jnp.asarray(self.targets)
+            return given.dense_targets(self.targets)
         index = jnp.asarray(self.index)
         if self.kind == "table":
             return jnp.asarray(self.targets)[index]
@@ -193,7 +191,7 @@ class Labels(Tabled):
             rows = self.kind in PER_SAMPLE and changes.get("kind", self.kind) == self.kind
             same = rows and np.shape(changes["targets"]) == np.shape(self.targets)
             if same and self.kind == "soft" and "index" not in changes:
-                changes["index"] = largest_again(self.index, self.targets, changes["targets"])
+                changes["index"] = given.largest_again(self.index, self.targets, changes["targets"])
             changes.setdefault("kind", self.kind if rows else None)
         return dataclasses.replace(self, **changes)
 

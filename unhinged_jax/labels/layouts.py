@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax.labels.balance import locked
 from unhinged_jax.labels.labels import Labels
+from unhinged_jax.labels.sparse import is_sparse, sparse_rows
 
 Order = Literal["blocks", "cyclic"]
 
@@ -206,6 +207,10 @@ def soft(targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequ
         >>> labels.classes, labels.truth.tolist()
         (2, [0, 0, 1])
     """
+    if is_sparse(targets):
+        raise ValueError(
+            "soft takes dense rows; give a sparse matrix to `targets`, with the classes as `truth`, or its .toarray()."
+        )
     targets = _numbers.array("targets", targets)
     if np.ndim(targets) != 2 or np.shape(targets)[1] < 2:
         raise ValueError(f"targets must have shape (n, C) with C >= 2, but got {np.shape(targets)}.")
@@ -231,13 +236,24 @@ def soft(targets: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequ
     )
 
 
-def targets(values: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Sequence[int] | None = None) -> Labels:
+def _dense_rows(values: ArrayLike | Sequence[Sequence[float]]) -> Any:
+    """Rows of numbers, (n, C), one column of them for (n,)."""
+    array = _numbers.array("targets", values)
+    array = array if isinstance(array, jax.Array) else np.asarray(array)
+    array = array[:, None] if np.ndim(array) == 1 else array
+    if np.ndim(array) != 2 or 0 in np.shape(array):
+        raise ValueError(f"targets must have shape (n, C), or (n,) for one output, but got {np.shape(array)}.")
+    return array
+
+
+def targets(values: Any, truth: ArrayLike | Sequence[int] | None = None) -> Labels:
     """Any real targets, one row per sample: regression, several labels for a sample, codes of classes.
 
     The model has one prototype per output. Losses take the rows as they are; those that need distributions refuse them.
 
     Args:
-        values: Finite numbers, shape (n, C), or (n,) for a single output.
+        values: Finite numbers, shape (n, C), or (n,) for one output; or a matrix of scipy.sparse, of which only the
+            entries are kept: the unhinged loss then needs no (n, C) array. Every other loss makes one.
         truth: The class of each sample, 0 ... C-1, shape (n,), if outputs stand for classes. Without it there is no
             accuracy, margin or metric of neural collapse, and a run refuses them.
 
@@ -246,6 +262,7 @@ def targets(values: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Se
 
     Raises:
         ValueError: for a wrong shape, numbers that are not finite, or a truth that is not an integer in 0 ... C-1.
+        MemoryError: for a sparse matrix with a row so long that all rows of that length do not fit into memory.
 
     Source: beyond the paper.
 
@@ -254,13 +271,8 @@ def targets(values: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Se
         >>> labels.classes, labels.samples, labels.classified
         (2, 3, False)
     """
-    values = _numbers.array("targets", values)
-    if not isinstance(values, jax.Array):
-        values = np.asarray(values)
-    values = values[:, None] if np.ndim(values) == 1 else values
-    if np.ndim(values) != 2 or 0 in np.shape(values):
-        raise ValueError(f"targets must have shape (n, C), or (n,) for one output, but got {np.shape(values)}.")
-    samples, outputs = np.shape(values)
+    rows = sparse_rows("targets", values) if is_sparse(values) else _dense_rows(values)
+    samples, outputs = np.shape(rows)
     index: ArrayLike = np.zeros(samples, np.int32)
     if truth is not None:
         index = truth if isinstance(truth, jax.Array) else _check.real("truth", truth, array=True)
@@ -269,7 +281,7 @@ def targets(values: ArrayLike | Sequence[Sequence[float]], truth: ArrayLike | Se
     return Labels(
         index=index,
         weights=np.full(samples, 1.0 / samples),
-        targets=values,
+        targets=rows,
         clean=None if truth is None else index,
         classes=outputs,
         kind="values",

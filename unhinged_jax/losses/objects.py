@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from unhinged_jax import _check, _numbers
 from unhinged_jax._values import RegisteredValue, registered
 from unhinged_jax.labels import Labels
+from unhinged_jax.labels.fields import entries_of
 from unhinged_jax.losses.margin import adjusted_margin
 from unhinged_jax.losses.of_logits import cooled, cross_entropy, distributions, focal, hinge, mse, unhinged
 from unhinged_jax.signal import ClassSignal, DenseSignal, Signal, unhinged_signal
@@ -69,7 +70,7 @@ class Loss(RegisteredValue):
         """Raise ValueError if the loss has no meaning for the targets of these labels."""
         if labels.kind != "values":
             return
-        negative = _check.concrete(labels.targets) and bool(np.any(np.asarray(labels.targets) < 0))
+        negative = _check.concrete(labels.targets) and bool(np.any(np.asarray(entries_of(labels.targets)) < 0))
         if self.target_needs == "distributions" or (self.target_needs == "of at least 0" and negative):
             raise ValueError(
                 f"{type(self).__name__} has no meaning for targets that are not {self.target_needs}; use `soft` for "

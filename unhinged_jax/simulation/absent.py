@@ -19,6 +19,8 @@ from unhinged_jax.model import LayerPeeled, State
 
 _FEW = 64  # classes; up to here two products with (C, C) matrices per update cost next to nothing
 
+_MOST = 4096  # classes; the modes of more are not worked out for this alone, which would take minutes
+
 
 class Absent(NamedTuple):
     """The absent modes, as two sums over their eigenvectors v of eigenvalue g.
@@ -54,6 +56,8 @@ def absent_modes(spectrum: Spectrum, F: jax.Array, W: jax.Array) -> Absent:
 def lacks_modes(model: LayerPeeled, state: State, memory: dict[str, jax.Array] | None) -> bool:
     """Whether the start lacks modes. In a trace, where the numbers are unknown, whether assuming so costs little."""
     if not model.moves.coupled or (model.labels.balanced and model.kernel is None):
+        return False
+    if model.classes > _MOST:
         return False
     given = model, *together(state.H, state.W, memory)
     return bool(_lacks_any(*given)) if _check.concrete(given) else model.classes <= _FEW

@@ -24,6 +24,7 @@ from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, why_too_la
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import PER_SAMPLE, why_not_drawn
 from unhinged_jax.labels.held_out import training_rows
+from unhinged_jax.labels.sparse import SparseRows
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.model.layer_peeled import Parts
 from unhinged_jax.observables import View
@@ -227,8 +228,8 @@ def _drawn(labels: Labels, chosen: jax.Array | None, key: jax.Array | None) -> L
     samples = jnp.arange(labels.samples) if chosen is None else chosen
     times = 1.0 if chosen is None else labels.training_samples / chosen.shape[0]
 
-    def of(array: Any) -> jax.Array:
-        return jnp.asarray(array)[samples]
+    def of(array: Any) -> Any:
+        return array[samples] if isinstance(array, SparseRows) else jnp.asarray(array)[samples]
 
     fields: dict[str, Any] = {"index": of(labels.index), "classes": labels.classes, "kind": labels.kind}
     fields["weights"] = of(labels.weights) * times
