@@ -1,5 +1,6 @@
 """Events of one's own, and the first of several, beside SciPy's roots of closed forms and NumPy loops."""
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,41 @@ def test_the_first_of_several_descents():
     alone = uj.event_time(MODEL, descent, START, "accuracy is 1", times=[0, 30])
     assert bool(named.happened) == bool(alone.happened)
     assert float(named.time) == pytest.approx(float(alone.time), rel=1e-13)
+
+
+@pytest.mark.long
+def test_a_batch_of_levels_in_simulated_runs_is_every_one_of_them():
+    """Lanes end at different steps; one holds from the first time on, one has no event, one meets the other event."""
+
+    def first(level, low):
+        return uj.event_time(
+            MODEL, uj.Flow(rtol=1e-11), START, [own, "norm_W"], [low, level], times=[1.0, 9.0], direction="below",
+            method="simulate",
+        )  # fmt: skip
+
+    norms = [float(np.linalg.norm(W_at(t))) for t in (0.5, 2.0, 4.0)]
+    levels, lows = np.array([*norms, -1.0]), np.array([LOW, LOW, LOW, -1.0])
+    found = jax.vmap(first)(levels, lows)
+    assert found.happened.tolist() == [True, True, True, False]
+    assert found.which.tolist() == [1, 1, 0, 0]
+    np.testing.assert_allclose(found.time, [1.0, 2.0, 3.0, np.inf], rtol=1e-8)
+
+
+def test_a_simulated_event_is_found_in_one_integration_and_corrected_by_another(monkeypatch):
+    solves = []
+    solve = diffrax.diffeqsolve
+    monkeypatch.setattr(diffrax, "diffeqsolve", lambda *a, **k: solves.append(k["event"]) or solve(*a, **k))
+
+    def bump(model, state):
+        W = jnp.exp(state.log_scale) * state.W
+        return -((corner(W) - LOW) ** 2)  # touches 0 at the time 3 and is below it before and after
+
+    settings = {"direction": "above", "method": "simulate"}
+    step = 1e-3  # far below a step of the solver, which would pass over the bump
+    found = uj.event_time(MODEL, uj.Flow(), START, bump, -1e-8, times=[0.0, 3.0, 9.0], **settings)
+    assert len(solves) == 2
+    assert bool(found.happened) and 3 - step < float(found.time) < 3
+    assert not bool(uj.event_time(MODEL, uj.Flow(), START, bump, -1e-8, times=[0.0, 2.0, 9.0], **settings).happened)
 
 
 def test_a_batch_of_levels():

@@ -47,6 +47,12 @@ def slopes(k, dynamics, parameters, **how):
     ]
 
 
+def risen(k, **how):
+    found = uj.event_time(*problem(k, FLOW), "log_norm", 1.8 + k / 100, times=[0.0, 6.0 + k], **how)
+    assert 5 < found.time < 6
+    return found
+
+
 def kinks(k):
     model, dynamics, state = problem(k, FLOW)
     return uj.limit_sensitivity(model, dynamics, state, ["gamma", "decay_W"])["right"].values
@@ -83,7 +89,8 @@ OPERATIONS = {
     "exact, expectations": lambda k: uj.exact(*problem(k, noisy), [1, 3], "loss"),
     "simulate, diffusion": lambda k: uj.simulate(*problem(k, diffusion), [1, 3], "log_norm", key=jax.random.key(k)),
     "exact, diffusion": lambda k: uj.exact(*problem(k, diffusion), [1.0, 3.0 + k], "loss"),
-    "event_time": lambda k: uj.event_time(*problem(k, FLOW), "log_norm", 3.0 + k / 10, times=[0.0, 5.0 + k]),
+    "event_time": lambda k: risen(k),
+    "event_time, simulated": lambda k: risen(k, method="simulate"),
     "lyapunov": lambda k: uj.lyapunov(*problem(k, DESCENT), 10, 2, segments=5),
     "limit": lambda k: uj.limit(*problem(k, FLOW)),
     "hessian_spectrum": curvature,
@@ -111,7 +118,7 @@ def compilations():
 
 
 # Differentiated programs take long to compile; a limit stands for them at every change.
-SLOW = {name for name in OPERATIONS if name.startswith("sensitivity")}
+SLOW = {name for name in OPERATIONS if name.startswith(("sensitivity", "event_time, simulated"))}
 
 
 @pytest.mark.parametrize(

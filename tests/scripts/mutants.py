@@ -134,7 +134,9 @@ TESTS = {
     "linear/spectrum": [*MEETING, *FLOW[:2], *KERNEL, *BENDS],
     "linear/row_space": [*FLOW, *KERNEL, *FAR],
     "limits/spherical": ["tests/limits/test_limit_of_spheres.py"],
-    "derivatives/event_times": _named("derivatives/test_events", "a_descent_says_the_update_and_interpolates_between"),
+    "derivatives/event_searches": _named(
+        "derivatives/test_events", "a_descent_says_the_update_and_interpolates_between"
+    ),
     "sweeps/stiffness": ["tests/sweeps/test_stiffness.py"],
 }  # fmt: skip
 """Which tests judge a mutant of a file, or of its room: the fastest first."""

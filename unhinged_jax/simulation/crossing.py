@@ -133,6 +133,7 @@ class _Halving(optimistix.AbstractRootFinder):
         close = state.upper <= nextafter(nextafter(state.lower))
         return close, optimistix.RESULTS.successful
 
+    # Overrides the method of optimistix, with the same arguments.
     def postprocess(
         self, fn: Any, y: jax.Array, aux: Any, args: PyTree, options: dict[str, Any], state: _Bracket,
         tags: frozenset[object], result: Any,
