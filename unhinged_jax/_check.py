@@ -37,12 +37,6 @@ def untransformed() -> bool:
     return getattr(jax.core, "get_opaque_trace_state", object)() == _outermost()
 
 
-def on_accelerator() -> bool:
-    """Whether programs are compiled for an accelerator by default: there an operation on a few numbers takes as long as
-    its launch, and a branch waits for the host. This decides about speed alone, never about a number."""
-    return jax.default_backend() != "cpu"
-
-
 def concrete(value: PyTree) -> bool:
     """Whether `value` holds known numbers (it is not being traced)."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))

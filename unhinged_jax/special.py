@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from unhinged_jax._check import on_accelerator
+from unhinged_jax._platform import on_accelerator
 
 _FEW = 2**9  # numbers; three sums of them in one pass compile in half the time, and their rounding stays small on CPUs
 _PASS = 2**16  # numbers; a pass over more of them costs more than a branch

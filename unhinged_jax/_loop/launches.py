@@ -15,8 +15,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
-from unhinged_jax._check import on_accelerator
 from unhinged_jax._loop.reads import divisor
+from unhinged_jax._platform import on_accelerator
 
 _FEW = 1 << 12  # numbers
 _TOGETHER = 16  # steps that are written out, at most

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from unhinged_jax._check import known, on_accelerator
+from unhinged_jax._check import known
 from unhinged_jax._loop import at_once
+from unhinged_jax._platform import on_accelerator
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by
 from unhinged_jax.linear.compression import compressible
 from unhinged_jax.linear.row_space import summable

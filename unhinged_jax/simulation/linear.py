@@ -39,7 +39,8 @@ from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulation.absent import Absent, absent_modes, together
 from unhinged_jax.simulation.choose import Choice
 from unhinged_jax.simulation.coupling import force
-from unhinged_jax.simulation.leading_probe import Leading, LeadingProbe, RowState, leading_probe
+from unhinged_jax.simulation.leading_probe import Leading, LeadingProbe, RowState
+from unhinged_jax.simulation.probes import leading_probe
 from unhinged_jax.simulation.propagator import BalancedPair, Identity, Propagator, StartItself
 from unhinged_jax.simulation.system import Body, System, rated
 from unhinged_jax.special import safe_norm
@@ -86,8 +87,7 @@ class LinearSystem(System):
 
     | name | shape | when |
     |---|---|---|
-    | lead_H, lead_W | (rows, 1), (C, 1) | the leading part is carried separately |
-    | lead_H, lead_W | (2,) each | the same for balanced classes of which neither array stays |
+    | lead_H, lead_W | (rows, 1), (C, 1), or (2,) each | the leading part is carried separately |
     | H, W | (rows, p), (C, p) | the start itself is carried |
     | H, W | (rows, rows + C), (C, rows + C) | a matrix that multiplies the start is carried, at first the identity |
     | H, W and mean_H, mean_W | (2,) each | balanced classes: differences between classes, and the mean of all |
@@ -97,8 +97,7 @@ class LinearSystem(System):
     Attributes:
         space: The row space: class sums, or the features themselves.
         H, W: The start in the row space, (rows, p), and (C, p), divided by e^log_scale.
-        residual: The part of the features orthogonal to the class sums, divided by `factor`, (n, p); None without class
-            sums.
+        residual: The part of the features orthogonal to the class sums, over `factor`, (n, p); None without class sums.
         factor: What the residual is multiplied by at the start, a power of two, ().
         propagator: How the remainder of the state is carried, which is everything but the leading part.
         leading: How the leading part is carried.
@@ -142,8 +141,8 @@ class LinearSystem(System):
         model = self.space.model
         fade = -model.decay_H * body["factor"] if model.moves.H else jnp.zeros_like(body["factor"])
         moved = {"factor": fade, "b": self.bias.velocity(body["b"])}
-        pairs = zip(self.propagator.names, self.propagator.couplings(self.space), strict=True)
-        for names, coupling in (*pairs, *((names, self.leading.coupling(self.space)) for names in self.leading.names)):
+        pairs = [*zip(self.propagator.names, self.propagator.couplings(self.space), strict=True)]
+        for names, coupling in pairs + [(names, self.leading.coupling(self.space)) for names in self.leading.names]:
             moved.update(zip(names, force(model, coupling, *(body[name] for name in names)), strict=True))
         return moved
 
