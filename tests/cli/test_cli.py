@@ -160,6 +160,18 @@ BAD = {
         {"dynamics": 'kind = "descent"\noptimizer = {name = "constant_schedule", value = 1.0}'},
         ["not an optax optimiser"],
     ),
+    "no optimizer by itself": (
+        {"dynamics": 'kind = "descent"\noptimizer = "rescale_by_feature_norm"'},
+        ["'rescale_by_feature_norm'", "uphill", "optax.scale_by_learning_rate"],
+    ),
+    "no optimizer by itself, though it takes a rate": (
+        {"dynamics": 'kind = "descent"\noptimizer = {name = "scale_by_rprop", learning_rate = 0.1}'},
+        ["'scale_by_rprop'", "uphill"],
+    ),
+    "NAdam, of whose arguments some are filled in": (
+        {"dynamics": 'kind = "descent"\noptimizer = "nadam"'},
+        ["'nadam'", "'learning_rate'"],
+    ),
     "unknown loss": ({"model": MODEL + '\nloss = "hing"'}, ["[model]", "'hing'", "'hinge'"]),
     "loss that cannot be imported": ({"model": MODEL + '\nloss = "no_module:f"'}, ["no_module:f", "imported"]),
     "noise by seed and by expectation": (

@@ -298,6 +298,28 @@ def test_chained_with_sgd_it_is_the_models_own_rescaling(exponent: int) -> None:
     assert np.max(np.abs(own.final.H - state.H)) > 0.05
 
 
+ROOTED = {
+    "adam": {}, "nadam": {}, "amsgrad": {}, "rmsprop": {"eps_in_sqrt": False},
+    "adagrad": {"initial_accumulator_value": 0.0, "eps": 0.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name != "adam")) for name in ROOTED])
+def test_coordinates_whose_gradient_is_0_leave_derivatives_finite(name: str) -> None:
+    model = uj.unconstrained(uj.balanced(classes=3, per_class=1), dim=2, loss="cross_entropy")
+    rng, still = np.random.default_rng(3), np.array([1.0, 0.0])
+    state = uj.State(rng.normal(size=(3, 2)) * still, rng.normal(size=(3, 2)) * still)
+    optimizer = uj.Optimizer(getattr(optax, name), learning_rate=0.1, **ROOTED[name])
+
+    def loss_after(rate: object) -> jax.Array:
+        descent = uj.Descent(optimizer=optimizer.replace(learning_rate=rate))
+        return uj.simulate(model, descent, state, [3], "loss")["loss"][-1]
+
+    with jax.enable_x64(True):
+        difference = (loss_after(0.1 + 1e-5) - loss_after(0.1 - 1e-5)) / 2e-5
+        np.testing.assert_allclose(jax.grad(loss_after)(0.1), difference, rtol=1e-7)
+
+
 def test_bad_exponent_and_missing_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="exponent must be one of 0, 1, 2"):
         uj.rescale_by_feature_norm(3)

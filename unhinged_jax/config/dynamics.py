@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,25 @@ def _solver(name: str) -> Any:
 
 def _optimizer(spec: str | dict, files: Files) -> Optimizer:
     name, arguments = name_and_arguments(spec, "name", "optimizer")
-    known = {key: value for room in (optax, optimizers) for key, value in vars(room).items()
-             if inspect.isfunction(value)}  # fmt: skip
-    factory = files.function(name) if ":" in name else pick("optimizer", name, known)
+    factory = files.function(name) if ":" in name else _named(name)
     check_arguments(factory, arguments, f"optimizer {name!r}")
     return Optimizer(factory, **arguments)
+
+
+def _named(name: str) -> Any:
+    """A constructor of optax or of this package that subtracts a learning rate times something."""
+    offered = {key: value for room in (optax, optimizers) for key, value in vars(room).items()
+               if (inspect.isfunction(value) or isinstance(value, partial)) and not key.startswith("_")}  # fmt: skip
+    whole = {key: value for key, value in offered.items()
+             if (not key.startswith("scale_by_") or key == "scale_by_learning_rate")
+             and {"learning_rate", "max_learning_rate"} & inspect.signature(value).parameters.keys()}  # fmt: skip
+    if name in offered and name not in whole:
+        raise ValueError(
+            f"{name!r} is not an optax optimiser by itself: nothing subtracts what it returns, so that a descent would "
+            "go uphill. Name one, such as 'adam', or as 'module:name' a function of your own that puts it into an "
+            "optax.chain with optax.scale_by_learning_rate."
+        )
+    return pick("optimizer", name, whole)
 
 
 def optimizer_of(spec: str | dict, folder: Path) -> optax.GradientTransformation:

@@ -21,6 +21,7 @@ from unhinged_jax.dynamics import Noisy, rates_of_step
 from unhinged_jax.model import settled
 from unhinged_jax.observables import View
 from unhinged_jax.optimizers.optimizer import resumed
+from unhinged_jax.optimizers.roots import with_slopes
 from unhinged_jax.simulation.remembering import Remembering
 from unhinged_jax.simulation.system import Body, Reader, System, rated
 from unhinged_jax.special import drift, faint, largest, power_of_two
@@ -192,7 +193,7 @@ def _applied(body: Body, change: Body, lost: Body) -> tuple[Body, Body]:
 def _transformation(descent: Noisy) -> optax.GradientTransformation:
     """The optax transformation that turns gradients into updates at unit rate."""
     if descent.optimizer is not None:
-        return descent.optimizer.built()  # from its numbers, which are traced here
+        return with_slopes(descent.optimizer.built())  # from its numbers, which are traced here
     if descent.momentum is None:
         return optax.scale(-1.0)
     return optax.chain(optax.trace(decay=descent.momentum, nesterov=descent.nesterov), optax.scale(-1.0))
