@@ -220,3 +220,34 @@ def test_derivatives_at_features_of_zeros_are_finite_and_right(solve):
         by_x = (truth(step, 0.1) - truth(-step, 0.1)) / (2 * step)
         by_decay = (truth(0.0, 0.1 + step) - truth(0.0, 0.1 - step)) / (2 * step)
         np.testing.assert_allclose(slopes, [by_x, by_decay], rtol=1e-6)
+
+
+def test_what_stays_is_nan_where_the_precision_loses_it_beside_what_grows():
+    labels = uj.from_counts([3, 2])
+    frozen, steps = uj.frozen(labels, dim=3, decay=0.1), uj.Descent(100.0)  # 1 - 100 * 0.1 = -9 in each update
+    state, names = frozen.init(jax.random.key(0)), ["log_norm_W", "log_norm", "log_norm_H", "log_abs_loss", "accuracy"]
+    truth = uj.exact(frozen, steps, state, [30, 50], names, precision="float64")
+    for solve in (uj.exact, uj.simulate):
+        run = solve(frozen, steps, state, [30, 50], names)
+        for name in names:
+            known = 2 if name in names[:2] else 1
+            np.testing.assert_allclose(run[name][:known], truth[name][:known], rtol=1e-3)
+            assert np.all(np.isnan(run[name][known:])), name
+
+
+@pytest.mark.parametrize("solve", [uj.exact, pytest.param(uj.simulate, marks=pytest.mark.long)])
+def test_what_is_held_out_is_nan_where_the_precision_loses_it_beside_what_grows(solve):
+    model = uj.unconstrained(uj.from_counts([3, 2]).hold_out(per_class=1), dim=3)
+    names = ["test_log_abs_loss", "test_loss_sign", "test_accuracy", "test_margin_mean"]
+    run = solve(model, uj.Flow(), model.init(jax.random.key(0)), [80.0, 150.0], [*names, "log_norm", "accuracy"])
+    assert [bool(np.isnan(run[name][1])) for name in (*names, "log_norm", "accuracy")] == [True] * 4 + [False] * 2
+    assert np.all(np.isfinite([run[name][0] for name in names]))
+
+
+def test_a_time_whose_square_overflows():
+    model = uj.anchored(uj.from_counts([3, 2]), dim=3)
+    state = model.init(jax.random.key(0))
+    drift = np.linalg.norm(np.asarray(model.signal().dense("float64")) @ np.asarray(state.W, float))
+    run = uj.exact(model, uj.Flow(), state, [1e20], ["log_norm_H", "log_norm_W"])
+    np.testing.assert_allclose(run["log_norm_H"], np.log(1e20 * drift), rtol=1e-6)
+    np.testing.assert_allclose(run["log_norm_W"], np.log(np.linalg.norm(state.W)), rtol=1e-6)

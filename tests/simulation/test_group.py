@@ -10,7 +10,7 @@ import scipy.integrate
 
 import unhinged_jax as uj
 from unhinged_jax import initial, losses
-from unhinged_jax.simulation.group import group_of
+from unhinged_jax.simulation.group import group_of, group_system
 
 TIGHT = uj.Flow(rtol=1e-11, atol=1e-13)
 CASES = {  # group, C, N, p, decay
@@ -254,6 +254,17 @@ def test_which_starts_a_group_permutes():
     assert found == [""]
     shuffled = model.replace(labels=uj.from_labels(np.array([2, 0, 1, 3, 3, 1, 0, 2])))
     assert group_of(shuffled, shuffled.init(jax.random.key(0), group="hadamard", precision="float64")) == "hadamard"
+
+
+def test_what_float32_resolves_counts():
+    model = uj.unconstrained(uj.balanced(4, 2), 5, loss="cross_entropy")
+    sizes = [0.0, 1.0, 2e-6, 1.0]
+    state = model.init(jax.random.key(0), group="hadamard", spectrum=sizes)
+    assert group_of(model, state) == "hadamard"
+    found = np.linalg.norm(group_system(model, state, "hadamard", False).body()["W"], axis=0)
+    np.testing.assert_allclose(found, sizes, rtol=0.03, atol=1e-12)
+    longer = np.asarray(state.W) * np.array([[1 + 3e-6], [1], [1], [1]], np.float32)
+    assert not group_of(model, state.replace(W=longer))
 
 
 class Weighted(losses.CrossEntropy):

@@ -150,7 +150,8 @@ def flow_coefficients(
     Source: Zhou et al. 2023, Theorems 2, 4, 6, 8 in one form (beyond the paper).
     """
     k = block(g, rates)
-    wide = k.square * tau**2 >= 1
+    square = k.square * tau * tau  # tau^2 alone may be too large for its type, where one part stays and d is 0
+    wide = square >= 1
     d, up, down, plus, minus = roots(k, wide)
     keep = jnp.exp(-rates.a * tau - log_scale)
 
@@ -159,13 +160,13 @@ def flow_coefficients(
     cross = (rise - fall) / (2 * d)
     lift = tau * (rise * phi1(up * tau) - keep * phi1(down * tau)) / (2 * d)
 
-    series = _series(jnp.where(wide, 0.0, k.square * tau**2), jnp.where(wide, 0.0, k.delta * tau), _exponential)
+    series = _series(jnp.where(wide, 0.0, square), jnp.where(wide, 0.0, k.delta * tau), _exponential)
     middle = jnp.exp(k.mean * tau - log_scale)
     own = jnp.where(wide, own, middle * (series.even + k.delta * tau * series.odd))
     sums = jnp.where(wide, sums, middle * (series.even - k.delta * tau * series.odd))
     cross = jnp.where(wide, cross, middle * tau * series.odd)
-    lift = jnp.where(wide, lift, middle * tau**2 * series.second)
-    return Coefficients(own, rates.r2 * cross, rates.r1 * cross, rates.r1 * rates.r2 * lift, keep, sums)
+    lift = jnp.where(wide, rates.r1 * rates.r2 * lift, middle * (rates.r1 * tau) * (rates.r2 * tau) * series.second)
+    return Coefficients(own, rates.r2 * cross, rates.r1 * cross, lift, keep, sums)
 
 
 @dataclasses.dataclass(frozen=True)

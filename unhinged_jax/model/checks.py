@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from jax.typing import ArrayLike
+
 from unhinged_jax import _check, _numbers
 from unhinged_jax.kernel import Kernel, check_shape
 from unhinged_jax.labels import Labels
@@ -11,6 +13,20 @@ from unhinged_jax.losses import AdjustedMargin, Loss
 from unhinged_jax.model.settings import check_depth
 
 LARGEST_DIM = 2**31 - 1
+
+
+def check_parts_of_logits(depth: int, H: ArrayLike, W: ArrayLike, b: ArrayLike, inner: ArrayLike | None) -> None:
+    """Raise a ValueError unless these are the parts of one state of a model of this depth."""
+    if (depth > 2) != (inner is not None):
+        needs = "`inner`, as in model.logits(H, W, b, state.inner)" if depth > 2 else "no `inner`"
+        raise ValueError(f"the logits of a model of depth {depth} need {needs}.")
+    given = {"H": (H, 2), "W": (W, 2), "b": (b, 1), **({} if inner is None else {"inner": (inner, 3)})}
+    for name, (part, axes) in given.items():
+        if len(_check.shape_of(name, part)) != axes:
+            raise ValueError(
+                f"logits are those of one state, H (n, p), W (C, p) and b (C,), but {name} has shape "
+                f"{_check.shape_of(name, part)}; map over a batch of states with jax.vmap."
+            )
 
 
 def check_settings(model: SimpleNamespace, bias_moves: bool) -> None:

@@ -18,7 +18,7 @@ from unhinged_jax.kernel import Kernel, as_kernel
 from unhinged_jax.labels import Labels
 from unhinged_jax.labels.fields import check_fields
 from unhinged_jax.losses import AdjustedMargin, Loss, as_loss
-from unhinged_jax.model.checks import LARGEST_DIM, check_settings
+from unhinged_jax.model.checks import LARGEST_DIM, check_parts_of_logits, check_settings
 from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, check_changes, decays, split_rescale
 from unhinged_jax.model.starts import Sizes, Wanted, drawn
 from unhinged_jax.model.state import State, check_parts
@@ -244,8 +244,19 @@ class LayerPeeled(Tabled):
                 what = "spherical features" if name == "H" else "unit prototypes"
                 raise ValueError(f"{what} cannot be normalised: a row of state.{name} is zero; start it elsewhere.")
 
-    def logits(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
-        """Logits S = H W^T + b of features (n, p), normalised first if spherical; shape (n, C)."""
+    def logits(self, H: jax.Array, W: jax.Array, b: jax.Array, inner: jax.Array | None = None) -> jax.Array:
+        """Logits S = H W^T + b of features (n, p), normalised first if spherical; shape (n, C).
+
+        Features of a deep model go through its factors `inner`, those of its state, first.
+        """
+        check_parts_of_logits(self.depth, H, W, b, inner)
+        for factor in () if inner is None else inner:
+            H = H @ factor.T
+            H = jax.nn.relu(H) if self.activation == "relu" else H
+        return self._logits(H, W, b)
+
+    def _logits(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
+        """The same of features as the prototypes see them."""
         H, W = (_unit(X) if unit else X for X, unit in ((H, self.spherical), (W, self.unit_prototypes)))
         return H @ W.T + b
 
@@ -255,7 +266,7 @@ class LayerPeeled(Tabled):
             q, labels = jnp.asarray(self.labels.weights, H.dtype), self.labels
             targets = jnp.asarray(labels.index) if labels.kind == "hard" else labels.probabilities().astype(H.dtype)
             return jnp.sum(q * self.loss.of_features(H, W, targets, b))
-        return self.loss_of_logits(self.logits(H, W, b))
+        return self.loss_of_logits(self._logits(H, W, b))
 
     def loss_of_logits(self, logits: jax.Array) -> jax.Array:
         """The loss term sum_i q_i loss_i of logits (n, C), for a loss that depends on nothing else: a scalar."""

@@ -139,7 +139,8 @@ def accuracy(view: View) -> jax.Array:
     right = view.once(margins)[1]
     # Behind a barrier, because XLA would multiply by a rounded 1/n; k/n must be exactly k/n.
     count = jax.lax.optimization_barrier(jnp.asarray(right.shape[0], view.W.dtype))
-    return jnp.sum(right).astype(view.W.dtype) / count
+    share = jnp.sum(right).astype(view.W.dtype) / count
+    return share if view.unless_lost is None else share * view.unless_lost
 
 
 def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View], jax.Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from unhinged_jax.labels.held_out import training_rows
 from unhinged_jax.observables.features import DenseFeatures, Features
 from unhinged_jax.observables.plane_features import PlaneFeatures
 from unhinged_jax.observables.view import View
+from unhinged_jax.special import safe_norm
 
 
 def of_training(view: View) -> View:
@@ -35,6 +37,35 @@ def of_test(view: View) -> View:
         features = DenseFeatures(features.dense())  # class sums are those of the others
     seen = _of(view, labels.test(), features)
     return dataclasses.replace(seen, split=None, log_start=None, beside=None, small_loss=None)
+
+
+def of_test_in_run(view: View) -> View:
+    """The same of a run, NaN if they are lost: only a kernel moves them, and without one the others may grow away."""
+    seen = of_test(view)
+    if view.model.kernel is not None or view.model.spherical:
+        return seen
+    return _unless_lost(seen, seen.features.norm())
+
+
+def in_run(view: View) -> View:
+    """The moment of a run, with NaN for a part that stays and is lost, because the other one has grown away from it."""
+    moves = view.model.moves
+    if not (moves.H or view.model.spherical):
+        view = _unless_lost(view, view.features.norm())
+    if not (moves.W or view.model.spherical):
+        view = _unless_lost(view, safe_norm(view.W), of_W=True)
+    return view
+
+
+def _unless_lost(view: View, size: jax.Array, of_W: bool = False) -> View:
+    """The moment with NaN in place of features, or prototypes, whose size is below what their type resolves only
+    because the scale of the view is that of something larger."""
+    info = jnp.finfo(view.W.dtype)
+    least, one = 2.0**6 * float(info.tiny), jnp.ones((), info.dtype)
+    lost = (size < least) & (view.log_scale > -math.log(least))
+    by = jax.lax.stop_gradient(jnp.where(lost, jnp.nan, one))
+    features = view.features.scaled(*((one, by) if of_W else (by, one)))
+    return dataclasses.replace(view, features=features, W=by * view.W if of_W else view.W, unless_lost=by)
 
 
 def _of(view: View, labels: Labels, features: Features) -> View:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from unhinged_jax import _check, precision
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables.features import DenseFeatures
-from unhinged_jax.observables.parts import of_test, of_training
+from unhinged_jax.observables.parts import in_run, of_test, of_test_in_run, of_training
 from unhinged_jax.observables.table import OBSERVABLES, ObservableSet, paper_observables
 from unhinged_jax.observables.view import View
 
@@ -117,7 +117,11 @@ def refers_to_start(plan: ObservablePlan) -> bool:
 
 
 def evaluate(plan: ObservablePlan, view: View) -> dict[str, jax.Array]:
-    """Values of the planned observables at one moment."""
+    """Values of the planned observables at one moment of a run."""
+    return _evaluated(plan, in_run(view), of_test_in_run)
+
+
+def _evaluated(plan: ObservablePlan, view: View, of_test: Callable[[View], View]) -> dict[str, jax.Array]:
     values = {}
     for name, function in plan:
         if function is None:
@@ -179,5 +183,5 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
     with precision.scope(name):
         H, W, b, log_scale = (jnp.asarray(part, name) for part in (state.H, state.W, state.b, state.log_scale))
         inner = None if state.inner is None else jnp.asarray(state.inner, name)
-        values = evaluate(plan, View(model, DenseFeatures(H), W, b, log_scale, inner=inner))
+        values = _evaluated(plan, View(model, DenseFeatures(H), W, b, log_scale, inner=inner), of_test)
     return precision.given_back(values, name, outside)

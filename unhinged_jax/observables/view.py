@@ -83,6 +83,7 @@ class View:
     of the first run, whose leading part is e^log_start (direction + `beside`). `small_loss` is the loss, as (mantissa,
     logarithm of its scale, whether it holds), of a run that knows it better than the difference of logits and targets.
     `inner` are the factors between H and W of a deep model, each e^log_scale times the array, (L-2, p, p).
+    `unless_lost` is NaN if features or prototypes are too small beside the others to be known, else 1.
     """
 
     model: LayerPeeled
@@ -95,6 +96,7 @@ class View:
     beside: Orthonormal | None = None
     small_loss: tuple[jax.Array, jax.Array, jax.Array] | None = None
     inner: Float[jax.Array, "l p p"] | None = None
+    unless_lost: Float[jax.Array, ""] | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
         """compute(view), evaluated only once, because XLA does not merge factorisations."""

@@ -40,7 +40,8 @@ from unhinged_jax.special import drift, largest, power_of_two, safe_norm
 _ALIKE = (CrossEntropy, MSE, Focal)
 """Our losses that treat all classes alike and are smooth, but not classes derived from them. A hinge has its kinks
 where two classes are as near, as here."""
-_SLACK = 100  # in units of rounding: how far a start may be from one that a group permutes
+_SLACK = 16  # in units of rounding: how far a start may be from one that a group permutes
+_LEAST = 4  # the same: a character of the start that is smaller is only what rounding left
 
 
 def group_of(model: LayerPeeled, state: State) -> str:
@@ -193,10 +194,12 @@ def group_system(model: LayerPeeled, state: State, group: str, scaled: bool) -> 
 def _planes(h: jax.Array, w: jax.Array) -> jax.Array:
     """Orthonormal vectors of the plane of every two rows, (2, C, p); zeros for what a plane lacks, but for rounding."""
     h, w = (part / jnp.maximum(largest(part), jnp.finfo(part.dtype).tiny) for part in (h, w))
-    least = 64 * jnp.finfo(h.dtype).eps * jnp.maximum(jnp.max(_lengths(h)), jnp.max(_lengths(w)))
-    ahead = _lengths(h) >= _lengths(w)
+    lengths_h, lengths_w, eps = _lengths(h), _lengths(w), jnp.finfo(h.dtype).eps
+    least = _LEAST * eps * jnp.maximum(jnp.max(lengths_h), jnp.max(lengths_w))
+    ahead = lengths_h >= lengths_w
     along, rest = _unit(jnp.where(ahead, h, w), least), jnp.where(ahead, w, h)
-    for bound in (least, 0.5):  # the second time removes what the rounding of the first left
+    aside = jnp.maximum(least, 64 * eps * jnp.maximum(lengths_h, lengths_w))
+    for bound in (aside, 0.5):  # the second time removes what the rounding of the first left
         rest = _unit(rest - jnp.sum(rest * along, axis=1, keepdims=True) * along, bound)
     return jnp.stack([along, rest])
 
