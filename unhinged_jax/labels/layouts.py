@@ -253,7 +253,7 @@ def targets(values: Any, truth: ArrayLike | Sequence[int] | None = None) -> Labe
 
     Args:
         values: Finite numbers, shape (n, C), or (n,) for one output; or a matrix of scipy.sparse, of which only the
-            entries are kept: the unhinged loss then needs no (n, C) array. Every other loss makes one.
+            entries are kept: reduced runs of the unhinged loss then make no (n, C) array. Every other run makes one.
         truth: The class of each sample, 0 ... C-1, shape (n,), if outputs stand for classes. Without it there is no
             accuracy, margin or metric of neural collapse, and a run refuses them.
 
