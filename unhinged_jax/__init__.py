@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from unhinged_jax.schedules import constant as constant
     from unhinged_jax.schedules import cosine as cosine
     from unhinged_jax.schedules import exponential as exponential
+    from unhinged_jax.schedules import join as join
     from unhinged_jax.schedules import logspaced as logspaced
     from unhinged_jax.schedules import numeric as numeric
     from unhinged_jax.schedules import piecewise as piecewise
@@ -118,7 +119,9 @@ _HOMES = {
     "optimizers": "Optimizer clipped_descent normalized_descent rescale_by_feature_norm spectral_descent",
     "plots": "plot",
     "references": "citation",
-    "schedules": "constant cosine exponential logspaced numeric piecewise polynomial steps warmup warmup_stable_decay",
+    "schedules": (
+        "constant cosine exponential join logspaced numeric piecewise polynomial steps warmup warmup_stable_decay"
+    ),
     "simulation": "simulate",
     "sweeps": "SweepIncomplete SweepPlan open_sweep sweep",
     "trajectory": "RunResult Trajectory concat load",

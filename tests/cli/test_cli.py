@@ -239,6 +239,14 @@ def test_the_example_builds():
             '{kind = "warmup", length = 3, schedule = {kind = "cosine", peak = 0.1, horizon = 9}}',
             uj.warmup(3, uj.cosine(0.1, 9)),
         ),
+        (
+            '{kind = "join", schedules = [0.1, {kind = "warmup", length = 3, schedule = 0.2}], boundaries = [4.0]}',
+            uj.join([0.1, uj.warmup(3, 0.2)], [4.0]),
+        ),
+        (
+            '{kind = "warmup_stable_decay", peak = 0.1, warmup = 2, stable = 3, decay = 4}',
+            uj.warmup_stable_decay(0.1, warmup=2, stable=3, decay=4),
+        ),
     ],
 )
 def test_schedules(text, expected, tmp_path):

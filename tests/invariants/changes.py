@@ -542,6 +542,7 @@ WRITINGS: dict[str, Change] = {
     ),
     "schedule: equal pieces": schedule_by(lambda eta: uj.piecewise([eta, eta], [2.0])),
     "schedule: warm-up of length 0": schedule_by(lambda eta: uj.warmup(0.0, eta)),
+    "schedule: joined equals": schedule_by(lambda eta: uj.join([eta, uj.constant(eta)], [2.0])),
     "schedule: cosine that stays": schedule_by(lambda eta: uj.cosine(eta, 4.0, eta)),
     "schedule: function": schedule_by(lambda eta: lambda t: eta + 0 * t),
     "schedule: optax": schedule_by(optax.constant_schedule),

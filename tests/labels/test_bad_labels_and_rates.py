@@ -10,7 +10,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax import _request, collapse, losses
-from unhinged_jax.schedules import Constant, Piecewise, QuadratureWarning
+from unhinged_jax.schedules import Constant, Joined, Piecewise, QuadratureWarning
 from unhinged_jax.schedules.elapsed import elapsed
 from unhinged_jax.training.heads import Head
 from unhinged_jax.training.metrics import reliability
@@ -89,12 +89,16 @@ BAD_RATES = {
     "a descent that turns": (lambda: uj.Descent(down), "gives -0.35 at 9;"),
     "one of optax": (lambda: uj.Descent(optax.linear_schedule(0.1, -0.1, 8)), "gives -0.1 at 8"),
     "a warm-up before one": (lambda: uj.Flow(uj.warmup(4, down)), "gives -0.05 at 10"),
+    "one that is joined": (lambda: uj.Flow(uj.join([0.1, down], [4.0])), "gives -0.05 at 10"),
     "NaN": (lambda: uj.Descent(lambda t: jnp.where(t > 3, jnp.nan, 1.0)), "gives nan at 4"),
     "infinity": (lambda: uj.Flow(lambda t: 1 / (5 - jnp.floor(t))), "gives inf at 5"),
     "one of the rates": (lambda: uj.Descent(0.1, rate_W=down), "gives -0.35 at 9"),
     "a class below 0": (lambda: uj.Flow(Constant(-0.1)), "at least 0"),
     "a class that turns": (lambda: uj.Flow(Piecewise((1.0, -1.0), (2.0,))), "at least 0"),
     "too few values": (lambda: uj.Flow(Piecewise((1.0,), (2.0,))), "one more value"),
+    "a joined class below 0": (lambda: uj.Flow(Joined((Constant(0.1), Constant(-0.1)), (2.0,))), "at least 0"),
+    "joined classes in disorder": (lambda: uj.Flow(Joined((Constant(0.1),) * 3, (2.0, 1.0))), "strictly ascending"),
+    "a joined function": (lambda: uj.Flow(Joined((Constant(0.1), down), (2.0,))), "a schedule must be"),
     "momentum NaN": (lambda: uj.Descent(0.1, momentum=float("nan")), r"momentum must lie in \[0, 1\)"),
     "momentum True": (lambda: uj.Descent(0.1, momentum=True), "momentum must be a real number"),
     "complex momentum": (lambda: uj.Descent(0.1, momentum=0.5j), "momentum must be a real number"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unhinged_jax as uj
-from unhinged_jax.schedules import cosine, exponential, numeric, piecewise, polynomial, warmup
+from unhinged_jax.schedules import cosine, exponential, join, numeric, piecewise, polynomial, warmup
 from unhinged_jax.schedules.total import remaining
 
 C, P = 3, 4
@@ -105,6 +105,7 @@ ENDING = {
     "straight line": (polynomial(0.4, horizon=30.0), 30.0),
     "pieces": (piecewise([0.4, 0.1, 0.0], [5.0, 9.0]), 9.0),
     "warmup": (warmup(4.0, cosine(0.4, horizon=20.0)), 24.0),
+    "joined": (join([0.1, cosine(0.4, horizon=20.0), 0.0], [4.0, 9.0]), 9.0),
     "inverse power": (lambda t: 0.5 / (1 + t) ** 2, 1e9),
 }
 
@@ -148,8 +149,8 @@ def test_what_is_left_of_a_schedule(how, first):
     "schedule",
     [
         cosine(0.4, 20.0, floor=1e-9), exponential(0.4, 0.0), polynomial(0.4, 5.0, final=1e-9), piecewise([0, 1], [3]),
-        warmup(3.0, 0.1), numeric(lambda t: 1 / (1 + t)), numeric(lambda t: 1 + jnp.cos(t)),
-        numeric(lambda t: 1 / jnp.sqrt(1 + t)),
+        warmup(3.0, 0.1), join([cosine(0.4, 20.0), 1e-9], [3.0]), numeric(lambda t: 1 / (1 + t)),
+        numeric(lambda t: 1 + jnp.cos(t)), numeric(lambda t: 1 / jnp.sqrt(1 + t)),
     ],
 )  # fmt: skip
 def test_what_is_left_of_schedules_that_go_on_is_infinite(schedule):

@@ -15,7 +15,7 @@ import xarray
 from matplotlib.figure import Figure
 
 import unhinged_jax as uj
-from unhinged_jax.schedules import Cosine, Warmup
+from unhinged_jax.schedules import Cosine, Joined, Warmup
 
 
 def ten_lines() -> jax.Array:
@@ -77,6 +77,7 @@ def dynamics() -> list[uj.Flow | uj.Descent]:
     """Schedules and rates."""
     assert_type(uj.cosine(0.1, 100), Cosine)
     assert_type(uj.warmup(10, uj.exponential(0.1, 0.01)), Warmup)
+    assert_type(uj.join([uj.constant(0.1), 0.2, uj.cosine(0.2, 9)], [10, 20]), Joined)
     return [
         uj.Flow(uj.piecewise([1.0, 0.1], [50.0]), rate_H=2.0),
         uj.Descent(uj.polynomial(0.1, horizon=100), momentum=0.9),

@@ -20,10 +20,13 @@ from unhinged_jax.schedules import (
     constructors,
     cosine,
     exponential,
+    join,
+    joining,
     numeric,
     piecewise,
     polynomial,
     quadrature,
+    shapes,
     warmup,
     warmup_stable_decay,
 )
@@ -49,27 +52,62 @@ def piecewise_rate(t, a, b, c, first, second):
     return a if t < first else b if t < second else c
 
 
+def joined(peak, horizon, kept, falls, over, first, second):
+    """A cosine that is cut short or ends before the first boundary, a constant, and a line."""
+    return join([cosine(peak, horizon), kept, polynomial(falls, over)], [first, second])
+
+
+def joined_rate(t, peak, horizon, kept, falls, over, first, second):
+    if t < first:
+        return cosine_rate(t, peak, horizon, 0.0)
+    return kept if t < second else polynomial_rate(t - second, falls, over, 1.0, 0.0)
+
+
+def joined_breaks(peak, horizon, kept, falls, over, first, second):
+    return [*([horizon] if horizon < first else []), first, second, second + over]
+
+
+def rise_and_fall(peak, rise, stable, fall, floor):
+    return warmup_stable_decay(peak, warmup=rise, stable=stable, decay=fall, floor=floor)
+
+
+def rise_and_fall_rate(t, peak, rise, stable, fall, floor):
+    return np.interp(t, [0.0, rise, rise + stable, rise + stable + fall], [0.0, peak, peak, floor])
+
+
+def none(*_):
+    return []
+
+
 # constructor of the parameters, parameters, NumPy rate, where it is not smooth
 CASES = {
-    "constant": (constant, [0.3], lambda t, value: value, []),
-    "cosine": (cosine, [0.2, 7.0, 0.05], cosine_rate, [7.0]),
-    "cosine up": (cosine, [0.1, 7.0, 0.3], cosine_rate, [7.0]),
-    "exponential": (exponential, [0.4, 0.6], lambda t, a, k: a * np.exp(-k * t), []),
-    "slow exponential": (exponential, [0.4, 0.01], lambda t, a, k: a * np.exp(-k * t), []),
-    "growth": (exponential, [0.4, -0.3], lambda t, a, k: a * np.exp(-k * t), []),
-    "line": (polynomial, [0.4, 6.0, 1.0, 0.1], polynomial_rate, [6.0]),
-    "polynomial": (polynomial, [0.4, 6.0, 2.5, 0.1], polynomial_rate, [6.0]),
+    "constant": (constant, [0.3], lambda t, value: value, none),
+    "cosine": (cosine, [0.2, 7.0, 0.05], cosine_rate, lambda peak, horizon, floor: [horizon]),
+    "cosine up": (cosine, [0.1, 7.0, 0.3], cosine_rate, lambda peak, horizon, floor: [horizon]),
+    "exponential": (exponential, [0.4, 0.6], lambda t, a, k: a * np.exp(-k * t), none),
+    "slow exponential": (exponential, [0.4, 0.01], lambda t, a, k: a * np.exp(-k * t), none),
+    "growth": (exponential, [0.4, -0.3], lambda t, a, k: a * np.exp(-k * t), none),
+    "line": (polynomial, [0.4, 6.0, 1.0, 0.1], polynomial_rate, lambda a, horizon, *_: [horizon]),
+    "polynomial": (polynomial, [0.4, 6.0, 2.5, 0.1], polynomial_rate, lambda a, horizon, *_: [horizon]),
     "piecewise": (
         lambda a, b, c, x, y: piecewise([a, b, c], [x, y]),
         [0.3, 0.0, 0.5, 2.0, 5.5],
         piecewise_rate,
-        [2.0, 5.5],
+        lambda a, b, c, x, y: [x, y],
     ),
     "warmup": (
         lambda n, peak, horizon, start: warmup(n, cosine(peak, horizon), start),
         [2.5, 0.3, 4.0, 0.1],
         warmup_rate,
-        [2.5, 6.5],
+        lambda n, peak, horizon, start: [n, n + horizon],
+    ),
+    "joined": (joined, [0.3, 1.5, 0.2, 0.1, 1.3, 2.0, 5.5], joined_rate, joined_breaks),
+    "joined, one cut short": (joined, [0.3, 9.0, 0.2, 0.1, 1.3, 2.0, 5.5], joined_rate, joined_breaks),
+    "rise and fall": (
+        rise_and_fall,
+        [0.3, 2.0, 3.5, 1.3, 0.05],
+        rise_and_fall_rate,
+        lambda peak, rise, stable, fall, floor: [rise, rise + stable, rise + stable + fall],
     ),
 }
 case = pytest.mark.parametrize("name", CASES)
@@ -90,9 +128,9 @@ def test_closed_form_equals_quadrature(name):
     with jax.enable_x64(True):
         schedule = make(*parameters)
         np.testing.assert_allclose(schedule(TIMES), [rate(t, *parameters) for t in TIMES], rtol=1e-13, atol=1e-17)
-        expected = [quad(rate, parameters, breaks, t) for t in TIMES]
+        expected = [quad(rate, parameters, breaks(*parameters), t) for t in TIMES]
         np.testing.assert_allclose(schedule.integral(TIMES), expected, rtol=1e-13)
-        np.testing.assert_allclose(schedule.breaks, breaks)
+        np.testing.assert_allclose(schedule.breaks, breaks(*parameters))
 
 
 @case
@@ -114,11 +152,7 @@ def test_derivatives(name):
                 ends = []
                 for y in (x - h, x + h):
                     moved = [*parameters[:i], y, *parameters[i + 1 :]]
-                    # Breaks are among the parameters: let quad see where they went.
-                    places = [b + y - x if b == x else b for b in breaks]
-                    if name == "warmup":
-                        places = [moved[0], moved[0] + moved[2]]
-                    ends.append(quad(rate, moved, places, t))
+                    ends.append(quad(rate, moved, breaks(*moved), t))
                 quotient = (ends[1] - ends[0]) / (2 * h)
                 np.testing.assert_allclose(gradient[i], quotient, rtol=1e-6, atol=1e-9)
 
@@ -325,6 +359,7 @@ ALL = {
     **{name: make(*parameters) for name, (make, parameters, _, _) in CASES.items()},
     "numeric": numeric(Partial(rate, 0.3, 0.7), [2.0]),
     "warmup of numeric": warmup(2.0, Partial(rate, 0.3, 0.7)),
+    "joined with numeric": join([0.2, Partial(rate, 0.3, 0.7)], [2.0]),
 }
 
 
@@ -356,7 +391,7 @@ def test_parameters_never_recompile():
         return schedule.integral(2.0)
 
     for x in (0.1, 0.2, 0.3):
-        zeta(warmup(x, piecewise([x, x], [x + 1])))
+        zeta(warmup(x, join([x, piecewise([x, x], [x + 1])], [x])))
     for x in (0.1, 0.2, 0.3):
         zeta(numeric(Partial(rate, x, x), [x]))
 
@@ -421,6 +456,18 @@ def test_as_schedule():
         (lambda: warmup(-1, 0.1), ValueError, "length"),
         (lambda: warmup(1, 0.1, start=-0.1), ValueError, "start"),
         (lambda: warmup(1, "cosine"), TypeError, "callable"),
+        (lambda: join([1.0, 2.0], [1, 2]), ValueError, "2 schedules and 2 boundaries"),
+        (lambda: join([], []), ValueError, "0 schedules and 0 boundaries"),
+        (lambda: join([1.0, 2.0, 3.0], [2, 1]), ValueError, "ascending"),
+        (lambda: join([1.0, 2.0], [0]), ValueError, "boundaries .*above 0"),
+        (lambda: join([1.0, -2.0], [1]), ValueError, "constant rate"),
+        (lambda: join([1.0, "cosine"], [1]), TypeError, "number, a callable"),
+        (lambda: join(1.0, [1]), TypeError, "sequence"),
+        (lambda: warmup_stable_decay(-1, warmup=1, stable=1, decay=1), ValueError, "peak"),
+        (lambda: warmup_stable_decay(1, warmup=-1, stable=1, decay=1), ValueError, "warmup"),
+        (lambda: warmup_stable_decay(1, warmup=1, stable=-1, decay=1), ValueError, "stable"),
+        (lambda: warmup_stable_decay(1, warmup=1, stable=1, decay=0), ValueError, "decay"),
+        (lambda: warmup_stable_decay(1, warmup=1, stable=1, decay=1, floor=-1), ValueError, "floor"),
         (lambda: numeric(0.1), TypeError, "callable"),
         (lambda: numeric(lambda t: 1.0 if t < 5 else 0.1), TypeError, "jnp.where"),
         (lambda: numeric(lambda t: jnp.ones(2) * t), TypeError, "one real scalar"),
@@ -436,26 +483,72 @@ def test_bad_input(make, error, message):
 
 def test_examples():
     with warnings.catch_warnings():
-        result = doctest.testmod(constructors)
-    assert result.attempted >= 8 and result.failed == 0
+        results = [doctest.testmod(module) for module in (constructors, joining, shapes)]
+    assert sum(result.attempted for result in results) >= 14 and not any(result.failed for result in results)
 
 
-def test_rise_constant_rate_and_fall():
-    """Against optax joined by hand, and quadrature; a total; derivatives; numbers that are not allowed."""
-    schedule = warmup_stable_decay(0.5, warmup=10, stable=30, decay=20, floor=0.1)
+# --- schedules one after another ----------------------------------------------------------------
+
+
+def test_joined_rates_are_those_of_optax():
     parts = [optax.linear_schedule(0.0, 0.5, 10), optax.constant_schedule(0.5), optax.linear_schedule(0.5, 0.1, 20)]
-    joined = optax.join_schedules(parts, [10, 40])
-    times = np.arange(0, 90)
-    np.testing.assert_allclose(schedule(times), [joined(t) for t in times], rtol=1e-6)
-    assert schedule.breaks == (10, 40, 60)
+    theirs, steps = optax.join_schedules(parts, [10, 40]), np.arange(90)
+    expected = [theirs(k) for k in steps]
+    for ours in (
+        join([polynomial(0.0, 10, final=0.5), 0.5, polynomial(0.5, 20, final=0.1)], [10, 40]),
+        warmup_stable_decay(0.5, warmup=10, stable=30, decay=20, floor=0.1),
+    ):
+        np.testing.assert_allclose(ours(steps), expected, rtol=1e-6)
+
+
+def test_joined_equals_the_schedules_that_say_the_same():
+    """Piecewise constant, warm-up, and one schedule that is alone or whose parts are joined themselves."""
     with jax.enable_x64(True):
-        edges = np.array([0.0, 10, 40, 60, 85])
-        pieces = [scipy.integrate.quad(lambda t: float(schedule(t)), *pair)[0] for pair in itertools.pairwise(edges)]
-        np.testing.assert_allclose(schedule.integral(edges[1:]), np.cumsum(pieces), rtol=1e-12)
-        slope = jax.grad(lambda decay: warmup_stable_decay(0.5, warmup=10, stable=30, decay=decay).integral(99.0))
-        assert float(slope(20.0)) == pytest.approx(0.25, rel=1e-12)
+        inner = cosine(0.3, 4.0)
+        pairs = [
+            (join([0.3, 0.0, 0.5], np.array([2.0, 5.5])), piecewise([0.3, 0.0, 0.5], [2.0, 5.5])),
+            (join([polynomial(0.1, 2.5, final=0.3), inner], [2.5]), warmup(2.5, inner, 0.1)),
+            (join([inner], []), inner),
+            (join([join([0.3, 0.1], [2]), join([0.4, inner], [1])], [3]), join([0.3, 0.1, 0.4, inner], [2, 3, 4])),
+        ]
+        for one, other in pairs:
+            np.testing.assert_allclose(one(TIMES), other(TIMES), rtol=1e-14)
+            np.testing.assert_allclose(one.integral(TIMES), other.integral(TIMES), rtol=1e-14)
+            np.testing.assert_allclose(one.breaks, other.breaks)
+
+
+def test_joined_functions():
+    """Integrated by quadrature, each on its own clock; a growing one is not asked for times after its end."""
+    grows, falls = exponential(0.1, -300.0), Partial(rate, 0.3, 0.7)
+    with jax.enable_x64(True):
+        schedule = join([grows, numeric(falls, [0.5])], [1e-2])
+        late = 0.1 * np.expm1(3.0) / 300 + closed(0.3, 0.7, TIMES - 1e-2)
+        expected = np.where(TIMES < 1e-2, 0.1 * np.expm1(300 * np.minimum(TIMES, 1e-2)) / 300, late)
+        np.testing.assert_allclose(schedule.integral(TIMES), expected, rtol=1e-12)
+        np.testing.assert_allclose(schedule.breaks, [1e-2, 0.51])
+        slopes = jax.vmap(jax.grad(schedule.integral))(jnp.asarray(TIMES))
+        np.testing.assert_allclose(slopes, schedule(TIMES), rtol=1e-13)
+        assert float(remaining(join([falls, cosine(0.1, 4.0)], [3.0]), 2.0)) == pytest.approx(
+            float(closed(0.3, 0.7, 3.0) - closed(0.3, 0.7, 2.0)) + 0.2, rel=1e-9
+        )
+
+
+def test_breaks_of_traced_boundaries_stay_in_their_windows():
+    with jax.enable_x64(True):
+        found = jax.vmap(lambda x: jnp.stack(join([cosine(0.3, 4.0), 0.1], [x]).breaks))(jnp.array([3.0, 5.0]))
+        np.testing.assert_array_equal(found, [[3.0, 3.0], [4.0, 5.0]])
+
+
+@pytest.mark.parametrize(("rise", "stable"), [(0.0, 3.0), (2.0, 0.0), (0.0, 0.0)])
+def test_rises_and_plateaus_of_no_length(rise, stable):
+    times = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 9.0])
+    with jax.enable_x64(True):
+        schedule = warmup_stable_decay(0.5, warmup=rise, stable=stable, decay=2.0, floor=0.1)
+        fallen = np.clip((times - rise - stable) / 2, 0, 1)
+        expected = np.where(times < rise, 0.5 * times / max(rise, 1.0), 0.5 - 0.4 * fallen)
+        np.testing.assert_allclose(schedule(times), expected, rtol=1e-14)
+        slopes = jax.vmap(jax.grad(schedule.integral))(times)
+        np.testing.assert_allclose(slopes, expected, rtol=1e-14)
     assert float(remaining(schedule, 0.0)) == np.inf
-    assert float(remaining(warmup_stable_decay(0.5, warmup=10, stable=30, decay=20), 0.0)) == pytest.approx(22.5)
-    for wrong in ({"warmup": -1.0}, {"stable": -1.0}, {"decay": 0.0}, {"floor": -0.1}):
-        with pytest.raises(ValueError, match=next(iter(wrong))):
-            warmup_stable_decay(0.5, **({"warmup": 1.0, "stable": 1.0, "decay": 1.0} | wrong))
+    ends = warmup_stable_decay(0.5, warmup=rise, stable=stable, decay=2.0)
+    assert float(remaining(ends, 0.0)) == pytest.approx(0.5 * (rise / 2 + stable + 1.0))

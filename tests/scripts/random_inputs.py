@@ -252,6 +252,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "cosine": (uj.cosine, {"peak": 1.0, "horizon": 2.0, "floor": 0.0}),
     "piecewise": (uj.piecewise, {"values": [1.0, 2.0], "boundaries": [1.0]}),
     "warmup": (uj.warmup, {"length": 1.0, "schedule": 1.0, "start": 0.0}),
+    "join": (uj.join, {"schedules": [1.0, 2.0], "boundaries": [1.0]}),
     "numeric": (uj.numeric, {"function": jnp.exp, "breaks": ()}),
     "a schedule": (uj.cosine(1.0, 2.0), {"t": 1.0}),
     "logspaced": (uj.logspaced, {"first": 1, "last": 10, "count": 3}),

@@ -21,7 +21,7 @@ _SCHEDULES = {
     function.__name__: function
     for function in (schedules.constant, schedules.cosine, schedules.exponential, schedules.polynomial,
                      schedules.piecewise, schedules.warmup, schedules.warmup_stable_decay,
-                     schedules.numeric)
+                     schedules.join, schedules.numeric)
 }  # fmt: skip
 
 
@@ -37,6 +37,8 @@ def _schedule(spec: float | str | dict, files: Files) -> Any:
     constructor = files.function(kind) if ":" in kind else pick("schedule kind", kind, _SCHEDULES)
     if kind == "warmup" and "schedule" in arguments:
         arguments["schedule"] = _schedule(arguments["schedule"], files)
+    if kind == "join" and isinstance(arguments.get("schedules"), list):
+        arguments["schedules"] = [_schedule(each, files) for each in arguments["schedules"]]
     if kind == "numeric" and isinstance(arguments.get("function"), str):
         arguments["function"] = files.function(arguments["function"])
     return call(constructor, arguments, f"schedule {kind!r}")

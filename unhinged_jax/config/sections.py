@@ -153,7 +153,7 @@ class DynamicsSection:
     Attributes:
         kind: "flow", "descent" or "diffusion".
         schedule: The learning rate: a number (default 1), or {kind = ..., and its numbers} with kind "constant",
-            "cosine", "exponential", "polynomial", "piecewise", "warmup", "warmup_stable_decay" or "numeric";
+            "cosine", "exponential", "polynomial", "piecewise", "warmup", "warmup_stable_decay", "join" or "numeric";
             "module:name" is one of your own.
         rate_H: Factor on the rate of the features, given like `schedule`; default 1.
         rate_W: Factor on the rate of the prototypes, given like `schedule`; default 1.

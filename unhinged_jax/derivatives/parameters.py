@@ -75,14 +75,17 @@ class _Change:
 
 @dataclasses.dataclass(frozen=True)
 class _Replace:
-    """(thing, value) -> thing with the field at the end of a path of fields replaced."""
+    """(thing, value) -> thing with the field at the end of a path replaced, of field names and places in tuples."""
 
     path: tuple[str, ...]
 
     def __call__(self, thing: Any, value: Any) -> Any:
-        head, *rest = self.path
-        new = _Replace(tuple(rest))(getattr(thing, head), value) if rest else value
-        return dataclasses.replace(thing, **{head: new})
+        if not self.path:
+            return value
+        head, replaced = self.path[0], _Replace(self.path[1:])
+        if isinstance(thing, tuple):
+            return tuple(replaced(each, value) if str(at) == head else each for at, each in enumerate(thing))
+        return dataclasses.replace(thing, **{head: replaced(getattr(thing, head), value)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +122,9 @@ def available(model: LayerPeeled, dynamics: Dynamics, state: State) -> dict[str,
     `gamma`; `decay` (moves both decays by the same amount), `decay_H`, `decay_W` (each with the other fixed); `rate_H`,
     `rate_W` (each with the other fixed) and `s` = r_1/r_2 at fixed r_2; `decay_b` and `rate_b` if the biases have their
     own, which then stay where decays and rates of H and W move; `eta`, a constant rate; `schedule.FIELD`, a number or
-    array of the schedule (further dots reach nested ones); `momentum`, `damping`, `sam_radius` and `clip_norm`;
-    `memory.FIELD`; `optimizer.NAME`, a number of an `Optimizer`; `batch`, of expectations and of `limit`, as a
-    continuous number;
+    array of the schedule (further dots reach nested ones, and places count from 0 among those that `join` joins);
+    `momentum`, `damping`, `sam_radius` and `clip_norm`; `memory.FIELD`; `optimizer.NAME`, a number of an `Optimizer`;
+    `batch`, of expectations and of `limit`, as a continuous number;
     `noise`, the rate of expected symmetric label noise, with the weights fixed; `class_weights`, factors on the weights
     of the classes, at 1, which keep the sum of the weights if it is 1 (before normalisation) and are applied as given
     otherwise; `sample_weights`, the q_i themselves, each with the others fixed; `loss.FIELD`; `kernel`; `H`, `W` (in
@@ -264,6 +267,9 @@ def _numbers_in(thing: Any, way: tuple[str, ...]) -> Iterable[tuple[tuple[str, .
             yield here, value
         elif isinstance(value, tuple) and value and all(map(is_number, value)):
             yield here, jnp.stack([jnp.asarray(entry, float) for entry in value])
+        elif isinstance(value, tuple):
+            for at, each in enumerate(value):
+                yield from _numbers_in(each, (*here, str(at))) if dataclasses.is_dataclass(each) else ()
         elif dataclasses.is_dataclass(value):
             yield from _numbers_in(value, here)
 

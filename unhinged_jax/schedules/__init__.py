@@ -16,29 +16,39 @@ from unhinged_jax.schedules.constructors import (
     numeric,
     piecewise,
     polynomial,
-    warmup,
-    warmup_stable_decay,
 )
 from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
+from unhinged_jax.schedules.joining import join, warmup, warmup_stable_decay
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
+from unhinged_jax.schedules.shapes import (
+    Constant,
+    Cosine,
+    Exponential,
+    Joined,
+    Piecewise,
+    Polynomial,
+    Warmup,
+    WarmupStableDecay,
+)
 from unhinged_jax.schedules.times import logspaced, steps
 
 __all__ = [
     "Constant",
     "Cosine",
     "Exponential",
+    "Joined",
     "Numeric",
     "Piecewise",
     "Polynomial",
     "QuadratureWarning",
     "Schedule",
-    "StableDecay",
     "Warmup",
+    "WarmupStableDecay",
     "as_schedule",
     "constant",
     "cosine",
     "exponential",
+    "join",
     "logspaced",
     "numeric",
     "piecewise",

@@ -12,10 +12,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.schedules.quadrature import Number
 
 
-def sequence(name: str, x: Iterable[Number]) -> Any:
+def sequence(name: str, x: Iterable[Any], of: str = "numbers") -> Any:
     """A one-dimensional array as it is, any other sequence as a tuple."""
     if isinstance(x, (np.ndarray, Array)):
         if x.ndim != 1:
@@ -24,7 +23,7 @@ def sequence(name: str, x: Iterable[Number]) -> Any:
     try:
         return tuple(x)
     except TypeError:
-        raise TypeError(f"`{name}` must be a sequence of numbers, but is {_check.given(x)}.") from None
+        raise TypeError(f"`{name}` must be a sequence of {of}, but is {_check.given(x)}.") from None
 
 
 def ascending(name: str, times: Sequence[float] | np.ndarray | Array) -> Any:

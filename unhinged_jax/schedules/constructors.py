@@ -16,7 +16,7 @@ from unhinged_jax.schedules.checks import ascending, check_function, sequence
 from unhinged_jax.schedules.integrated import Numeric
 from unhinged_jax.schedules.quadrature import Number
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
+from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial
 
 ScheduleLike = Schedule | Number | Callable[[Array], Any]
 """What `as_schedule` makes a schedule of: a schedule, a number, or a function of time."""
@@ -163,72 +163,6 @@ def piecewise(values: Sequence[Any] | Array, boundaries: Sequence[Any] | Array) 
         )
     _check.non_negative("values", values, array=True)
     return Piecewise(values, ascending("boundaries", boundaries))
-
-
-def warmup(length: Number, schedule: ScheduleLike, start: Number = 0.0) -> Warmup:
-    """A linear rise from `start` to schedule(0) over `length`, then `schedule` at t - length.
-
-    Args:
-        length: duration of the rise, >= 0; with 0 there is no rise.
-        schedule: the schedule that follows: a schedule, a number, or a callable (see `as_schedule`).
-        start: eta(0) >= 0 (default 0).
-
-    Returns:
-        A schedule with a break at `length` and the shifted breaks of `schedule`.
-
-    Raises:
-        ValueError: if `length` or `start` is negative or not finite.
-        TypeError: if `schedule` cannot be made a schedule.
-
-    Source: beyond the paper.
-
-    Example:
-        >>> from unhinged_jax.schedules import cosine, warmup
-        >>> schedule = warmup(100, cosine(0.5, horizon=900))
-        >>> print(f"{schedule.integral(1_000):.2f}", schedule.breaks)
-        250.00 (100, 1000)
-    """
-    _check.non_negative("length", length)
-    _check.non_negative("start", start)
-    length, start = _numbers.reals(length=length, start=start)
-    return Warmup(length, as_schedule(schedule), start)
-
-
-def warmup_stable_decay(peak: Number, *, warmup: Number, stable: Number, decay: Number, floor: Number = 0.0) -> Warmup:
-    """A linear rise from 0 to the peak, a constant rate, and a linear fall to the floor, where it stays.
-
-    Args:
-        peak: the rate between rise and fall, >= 0.
-        warmup: duration of the rise, >= 0.
-        stable: duration of the constant rate, >= 0.
-        decay: duration of the fall, > 0.
-        floor: the last rate, >= 0 (default 0).
-
-    Returns:
-        A schedule with breaks at the ends of the three parts.
-
-    Raises:
-        ValueError: if a rate or a duration is negative or not finite, or `decay` is not positive.
-
-    Source: Hu et al. 2024 (MiniCPM); beyond the paper.
-
-    Example:
-        >>> from unhinged_jax.schedules import warmup_stable_decay
-        >>> schedule = warmup_stable_decay(0.5, warmup=100, stable=800, decay=100)
-        >>> print(schedule.integral(1_000), schedule.breaks)
-        450.0 (100, 900, 1000)
-    """
-    _check.non_negative("warmup", warmup)
-    return Warmup(_numbers.real("warmup", warmup), stable_decay(peak, stable, decay, floor))
-
-
-def stable_decay(peak: Number, stable: Number, decay: Number, floor: Number = 0.0) -> StableDecay:
-    """The part of `warmup_stable_decay` after its rise."""
-    _check.non_negative("peak", peak)
-    _check.non_negative("stable", stable)
-    _check.positive("decay", decay)
-    _check.non_negative("floor", floor)
-    return StableDecay(*_numbers.reals(peak=peak, stable=stable, decay=decay, floor=floor))
 
 
 def numeric(function: Callable[[Any], Any], breaks: Sequence[Any] | Array = ()) -> Numeric:

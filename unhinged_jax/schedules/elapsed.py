@@ -17,10 +17,22 @@ import numpy as np
 
 from unhinged_jax import _check
 from unhinged_jax.schedules import constructors as build
+from unhinged_jax.schedules import joining
 from unhinged_jax.schedules.integrated import Numeric, QuadratureWarning
 from unhinged_jax.schedules.quadrature import PANELS
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
+from unhinged_jax.schedules.shapes import (
+    Constant,
+    Cosine,
+    Exponential,
+    Joined,
+    Piecewise,
+    Polynomial,
+    Warmup,
+    WarmupStableDecay,
+    held,
+    parts,
+)
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _TO_ENDS = np.linalg.solve(np.polynomial.legendre.legvander(_NODES, 15).T, [[(-1.0) ** k, 1.0] for k in range(16)])
@@ -34,19 +46,17 @@ _NOISE = 1e-6  # of the largest rate: a negative rate that is rounding
 _BUILDERS: dict[type, Callable[..., Schedule]] = {
     Constant: build.constant,
     Cosine: build.cosine,
-    StableDecay: build.stable_decay,
     Exponential: build.exponential,
     Polynomial: build.polynomial,
     Piecewise: build.piecewise,
+    WarmupStableDecay: joining.warmup_stable_decay,
+    Joined: joining.join,
 }
 
 
 def integrated_outside(schedule: Schedule) -> bool:
     """Whether a schedule is integrated by quadrature, and its function can be called now."""
-    inner = schedule
-    while isinstance(inner, Warmup):
-        inner = inner.schedule
-    return isinstance(inner, Numeric) and _callable_now(schedule)
+    return any(isinstance(part, Numeric) for part in parts(schedule)) and _callable_now(schedule)
 
 
 def must_be_schedule(value: object) -> None:
@@ -55,6 +65,17 @@ def must_be_schedule(value: object) -> None:
         raise ValueError(
             f"a schedule must be a number, a function of time or a schedule, but got {_check.given(value)}."
         )
+
+
+def _check_numbers(schedule: Schedule) -> None:
+    """Raise unless this is a schedule, made of schedules, whose numbers its constructor accepts."""
+    must_be_schedule(schedule)
+    for inner in held(schedule):
+        _check_numbers(inner)
+    if isinstance(schedule, Warmup):
+        joining.warmup(schedule.length, 0.0, schedule.start)
+    elif type(schedule) in _BUILDERS:
+        _BUILDERS[type(schedule)](**vars(schedule))
 
 
 def check_rates(schedule: Schedule, first: float, last: float, step: float | None, compiled: bool = False) -> None:
@@ -69,15 +90,8 @@ def check_rates(schedule: Schedule, first: float, last: float, step: float | Non
     Raises:
         ValueError: naming the time and the value.
     """
-    inner = schedule
-    while isinstance(inner, Warmup):
-        build.warmup(inner.length, 0.0, inner.start)
-        inner = inner.schedule
-    if type(inner) in _BUILDERS:
-        _BUILDERS[type(inner)](**vars(inner))
-        return
-    must_be_schedule(inner)
-    if not _callable_now(schedule):
+    _check_numbers(schedule)
+    if all(type(part) in _BUILDERS for part in parts(schedule)) or not _callable_now(schedule):
         return
     if step is not None:
         count = max(round((last - first) / step), 1)  # a quotient such as 0.3/0.1 lies below its whole number

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from unhinged_jax import _check
 from unhinged_jax.schedules.quadrature import Number
 from unhinged_jax.schedules.schedule import Schedule
 from unhinged_jax.special import phi1
@@ -137,31 +141,6 @@ class Piecewise(Schedule):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class StableDecay(Schedule):
-    """Constant, then a straight line to the floor; the part of `warmup_stable_decay` after its rise."""
-
-    peak: Number
-    stable: Number
-    decay: Number
-    floor: Number = 0.0
-
-    @property
-    def breaks(self) -> tuple[Number, ...]:
-        return (self.stable, self.stable + self.decay)
-
-    def _fallen(self, t: Array) -> Array:
-        return jnp.clip((t - self.stable) / self.decay, 0.0, 1.0)
-
-    def _rate(self, t: Array) -> Array:
-        return self.peak - (self.peak - self.floor) * self._fallen(t)
-
-    def _integral(self, t: Array) -> Array:
-        beyond = jnp.maximum(t - self.stable - self.decay, 0.0)
-        return self.peak * t - (self.peak - self.floor) * (self.decay * self._fallen(t) ** 2 / 2 + beyond)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Warmup(Schedule):
     """A linear rise, then another schedule with its own clock; see `warmup`."""
 
@@ -194,3 +173,106 @@ class Warmup(Schedule):
         rising, done, rest = self._phases(t)
         risen = jnp.where(rising, t, self.length)
         return risen * (self.start + self._climb(t) * done / 2) + self.schedule.integral(rest)
+
+
+class _Window(NamedTuple):
+    """A schedule, the time at which it begins, and how long it lasts; the last one has no end."""
+
+    schedule: Schedule
+    start: Number
+    length: Number | None
+
+    def clock(self, t: Array) -> Array:
+        """The schedule's own time, which stands still before and after its window.
+
+        Derivatives at the ends are those from the right, so `jnp.clip`, which halves them, will not do.
+        """
+        since = jnp.where(t < self.start, 0.0, t - self.start)
+        return since if self.length is None else jnp.where(since < self.length, since, self.length)
+
+    def breaks(self) -> list[Number]:
+        """The schedule's own breaks inside the window. A traced one beyond its end counts as the end."""
+        inside: list[Number] = []
+        for point in self.schedule.breaks:
+            if self.length is None:
+                inside.append(self.start + point)
+            elif not _check.concrete((point, self.length)):
+                inside.append(self.start + jnp.minimum(point, self.length))
+            elif np.asarray(point) < np.asarray(self.length):
+                inside.append(self.start + point)
+        return inside
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Joined(Schedule):
+    """One schedule after another, each with its own clock; see `join`."""
+
+    schedules: tuple[Schedule, ...]
+    boundaries: Sequence[Any] | Array
+
+    def _windows(self) -> list[_Window]:
+        ends = tuple(self.boundaries)
+        starts: tuple[Any, ...] = (0, *ends)
+        lengths = [end - start for start, end in itertools.pairwise(starts)]
+        return [_Window(*parts) for parts in zip(self.schedules, starts, (*lengths, None), strict=True)]
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        first, *others = self._windows()
+        return (*first.breaks(), *(point for window in others for point in (window.start, *window.breaks())))
+
+    def _rate(self, t: Array) -> Array:
+        first, *others = self._windows()
+        rate = first.schedule(first.clock(t))
+        for window in others:
+            rate = jnp.where(t < window.start, rate, window.schedule(window.clock(t)))
+        return rate
+
+    def _integral(self, t: Array) -> Array:
+        return functools.reduce(jnp.add, [each.schedule.integral(each.clock(t)) for each in self._windows()])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WarmupStableDecay(Schedule):
+    """A rise, a constant rate and a fall, joined; see `warmup_stable_decay`."""
+
+    peak: Number
+    warmup: Number
+    stable: Number
+    decay: Number
+    floor: Number = 0.0
+
+    @property
+    def joined(self) -> Joined:
+        """The same schedule, whose parts have a peak each."""
+        risen = Warmup(self.warmup, Constant(self.peak))
+        return Joined((risen, Polynomial(self.peak, self.decay, final=self.floor)), (self.warmup + self.stable,))
+
+    @property
+    def breaks(self) -> tuple[Number, ...]:
+        return self.joined.breaks
+
+    def _rate(self, t: Array) -> Array:
+        return self.joined(t)
+
+    def _integral(self, t: Array) -> Array:
+        return self.joined.integral(t)
+
+
+def held(schedule: object) -> tuple[Schedule, ...]:
+    """The schedules that a schedule is directly made of."""
+    if isinstance(schedule, Joined):
+        return tuple(schedule.schedules)
+    return (schedule.schedule,) if isinstance(schedule, Warmup) else ()
+
+
+def parts(schedule: Schedule) -> tuple[Schedule, ...]:
+    """The shapes and functions that a schedule is made of; itself alone if it is made of no others.
+
+    Example:
+        >>> parts(Joined((Warmup(1.0, Constant(0.5)), Constant(0.1)), (3.0,)))
+        (Constant(value=0.5), Constant(value=0.1))
+    """
+    return tuple(part for inner in held(schedule) for part in parts(inner)) or (schedule,)

@@ -10,7 +10,16 @@ from jax import Array
 
 from unhinged_jax.schedules.elapsed import elapsed, integrated_outside, values_at
 from unhinged_jax.schedules.schedule import Schedule
-from unhinged_jax.schedules.shapes import Constant, Cosine, Exponential, Piecewise, Polynomial, StableDecay, Warmup
+from unhinged_jax.schedules.shapes import (
+    Constant,
+    Cosine,
+    Exponential,
+    Joined,
+    Piecewise,
+    Polynomial,
+    Warmup,
+    WarmupStableDecay,
+)
 
 _DECADES = np.arange(-3, 16)
 """Powers of ten of the times at which a function is evaluated; over the last nine it must fall like a power."""
@@ -36,6 +45,11 @@ def remaining(schedule: Schedule, first: float | Array) -> Any:
 def _total(schedule: Schedule) -> Any:
     if isinstance(schedule, Warmup):
         return schedule.integral(schedule.length) + _total(schedule.schedule)
+    if isinstance(schedule, WarmupStableDecay):
+        return _total(schedule.joined)
+    if isinstance(schedule, Joined):
+        before = schedule.integral(schedule.boundaries[-1]) if len(schedule.boundaries) else 0.0
+        return before + _total(schedule.schedules[-1])
     if isinstance(schedule, Exponential):
         falls = jnp.asarray(schedule.rate) > 0
         whole = schedule.initial / jnp.where(falls, schedule.rate, 1.0)
@@ -46,8 +60,6 @@ def _total(schedule: Schedule) -> Any:
         last, end = schedule.value, 0.0
     elif isinstance(schedule, Cosine):
         last, end = schedule.floor, schedule.horizon
-    elif isinstance(schedule, StableDecay):
-        last, end = schedule.floor, schedule.stable + schedule.decay
     elif isinstance(schedule, Polynomial):
         last, end = schedule.final, schedule.horizon
     elif isinstance(schedule, Piecewise):
