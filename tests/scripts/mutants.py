@@ -75,6 +75,10 @@ DEEP = _named(
     "limit_above_the_threshold_is_where_the_run_goes[sizes0]",
     "a_mode_above_the_threshold_is_infinite_at_a_finite_time",
 )  # fmt: skip
+DEEP_SQUARED = _named(
+    "closed_form/test_deep_squared", "growth_of_a_mode_has_slopes_in_its_numbers_and_any_time_and_precision",
+    "growth_of_a_mode_is_that_of_an_integrator[3]",
+)  # fmt: skip
 PACED = _named(
     "closed_form/test_paced", "updates[both]", "flows[sharpness-aware]", "flows[clipped]",
     "a_saddle_takes_what_is_within_the_radius", "any_size[-1000.0]",
@@ -108,7 +112,9 @@ TESTS = {
     "closed_form/deep": [*DEEP, *_named(DEEP_FILE, "derivatives_are_those_of_finite_differences")],
     "closed_form/deep_run": DEEP,
     "closed_form/deep_starts": [*DEEP[:1], *_named(DEEP_FILE, "what_rules_the_closed_form_out_is_named")],
+    "closed_form/deep_squared": DEEP_SQUARED,
     "limits/deep": DEEP[2:],
+    "limits/deep_squared": _named("closed_form/test_deep_squared", "the_limit_is_where_the_run_goes"),
     "observables/layers": _named(DEEP_FILE, "layers_are_looked_at_one_by_one"),
     "closed_form/modes": [
         *_named(

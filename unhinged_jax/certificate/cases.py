@@ -107,6 +107,7 @@ def problems() -> dict[str, LayerPeeled]:
         "squared error, balanced": regularized(uneven, 6, decay=(0.02 / 0.8, 0.02 / 1.1), loss="mse"),
         "squared error, kappa": unconstrained(uneven, 6, loss="mse"),
         "deep": regularized(uneven, 6, decay=(0.01 / 0.8, 0.01 / 1.1), depth=4),
+        "deep, squared error": unconstrained(uneven, 6, loss="mse", depth=4),
     }
 
 
@@ -121,7 +122,7 @@ def cases() -> list[Case]:
     rows = []
     for name, model in problems().items():
         rows.append(Case(name, "flow", model, flow, "float64", 1e-8, 1e-3))
-        if not model.loss.linear:
+        if not (model.loss.linear or model.depth > 2):
             continue
         rows.append(Case(name, "descent", model, descent, "float64", 1e-11, 1e-3))
         if "," not in name and name not in ("frozen", "deep"):
@@ -192,10 +193,10 @@ def run_case(case: Case) -> Row:
     if isinstance(case.dynamics, Descent) and case.dynamics.stochastic:
         return _run_drawn(case)
     model = case.model
-    if not model.loss.linear:
-        return _squared_case(case, began)
     if model.depth > 2:
         return _deep_case(case, began)
+    if not model.loss.linear:
+        return _squared_case(case, began)
     bias = np.linspace(-1.0, 1.0, model.classes) if model.bias else None
     state = model.init(jax.random.key(7), bias=bias, precision=case.precision)
     times = np.concatenate([[0], _SEEN])

@@ -14,6 +14,10 @@ which becomes 0, and the mode infinite, at a finite time if x > lambda. A descen
 1 - eta lambda + eta x g^(L-2) in every update. As g depends on the mode through x alone, it is a function of the
 matrix sigma a_0^(L-2), and equal x need no vectors of their own.
 
+Under squared error sigma is that of q Y, with the weight q of a sample, and the logits take their part of it away:
+a' = a^(L-1) (sigma - q a^L) - lambda a, see `deep_squared` for the flow. A descent has 1 - eta lambda
++ eta (x g^(L-2) - c g^(2L-2)) as the factor of an update, with the brake c = q a_0^(2L-2).
+
 Source: Saxe, McClelland & Ganguli 2014 for the modes; decay, which makes a threshold of the start, is beyond it.
 """
 
@@ -27,8 +31,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from unhinged_jax import _loop
+from unhinged_jax.closed_form import deep_squared
 from unhinged_jax.closed_form.balance import tolerance
-from unhinged_jax.closed_form.deep_starts import Frames, frames_of
+from unhinged_jax.closed_form.deep_starts import Frames, alike, frames_of, pull_at_zero
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.dynamics.rates import rate_at
 from unhinged_jax.model import LayerPeeled, State
@@ -43,6 +48,7 @@ class Start(NamedTuple):
     Attributes:
         model, state: The problem and its start.
         drive: x = sigma a_0^(L-2), (m,).
+        log_brake: log c of squared error, (m,), or None for a linear loss.
         there: Which modes the start has, (m,).
         decay: lambda, that of all factors times their rate, ().
         between: The vectors in the dimensions that a factor shares with the next one, from H on, (p, m) each.
@@ -53,6 +59,7 @@ class Start(NamedTuple):
     model: LayerPeeled
     state: State
     drive: Float[jax.Array, "m"]
+    log_brake: Float[jax.Array, "m"] | None
     there: Bool[jax.Array, "m"]
     decay: Float[jax.Array, ""]
     between: tuple[Float[jax.Array, "p m"], ...]
@@ -68,29 +75,57 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
     unit = jax.lax.stop_gradient(largest(state.H, state.W, state.inner))
     unit = jnp.where(unit > 0, unit, 1.0)
     H, W, inner = state.H / (unit * jnp.sqrt(r1)), state.W / (unit * jnp.sqrt(r2)), state.inner / (unit * jnp.sqrt(r2))
-    M = model.signal().dense(dtype)
+    M = pull_at_zero(model, state.b, dtype)
     fixed: Frames = frames_of(*jax.lax.stop_gradient((M, H, tuple(inner), W)))
     there = fixed.size > 0
     # Derivatives of the drive are those at fixed vectors, which numbers that keep such a start do not turn.
     sizes = safe_sqrt(jnp.sum((fixed.right.T @ W) ** 2, axis=1))
-    weighed = (fixed.left.T @ M @ fixed.right) * jnp.where(there, sizes ** (depth - 2), 0.0)
-    weighed = jnp.where(there[:, None] & there, weighed, 0.0)
-    # Above the diagonal the larger mode is the row, so that rounding of it is not multiplied by a larger size.
-    symmetric = jnp.triu(weighed) + jnp.triu(weighed, 1).T
-    turn = jnp.linalg.eigh(jax.lax.stop_gradient(symmetric))[1]
-    drive = jnp.sum(turn * (symmetric @ turn), axis=0)
-    log_unit = (depth - 2) * (jnp.log(unit) + state.log_scale)
+    pull = jnp.where(there[:, None] & there, fixed.left.T @ M @ fixed.right, 0.0)
+    log_unit, speed, log_brake = jnp.log(unit) + state.log_scale, jnp.sqrt(r1 * r2 ** (depth - 1)), None
+    if model.loss.linear:
+        weighed = _symmetric(pull * jnp.where(there, sizes ** (depth - 2), 0.0))
+        turn = jnp.linalg.eigh(jax.lax.stop_gradient(weighed))[1]
+        drive = jnp.sum(turn * (weighed @ turn), axis=0)
+    else:
+        turn = _both_diagonal(*jax.lax.stop_gradient((_symmetric(pull), jnp.where(there, sizes, 0.0))))
+        own = jnp.sum(turn**2 * jnp.where(there, sizes, 0.0)[:, None] ** 2, axis=0)
+        own = jnp.sqrt(jnp.where(own > 0, own, 1.0))
+        drive = jnp.sum(turn * (_symmetric(pull) @ turn), axis=0) * own ** (depth - 2)
+        weight = jnp.mean(jnp.asarray(model.labels.weights, dtype))
+        log_brake = jnp.log(weight) + 2 * jnp.log(speed) + (2 * depth - 2) * (jnp.log(own) + log_unit)
+    log_unit = (depth - 2) * log_unit
     here = jnp.sum(turn**2 * there[:, None], axis=0) > 0.5
     slack = tolerance(dtype)
     sound = known | (
         (fixed.apart <= slack) & (fixed.astray <= slack) & (jnp.abs(r1 * l1 - r2 * l2) <= slack * (r1 * l1 + r2 * l2))
     )
-    speed = jnp.sqrt(r1 * r2 ** (depth - 1))
+    sound = sound if model.loss.linear else sound & alike(model, dynamics)
     return Start(
-        model, state, drive * jnp.exp(log_unit) * speed, here, (r1 * l1 + r2 * l2) / 2,
+        model, state, drive * jnp.exp(log_unit) * speed, log_brake, here, (r1 * l1 + r2 * l2) / 2,
         tuple(vectors @ turn for vectors in fixed.between), dynamics.rates.b,
         jnp.where(sound, 1.0, jnp.nan).astype(dtype),
     )  # fmt: skip
+
+
+def _symmetric(X: jax.Array) -> jax.Array:
+    """What lies on and above the diagonal, and again below it.
+
+    The larger mode is the row there, so that rounding of it is not multiplied by a larger size.
+    """
+    return jnp.triu(X) + jnp.triu(X, 1).T
+
+
+def _both_diagonal(pull: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Vectors in which the pull and the sizes, which commute, are both diagonal, (m, m).
+
+    They are those of a sum of both, because modes of one size may have any pull, and those of one pull any size. Modes
+    of clearly different sizes are kept apart, so that rounding of a large one does not reach a small one.
+    """
+    most = jnp.maximum(sizes[:, None], sizes)
+    near = jnp.abs(sizes[:, None] - sizes) <= 1e-3 * most
+    strongest, largest_size = jnp.max(jnp.abs(pull)), jnp.max(sizes)
+    apart = (5**0.5 - 1) / 2 * sizes / jnp.where(largest_size > 0, largest_size, 1.0)
+    return jnp.linalg.eigh(jnp.where(near, pull, 0.0) / jnp.where(strongest > 0, strongest, 1.0) + jnp.diag(apart))[1]
 
 
 def left_over(start: Start, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,13 +143,19 @@ def left_over(start: Start, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def alive_at(start: Start, taus: jax.Array) -> jax.Array:
     """Whether every mode is still finite at the times, (T,)."""
+    if start.log_brake is not None:
+        return jnp.ones(taus.shape, bool)
     left = jax.vmap(lambda tau: left_over(start, tau)[0])(taus)
     return jnp.all((left > 0) | ~start.there, axis=1)
 
 
 def moment(start: Start, tau: jax.Array) -> View:
     """The state of a flow after zeta = tau, at which every mode is finite."""
-    log_growth = -left_over(start, tau)[1] / (start.model.depth - 2)
+    depth = start.model.depth
+    if start.log_brake is None:
+        log_growth = -left_over(start, tau)[1] / (depth - 2)
+    else:
+        log_growth = deep_squared.log_growth(depth, start.drive, start.log_brake, tau)
     return grown(start, log_growth, jnp.ones(()), bias_at(start, tau))
 
 
@@ -156,25 +197,28 @@ class Carry(NamedTuple):
 def descent_values(
     start: Start, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Callable[[View], Any]
 ) -> tuple[View, jax.Array, Any, jax.Array]:
-    """Run the descent, g <- g (1 - eta lambda + eta x g^(L-2)).
+    """Run the descent, g <- g (1 - eta lambda + eta (x g^(L-2) - c g^(2L-2))).
 
     Returns:
         The last view, how many updates were made, what was read, and which reads were reached.
     """
     model, dtype, more = start.model, start.state.W.dtype, start.model.depth - 2
-    pull = model.signal().column_sums(dtype) if model.moves.b else jnp.zeros(model.classes, dtype)
+    signal = model.signal().column_sums(dtype) if model.moves.b else jnp.zeros(model.classes, dtype)
 
     def step(carry: Carry, k: jax.Array) -> Carry:
         time = (first + k).astype(dtype)
         eta = jnp.asarray(descent.schedule(time), dtype)
         power = (carry.sign if more % 2 else 1.0) * jnp.exp(more * carry.log_growth)
-        change = eta * (start.drive * power - start.decay)  # of the factor from 1
+        pull = start.drive * power
+        if start.log_brake is not None:
+            pull = pull - jnp.exp(start.log_brake + (2 * model.depth - 2) * carry.log_growth)
+        change = eta * (pull - start.decay)  # of the factor from 1
         factor = 1 + change
         gone = factor == 0
         far = jnp.log(jnp.where(gone, 1.0, jnp.abs(factor)))
         log = jnp.where(jnp.abs(change) < 0.5, jnp.log1p(jnp.clip(change, -0.5, 0.5)), far)
         rate = eta * jnp.asarray(rate_at(start.rate_b, time), dtype)
-        b = carry.b + rate * (pull - model.decays.b * carry.b) if model.moves.b else carry.b
+        b = carry.b + rate * (signal - model.decays.b * carry.b) if model.moves.b else carry.b
         now = jnp.where(gone, -jnp.inf, carry.log_growth + log)
         return Carry(now, jnp.where(factor < 0, -carry.sign, carry.sign), b, carry.updates + 1)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check, _memory
 from unhinged_jax.closed_form.balance import tolerance
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
+from unhinged_jax.losses import MSE
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.precision import of, scope
 
@@ -82,8 +85,8 @@ def why_not_deep(model: LayerPeeled, dynamics: Dynamics) -> str | None:
 def _what_rules_out(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     if model.activation != "linear":
         return "without an activation only"
-    if not model.loss.linear:
-        return "for a loss that is linear in the logits only"
+    if not (model.loss.linear or isinstance(model.loss, MSE)):
+        return "for a loss that is linear in the logits, or squared error, only"
     if dynamics.stochastic:
         return "without noise only, because its logits are products of factors that all draw"
     if not dynamics.proportional or (model.moves.b and callable(dynamics.rate_b)):
@@ -100,7 +103,46 @@ def _what_rules_out(model: LayerPeeled, dynamics: Dynamics) -> str | None:
                 "for decays with rate_H decay_H = rate_W decay_W only, which keep all factors of one size, but these "
                 f"are {r1 * l1:g} and {r2 * l2:g}"
             )
+    return None if model.loss.linear else _what_rules_out_squared(model, dynamics)
+
+
+def _what_rules_out_squared(model: LayerPeeled, dynamics: Dynamics) -> str | None:
+    of = "under squared error"
+    if model.moves.b:
+        return f"{of} without a bias that moves only, which shifts the targets"
+    weights = model.labels.weights
+    if model.labels.held_out is not None or (_check.concrete(weights) and not _even(np.asarray(weights))):
+        return f"{of} for samples of equal weight only, because others turn the singular vectors of what is left"
+    if isinstance(dynamics, Flow):
+        decays = (model.decay_H, model.decay_W)
+        if not _check.concrete(decays):
+            return f"{of} for a flow whose decay is known to be 0 only, and this one is traced"
+        if any(float(decay) != 0 for decay in decays):
+            return (
+                f"{of} for a flow without decay only, because with it time is the integral of one over a polynomial in "
+                "the size, whose zeros have no formula; a Descent may have any"
+            )
     return None
+
+
+def _even(weights: Any) -> Any:
+    return np.ptp(weights) <= 1e-6 * np.max(weights)
+
+
+def alike(model: LayerPeeled, dynamics: Dynamics) -> jax.Array:
+    """Whether the samples have equal weights, and a flow no decay, as squared error takes; numbers may be traced."""
+    weights = jnp.asarray(model.labels.weights)
+    even = jnp.ptp(weights) <= 1e-6 * jnp.max(weights)
+    decay = jnp.asarray(model.decay_H) + jnp.asarray(model.decay_W)
+    return even & ((decay == 0) | (not isinstance(dynamics, Flow)))
+
+
+def pull_at_zero(model: LayerPeeled, b: ArrayLike, dtype: DTypeLike) -> jax.Array:
+    """Minus the gradient with respect to the logits where they are nothing but the bias, (n, C)."""
+    if model.loss.linear:
+        return model.signal().dense(dtype)
+    weights = jnp.asarray(model.labels.weights, dtype)
+    return weights[:, None] * (model.labels.probabilities().astype(dtype) - jnp.asarray(b, dtype))
 
 
 def why_not_aligned(model: LayerPeeled, dynamics: Dynamics, state: State) -> str | None:
@@ -111,7 +153,7 @@ def why_not_aligned(model: LayerPeeled, dynamics: Dynamics, state: State) -> str
     if not _check.concrete((model, dynamics, state)) or not _fits(model, state):
         return None
     with scope("float64"):
-        M = _memory.read(model.signal().dense("float64"))
+        M = _memory.read(pull_at_zero(model, _memory.read(state.b).astype(float), "float64"))
     H, W, inner = (_memory.read(part).astype(float) for part in (state.H, state.W, state.inner))
     size = max(np.max(np.abs(part), initial=0.0) for part in (H, W, inner)) or 1.0
     r1, r2 = float(dynamics.rate_H) ** 0.5, float(dynamics.rate_W) ** 0.5
@@ -128,22 +170,28 @@ def why_not_aligned(model: LayerPeeled, dynamics: Dynamics, state: State) -> str
     if not found.astray <= slack:
         return (
             "a deep model has a closed form from starts only that share the singular vectors of minus the gradient of "
-            f"the loss; these are off by {found.astray:.2g} of its norm, and {slack:.2g} is allowed; {ways}. {_PAGE}"
+            f"the loss at logits of 0; these are off by {found.astray:.2g} of its norm, and {slack:.2g} is allowed; "
+            f"{ways}. {_PAGE}"
         )
     return None
 
 
-def why_not_beside(names: Sequence[str]) -> str | None:
+def why_not_beside(names: Sequence[str], decays: bool = True) -> str | None:
     """Why a deep model has no closed form beside a spectral start if one of these parameters moves, in words, or None.
 
-    Derivatives of the closed form are those at fixed singular vectors, which the others turn.
+    Derivatives of the closed form are those at fixed singular vectors, which the others turn; `decays` says whether
+    there is one with decay.
     """
+    fine = ("decay", "eta", "rate_b", "decay_b") if decays else ("eta",)
     for name in names:
-        if name not in ("decay", "eta", "rate_b", "decay_b") and not name.startswith("schedule."):
+        if name not in fine and not name.startswith("schedule."):
             return (
                 "a deep model has a closed form only where its factors keep one size and the singular vectors of minus "
-                f"the gradient, which they need not if {name!r} alone changes; ask for 'decay', 'eta' and numbers of "
-                "the schedule, or for sources='simulated'."
+                f"the gradient, which they need not if {name!r} alone changes; ask for "
+                f"{' and '.join(map(repr, fine[:2]))} and numbers of the schedule, or for sources='simulated'."
+                if decays or name != "decay"
+                else "the flow of a deep model under squared error has a closed form without decay only, so it has no "
+                "derivative with respect to 'decay'; ask for sources='simulated'."
             )
     return None
 

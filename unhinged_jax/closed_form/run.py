@@ -66,8 +66,8 @@ def exact(
     This covers every dynamics that is linear in (H, W), with any labels, weights, decays, kernel and proportional
     rates; a descent may also have momentum and rates that are not proportional. It covers spherical features with
     anchored prototypes, the flow of squared error from balanced starts, up to a rotation of the feature space, deep
-    models under a linear loss from balanced spectral starts, and optimisers such as Adam where the gradient is
-    constant: with frozen features or anchored prototypes.
+    models from balanced spectral starts, under a linear loss or squared error, and optimisers such as Adam where the
+    gradient is constant: with frozen features or anchored prototypes.
 
     A `Descent` that draws batches or labels, and a `Diffusion`, have closed forms in expectation under a linear loss:
     of `loss`, `objective`, `square_norm`, `square_norm_H`, `square_norm_W`, `square_norm_b`, `within_scatter` and

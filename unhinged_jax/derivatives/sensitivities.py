@@ -150,7 +150,7 @@ def _why_not_beside(problem: Problem, names: list[str]) -> str | None:
     """Why there is no closed form beside a problem that has one if one of these parameters moves, in words, or None."""
     model, dynamics, _ = problem
     if model.depth > 2:
-        return why_not_beside_deep(names)
+        return why_not_beside_deep(names, model.loss.linear or isinstance(dynamics, Descent))
     if not model.loss.linear:
         return why_not_along(names)
     if getattr(dynamics, "optimizer", None) is not None:

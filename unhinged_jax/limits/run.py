@@ -18,6 +18,7 @@ from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, without_idle
 from unhinged_jax.limits.deep import deep, whole_direction
+from unhinged_jax.limits.deep_squared import deep_squared
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise
 from unhinged_jax.limits.optimized import optimized, rate_now
@@ -149,7 +150,8 @@ def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..
     """The function that finds the limit of this kind of problem."""
     if model.depth > 2:
         known = _check.concrete((model, dynamics, state))
-        return lambda model, dynamics, state, target: deep(model, dynamics, state, known)
+        solve = deep if model.loss.linear else deep_squared
+        return lambda model, dynamics, state, target: solve(model, dynamics, state, known)
     if not model.loss.linear:
         assert isinstance(dynamics, Flow)
         form = form_of(model, dynamics, state)
