@@ -186,7 +186,7 @@ def test_what_rules_the_closed_form_out_is_named():
     turned = start.replace(W=np.roll(start.W, 1, axis=0))
     cases = {
         "without an activation": (model.replace(activation="relu"), flow, start),
-        "a loss that is linear": (model.replace(loss="mse"), flow, start),
+        "a loss that is linear": (model.replace(loss="cross_entropy"), flow, start),
         "rates that are numbers": (model, uj.Flow(rate_H=uj.cosine(1.0, horizon=3)), start),
         "for a plain Descent": (model, uj.Descent(0.1, momentum=0.5), start),
         "without inertia": (model, uj.Flow(damping=0.5), start),

@@ -145,14 +145,14 @@ def gradient_of(model: LayerPeeled, state: State) -> Parts:
 
 
 @jax.custom_jvp
-def _nothing(decay: jax.Array) -> jax.Array:
+def without_decay(decay: jax.Array) -> jax.Array:
     """0, with a derivative of NaN, for a decay of 0; else NaN."""
     return jnp.where(decay == 0, 0.0, jnp.nan)
 
 
-@_nothing.defjvp
-def _nothing_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return _nothing(*primals), jnp.nan * tangents[0]
+@without_decay.defjvp
+def _without_decay_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return without_decay(*primals), jnp.nan * tangents[0]
 
 
 def _moving(model: LayerPeeled, parts: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def rates_of(start: Start, k: jax.Array) -> dict[str, tuple[jax.Array, jax.Array
 
     outside = rates_at(start.descent, (start.first + k).astype(dtype), dtype)._asdict()
     inside, decay, coupled = value("learning_rate"), value("weight_decay"), start.model.decays._asdict()
-    rates = {name: outside[name] * inside + _nothing(jnp.asarray(coupled[name], dtype)) for name in start.gradient}
+    rates = {name: outside[name] * inside + without_decay(jnp.asarray(coupled[name], dtype)) for name in start.gradient}
     return {name: (rate, rate * decay) for name, rate in rates.items()}
 
 

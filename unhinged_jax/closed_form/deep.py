@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float
 from unhinged_jax import _loop
 from unhinged_jax.closed_form import deep_squared
 from unhinged_jax.closed_form.balance import tolerance
-from unhinged_jax.closed_form.deep_starts import Frames, alike, frames_of, pull_at_zero
+from unhinged_jax.closed_form.deep_starts import Frames, frames_of, none_unless_alike, pull_at_zero
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.dynamics.rates import rate_at
 from unhinged_jax.model import LayerPeeled, State
@@ -82,6 +82,7 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
     sizes = safe_sqrt(jnp.sum((fixed.right.T @ W) ** 2, axis=1))
     pull = jnp.where(there[:, None] & there, fixed.left.T @ M @ fixed.right, 0.0)
     log_unit, speed, log_brake = jnp.log(unit) + state.log_scale, jnp.sqrt(r1 * r2 ** (depth - 1)), None
+    amiss = jnp.zeros(()) if model.loss.linear else none_unless_alike(model, dynamics)
     if model.loss.linear:
         weighed = _symmetric(pull * jnp.where(there, sizes ** (depth - 2), 0.0))
         turn = jnp.linalg.eigh(jax.lax.stop_gradient(weighed))[1]
@@ -99,11 +100,10 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
     sound = known | (
         (fixed.apart <= slack) & (fixed.astray <= slack) & (jnp.abs(r1 * l1 - r2 * l2) <= slack * (r1 * l1 + r2 * l2))
     )
-    sound = sound if model.loss.linear else sound & alike(model, dynamics)
     return Start(
         model, state, drive * jnp.exp(log_unit) * speed, log_brake, here, (r1 * l1 + r2 * l2) / 2,
         tuple(vectors @ turn for vectors in fixed.between), dynamics.rates.b,
-        jnp.where(sound, 1.0, jnp.nan).astype(dtype),
+        (jnp.where(sound, 1.0, jnp.nan) + amiss).astype(dtype),
     )  # fmt: skip
 
 

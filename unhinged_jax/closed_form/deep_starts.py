@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from unhinged_jax import _check, _memory
 from unhinged_jax.closed_form.balance import tolerance
+from unhinged_jax.closed_form.constant_gradient import without_decay
 from unhinged_jax.dynamics import Descent, Dynamics, Flow
 from unhinged_jax.losses import MSE
 from unhinged_jax.model import LayerPeeled, State
@@ -113,15 +114,12 @@ def _what_rules_out_squared(model: LayerPeeled, dynamics: Dynamics) -> str | Non
     weights = model.labels.weights
     if model.labels.held_out is not None or (_check.concrete(weights) and not _even(np.asarray(weights))):
         return f"{of} for samples of equal weight only, because others turn the singular vectors of what is left"
-    if isinstance(dynamics, Flow):
-        decays = (model.decay_H, model.decay_W)
-        if not _check.concrete(decays):
-            return f"{of} for a flow whose decay is known to be 0 only, and this one is traced"
-        if any(float(decay) != 0 for decay in decays):
-            return (
-                f"{of} for a flow without decay only, because with it time is the integral of one over a polynomial in "
-                "the size, whose zeros have no formula; a Descent may have any"
-            )
+    decays = (model.decay_H, model.decay_W)
+    if isinstance(dynamics, Flow) and _check.concrete(decays) and any(float(decay) != 0 for decay in decays):
+        return (
+            f"{of} for a flow without decay only, because with it time is the integral of one over a polynomial in the "
+            "size, whose zeros have no formula; a Descent may have any"
+        )
     return None
 
 
@@ -129,12 +127,12 @@ def _even(weights: Any) -> Any:
     return np.ptp(weights) <= 1e-6 * np.max(weights)
 
 
-def alike(model: LayerPeeled, dynamics: Dynamics) -> jax.Array:
-    """Whether the samples have equal weights, and a flow no decay, as squared error takes; numbers may be traced."""
+def none_unless_alike(model: LayerPeeled, dynamics: Dynamics) -> jax.Array:
+    """0, or NaN unless samples have equal weights, and a flow no decay; its derivative with respect to that is NaN."""
     weights = jnp.asarray(model.labels.weights)
-    even = jnp.ptp(weights) <= 1e-6 * jnp.max(weights)
-    decay = jnp.asarray(model.decay_H) + jnp.asarray(model.decay_W)
-    return even & ((decay == 0) | (not isinstance(dynamics, Flow)))
+    even = jnp.where(jnp.ptp(weights) <= 1e-6 * jnp.max(weights), 0.0, jnp.nan)
+    decays = jnp.asarray(model.decay_H) + jnp.asarray(model.decay_W)
+    return even + without_decay(decays) if isinstance(dynamics, Flow) else even
 
 
 def pull_at_zero(model: LayerPeeled, b: ArrayLike, dtype: DTypeLike) -> jax.Array:
