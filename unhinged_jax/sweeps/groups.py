@@ -17,6 +17,7 @@ from unhinged_jax.closed_form.constant_gradient import why_not_beside
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
 from unhinged_jax.closed_form.expected import known_of
 from unhinged_jax.config import Config, ConfigError, Problem
+from unhinged_jax.dynamics import Flow
 from unhinged_jax.observables import OBSERVABLES
 from unhinged_jax.precision import scope
 from unhinged_jax.sweeps.design import Dim
@@ -123,7 +124,10 @@ def _why_not_exact(config: Config, problem: Problem, traced: Mapping[str, Any]) 
 
     if why is None and problem.model.depth > 2 and not drawn("spectral"):
         why = "a deep model has a closed form from balanced spectral starts only; give `spectral = 0.5` in [state]."
-    if why is None and not (problem.model.loss.linear or drawn("balanced")):
+    deep_squared = problem.model.depth > 2 and not problem.model.loss.linear
+    if why is None and deep_squared and isinstance(problem.dynamics, Flow) and any("decay" in key for key in traced):
+        why = "a deep model under squared error has a closed form of flows without decay only; give kind = 'descent'."
+    if why is None and not (problem.model.loss.linear or deep_squared or drawn("balanced")):
         why = explained("squared error has a closed form from balanced starts only; give `balanced = 0.0` in [state].")
     if why is None and getattr(problem.dynamics, "optimizer", None) is not None:
         why = why_not_beside(traced)
