@@ -22,13 +22,13 @@ def polar(X):
     return U[:, kept] @ Vt[kept]
 
 
-def stepped(model, state, rates, schedule, decay):
+def stepped(model, state, rates, schedule, decay, eta=ETA):
     """H, W and b after the updates, by the polar factors of the present gradients."""
     M, (H, W, b) = dense(model), (np.array(part, float) for part in (state.H, state.W, state.b))
     of_b = M.sum(axis=0) / np.linalg.norm(M.sum(axis=0))
     for k in range(UPDATES):
         moves = (polar(M @ W), polar(M.T @ H), of_b)
-        steps = [ETA * float(schedule(k)) * rate for rate in rates]
+        steps = [eta * float(schedule(k)) * rate for rate in rates]
         H, W, b = ((1 - step * decay) * z + step * move for step, z, move in zip(steps, (H, W, b), moves, strict=True))
     return H, W, b
 
@@ -56,6 +56,37 @@ def test_updates(start):
             for part, want in zip((final.H, final.W, final.b), truth, strict=True):
                 got = np.asarray(part) * (1 if want.ndim == 1 else np.exp(float(final.log_scale)))
                 assert np.linalg.norm(got - want) < 1e-13 * np.linalg.norm(want)
+
+
+LAYOUTS = {
+    "counts": lambda rng: UNEVEN,
+    "weights": lambda rng: UNEVEN.weighted(samples=rng.uniform(0.5, 2.0, 6)),
+    "class weights": lambda rng: UNEVEN.weighted(classes=rng.uniform(0.5, 2.0, 3)),
+    "noise": lambda rng: UNEVEN.symmetric_noise(rng.uniform(0, 0.3)),
+    "soft": lambda rng: uj.soft(rng.dirichlet(np.ones(3), size=6)),
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "draws"), [("weights", 3), *(pytest.param(name, 10, marks=pytest.mark.long) for name in LAYOUTS)]
+)
+def test_random_problems(layout, draws):
+    """Fifty in all, of any labels, sizes, rates and decays, against decompositions of every gradient."""
+    for draw in range(draws):
+        rng = np.random.default_rng([draw, len(layout)])
+        model = uj.unconstrained(LAYOUTS[layout](rng), 5, gamma=rng.uniform(0.05, 1.5), bias=True)
+        sizes = rng.uniform(0.1, 3.0, 3) * rng.choice([1e-3, 1.0, 1e3])
+        state = model.init(jax.random.key(draw), spectral=sizes, bias=rng.normal(size=3), precision="float64")
+        eta, decay, *rates = rng.uniform([0.01, 0.0, 0.5, 0.5, 0.5], [0.3, 1.0, 1.5, 1.5, 1.5])
+        optimizer = uj.Optimizer(uj.spectral_descent, learning_rate=eta, weight_decay=decay)
+        schedule = uj.cosine(1.0, horizon=40)
+        given = uj.Descent(schedule, *rates[:2], rate_b=rates[2], optimizer=optimizer)
+        final = uj.exact(model, given, state, [UPDATES], ()).final
+        with jax.enable_x64(True):
+            want = stepped(model, state, rates, schedule, decay, eta)
+        for got, part in zip((final.H, final.W, final.b), want, strict=True):
+            size = np.exp(float(final.log_scale)) if part.ndim == 2 else 1.0
+            assert np.linalg.norm(size * got - part) < 1e-10 * np.linalg.norm(part), (layout, draw)
 
 
 def test_every_singular_value_grows_alike_and_a_cut_changes_nothing():
@@ -96,7 +127,15 @@ def test_what_is_refused():
     with jax.enable_x64(True):
         traced = jax.jit(lambda H: uj.exact(model, descent(), generic.replace(H=H), [3], "loss")["loss"])(generic.H)
     assert np.isnan(traced).all()
-    spectral = model.init(jax.random.key(0), spectral=1.0)
+    spectral = model.init(jax.random.key(0), spectral=1.0, precision="float64")
+    with pytest.raises(uj.NoClosedForm, match="weight_decay is 1[.]5, above 1"):  # which turns it round at an update
+        uj.exact(model, descent(30.0), spectral, [3], "loss")
+    with jax.enable_x64(True):
+        turned = jax.vmap(lambda decay: uj.exact(model, descent(decay), spectral, [3], "loss")["loss"][0])(
+            np.array([19.0, 21.0])
+        )
+    want = uj.simulate(model, descent(19.0), spectral, [3], "loss")["loss"][0]
+    assert np.isclose(turned[0], want, rtol=1e-13) and np.isnan(turned[1])
     with pytest.raises(uj.NoClosedForm, match="is part of the gradient"):
         uj.exact(model.replace(decay=0.1), descent(), spectral, [3], "loss")
     with pytest.raises(uj.NoClosedForm, match="one part that moves"):

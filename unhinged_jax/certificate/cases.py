@@ -139,7 +139,8 @@ def cases() -> list[Case]:
     rows.append(Case("NTK", "Nesterov", ntk, Descent(0.02, momentum=0.7, nesterov=True), "float64", 1e-11, 1e-3))
     adamw = Optimizer(optax.adamw, learning_rate=cosine(0.05, horizon=2 * UPDATES), weight_decay=0.3)
     spectral = Optimizer(spectral_descent, learning_rate=0.05, weight_decay=0.3)
-    for name, how, optimizer in (("frozen", "AdamW", adamw), ("anchored", "spectral descent", spectral)):
+    both = ("regularized, noisy counts", "spectral descent", spectral)  # of both parts
+    for name, how, optimizer in (("frozen", "AdamW", adamw), ("anchored", "spectral descent", spectral), both):
         model = problems()[name].replace(decay=0.0)
         rows.append(Case(name, how, model, Descent(optimizer=optimizer, rate_b=0.8), "float64", 1e-11, 1e-3))
     rows += _remembering()
@@ -198,10 +199,12 @@ def run_case(case: Case) -> Row:
     if not model.loss.linear:
         return _squared_case(case, began)
     bias = np.linspace(-1.0, 1.0, model.classes) if model.bias else None
-    state = model.init(jax.random.key(7), bias=bias, precision=case.precision)
+    optimized = getattr(case.dynamics, "optimizer", None) is not None
+    sizes = [2.0, 1.0, 0.5, 0.1] if optimized and model.moves.coupled else None  # whose gradients do not turn
+    state = model.init(jax.random.key(7), bias=bias, spectral=sizes, precision=case.precision)
     times = np.concatenate([[0], _SEEN])
     observe = ["log_distance_H" if not model.moves.W else "log_distance"]
-    if getattr(case.dynamics, "optimizer", None) is not None:
+    if optimized:
         observe = ["log_norm"]  # distances from the limit are kept by linear maps alone
     if case.dynamics.paced:
         observe = []  # simulated in the dense form, which measures no distance

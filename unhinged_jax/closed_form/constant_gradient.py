@@ -216,7 +216,8 @@ def factors_at(start: Start, number: jax.Array, odd: jax.Array) -> Factors:
 def rates_of(start: Start, k: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
     """For each part that moves its rate eta_k l_k and its shrinkage eta_k l_k lambda_k, () each, at update k.
 
-    Both are NaN if a decay of the model, which is part of the gradient, is traced and not 0.
+    Both are NaN if a decay of the model, which is part of the gradient, is traced and not 0; and if a shrinkage above 1
+    turns the gradient of a part that the other one follows.
     """
     dtype, optimizer = start.state.W.dtype, start.descent.optimizer
 
@@ -227,6 +228,8 @@ def rates_of(start: Start, k: jax.Array) -> dict[str, tuple[jax.Array, jax.Array
     outside = rates_at(start.descent, (start.first + k).astype(dtype), dtype)._asdict()
     inside, decay, coupled = value("learning_rate"), value("weight_decay"), start.model.decays._asdict()
     rates = {name: outside[name] * inside + without_decay(jnp.asarray(coupled[name], dtype)) for name in start.gradient}
+    if aligns(start.model, start.descent):
+        rates |= {name: jnp.where(rates[name] * decay > 1, jnp.nan, rates[name]) for name in ("H", "W")}
     return {name: (rate, rate * decay) for name, rate in rates.items()}
 
 
