@@ -7,6 +7,7 @@ import optax
 import pytest
 import scipy.integrate
 import scipy.linalg
+from memory_loops import KINDS, aggregated, lookahead, moving, optimistic, polyak, quasi, schedule_free
 
 import unhinged_jax as uj
 
@@ -22,82 +23,6 @@ MODEL = uj.regularized(uj.balanced(3, 2), 4, decay=(0.05, 0.02), gamma=0.3, bias
 COUNTS = uj.regularized(uj.from_counts([3, 2, 1]), 4, decay=(0.05, 0.02), gamma=0.3, bias=True)
 BIAS = np.array([-1.0, 0.0, 1.0])
 READ = [0, 1, 2, 7, 20]
-
-
-def polyak(step, x, count):
-    xs = [x]
-    for k in range(count):
-        xs.append(xs[-1] + step(xs[-1], k))
-    return [x, *(np.mean(xs[: k + 1], axis=0) for k in range(count))]
-
-
-def moving(step, x, count, keep):
-    found, mean = [x], x
-    for k in range(count):
-        x = x + step(x, k)
-        mean = keep * mean + (1 - keep) * x
-        found.append(mean)
-    return found
-
-
-def lookahead(step, x, count, steps, share):
-    found, slow = [x], x
-    for k in range(count):
-        x = x + step(x, k)
-        if (k + 1) % steps == 0:
-            slow = x = slow + share * (x - slow)
-        found.append(x)
-    return found
-
-
-def schedule_free(step, x, count, beta):
-    found, z = [x], x
-    for k in range(count):
-        z = z + step((1 - beta) * z + beta * x, k)
-        x = (k * x + z) / (k + 1)
-        found.append(x)
-    return found
-
-
-def optimistic(step, x, count, beta):
-    found, before = [x], None
-    for k in range(count):
-        now = step(x, k)
-        x = x + now + beta * (now - (now if before is None else before))
-        before = now
-        found.append(x)
-    return found
-
-
-def quasi(step, x, count, beta, nu):
-    found, v = [x], 0 * x
-    for k in range(count):
-        now = step(x, k)
-        v = beta * v + (1 - beta) * now
-        x = x + (1 - nu) * now + nu * v
-        found.append(x)
-    return found
-
-
-def aggregated(step, x, count, betas):
-    found, vs = [x], [0 * x for _ in betas]
-    for k in range(count):
-        now = step(x, k)
-        vs = [beta * v + now for beta, v in zip(betas, vs, strict=True)]
-        x = x + np.mean(vs, axis=0)
-        found.append(x)
-    return found
-
-
-KINDS = {
-    "polyak": (uj.PolyakAverage(), polyak),
-    "moving": (uj.MovingAverage(0.8), lambda *given: moving(*given, 0.8)),
-    "lookahead": (uj.Lookahead(3, 0.4), lambda *given: lookahead(*given, 3, 0.4)),
-    "schedule-free": (uj.ScheduleFree(0.7), lambda *given: schedule_free(*given, 0.7)),
-    "optimistic": (uj.Optimistic(0.6), lambda *given: optimistic(*given, 0.6)),
-    "quasi-hyperbolic": (uj.QuasiHyperbolic(0.9, 0.6), lambda *given: quasi(*given, 0.9, 0.6)),
-    "aggregated": (uj.AggregatedMomentum((0.0, 0.5, 0.8)), lambda *given: aggregated(*given, (0.0, 0.5, 0.8))),
-}
 
 
 def affine(model, state):
@@ -151,12 +76,51 @@ def test_a_memory_agrees_with_a_loop(name, quick):
     cut = uj.simulate(MODEL, descent, started(MODEL), READ[3:4], ["norm"])
     after = uj.simulate(MODEL, descent, cut, READ[4:], ["norm"])
     np.testing.assert_allclose(after["norm"], whole["norm"][4:], rtol=1e-13)
-    with pytest.raises(uj.NoClosedForm, match="a memory is solved from a state"):
-        uj.exact(MODEL, descent, cut, [30], ["norm"])
     with pytest.raises(ValueError, match="a memory that this Descent would drop"):
         uj.simulate(MODEL, uj.Descent(0.1), cut, [30], ["norm"])
     with pytest.raises(ValueError, match="kept no memory"):
         uj.simulate(MODEL, descent, uj.simulate(MODEL, uj.Descent(0.1), started(MODEL), [3], ["norm"]), [30], ["norm"])
+
+
+MODELS = {
+    "even": MODEL, "counts": COUNTS, "anchored": uj.anchored(COUNTS.labels, 4, decay=0.1, gamma=0.3),
+    "frozen": uj.frozen(COUNTS.labels, 4, decay=0.1, gamma=0.3, bias=True),
+}  # fmt: skip
+
+
+def test_exact_goes_on_with_a_memory():
+    """Cut and continued, a run is the loop that is not."""
+    memory, by_hand = KINDS["optimistic"]
+    state, descent = started(COUNTS), uj.Descent(SCHEDULE, rate_H=R1, rate_W=R2, memory=memory)
+    K, Z, fade, drive = affine(COUNTS, state)
+    cut = uj.exact(COUNTS, descent, state, [7], ())
+    after = uj.exact(COUNTS, descent, cut, [20], (), states=True)
+    np.testing.assert_allclose(dense(after.states)[0], by_hand(lambda x, k: rate(k) * (K @ x), Z, 20)[-1], atol=1e-12)
+    bias = by_hand(lambda b, k: rate(k) * (fade * b + drive), BIAS, 20)[-1]
+    np.testing.assert_allclose(after.final.b, bias, atol=1e-12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("case", MODELS)
+def test_exact_and_simulated_runs_go_on_from_each_other(name, case):
+    """With the same numbers as in one go, and with the same memory at the end."""
+    model, read = MODELS[case], ["norm", "log_distance"] if case in ("even", "counts") else ["norm"]
+    state = model.init(jax.random.key(0), precision="float64", bias=BIAS if model.bias else None)
+    descent = uj.Descent(SCHEDULE, rate_H=R1, rate_W=R2, memory=KINDS[name][0])
+    whole = uj.exact(model, descent, state, READ, read, states=True)
+    simulated = uj.simulate(model, descent, state, READ, read)
+    for part in ("H", "W", "b")[: 3 if model.bias else 2]:
+        size = np.exp(float(whole.final.log_scale - simulated.final.log_scale)) if part != "b" else 1.0
+        np.testing.assert_allclose(size * whole.memory[part], simulated.memory[part], atol=1e-12)
+    cuts = [solve(model, descent, state, READ[3:4], read) for solve in (uj.exact, uj.simulate)]
+    afters = [uj.exact(model, descent, cut, READ[4:], read, states=True) for cut in cuts]
+    afters.append(uj.simulate(model, descent, cuts[0], READ[4:], read, states=True))
+    for after in afters:
+        np.testing.assert_allclose(dense(after.states), dense(whole.states)[4:], atol=1e-12)
+        np.testing.assert_allclose(after.final.b, whole.final.b, atol=1e-12)
+        for one in read:
+            np.testing.assert_allclose(after[one], whole[one][4:], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.long
@@ -265,7 +229,13 @@ def test_the_average_of_a_flow(model, keep, quick):
         return
     run = uj.simulate(model, flow, state, TIMES, ["norm"], states=True)
     assert uj.verify(run, exact).worst < 1e-8
-    cut = uj.simulate(model, flow, state, TIMES[:3], ["norm"])
+    for solve in (uj.exact, uj.simulate):
+        cut = uj.exact(model, flow, solve(model, flow, state, TIMES[:2], ["norm"]), TIMES[2:3], ["norm"])
+        after = uj.exact(model, flow, cut, TIMES[3:], ["norm"], states=True)
+        slack = 1e-12 if solve is uj.exact else 1e-8
+        np.testing.assert_allclose(dense(after.states)[0], want[-1], atol=slack * np.max(np.abs(want)))
+        np.testing.assert_allclose(after.states.b[0], bias[-1], atol=slack)
+    cut = uj.exact(model, flow, state, TIMES[:3], ["norm"])
     np.testing.assert_allclose(uj.simulate(model, flow, cut, TIMES[3:], "norm")["norm"], exact["norm"][3:], rtol=1e-8)
 
 
@@ -327,5 +297,3 @@ def test_what_a_memory_refuses():
     ):
         with pytest.raises(uj.NoClosedForm, match=what):
             uj.exact(MODEL, dynamics, state, [1])
-    with pytest.raises(uj.NoClosedForm, match="without `memory`"):
-        uj.limit(MODEL, uj.Descent(0.1, memory=average), state)

@@ -84,16 +84,10 @@ def _why_not_damped(model: LayerPeeled, flow: Flow) -> str | None:
 
 def why_not_from(dynamics: Dynamics, first: Any) -> str | None:
     """Why a run that begins at the time `first` has no closed form, in words, or None."""
-    nesterov = isinstance(dynamics, Flow) and isinstance(dynamics.damping, Nesterov)
-    if not nesterov and carried_by(dynamics) != "memory":
+    if not (isinstance(dynamics, Flow) and isinstance(dynamics.damping, Nesterov)):
         return None
     if _check.concrete(first) and np.all(np.asarray(first) == 0):
         return None
-    if not nesterov:
-        return (
-            "a run with a memory is solved from a state, not from where another run ended; ask for all times at "
-            "once, or use `simulate`."
-        )
     return (
         "Nesterov's flow is solved from rest at the time 0, not from where another run ended; ask for all times at "
         "once, or use `simulate`."

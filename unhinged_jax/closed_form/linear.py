@@ -9,6 +9,7 @@ the leading part. See docs/exact-solutions.md, which lists these names.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,8 @@ class ExactLinear:
         seen: S_0 r^T, F_0 r^T and W_0 r^T, (C, n), or None. Evolved like other columns they give the part of the logits
             that is due to the residual without a product over p. `scatter` is the same, (C, m), for m < n rows with
             the Gram matrix of r.
-        moving, moving_b: The velocity at the start, of H, F and W and of b, or None for a start at rest.
+        others, others_b: The velocity at the start, or the other slots of a memory, of H, F and W and of b; none for a
+            fresh start.
         downhill: Whether velocities are those of momentum: at unit rates, and kept with the sign of the gradient.
     """
 
@@ -68,8 +70,8 @@ class ExactLinear:
     seen: Columns | None
     scatter: Columns | None = None
     origin: Origin | None = None
-    moving: Columns | None = None
-    moving_b: Float[jax.Array, "C"] | None = None
+    others: tuple[Columns, ...] = ()
+    others_b: tuple[Float[jax.Array, "C"], ...] = ()
     downhill: bool = dataclasses.field(default=True, metadata={"static": True})
 
     def view(self, record: Record, slopes: Record) -> View:
@@ -80,11 +82,10 @@ class ExactLinear:
         moves_b = model.moves.b
         if moves_b:
             b = record.bias.b_from_b * self.b + record.bias.b_from_drift * self.drift_b
-        if record.pushed is not None:
-            assert slopes.pushed is not None and self.moving is not None and self.moving_b is not None
-            more = self._evolve(record.pushed.full, slopes.pushed.full, self.moving)
-            (H, W), log_full = added((H, W), log_full, more, record.pushed.log_full)
-            b = b + record.pushed.bias.b_from_b * self.moving_b if moves_b else b
+        for pushed, slope, other, other_b in self._pushed(record, slopes):
+            more = self._evolve(pushed.full, slope.full, other)
+            (H, W), log_full = added((H, W), log_full, more, pushed.log_full)
+            b = b + pushed.bias.b_from_b * other_b if moves_b else b
         known: dict[str, Any] = {}
         if self.seen is not None:
             known["with_sums"], known["with_prototypes"] = self._evolve(record.full, slopes.full, self.seen)
@@ -102,28 +103,31 @@ class ExactLinear:
         first = self.space.vector(*self.origin.part.parts)
         return view.referred(reference(split.direction, first, self.origin.log_scale))
 
-    def memory(self, record: Record, slopes: Record, log_scale: Float[jax.Array, ""]) -> dict[str, jax.Array]:
-        """The velocity at one moment over e^log_scale, with the sign of a simulated run: minus it for momentum."""
-        model = self.space.model
-        assert record.velocity is not None and slopes.velocity is not None
-        (coefficients, bias), slope = record.velocity, slopes.velocity.modes
+    def memory(self, record: Record, slopes: Record, log_scale: Float[jax.Array, ""]) -> list[dict[str, jax.Array]]:
+        """What is carried beside the state at one moment, over e^log_scale, with the sign of a simulated run.
+
+        That is minus the velocity for momentum.
+        """
+        return [self._beside(record, slopes, place, log_scale) for place in range(len(record.beside))]
+
+    def _beside(
+        self, record: Record, slopes: Record, place: int, log_scale: Float[jax.Array, ""]
+    ) -> dict[str, jax.Array]:
+        (coefficients, bias), slope = record.beside[place], slopes.beside[place].modes
         H, W = self._evolve(coefficients, slope, Columns(self.H, self.F, self.W))
         log_full, b = record.log_full, bias.b_from_b * self.b + bias.b_from_drift * self.drift_b
         H = self.space.features(H, self.residual, coefficients.H_from_H * self.factor).dense()
-        if (pushed := record.pushed) is not None:
-            assert pushed.velocity is not None and slopes.pushed is not None and slopes.pushed.velocity is not None
-            assert self.moving is not None and self.moving_b is not None
-            more = self._evolve(pushed.velocity.modes, slopes.pushed.velocity.modes, self.moving)
-            (H, W), log_full = added((H, W), log_full, more, pushed.log_full)
-            b = b + pushed.velocity.bias.b_from_b * self.moving_b
+        for pushed, slope_of, other, other_b in self._pushed(record, slopes):
+            (coefficients, bias), slope = pushed.beside[place], slope_of.beside[place].modes
+            (H, W), log_full = added((H, W), log_full, self._evolve(coefficients, slope, other), pushed.log_full)
+            b = b + bias.b_from_b * other_b
         sign = -1.0 if self.downhill else 1.0
         size = sign * jnp.exp(log_full + self.log_scale - log_scale)
-        moves_b = model.moves.b
-        return {
-            "H": size * H if model.moves.H else jnp.zeros_like(H),
-            "W": size * W if model.moves.W else jnp.zeros_like(W),
-            "b": sign * b if moves_b else jnp.zeros_like(b),
-        }
+        return {"H": size * H, "W": size * W, "b": sign * b}
+
+    def _pushed(self, record: Record, slopes: Record) -> Iterable[tuple[Record, Record, Columns, jax.Array]]:
+        """What the run began with beside its state: (record, slopes, columns, bias) of each."""
+        return zip(record.pushed, slopes.pushed, self.others, self.others_b, strict=True)
 
     def compressed(self) -> ExactLinear:
         """A smaller problem with the same observables, for balanced classes."""
@@ -171,12 +175,11 @@ class ExactLinear:
             record.log_rest,
             whole,
         )
-        if record.pushed is not None:
-            assert slopes.pushed is not None and self.moving is not None
-            rest, log_powers = self._without_lead(record.pushed, slopes.pushed, self.moving, (r1, r2))
-            course = course.beside([self.space.metric(rest[0]), 0 * residual, rest[1]], record.pushed.log_rest)
-            pushed = self.space.vector(*lead.part(r1 * self.moving.F, r2 * self.moving.W))
-            course = course.along(pushed, record.pushed.signs[0], log_powers[0])
+        for pushed, slope, other, _ in self._pushed(record, slopes):
+            rest, log_powers = self._without_lead(pushed, slope, other, (r1, r2))
+            course = course.beside([self.space.metric(rest[0]), 0 * residual, rest[1]], pushed.log_rest)
+            led = self.space.vector(*lead.part(r1 * other.F, r2 * other.W))
+            course = course.along(led, pushed.signs[0], log_powers[0])
         return course.split(self.log_scale)
 
     def _without_lead(
@@ -224,12 +227,12 @@ class ExactLinear:
         rest = [record.signs[fade] * part for part in rest]
         log_amplitude = safe_log(jnp.abs(ramp)) + record.log_full
         course = Course(direction, rest, log_amplitude, jnp.sign(ramp), record.log_powers[fade], whole)
-        if record.pushed is not None:
-            assert self.moving is not None
-            H, W = (self.moving.H, still(self.W)) if fade == 2 else (still(self.H), self.moving.W)
+        for pushed, other in zip(record.pushed, self.others, strict=True):
+            H, W = (other.H, still(self.W)) if fade == 2 else (still(self.H), other.W)
             rate = (self.leading.rates.r1 if fade == 2 else self.leading.rates.r2) if self.downhill else 1.0
-            pushed = [rate * self.space.metric(H), none, rate * W]
-            course = course.along(pushed, record.pushed.signs[fade], record.pushed.log_powers[fade])
+            course = course.along(
+                [rate * self.space.metric(H), none, rate * W], pushed.signs[fade], pushed.log_powers[fade]
+            )
         return course.split(self.log_scale)
 
 
@@ -247,16 +250,15 @@ def exact_linear(
     state: State,
     leading: LeadingPart | None,
     origin: Origin | None = None,
-    memory: dict[str, jax.Array] | None = None,
+    others: Sequence[dict[str, jax.Array]] = (),
     downhill: bool = True,
 ) -> ExactLinear:
     """The start in the form from which every later moment is evaluated; `origin` is as in `linear_system`.
 
-    `memory` is the velocity that the run begins with, or minus it if it is momentum (`downhill`); its row space must
-    not be `summed`.
+    `others` is what the run begins with beside the state: a velocity, or minus it if it is momentum (`downhill`), or
+    the other slots of a memory; the row space must then not be `summed`.
     """
-    begin = memory if memory is None or not downhill else jax.tree.map(jnp.negative, memory)
-    moving = None if begin is None else Columns(begin["H"], space.gather(begin["H"]), begin["W"])
+    begin = [jax.tree.map(jnp.negative, other) for other in others] if downhill else others
     rows, residual, factor = space.project(state.H)
     seen = None
     if residual is not None and affordable(residual.shape[0], state.W.shape[0]):
@@ -275,7 +277,7 @@ def exact_linear(
         leading=leading,
         seen=seen,
         origin=origin,
-        moving=moving,
-        moving_b=None if begin is None else begin["b"],
+        others=tuple(Columns(other["H"], space.gather(other["H"]), other["W"]) for other in begin),
+        others_b=tuple(other["b"] for other in begin),
         downhill=downhill,
     )

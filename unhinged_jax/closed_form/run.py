@@ -17,7 +17,16 @@ from unhinged_jax.closed_form.balance import Form, form_of, why_not_read
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.deep_starts import why_not_aligned
 from unhinged_jax.closed_form.diffused import diffused
-from unhinged_jax.closed_form.evaluation import Job, end_of, ended_at, evaluated, saved_of, trajectory_of
+from unhinged_jax.closed_form.evaluation import (
+    Job,
+    carried_on,
+    end_of,
+    ended_at,
+    evaluated,
+    handed_on,
+    saved_of,
+    trajectory_of,
+)
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form, why_not_from
 from unhinged_jax.closed_form.expected import OF_MEAN, known_of, mean_of, unknown
 from unhinged_jax.closed_form.linear import exact_linear
@@ -34,7 +43,7 @@ from unhinged_jax.closed_form.timeline import (
     updates_at,
     with_slopes,
 )
-from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, Noisy, without_idle
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, Noisy, carried_by, without_idle
 from unhinged_jax.linear.compression import compressible, observed
 from unhinged_jax.linear.leading_part import Coupled, leading_parts, present_modes
 from unhinged_jax.linear.row_space import row_space
@@ -189,15 +198,15 @@ def _expected(
 @compiled
 def _linear(job: Job) -> Trajectory:
     """Evaluate a dynamics that is linear in (H, W)."""
-    model, dynamics, state, memory = job.model, job.dynamics, job.state, job.memory
+    model, dynamics, state, others = job.model, job.dynamics, job.state, carried_on(job)
     dtype = state.W.dtype
-    space = row_space(model, dtype, summed=memory is None)  # a velocity has its own residual
+    space = row_space(model, dtype, summed=not others)  # a velocity has its own residual
     spectrum = spectrum_of(space.signal, model.kernel, model.samples, model.dim, dtype)
     present = jnp.ones_like(spectrum.values)
     if model.kernel is None or model.kernel.kind != "coordinates":
-        H, W = state.H, state.W
-        if memory is not None:
-            H, W = jnp.hstack([H, memory["H"]]), jnp.hstack([W, memory["W"]])
+        H, W = (
+            jnp.hstack([part, *(other[name] for other in others)]) for name, part in (("H", state.H), ("W", state.W))
+        )
         F = space.signal.transpose_times(H)
         present = jax.lax.stop_gradient(present_modes(spectrum, F, W)).astype(dtype)
         spectrum = dataclasses.replace(spectrum, present=present)
@@ -213,17 +222,17 @@ def _linear(job: Job) -> Trajectory:
 
     def record_of(g: jax.Array) -> Record:
         steps = None if pace is None else pace.steps
-        return timeline(model, dynamics, clock, Modes(g, mask, present), memory is not None, steps)
+        return timeline(model, dynamics, clock, Modes(g, mask, present), len(others), steps)
 
     moments = with_slopes(record_of, spectrum)
-    problem = exact_linear(space, spectrum, state, part, origin, memory, isinstance(dynamics, Descent))
+    problem = exact_linear(space, spectrum, state, part, origin, others, carried_by(dynamics) == "momentum")
     apart = origin is not None and refers_to_start(
         job.plan
     )  # the first start need not lie in the span that the smaller problem keeps
     if (
         not job.states
         and not apart
-        and memory is None
+        and not others
         and space.summed
         and model.labels.balanced
         and compressible(job.plan)
@@ -235,10 +244,10 @@ def _linear(job: Job) -> Trajectory:
         run = trajectory_of({"values": values}, last, job.clock.times)
     else:
         run = evaluated(job, lambda moment: problem.view(*moment), moments)
-    if moments[0].velocity is None:
+    if not moments[0].beside:
         return run if pace is None else pace.marked(run)
     record, slopes = end_of(moments)
-    return dataclasses.replace(run, memory=problem.memory(record, slopes, run.final.log_scale))
+    return dataclasses.replace(run, memory=handed_on(job, problem.memory(record, slopes, run.final.log_scale)))
 
 
 @compiled

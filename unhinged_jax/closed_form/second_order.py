@@ -14,6 +14,8 @@ at the rate k, of y = (x + k) t:
 
     p = phi(y)  (Polyak),    p = e^{-kt} (1 + k t phi(y))  (moving).
 
+Going on from a time t_0, they are a share of the average before, t_0/(t_0 + t) or e^{-kt}, and the rest of the state.
+
 Source: beyond the paper; Su, Boyd & Candès 2016 for Nesterov's flow of a quadratic.
 """
 
@@ -101,15 +103,19 @@ class Motion(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """The average over time of e^{x s}, at one time, in place of U; the other three functions are 0.
+    """The average over time of e^{x s}, at one time, in place of U, and e^{x t} of the state itself in place of U'.
+
+    Of a run that continues another one, U and U' are those of the average before, and S and S' of the state.
 
     Attributes:
-        forgets: The rate k of a moving average, (), or None for the mean since the start.
+        forgets: The rate k of a moving average, (), or None for the mean since the time 0.
         time: The time since the start, ().
+        before: The time at the start, (), or None for a run that continues no other.
     """
 
     forgets: Float[jax.Array, ""] | None
     time: Float[jax.Array, ""]
+    before: Float[jax.Array, ""] | None
 
     def log_size(self, x: jax.Array) -> jax.Array:
         """About how large it is at an eigenvalue."""
@@ -117,6 +123,16 @@ class Mean(NamedTuple):
             y = x * self.time
             return jnp.maximum(y, 0.0) - jnp.log1p(jnp.abs(y))
         return jnp.maximum(x, -self.forgets) * self.time
+
+    @property
+    def kept(self) -> jax.Array:
+        """The share of the average before, (); 0 for the mean of a fresh run, which has none."""
+        if self.forgets is not None:
+            return jnp.exp(-self.forgets * self.time)
+        if self.before is None:
+            return jnp.zeros_like(self.time)
+        whole = self.before + self.time
+        return jnp.where(whole > 0, self.before / jnp.where(whole > 0, whole, 1.0), 1.0)
 
     def close(self, x: jax.Array, half: jax.Array) -> jax.Array:
         """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
@@ -130,18 +146,21 @@ class Mean(NamedTuple):
         """The coefficients of (z/unit)^j at x + z, over e^log_scale; those of order 0 are the values."""
         t, k = self.time, jnp.zeros_like(self.time) if self.forgets is None else self.forgets
         f = entire.derivatives(entire.MEAN, (x + k) * t, log_scale + k * t, _TERMS)
-        value = _powers(t * self.unit(x), x)[0] * f
-        if self.forgets is not None:
-            value = (k * t * value).at[0].add(jnp.exp(-k * t - log_scale))
-        none = jnp.zeros_like(value)
-        return jnp.stack([value, none, none, none], axis=1)
+        by = _powers(t * self.unit(x), x)[0]
+        none = jnp.zeros_like(by)
+        mean, state = by * f, by * jnp.exp(x * t - log_scale)
+        kept = none.at[0].set(self.kept * jnp.exp(-log_scale))
+        mean = (1 - self.kept if self.forgets is None else k * t) * mean
+        if self.before is None:
+            return jnp.stack([kept + mean, state, none, none], axis=1)
+        return jnp.stack([kept, none, mean, state], axis=1)
 
 
-def _motion(flow: Flow, time: jax.Array) -> Motion | Mean:
+def _motion(flow: Flow, time: jax.Array, before: jax.Array | None) -> Motion | Mean:
     """The functions of this flow."""
     if flow.memory is not None:
         polyak = isinstance(flow.memory, PolyakAverage)
-        return Mean(None if polyak else flow.memory.share_at(time), time)
+        return Mean(None if polyak else flow.memory.share_at(time), time, before)
     return Motion(None if isinstance(flow.damping, Nesterov) else jnp.asarray(flow.damping, time.dtype), time)
 
 
@@ -223,14 +242,21 @@ class Part(NamedTuple):
     bias_speed: BiasCoefficients
 
 
-def parts(model: LayerPeeled, flow: Flow, elapsed: jax.Array, modes: Modes) -> tuple[Part, Part]:
-    """What a record holds at a time since the start: of the state, and of a velocity at the start."""
+def parts(
+    model: LayerPeeled, flow: Flow, elapsed: jax.Array, modes: Modes, first: jax.Array, goes_on: bool
+) -> tuple[Part, Part]:
+    """What a record holds at a time since the start: of the state, and of what is beside it at the start.
+
+    That is a velocity, or the state beside an average. The run starts at the time `first`, and `goes_on` says whether
+    it continues another one.
+    """
     g, present = modes.squares, modes.present
     eta = jnp.asarray(flow.schedule(0), g.dtype)
     rates = unit_rates(model, flow, g.dtype)
     own = bias_rates(model, flow, rates)
     rates = Rates(*(eta * rate for rate in (rates.a, rates.c, rates.r1, rates.r2)))
-    motion = _motion(flow, elapsed)
+    motion = _motion(flow, elapsed, first if goes_on else None)
+    source = 2 if goes_on and isinstance(motion, Mean) else 0  # an average is not driven, but what it averages is
     nodes = winning_nodes(modes, rates)
     sizes = jax.lax.stop_gradient(motion.log_size(nodes))
 
@@ -255,7 +281,8 @@ def parts(model: LayerPeeled, flow: Flow, elapsed: jax.Array, modes: Modes) -> t
     def part(value: int, speed: int, drives: float) -> Part:
         full, rest = (jax.tree.map(lambda one, i=i: one[i], found[value]) for i in (0, 1))
         at_nodes = terms[0, value, :4]
-        bias, bias_speed = (BiasCoefficients(faded[i], drives * eta * own.rate * drifted[i]) for i in (value, speed))
+        drive = drives * eta * own.rate
+        bias, bias_speed = (BiasCoefficients(faded[i], drive * drifted[(i + source) % 4]) for i in (value, speed))
         moving = jax.tree.map(lambda one: one[0], found[speed])
         logarithm = safe_log(jnp.abs(at_nodes)) + sizes
         return Part(full, logs[0], rest, logs[1], logarithm, jnp.sign(at_nodes), bias, moving, bias_speed)

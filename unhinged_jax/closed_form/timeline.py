@@ -35,7 +35,7 @@ from unhinged_jax.closed_form.modes import (
     winning_nodes,
 )
 from unhinged_jax.closed_form.second_order import Part, parts
-from unhinged_jax.closed_form.updates import Paces, products
+from unhinged_jax.closed_form.updates import Held, Paces, products
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.linear.spectrum import BalancedSpectrum, Spectrum
@@ -45,8 +45,8 @@ from unhinged_jax.schedules.elapsed import elapsed, integrated_outside
 from unhinged_jax.special import phi1, safe_log
 
 
-class Velocity(NamedTuple):
-    """The coefficients of the velocity of momentum at one time.
+class Beside(NamedTuple):
+    """The coefficients of a velocity, or of another slot of a memory, at one time.
 
     Attributes:
         modes: Those of H and W, divided by e^log_full.
@@ -70,8 +70,8 @@ class Record:
         log_powers: log |p| at the four nodes: mu+ and mu- of the winning modes, -r1 l1 and -r2 l2, (4,).
         signs: The sign of p at the four nodes, (4,).
         bias: Coefficients of the biases, ().
-        velocity: Coefficients of the velocity of a descent with momentum, else None.
-        pushed: If the run begins with a velocity, the record of that velocity from a start of zeros, else None.
+        beside: What is carried beside the state: the coefficients of a velocity, or of the other slots of a memory.
+        pushed: If the run begins with a velocity, or with slots, the record of each from a start of zeros.
     """
 
     full: Coefficients
@@ -81,8 +81,8 @@ class Record:
     log_powers: Float[jax.Array, "*T 4"]
     signs: Float[jax.Array, "*T 4"]
     bias: BiasCoefficients
-    velocity: Velocity | None = None
-    pushed: Record | None = None
+    beside: tuple[Beside, ...] = ()
+    pushed: tuple[Record, ...] = ()
 
 
 class Clock(NamedTuple):
@@ -131,10 +131,10 @@ def timeline(
     dynamics: Dynamics,
     clock: Clock,
     modes: Modes,
-    pushed: bool = False,
+    pushed: int = 0,
     pace: Moment | Paces | None = None,
 ) -> Record:
-    """The record of a run. If `pushed`, it includes the record of a velocity that the run begins with.
+    """The record of a run, with those of as many velocities or other slots as are `pushed`, with which it begins.
 
     `pace` says how fast it goes where the norm of its gradient decides: the moments of a flow, the paces of a descent.
     """
@@ -150,8 +150,9 @@ def timeline(
     assert clock.reads is not None
     assert not isinstance(pace, Moment)
     given = model, dynamics, clock.reads, clock.first, modes
-    record = _product_timeline(*given, pace=pace)
-    return dataclasses.replace(record, pushed=_product_timeline(*given, pushed=True)) if pushed else record
+    record = _product_timeline(*given, place=0 if pushed else None, pace=pace)
+    others = tuple(_product_timeline(*given, place=place) for place in range(1, pushed + 1))
+    return dataclasses.replace(record, pushed=others)
 
 
 def taus_of(flow: Flow, clock: Clock) -> Float[jax.Array, "T"]:
@@ -185,15 +186,15 @@ def bias_at(model: LayerPeeled, flow: Flow, rates: Rates, moment: Moment) -> Bia
     return BiasCoefficients(jnp.exp(-own.decay * age), own.rate * age * phi1(own.decay * age))
 
 
-def _second_order_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes, pushed: bool) -> Record:
+def _second_order_timeline(model: LayerPeeled, flow: Flow, clock: Clock, modes: Modes, pushed: int) -> Record:
     """The record of a flow of second order, or of an average."""
 
     def record(found: Part) -> Record:
-        return Record(*found[:7], None if flow.memory is not None else Velocity(found.speed, found.bias_speed))
+        return Record(*found[:7], (Beside(found.speed, found.bias_speed),))
 
     def at(elapsed: jax.Array) -> Record:
-        of_state, of_velocity = parts(model, flow, elapsed, modes)
-        return dataclasses.replace(record(of_state), pushed=record(of_velocity) if pushed else None)
+        of_state, of_other = parts(model, flow, elapsed, modes, clock.first.astype(elapsed.dtype), bool(pushed))
+        return dataclasses.replace(record(of_state), pushed=(record(of_other),) if pushed else ())
 
     return jax.vmap(at)((clock.times - clock.first).astype(modes.squares.dtype))
 
@@ -237,7 +238,7 @@ def _product_timeline(
     reads: Reads,
     first: jax.Array,
     modes: Modes,
-    pushed: bool = False,
+    place: int | None = None,
     pace: Paces | None = None,
 ) -> Record:
     """The record from ordered products of one-step matrices: any schedule, rates that are not proportional, momentum.
@@ -248,7 +249,7 @@ def _product_timeline(
     nodes = jnp.zeros(4, dtype)
     if descent.proportional:
         nodes = winning_nodes(modes, unit_rates(model, descent, dtype))
-    saved = products(model, descent, reads, first, modes, nodes, pushed=pushed, paces=pace)
+    saved = products(model, descent, reads, first, modes, nodes, place=place, paces=pace)
     log_full, log_rest, log_nodes = (power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in saved.power)
     log_powers = safe_log(jnp.abs(saved.nodes)) + log_nodes
     # The decaying part of the winning modes, p(mu-), belongs to the remainder. With large steps it may be the largest.
@@ -262,8 +263,19 @@ def _product_timeline(
         log_powers,
         jnp.sign(saved.nodes),
         saved.x.bias,
-        Velocity(saved.v.full, saved.v.bias) if carried_by(descent) == "momentum" else None,
+        _beside(descent, saved.v),
     )
+
+
+def _beside(descent: Descent, carried: Held | None) -> tuple[Beside, ...]:
+    """What a run carries beside its state, from what `products` has of it."""
+    if carried is None:
+        return ()
+    if descent.memory is None:
+        return (Beside(carried.full, carried.bias),)
+    slots = range(len(descent.memory.first) - 1)
+    every = (jax.tree.map(lambda leaf, i=i: leaf[:, i], carried) for i in slots)
+    return tuple(Beside(slot.full, slot.bias) for slot in every)
 
 
 def with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) -> tuple[Record, Record]:

@@ -135,7 +135,7 @@ def products(
     modes: Modes,
     nodes: jax.Array,
     *,
-    pushed: bool = False,
+    place: int | None = None,
     paces: Paces | None = None,
 ) -> Carry:
     """Carry all coefficients through the updates; every value gets a leading axis of reads.
@@ -148,16 +148,23 @@ def products(
         first: The number of updates made before, ().
         modes: The modes of the problem.
         nodes: mu+ and mu- of the winning modes, -r1 l1 and -r2 l2, (4,), for proportional rates; p is recorded there.
-        pushed: Whether the coefficients are those of a velocity at a start of zeros, rather than of a start at rest.
+        place: Of what the coefficients are, if the run continues another one: 0 for its state, beside zeros; 1 for a
+            velocity, and 1, 2, ... for the other slots of a memory, beside zeros. None for a fresh start.
         paces: How long each update is, if the norm of its gradient decides; without momentum.
+
+    Returns:
+        The coefficients of what is observed; `v` are those of the velocity, or of the other slots, with an axis of them
+        after that of the reads.
     """
     g, present = modes.squares, modes.present
     dtype, one = g.dtype, identity(g)
     ones = Held(one, one, BiasCoefficients(one.H_from_H, jnp.zeros((), dtype))), jnp.ones(4, dtype)
     zeros = jax.tree.map(jnp.zeros_like, ones)
-    (x, at_nodes), (v, node_v) = (zeros, ones) if pushed else (ones, zeros)
-    none = jnp.zeros((), jnp.int32)
     begin = None if descent.memory is None else descent.memory.first
+    if begin is not None and place is not None:
+        begin = tuple(int(slot == place) for slot in range(len(begin)))
+    (x, at_nodes), (v, node_v) = (zeros, ones) if begin is None and place == 1 else (ones, zeros)
+    none = jnp.zeros((), jnp.int32)
     if begin is not None:
         x, at_nodes = jax.tree.map(lambda one: jnp.stack([begins * one for begins in begin]), (x, at_nodes))
     start = Carry(x, v, at_nodes, node_v, Powers(none, none, jnp.zeros(4, jnp.int32)))
@@ -192,7 +199,8 @@ def products(
     def kept(carry: Carry) -> Carry:
         if descent.memory is not None:
             x, at_nodes = jax.tree.map(lambda slots: slots[0], (carry.x, carry.nodes))
-            return carry._replace(x=x, nodes=at_nodes, node_v=None, v=None)
+            others = None if descent.momentum is not None else jax.tree.map(lambda slots: slots[1:], carry.x)
+            return carry._replace(x=x, nodes=at_nodes, node_v=None, v=others)
         return carry._replace(node_v=None, v=None if descent.momentum is None else carry.v)
 
     return _loop.run(step, start, reads, kept)[1]
