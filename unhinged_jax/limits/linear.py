@@ -96,7 +96,7 @@ def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -
     angle = jnp.where(led, found.angle, fading.angle[slowest])
     rate_H, rate_W = (jnp.where(led, value, 0.0) for value in (rate_H, rate_W))
     H, W = _direction(model, space, won, lead.spectrum, rates, F, state.W)
-    direction = State(H, W, biases(model, dynamics, rates, state))
+    direction = State(found.sign * H, found.sign * W, biases(model, dynamics, rates, state))
     return Limit(direction, jnp.minimum(rate_H, rate_W), rate_H, rate_W, exponent, threshold, excess, angle)
 
 
@@ -234,7 +234,7 @@ def towards(
     """The limit if the part that moves has a constant pull and a decay, whose factor was `found`."""
     dtype, moving_W = state.W.dtype, model.moves.W
     log, begin = jnp.where(decay > 0, found.log, 0.0), state.W if moving_W else state.H
-    away = begin - pull / jnp.where(decay > 0, decay, 1.0)
+    away = found.sign * (begin - pull / jnp.where(decay > 0, decay, 1.0))
     part = jnp.where(log > 0, away, jnp.where((decay > 0) & (log == 0), begin, pull))  # 1 - x = -1 leads back to it
     size = safe_norm(part if moving_W else of_training(model.labels, part))
     unit = part / jnp.where(size > 0, size, 1.0)

@@ -13,7 +13,7 @@ from unhinged_jax import _check
 from unhinged_jax._values import Tabled, Value
 from unhinged_jax.model import State
 
-STOPS, SHORT, OVERSHOOTS, SWINGS, LINE, ROOT = 1, 2, 3, 4, 5, 6
+STOPS, SHORT, OVERSHOOTS, SWINGS, LINE, ROOT, ONE_LENGTH, ARRIVES, HOVERS, FADES, ALIKE = range(1, 12)
 _NOTES = {
     0: "",
     STOPS: "all remaining rates add up to a finite sum, so the run stops at `direction`",
@@ -26,7 +26,16 @@ _NOTES = {
     "direction error falls like its inverse",
     ROOT: "updates become smaller, so the norm grows like the square root of their number, and the direction error "
     "falls like its inverse",
+    ONE_LENGTH: "gradients are brought to one length, so the norm grows by `speed` per unit of zeta, in a descent per "
+    "update, and the direction error falls like the power -`power` of that",
+    ARRIVES: "gradients have norm 1, so the run comes to its end after a finite time, at `direction`",
+    HOVERS: "steps do not become shorter than some length, so the run ends in oscillations of about that length, which "
+    "depend on its start",
+    FADES: "the run dies, so its average falls like the inverse of their number, along the sum of all states",
+    ALIKE: "nothing grows, so everything falls like the power -1/(1 - beta) of the number of updates, and no part wins",
 }
+
+_SIDES = {STOPS: "stops", ONE_LENGTH: "grows", HOVERS: "oscillates", FADES: "shrinks", ALIKE: "shrinks"}
 
 _NUMBERS = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
 _OF_NOISE = ("second_moment_growth", "mean_growth", "critical_batch", "critical_rate")
@@ -80,7 +89,8 @@ class Limit(Tabled):
         direction: The limit of (H, W)/||(H, W)|| and the limit of the bias (infinite if it grows without bound). For
             anchored prototypes, frozen features and spherical features: the limit direction of the part that moves, at
             norm 1 (each row at norm 1 if spherical), together with the part that stays. If signs change forever, the
-            limit after an even number of updates. Samples that are held out do not count in a norm, or in a rate.
+            limit after an even number of updates. NaN if there is none; see `note`. Samples that are held out do not
+            count in a norm, or in a rate.
         rate: The direction error decays like e^(-rate zeta(t)) in a flow, e^(-rate k) in a descent of constant step; 0
             if it decays only like a power, or not at all. For spherical descent it is a lower bound. It is never
             negative if `target` is "top".
@@ -97,8 +107,8 @@ class Limit(Tabled):
             part; between 0 and pi the winning part oscillates like the cosine of angle times k.
         ending: 0, or the reason why the direction is not approached at one rate forever; see `note`.
         survivors: The singular values of the logits in the limit of squared error, else None; see `Survivors`.
-        moving: "both" parts, the one that is "driven" by the other, or the "lengths" of spherical features; the
-            exponent belongs to their norm.
+        moving: "both" parts, the one that is "driven" by the other (under spectral descent both), or the "lengths" of
+            spherical features; the exponent belongs to their norm.
         second_moment_growth: E ||(H, W)||^2 grows like e^(second_moment_growth k) in a descent that draws batches or
             labels; None, as the fields below, for other dynamics. All other fields above are those of the mean. It is
             the growth from almost every start, the largest of any; see `generic`. For a driven part it is that of the
@@ -112,6 +122,9 @@ class Limit(Tabled):
             dies at none, because the mean does not, infinite if it dies at any.
         blow_up: The zeta after which the norm of a deep model is infinite, which is infinite if it never is; else None.
             The exponent is then infinite, and the direction is that in which it leaves.
+        speed: The norm grows by this much per unit of zeta, or per update, in the end, if gradients are clipped or
+            normalised and the run grows, 0 if it does not; None for other dynamics.
+        power: The direction error then falls like the power -power of zeta, or of the number of updates; 0 otherwise.
         generic: Whether the start has a part in the mode that grows with `second_moment_growth`. A start without one,
             such as one in a single class if classes do not meet (gamma = 0), grows more slowly.
 
@@ -146,11 +159,14 @@ class Limit(Tabled):
     critical_rate: Any = None
     generic: Any = None
     blow_up: Any = None
+    speed: Any = None
+    power: Any = None
 
     @property
     def quantities(self) -> dict[str, Any]:
-        """The numbers that have derivatives, by name; those of noise and of a deep model only where there is one."""
-        found = {name: getattr(self, name) for name in (*_NUMBERS, *_OF_NOISE, "blow_up")}
+        """The numbers that have derivatives, by name; those of noise, of a deep model, of steps of one length where
+        there is one."""
+        found = {name: getattr(self, name) for name in (*_NUMBERS, *_OF_NOISE, "blow_up", "speed", "power")}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
@@ -166,8 +182,8 @@ class Limit(Tabled):
                 "`side` needs one limit whose numbers are known; take a member of a batch with "
                 "`jax.tree.map(lambda leaf: leaf[0], limit)`, and while tracing use `excess` and `exponent`."
             )
-        if int(self.ending) == STOPS:
-            return "stops"
+        if int(self.ending) in _SIDES:
+            return _SIDES[int(self.ending)]
         if float(self.exponent) != 0:
             return "grows" if float(self.exponent) > 0 else "shrinks"
         if self.moving == "both":

@@ -16,12 +16,22 @@ from unhinged_jax.closed_form import exact
 from unhinged_jax.closed_form.balance import form_of
 from unhinged_jax.closed_form.carriers import grouped
 from unhinged_jax.closed_form.existence import NoClosedForm, why_no_closed_form
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, without_idle
+from unhinged_jax.dynamics import (
+    Descent,
+    Dynamics,
+    Flow,
+    Lookahead,
+    MovingAverage,
+    ScheduleFree,
+    without_idle,
+)
+from unhinged_jax.limits.averaged import averaged, averages
 from unhinged_jax.limits.deep import deep, whole_direction
 from unhinged_jax.limits.deep_squared import deep_squared
 from unhinged_jax.limits.linear import coupled, direction_of, driven
 from unhinged_jax.limits.noise import noise
 from unhinged_jax.limits.optimized import optimized, rate_now
+from unhinged_jax.limits.paced import paced
 from unhinged_jax.limits.result import STOPS, Limit
 from unhinged_jax.limits.spherical import spherical
 from unhinged_jax.limits.squared_error import squared
@@ -54,7 +64,12 @@ def limit(
     direction is known up to a rotation of the feature space.
 
     An optimiser with a decoupled decay, such as AdamW, goes to where the decay stops it; one without it goes on along a
-    line, with `rate` 0.
+    line, with `rate` 0. So does spectral descent of both parts from an aligned start.
+
+    A run whose gradients are clipped or normalised follows the path of a plain one: if that grows, its norm does by
+    `speed` at each update, and its direction error falls like a power. With a memory of a descent the largest root of a
+    polynomial decides, in place of 1 + eta mu; an average falls no faster than it forgets, which `rate` and `exponent`
+    take into account. `note` says in words what ends in another way.
 
     Args:
         model, dynamics, state: as in `exact`. If `state` is a `Trajectory`, the limit is that of the run that continues
@@ -67,7 +82,8 @@ def limit(
 
     Raises:
         NoClosedForm: if `exact` has no closed form; for rates that are not proportional; for a kernel between feature
-            coordinates; and for a trajectory that carries a velocity or the memory of an optimiser.
+            coordinates; for `sam_radius`; for momentum beside a memory, and a memory whose numbers leave no
+            exponential; and for a trajectory that carries a velocity or a memory.
         ValueError: for a state of another shape, a fixed part whose scale does not fit, or an unknown target.
 
     Source: Zhou et al. 2023, Corollaries 3 and 5, Theorems 6 and 7; any signal, decays, rates, descent: beyond the
@@ -84,12 +100,13 @@ def limit(
     single = state.final if isinstance(state, Trajectory) else state
     dynamics = without_idle(dynamics)
     why = why_no_closed_form(model, dynamics, expectations=True, state=single)
-    if why is None and model.moves.coupled and getattr(dynamics, "optimizer", None) is not None:
-        why = "that of an optimiser is known for one part that moves; ask `exact` after many updates."
-    if why is None and dynamics.paced:
-        why = _why_no_limit_paced(dynamics)
-    if why is None and carried_by(dynamics) == "memory":
-        why = "the limit is that of a descent without `memory`; an average of a run that grows tends to its direction."
+    if why is None and dynamics.sam_radius is not None:
+        why = (
+            "whether a sharpness-aware run grows or dies depends on the size of its start; ask `exact`, or for the "
+            "limit without sam_radius, which is that of a run that grows."
+        )
+    if why is None and dynamics.memory is not None:
+        why = _why_not_remembered(dynamics, target)
     if why is None and not dynamics.proportional:
         why = "the rates of H and W are not proportional, so no direction stays the same."
     if why is None and model.moves.b and callable(dynamics.rate_b):
@@ -123,7 +140,7 @@ def limit(
             left = jnp.where(rate_now(dynamics) > 0, jnp.inf, 0.0)
         else:
             left = jnp.asarray(remaining(dynamics.schedule, task.first))
-        found = _solver(model, dynamics, single)(model, dynamics, task.state, task.target)
+        found = _solver(model, dynamics, single, task.precision)(model, dynamics, task.state, task.target)
         if not (_check.concrete(left) and np.isposinf(left)):
             found = _stopped(found, model, dynamics, task, left)
         if drawn is not None and membership is not None:
@@ -133,20 +150,21 @@ def limit(
         return task.give_back(found)
 
 
-def _why_no_limit_paced(dynamics: Dynamics) -> str:
-    """Why a run whose steps depend on the norm of its gradient has no limit here."""
-    if dynamics.sam_radius is not None:
-        return (
-            "whether a sharpness-aware run grows or dies depends on the size of its start; ask `exact`, or for the "
-            "limit without sam_radius, which is that of a run that grows."
-        )
-    return (
-        "gradients that are clipped or normalised run along the path of plain ones at another speed; ask for the limit "
-        "without clip_norm and normalized, which has the same direction and side but another rate."
-    )
+def _why_not_remembered(dynamics: Dynamics, target: str) -> str | None:
+    """Why a run with a memory has no limit here, in words, or None."""
+    if isinstance(dynamics, Descent) and dynamics.momentum is not None:
+        return "it is known for a memory without momentum; leave out one of them."
+    memory = dynamics.memory
+    for kind, name, value in ((Lookahead, "share", 0), (MovingAverage, "keep", 1), (ScheduleFree, "beta", 1)):
+        number: Any = getattr(memory, name, None)
+        if isinstance(memory, kind) and _check.concrete(number) and float(number) == value:
+            return f"with {name} = {value} a {kind.__name__} follows no exponential; give another number."
+    if averages(dynamics) and target != "top":
+        return f"an average consists of all modes, so it has none for target={target!r}; leave `target` out."
+    return None
 
 
-def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..., Limit]:
+def _solver(model: LayerPeeled, dynamics: Dynamics, state: State, precision: str) -> Callable[..., Limit]:
     """The function that finds the limit of this kind of problem."""
     if model.depth > 2:
         known = _check.concrete((model, dynamics, state))
@@ -159,7 +177,10 @@ def _solver(model: LayerPeeled, dynamics: Dynamics, state: State) -> Callable[..
     if isinstance(dynamics, Descent) and dynamics.optimizer is not None:
         return optimized
     if not model.spherical:
-        return coupled if model.moves.coupled else driven
+        plain = coupled if model.moves.coupled else driven
+        if averages(dynamics):
+            return functools.partial(averaged, solve=plain, precision=precision)
+        return functools.partial(paced, solve=plain) if dynamics.paced else plain
     lengthen = False  # whether this is a descent whose decay alone makes features longer
     if isinstance(dynamics, Descent) and _check.concrete((model, dynamics)):
         lengthen = float(dynamics.schedule(0) * dynamics.rate_H * model.decay_H) > 2
@@ -175,7 +196,8 @@ def _stopped(found: Limit, model: LayerPeeled, dynamics: Dynamics, task: _reques
     else:
         last = task.state
     direction = direction_of(model, last) if last.inner is None else whole_direction(last)
-    rates = {name: jnp.where(ends, 0.0, getattr(found, name)) for name in ("rate", "rate_H", "rate_W", "exponent")}
+    names = ("rate", "rate_H", "rate_W", "exponent", *(() if found.speed is None else ("speed", "power")))
+    rates = {name: jnp.where(ends, 0.0, getattr(found, name)) for name in names}
     return dataclasses.replace(
         found,
         direction=jax.tree.map(lambda here, there: jnp.where(ends, here, there), direction, found.direction),
