@@ -91,6 +91,7 @@ class Tab(chromium.Page):
 
     def picture(self, file: Path) -> None:
         """Write the whole page as a PNG."""
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
 
     def faults(self) -> list[str]:

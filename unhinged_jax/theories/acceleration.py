@@ -15,6 +15,7 @@ from unhinged_jax.dynamics import Descent, Flow, MovingAverage, PolyakAverage
 from unhinged_jax.labels import balanced
 from unhinged_jax.limits import limit
 from unhinged_jax.model import LayerPeeled, State, regularized
+from unhinged_jax.plots.looks import head
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative
@@ -121,13 +122,15 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
     for name in FLOWS:
         left.plot(curves["time"], np.exp(curves[f"distance {name}"]), label=name)
-    left.set(yscale="log", xlabel="time", ylabel="distance to the limit direction")
+    left.set(yscale="log", xlabel="time", ylabel="distance")
+    head(left, "Distance from the limit direction", "with inertia and without")
     left.legend()
     right.plot(curves["seen"], np.exp(curves["lag mean"]), label="mean over time")
     right.plot(curves["seen"], np.exp(curves["lag moving"]), label=f"moving average, {KEEP:g} kept")
     late = curves["seen"][curves["seen"] > 20]
     right.plot(late, 1.5 * np.exp(curves["lag mean"][-1]) * 400 / late, color="0.3", lw=1, ls=":", label="∝ 1/t")
-    right.set(xscale="log", yscale="log", xlabel="time", ylabel="norm over that of the state")
+    right.set(xscale="log", yscale="log", xlabel="time", ylabel="ratio of norms")
+    head(right, "Norm of averages", "over the norm of the state itself")
     right.legend()
 
 
@@ -135,7 +138,7 @@ THEORY = Theory(
     name="acceleration",
     title="Inertia and averages, exactly",
     loss="unhinged",
-    case="regularized",
+    case="regularised",
     predicted=(
         "a mode grows like `e^{μt}` without inertia, like `e^{st}` with `s² + cs = μ` in a heavy-ball flow, which is "
         "faster where `μ + c < 1`, and like `e^{√μ t}` in Nesterov's, which is faster where `μ < 1`; a mean over time "

@@ -116,7 +116,7 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left.plot([], [], "o", color="0.4", ms=4.5, label="simulated")
     logarithmic(left, "decay λ/σ", "size a₀ of the start", both=True)
     left.set(xlim=(0.03, 3), ylim=(0.03, 3))
-    head(left, "Which modes live", "those above their line; L = 2: left of it")
+    head(left, "Smallest start that lives", "modes above their line live; L = 2: left of it")
     key_under(left, 3)
     shades: Any = np.linspace(0.0, 0.85, len(SIZES))
     for place, size in enumerate(SIZES):

@@ -12,6 +12,7 @@ from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, State, regularized
+from unhinged_jax.plots.looks import head
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
@@ -165,12 +166,14 @@ def _draw(curves: Curves, figure: Figure) -> None:
     left.plot(ends, curves["gap_square_norm"][-1] * ends / rates[-1], color="0.3", lw=0.8, ls=":", label="slope 1")
     left.set(xscale="log", yscale="log", xlim=(0.01, 1), ylim=(1e-5, 0.3))
     left.set(xlabel="rate η", ylabel="|E of descent − E of diffusion|")
+    head(left, "Gap between descent and its diffusion", "in expectation")
     left.legend(fontsize=8, loc="lower right")
     for number, eta in enumerate(curves["drawn"]):
         right.plot(curves["tau"], curves[f"diffusion_{eta:g}"], color=f"C{number}", label=f"diffusion, η = {eta:g}")
         right.plot(curves[f"updates_{eta:g}"], curves[f"descent_{eta:g}"], "o", ms=3.5, color=f"C{number}",
                    label=f"descent, η = {eta:g}")  # fmt: skip
-    right.set(xlabel="τ = η · updates", ylabel="E‖Z‖² over that of the flow")
+    right.set(xlabel="τ = η · updates", ylabel="ratio of E‖Z‖²")
+    head(right, "Expected squared norm", "over that of the flow without noise")
     right.legend(fontsize=8)
 
 

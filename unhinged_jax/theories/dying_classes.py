@@ -14,6 +14,7 @@ from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.labels import from_counts
 from unhinged_jax.limits import limit
 from unhinged_jax.model import State, regularized
+from unhinged_jax.plots.looks import head
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
@@ -77,9 +78,11 @@ def _draw(curves: Curves, figure: Figure) -> None:
         left.plot(curves["at"], curves["descended"][:, place], "o", color=f"C{place}", ms=4)
         right.plot(curves["time"], curves["path"][:, place], color=f"C{place}")
         right.axhline(max(0.0, math.sqrt(count) - samples * TIMED), color=f"C{place}", lw=0.8, ls=":")
-    left.set(xlabel="decay √(λ₁λ₂)", ylabel="singular value of the logits at the minimum")
+    left.set(xlabel="decay √(λ₁λ₂)", ylabel="singular value of the logits")
+    head(left, "Singular values at the minimum", "lines: predicted; dots: where descent ended")
     left.legend(title="class of")
-    right.set(xscale="log", xlabel="time", ylabel=f"√n_c · mean own logit, λ = {TIMED:g}")
+    right.set(xscale="log", xlabel="time", ylabel="√(class size) · mean own logit")
+    head(right, f"Classes appear one by one, λ = {TIMED:g}", "dotted: predicted ends")
 
 
 THEORY = Theory(

@@ -91,7 +91,7 @@ def _draw(curves: Curves, figure: Figure) -> None:
         left.plot(every[part], best[part], "o-", ms=7, alpha=0.5, label=name)
     left.plot(curves["classes"], curves["cosine"], "x", color="0.1", ms=7, mew=1.5, label="trained")
     left.set(xlabel="classes in 3 dimensions", ylabel="largest cosine")
-    head(left, "As far apart as they go", f"cross-entropy at temperature {TEMPERATURES[-1]:g}")
+    head(left, "Largest cosine of two classes", f"crosses: trained at temperature {TEMPERATURES[-1]:g}")
     T = curves["temperature"]
     for classes in OTHERS:
         right.plot(T, curves[f"above_{classes}"], "o", label=f"{classes} classes")
@@ -100,7 +100,7 @@ def _draw(curves: Curves, figure: Figure) -> None:
         label = "∝ temperature" if classes == OTHERS[0] else None
         right.plot(shown, slope * shown, **SIMULATED, color="0.1", label=label)
     right.set(xlabel="temperature", ylabel="largest cosine above the best")
-    head(right, "The colder, the closer", "where the best code is not the minimum itself")
+    head(right, "Distance from the best code", "of codes that are not the minimum themselves")
     for axes in (left, right):
         key_under(axes)
 

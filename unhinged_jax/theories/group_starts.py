@@ -151,8 +151,8 @@ def _draw(curves: Curves, figure: Figure) -> None:
     right.plot(curves["even"][shown], curves["even_gap"][shown], color="0.1", lw=1, ls=":", label="an even spectrum")
     left.set(yscale="log", xlabel="time", ylabel=r"singular value $a_k$")
     right.set(xlabel="time", ylabel="logit gap")
-    head(left, "Each new bit rises in its turn", "what tells nothing new waits")
-    head(right, "Halves, quarters, classes", "an even spectrum is a simplex ETF")
+    head(left, "Singular values of the prototypes", "grey: products of the others")
+    head(right, "Logit gaps between classes", "first halves part, then quarters, then classes")
     for axes in (left, right):
         key_under(axes)
 

@@ -13,7 +13,7 @@ from unhinged_jax.comparison import verify
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, State, ntk_invariant
-from unhinged_jax.plots.looks import key_under
+from unhinged_jax.plots.looks import head, key_under
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative, worst
@@ -150,17 +150,20 @@ def _compute() -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
 
 def _draw(curves: Curves, figure: Figure) -> None:
     left, right = pair(figure)
-    left.plot(curves["time"], curves["loss"], color="0.3", label="training set, always")
+    left.plot(curves["time"], curves["loss"], color="0.3", label="all of the training set")
     for share in curves["shown"]:
-        left.plot(curves["time"], curves[f"test_{share:g}"], label=f"test set, in {share:.0%}")
+        left.plot(curves["time"], curves[f"test_{share:g}"], label=f"{100 * share:.0f} % of a test set")
     left.set_yscale("symlog", linthresh=1.0)
+    left.set_yticks([0, *(sign * 10.0**power for power in (2, 4, 6, 8) for sign in (-1, 1))])
     left.set(xlabel="time", ylabel="loss")
-    key_under(left, 2, title="shortcut holds")
+    head(left, "Loss on the training set and three test sets")
+    key_under(left, 2, title="the shortcut is right in")
     turns = np.isfinite(curves["predicted"])
     right.plot(curves["shares"][turns], curves["predicted"][turns], label="predicted")
     right.plot(curves["shares"][turns], curves["found"][turns], "o", label="least test loss of the run")
-    right.axvline(curves["shares"][turns].max(), label="falls forever beyond", **THRESHOLD)
-    right.set(xlabel="share of test samples with the shortcut", ylabel="best time to stop")
+    right.axvline(curves["shares"][turns].max() + 0.5 / TEST, label="to its right: never", **THRESHOLD)
+    right.set(xlabel="share of test samples with the shortcut", ylabel="best time")
+    head(right, "When to stop")
     key_under(right, 2)
 
 

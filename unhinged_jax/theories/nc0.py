@@ -156,14 +156,14 @@ def _draw(curves: Curves, figure: Figure) -> None:
         dashed = {"ls": (0, (3, 3)), "lw": 2.5} if name == "spectral" else {}
         left.plot(curves["time"], curves[name], color=PALETTE[place], label=label, **dashed)
     left.set(xlabel="updates", ylabel="norm of the sum of the prototypes", yscale="log")
-    head(left, "Sum of the prototypes", "features frozen, decay 0.5 for all")
+    head(left, "Sum of the prototypes", "descent and spectral descent coincide")
     key_under(left)
     shown = curves["decoupled"], curves["coupled"], curves["nc0"]
     drawn = right.pcolormesh(*shown, vmin=0, shading="nearest", rasterized=True)
     right.plot(curves["decoupled"], curves["decoupled"] * curves["steepest"], **{**THRESHOLD, "color": "w", "lw": 1.5})
     right.set_ylim(curves["coupled"][0], curves["coupled"][-1])
-    logarithmic(right, "decoupled decay λ_d", "coupled decay λ_c", both=True)
-    figure.colorbar(drawn, ax=right, label="NC0, the same over the sum of the norms")
+    logarithmic(right, r"decoupled decay $\lambda_d$", r"coupled decay $\lambda_c$", both=True)
+    figure.colorbar(drawn, ax=right, label="NC0: norm of the sum over sum of norms")
     head(right, "Sign descent with both decays", "above the line NC0 vanishes")
 
 

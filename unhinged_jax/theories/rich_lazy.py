@@ -13,6 +13,7 @@ from unhinged_jax.comparison import verify
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import State, unconstrained
+from unhinged_jax.plots.looks import head
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, relative
@@ -93,6 +94,7 @@ def _draw(curves: Curves, figure: Figure) -> None:
     for kappa in curves["shown"]:
         left.plot(curves["time"][later], curves[f"loss_{kappa:g}"][later], label=f"κ = {kappa:g}")
     left.set(xscale="log", xlabel="time (0 is not on this axis)", ylabel="loss")
+    head(left, "Loss from balanced starts", "κ: how much larger the features start")
     left.legend()
     right.plot(curves["kappa"], curves["moved"], label="change of HHᵀ over HHᵀ at the start")
     right.plot(curves["kappa"], curves["spread"], label="within- over between-class variance")
@@ -100,7 +102,8 @@ def _draw(curves: Curves, figure: Figure) -> None:
     right.plot(
         late, 3 * curves["moved"][-1] * (curves["kappa"][-1] / late) ** 2, color="0.3", lw=1, ls=":", label="∝ 1/κ²"
     )
-    right.set(xscale="log", yscale="log", xlabel="κ, from rich to lazy", ylabel="at the end of training")
+    right.set(xscale="log", yscale="log", xlabel="κ, from rich to lazy", ylabel="ratio")
+    head(right, "Kernel and collapse at the end of training")
     right.legend()
 
 

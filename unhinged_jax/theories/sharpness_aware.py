@@ -15,6 +15,7 @@ from unhinged_jax.comparison import verify
 from unhinged_jax.dynamics import Descent, Flow
 from unhinged_jax.labels import balanced
 from unhinged_jax.model import LayerPeeled, State, unconstrained
+from unhinged_jax.plots.looks import head
 from unhinged_jax.simulation import simulate
 from unhinged_jax.theories.drawing import THRESHOLD, pair
 from unhinged_jax.theories.theory import Check, Curves, Theory, worst
@@ -149,7 +150,8 @@ def _draw(curves: Curves, figure: Figure) -> None:
     for size in curves["sizes"]:
         left.plot(curves["time"], curves[f"norm_{size:g}"], label=f"{size:g}")
     left.axhline(1, **THRESHOLD)
-    left.set(xlabel="time in units of 1/σ", ylabel="norm over radius, one mode", ylim=(0, 3))
+    left.set(xlabel="time in units of 1/σ", ylabel="norm over radius", ylim=(0, 3))
+    head(left, "One mode", "dies if it starts within the radius")
     left.legend(title="start over radius")
     edge = curves["boundary"]
     right.fill_between(edge[:, 0], edge[:, 1], color="0.85", lw=0, label="starts that die")
@@ -157,8 +159,9 @@ def _draw(curves: Curves, figure: Figure) -> None:
         path = curves[f"path_{name}"]
         right.plot(*path.T, color="C0" if name in ("out", "far") else "C3")
         right.plot(*path[0], "o", color="0.2", ms=4)
-    right.plot([1, 0], [0, 1], "s", color="0.2", ms=5, label="one mode at rest")
+    right.plot([1, 0], [0, 1], "s", color="0.2", ms=5, clip_on=False, label="one mode at rest")
     right.set(xlim=(0, 2), ylim=(0, 2), xlabel="part in the stronger mode, over radius", ylabel="in the weaker mode")
+    head(right, "Two modes, singular values 2 : 1", "from four starts, the dots")
     right.legend()
 
 

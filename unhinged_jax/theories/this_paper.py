@@ -67,7 +67,11 @@ def _draw(curves: Curves, figure: Figure) -> None:
         axes.plot(curves["time"], curves[f"{name} simulated"] / np.log(10), **SIMULATED, color="0.1", label="simulated")
         axes.set_xlabel("update")
         axes.locator_params(axis="x", nbins=4)
-        head(axes, name.capitalize(), "both curves coincide")
+        head(
+            axes,
+            name.capitalize(),
+            "of the features; curves coincide" if name == "spherical" else "both curves coincide",
+        )
     panels[0].set_ylabel("log₁₀ of the distance to the limit")
     key_of(figure)
 

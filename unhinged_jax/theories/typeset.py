@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-_CODE = re.compile(r"unhinged |python |(exact|limit)$")  # commands and names of functions
+_CODE = re.compile(r"unhinged |python |[a-z]{4,}[a-z._]*$")  # commands and names of functions
 _GREEK = {
     "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "κ": "kappa", "λ": "lambda",
     "μ": "mu", "ρ": "rho", "σ": "sigma", "τ": "tau", "ω": "omega", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda",
@@ -17,7 +17,7 @@ _SIGNS = {
 _LOW = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _HIGH = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 _WORDS = re.compile(r"(?<![\\A-Za-z])(log|ln|exp|max|min|sinh|cosh)(?![A-Za-z])")
-_OTHERS = re.compile(r"(?<![\\A-Za-z])(eig|tr|sign)(?![A-Za-z])")
+_OTHERS = re.compile(r"(?<![\\A-Za-z])(eig|tr|sign|updates)(?![A-Za-z])")
 
 
 def typeset(text: str) -> str:
