@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import words
 from benchmarks.acceptance import worst
 from benchmarks.record import Report, Result, Series
+from benchmarks.report import told_peaks
 from benchmarks.words import engineering
 from unhinged_jax.plots import PALETTE, save, style
 from unhinged_jax.plots.looks import GREY, WIDTH, filled, head, is_lowest, key, key_under, over_decades, rows_of
@@ -170,7 +171,8 @@ _DASHES: dict[str, Any] = {"memory": "-", "cache": "--"}
 def _roofs(report: Report) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    rates = {name: engineering(report.peaks[name]["rate"], "B/s") for name in _DASHES}
+    peaks = told_peaks(report)
+    rates = {name: engineering(peaks[name]["rate"], "B/s") for name in _DASHES if name in peaks}
     return [Line2D([], [], color=GREY, linewidth=1.2, linestyle=_DASHES[name], label=f"roof of the {name}, {rate}")
             for name, rate in rates.items()]  # fmt: skip
 
@@ -187,8 +189,10 @@ def _draw_roofs(axes: Any, report: Report, precision: str) -> list[str]:
     ]
     left = min([x for x, _, _ in points], default=0.1) / 2
     right = max([x for x, _, _ in points], default=100.0) * 2
-    for name, dashes in _DASHES.items():
-        rate = report.peaks[name]["rate"]
+    for name, peak in told_peaks(report).items():
+        if name not in _DASHES:
+            continue
+        rate, dashes = peak["rate"], _DASHES[name]
         knee = max(left, top / rate)
         ends = [left, knee, max(right, knee)]
         axes.plot(ends, [min(left * rate, top), top, top], dashes, color=GREY, linewidth=1.2)

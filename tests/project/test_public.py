@@ -85,6 +85,21 @@ def test_a_public_name_is_documented_in_full(name):
     assert missing(getattr(uj, name)) == []
 
 
+def first_lines(cls):
+    """Name -> first line of the docstring, of the public properties that a class has of this package."""
+    of_ours = (one for one in cls.__mro__ if one.__module__.startswith("unhinged_jax"))
+    named = {name: thing for one in of_ours for name, thing in vars(one).items() if not name.startswith("_")}
+    return {name: (thing.__doc__ or "").split("\n")[0] for name, thing in named.items() if isinstance(thing, property)}
+
+
+def test_properties_begin_without_a_colon():
+    """The documentation would take what stands before it for the type of the property."""
+    found = {f"{name}.{one}": line for name in CALLABLE if isinstance(getattr(uj, name), type)
+             for one, line in first_lines(getattr(uj, name)).items()}  # fmt: skip
+    assert len(found) > 30
+    assert [f"{name}: {line}" for name, line in found.items() if ":" in re.sub(r"`[^`]*`", "", line)] == []
+
+
 def test_what_is_not_callable_is_a_set_of_observables():
     others = {name: getattr(uj, name) for name in uj.__all__ if name not in CALLABLE}
     assert all(isinstance(thing, tuple) and thing for thing in others.values()), others

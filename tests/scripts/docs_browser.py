@@ -39,6 +39,11 @@ QUESTIONS = {
         "What differs from the printed paper",
         "printed paper",
     ),
+    "run Adam in closed form": ("exact-solutions.html", "optax.adam", "Adam closed form"),
+    "set a depth": ("exact-solutions.html", "depth=L", "depth"),
+    "hold samples out": ("exact-solutions.html", "labels.hold_out", "hold_out"),
+    "add an average": ("exact-solutions.html", "MovingAverage(keep)", "moving average"),
+    "the limits of the library": ("design-decisions.html", "reason, and what to do", "limits"),
 }
 """Question -> the page that answers it, words of the answer, words to search for."""
 

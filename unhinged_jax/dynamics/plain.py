@@ -183,7 +183,7 @@ class Descent(Rated):
 
     @property
     def stochastic(self) -> bool:
-        """Whether an update depends on what is drawn: a batch, or labels."""
+        """Whether an update depends on what is drawn (a batch, or labels)."""
         return self.batch is not None or self.fresh_labels
 
 

@@ -36,7 +36,7 @@ class Rated(Value):
 
     @property
     def rates(self) -> PartRates:
-        """r_1, r_2 and the rate of the biases, r_2 unless they have their own: numbers or schedules."""
+        """r_1, r_2 and the rate of the biases (r_2 unless they have their own), as numbers or schedules."""
         return PartRates(self.rate_H, self.rate_W, self.rate_W if self.rate_b is None else self.rate_b)
 
     @property
@@ -46,7 +46,7 @@ class Rated(Value):
 
     @property
     def paced(self) -> bool:
-        """Whether a step depends on the norm of the gradient: sharpness-aware, clipped or normalised."""
+        """Whether a step depends on the norm of the gradient (sharpness-aware, clipped or normalised)."""
         return self.sam_radius is not None or self.clip_norm is not None or self.normalized
 
     @property

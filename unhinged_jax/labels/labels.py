@@ -136,7 +136,7 @@ class Labels(Tabled):
 
     @property
     def classified(self) -> bool:
-        """Whether every sample has a class: always, except for targets of kind "values" without `clean`."""
+        """Whether every sample has a class, which only targets of kind "values" without `clean` lack."""
         return self.kind != "values" or self.clean is not None
 
     @property

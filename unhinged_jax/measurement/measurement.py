@@ -48,7 +48,7 @@ class Measurement:
 
     @property
     def ideals(self) -> dict[str, float]:
-        """Name -> value at exact collapse: inf where larger is better without a bound, NaN where it is not known.
+        """Name -> value at exact collapse (inf where larger is better without a bound, NaN where it is not known).
 
         If C > p + 1, no simplex fits into p dimensions, and it is the best value of any arrangement.
         """

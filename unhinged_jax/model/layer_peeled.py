@@ -114,12 +114,12 @@ class LayerPeeled(Tabled):
 
     @property
     def rescaling(self) -> Any:
-        """q: `exponent` if there is one, else `rescale`."""
+        """The q of rescaled gradients, which is `exponent` if there is one, else `rescale`."""
         return self.rescale if self.exponent is None else self.exponent
 
     @property
     def linear(self) -> bool:
-        """Whether the dynamics of H and W is linear: a loss linear in the logits of unnormalised features, depth 2."""
+        """Whether the dynamics of H and W is linear, as under a loss linear in the logits of plain features at depth 2."""
         return self.loss.linear and not self.spherical and self.depth == 2
 
     @property

@@ -124,12 +124,12 @@ class SweepPlan:
 
     @property
     def title(self) -> str:
-        """The title of pictures and reports: the one given, or the name of the file."""
+        """The title of pictures and reports, which is the one given or the name of the file."""
         return self.sweep.title or Path(self.config.path).stem or "Sweep"
 
     @property
     def method(self) -> str:
-        """How points are computed: "simulate" or "exact"."""
+        """How points are computed, "simulate" or "exact"."""
         return self.sweep.method
 
     @property

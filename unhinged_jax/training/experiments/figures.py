@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D")
+_COLOURS = (*plots.PALETTE, "#999999")  # one experiment compares eight variants
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:
@@ -40,8 +41,8 @@ def _figure(columns: int, rows: int = 1, height: float = 3.4) -> tuple[Figure, A
 def _look(place: int) -> tuple[str, str, str]:
     """Colour, line and marker of a variant: once the colours are used up, both others change, since a point may stand
     alone."""
-    turn, at = divmod(place, len(plots.PALETTE))
-    return plots.PALETTE[at], _LINES[turn % len(_LINES)], _MARKERS[turn % len(_MARKERS)]
+    turn, at = divmod(place, len(_COLOURS))
+    return _COLOURS[at], _LINES[turn % len(_LINES)], _MARKERS[turn % len(_MARKERS)]
 
 
 def _band(axes: Axes, x: np.ndarray, values: np.ndarray, place: int, label: str) -> Any:
