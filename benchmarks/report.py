@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from benchmarks import words
 from benchmarks.acceptance import Verdict, Worse, worst

@@ -119,7 +119,7 @@ class LayerPeeled(Tabled):
 
     @property
     def linear(self) -> bool:
-        """Whether the dynamics of H and W is linear, as under a loss linear in the logits of plain features at depth 2."""
+        """Whether the dynamics of H and W is linear, as under a linear loss of plain features at depth 2."""
         return self.loss.linear and not self.spherical and self.depth == 2
 
     @property
