@@ -92,7 +92,7 @@ class Quadratic(NamedTuple):
 
     @property
     def square(self) -> jax.Array:
-        """The discriminant, trace^2 - 4 det, which is below 0 for a pair of complex roots."""
+        """trace^2 - 4 det, which is below 0 for a pair of complex roots."""
         return self.lean**2 + 4 * self.push
 
     @property
