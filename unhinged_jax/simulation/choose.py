@@ -29,7 +29,7 @@ from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by
 from unhinged_jax.linear.compression import compressible
 from unhinged_jax.linear.row_space import summable
 from unhinged_jax.losses import AdjustedMargin
-from unhinged_jax.model import LayerPeeled, State, multiplied
+from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan, refers_to_start, wants_split
 from unhinged_jax.observables.features import affordable
 from unhinged_jax.simulation.absent import lacks_modes
@@ -142,7 +142,7 @@ def choose(
         choice = _linear(model, plan, state, states, memory, goes_on)
     elif form == "columns" and memory is None and _by_characters(dynamics) and (group := group_of(model, state)):
         choice = Choice("group", group=group)
-    elif form == "columns" and _carries_logits(dynamics, state) and not states and _reads_logits(model, plan, times):
+    elif form == "columns" and not states and _reads_logits(model, plan, times) and _carries_logits(dynamics, state):
         choice = Choice("logits")
     elif form == "sampled" and reduce:
         choice = _sampled(model, dynamics, plan, states, memory, fixed)
@@ -244,10 +244,11 @@ def _carries_logits(dynamics: Dynamics, state: State) -> bool:
     """
     if not isinstance(dynamics, Flow) or carried_by(dynamics) or dynamics.paced:
         return False
-    H, W = known(state.H), known(multiplied(state)[1])
-    if H is None or W is None:
+    H, W, log_scale = known(state.H), known(state.W), known(state.log_scale)
+    if H is None or W is None or log_scale is None:
         return True
-    return bool(np.max(np.abs(W), initial=0.0) ** 2 >= faint(W.dtype) or np.any(H) or not np.any(W))
+    largest = np.max(np.abs(W), initial=0.0) * np.exp(np.min(log_scale))
+    return bool(largest**2 >= faint(W.dtype) or np.any(H) or not np.any(W))
 
 
 def _by_characters(dynamics: Dynamics) -> bool:
