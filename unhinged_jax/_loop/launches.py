@@ -79,7 +79,7 @@ def over_packed(step: Callable[[PyTree, Any], PyTree], carry: PyTree, ks: jax.Ar
 
     def several(carry: PyTree, ks: jax.Array) -> tuple[PyTree, None]:
         for k in ks:
-            # Without a barrier XLA would compute a number anew for each number of the next step that depends on it.
+            # Without a barrier XLA would compute a number again for each number of the next step that depends on it.
             carry = jax.tree.map(_apart, step(carry, k))
         return carry, None
 
