@@ -44,10 +44,10 @@ class EventTime(Value):
     Source: beyond the paper.
 
     Example:
-        >>> import unhinged_jax as uj
+        >>> import jax, unhinged_jax as uj
         >>> model = uj.unconstrained(uj.balanced(3, 2), 4)
         >>> state = model.init(jax.random.key(0))
-        >>> when = event_time(model, uj.Descent(0.5), state, "norm", 100.0, times=[0, 100])
+        >>> when = uj.event_time(model, uj.Descent(0.5), state, "norm", 100.0, times=[0, 100])
         >>> int(when.updates) - 1 < float(when.time) <= int(when.updates)
         True
     """

@@ -64,7 +64,7 @@ def event_time(
     Source: beyond the paper.
 
     Example:
-        >>> import unhinged_jax as uj
+        >>> import jax, unhinged_jax as uj
         >>> model = uj.unconstrained(uj.balanced(3, 2), 4)
         >>> state = model.init(jax.random.key(0))
         >>> when = event_time(model, uj.Flow(), state, "norm", 100.0, times=[0.0, 50.0])

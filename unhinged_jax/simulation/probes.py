@@ -49,17 +49,22 @@ class BalancedProbe(CoupledProbe):
         return both_modes(space, self.unit_W.dtype)
 
     def start_arrays(self, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Body:
-        lead_H, lead_W = self.H @ self.unit, self.part.prototypes @ self.unit
-        return {"lead_H": _coefficients(lead_H, lead_W), "lead_W": _coefficients(lead_W, lead_W)}
+        part, lead_H, lead_W = self.part, self.H @ self.unit, self.part.prototypes @ self.unit
+        assert isinstance(part, Coupled)
+        return {"lead_H": _coefficients(part, lead_H, lead_W), "lead_W": _coefficients(part, lead_W, lead_W)}
 
 
-def _coefficients(column: Float[jax.Array, "C 1"], along: Float[jax.Array, "C 1"]) -> Float[jax.Array, "2"]:
-    """The coefficients of a column along the differences between the classes of another one, and along their mean."""
+def _coefficients(
+    part: Coupled, column: Float[jax.Array, "C 1"], along: Float[jax.Array, "C 1"]
+) -> Float[jax.Array, "2"]:
+    """The coefficients of a column along the differences between the classes of another one, and along their mean.
+
+    A mode that does not win has 0, because rounding might grow faster in it than what wins.
+    """
     differences = along - jnp.mean(along)
     size = safe_norm(differences)
-    return jnp.stack(
-        [jnp.sum(column * differences) / jnp.where(size > 0, size, 1.0), jnp.mean(column) * column.shape[0] ** 0.5]
-    )
+    both = [jnp.sum(column * differences) / jnp.where(size > 0, size, 1.0), jnp.mean(column) * column.shape[0] ** 0.5]
+    return jnp.where(part.mask > 0, jnp.stack(both), 0.0)
 
 
 class DrivenProbe(LeadingProbe):
@@ -116,7 +121,9 @@ def leading_probe(
     unit_H, unit_W = H @ unit / size, part.prototypes @ unit / size
     kind: type[LeadingProbe] = CoupledProbe if isinstance(part, Coupled) else DrivenProbe
     if paired and kind is CoupledProbe:
-        kind, unit_H, unit_W = BalancedProbe, _coefficients(unit_H, unit_W), _coefficients(unit_W, unit_W)
+        assert isinstance(part, Coupled)
+        kind = BalancedProbe
+        unit_H, unit_W = _coefficients(part, unit_H, unit_W), _coefficients(part, unit_W, unit_W)
     return kind(
         part=part,
         H=H,
