@@ -111,6 +111,7 @@ def test_closed_form_and_limit_agree():
     equal(limits[0].direction, limits[1].direction)
 
 
+@pytest.mark.long
 def test_derivatives_with_respect_to_entries_are_those_of_the_dense_rows():
     labels = uj.targets(SPARSE)
 

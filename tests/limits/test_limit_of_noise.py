@@ -132,6 +132,7 @@ def test_many_unequal_classes():
         np.testing.assert_allclose(getattr(narrow, name), getattr(found, name), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 def test_a_line_of_thresholds_in_float32_is_that_in_float64():
     """Many climbs from many starts, the last of each from where it ends: what is left there is rounding."""
     model = uj.regularized(MANY, dim=2, gamma=0.15, decay=(0.2, 0.17))

@@ -90,7 +90,12 @@ def test_flow(how):
 
 
 @pytest.mark.parametrize(
-    ("how", "kind"), [*(("exact", kind) for kind in KINDS), ("simulate", "plain"), ("simulate", "Nesterov")]
+    ("how", "kind"),
+    [
+        *(pytest.param("exact", kind, marks=[pytest.mark.long] * (kind == "heavy ball")) for kind in KINDS),
+        ("simulate", "plain"),
+        ("simulate", "Nesterov"),
+    ],
 )
 def test_descent_and_its_continuation(how, kind):
     run = uj.exact if how == "exact" else uj.simulate
