@@ -137,3 +137,14 @@ def test_starts_without_a_mode_of_a_kernel(labels, dynamics):
     np.testing.assert_allclose(run["log_norm_W"][2:], own[2:], rtol=1e-7)
     # What rounding of the start puts beside Theta M stays; it is overgrown.
     assert np.all(np.diff(run["log_distance"]) < -5)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_leading_part_of_balanced_classes_has_any_size(scale):
+    """Products of two columns of a start of this size leave the range of float32."""
+    model = uj.regularized(uj.balanced(4, 3), 11, decay=0.02, gamma=0.2)
+    start = model.init(jax.random.key(3), scale=scale, precision="float32")
+    run, truth = (
+        solve(model, uj.Descent(0.5), start, [0, 10, 100], "log_distance") for solve in (uj.simulate, uj.exact)
+    )
+    np.testing.assert_allclose(run["log_distance"], truth["log_distance"], rtol=1e-5)

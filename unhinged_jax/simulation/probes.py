@@ -63,7 +63,8 @@ def _coefficients(
     """
     differences = along - jnp.mean(along)
     size = safe_norm(differences)
-    both = [jnp.sum(column * differences) / jnp.where(size > 0, size, 1.0), jnp.mean(column) * column.shape[0] ** 0.5]
+    along = differences / jnp.where(size > 0, size, 1.0)  # first, because a product of two small columns is 0
+    both = [jnp.sum(column * along), jnp.mean(column) * column.shape[0] ** 0.5]
     return jnp.where(part.mask > 0, jnp.stack(both), 0.0)
 
 
