@@ -1,5 +1,6 @@
 """Settings shared by all tests."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,18 @@ sys.path.append(str(Path(__file__).parent))  # for `oracles`, under any import m
 
 from little_optimization import compile_with_little_optimization
 
+# Tracing makes many objects that live on: to look for cycles among them took a tenth of the time.
+gc.set_threshold(100_000, 20, 100)
 hypothesis.settings.register_profile("offline", deadline=None, database=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("offline")
+
+
+_VARIABLES: dict[str, str] = {}
+
+
+def _variables():
+    """Those of the environment that pytest does not change between tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
 
 def pytest_configure():
@@ -25,6 +36,28 @@ def pytest_configure():
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         compile_with_little_optimization()
+    _VARIABLES.update(_variables())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `long_for`, the parameters that are named are run with the long tests."""
+    marked = [item for item in items if item.get_closest_marker("long_for")]
+    for item in marked:
+        if item.callspec.id in item.get_closest_marker("long_for").args:
+            item.add_marker(pytest.mark.long)
+    for test in {item.function: item for item in marked}.values():
+        found = [item.callspec.id for item in marked if item.function is test.function]
+        if unknown := set(test.get_closest_marker("long_for").args).difference(found if len(found) > 1 else ()):
+            raise pytest.UsageError(f"{test.originalname} has no parameters {sorted(unknown)}, but {found}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment():
+    """Commands in tests inherit it: a variable that an import or a test leaves behind changes what others see."""
+    yield
+    changed = {name for name, _ in _variables().items() ^ _VARIABLES.items()}
+    assert not changed, f"this module, or importing one for its examples, has changed the variables {sorted(changed)}"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -216,6 +216,7 @@ def descent_states(case, dynamics, theta=None, **settings):
     return uj.exact(model, dynamics, start, COUNTS, observe=(), states=True).states
 
 
+@pytest.mark.long_for("frozen-settings3", "kernel-settings1", "anchored-settings2")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -252,6 +253,7 @@ def cosine_rates(peak):
     return 0.01 + (peak - 0.01) * (1 + np.cos(np.pi * np.minimum(k, 30) / 30)) / 2
 
 
+@pytest.mark.long_for("None-False-both")
 @pytest.mark.parametrize(
     ("momentum", "nesterov", "moves"),
     [
@@ -583,6 +585,7 @@ def test_a_horizon_of_a_million():
     np.testing.assert_allclose(narrow["log_distance"], wide["log_distance"], rtol=1e-5)
 
 
+@pytest.mark.long_for("float64")
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_distances_down_to_1e_30_equal_decimal_arithmetic(precision):
     model, state, A = horizon_problem()

@@ -103,6 +103,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.long_for("both, alike-anchored", "uneven, without replacement-regularized", "both-bias")
 @pytest.mark.parametrize(("name", "case"), [*FIRST, *(pytest.param(*pair, marks=pytest.mark.long) for pair in EVERY)])
 def test_expectations_are_those_of_every_path(name, case):
     labels, drawn, updates = PROBLEMS[name]
@@ -135,6 +136,7 @@ def problem(labels=None, dim=5, **settings):
     return model, model.init(jax.random.key(0))
 
 
+@pytest.mark.long_for("False")
 @pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_seven_numbers_are_as_good_as_all_moments(fresh):
     labels = uj.balanced(classes=4, per_class=3)
@@ -228,6 +230,7 @@ def test_derivatives_of_expectations(of):
 DEFAULT = {"batch": 2.5, "rate": 0.3, "noise": 0.2, "decay": 0.1}
 
 
+@pytest.mark.long
 def test_a_batch_of_problems():
     model, state = problem()
     found = jax.vmap(lambda m: uj.exact(model, uj.Descent(0.3, batch=m), state, [10], ["loss"])["loss"])(

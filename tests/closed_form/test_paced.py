@@ -94,6 +94,7 @@ def test_updates(labels, how):
     assert apart(uj.simulate(model, descent, state, [40], ()), parts) < 1e-13
 
 
+@pytest.mark.long_for("sharpness-aware")
 @pytest.mark.parametrize(
     ("labels", "rates", "how"),
     [

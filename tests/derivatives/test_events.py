@@ -72,6 +72,7 @@ def test_a_simulated_time_has_the_same_gradient_in_reverse_mode():
     assert float(slope) == pytest.approx((root(0.2 + H, 5.5) - root(0.2 - H, 5.5)) / (2 * H), rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_descent_says_the_update_and_interpolates_between():
     model = uj.unconstrained(uj.balanced(3, 2), 4)
     state = model.init(jax.random.key(5))

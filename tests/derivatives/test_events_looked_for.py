@@ -58,6 +58,7 @@ def test_a_tie_is_no_success_and_a_jump_is_located_where_it_is():
     assert not bool(uj.event_time(fading, uj.Flow(), big, "norm_W", exactly, times=[0.0, 3.0]).happened)
 
 
+@pytest.mark.long_for("accuracy")
 @pytest.mark.parametrize(
     "observable", ["accuracy", *(pytest.param(name, marks=pytest.mark.long) for name in ("loss_sign", "nc4"))]
 )

@@ -37,6 +37,7 @@ def test_spectrum_is_that_of_the_whole_matrix():
 
 
 # A solver's steps follow the state, which grows steady, and not the tangents: those of a flow are less exact.
+@pytest.mark.long_for("dynamics0-5e-05")
 @pytest.mark.parametrize(("dynamics", "bound"), [(uj.Flow(rtol=1e-10), 5e-5), (uj.Descent(0.5), 1e-5)])
 def test_lyapunov_exponents_of_a_linear_dynamics_are_its_spectrum(dynamics, bound):
     found = uj.lyapunov(MODEL, dynamics, MODEL.init(jax.random.key(1)), 400, 6, segments=40, transient=30)

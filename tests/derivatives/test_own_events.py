@@ -143,6 +143,7 @@ def test_a_simulated_event_is_found_in_one_integration_and_corrected_by_another(
     assert not bool(uj.event_time(MODEL, uj.Flow(), START, bump, -1e-8, times=[0.0, 2.0, 9.0], **settings).happened)
 
 
+@pytest.mark.long
 def test_a_batch_of_levels():
     def first(level):
         return uj.event_time(MODEL, uj.Flow(), START, [own, "norm_W"], [LOW, level], times=GRID, direction="below")

@@ -35,6 +35,7 @@ def table():
         return uj.sensitivity(*start, [5, 30], ["loss", "log_norm_H"], wanted, order=2)
 
 
+@pytest.mark.long
 def test_simulated_descent_equals_exact_to_second_order(table):
     worst = disagreement(table)
     assert table.attrs["mode"] == "forward"
@@ -191,6 +192,7 @@ def test_modes_are_chosen_by_size_and_refused_by_name():
         uj.sensitivity(sphere, uj.Flow(), sphere.init(jax.random.key(0)), [1.0], "loss", sources=["exact"])
 
 
+@pytest.mark.long_for("opposite")
 @pytest.mark.parametrize("side", [1.0, -1.0], ids=["at its target", "opposite"])
 def test_a_sample_without_an_angle_has_right_slopes(side):
     """theta = 0 and theta = pi exactly, where a sample has no plane to move in: against the dense update."""

@@ -99,6 +99,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.long_for("simulate-(2, 3)", "concat-(2, 3)", "exact-(1,)", "exact-(3,)")
 @pytest.mark.parametrize(("name", "shape"), CASES)
 def test_a_batch_gives_what_its_members_give(name, shape, batches):
     found = RUNS[name](batches[shape])
@@ -116,6 +117,7 @@ def test_one_run_at_a_time_is_said(name, shape, batches):
     assert ", ".join(map(str, shape)) in str(refused.value)
 
 
+@pytest.mark.long_for("layer_scatter_ratios")
 @pytest.mark.parametrize("name", WAYS)
 def test_the_way_out_leads_to_what_the_members_give(name, batches):
     call, _ = ONE[name]

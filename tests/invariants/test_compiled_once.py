@@ -121,6 +121,7 @@ def compilations():
 SLOW = {name for name in OPERATIONS if name.startswith(("sensitivity", "event_time, simulated"))}
 
 
+@pytest.mark.long_for("limit_sensitivity", "event_time", "exact, expectations")
 @pytest.mark.parametrize(
     "operation", [pytest.param(name, marks=[pytest.mark.long] * (name in SLOW)) for name in OPERATIONS]
 )

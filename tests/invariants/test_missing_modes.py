@@ -44,6 +44,7 @@ def matrix(model):
         return np.asarray(model.signal().dense("float64"))
 
 
+@pytest.mark.long_for("dynamics2-5-solves2")
 @pytest.mark.parametrize(
     ("dynamics", "dim", "solves"),
     [

@@ -338,6 +338,14 @@ ROWS = [
 """The first model of every function; the others where there is time."""
 
 
+@pytest.mark.long_for(
+    "closed_form.expected.expectations-regularized",
+    "event_time-regularized",
+    "verify-regularized",
+    "closed_form.diffused.diffused-regularized",
+    "sensitivity-cross-entropy",
+    "observe_state-cross-entropy",
+)
 @pytest.mark.parametrize(("function", "model"), ROWS)
 def test_a_scale_beside_the_arrays_is_one_in_them(function, model):
     numbers, plain = FUNCTIONS[function][model], start(model)

@@ -73,6 +73,7 @@ def test_gradients_equal_central_differences(layout, run):
     np.testing.assert_allclose(slopes, want, rtol=1e-6, atol=1e-6 * np.max(np.abs(want)))
 
 
+@pytest.mark.long_for("exact flow")
 @pytest.mark.parametrize(
     "run",
     [

@@ -66,6 +66,7 @@ def test_the_signal_is_the_matrix_of_the_dense_rows():
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.long_for("unhinged-dynamics1")
 @pytest.mark.parametrize(
     ("loss", "dynamics"),
     [

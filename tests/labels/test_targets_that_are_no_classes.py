@@ -70,6 +70,7 @@ def test_several_labels_for_a_sample(loss):
     close(uj.simulate(model, uj.Descent(ETA), start(3), [9], "loss"), looped(pull, start(3), 9))
 
 
+@pytest.mark.long_for("regression")
 @pytest.mark.parametrize("name", ["regression", "one output"])
 def test_closed_form_of_the_linear_loss(name):
     labels, tau = ROWS[name], 3.0

@@ -41,6 +41,7 @@ COUPLED = {
 }
 
 
+@pytest.mark.long_for("momentum")
 @pytest.mark.parametrize("name", list(COUPLED))
 def test_rates_and_direction_are_those_of_a_long_exact_run(name):
     model, dynamics, times = COUPLED[name]
@@ -149,6 +150,7 @@ def test_the_threshold_decides_whether_a_run_grows(factor, side):
     assert change > 1 if side == "grows" else change < -1 if side == "shrinks" else abs(change) < 1e-10
 
 
+@pytest.mark.long_for("descent")
 @pytest.mark.parametrize("dynamics", [uj.Flow(), uj.Descent(0.1)], ids=["flow", "descent"])
 def test_without_a_signal_nothing_leads_and_parts_only_fade(dynamics):
     # Symmetric noise at (C-1)/C and gamma = 1/(C-1): labels say nothing, M is rounding.

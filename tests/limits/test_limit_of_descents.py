@@ -173,6 +173,7 @@ def test_biases_that_are_thrown_back_run_away():
         np.testing.assert_allclose(uj.limit(model, uj.Descent(eta), START).direction.b, want, rtol=1e-12)
 
 
+@pytest.mark.long_for("0.5-True")
 @pytest.mark.parametrize(("eta", "falls"), [(0.5, True), (12.0, False)])
 def test_distances_are_those_from_the_limit_of_the_flow_whatever_the_steps(eta, falls):
     """A loop of plain updates beside the direction of mu_+ by NumPy: of the largest eigenvalue, not of the factor."""

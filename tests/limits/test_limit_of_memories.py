@@ -58,6 +58,7 @@ BEHIND = {"schedule-free, one grows": -6 / 7}
 QUICK = ("aggregated, grows", "polyak, dies")
 
 
+@pytest.mark.long_for("polyak, dies")
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in CASES]
 )

@@ -113,6 +113,7 @@ ENDING = {
 QUICK = [("cosine", "regularized"), ("inverse power", "spherical")]
 
 
+@pytest.mark.long_for("cosine-regularized")
 @pytest.mark.parametrize(
     ("how", "name"),
     [

@@ -97,6 +97,7 @@ def test_signal_is_minus_the_gradient(kind):
     assert isinstance(signal, DenseSignal if kind == "soft" else ClassSignal)
 
 
+@pytest.mark.long_for("hard-loss0", "soft-loss2")
 @pytest.mark.parametrize(
     ("kind", "loss"), [("hard", Costs(COSTS)), ("expected noise", Plain(COSTS)), ("soft", Costs(COSTS))]
 )

@@ -79,6 +79,7 @@ def close(run, parts, tolerance=1e-11):
         np.testing.assert_allclose(np.asarray(getattr(run.final, name)), part, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.long_for("dense")
 @pytest.mark.parametrize("how", ["exact", "simulate", "dense"])
 def test_flow(how):
     flow = uj.Flow(uj.cosine(ETA, horizon=20), *RATES, rate_b=OWN_RATE, rtol=1e-10)
@@ -89,6 +90,7 @@ def test_flow(how):
     close(found, flowed(tau), 1e-11 if how == "exact" else 1e-7)
 
 
+@pytest.mark.long_for("exact-Nesterov")
 @pytest.mark.parametrize(
     ("how", "kind"),
     [

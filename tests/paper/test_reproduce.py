@@ -125,6 +125,7 @@ def test_a_missed_vertex_is_a_failure(tmp_path, capsys, worst, status):
     assert reproduce.report(summary, tmp_path) == status
 
 
+@pytest.mark.long_for("exact-1", "simulate-1")
 @pytest.mark.parametrize("number", ["1", pytest.param("5", marks=pytest.mark.long)])
 @pytest.mark.parametrize("solve", [simulate, exact])
 def test_the_first_updates_meet_the_published_vertices(monkeypatch, number, solve):

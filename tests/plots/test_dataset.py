@@ -94,6 +94,7 @@ def test_what_no_point_reached_is_left_out():
     np.testing.assert_allclose(second[2][3], np.median(data["norm"].values[1, 1:, 3]))
 
 
+@pytest.mark.long_for("(1,)", "(3,)")
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3)], ids=str)
 def test_the_dataset_of_a_run_is_drawn_as_the_run(shape):
     model = uj.regularized(uj.from_counts([2, 3, 1]), dim=2, decay=0.01)

@@ -38,6 +38,13 @@ assert isinstance(found, Limit), found
 """
 
 
+@pytest.mark.long_for(
+    "from unhinged_jax.sensitivity import disagreement",
+    "from unhinged_jax.verify import Comparison",
+    "from unhinged_jax import Plan",
+    "from unhinged_jax.parameters import available",
+    "from unhinged_jax import Result",
+)
 @pytest.mark.parametrize("statement", OLD)
 def test_an_old_name_works_and_warns(statement):
     new, holds = OLD[statement]

@@ -28,6 +28,7 @@ def found():
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_every_form_of_run_has_the_shapes_that_are_named(found):
     assert found["classes"] and set(found["classes"]) >= NAMED
     assert len(found["solved"]) == 10

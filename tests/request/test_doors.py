@@ -371,6 +371,7 @@ MODES = {
 }  # fmt: skip
 
 
+@pytest.mark.long_for("jvp of an event")
 @pytest.mark.parametrize("name", MODES)
 def test_forward_mode_through_a_flow_names_its_adjoint(name):
     with pytest.raises(ValueError, match=r"give adjoint=diffrax.ForwardMode\(\), or diffrax.DirectAdjoint\(\)"):

@@ -103,6 +103,7 @@ def test_duplicates_in_a_batch_count_twice_and_share_a_label():
     np.testing.assert_allclose(steps.sum(axis=1), 4, atol=1e-4)
 
 
+@pytest.mark.long_for("without replacement", "batch", "fresh labels")
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_key_is_one_path(kind):
     model = uj.regularized(labels_for(KINDS[kind]), dim=5, decay=0.1, loss="cross_entropy")
@@ -148,6 +149,7 @@ def test_a_linear_run_leaves_the_range_of_its_numbers_with_its_scale_carried():
         np.testing.assert_allclose(*ends, rtol=1e-6)
 
 
+@pytest.mark.long_for("linear")
 @pytest.mark.parametrize("case", ["linear", "spherical"])
 def test_wide_features_stay_in_the_span_of_the_start(case):
     wide = {

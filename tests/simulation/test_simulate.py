@@ -393,6 +393,7 @@ def test_flow_of_a_frozen_part_reaches_small_distances():
     assert run["distance"][0] == pytest.approx(want, rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_horizon_of_a_million_by_rescaling():
     model, state, _ = imbalanced()
     slow, times, names = uj.Flow(0.03), [300.0, 1e6], ["log_norm", "log_distance"]
@@ -453,6 +454,7 @@ def halfway(a, b):
     return (a + b) // 2 if isinstance(a, int) else (a + b) / 2
 
 
+@pytest.mark.long_for("exact-dynamics3-times3-1e-12", "exact-dynamics2-times2-1e-12")
 @pytest.mark.parametrize(
     ("run", "dynamics", "times", "tolerance"),
     [
@@ -598,6 +600,7 @@ def test_accuracy_takes_the_first_of_equal_logits_and_no_logit_that_is_not_a_num
     assert float(found) == pytest.approx(np.mean(right), rel=1e-12) and np.mean(right) > 0.1
 
 
+@pytest.mark.long_for("True")
 @pytest.mark.parametrize("spherical", [False, True])
 def test_a_velocity_that_a_reduced_run_would_lose_is_refused(spherical):
     """Other labels go on with the first ones' velocity: a dense run keeps all of it, a reduced one would not."""

@@ -32,6 +32,7 @@ def by_radau(decay=DECAY):
     return end[: N * P].reshape(N, P), end[N * P :].reshape(C, P)
 
 
+@pytest.mark.long_for("Kvaerno3")
 @pytest.mark.parametrize("solver", [diffrax.Kvaerno5(), diffrax.Kvaerno3()], ids=lambda solver: type(solver).__name__)
 def test_an_implicit_solver_takes_the_steps_that_the_solution_needs(solver):
     run = uj.simulate(MODEL, flow(solver), START, [END / 2, END], "loss")

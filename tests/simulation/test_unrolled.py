@@ -54,6 +54,7 @@ def test_path_steps_and_derivatives_are_the_same(pair, as_term):
         np.testing.assert_allclose(slopes[1], slopes[0], rtol=1e-11)
 
 
+@pytest.mark.long_for("Tsit5-decay apart")
 @pytest.mark.parametrize("as_term", [False, True], ids=["whole velocity", "decay apart"])
 def test_lanes_are_single_runs(pair, as_term):
     with jax.enable_x64(True):
@@ -112,6 +113,7 @@ CASES = {
 QUICK = [("both move", 101)]
 
 
+@pytest.mark.long_for("both move-101")
 @pytest.mark.parametrize(
     ("name", "points"),
     [

@@ -9,6 +9,7 @@ import unhinged_jax as uj
 DECAY = 0.1
 
 
+@pytest.mark.long_for("flow")
 @pytest.mark.parametrize("move", ["flow", "descent", "momentum"])
 def test_features_before_an_etf_go_where_a_numpy_loop_goes(move):
     model = uj.anchored(uj.balanced(6, 8), dim=10, decay=DECAY)  # a simplex ETF, and gamma = 1/(C-1)

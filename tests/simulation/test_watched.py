@@ -77,6 +77,9 @@ def interrupting(monkeypatch, after):
     return asked
 
 
+@pytest.mark.long_for(
+    "a flow with breaks", "a flow without steps enough", "reads at any distances", "a flow that becomes steady"
+)
 @pytest.mark.parametrize("name", RUNS)
 def test_where_a_run_is_cut_changes_no_number(name, smallest, monkeypatch):
     kind, dynamics, times = RUNS[name]
@@ -100,6 +103,7 @@ def test_where_a_run_is_cut_changes_no_number(name, smallest, monkeypatch):
     near(cut, whole)
 
 
+@pytest.mark.long_for("a flow with breaks", "reads at any distances")
 @pytest.mark.parametrize("name", ["a flow with breaks", "reads at any distances", "a memory of its own"])
 def test_an_interrupted_run_goes_on_to_where_the_whole_ends(name, smallest, monkeypatch, tmp_path):
     kind, dynamics, times = RUNS[name]

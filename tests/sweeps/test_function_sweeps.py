@@ -50,6 +50,7 @@ def swept(folder, function=cheap, axes=None, name="run.zarr", **options):
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long_for("float64")
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_every_point_is_a_call_of_the_function(tmp_path, precision):
     data = swept(tmp_path, exactly, AXES, seeds=2, precision=precision).load()
@@ -136,6 +137,7 @@ def test_trajectories_with_times_of_their_own_keep_them(tmp_path):
     np.testing.assert_allclose(data["times"].isel(seed=0), np.outer([1, 2], TIMES), rtol=1e-6)
 
 
+@pytest.mark.long_for("1")
 @pytest.mark.parametrize("lanes", [1, pytest.param(4, marks=pytest.mark.long), 64])
 def test_blocks_workers_and_order_change_nothing(tmp_path, lanes):
     # Blocks of one shape are equal bit by bit; 64 holds the whole sweep, and the others cut it in different ways.

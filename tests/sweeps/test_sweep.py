@@ -373,6 +373,7 @@ def test_no_damage_passes_unseen(how, copied):
     assert "blocks" in describe(store, status_of(store, verify=True))
 
 
+@pytest.mark.long
 def test_jobs_that_start_together_share_one_store(tmp_path):
     """All make the store at once; one of them wins, and their parts add up."""
     (tmp_path / "plan.toml").write_text(sweep_kills.PLAN.format(seeds=2, count=3))

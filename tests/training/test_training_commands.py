@@ -120,6 +120,7 @@ def outcome(variant, point, seeds=3, stopped=-1, outside=False):
     )  # fmt: skip
 
 
+@pytest.mark.long_for("imbalance")
 @pytest.mark.parametrize("name", ["fig2", "imbalance", "ood", "blowup", "noise"])
 def test_reports_hold_what_was_measured(tmp_path, name):
     plan = Experiment.read(name)

@@ -170,6 +170,7 @@ def spread(column):
     return [np.interp(q * (len(column) - 1), np.arange(len(column)), ranked) - ranked[0] for q in (0.1, 0.9)]
 
 
+@pytest.mark.long_for("last-(3,)", "last-(1,)", "last-()", "save-(1,)", "save-(3,)", "save-()")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("what", ["last", "to_xarray", "to_dataframe", "to_csv", "save", "concat", "print", "plot"])
 def test_a_batch_is_its_members(what, shape, tmp_path):
@@ -275,6 +276,7 @@ GOING_ON = {
 }
 
 
+@pytest.mark.long_for("exact flow")
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind == "exact momentum")) for kind in GOING_ON]
 )
@@ -312,6 +314,7 @@ VARIED = {
 CASES = [("exact flow", (1,)), ("momentum", (2, 3)), ("adam", (3,))]
 
 
+@pytest.mark.long_for("momentum-(2, 3)")
 @pytest.mark.parametrize(("kind", "shape"), CASES, ids=str)
 def test_members_go_on_with_numbers_of_their_own(kind, shape):
     """A batch that `jax.vmap` maps over together with rates and decays, beside a loop over its members."""

@@ -49,6 +49,7 @@ def kept(run, path, dynamics=None):
     return uj.load(path, dynamics)
 
 
+@pytest.mark.long_for("momentum-float64", "flow-float32")
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
