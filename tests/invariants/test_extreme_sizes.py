@@ -251,3 +251,27 @@ def test_a_time_whose_square_overflows():
     run = uj.exact(model, uj.Flow(), state, [1e20], ["log_norm_H", "log_norm_W"])
     np.testing.assert_allclose(run["log_norm_H"], np.log(1e20 * drift), rtol=1e-6)
     np.testing.assert_allclose(run["log_norm_W"], np.log(np.linalg.norm(state.W)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", [uj.anchored, pytest.param(uj.frozen, marks=pytest.mark.long)])
+def test_a_flow_ends_where_what_stays_vanishes_beside_what_grows(case):
+    model = case(uj.balanced(3, 4), dim=5)
+    state = model.init(jax.random.key(0))
+    times = [1e3, 1e10, 1e17, 1e22]
+    run, exact = (
+        uj.simulate(model, uj.Flow(), state, times, "log_norm"),
+        uj.exact(model, uj.Flow(), state, times, "log_norm"),
+    )
+    assert run.result == uj.RunResult.UNDERFLOW and np.isnan(run["log_norm"][-1])
+    np.testing.assert_allclose(run["log_norm"][:3], exact["log_norm"][:3], rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [1e-12, 1e-25])
+def test_a_flow_whose_pull_is_tiny_is_solved(share):
+    model = uj.anchored(uj.balanced(3, 4), dim=5)
+    state = model.init(jax.random.key(0))
+    small = state.replace(W=share * np.asarray(state.W))
+    times = [1.0, 1e3]
+    run, exact = (solve(model, uj.Flow(), small, times, "log_norm_H") for solve in (uj.simulate, uj.exact))
+    assert run.result == uj.RunResult.COMPLETED
+    np.testing.assert_allclose(run["log_norm_H"], exact["log_norm_H"], rtol=1e-5)

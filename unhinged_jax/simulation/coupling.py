@@ -1,4 +1,4 @@
-"""The force on the arrays of a linear run: H' = lift(W) - lambda_1 H, W' = gather(H) - lambda_2 W.
+"""The force on the arrays of a linear run: H' = lift(W) - lambda_1 H, W' = gather(H) - lambda_2 W; and on its biases.
 
 H and W are usually arrays with one row per class or sample. For balanced classes a 2-vector stands for each of them,
 because all classes behave in the same way.
@@ -6,11 +6,13 @@ because all classes behave in the same way.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from unhinged_jax import _numbers
 from unhinged_jax.linear.row_space import RowSpace
@@ -68,3 +70,23 @@ def force(model: LayerPeeled, coupling: Coupling, H: jax.Array, W: jax.Array) ->
     move_H = pull_H - model.decay_H * H if model.moves.H else jnp.zeros_like(H)
     move_W = pull_W - model.decay_W * W if model.moves.W else jnp.zeros_like(W)
     return move_H, move_W
+
+
+class Bias(eqx.Module):
+    """The biases of a linear run: b' = drift - decay b at unit rates, or b' = 0 if they do not move.
+
+    Attributes:
+        start: b_0, (C,).
+        drift: M^T 1, the column sums of the signal, (C,).
+        decay: Their decay, ().
+        moves: Whether the biases move.
+    """
+
+    start: Float[jax.Array, "C"]
+    drift: Float[jax.Array, "C"]
+    decay: Float[Any, ""]
+    moves: bool = eqx.field(static=True)
+
+    def velocity(self, b: Float[jax.Array, "C"]) -> Float[jax.Array, "C"]:
+        """b' at unit rates, (C,)."""
+        return self.drift - self.decay * b if self.moves else jnp.zeros_like(b)

@@ -13,8 +13,8 @@ from jaxtyping import PyTree
 
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.simulation.large_states import Time
-from unhinged_jax.simulation.system import Body, System
-from unhinged_jax.special import faint, safe_norm
+from unhinged_jax.simulation.system import Body, Scaled, System
+from unhinged_jax.special import faint, largest, safe_norm
 from unhinged_jax.trajectory import RunResult
 
 
@@ -24,14 +24,16 @@ def endings_of(
     velocities: tuple[Callable[[Time, Any, list[Any]], Any], Callable[[Time, Any, list[Any]], Any]],
     rtol: float,
     atol: float,
-    bodies: Callable[[Any], Body],
+    begin: Scaled,
+    parts: Callable[[Any], Scaled],
 ) -> dict[str, Callable[..., jax.Array]]:
     """The conditions that end a run early: it is steady, or it leaves the floating-point range.
 
     Args:
         system, flow, rtol, atol: As in the solution.
         velocities: (time, y, args) -> velocity, as it is and without schedules.
-        bodies: The arrays that move, of what the solver is given.
+        begin: The start.
+        parts: The same of what the solver is given.
     """
     field, bare = velocities
     conditions: dict[str, Any] = {}
@@ -43,7 +45,22 @@ def endings_of(
             return (t > t0) & (norm(bare(t, y, args)) < atol + rtol * norm(y))
 
         conditions["steady"] = steady
+    # While one array of a group grows, the share of another that stays shrinks, and its velocity is that share squared.
+    shrinking = [(i, name) for i, names in enumerate(system.groups) for name in names if name in system.stays]
+    if shrinking:
+
+        def vanishes(t: Time, y: Any, args: PyTree, **kwargs: Any) -> jax.Array:
+            body, logs = parts(y)
+            info = jnp.finfo(logs[0].dtype)
+            shares = [(largest(body[name]), logs[i] - begin.logs[i]) for i, name in shrinking]
+            least, grown = 64 * float(info.tiny) ** 0.5, 64 * float(info.eps)
+            return jnp.any(jnp.stack([(share > 0) & (share < least) & (log > grown) for share, log in shares]))
+
+        conditions["underflow"] = vanishes
     if not system.groups:
+
+        def bodies(y: Any) -> Body:
+            return parts(y).body
 
         def overflows(t: Time, y: Any, args: PyTree, **kwargs: Any) -> jax.Array:
             # This tests whether the square of a norm overflows; a sum of squares takes half the time of a maximum.

@@ -24,17 +24,10 @@ from unhinged_jax.dynamics import RATES, Flow, PartRates, bare_rates, rates_at
 from unhinged_jax.simulation.choose import Choice, tolerance
 from unhinged_jax.simulation.endings import endings_of
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unrolled
-from unhinged_jax.simulation.system import Body, System
+from unhinged_jax.simulation.system import Body, Scaled, System
 from unhinged_jax.special import safe_norm
 
 _SMALL = 1 << 15  # numbers; a state of no more is one array for the solver
-
-
-class Scaled(NamedTuple):
-    """What is integrated: the arrays that move, each group at unit norm at first, and the logarithm of its scale."""
-
-    body: Body
-    logs: list[jax.Array]
 
 
 class Packing(NamedTuple):
@@ -81,10 +74,8 @@ class Equation(NamedTuple):
 
     def endings(self) -> dict[str, Callable[..., jax.Array]]:
         """The conditions that end a run early."""
-        unpack = self.packing.unpack
-        return endings_of(
-            self.system, self.flow, (self.field, self.bare), *self.tolerances, lambda y: unpack(y).body
-        )  # fmt: skip
+        velocities = self.field, self.bare
+        return endings_of(self.system, self.flow, velocities, *self.tolerances, self.begin, self.packing.unpack)
 
     def solved(
         self, first: jax.Array, end: jax.Array, adjoint: Any, saveat: diffrax.SaveAt, event: diffrax.Event | None,

@@ -14,8 +14,8 @@ from unhinged_jax.dynamics import Flow
 from unhinged_jax.model import settled
 from unhinged_jax.simulation.choose import Choice
 from unhinged_jax.simulation.endings import code_of
-from unhinged_jax.simulation.equation import Scaled, equation
-from unhinged_jax.simulation.system import Body, Reader, System
+from unhinged_jax.simulation.equation import equation
+from unhinged_jax.simulation.system import Body, Reader, Scaled, System
 
 
 def run(

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -38,32 +37,12 @@ from unhinged_jax.observables.distance import Orthonormal, Reference, reference
 from unhinged_jax.signal import ClassSignal
 from unhinged_jax.simulation.absent import Absent, absent_modes, together
 from unhinged_jax.simulation.choose import Choice
-from unhinged_jax.simulation.coupling import force
+from unhinged_jax.simulation.coupling import Bias, force
 from unhinged_jax.simulation.leading_probe import Leading, LeadingProbe, RowState
 from unhinged_jax.simulation.probes import leading_probe
 from unhinged_jax.simulation.propagator import BalancedPair, Identity, Propagator, StartItself
 from unhinged_jax.simulation.system import Body, System, rated
 from unhinged_jax.special import safe_norm
-
-
-class Bias(eqx.Module):
-    """The biases of a linear run: b' = drift - decay b at unit rates, or b' = 0 if they do not move.
-
-    Attributes:
-        start: b_0, (C,).
-        drift: M^T 1, the column sums of the signal, (C,).
-        decay: Their decay, ().
-        moves: Whether the biases move.
-    """
-
-    start: Float[jax.Array, "C"]
-    drift: Float[jax.Array, "C"]
-    decay: Float[Any, ""]
-    moves: bool = eqx.field(static=True)
-
-    def velocity(self, b: Float[jax.Array, "C"]) -> Float[jax.Array, "C"]:
-        """b' at unit rates, (C,)."""
-        return self.drift - self.decay * b if self.moves else jnp.zeros_like(b)
 
 
 class Scales(NamedTuple):
@@ -125,6 +104,12 @@ class LinearSystem(System):
     def groups(self) -> tuple[tuple[str, ...], ...]:
         # The residual is a group of its own, because W may be far smaller or larger than it.
         return (*self.leading.names, *self.propagator.names, ("factor",))
+
+    @property
+    def stays(self) -> tuple[str, ...]:
+        moves = self.space.model.moves
+        kept = [k for k, moving in enumerate((moves.H, moves.W)) if not moving]
+        return tuple(names[k] for names in (*self.leading.names, *self.propagator.names) for k in kept)
 
     @property
     def compensated(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,6 +24,13 @@ Reader = Callable[[Body, list[jax.Array], jax.Array], dict[str, Any]]
 """(body, logarithms of the scales of its groups, `still` as in `System.view`) -> what is saved at that moment."""
 
 _WITH_PROTOTYPES = frozenset({"W", "mean_W", "lead_W"})
+
+
+class Scaled(NamedTuple):
+    """What is integrated: the arrays that move, each group at unit norm at first, and the logarithm of its scale."""
+
+    body: Body
+    logs: list[jax.Array]
 
 
 class System(eqx.Module):

@@ -42,8 +42,8 @@ _MESSAGES = {
     RunResult.MAX_STEPS: "max_steps: the solver used all its steps; raise `max_steps`, loosen the tolerances, or give "
     "a stiff flow an implicit solver, such as diffrax.Kvaerno5().",
     RunResult.SOLVER_FAILED: "failed: the solver could not meet its tolerances; loosen them or use float64.",
-    RunResult.UNDERFLOW: "underflow: the state was about to become too small for the floating-point range to hold its "
-    "digits; use float64, lower the decay, or stop earlier.",
+    RunResult.UNDERFLOW: "underflow: the state, or a part of it beside the rest, was about to become too small for the "
+    "floating-point range to hold its digits; use float64, lower the decay, or stop earlier.",
     RunResult.INTERRUPTED: "interrupted: later times were not reached; give the run in place of a state to go on.",
 }
 
