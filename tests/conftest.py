@@ -25,8 +25,9 @@ _VARIABLES: dict[str, str] = {}
 
 
 def _variables():
-    """Those of the environment that pytest does not change between tests."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    """Those of the environment that change what a command does. Other libraries set some for themselves."""
+    ours = "EQX_", "JAX_", "UNHINGED_", "XLA_"
+    return {name: value for name, value in os.environ.items() if name.startswith(ours)}
 
 
 def pytest_configure():

@@ -64,7 +64,7 @@ def band_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...]) -> Fig
         about = [about_members(data.sizes["seed"], "seeds")]
         for name, place in middle.items():
             values, label = coordinate_of(plan, str(name))
-            about.append(f"{label} {shown(values[place])}")
+            about.append(f"{label} = {shown(values[place])}")
         figure.suptitle(f"{titled(plan, data)}\n{', '.join(about)}", fontsize=10)
     return figure
 

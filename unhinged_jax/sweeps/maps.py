@@ -51,7 +51,7 @@ def map_figure(plan: Plan, data: xarray.Dataset, names: tuple[str, ...], moment:
                 seen |= _overlay(panel, plan, names, places) if len(names) == 2 else {}
                 grey = len(names) == 2 and not np.all(_kept(data.isel(places)))
                 seen |= {"half of the seeds or more failed": _patch()} if grey else {}
-                told = [f"{label} {shown(values[place])}" for axis, place in chosen.items()
+                told = [f"{label} = {shown(values[place])}" for axis, place in chosen.items()
                         for values, label in [coordinate_of(plan, axis)]]  # fmt: skip
                 meaning = str(data[name].attrs.get("long_name", name))
                 named = name + (colours.get("alike", "") if len(names) == 2 else "")  # a line shows it by itself
@@ -84,7 +84,7 @@ def _title(plan: Plan, data: xarray.Dataset, moment: int, held: dict[str, int]) 
         about += f" after {value} updates" if clock == "number of updates" else f" at {clock} {value}"
     for name, place in held.items():
         values, label = coordinate_of(plan, name)
-        about += f", {label} {shown(values[place])}" if len(values) > 1 else ""
+        about += f", {label} = {shown(values[place])}" if len(values) > 1 else ""
     return f"{titled(plan, data)}\n{about}"
 
 
