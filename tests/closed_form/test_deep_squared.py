@@ -106,6 +106,26 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize(("depth", "sizes"), [(3, (1e3, 1e60, 1e120)), (10, (1e2, 1e4, 1e16))])
+def test_a_start_far_above_its_target_is_forgotten(depth, sizes):
+    """Soon a^(2-2L) is (2L-2) q tau, until the target, 1 here, is felt."""
+    with jax.enable_x64(True):
+        log_size = np.log(sizes)
+        drive, log_brake = 0.5 * np.exp((depth - 2) * log_size), np.log(0.5) + (2 * depth - 2) * log_size
+        found = [
+            log_growth(depth, jnp.asarray(drive * pull), jnp.asarray(log_brake), jnp.asarray(tau)) + log_size
+            for pull, tau in ((1, 1e-9), (1, 2.0), (0, 2.0))
+        ]
+    alone = [-np.log((2 * depth - 2) * 0.5 * tau) / (2 * depth - 2) for tau in (1e-9, 2.0)]
+    if depth == 3:  # the smallest start is not forgotten so soon
+        np.testing.assert_allclose(found[0][1:], alone[0], rtol=1e-6)
+    np.testing.assert_allclose(found[2], alone[1], atol=1e-9)
+    full = solve_ivp(
+        lambda _, a: 0.5 * a ** (depth - 1) * (1 - a**depth), (0, 2.0), [1e2], method="Radau", rtol=1e-11, atol=1e-13
+    )
+    np.testing.assert_allclose(found[1], np.log(full.y[0, -1]), atol=1e-8)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.long) if place != 1 else n for place, n in enumerate(CASES)]
 )

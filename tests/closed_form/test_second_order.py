@@ -258,3 +258,25 @@ def test_limit_far_times_derivatives_batches_and_precision(damping):
         rough = solve(COUNTS, given, single, [3.0, 7.0, 300.0], "log_norm")["log_norm"]
         fine = uj.exact(COUNTS, given, state, [3.0, 7.0, 300.0], "log_norm")["log_norm"]
         np.testing.assert_allclose(rough, fine, rtol=1e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_late_times_stay_in_range(precision):
+    """What an average keeps and what it forgets by then are beyond the range, each alone."""
+    model = uj.regularized(uj.balanced(3, 2), 4, decay=1.0)
+    flow = uj.Flow(memory=uj.MovingAverage(0.9))
+    run = uj.exact(model, flow, model.init(jax.random.key(0)), [1e3, 8e3, 2e4], "log_norm", precision=precision)
+    np.testing.assert_allclose(np.diff(run["log_norm"]), np.log(0.9) * np.array([7e3, 12e3]), rtol=1e-5)
+    still = uj.anchored(uj.balanced(3, 2), 4)
+    start = still.init(jax.random.key(0))
+    late = uj.exact(still, uj.Flow(damping=0.0), start, [1e8, 1e10, 1e14], "log_norm", precision=precision)
+    np.testing.assert_allclose(np.diff(late["log_norm"]), 2 * np.log([1e2, 1e4]), rtol=1e-5)
+
+
+def test_biases_that_stay_are_handed_on():
+    model = uj.regularized(uj.from_counts([4, 2, 1]), 4, decay=0.3)
+    start = model.init(jax.random.key(0), precision="float64").replace(b=np.array([1.0, 2.0, 3.0]))
+    flow = uj.Flow(memory=uj.PolyakAverage())
+    after = uj.simulate(model, flow, uj.exact(model, flow, start, [2.0], ()), [6.0], "loss")
+    np.testing.assert_allclose(after["loss"], uj.exact(model, flow, start, [6.0], "loss")["loss"], rtol=1e-6)
+    np.testing.assert_array_equal(after.final.b, start.b)

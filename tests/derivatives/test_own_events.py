@@ -170,3 +170,17 @@ WRONG = {
 def test_what_cannot_be_searched_is_refused(asked, settings, says):
     with pytest.raises(ValueError, match=says):
         uj.event_time(MODEL, uj.Flow(), START, *asked, times=GRID, **settings)
+
+
+def test_an_event_without_a_value_before_the_search_is_searched():
+    """A cosine of features that begin at 0 has no value at the start of the run, which is before the search."""
+    model = uj.unconstrained(uj.balanced(3, 4), dim=5)
+    state = model.init(jax.random.key(0), precision="float64")
+
+    def cosine(model, state):
+        h, w = state.H[0], state.W[0]
+        return h @ w / (jnp.linalg.norm(h) * jnp.linalg.norm(w))
+
+    begin = state.replace(H=0 * state.H)
+    found = uj.event_time(model, uj.Flow(), begin, cosine, 2.0, times=[1.0, 2.0, 3.0], method="simulate")
+    assert not found.happened and found.time == np.inf

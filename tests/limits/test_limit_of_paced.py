@@ -238,3 +238,10 @@ def test_spectral_descent_of_both_parts(decay):
         last = path[1400][place] / np.linalg.norm(path[1400][0])
         np.testing.assert_allclose((found.direction.H, found.direction.W)[place - 1], last, atol=1e-8)
     np.testing.assert_allclose(found.direction.b, M.sum(0) / np.linalg.norm(M.sum(0)) / decay, rtol=1e-12)
+
+
+def test_a_decaying_bias_alone_is_thrown_about_its_minimum():
+    model = uj.unconstrained(uj.from_counts([3, 1]), 3, bias=True).replace(decay_b=0.5)
+    state = model.init(jax.random.key(0), precision="float64")
+    found = uj.limit(model, uj.Descent(0.1, normalized=True), state.replace(H=0 * state.H, W=0 * state.W))
+    assert "oscillations" in found.note and np.isnan(found.direction.b).all()

@@ -140,3 +140,14 @@ def test_how_many_moments_are_read_together(monkeypatch):
     assert _loop.at_once(1000, 100) > 1 and _loop.at_once(10**6, 10) == 1
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert _loop.at_once(1000, 100) == 1
+
+
+@pytest.mark.long
+def test_more_reads_than_can_be_kept_are_read_within_the_loop(monkeypatch):
+    model, state = problem()
+    kept = uj.simulate(model, uj.Descent(0.05), state, np.arange(0, 65, 8))
+    jax.clear_caches()
+    monkeypatch.setattr(_loop.blocks, "_KEPT", 0)
+    within = uj.simulate(model, uj.Descent(0.05), state, np.arange(0, 65, 8))
+    for name, values in kept.observables.items():
+        np.testing.assert_allclose(within[name], values, rtol=1e-11, atol=1e-12, err_msg=name)

@@ -37,8 +37,13 @@ def keeping(
 
     If they are few, they are read after the loop: a read inside it would carry its derivative through every step.
     """
-    late = reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start)) <= _KEPT
+    late = kept_until_after(reads, start)
     return needs if late else lambda carry: read(needs(carry)), late
+
+
+def kept_until_after(reads: Reads, what: PyTree) -> bool:
+    """Whether as many copies of something as there are reads take little enough to be kept until after the loop."""
+    return reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(what)) <= _KEPT
 
 
 def untouched(reads: Reads, keep: Callable[[PyTree], PyTree], carry: PyTree) -> tuple[PyTree, jax.Array]:

@@ -19,6 +19,7 @@ from unhinged_jax._loop.blocks import (
     along,
     chosen,
     keeping,
+    kept_until_after,
     over,
     read_blocks,
     saving,
@@ -128,7 +129,8 @@ def _regular(
 
     It is read inside: to keep what is read of a batch until after the loop would take longer than many a loop.
     """
-    guarded, few = unread_blocks(step, reads, guard, tidy), by_launches(carry)
+    guarded = unread_blocks(step, reads, guard, tidy)
+    few = by_launches(carry) and kept_until_after(reads, carry)
     look = (lambda *kept: kept) if few else jax.checkpoint(read)
 
     def until_read(state: tuple[PyTree, jax.Array], count: jax.Array) -> tuple[PyTree, tuple[PyTree, jax.Array]]:

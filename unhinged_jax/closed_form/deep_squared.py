@@ -93,10 +93,10 @@ def log_growth(
     depth: int, drive: Float[jax.Array, "m"], log_brake: Float[jax.Array, "m"], tau: Float[jax.Array, ""]
 ) -> Float[jax.Array, "m"]:
     """log g of every mode at tau, for g' = x g^(L-1) - c g^(2L-1) from g = 1, given x and log c."""
-    # A target of almost nothing is one of 1e-30 of what the start has, which is as far away.
-    least = jnp.maximum(jnp.exp(log_brake - 69.0), jnp.finfo(drive.dtype).tiny)
-    none = jnp.abs(drive) <= least
-    log_drive = jnp.log(jnp.where(none, least, jnp.abs(drive)))
+    # Without a target g^(2-2L) = 1 + (2L-2) c tau; one below the smallest normal number is never reached.
+    none = jnp.abs(drive) < jnp.finfo(drive.dtype).tiny
+    alone = -_log_more((2 * depth - 2) * tau, log_brake) / (2 * depth - 2)
+    log_drive = jnp.where(none, log_brake, jnp.log(jnp.where(none, 1.0, jnp.abs(drive))))
     log_share = log_brake - log_drive
     beta, slack = 1 - 2 / depth, float(jnp.finfo(drive.dtype).eps) ** 0.5 / 8
     up, rests = drive >= 0, jnp.abs(log_share) <= slack
@@ -108,7 +108,16 @@ def log_growth(
         _moved(_Course(-1.0, beta), *given, log_share),
     ]
     at_rest = log_share / depth * jnp.expm1(-depth * tau * jnp.exp(jnp.where(rests, log_drive, -jnp.inf)))
-    return jnp.where(rises, found[0], jnp.where(falls, found[1], jnp.where(up, at_rest, found[2])))
+    grown = jnp.where(rises, found[0], jnp.where(falls, found[1], jnp.where(up, at_rest, found[2])))
+    return jnp.where(none, alone, grown)
+
+
+def _log_more(factor: jax.Array, log: jax.Array) -> jax.Array:
+    """log(1 + factor e^log) for a factor of at least 0, whatever e^log is."""
+    large = 32.0
+    near = jnp.log1p(factor * jnp.exp(jnp.minimum(log, large)))
+    far = jnp.maximum(log, large)
+    return jnp.where(log > large, jnp.maximum(far + jnp.log(factor + jnp.exp(-far)), 0.0), near)
 
 
 def _log_share(course: _Course, eta: jax.Array) -> jax.Array:
@@ -129,15 +138,19 @@ def _moved(course: _Course, depth: int, log_drive: jax.Array, tau: jax.Array, lo
         eta = -(log_share + jnp.log(-jnp.expm1(-log_share)))
     inside = jnp.clip(eta, -_END, _END)
     # Left of the ends, in units of the start: e^(p (eta - eta_0)) = 1 + p Y.
-    grown = p * depth * tau * jnp.exp(log_drive - beta * log_share - p * jnp.minimum(eta, -_END))
-    began, alive = eta < -_END, grown > -1
-    jump = jnp.log1p(jnp.where(began & alive, grown, 0.0)) / p
+    log_speed = log_drive - beta * log_share - p * jnp.minimum(eta, -_END)
+    grown = p * depth * tau * jnp.exp(log_speed)
+    began, alive = eta < -_END, (grown > -1) | (p > 0)
+    if p > 0:
+        log_grown = _log_more(p * depth * tau, jnp.where(began, log_speed, 0.0))
+        jump = jnp.where(began, log_grown, 0.0) / p
+    else:
+        log_grown = jnp.log(jnp.abs(jnp.where(began & (grown != -1), 1 + grown, 1.0)))
+        jump = jnp.log1p(jnp.where(began & alive, grown, 0.0)) / p
     left = began & alive & (eta + jump < -_END)
     # From there on, in units of the target.
     most = float(np.log(jnp.finfo(log_share.dtype).max)) / 2
-    power = jnp.where(alive, 1.0, -1.0) * jnp.exp(
-        jnp.minimum(p * eta + jnp.log(jnp.abs(jnp.where(began & (grown != -1), 1 + grown, 1.0))), most)
-    )
+    power = jnp.where(alive, 1.0, -1.0) * jnp.exp(jnp.minimum(p * eta + log_grown, most))
     power = jnp.where(grown == -1, 0.0, power)
     later = depth * tau * jnp.exp(jnp.minimum(log_drive - beta * jnp.where(began, 0.0, log_share), most))
     offset = ends[0] - np.exp(-p * _END) / p

@@ -228,11 +228,19 @@ class ExactLinear:
         log_amplitude = safe_log(jnp.abs(ramp)) + record.log_full
         course = Course(direction, rest, log_amplitude, jnp.sign(ramp), record.log_powers[fade], whole)
         for pushed, other in zip(record.pushed, self.others, strict=True):
-            H, W = (other.H, still(self.W)) if fade == 2 else (still(self.H), other.W)
+            # What it begins with fades; its part that stays, which a velocity lacks, drives as that of the state does.
+            if fade == 2:
+                ramp, H, W = pushed.full.H_from_W[0], other.H, still(self.W)
+                driven = [self.space.metric(self.space.lift(other.W)), none, still(self.W)]
+            else:
+                ramp, H, W = pushed.full.W_from_F[0], still(self.H), other.W
+                driven = [still(self.space.metric(self.H)), none, other.F]
             rate = (self.leading.rates.r1 if fade == 2 else self.leading.rates.r2) if self.downhill else 1.0
             course = course.along(
                 [rate * self.space.metric(H), none, rate * W], pushed.signs[fade], pushed.log_powers[fade]
             )
+            if not self.downhill:
+                course = course.along(driven, jnp.sign(ramp), safe_log(jnp.abs(ramp)) + pushed.log_full)
         return course.split(self.log_scale)
 
 

@@ -32,7 +32,7 @@ from jaxtyping import Float, Shaped
 from unhinged_jax.closed_form import entire
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes, block, exponents, roots, winning_nodes
 from unhinged_jax.dynamics import Flow, Nesterov, PolyakAverage
-from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
+from unhinged_jax.linear.rates import BiasRates, Rates, bias_rates, unit_rates
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.special import safe_log
 
@@ -82,19 +82,19 @@ class Motion(NamedTuple):
         """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
         return half * self.time**2 <= _CLOSE * jnp.maximum(1.0, jnp.sqrt(jnp.abs(self.argument(x))))
 
-    def unit(self, x: jax.Array) -> jax.Array:
-        """The unit of z in `taylor`, a constant, in which all coefficients are of one size at any time."""
+    def per_unit(self, x: jax.Array) -> jax.Array:
+        """1 over the unit of z in `taylor`, a constant: in this unit all coefficients are of one size at any time."""
         square = jnp.where(self.time > 0, self.time**2, 1.0)
-        return jax.lax.stop_gradient(entire.reach(self.b, self.argument(x)) / square)
+        return jax.lax.stop_gradient(square / entire.reach(self.b, self.argument(x)))
 
     def taylor(self, x: jax.Array, log_scale: jax.Array) -> Float[jax.Array, "terms 4 *k"]:
-        """The coefficients of (z/unit)^j in U, U', S and S' at x + z, over e^log_scale; the first are the values."""
+        """Coefficients of (per_unit z)^j in U, U', S and S' at x + z, over e^log_scale; the first are the values."""
         t, y = self.time, self.argument(x)
         f = entire.derivatives(self.b, y, log_scale + self.fade, _TERMS + 1)
-        unit, reach = self.unit(x), entire.reach(self.b, y)
-        by, order = _powers(t**2 * unit / reach, x)  # 1, but for derivatives with respect to time, and at time 0
+        per_unit, reach = self.per_unit(x), entire.reach(self.b, y)
+        by, order = _powers(t**2 / reach / per_unit, x)  # 1, but for derivatives with respect to time, and at time 0
         value, slope = by * f[:-1], by * f[1:] / reach
-        before = 2 * t * unit * jnp.where(order > 0, jnp.roll(by, 1, axis=0), 0.0) * f[:-1] / reach
+        before = 2 * t / per_unit * jnp.where(order > 0, jnp.roll(by, 1, axis=0), 0.0) * f[:-1] / reach
         gain = 2 * t * x * slope + before  # of 2 t x f', the slope of f in time
         if self.damping is None:
             return jnp.stack([value, gain, jnp.zeros_like(value), jnp.zeros_like(value)], axis=1)
@@ -138,18 +138,20 @@ class Mean(NamedTuple):
         """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
         return jnp.broadcast_to(half * self.time <= _CLOSE, jnp.broadcast_shapes(x.shape, half.shape))
 
-    def unit(self, x: jax.Array) -> jax.Array:
-        """The unit of z in `taylor`, a constant."""
-        return jax.lax.stop_gradient(jnp.ones_like(x) / jnp.where(self.time > 0, self.time, 1.0))
+    def per_unit(self, x: jax.Array) -> jax.Array:
+        """1 over the unit of z in `taylor`, a constant."""
+        return jax.lax.stop_gradient(jnp.ones_like(x) * jnp.where(self.time > 0, self.time, 1.0))
 
     def taylor(self, x: jax.Array, log_scale: jax.Array) -> Float[jax.Array, "terms 4 *k"]:
-        """The coefficients of (z/unit)^j at x + z, over e^log_scale; those of order 0 are the values."""
+        """The coefficients of (per_unit z)^j at x + z, over e^log_scale; those of order 0 are the values."""
         t, k = self.time, jnp.zeros_like(self.time) if self.forgets is None else self.forgets
         f = entire.derivatives(entire.MEAN, (x + k) * t, log_scale + k * t, _TERMS)
-        by = _powers(t * self.unit(x), x)[0]
+        by = _powers(t / self.per_unit(x), x)[0]
         none = jnp.zeros_like(by)
         mean, state = by * f, by * jnp.exp(x * t - log_scale)
-        kept = none.at[0].set(self.kept * jnp.exp(-log_scale))
+        # One exponential: at late times e^{-kt} alone is 0.
+        before = self.kept * jnp.exp(-log_scale) if self.forgets is None else jnp.exp(-k * t - log_scale)
+        kept = none.at[0].set(before)
         mean = (1 - self.kept if self.forgets is None else k * t) * mean
         if self.before is None:
             return jnp.stack([kept + mean, state, none, none], axis=1)
@@ -169,16 +171,16 @@ def _polynomial(c: Float[jax.Array, "terms 4 *k"], y: jax.Array) -> jax.Array:
     return jax.lax.scan(lambda total, one: (total * y + one, None), jnp.zeros_like(c[0]), c[::-1])[0]
 
 
-def _inside(c: Float[jax.Array, "terms 4 *k"], square: jax.Array, unit: jax.Array) -> jax.Array:
-    """f[s, -s] of f(z) = sum_j c_j (z/unit)^j, for s^2 = `square`, (4, *k)."""
-    return _polynomial(c[1::2], square / unit / unit) / unit
+def _inside(c: Float[jax.Array, "terms 4 *k"], square: jax.Array, per_unit: jax.Array) -> jax.Array:
+    """f[s, -s] of f(z) = sum_j c_j (per_unit z)^j, for s^2 = `square`, (4, *k)."""
+    return _polynomial(c[1::2], square * per_unit * per_unit) * per_unit
 
 
 def _differences(
-    c: jax.Array, square: jax.Array, w: jax.Array, unit: jax.Array
+    c: jax.Array, square: jax.Array, w: jax.Array, per_unit: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(f(s) + f(-s))/2, f[s, -s] and f[s, -s, -w] of f(z) = sum_j c_j (z/unit)^j, s^2 = `square`, (4, *k) each."""
-    inside, square, w = _inside(c, square, unit), square / unit / unit, w / unit
+    """(f(s) + f(-s))/2, f[s, -s] and f[s, -s, -w] of f(z) = sum_j c_j (per_unit z)^j, s^2 = `square`, (4, *k) each."""
+    inside, square, w = _inside(c, square, per_unit), square * per_unit * per_unit, w * per_unit
 
     def pair(carry: _Three, both: jax.Array) -> tuple[_Three, None]:
         """Add the terms j = 2i and j = 2i + 1; `symmetric` is h_{j-2}(s, -s, -w), and `power` is s^(2i - 2)."""
@@ -190,7 +192,7 @@ def _differences(
 
     none = jnp.zeros_like(square + w)
     (second, _, _), _ = jax.lax.scan(pair, (jnp.zeros_like(c[0]), none + 1, none), c[2:].reshape(-1, 2, *c.shape[1:]))
-    return _polynomial(c[::2], square), inside, second / unit / unit
+    return _polynomial(c[::2], square), inside, second * per_unit * per_unit
 
 
 def _of_modes(
@@ -211,7 +213,7 @@ def _of_modes(
         close = motion.close(middle[place], gap / 2)
         return jnp.where(
             close,
-            _inside(terms[:, :, 3 + place], jnp.where(close, gap, 0.0) ** 2 / 4, motion.unit(middle[place])),
+            _inside(terms[:, :, 3 + place], jnp.where(close, gap, 0.0) ** 2 / 4, motion.per_unit(middle[place])),
             (high - low) / jnp.where(close, 1.0, gap),
         )
 
@@ -219,13 +221,13 @@ def _of_modes(
     cross = (rise - fall) / (2 * d)
     lift = (quotient(rise, held, up, 1) - quotient(held, fall, down, 2)) / (2 * d)
     none = jnp.where(wide, 0.0, 1.0)
-    even, odd, second = _differences(terms[:, :, 3], none * k.square, none * k.delta, motion.unit(middle[0]))
+    even, odd, second = _differences(terms[:, :, 3], none * k.square, none * k.delta, motion.per_unit(middle[0]))
     own = jnp.where(wide, own, even + k.delta * odd)
     cross, lift = jnp.where(wide, cross, odd), jnp.where(wide, lift, second)
-    return [
-        Coefficients(own[i], rates.r2 * cross[i], rates.r1 * cross[i], rates.r1 * rates.r2 * lift[i], held[i])
-        for i in range(4)
-    ]
+    both = rates.r1 * rates.r2
+    # Nothing is taken of what grows like t^4 if one part stays.
+    lift = jnp.where(both == 0, 0.0, lift)
+    return [Coefficients(own[i], rates.r2 * cross[i], rates.r1 * cross[i], both * lift[i], held[i]) for i in range(4)]
 
 
 class Part(NamedTuple):
@@ -253,7 +255,8 @@ def parts(
     g, present = modes.squares, modes.present
     eta = jnp.asarray(flow.schedule(0), g.dtype)
     rates = unit_rates(model, flow, g.dtype)
-    own = bias_rates(model, flow, rates)
+    still = jnp.zeros((), g.dtype)
+    own = bias_rates(model, flow, rates) if model.moves.b else BiasRates(still, still)
     rates = Rates(*(eta * rate for rate in (rates.a, rates.c, rates.r1, rates.r2)))
     motion = _motion(flow, elapsed, first if goes_on else None)
     source = 2 if goes_on and isinstance(motion, Mean) else 0  # an average is not driven, but what it averages is
@@ -275,7 +278,7 @@ def parts(
     close = motion.close(apart[6], decay / 2)
     drifted = (held - faded) / jnp.where(close, 1.0, decay)
     drifted = jnp.where(
-        close, _inside(terms[:, :, 6], jnp.where(close, decay, 0.0) ** 2 / 4, motion.unit(apart[6])), drifted
+        close, _inside(terms[:, :, 6], jnp.where(close, decay, 0.0) ** 2 / 4, motion.per_unit(apart[6])), drifted
     )
 
     def part(value: int, speed: int, drives: float) -> Part:

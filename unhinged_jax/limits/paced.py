@@ -53,7 +53,8 @@ def paced(model: LayerPeeled, dynamics: Flow | Descent, state: State, target: st
         slowed = dataclasses.replace(plain, schedule=dynamics.schedule(0) * factor)
         found = solve(model, slowed, state, target)
         # What stays at 0 is not thrown about.
-        hovers = (short & (safe_norm(state.H, state.W) > 0)) | (found.exponent > 0)
+        moving = safe_norm(state.H, state.W, *([state.b, model.signal().column_sums(dtype)] if model.moves.b else []))
+        hovers = (short & (moving > 0)) | (found.exponent > 0)
         found = _hovering(model, found, hovers)
         unit = jnp.asarray(dynamics.schedule(0), dtype)
     else:

@@ -39,7 +39,7 @@ class Crossing(NamedTuple):
         happened: Whether a condition holds there.
         heights: How far each condition is beyond its level there, (events,).
         slopes: Their derivatives with respect to time there, (events,).
-        known: Whether heights are numbers there and at the first of the times.
+        known: Whether heights are numbers there, and at the start if the search begins with the run.
         code: Why the run ended; COMPLETED where a condition holds.
     """
 
@@ -88,7 +88,7 @@ def first_crossing(
     velocity = asked.field(time, y, asked.args)
     at_last, slopes = jax.jvp(beyond, (y,), (velocity,))
     happened = held | solution.event_mask[_CROSSED]
-    known = ~jnp.any(jnp.isnan(at_first) | jnp.isnan(at_last))
+    known = ~jnp.any((first >= soon) & jnp.isnan(at_first) | jnp.isnan(at_last))
     return Crossing(jnp.maximum(time, times[0]), happened, at_last, slopes, known, code_of(solution, flow))
 
 

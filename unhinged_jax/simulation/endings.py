@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import diffrax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import PyTree
 
-from unhinged_jax.dynamics import Flow
+from unhinged_jax.dynamics import RATES, Flow
 from unhinged_jax.simulation.large_states import Time
 from unhinged_jax.simulation.system import Body, Scaled, System
 from unhinged_jax.special import faint, largest, safe_norm
@@ -24,7 +25,6 @@ def endings_of(
     velocities: tuple[Callable[[Time, Any, list[Any]], Any], Callable[[Time, Any, list[Any]], Any]],
     rtol: float,
     atol: float,
-    begin: Scaled,
     parts: Callable[[Any], Scaled],
 ) -> dict[str, Callable[..., jax.Array]]:
     """The conditions that end a run early: it is steady, or it leaves the floating-point range.
@@ -32,8 +32,7 @@ def endings_of(
     Args:
         system, flow, rtol, atol: As in the solution.
         velocities: (time, y, args) -> velocity, as it is and without schedules.
-        begin: The start.
-        parts: The same of what the solver is given.
+        parts: What is integrated, of what the solver is given.
     """
     field, bare = velocities
     conditions: dict[str, Any] = {}
@@ -45,16 +44,19 @@ def endings_of(
             return (t > t0) & (norm(bare(t, y, args)) < atol + rtol * norm(y))
 
         conditions["steady"] = steady
-    # While one array of a group grows, the share of another that stays shrinks, and its velocity is that share squared.
-    shrinking = [(i, name) for i, names in enumerate(system.groups) for name in names if name in system.stays]
+    # An array that stays while the rest of its group grows shrinks by the growth rate times its share of the group. If
+    # that product underflows, the share stays and growth goes on at its rate.
+    may_stay = system.stays or tuple(chain(*system.groups)) * any(callable(getattr(flow, name)) for name in RATES)
+    shrinking = [(i, name) for i, names in enumerate(system.groups) for name in names if name in may_stay]
     if shrinking:
 
         def vanishes(t: Time, y: Any, args: PyTree, **kwargs: Any) -> jax.Array:
-            body, logs = parts(y)
-            info = jnp.finfo(logs[0].dtype)
-            shares = [(largest(body[name]), logs[i] - begin.logs[i]) for i, name in shrinking]
-            least, grown = 64 * float(info.tiny) ** 0.5, 64 * float(info.eps)
-            return jnp.any(jnp.stack([(share > 0) & (share < least) & (log > grown) for share, log in shares]))
+            body, rates = parts(y).body, [jnp.abs(rate) for rate in parts(field(t, y, args)).logs]
+            info = jnp.finfo(rates[0].dtype)
+            least, grown = 8 * float(info.tiny), 64 * float(info.eps)
+            shares = [(largest(body[name]), rates[i]) for i, name in shrinking]
+            lost = [(share > 0) & (rate * share < least) & (rate * jnp.abs(t) > grown) for share, rate in shares]
+            return jnp.any(jnp.stack(lost))
 
         conditions["underflow"] = vanishes
     if not system.groups:

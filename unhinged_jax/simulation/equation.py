@@ -75,7 +75,7 @@ class Equation(NamedTuple):
     def endings(self) -> dict[str, Callable[..., jax.Array]]:
         """The conditions that end a run early."""
         velocities = self.field, self.bare
-        return endings_of(self.system, self.flow, velocities, *self.tolerances, self.begin, self.packing.unpack)
+        return endings_of(self.system, self.flow, velocities, *self.tolerances, self.packing.unpack)
 
     def solved(
         self, first: jax.Array, end: jax.Array, adjoint: Any, saveat: diffrax.SaveAt, event: diffrax.Event | None,
