@@ -273,6 +273,7 @@ def test_late_times_stay_in_range(precision):
     np.testing.assert_allclose(np.diff(late["log_norm"]), 2 * np.log([1e2, 1e4]), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_biases_that_stay_are_handed_on():
     model = uj.regularized(uj.from_counts([4, 2, 1]), 4, decay=0.3)
     start = model.init(jax.random.key(0), precision="float64").replace(b=np.array([1.0, 2.0, 3.0]))

@@ -35,7 +35,6 @@ def table():
         return uj.sensitivity(*start, [5, 30], ["loss", "log_norm_H"], wanted, order=2)
 
 
-@pytest.mark.long
 def test_simulated_descent_equals_exact_to_second_order(table):
     worst = disagreement(table)
     assert table.attrs["mode"] == "forward"

@@ -361,6 +361,7 @@ def test_a_scale_beside_the_arrays_is_one_in_them(function, model):
 UNTIL = {("exact", "deep"): 0.0}
 
 
+@pytest.mark.long_for("closed_form.expected.expectations-regularized")
 @pytest.mark.parametrize(("function", "model"), [row for row in ROWS if row.values[0] != "push_forward"])
 def test_a_scale_that_cannot_be_multiplied_in_is_kept_apart_or_refused(function, model):
     numbers = FUNCTIONS[function][model]

@@ -87,7 +87,6 @@ def test_thin_curves_keep_their_colours(make, tmp_path):
         assert np.abs(seen - ImageColor.getrgb(colour)).max() < 24
 
 
-@pytest.mark.long
 def test_features_follow_the_tangent_law(animation, moving):
     """Against the formula in NumPy, from the start alone."""
     start = moving.angles(moving.simulated[0, 0])

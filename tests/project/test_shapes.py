@@ -34,5 +34,6 @@ def test_every_form_of_run_has_the_shapes_that_are_named(found):
     assert len(found["solved"]) == 10
 
 
+@pytest.mark.long
 def test_a_wrong_shape_is_caught(found):
     assert found["caught"] == dict.fromkeys(found["caught"], True) and len(found["caught"]) == 7
