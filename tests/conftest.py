@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parent))  # for `oracles`, under any import m
 
 from little_optimization import compile_with_little_optimization
 
-# Tracing makes many objects that live on: to look for cycles among them took a tenth of the time.
+# Tracing makes many long-lived objects, and searching them for cycles took a tenth of the time.
 gc.set_threshold(100_000, 20, 100)
 hypothesis.settings.register_profile("offline", deadline=None, database=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("offline")
@@ -42,7 +42,7 @@ def pytest_configure():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Of a test marked `long_for`, the parameters that are named are run with the long tests."""
+    """Run the parameters that a test's marker `long_for` names with the long tests."""
     marked = [item for item in items if item.get_closest_marker("long_for")]
     for item in marked:
         if item.callspec.id in item.get_closest_marker("long_for").args:

@@ -245,3 +245,8 @@ def test_a_decaying_bias_alone_is_thrown_about_its_minimum():
     state = model.init(jax.random.key(0), precision="float64")
     found = uj.limit(model, uj.Descent(0.1, normalized=True), state.replace(H=0 * state.H, W=0 * state.W))
     assert "oscillations" in found.note and np.isnan(found.direction.b).all()
+    # Classes that pull alike leave biases of 0 where they are.
+    alike = uj.unconstrained(uj.balanced(3, 1), 3, bias=True).replace(decay_b=0.5)
+    state = alike.init(jax.random.key(0), precision="float64")
+    found = uj.limit(alike, uj.Descent(0.1, normalized=True), state.replace(H=0 * state.H, W=0 * state.W))
+    assert "oscillations" not in found.note and not np.isnan(found.direction.b).any()

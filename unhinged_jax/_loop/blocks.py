@@ -42,7 +42,7 @@ def keeping(
 
 
 def kept_until_after(reads: Reads, what: PyTree) -> bool:
-    """Whether as many copies of something as there are reads take little enough to be kept until after the loop."""
+    """Whether one copy for every read is small enough, all together, to be kept until after the loop."""
     return reads.total * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(what)) <= _KEPT
 
 

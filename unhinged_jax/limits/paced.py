@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from unhinged_jax.dynamics import Descent, Flow
@@ -53,7 +54,7 @@ def paced(model: LayerPeeled, dynamics: Flow | Descent, state: State, target: st
         slowed = dataclasses.replace(plain, schedule=dynamics.schedule(0) * factor)
         found = solve(model, slowed, state, target)
         # What stays at 0 is not thrown about.
-        moving = safe_norm(state.H, state.W, *([state.b, model.signal().column_sums(dtype)] if model.moves.b else []))
+        moving = safe_norm(state.H, state.W, *([state.b, _drift(model, dtype)] if model.moves.b else []))
         hovers = (short & (moving > 0)) | (found.exponent > 0)
         found = _hovering(model, found, hovers)
         unit = jnp.asarray(dynamics.schedule(0), dtype)
@@ -81,10 +82,14 @@ def _lasting(model: LayerPeeled, state: State) -> Float[jax.Array, ""]:
         pull = space.signal.transpose_times(H) if moving_W else of_training(model.labels, features_of(model, space, W))
         parts.append(jnp.where(jnp.asarray(model.decay_W if moving_W else model.decay_H) == 0, pull, 0.0))
     if model.moves.b:
-        drift = model.signal().column_sums(dtype)
-        there = jnp.abs(drift) > 8 * jnp.finfo(dtype).eps
-        parts.append(jnp.where(there & (jnp.asarray(model.decays.b) == 0), drift, 0.0))
+        parts.append(jnp.where(jnp.asarray(model.decays.b) == 0, _drift(model, dtype), 0.0))
     return safe_norm(*parts) if parts else jnp.zeros((), dtype)
+
+
+def _drift(model: LayerPeeled, dtype: DTypeLike) -> Float[jax.Array, "C"]:
+    """What pulls the biases, M^T 1, without rounding of what cancels."""
+    drift = model.signal().column_sums(dtype)
+    return jnp.where(jnp.abs(drift) > 8 * jnp.finfo(dtype).eps, drift, 0.0)
 
 
 def _faster(found: Limit, factor: jax.Array) -> Limit:
