@@ -105,7 +105,7 @@ def test_exact_goes_on_with_a_memory():
 @pytest.mark.parametrize("case", MODELS)
 def test_exact_and_simulated_runs_go_on_from_each_other(name, case):
     """With the same numbers as in one go, and with the same memory at the end."""
-    model, read = MODELS[case], ["norm", "log_distance"]
+    model, read = MODELS[case], ["norm", "log_distance"] if case in ("even", "counts") else ["norm"]
     state = model.init(jax.random.key(0), precision="float64", bias=BIAS if model.bias else None)
     descent = uj.Descent(SCHEDULE, rate_H=R1, rate_W=R2, memory=KINDS[name][0])
     whole = uj.exact(model, descent, state, READ, read, states=True)
