@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from unhinged_jax import _check, _numbers
 from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
-from unhinged_jax.model import LayerPeeled
+from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import OBSERVABLES, ObservableSet, Observe, paper_observables
 from unhinged_jax.trajectory import Trajectory, batch_message
 
@@ -163,17 +164,35 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
         )
 
 
-def handed_over(before: Trajectory, model: LayerPeeled) -> Trajectory:
+def handed_over(before: Trajectory, model: LayerPeeled, dynamics: Dynamics) -> Trajectory:
     """The trajectory that a run continues, with memory and origin in the current precision.
 
-    In a momentum or velocity, that of an array that now stays becomes 0.
+    The model may be another one, in which other arrays stay.
     """
 
     def converted(leaf: ArrayLike) -> Any:
         return jnp.asarray(leaf, jnp.result_type(float)) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf
 
     memory, origin = jax.tree.map(converted, (before.memory, before.origin))
-    if before.carries in ("momentum", "velocity") and memory is not None:  # an array that stays has no velocity
-        moves = model.moves._asdict()
-        memory = {name: part if moves.get(name, True) else jnp.zeros_like(part) for name, part in memory.items()}
+    memory = with_what_stays(memory, model, dynamics, before.final)
     return dataclasses.replace(before, memory=memory, origin=origin)
+
+
+def with_what_stays(memory: PyTree, model: LayerPeeled, dynamics: Dynamics, state: State) -> PyTree:
+    """What a run carries beside a state, as the state has it for an array that stays.
+
+    Such an array has no velocity, and every slot of a memory is what it was at the start: the array itself, or 0. No
+    form in which a run is simulated or solved has to know this. What an optimiser carries is given back unchanged.
+    """
+    if memory is None or carried_by(dynamics) not in ("momentum", "velocity", "memory"):
+        return memory
+    kept = dynamics.memory
+
+    def still(name: str, part: jax.Array) -> jax.Array:
+        if kept is None:
+            return jnp.zeros_like(part)
+        slots = jnp.reshape(jnp.asarray(kept.first[1:], part.dtype), (-1, *(1,) * (part.ndim - 1)))
+        return slots * jnp.asarray(getattr(state, name), part.dtype)
+
+    moves = model.moves._asdict()
+    return {name: part if moves.get(name, True) else still(name, part) for name, part in memory.items()}

@@ -26,7 +26,7 @@ from unhinged_jax._request.checks import (
     check_tolerance,
     checked_times,
 )
-from unhinged_jax._request.going_on import check_goes_on, handed_over, observed_again, one_run
+from unhinged_jax._request.going_on import check_goes_on, handed_over, observed_again, one_run, with_what_stays
 from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, carried_by, clock_of, step_of
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import ObservablePlan, Observe, paper_observables, refers_to_start, resolve, wants_split
@@ -40,6 +40,7 @@ class Task:
     """A checked request.
 
     Attributes:
+        model: The problem.
         state: The start, in the precision of the run.
         times: The requested times, or numbers of updates, (T,).
         first: The time, or the number of updates, at the start; 0 unless the run continues another one.
@@ -53,6 +54,7 @@ class Task:
         asked: What was asked for to be observed.
     """
 
+    model: LayerPeeled
     state: State
     times: Any
     first: Any
@@ -102,10 +104,14 @@ class Task:
 
         A run in float32 has rounded the times. The origin is not copied.
         """
-        clock, carries = clock_of(self.dynamics), carried_by(self.dynamics)
-        began = np.asarray(0) if self.before is None else self.before.elapsed
         trajectory = dataclasses.replace(
-            trajectory, origin=self.origin, clock=clock, carries=carries, began=began, observed=self.asked
+            trajectory,
+            memory=with_what_stays(trajectory.memory, self.model, self.dynamics, trajectory.final),
+            origin=self.origin,
+            clock=clock_of(self.dynamics),
+            carries=carried_by(self.dynamics),
+            began=np.asarray(0) if self.before is None else self.before.elapsed,
+            observed=self.asked,
         )
         if not _check.concrete((trajectory, self.times)):
             if isinstance(self.times, np.ndarray):
@@ -213,7 +219,7 @@ def prepare(
     with _precision.scope(name):
         start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
         if before is not None:
-            before = handed_over(before, model)
+            before = handed_over(before, model, dynamics)
             memory = before.memory
     asked = Asked.of(observe, plan)
-    return Task(start, times, first, memory, plan, target, name, outside, dynamics, before, asked)
+    return Task(model, start, times, first, memory, plan, target, name, outside, dynamics, before, asked)

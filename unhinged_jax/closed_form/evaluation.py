@@ -39,29 +39,16 @@ class Job(NamedTuple):
 
 
 def carried_on(job: Job) -> list[dict[str, jax.Array]]:
-    """What the run begins with beside the state: a velocity, or the other slots of a memory, in which what stays stays.
-
-    None for a fresh start.
-    """
+    """What the run begins with beside the state: a velocity, or the other slots of a memory; none for a fresh start."""
     memory, kept = job.memory, job.dynamics.memory
     if memory is None or kept is None:
         return [] if memory is None else [memory]
-    still = {
-        name: part for name, part in (("H", job.state.H), ("W", job.state.W)) if not getattr(job.model.moves, name)
-    }
-    slots = [jax.tree.map(lambda leaf, i=i: leaf[i], memory) for i in range(len(kept.first) - 1)]
-    return [
-        {**slot, **{name: begins * part for name, part in still.items()}}
-        for slot, begins in zip(slots, kept.first[1:], strict=True)
-    ]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], memory) for i in range(len(kept.first) - 1)]
 
 
 def handed_on(job: Job, beside: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    """What a run ends with beside the state, as a trajectory holds it: 0 for the velocity of what stays."""
-    if job.dynamics.memory is not None:
-        return jax.tree.map(lambda *slots: jnp.stack(slots), *beside)
-    moves = job.model.moves._asdict()
-    return {name: part if moves[name] else jnp.zeros_like(part) for name, part in beside[0].items()}
+    """What a run ends with beside the state, as a trajectory holds it."""
+    return beside[0] if job.dynamics.memory is None else jax.tree.map(lambda *slots: jnp.stack(slots), *beside)
 
 
 def evaluated(job: Job, view_at: Callable[[Any], View], moments: PyTree) -> Trajectory:

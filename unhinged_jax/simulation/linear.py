@@ -176,14 +176,8 @@ class LinearSystem(System):
         )
 
     def unpack(self, velocity: Body, logs: list[Float[jax.Array, ""]], log_scale: Float[jax.Array, ""]) -> Body:
-        rates, _ = self._rates()
-        dense = self.unpacked(rated(velocity, rates), logs, log_scale)
-        moves = self.space.model.moves
-        return {
-            "H": dense["H"] / rates.H if moves.H else jnp.zeros_like(dense["H"]),
-            "W": dense["W"] / rates.W if moves.W else jnp.zeros_like(dense["W"]),
-            "b": velocity["b"],
-        }
+        rates, inverse = self._rates()
+        return rated(self.unpacked(rated(velocity, rates), logs, log_scale), inverse)
 
     def unpacked(self, moving: Body, logs: list[Float[jax.Array, ""]], log_scale: Float[jax.Array, ""]) -> Body:
         scales = self._scales(logs)

@@ -84,7 +84,7 @@ class DrivenProbe(LeadingProbe):
         return {"lead_H": H @ self.unit, "lead_W": jnp.zeros_like(lead_W)}
 
     def velocity_arrays(self, space: RowSpace, H: Float[jax.Array, "n p"], W: Float[jax.Array, "C p"]) -> Body:
-        return {"lead_H": jnp.zeros_like(self.unit_H), "lead_W": jnp.zeros_like(self.unit_W)}
+        return self.start_arrays(H, W)  # no velocity has a part that stays, but slots of a memory have
 
     def rest(
         self, coupling: Coupling, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
