@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _check, _numbers
 from unhinged_jax import precision as _precision
-from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, clock_of
+from unhinged_jax.dynamics import Descent, Dynamics, Flow, carried_by, carries_of, clock_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import OBSERVABLES, ObservableSet, Observe, paper_observables
 from unhinged_jax.trajectory import Trajectory, batch_message
@@ -142,6 +142,9 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
             f"a {type(dynamics).__name__} cannot continue a trajectory whose `elapsed` is a {counts}; {afresh}"
         )
     carried = before.carries or ("" if before.memory is None else "memory")
+    if carried not in ("", *_CARRIED):  # the name of a memory
+        _check_slots(before, dynamics, afresh)
+        carried = "memory"
     if before.carries and carried_by(dynamics) not in ("", carried):
         raise ValueError(
             "the trajectory ended with the memory of another optimizer; continue with that one, or start again from "
@@ -161,6 +164,24 @@ def check_goes_on(before: Trajectory, dynamics: Dynamics) -> None:
         raise ValueError(
             f"the trajectory does not hold {_CARRIED[carried]} with which such a run continues; ask for all times at "
             f"once, or {afresh}"
+        )
+
+
+def _check_slots(before: Trajectory, dynamics: Dynamics, afresh: str) -> None:
+    """Raise if a dynamics with a memory would take the slots of another one for its own."""
+    kept = dynamics.memory
+    if kept is None:
+        return
+    if before.carries != carries_of(dynamics):
+        raise ValueError(
+            f"the trajectory ended with the slots of {before.carries}, which mean something else to "
+            f"{carries_of(dynamics)}; continue with the same memory, or {afresh}"
+        )
+    found, wanted = None if before.memory is None else len(before.memory["W"]), len(kept.first) - 1
+    if found not in (None, wanted):
+        raise ValueError(
+            f"the trajectory ended with {found} slots beside its state, but this {carries_of(dynamics)} has {wanted}; "
+            f"continue with as many, or {afresh}"
         )
 
 

@@ -27,7 +27,7 @@ from unhinged_jax._request.checks import (
     checked_times,
 )
 from unhinged_jax._request.going_on import check_goes_on, handed_over, observed_again, one_run, with_what_stays
-from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, carried_by, clock_of, step_of
+from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, carries_of, clock_of, step_of
 from unhinged_jax.model import LayerPeeled, State, checked
 from unhinged_jax.observables import ObservablePlan, Observe, paper_observables, refers_to_start, resolve, wants_split
 from unhinged_jax.trajectory import Asked, Trajectory
@@ -109,7 +109,7 @@ class Task:
             memory=with_what_stays(trajectory.memory, self.model, self.dynamics, trajectory.final),
             origin=self.origin,
             clock=clock_of(self.dynamics),
-            carries=carried_by(self.dynamics),
+            carries=carries_of(self.dynamics),
             began=np.asarray(0) if self.before is None else self.before.elapsed,
             observed=self.asked,
         )

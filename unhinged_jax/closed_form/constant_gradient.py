@@ -18,6 +18,7 @@ Source: beyond the paper.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -193,10 +194,11 @@ class Factors(NamedTuple):
 def view_of(start: Start, factors: Factors) -> View:
     """The state at one moment."""
     parts = {"H": start.state.H, "W": start.state.W, "b": start.state.b}
-    scale = factors.scale["H" if start.model.moves.H else "W"]
+    moving = [factors.scale[name] for name in ("H", "W") if name in factors.scale]
+    scale = functools.reduce(jnp.maximum, moving)
     for name, u in start.rule.direction.items():
         parts[name] = factors.keep[name] * parts[name] - factors.push[name] * u
-    parts |= {name: jnp.exp(-scale) * parts[name] for name in ("H", "W") if name not in factors.keep}
+    parts |= {name: jnp.exp(factors.scale.get(name, 0.0) - scale) * parts[name] for name in ("H", "W")}
     b = parts["b"] * jnp.exp(factors.scale["b"]) if "b" in factors.keep else parts["b"]
     return View(start.model, DenseFeatures(parts["H"]), parts["W"], b, scale)
 

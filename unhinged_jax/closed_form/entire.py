@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,15 @@ _FAR = 40.0  # x from which the expansion of Hankel is used
 _NODES, _HANKEL = 50, 16
 
 
+class Fade(NamedTuple):
+    """A divisor e^log of cosh(sqrt y) of about its size: `rest` is sqrt y - log for y > 0, without cancellation."""
+
+    log: jax.Array
+    rest: jax.Array
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
-def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax.Array:
+def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int, fade: Fade | None = None) -> jax.Array:
     """f and its derivatives up to the order count - 1 at y, over e^log_scale, times powers of `reach`, (count, ...).
 
     The derivative of order j is multiplied by reach^j, a constant, so that all are of one size at any y.
@@ -41,6 +49,7 @@ def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax
         y: The argument, of any sign.
         log_scale: The logarithm of what they are divided by, of the shape of y.
         count: How many, at least 2.
+        fade: What `COSH` is divided by in addition, or None.
 
     Example:
         >>> bool(jnp.allclose(derivatives(COSH, jnp.asarray(4.0), jnp.zeros(()), 2)[0], jnp.cosh(2.0)))
@@ -49,18 +58,21 @@ def derivatives(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax
     near = jnp.abs(y) <= _NEAR[b]
     within, beyond = jnp.where(near, y, 0.0), jnp.where(near, 2 * _NEAR[b], y)
     powers = within[..., None] ** jnp.arange(_TERMS[b])
-    inner = powers @ jnp.asarray(_series(b, count).T, y.dtype) * jnp.exp(-jnp.where(near, log_scale, 0.0))[..., None]
+    divisor = log_scale if fade is None else log_scale + fade.log
+    inner = powers @ jnp.asarray(_series(b, count).T, y.dtype) * jnp.exp(-jnp.where(near, divisor, 0.0))[..., None]
     inner = inner * reach(b, within)[..., None] ** jnp.arange(count)
-    outer = _beyond(b, beyond, jnp.where(near, 0.0, log_scale), count)
+    outer = _beyond(b, beyond, jnp.where(near, 0.0, log_scale), count, fade)
     return jnp.where(near, jnp.moveaxis(inner, -1, 0), outer)
 
 
 @derivatives.defjvp
 def _derivatives_jvp(
-    b: float, count: int, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+    b: float, count: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    more = derivatives(b, *primals, count + 1)
-    return more[:count], more[1:] / reach(b, primals[0]) * tangents[0] - more[:count] * tangents[1]
+    y, log_scale, fade = primals
+    more = derivatives(b, y, log_scale, count + 1, fade)
+    divided = tangents[1] if fade is None else tangents[1] + tangents[2].log
+    return more[:count], more[1:] / reach(b, y) * tangents[0] - more[:count] * divided
 
 
 def reach(b: float, y: jax.Array) -> jax.Array:
@@ -76,7 +88,7 @@ def log_size(b: float, y: jax.Array) -> jax.Array:
     return jnp.where(y > 0, x, 0.0) - (1.5 * jnp.log1p(x) if b == NESTEROV else 0.0)
 
 
-def _beyond(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax.Array:
+def _beyond(b: float, y: jax.Array, log_scale: jax.Array, count: int, fade: Fade | None) -> jax.Array:
     """The same by recurrence, for |y| beyond the power series."""
     order = jnp.arange(count, dtype=y.dtype)
     if b == MEAN:
@@ -86,7 +98,7 @@ def _beyond(b: float, y: jax.Array, log_scale: jax.Array, count: int) -> jax.Arr
     def following(pair: tuple[jax.Array, jax.Array], lift: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         return (pair[1], (pair[0] * (unit**2 / y) / 4 - lift * pair[1] * (unit / y))), pair[0]
 
-    unit, (value, slope) = reach(b, y), (_cosh if b == COSH else _bessel)(y, log_scale)
+    unit, (value, slope) = reach(b, y), _cosh(y, log_scale, fade) if b == COSH else _bessel(y, log_scale)
     return jax.lax.scan(following, (value, slope * unit), b + order)[1]
 
 
@@ -107,11 +119,12 @@ def _split(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     return y > 0, jnp.sqrt(jnp.abs(y))
 
 
-def _cosh(y: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _cosh(y: jax.Array, log_scale: jax.Array, fade: Fade | None) -> tuple[jax.Array, jax.Array]:
     """C and C' = sinh(x)/(2x) for |y| > 16."""
     grows, x = _split(y)
-    wave = jnp.exp(-log_scale)
-    up, down = jnp.exp(jnp.where(grows, x, 0.0) - log_scale), jnp.exp(-jnp.where(grows, x, 0.0) - log_scale)
+    rest, log = (x, log_scale) if fade is None else (fade.rest, log_scale + fade.log)
+    wave = jnp.exp(-log)
+    up, down = jnp.exp(jnp.where(grows, rest, 0.0) - log_scale), jnp.exp(-jnp.where(grows, x, 0.0) - log)
     even = jnp.where(grows, (up + down) / 2, jnp.cos(x) * wave)
     return even, jnp.where(grows, (up - down) / 2, jnp.sin(x) * wave) / (2 * x)
 

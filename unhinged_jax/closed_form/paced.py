@@ -61,8 +61,10 @@ def why_not_paced(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     return None
 
 
-def why_not_split(dynamics: Dynamics) -> str | None:
+def why_not_split(model: LayerPeeled, dynamics: Dynamics) -> str | None:
     """Why a run has no leading part whose direction stays, in words, or None; traced rates are not looked at."""
+    if not model.moves.coupled:
+        return None
     rates = dynamics.rates
     known = not any(callable(rate) or isinstance(rate, jax.core.Tracer) for rate in rates[:2])
     if dynamics.sam_radius is not None and known and float(rates.H) != float(rates.W):

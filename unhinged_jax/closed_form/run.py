@@ -122,7 +122,7 @@ def exact(
     given = state.final if isinstance(state, Trajectory) else state
     if why := _why_not_this(model, dynamics, given, task, states):
         raise NoClosedForm(f"there is no closed form: {why}")
-    if wants_split(task.plan) and (why := why_not_split(dynamics)):
+    if wants_split(task.plan) and (why := why_not_split(model, dynamics)):
         raise NoClosedForm(f"there are no distances to a limit: {why}")
     task.refuse_large(states)
     with task.context():

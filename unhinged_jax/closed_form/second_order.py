@@ -74,9 +74,19 @@ class Motion(NamedTuple):
         """y at an eigenvalue x of K."""
         return x * self.time**2 + self.fade**2
 
+    def faded(self, x: jax.Array) -> entire.Fade | None:
+        """The divisor e^{ct/2}: for large ct, sqrt y - ct/2 is x t^2 over the sum of the two."""
+        if self.damping is None:
+            return None
+        total = jnp.sqrt(jnp.maximum(self.argument(x), 0.0)) + self.fade
+        rest = x * self.time**2 / jnp.where(total > 0, total, 1.0)
+        return entire.Fade(jnp.broadcast_to(self.fade, x.shape), jax.lax.stop_gradient(rest))
+
     def log_size(self, x: jax.Array) -> jax.Array:
         """About how large U is at an eigenvalue."""
-        return entire.log_size(self.b, self.argument(x)) - self.fade
+        y, fade = self.argument(x), self.faded(x)
+        size = entire.log_size(self.b, y)
+        return size if fade is None else jnp.where(y > 0, fade.rest, size - fade.log)
 
     def close(self, x: jax.Array, half: jax.Array) -> jax.Array:
         """Whether x + half and x - half are so close that a Taylor series around x serves for both."""
@@ -90,7 +100,7 @@ class Motion(NamedTuple):
     def taylor(self, x: jax.Array, log_scale: jax.Array) -> Float[jax.Array, "terms 4 *k"]:
         """Coefficients of (per_unit z)^j in U, U', S and S' at x + z, over e^log_scale; the first are the values."""
         t, y = self.time, self.argument(x)
-        f = entire.derivatives(self.b, y, log_scale + self.fade, _TERMS + 1)
+        f = entire.derivatives(self.b, y, log_scale, _TERMS + 1, self.faded(x))
         per_unit, reach = self.per_unit(x), entire.reach(self.b, y)
         by, order = _powers(t**2 / reach / per_unit, x)  # 1, but for derivatives with respect to time, and at time 0
         value, slope = by * f[:-1], by * f[1:] / reach

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from unhinged_jax import _loop
 from unhinged_jax.closed_form.modes import BiasCoefficients, Coefficients, Modes
 from unhinged_jax.dynamics import Combination, Descent, PartRates, rate_at
+from unhinged_jax.linear.rates import unit_rates
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.special import power_of_two
 
@@ -169,6 +170,12 @@ def products(
         x, at_nodes = jax.tree.map(lambda one: jnp.stack([begins * one for begins in begin]), (x, at_nodes))
     start = Carry(x, v, at_nodes, node_v, Powers(none, none, jnp.zeros(4, jnp.int32)))
 
+    if paces is not None and descent.proportional:
+        unit = unit_rates(model, descent, dtype)  # in which a part that stays has the rate 0
+        common = jnp.maximum(unit.r1, unit.r2)
+        turns = model.moves.coupled & (unit.r1 != unit.r2)  # where both move, the ascent keeps no eigenvector
+        common = jnp.where(turns & (descent.sam_radius is not None), jnp.nan, common)
+
     def of_all(x: Held) -> Held:
         bias = BiasCoefficients(-model.decays.b * x.bias.b_from_b, 1 - model.decays.b * x.bias.b_from_drift)
         return Held(downhill(x.full, g, model), downhill(x.rest, g * (1 - modes.winning), model), bias)
@@ -189,7 +196,7 @@ def products(
             pace = jax.tree.map(lambda each: each[k], paces)
             gradient = _paced(pace, gradient, of_all(gradient))
             if descent.proportional:  # otherwise there are no nodes
-                shift = (pace.push - pace.ascent * nodes / jnp.maximum(descent.rate_H, descent.rate_W)) * shift
+                shift = (pace.push - pace.ascent * nodes / common) * shift
             carry = _shrunk(carry, pace.power)
         change, v = _with_momentum(descent, gradient, carry.v)
         x = jax.tree.map(jnp.add, carry.x, _times(rates, change))

@@ -46,10 +46,10 @@ def nc3_self_duality(stats: ClassStatistics | Prepared, W: ArrayLike | Frame) ->
 
     def direction(frame: Frame) -> jax.Array:
         size = safe_sqrt(jnp.sum(frame.norms**2))
-        return (frame.norms / jnp.where(size > 0, size, 1))[:, None] * frame.unit
+        return (frame.norms / jnp.where(size <= 0, 1, size))[:, None] * frame.unit
 
     distance = safe_sqrt(jnp.sum((direction(prototypes) - direction(means)) ** 2))
-    return jnp.where((means.scale > 0) & (prototypes.scale > 0), distance, math.sqrt(2))
+    return jnp.where((means.scale <= 0) | (prototypes.scale <= 0), math.sqrt(2), distance)
 
 
 @follows_arrays
@@ -110,7 +110,7 @@ def nc4(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
         0.75
     """
     prepared = prepare(stats)
-    return _share(predicted(prepared, logits) == nearest_class(prepared), prepared)
+    return _share(predicted(prepared, logits) == nearest_class(prepared), prepared, logits, prepared.stats.projections)
 
 
 def predicted(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
@@ -128,8 +128,10 @@ def nearest_class(stats: ClassStatistics | Prepared) -> jax.Array:
     return first_largest(-distances)
 
 
-def _share(hits: jax.Array, prepared: Prepared) -> jax.Array:
-    return jnp.mean(hits, dtype=prepared.frame.norms.dtype)
+def _share(hits: jax.Array, prepared: Prepared, *compared: ArrayLike) -> jax.Array:
+    """The share of hits; NaN if what was compared for them holds NaN, because comparisons with it are false."""
+    unknown = jnp.any(jnp.stack([jnp.any(jnp.isnan(jnp.asarray(part))) for part in compared]))
+    return jnp.where(unknown, jnp.nan, jnp.mean(hits, dtype=prepared.frame.norms.dtype))
 
 
 @follows_arrays
@@ -154,7 +156,7 @@ def ncc_accuracy(stats: ClassStatistics | Prepared) -> jax.Array:
         0.75
     """
     prepared = prepare(stats)
-    return _share(nearest_class(prepared) == prepared.stats.labels, prepared)
+    return _share(nearest_class(prepared) == prepared.stats.labels, prepared, prepared.stats.projections)
 
 
 @follows_arrays
@@ -183,7 +185,7 @@ def accuracy(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
         0.5
     """
     prepared = prepare(stats)
-    return _share(predicted(prepared, logits) == prepared.stats.labels, prepared)
+    return _share(predicted(prepared, logits) == prepared.stats.labels, prepared, logits)
 
 
 @follows_arrays

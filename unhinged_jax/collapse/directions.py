@@ -114,8 +114,8 @@ def gram_distance(frame: Frame, other: jax.Array) -> jax.Array:
     """Frobenius distance of the Gram matrix over its norm from another (C, C) one of norm 1; √2 if it is zero."""
     gram = frame.norms[:, None] * frame.norms[None, :] * frame.cosines
     size = safe_sqrt(jnp.sum(gram**2))
-    distance = safe_sqrt(jnp.sum((gram / jnp.where(size > 0, size, 1) - other) ** 2))
-    return jnp.where(size > 0, distance, math.sqrt(2))
+    distance = safe_sqrt(jnp.sum((gram / jnp.where(size <= 0, 1, size) - other) ** 2))
+    return jnp.where(size <= 0, math.sqrt(2), distance)
 
 
 @follows_arrays
@@ -150,7 +150,7 @@ def gnc2(
         raise ValueError(f"Unknown reduction {reduction!r}; use 'excess', 'mean' or 'variation'.")
     squared = vectors.chords if isinstance(vectors, Prepared) else squared_chords(frame_of(vectors))
     C = squared.shape[0]
-    apart = squared > 0
+    apart = ~(squared <= 0)
     # Relative to the simplex before the logarithm, so that the excess does not cancel near 0.
     relative = jnp.where(apart, squared, 1) * ((C - 1) / (2 * C))
     excess_kernel = jnp.where(apart, -0.5 * jnp.log(relative), jnp.inf)
@@ -221,6 +221,6 @@ def riesz_energy(vectors: ClassStatistics | ArrayLike | Prepared | Frame, power:
     _check.positive("power", power)
     squared = vectors.chords if isinstance(vectors, Prepared) else squared_chords(frame_of(vectors))
     C = squared.shape[0]
-    apart = squared > 0
+    apart = ~(squared <= 0)
     relative = jnp.where(apart, squared, 1) * ((C - 1) / (2 * C))
     return pair_mean(jnp.where(apart, relative ** (-power / 2), jnp.inf))

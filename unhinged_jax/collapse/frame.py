@@ -39,12 +39,13 @@ def rows_frame(vectors: jax.Array, floor: ArrayLike = 0.0) -> Frame:
     # Each vector is divided by its largest entry before squaring: nothing over- or underflows.
     # Every metric is invariant to these divisors, so they carry no derivative.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=1))
-    present = (largest > jnp.finfo(vectors.dtype).tiny) & (jnp.max(largest) > floor)
+    # Negated, so that NaN counts as present and stays NaN.
+    present = ~(largest <= jnp.finfo(vectors.dtype).tiny) & ~(jnp.max(largest) <= floor)
     scale = jnp.max(jnp.where(present, largest, 0))
     reduced = vectors * (1 / jnp.where(present, largest, 1))[:, None]
     length = jnp.sqrt(jnp.where(present, jnp.sum(reduced**2, axis=1), 1))
     unit = reduced * jnp.where(present, 1 / length, 0)[:, None]
-    norms = jnp.where(present, length * (largest / jnp.where(scale > 0, scale, 1)), 0)
+    norms = jnp.where(present, length * (largest / jnp.where(scale <= 0, 1, scale)), 0)
     cosines = jnp.matmul(unit, unit.T, precision=PRECISION)
     cosines = jnp.where(present[:, None] | present[None, :], cosines, 1)
     return Frame(unit, norms, scale, cosines)
@@ -134,5 +135,5 @@ def _squared_distances(frame: Frame, chords: jax.Array) -> jax.Array:
 def in_scale(values: jax.Array, prepared: Prepared) -> jax.Array:
     """Squared quantities in units of frame.scale² instead of unit², divided twice lest scale² overflow."""
     scale = prepared.frame.scale
-    inverse = jnp.where(scale > 0, prepared.stats.unit / jnp.where(scale > 0, scale, 1), 0)
+    inverse = jnp.where(scale <= 0, 0, prepared.stats.unit / jnp.where(scale <= 0, 1, scale))
     return values * inverse * inverse

@@ -12,8 +12,8 @@ from unhinged_jax.special import safe_sqrt
 
 
 def ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """numerator / denominator, inf (with gradient 0) wherever the denominator is not positive."""
-    positive = denominator > 0
+    """numerator / denominator, inf (with gradient 0) wherever the denominator is not positive; NaN stays NaN."""
+    positive = ~(denominator <= 0)
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), jnp.inf)
 
 

@@ -66,7 +66,7 @@ def within_sum_of_gram(prepared: Prepared, gram: jax.Array, mapping: jax.Array) 
 def nc1_of_sum(prepared: Prepared, total: jax.Array, normalise: bool = True) -> jax.Array:
     """`nc1` by the `within_sum` of all samples."""
     trace = total / jnp.sum(prepared.stats.counts)
-    return jnp.where(prepared.frame.scale > 0, trace / prepared.frame.norms.size if normalise else trace, jnp.inf)
+    return jnp.where(prepared.frame.scale <= 0, jnp.inf, trace / prepared.frame.norms.size if normalise else trace)
 
 
 @follows_arrays

@@ -118,6 +118,8 @@ def lyapunov(
     transient = segments // 4 if transient is None else _check.whole("transient", transient, 0)
     if transient >= segments:
         raise ValueError(f"transient must be less than the {segments} segments, but is {transient}.")
+    if not until > begin:
+        raise ValueError(f"until must lie after the start of the run, {begin}, but is {until}.")
     times = np.linspace(begin, until, segments + 1)
     if isinstance(dynamics, Descent):
         if (until - begin) % segments:

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _check, _request
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.dynamics import Dynamics, Flow, carried_by, clock_of
+from unhinged_jax.dynamics import Dynamics, Flow, carries_of, clock_of
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.simulation import scale_must_fit, simulate
 from unhinged_jax.trajectory import RunResult, Trajectory
@@ -96,7 +96,7 @@ def flow_map(
 ) -> tuple[list[jax.Array], Trajectory]:
     """Arrays of the state at the last of `times`, from `state` and `memory` at `first`, and the run itself."""
     adjoint = diffrax.ForwardMode() if isinstance(dynamics, Flow) else None
-    carries = "" if memory is None else carried_by(dynamics)
+    carries = "" if memory is None else carries_of(dynamics)
     begin = Trajectory(
         times, {}, jnp.ones(1, bool), state, first, 0, 0, memory=memory, clock=clock_of(dynamics), carries=carries
     )

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 from unhinged_jax import _check
 from unhinged_jax.dynamics.damping import check_damping
 from unhinged_jax.dynamics.diffusion import Diffusion
+from unhinged_jax.dynamics.memories import MEMORIES, check_memory
 from unhinged_jax.dynamics.plain import Descent, Flow, check_momentum
 from unhinged_jax.dynamics.rates import RATES, PartRates, is_number, rate_at
 from unhinged_jax.schedules.elapsed import check_rates, must_be_schedule
@@ -32,7 +33,7 @@ def step_of(dynamics: Dynamics) -> float | None:
 
 
 def carried_by(dynamics: Dynamics) -> str:
-    """What runs of a dynamics carry in addition to the state, as in `Trajectory.carries`."""
+    """What runs of a dynamics carry in addition to the state: `Trajectory.carries`, but "memory" for any memory."""
     if dynamics.memory is not None:
         return "memory"
     if isinstance(dynamics, Flow) and dynamics.damping is not None:
@@ -40,6 +41,11 @@ def carried_by(dynamics: Dynamics) -> str:
     if not isinstance(dynamics, Descent):
         return ""
     return "optimizer" if dynamics.optimizer is not None else "momentum" if dynamics.momentum is not None else ""
+
+
+def carries_of(dynamics: Dynamics) -> str:
+    """The same, but a memory has its name, as in `Trajectory.carries`: no other one can go on with its slots."""
+    return type(dynamics.memory).__name__ if dynamics.memory is not None else carried_by(dynamics)
 
 
 def without_idle(dynamics: Dynamics) -> Dynamics:
@@ -88,8 +94,9 @@ def check_dynamics(
     if isinstance(dynamics, Descent) and dynamics.momentum is not None:
         check_momentum(dynamics.momentum)
     if dynamics.memory is not None:
+        check_memory(dynamics.memory, MEMORIES, type(dynamics).__name__)
         dynamics.memory.check()
-    if isinstance(dynamics, Flow):
+    if isinstance(dynamics, Flow) and dynamics.damping is not None:
         check_damping(dynamics.damping)
     if not _check.concrete((first, last)):
         return

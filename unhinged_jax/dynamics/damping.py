@@ -39,8 +39,8 @@ def as_damping(damping: Any) -> Any:
 
 
 def check_damping(damping: Any) -> None:
-    """Raise unless a damping that is known is at least 0."""
-    if is_number(damping) and _check.concrete(damping):
+    """Raise unless a damping is a number of at least 0, as far as it is known, or `Nesterov()`."""
+    if not isinstance(damping, Nesterov):
         _check.non_negative("damping", damping)
 
 

@@ -230,12 +230,21 @@ class AggregatedMomentum(Memory):
 
     betas: Any = (0.0, 0.9, 0.99)
 
-    def check(self) -> None:
-        if isinstance(self.betas, (tuple, list)):
+    def __post_init__(self) -> None:
+        if isinstance(self.betas, list):
             object.__setattr__(self, "betas", tuple(self.betas))
-            for beta in self.betas:
-                if is_number(beta) and _check.concrete(beta) and not 0 <= float(beta) < 1:
-                    raise ValueError(f"betas must lie in [0, 1), but got {_check.given(beta)}.")
+        super().__post_init__()
+
+    def check(self) -> None:
+        if not isinstance(self.betas, tuple) and getattr(self.betas, "ndim", 0) != 1:
+            raise ValueError(
+                f"betas must be a list of numbers, one for each momentum, but got {_check.given(self.betas)}."
+            )
+        if not len(self.betas):
+            raise ValueError("betas must hold a number for each momentum, but is empty; leave out `memory` for none.")
+        for beta in self.betas:
+            if _check.concrete(beta) and not 0 <= float(_check.real("an entry of betas", beta)) < 1:
+                raise ValueError(f"betas must lie in [0, 1), but got {_check.given(beta)}.")
 
     @property
     def first(self) -> tuple[int, ...]:
@@ -256,9 +265,12 @@ AVERAGES = PolyakAverage, MovingAverage
 
 def check_memory(memory: Any, allowed: tuple[type, ...], name: str) -> None:
     """Raise unless this is a memory of one of the kinds that a dynamics takes, or None."""
-    if isinstance(memory, (type, str, float, int)) or callable(memory):
+    if isinstance(memory, (type, str, float, int, list, dict)) or callable(memory):
         names = ", ".join(f"{kind.__name__}()" for kind in allowed)
         raise ValueError(f"memory of a {name} must be one of {names}, but got {_check.given(memory)}.")
+    if name == "Flow" and isinstance(memory, MovingAverage) and is_number(memory.keep) and _check.concrete(memory.keep):
+        hint = "use a number above 0: an average that keeps nothing is the state, for which `memory` is left out"
+        _check.positive("keep of a Flow", memory.keep, hint)
     if isinstance(memory, Memory) and not isinstance(memory, allowed):
         names = " or ".join(kind.__name__ for kind in allowed)
         raise ValueError(f"a {name} takes {names} as its memory, but got {type(memory).__name__}; use a Descent.")

@@ -65,13 +65,18 @@ class Memory(Value):
         """How update k = 0, 1, ... combines the slots."""
 
     def check(self) -> None:
-        """Raise a ValueError for a known number that is not allowed."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if is_number(value) and _check.concrete(value) and not field.metadata.get("static"):
-                entries = _check.real(field.name, value, array=True)
+        """Raise a ValueError for what is known and is not a number that is allowed."""
+        for name, value in self._numbers().items():
+            if _check.concrete(value):
+                entries = _check.real(name, value)
                 if not ((entries >= 0) & (entries <= 1)).all():
-                    raise ValueError(f"{field.name} must lie between 0 and 1, but got {_check.given(value)}.")
+                    raise ValueError(f"{name} must lie between 0 and 1, but got {_check.given(value)}.")
+
+    def _numbers(self) -> dict[str, Any]:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {field.name: getattr(self, field.name) for field in fields if not field.metadata.get("static")}
 
     def __post_init__(self) -> None:
-        self.check()
+        # What JAX and equinox may put in place of numbers passes; `check_dynamics` looks again.
+        if all(is_number(value) for value in jax.tree.leaves(self._numbers(), is_leaf=lambda value: value is None)):
+            self.check()

@@ -8,6 +8,7 @@ direction falls like e^(-rate t) with
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from unhinged_jax._request.compiling import compiled
 from unhinged_jax.dynamics import Dynamics, Flow, Nesterov
 from unhinged_jax.labels.held_out import of_training
 from unhinged_jax.limits.factors import Factor, factor
-from unhinged_jax.limits.result import LINE, Limit
+from unhinged_jax.limits.result import LINE, PARABOLA, Limit
 from unhinged_jax.linear.leading_part import Coupled, Growth, growth, leading_part
 from unhinged_jax.linear.rates import Rates, bias_rates, unit_rates
 from unhinged_jax.linear.row_space import RowSpace, row_space
@@ -225,7 +226,11 @@ def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) ->
     pull = space.signal.transpose_times(state.H) if moving_W else features_of(model, space, state.W)
     decay = jnp.asarray(model.decay_W if moving_W else model.decay_H, dtype)
     found = factor(dynamics, -(rates.c if moving_W else rates.a))
-    return towards(model, state, pull, decay, found, biases(model, dynamics, rates, state))
+    ended = towards(model, state, pull, decay, found, biases(model, dynamics, rates, state))
+    if not isinstance(dynamics, Flow) or dynamics.damping is None:
+        return ended
+    free = True if isinstance(dynamics.damping, Nesterov) else jnp.asarray(dynamics.damping) == 0
+    return dataclasses.replace(ended, ending=jnp.where((ended.ending == LINE) & free, PARABOLA, ended.ending))
 
 
 def towards(
@@ -236,6 +241,8 @@ def towards(
     log, begin = jnp.where(decay > 0, found.log, 0.0), state.W if moving_W else state.H
     away = found.sign * (begin - pull / jnp.where(decay > 0, decay, 1.0))
     part = jnp.where(log > 0, away, jnp.where((decay > 0) & (log == 0), begin, pull))  # 1 - x = -1 leads back to it
+    swings = (decay > 0) & (log == 0) & (found.angle > 0) & (found.angle < jnp.pi)  # forever, without a direction
+    part = jnp.where(swings, jnp.nan, part)
     size = safe_norm(part if moving_W else of_training(model.labels, part))
     unit = part / jnp.where(size > 0, size, 1.0)
     still_H, still_W = multiplied(state)

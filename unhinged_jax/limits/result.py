@@ -13,7 +13,7 @@ from unhinged_jax import _check
 from unhinged_jax._values import Tabled, Value
 from unhinged_jax.model import State
 
-STOPS, SHORT, OVERSHOOTS, SWINGS, LINE, ROOT, ONE_LENGTH, ARRIVES, HOVERS, FADES, ALIKE = range(1, 12)
+STOPS, SHORT, OVERSHOOTS, SWINGS, LINE, ROOT, ONE_LENGTH, ARRIVES, HOVERS, FADES, ALIKE, PARABOLA = range(1, 13)
 _NOTES = {
     0: "",
     STOPS: "all remaining rates add up to a finite sum, so the run stops at `direction`",
@@ -24,6 +24,8 @@ _NOTES = {
     SWINGS: "steps are so large that some features oscillate about their targets forever",
     LINE: "nothing decays, so the norm grows in proportion to zeta, in a descent to the number of updates, and the "
     "direction error falls like its inverse",
+    PARABOLA: "nothing decays and nothing resists for long, so the norm grows in proportion to t², and the direction "
+    "error falls like its inverse",
     ROOT: "updates become smaller, so the norm grows like the square root of their number, and the direction error "
     "falls like its inverse",
     ONE_LENGTH: "gradients are brought to one length, so the norm grows by `speed` per unit of zeta, in a descent per "

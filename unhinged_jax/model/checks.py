@@ -47,8 +47,11 @@ def check_settings(model: SimpleNamespace, bias_moves: bool) -> None:
             _check.non_negative("rescale" if name == "exponent" else name, value)
     if model.decay_b is not None and not bias_moves:
         raise ValueError("decay_b belongs to a bias, but this model has none that moves; drop it, or give bias=True.")
-    if (gamma := getattr(model.loss, "gamma", None)) is not None:
-        _check.non_negative("gamma", gamma)
+    for name, check in (
+        ("gamma", _check.non_negative), ("focusing", _check.non_negative), ("temperature", _check.positive),
+    ):  # fmt: skip
+        if (value := getattr(model.loss, name, None)) is not None:
+            check(name, value)
     _check.choice("rescale", model.rescale, (0, 1, 2))
     if (model.rescale or model.exponent is not None) and not model.spherical:
         raise ValueError("rescaling by the feature norm requires spherical features; use `spherical(..., rescale=q)`.")

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unhinged_jax.collapse import ClassStatistics, class_statistics, of_classes
-from unhinged_jax.special import safe_norm, safe_sqrt, segment_sum
+from unhinged_jax.special import drift, power_of_two, safe_norm, safe_sqrt, segment_sum
 
 _BLOCK = 4_000_000  # largest number of logits held at once
 _KEPT = 16_000_000  # largest number of products of residuals with prototypes kept beside a state
@@ -72,8 +72,11 @@ class DenseFeatures(Features):
         return self.H if self.factor is None else self.factor * self.H
 
     def products(self, V: Float[jax.Array, "rows p"]) -> Float[jax.Array, "n rows"]:
-        # The factor multiplies the smaller array.
-        return self.H @ (V if self.factor is None else self.factor * V).T
+        if self.factor is None:
+            return self.H @ V.T
+        # The factor multiplies the smaller arrays: its root before the product, which the whole might not survive.
+        half = power_of_two(drift(jnp.abs(self.factor), beyond=0) // 2, self.H.dtype)
+        return (self.H @ (half * V).T) * (self.factor / half)
 
     def scaled(self, factor: Float[jax.Array, ""], factor_W: Float[jax.Array, ""]) -> DenseFeatures:
         return dataclasses.replace(self, factor=factor if self.factor is None else factor * self.factor)
@@ -174,6 +177,14 @@ class ClassFeatures(Features):
             with_sums=times(self.with_sums, factor),
             scatter=times(self.scatter, factor),
         )
+
+    def equal_within_classes(self) -> Bool[jax.Array, ""]:
+        """Whether the weights of all samples of a class are equal, ()."""
+        if self.even:
+            return jnp.ones((), bool)
+        count = jnp.bincount(self.index, length=self.square_weights.shape[0])
+        level = (segment_sum(self.weights, self.index, count.size) / jnp.maximum(count, 1))[self.index]
+        return jnp.all(jnp.abs(self.weights - level) <= 8 * jnp.finfo(level.dtype).eps * level)
 
     def norm(self) -> Float[jax.Array, ""]:
         centred = safe_norm(self.sums / jnp.sqrt(self.square_weights)[:, None])

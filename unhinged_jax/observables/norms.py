@@ -37,7 +37,7 @@ def log_norm(view: View) -> jax.Array:
 
 def log_norm_sum_W(view: View) -> jax.Array:
     """Logarithm of the norm of the sum of the prototypes."""
-    return safe_log(safe_norm(jnp.sum(view.prototypes(), axis=0))) + view.normal().log_W
+    return safe_log(safe_norm(jnp.sum(view.normal().W, axis=0))) + view.normal().log_W
 
 
 def _split(view: View) -> Split:
@@ -79,8 +79,14 @@ def _log_spherical_error(features: PlaneFeatures) -> jax.Array:
 
 def log_within_scatter(view: View) -> jax.Array:
     """Logarithm of sum_i |h_i - mean of its class|^2."""
-    stats = view.once(_class_statistics)
-    return safe_log(jnp.sum(stats.counts * stats.variances)) + _log_unit(view, stats)
+    normal, stats = view.normal(), view.once(_class_statistics)
+    value = safe_log(jnp.sum(stats.counts * stats.variances)) + _log_unit(view, stats)
+    features = normal.features
+    if not isinstance(features, ClassFeatures):
+        return value
+    # Where weights are equal within a class, the residual is what deviates from its mean, however small beside it.
+    apart = safe_log(safe_norm(features.residual)) + safe_log(jnp.abs(features.residual_scale))
+    return jnp.where(features.equal_within_classes(), 2 * (apart + normal.log_H), value)
 
 
 def log_between_scatter(view: View) -> jax.Array:

@@ -65,7 +65,8 @@ def _unless_lost(view: View, size: jax.Array, of_W: bool = False) -> View:
     lost = (size < least) & (view.log_scale > -math.log(least))
     by = jax.lax.stop_gradient(jnp.where(lost, jnp.nan, one))
     features = view.features.scaled(*((one, by) if of_W else (by, one)))
-    return dataclasses.replace(view, features=features, W=by * view.W if of_W else view.W, unless_lost=by)
+    both = by if view.unless_lost is None else by * view.unless_lost
+    return dataclasses.replace(view, features=features, W=by * view.W if of_W else view.W, unless_lost=both)
 
 
 def _of(view: View, labels: Labels, features: Features) -> View:

@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unhinged_jax import _check, precision
+from unhinged_jax.labels import Labels
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.observables.parts import in_run, of_test, of_test_in_run, of_training
@@ -22,8 +24,10 @@ ObservablePlan = tuple[tuple[str, Callable[[LayerPeeled, State], Any] | None], .
 def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
     """Why an observable has no meaning for a model, or None."""
     needs = OBSERVABLES[name].needs
-    if "classes" in needs and not model.labels.classified:
+    if ("classes" in needs or needs == "every class") and not model.labels.classified:
         return "the targets are numbers, not classes; give `truth` to `targets` if samples have classes"
+    if needs == "every class" and (empty := _empty_class(model.labels)) is not None:
+        return f"class {empty} has no sample, and its mean is not known"
     if "held out" in needs and model.labels.held_out is None:
         return "no sample is held out; `hold_out` of the labels says which samples to test on"
     if needs == "balanced" and not (model.labels.balanced and model.linear and model.kernel is None):
@@ -47,6 +51,15 @@ def why_not(name: str, model: LayerPeeled, splittable: bool) -> str | None:
     if name.endswith("_H") and "split" in needs and not model.moves.H:
         return "the features do not move"
     return None
+
+
+def _empty_class(labels: Labels) -> int | None:
+    """The first class without a sample, if labels are known and there is one."""
+    index = labels.training().index
+    if not _check.concrete(index):
+        return None
+    empty = np.flatnonzero(np.bincount(np.ravel(index), minlength=labels.classes) == 0)
+    return int(empty[0]) if empty.size else None
 
 
 def resolve(observe: Observe, model: LayerPeeled, splittable: bool) -> ObservablePlan:

@@ -36,6 +36,7 @@ from unhinged_jax.special import safe_norm
 NEEDS = {
     "": "",
     "classes": "samples that have classes",
+    "every class": "samples of every class",
     "held out": "samples that are held out",
     "held out, classes": "samples that are held out and have classes",
     "balanced": "balanced classes, a linear loss, no kernel",
@@ -109,9 +110,16 @@ def _of_test(known: Observable) -> Observable:
 
 
 OBSERVABLES.update({f"test_{name}": _of_test(OBSERVABLES[name]) for name in _OF_TEST})
+
+
+def _needs(name: str) -> str:
+    """What a metric of neural collapse needs: a mean of every class, unless it looks at prototypes alone."""
+    return "every class" if "stats" in collapse.METRICS[name].takes else "classes"
+
+
 _COLLAPSE_ONLY = [name for name in collapse.METRICS if name not in OBSERVABLES]
 OBSERVABLES.update(
-    {name: Observable(collapse_metric(name), collapse.METRICS[name].meaning, "classes") for name in _COLLAPSE_ONLY}
+    {name: Observable(collapse_metric(name), collapse.METRICS[name].meaning, _needs(name)) for name in _COLLAPSE_ONLY}
 )
 
 

@@ -161,7 +161,8 @@ def _start(system: System, body: Body, memory: PyTree) -> Carry:
         memory=memory,
         lost=jax.tree.map(jnp.zeros_like, body) if system.compensated else {},
         powers=powers,
-        still=jnp.asarray(True),
+        # Slots that a run before has left apart approach each other even at a rate of 0.
+        still=jnp.asarray(not (isinstance(system, Remembering) and system.others is not None)),
         updates=jnp.zeros((), jnp.int32),
         code=jnp.asarray(RunResult.COMPLETED, jnp.int32),
         there=jnp.zeros(powers.shape, bool) if system.groups else None,

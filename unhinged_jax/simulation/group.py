@@ -35,7 +35,7 @@ from unhinged_jax.observables import View
 from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.simulation.columns import ColumnSystem, start_power
 from unhinged_jax.simulation.system import Body
-from unhinged_jax.special import drift, largest, power_of_two, safe_norm
+from unhinged_jax.special import drift, given_while, largest, power_of_two, safe_norm
 
 _ALIKE = (CrossEntropy, MSE, Focal)
 """Our losses that treat all classes alike and are smooth, but not classes derived from them. A hinge has its kinks
@@ -160,15 +160,20 @@ class GroupSystem(ColumnSystem):
 
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         dtype, index = body["W"].dtype, jnp.asarray(self.model.labels.index)
-        power = jnp.zeros((), jnp.int32) if self.scaled else drift(largest(body["H"], body["W"]), beyond=200)
+        power = (
+            jnp.zeros((), jnp.int32)
+            if self.scaled
+            else drift(largest(body["H"], body["W"]), beyond=jnp.finfo(dtype).maxexp // 4)
+        )
         unit = power_of_two(-power, dtype)
-        H, W = jnp.where(still, self.features, self._rows(body["H"])[index]), self._rows(body["W"])
+        H = given_while(still, self.features, self._rows(body["H"])[index])
+        W = given_while(still, self.prototypes, self._rows(body["W"]))
         phi = self.scores({"H": unit * body["H"], "W": unit * body["W"]})[:, 0]
         apart = difference(self.group, jnp.arange(self.model.classes)[:, None], index, self.model.classes)
         norm = jnp.sqrt(jnp.asarray(self._per_class, dtype)) * safe_norm(unit * body["H"])
         log_scale = (logs[0] if self.scaled else 0.0) + power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype))
         features = ScoredFeatures(unit * H, None, phi[apart], norm)
-        return View(self.model, features, unit * jnp.where(still, self.prototypes, W), body["b"], log_scale)
+        return View(self.model, features, unit * W, body["b"], log_scale)
 
     def _rows(self, coordinates: jax.Array) -> jax.Array:
         """The rows of the classes from coordinates (2, C), (C, p)."""

@@ -20,7 +20,7 @@ from unhinged_jax.observables import ObservablePlan
 from unhinged_jax.simulation import descent as _descent
 from unhinged_jax.simulation import flow as _flow
 from unhinged_jax.simulation.choose import Choice
-from unhinged_jax.simulation.columns import ColumnSystem, column_system, start_power
+from unhinged_jax.simulation.columns import ColumnSystem, column_system
 from unhinged_jax.simulation.crossing import Crossing, Heights, first_crossing
 from unhinged_jax.simulation.deep import deep_system
 from unhinged_jax.simulation.dense import DenseSystem
@@ -186,6 +186,6 @@ def _over_the_scale(system: System, state: State, memory: dict[str, jax.Array]) 
     """A velocity given in units of the scale of the state, converted to the units of the arrays of the system."""
     if isinstance(system, LinearSystem) or (system.groups and isinstance(system, SampledSystem)):
         return memory
-    power = start_power(state) if isinstance(system, ColumnSystem) else 0
+    power = system.power if isinstance(system, ColumnSystem) else 0
     names = [name for name in memory if name != "b"]
     return {**memory, **dict(zip(names, with_scale(state, [memory[name] for name in names], power), strict=True))}

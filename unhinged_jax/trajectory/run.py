@@ -47,7 +47,7 @@ class Trajectory(Value):
             refer to it, however often the run is continued. None if it is not known.
         clock: What `elapsed` counts: "time" (a flow) or "updates" (a descent).
         carries: What the run carries in addition to the state: "" (nothing), "momentum", "velocity" (of a flow
-            with damping), "memory" (the states beside the one that is observed) or "optimizer".
+            with damping), "optimizer", or the name of the `memory` of the dynamics, such as "PolyakAverage".
         form: How a simulation was run, in words: in which form, and with which solver.
         began: What `elapsed` was at the start: 0, or where the run ended that this one continues. None if it is not
             known.
