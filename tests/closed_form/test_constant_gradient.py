@@ -518,3 +518,15 @@ def test_a_batch_over_numbers_of_an_optimizer_and_when_it_gets_somewhere():
         event = uj.event_time(model, dynamics, state, "norm_H", 5.5, **settings)
         assert 0 < float(times[place]) == pytest.approx(float(event.time), rel=1e-5)
     assert float(slope) == pytest.approx(float(times[1] - times[0]) / 2e-2, rel=0.1)
+
+
+def test_spectral_descent_at_rates_far_apart():
+    """Features that grow to 10^12 do not enlarge prototypes."""
+    with jax.enable_x64(True):
+        model = uj.unconstrained(uj.balanced(3, 2), 4)
+        state = model.init(jax.random.key(0), spectral=1.0)
+        for rate in (1.0, lambda k: jnp.where(k < 100, 1.0, 1.0)):
+            optimizer = uj.Optimizer(uj.spectral_descent, learning_rate=1.0)
+            descent = uj.Descent(rate, optimizer=optimizer, rate_H=1e12, rate_W=1.0)
+            found, wanted = (solve(model, descent, state, [3], "norm_W") for solve in (uj.exact, uj.simulate))
+            np.testing.assert_allclose(found["norm_W"], wanted["norm_W"], rtol=1e-12)

@@ -340,3 +340,21 @@ def test_random_problems(labels, make):
         run = uj.exact(model, uj.Flow(**given, **how), state, [0.5], ())
         if bool(run.reached[-1]):
             assert apart(run, integrated(model, state, rates, 0.5, **how)) < 1e-10, (seed, how)
+
+
+def test_distances_need_equal_rates_of_what_moves_alone():
+    """With a radius: a rate of the part that stays changes nothing, and traced unequal rates have no direction."""
+    model = uj.regularized(uj.balanced(3, 2), 4, decay=(0.3, 0.1))
+    state = model.init(jax.random.key(1), precision="float64")
+
+    def distance(model, rate_H, rate_W=1.0):
+        descent = uj.Descent(0.5, rate_H=rate_H, rate_W=rate_W, sam_radius=0.5)
+        return uj.exact(model, descent, state, [5], "log_distance")["log_distance"]
+
+    with jax.enable_x64(True):
+        traced = jax.jit(lambda rate: distance(model, rate))
+        assert np.isnan(traced(5.0)).all()
+        np.testing.assert_allclose(traced(1.0), distance(model, 1.0), rtol=1e-12)
+    frozen = uj.frozen(uj.balanced(3, 2), 4, decay=0.3)
+    np.testing.assert_allclose(distance(frozen, 5.0), distance(frozen, 1.0), rtol=1e-12)
+    assert abs(distance(frozen, 1.0, 2.0)[0] - distance(frozen, 1.0)[0]) > 0.1

@@ -281,3 +281,16 @@ def test_biases_that_stay_are_handed_on():
     after = uj.simulate(model, flow, uj.exact(model, flow, start, [2.0], ()), [6.0], "loss")
     np.testing.assert_allclose(after["loss"], uj.exact(model, flow, start, [6.0], "loss")["loss"], rtol=1e-6)
     np.testing.assert_array_equal(after.final.b, start.b)
+
+
+@pytest.mark.parametrize(("damping", "times"), [(1e2, [1e4, 1e5]), (1e4, [1e7, 1e8])])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_strong_damping(damping, times, precision):
+    """The growth is a small difference of two large numbers, c/2 and the root of c^2/4 + x."""
+    model = uj.regularized(uj.balanced(3, 2), 4, decay=0.26)
+    start = model.init(jax.random.key(0), precision=precision)
+    found = np.asarray(uj.exact(model, uj.Flow(damping=damping), start, times, "log_norm")["log_norm"], float)
+    x = 1 / 8**0.5 - 0.26
+    growth = x / (damping / 2 + (damping**2 / 4 + x) ** 0.5)
+    slack = 1e-11 if precision == "float64" else 1e-4
+    assert found[1] - found[0] == pytest.approx(growth * (times[1] - times[0]), rel=slack)

@@ -485,3 +485,24 @@ def test_bad_prototypes_and_logits():
         collapse.nc2_equinorm(np.ones(3))
     with pytest.raises(ValueError, match="Unknown reduction 'sum'"):
         collapse.gnc2(np.eye(3), "sum")
+
+
+_OF_LABELS = ("accuracy", "margin_min", "margin_mean", "seli_distance_prototypes", "nc0")
+"""Metrics that take from the statistics only labels, and how many classes there are."""
+
+
+@pytest.mark.parametrize("what", ["W", "H", "logits"])
+def test_what_is_not_known_makes_a_metric_unknown(what):
+    """A NaN in features, prototypes or logits reaches every metric that looks at them, and no other."""
+    H, W, _ = random_state(4)
+    given = {"H": H, "W": W, "logits": H @ W.T}
+    known = collapse.collapse_metrics(collapse.class_statistics(H, LABELS, 5), W, given["logits"])
+    given[what] = given[what].copy()
+    given[what][1, 2] = np.nan
+    found = collapse.collapse_metrics(collapse.class_statistics(given["H"], LABELS, 5), given["W"], given["logits"])
+    name = {"W": "W", "H": "stats", "logits": "logits"}[what]
+    for metric, value in found.items():
+        if name in collapse.METRICS[metric].takes and not (what == "H" and metric in _OF_LABELS):
+            assert np.isnan(value), metric
+        else:
+            np.testing.assert_allclose(value, known[metric], rtol=1e-6, err_msg=metric)

@@ -99,6 +99,8 @@ def test_counts_out_of_range_are_refused():
     state = MODEL.init(jax.random.key(0))
     with pytest.raises(ValueError, match="count must be at most 14"):
         uj.lyapunov(MODEL, uj.Flow(), state, 10.0, 15)
+    with pytest.raises(ValueError, match="until must lie after the start of the run"):
+        uj.lyapunov(MODEL, uj.Flow(), state, 0.0, 1)
     with pytest.raises(ValueError, match="equal segments"):
         uj.lyapunov(MODEL, uj.Descent(0.1), state, 33, 1, segments=10)
     with pytest.raises(ValueError, match="less than 14"):

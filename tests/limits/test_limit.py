@@ -222,3 +222,17 @@ def test_a_limit_says_on_which_side_of_the_threshold_the_decay_lies():
     state = model.init(jax.random.key(0))
     assert "0.01222 above the threshold 0.02778" in repr(uj.limit(model, uj.Flow(), state))
     assert "0.02768 below the threshold 0.02778" in repr(uj.limit(model.replace(decay=0.01), uj.Flow(), state))
+
+
+def test_a_flow_without_damping_swings():
+    """Prototypes that are pulled and decay oscillate forever, with no limit; without decay they are thrown."""
+    model = uj.frozen(EVEN, P, decay=0.5)
+    state = start()
+    assert np.isnan(uj.limit(model, uj.Flow(damping=0.0), state).direction.W).all()
+    assert np.isfinite(uj.limit(model, uj.Flow(damping=0.3), state).direction.W).all()
+    free = uj.frozen(EVEN, P)
+    for damping, power in ((0.0, 2), ("nesterov", 2), (0.3, 1)):
+        flow = uj.Flow(damping=damping)
+        assert ("t²" in uj.limit(free, flow, state).note) == (power == 2)
+        norms = uj.exact(free, flow, state, [1e5, 2e5], "norm_W")["norm_W"]
+        assert norms[1] / norms[0] == pytest.approx(2**power, rel=1e-3)

@@ -33,3 +33,16 @@ def test_one_state_at_a_time():
     np.testing.assert_allclose(found[1], 2 * found[0])
     with pytest.raises(ValueError, match="model of depth 2 need no `inner`"):
         model.logits(state.H, state.W, state.b, np.ones((1, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (uj.losses.CrossEntropy(0.0), "temperature must be finite and above 0"),
+        (uj.losses.CrossEntropy(float("nan")), "temperature must be finite and above 0"),
+        (uj.losses.Focal(-1.0), "focusing must be finite and at least 0"),
+    ],
+)
+def test_numbers_of_a_loss_are_looked_at_when_a_model_is_built(loss, said):
+    with pytest.raises(ValueError, match=said):
+        uj.unconstrained(uj.balanced(3, 2), 4, loss=loss)

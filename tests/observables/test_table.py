@@ -377,3 +377,58 @@ def test_margins_have_the_derivatives_of_their_formula():
 
 def test_what_an_observable_needs_is_said_in_words():
     assert {entry.needs for entry in OBSERVABLES.values()} == set(NEEDS)
+
+
+# --- sizes far apart ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [(1e37, 1e-4), (1e35, 1e-3), (1e-36, 1e4)])
+def test_logits_of_features_and_prototypes_far_apart(sizes):
+    """In float32 neither factor may be multiplied by the scale of the other alone."""
+    model = uj.unconstrained(EVEN, 3)
+    H, W, b = arrays(EVEN, 3)
+    single = uj.State(*(np.asarray(part, np.float32) for part in (sizes[0] * H, sizes[1] * W, 0 * b)))
+    found = uj.observe_state(model, single, ["margin_min", "accuracy", "accuracy_margin"])
+    wanted = uj.observe_state(model, uj.State(H, W, 0 * b), ["margin_min", "accuracy", "accuracy_margin"])
+    assert float(found["margin_min"]) == pytest.approx(float(wanted["margin_min"]) * sizes[0] * sizes[1], rel=1e-5)
+    assert float(found["accuracy"]) == pytest.approx(float(wanted["accuracy"]))
+    assert float(found["accuracy_margin"]) == pytest.approx(float(wanted["accuracy_margin"]), rel=1e-5)
+
+
+def test_lost_prototypes_leave_no_metric_of_them():
+    """Anchored prototypes of 1e-37 e^90 in float32: unknown, with held-out samples, too; features are known."""
+    model = uj.anchored(uj.balanced(C, 3).hold_out(per_class=1), 3)
+    H, W, b = (np.asarray(part, np.float32) for part in arrays(model.labels, 3))
+    state = uj.State(H, np.float32(1e-37) * W, 0 * b, log_scale=90.0)
+    read = ["nc0", "nc3_self_duality", "nc4", "accuracy", "test_accuracy", "norm_W", "nc1", "minimal_angle_means"]
+    run = uj.exact(model, uj.Flow(), state, [0.0], read, precision="float32")
+    unknown = [name for name in read if np.isnan(run[name][0])]
+    assert unknown == ["nc0", "nc3_self_duality", "nc4", "accuracy", "test_accuracy", "norm_W"]
+
+
+def test_within_scatter_beside_far_larger_means():
+    """It stays as it is without decay, however far the class means have grown, for classes of any size."""
+    for labels, precision in ((uj.from_counts([2, 5, 3]), "float64"), (uj.balanced(C, 4), "float32")):
+        model = uj.unconstrained(labels, 5)
+        state = model.init(jax.random.key(0), precision=precision)
+        for solve in (uj.exact, uj.simulate):
+            found = solve(model, uj.Flow(), state, [0.0, 150.0], "log_within_scatter")["log_within_scatter"]
+            assert float(found[1]) == pytest.approx(float(found[0]), abs=1e-5)
+
+
+def test_the_sum_of_prototypes_is_that_of_the_parameters():
+    """Also where logits see them normalised."""
+    model = uj.spherical(EVEN, 4, free_prototypes=True, unit_prototypes=True)
+    H, W, b = arrays(EVEN, 4)
+    for size in (1.0, 1e8):
+        found = uj.observe_state(model, uj.State(H, size * W, 0 * b), ["norm_sum_W"])["norm_sum_W"]
+        assert float(found) == pytest.approx(size * np.linalg.norm(W.sum(0)), rel=1e-12)
+
+
+def test_a_class_without_samples_has_no_mean():
+    labels = uj.soft([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.5, 0.3]])  # none of class 2
+    model = uj.unconstrained(labels, 3)
+    state = model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match="class 2 has no sample"):
+        uj.exact(model, uj.Flow(), state, [0.0], ["nc1"])
+    assert "nc1" not in uj.exact(model, uj.Flow(), state, [0.0], uj.all_observables).observables

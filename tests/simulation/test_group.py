@@ -337,3 +337,18 @@ def test_draw():
 def test_what_is_no_draw(labels, dim, asked, said):
     with pytest.raises(ValueError, match=said):
         uj.unconstrained(labels, dim).init(jax.random.key(0), **asked)
+
+
+def test_small_states_in_float32_keep_their_logits():
+    """Products of coordinates of 1e-20, whose logits are 0 beside a loss of log C."""
+    model = uj.regularized(uj.balanced(4, 1), 4, decay=1.0, loss="cross_entropy")
+    state = model.init(jax.random.key(1), group="hadamard", precision="float32")
+    times = [0.0, 45.0, 60.0]
+    small, dense = (
+        uj.simulate(model, uj.Flow(), state, times, ["accuracy", "accuracy_margin"], reduce=reduce)
+        for reduce in (True, False)
+    )
+    assert "group" in str(small.form)
+    for name in ("accuracy", "accuracy_margin"):
+        np.testing.assert_allclose(small[name], dense[name], rtol=1e-4)
+    assert float(small["accuracy_margin"][-1]) > 0.1

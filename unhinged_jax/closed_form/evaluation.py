@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
-from unhinged_jax import _loop, _request
+from unhinged_jax import _check, _loop, _request
 from unhinged_jax.closed_form.timeline import Clock
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables import ObservablePlan, View, evaluate
+from unhinged_jax.schedules.elapsed import elapsed
 from unhinged_jax.trajectory import RunResult, Trajectory
 
 
@@ -88,7 +90,23 @@ def trajectory_of(saved: dict, last: View, times: jax.Array, reached: jax.Array 
 def ended_at(found: Trajectory, times: jax.Array, task: _request.Task) -> jax.Array:
     """The time, or the number of updates, at the final state of a run that may not reach the last time."""
     ended = found.elapsed.astype(times.dtype)
-    if isinstance(task.dynamics, Flow):  # whose clock may be zeta
+    if isinstance(task.dynamics, Flow) and task.dynamics.paced and _check.concrete((found.reached, times)):
+        if not bool(found.reached[-1]):
+            ended = jnp.asarray(_time_of(float(found.elapsed), task, int(jnp.sum(found.reached))), times.dtype)
+    elif isinstance(task.dynamics, Flow):  # whose clock may be zeta
         count = jnp.sum(found.reached)
         ended = jnp.where(count > 0, times[count - 1], jnp.asarray(task.first, times.dtype))
     return jnp.where(found.reached[-1], times[-1], ended)
+
+
+def _time_of(zeta: float, task: _request.Task, reached: int) -> float:
+    """The time at which the integral of the schedule since the start is zeta, after so many of the requested times."""
+    from scipy.optimize import brentq  # which few runs need, and which takes a while to import
+
+    schedule, times = task.dynamics.schedule, np.append(task.first, task.times).astype(float)
+    before, after = times[reached], times[reached + 1]
+
+    def behind(time: float) -> float:
+        return float(elapsed(schedule, task.first, np.asarray([time]))[0]) - zeta
+
+    return brentq(behind, before, after) if behind(before) < 0 < behind(after) else float(before)

@@ -89,20 +89,23 @@ def why_not_along(model: LayerPeeled, dynamics: Dynamics, names: Sequence[str]) 
 
 
 class Pace(NamedTuple):
-    """How fast a run goes: `steps` for `timeline`, and for a flow why it ended and which times it reached, or None."""
+    """How fast a run goes: `steps` for `timeline`, and for a flow when and why it ended, or None."""
 
     steps: Moment | Paces
     ended: Solved | None
 
     def marked(self, run: Trajectory) -> Trajectory:
-        """The run, with NaN at times that it does not reach."""
+        """The run, with NaN at times that it does not reach, and zeta since its start in `elapsed` if it ends early."""
         if self.ended is None:
             return run
         reached = self.ended.reached
         observables, states = _loop.blanked((run.observables, run.states), reached)
         why = jnp.where(self.ended.full, RunResult.MAX_STEPS, RunResult.UNDERFLOW)
         code = jnp.where(reached[-1], RunResult.COMPLETED, why)
-        return dataclasses.replace(run, observables=observables, states=states, reached=reached, code=code)
+        elapsed = jnp.where(reached[-1], run.elapsed, self.ended.ended.astype(run.elapsed.dtype))
+        return dataclasses.replace(
+            run, observables=observables, states=states, reached=reached, code=code, elapsed=elapsed
+        )
 
 
 def pace_of(

@@ -152,7 +152,8 @@ def exact(
             found = _spherical(job) if model.spherical else _linear(job)
         else:
             found = _squared(job, form_of(model, dynamics, given))
-        ended = ended_at(found, times, task) if model.spherical or model.depth > 2 else times[-1]
+        early = model.spherical or model.depth > 2 or (isinstance(dynamics, Flow) and dynamics.paced)
+        ended = ended_at(found, times, task) if early else times[-1]
         return task.finish(dataclasses.replace(found, times=times, elapsed=ended))
 
 

@@ -37,11 +37,13 @@ class Solved(NamedTuple):
         values: They themselves, (T, m); at times that are not reached those of the last step.
         reached: Which times are reached, (T,).
         full: Whether it ended for want of steps, (); otherwise where the scalars grow without bound.
+        ended: The time of the last step, ().
     """
 
     values: Float[jax.Array, "T m"]
     reached: Bool[jax.Array, "T"]
     full: Bool[jax.Array, ""]
+    ended: Float[jax.Array, ""]
 
 
 class _Grid(NamedTuple):
@@ -120,7 +122,7 @@ def _solved_jvp(primals: tuple, tangents: tuple) -> tuple[Solved, Solved]:
         return values + late[:, None] * jax.vmap(lambda y: problem.slope(y, zero))(jax.lax.stop_gradient(values))
 
     values, values_dot = eqx.filter_jvp(again, primals[:2], tangents[:2])
-    return found._replace(values=values), Solved(values_dot, None, None)  # type: ignore[arg-type]
+    return found._replace(values=values), Solved(values_dot, None, None, None)  # type: ignore[arg-type]
 
 
 def _step(
@@ -179,4 +181,4 @@ def _adaptive(problem: Problem, elapsed: jax.Array, start: jax.Array) -> tuple[S
     begin = zero, start, zero + 0.01, none, jnp.zeros((), bool), jnp.zeros(most, dtype)
     (_, _, _, count, lost, ends), (values, reached, places) = jax.lax.scan(until, begin, asked)
     ends = jnp.where(jnp.arange(most) < count, ends, ends[jnp.maximum(count - 1, 0)])
-    return Solved(values, reached, ~lost), _Grid(ends, log_unit), places
+    return Solved(values, reached, ~lost, jnp.expm1(ends[-1]) * jnp.exp(log_unit)), _Grid(ends, log_unit), places

@@ -249,6 +249,7 @@ def linear_system(
     choice: Choice,
     memory: dict[str, jax.Array] | None = None,
     origin: Origin | None = None,
+    per_rate: bool = False,
 ) -> LinearSystem:
     """The system of a linear run that starts from a state.
 
@@ -257,8 +258,9 @@ def linear_system(
         state: The start.
         part: The leading part of the start, to be carried separately; None if no distance is read.
         choice: How the run is simulated.
-        memory: The velocity that the run begins with, a dictionary of dense arrays, or None.
+        memory: The velocity, or the slots, that the run begins with, a dictionary of dense arrays; or None.
         origin: If the run continues another one, the leading part of the first start; else None.
+        per_rate: Whether `memory` is a velocity at unit rates.
     """
     H, W = state.H, state.W
     space = row_space(model, W.dtype)
@@ -275,7 +277,8 @@ def linear_system(
         propagator = BalancedPair(present)
     elif choice.propagator == "identity":
         propagator = Identity()
-    leading = leading_probe(space, part, W, residual if choice.scores else None, choice.propagator == "pair")
+    beside = _in_rows(space, part, memory, per_rate) if isinstance(part, Coupled) and memory is not None else None
+    leading = leading_probe(space, part, W, residual if choice.scores else None, choice.propagator == "pair", beside)
     absent = None
     if choice.absent:
         spectrum = part.spectrum if isinstance(part, Coupled) else None
@@ -298,3 +301,11 @@ def linear_system(
         reference=referred,
         absent=absent,
     )
+
+
+def _in_rows(space: RowSpace, part: Coupled, memory: Body, per_rate: bool) -> Body:
+    """What a run begins with beside its state, with features as rows of the space: H (k, rows, p), W (k, C, p)."""
+    H, W = (jnp.reshape(memory[name], (-1, *memory[name].shape[-2:])) for name in ("H", "W"))
+    if per_rate:
+        H, W = part.rates.r1 * H, part.rates.r2 * W
+    return {"H": jax.vmap(lambda slot: space.project(slot)[0])(H), "W": W}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unhinged_jax.linear.leading_part import Coupled, LeadingPart
 from unhinged_jax.linear.row_space import RowSpace
@@ -36,6 +37,44 @@ class CoupledProbe(LeadingProbe):
         mode = coupling.mode if isinstance(coupling, OneClass) else None
         carrier, prototypes = self.part.part(coupling.gather(H), W, mode)
         return H - coupling.lift(carrier), W - prototypes
+
+
+class CarriedProbe(CoupledProbe):
+    """`CoupledProbe` of a run that begins with a velocity, or with slots of a memory, of a run before.
+
+    If that run had other rates or decays, what these hold of the winning mode need not be a multiple of the leading
+    part. The column then takes what lies along it, and what lies across is left in the remainder.
+
+    Attributes:
+        crossed: Whether anything lies across, ().
+    """
+
+    crossed: Bool[jax.Array, ""]
+
+    def velocity_arrays(self, space: RowSpace, H: Float[jax.Array, "n p"], W: Float[jax.Array, "C p"]) -> Body:
+        carrier, prototypes = self.part.part(space.gather(H), W)
+        along = self._along(space, space.lift(carrier), prototypes)
+        return {"lead_H": along * self.unit_H, "lead_W": along * self.unit_W}
+
+    def rest(
+        self, coupling: Coupling, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
+        kept_H, kept_W = (jnp.where(self.crossed, part, 0.0) for part in self.across(coupling, H, W))
+        H, W = super().rest(coupling, H, W)
+        return H + kept_H, W + kept_W
+
+    def across(
+        self, coupling: Any, H: Float[jax.Array, "*rows m"], W: Float[jax.Array, "*C m"]
+    ) -> tuple[Float[jax.Array, "*rows m"], Float[jax.Array, "*C m"]]:
+        """What H and W hold of the winning mode across the leading part."""
+        carrier, prototypes = self.part.part(coupling.gather(H), W)
+        lead_H, size = coupling.lift(carrier), jnp.exp(self.log_start)
+        along = self._along(coupling, lead_H, prototypes)
+        return lead_H - along / size * self.H, prototypes - along / size * self.part.prototypes
+
+    def _along(self, space: Any, H: Float[jax.Array, "rows p"], W: Float[jax.Array, "C p"]) -> Float[jax.Array, ""]:
+        direction_H, _, direction_W = self.direction
+        return jnp.sum(direction_H * space.metric(H)) + jnp.sum(direction_W * W)
 
 
 class BalancedProbe(CoupledProbe):
@@ -98,6 +137,7 @@ def leading_probe(
     W: Float[jax.Array, "C p"],
     residual: Float[jax.Array, "n p"] | None,
     paired: bool = False,
+    beside: Body | None = None,
 ) -> Leading:
     """What a run carries of `part`, or `NoLeading` if that is None.
 
@@ -107,6 +147,8 @@ def leading_probe(
         W: The prototypes of the start, (C, p).
         residual: The residual r, (n, p), if `scores` are wanted, else None.
         paired: Whether classes are balanced and carried as `BalancedPair`.
+        beside: What the run begins with beside its state, in units of the state: H (k, rows, p) and W (k, C, p); or
+            None.
     """
     if part is None:
         return NoLeading()
@@ -125,7 +167,7 @@ def leading_probe(
         assert isinstance(part, Coupled)
         kind = BalancedProbe
         unit_H, unit_W = _coefficients(part, unit_H, unit_W), _coefficients(part, unit_W, unit_W)
-    return kind(
+    probe = kind(
         part=part,
         H=H,
         scores=None if residual is None else part.prototypes @ residual.T,
@@ -136,6 +178,19 @@ def leading_probe(
         unit_W=unit_W,
         led=led,
     )
+    return probe if beside is None or type(probe) is not CoupledProbe else _carried(probe, space, beside)
+
+
+def _carried(probe: CoupledProbe, space: RowSpace, beside: Body) -> CarriedProbe:
+    """The probe of a run that begins with what is `beside` its state."""
+    fields: dict[str, Any] = {field.name: getattr(probe, field.name) for field in dataclasses.fields(probe)}
+    found, size = CarriedProbe(**fields, crossed=jnp.zeros((), bool)), jnp.exp(probe.log_start)
+
+    def crosses(H: jax.Array, W: jax.Array) -> jax.Array:
+        across = safe_norm(*found.across(space, H, W))
+        return across > 1e3 * jnp.finfo(W.dtype).eps * (size + safe_norm(H, W))
+
+    return dataclasses.replace(found, crossed=jnp.any(jax.vmap(crosses)(beside["H"], beside["W"])))
 
 
 def _along_longest(rows: Float[jax.Array, "rows p"]) -> Float[jax.Array, "p 1"]:

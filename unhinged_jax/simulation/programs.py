@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from unhinged_jax import _loop
 from unhinged_jax._request.compiling import compiled
-from unhinged_jax.dynamics import Descent, Diffusion, Flow, bare_rates
+from unhinged_jax.dynamics import Descent, Diffusion, Flow, bare_rates, carried_by
 from unhinged_jax.linear.leading_part import leading_parts
 from unhinged_jax.model import LayerPeeled, State, multiplied, settled
 from unhinged_jax.model.state import with_scale
@@ -147,7 +147,8 @@ def _with_plain_gradients(job: Job) -> System:
         part, origin = None, None
         if choice.leading:
             part, origin = leading_parts(model, dynamics, state, job.first_start, job.target)
-        return linear_system(model, state, part, choice, job.memory, origin)
+        per_rate = carried_by(dynamics) == "momentum"
+        return linear_system(model, state, part, choice, job.memory, origin, per_rate)
     if choice.form == "group":
         return group_system(model, state, choice.group, scaled=isinstance(dynamics, Descent))
     if choice.form == "deep":
