@@ -110,7 +110,7 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
         logits = jax.lax.optimization_barrier(product * features.scores(view.prototypes()) + bias[:, None])
         own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
         rival, before, after = _rivals(logits, truth)
-        # The first of equal logits wins. Comparisons with NaN are false: such a sample counts as wrong.
+        # The first of equal logits wins.
         return own - rival, (own > before) & (own >= after)
 
     truth = jnp.asarray(view.model.labels.truth)
@@ -135,11 +135,12 @@ def _rivals_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array,
 
 
 def accuracy(view: View) -> jax.Array:
-    """Share of samples whose largest logit is that of their label."""
-    right = view.once(margins)[1]
+    """Share of samples whose largest logit is that of their label; NaN if a logit is."""
+    margin, right, _ = view.once(margins)
     # Behind a barrier, because XLA would multiply by a rounded 1/n; k/n must be exactly k/n.
     count = jax.lax.optimization_barrier(jnp.asarray(right.shape[0], view.W.dtype))
     share = jnp.sum(right).astype(view.W.dtype) / count
+    share = jnp.where(jnp.any(jnp.isnan(margin)), jnp.nan, share)
     return share if view.unless_lost is None else share * view.unless_lost
 
 
