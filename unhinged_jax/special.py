@@ -172,22 +172,6 @@ def _safe_norm_jvp(parts: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 
 
 @jax.custom_jvp
-def given_while(still: jax.Array, given: jax.Array, computed: jax.Array) -> jax.Array:
-    """What was given where nothing has changed it yet, else what was computed, which has the derivatives of both.
-
-    Example:
-        >>> jax.grad(lambda rate: given_while(rate == 0, jnp.ones(()), 1 - 2 * rate))(0.0).item()
-        -2.0
-    """
-    return jnp.where(still, given, computed)
-
-
-@given_while.defjvp
-def _given_while_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    return given_while(*primals), tangents[2]
-
-
-@jax.custom_jvp
 def polar(X: jax.Array) -> jax.Array:
     """The polar factor U V^T of a matrix X = U diag(s) V^T, of its shape, without what only rounding has put into X.
 

@@ -35,7 +35,7 @@ from unhinged_jax.observables import View
 from unhinged_jax.observables.features import ScoredFeatures
 from unhinged_jax.simulation.columns import ColumnSystem, start_power
 from unhinged_jax.simulation.system import Body
-from unhinged_jax.special import drift, given_while, largest, power_of_two, safe_norm
+from unhinged_jax.special import drift, largest, power_of_two, safe_norm
 
 _ALIKE = (CrossEntropy, MSE, Focal)
 """Our losses that treat all classes alike and are smooth, but not classes derived from them. A hinge has its kinks
@@ -160,14 +160,11 @@ class GroupSystem(ColumnSystem):
 
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         dtype, index = body["W"].dtype, jnp.asarray(self.model.labels.index)
-        power = (
-            jnp.zeros((), jnp.int32)
-            if self.scaled
-            else drift(largest(body["H"], body["W"]), beyond=jnp.finfo(dtype).maxexp // 4)
-        )
+        beyond = jnp.finfo(dtype).maxexp // 4  # so that products of what is left stay in range
+        power = jnp.zeros((), jnp.int32) if self.scaled else drift(largest(body["H"], body["W"]), beyond)
         unit = power_of_two(-power, dtype)
-        H = given_while(still, self.features, self._rows(body["H"])[index])
-        W = given_while(still, self.prototypes, self._rows(body["W"]))
+        H = jnp.where(still, self.features, self._rows(body["H"])[index])
+        W = jnp.where(still, self.prototypes, self._rows(body["W"]))
         phi = self.scores({"H": unit * body["H"], "W": unit * body["W"]})[:, 0]
         apart = difference(self.group, jnp.arange(self.model.classes)[:, None], index, self.model.classes)
         norm = jnp.sqrt(jnp.asarray(self._per_class, dtype)) * safe_norm(unit * body["H"])

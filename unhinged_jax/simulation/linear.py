@@ -19,7 +19,6 @@ See docs/exact-solutions.md for the same dynamics in closed form, and for the na
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -43,7 +42,7 @@ from unhinged_jax.simulation.leading_probe import Leading, LeadingProbe, RowStat
 from unhinged_jax.simulation.probes import leading_probe
 from unhinged_jax.simulation.propagator import BalancedPair, Identity, Propagator, StartItself
 from unhinged_jax.simulation.system import Body, System, rated
-from unhinged_jax.special import given_while, safe_norm
+from unhinged_jax.special import safe_norm
 
 
 class Scales(NamedTuple):
@@ -215,7 +214,7 @@ class LinearSystem(System):
         start_scores = None if self.start_scores is None else self.start_scores[self.H.shape[0] :]
         start = RowState(self.H, self.W, self.factor, self.log_scale, start_scores)
         moved = self.leading.join(amplitude, rest, start)
-        now: RowState = jax.tree.map(functools.partial(given_while, still), start, moved)
+        now: RowState = jax.tree.map(lambda one, other: jnp.where(still, one, other), start, moved)
         features = self.space.features(now.H, self.residual, now.factor, with_prototypes=now.scores)
         view = View(self.space.model, features, now.W, body["b"], now.log_scale)
         split = self.leading.split(amplitude, self._orthonormal(rest), rest.log_scale, self._orthonormal(now))
