@@ -181,9 +181,15 @@ def form_of(model: LayerPeeled, flow: Dynamics, state: State) -> Form:
     one_hot = model.labels.kind == "hard" and _check.concrete(state.b) and not np.any(np.asarray(state.b))
     if not _check.concrete((model.decay_H, flow, state)):
         return Form(one_hot, False, False)
-    found, dtype = _known_balance(flow, state), _type(state)
-    nothing = 16 * model.dim * float(jnp.finfo(dtype).eps) if float(model.decay_H) == 0 else tolerance(dtype)
-    return Form(one_hot, bool(abs(found.kappa) <= nothing * found.size), True)
+    even = no_kappa(_known_balance(flow, state), float(model.decay_H), model.dim, _type(state))
+    return Form(one_hot, bool(even), True)
+
+
+def no_kappa(balance: Balance, decay: Any, dim: int, dtype: Any) -> Any:
+    """Whether kappa is 0, up to rounding, or with decay up to what a closed form allows, ()."""
+    rounding = 16 * dim * float(jnp.finfo(dtype).eps)
+    slack = (decay == 0) * rounding + (decay != 0) * tolerance(dtype)
+    return abs(balance.kappa) <= slack * balance.size
 
 
 def _type(state: State) -> str:

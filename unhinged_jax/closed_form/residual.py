@@ -1,13 +1,17 @@
 """The loss of squared error where it is so small that Y - H W^T, computed as a difference, would be rounding.
 
-Without decay and kappa, in the eigenbasis of `squared_error`, let a be the rows of mu+ = s, b those of mu- = -s, and 0
-the rest. Let N_o = 1 + (integrals of e^(2 mu t), times products of rows) over b and 0 alone, Y = X N_o^(-1/2),
-phi = (e^(2 s T) - 1)/(2 s), S = 1/phi + Y_a Y_a^T and rho = e^(s T)/phi. Then the residual along (u, v) is
+Without decay, in the eigenbasis of `squared_error`, let a be the rows of mu+ = omega, b those of mu- = -omega, and 0
+the rest, whose eigenvalue is kappa/2. Let N_o = 1 + (integrals of e^(2 mu t), times products of rows) over b and 0
+alone, Y = X N_o^(-1/2), phi = (e^(2 omega T) - 1)/(2 omega), S = 1/phi + Y_a Y_a^T and rho = e^(omega T)/phi. Then, with
+the cosines c and sines s of `angle`, the residual along (u, v) is
 
-    (rho S^-1 rho - P_ab + P_ba + P_bb - e^(-s T) rho) / 2,    and -(P_0a + P_0b) / sqrt(2) along what Y does not see,
-    P_ab = rho S^-1 Y_a Y_b^T e^(-s T),    P_bb = e^(-s T) Y_b (1 - Y_a^T S^-1 Y_a) Y_b^T e^(-s T),    ...
+    c (rho S^-1 rho - e^(-omega T) rho) s - c P_ab c + s P_ba s + s P_bb c,    and -(P_0a s + P_0b c)
 
-in which every term is as small as the residual.
+along what Y does not see, with
+
+    P_ab = rho S^-1 Y_a Y_b^T e^(-omega T),    P_bb = e^(-omega T) Y_b (1 - Y_a^T S^-1 Y_a) Y_b^T e^(-omega T),
+
+and likewise P_0a and P_0b with e^(kappa T/2), in which every term is as small as the residual.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
-from unhinged_jax.special import phi1, safe_log, safe_norm
+from unhinged_jax.special import largest, phi1, safe_log, safe_norm
 
 
 class SmallLoss(NamedTuple):
@@ -30,43 +35,80 @@ class SmallLoss(NamedTuple):
 
 
 def small_loss(
-    s: Float[jax.Array, "k"],
-    up: Float[jax.Array, "k k"],
-    down: Float[jax.Array, "k k"],
-    rest_root: Float[jax.Array, "m k"],
+    omega: Float[jax.Array, "k"],
+    angle: Float[jax.Array, "k"],
+    kappa: Float[jax.Array, ""],
+    rows: Float[jax.Array, "2k d"],
+    rest: Float[jax.Array, "n d"],
+    rest_root: Float[jax.Array, "m d"],
     T: Float[jax.Array, ""],
     weight: Float[jax.Array, ""],
 ) -> SmallLoss:
     """The loss after T.
 
     Args:
-        s: Singular values of the targets.
-        up, down: The rows of mu+ and of mu- in the turned feature space.
-        rest_root: R with R^T R that of the rest.
-        T: The time; 0 and values s that are 0 are taken for 1.
+        omega, angle: Those of the singular values of the targets.
+        kappa: How far H^T H and W^T W differ.
+        rows: The rows of mu+, and then those of mu-, in the turned feature space.
+        rest, rest_root: What the targets do not see, and an R with R^T R = rest^T rest.
+        T: The time; 0 and values of omega that are 0 are taken for 1.
         weight: Of a sample.
     """
-    holds = (T > 0) & jnp.all(s > 0)
-    T, s = jnp.where(T > 0, T, 1.0), jnp.where(s > 0, s, 1.0)
-    fade = jnp.sqrt(T * phi1(2 * s * T))  # of the weights of mu-; those of mu+ are e^(2 s T) times as large
-    stack = [down * fade[:, None], rest_root * jnp.sqrt(T), jnp.eye(up.shape[1], dtype=up.dtype)]
-    root = jnp.linalg.qr(jnp.concatenate(stack), mode="r")
+    count, dtype = omega.shape[0], rows.dtype
+    most = float(jnp.finfo(dtype).max) ** (1 / 4)  # squares of squares stay in range
+    edges = jnp.abs(jnp.diagonal(rest_root))
+    full = (edges.size == rows.shape[1]) & (jnp.min(edges) > jnp.finfo(dtype).eps ** 0.75 * jnp.max(edges))
+    nu = jnp.where((kappa > 0) & (largest(rest) > 0), kappa / 2, 0.0)
+    fine = ((nu * T < np.log(most)) | full) & (largest(rows, rest) < most)
+    holds = (T > 0) & jnp.all(omega > 0) & fine
+    rows, rest, rest_root = (jnp.where(fine, part, 0.0) for part in (rows, rest, rest_root))
+    T, omega, nu = jnp.where(holds, T, 1.0), jnp.where(omega > 0, omega, 1.0), jnp.where(fine, nu, 0.0)
+    up, down = rows[:count], rows[count:]
+    fade = jnp.sqrt(T * phi1(2 * omega * T))  # of the weights of mu-; those of mu+ are e^(2 omega T) times as large
+    # N_o is divided by e^(2 nu T), what the rest grows by. In dimensions that it does not reach this is bounded.
+    of_rest = jnp.sqrt(T * phi1(jnp.where(kappa >= 0, kappa, -kappa) * T))
+    one = jnp.exp(-jnp.minimum(nu * T, np.log(most))) * jnp.eye(rows.shape[1], dtype=dtype)
+    faded, rested = (down * fade[:, None]) @ one, rest * of_rest
+    stack = [rest_root * of_rest, faded, one]
+    root = root_of(faded.T @ faded + rested.T @ rested + one * one, jax.lax.stop_gradient(jnp.concatenate(stack)))
 
     def over(rows: jax.Array, root: jax.Array) -> jax.Array:
         return jax.scipy.linalg.solve_triangular(root, rows.T, trans=1).T
 
-    least = jnp.min(s)
-    small = jnp.exp(-(s - least) * T)  # e^(-s T) over that of the least s
-    a, b, rest = over(up, root), over(down, root) * small[:, None], over(rest_root, root)
-    inner = jnp.linalg.qr(jnp.concatenate([a.T, jnp.diag(jnp.exp(-s * T) / fade)]), mode="r")
+    least, shrink = jnp.min(omega), jnp.exp(-nu * T)
+    small = jnp.exp(-(omega - least) * T)  # e^(-omega T) over that of the least omega
+    a, b, rest = over(up, root), over(down, root) * (small * shrink)[:, None], over(rest, root)
+    edge = jnp.diag(jnp.exp(-(omega - nu) * T) / fade)
+    inner = root_of(a @ a.T + edge * edge, jax.lax.stop_gradient(jnp.concatenate([a.T, edge])))
     half = over(a.T, inner)  # Y_a^T S^-1 Y_a = half half^T
     rho = over(jnp.diag(small / fade**2), inner)  # rho S^-1 rho = rho rho^T
     across = rho @ half.T
     free = b - (b @ half) @ half.T
-    mixed = across @ b.T
-    seen = (rho @ rho.T - mixed + mixed.T + free @ b.T - jnp.diag((small / fade) ** 2)) / 2
-    unseen = (across @ rest.T + free @ rest.T) / jnp.sqrt(jnp.asarray(2.0, s.dtype))
-    logs = jnp.stack([safe_log(safe_norm(seen)) - 2 * least * T, safe_log(safe_norm(unseen)) - least * T])
-    common = jax.lax.stop_gradient(jnp.max(logs))
+    mixed = shrink * across @ b.T
+    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+    along = cos * (rho @ rho.T - jnp.diag((small * shrink / fade) ** 2)) * sin.T - cos * mixed * cos.T
+    along = along + sin * mixed.T * sin.T + sin * (free @ b.T) * cos.T
+    unseen = sin * (across @ rest.T) + shrink * cos * (free @ rest.T)
+    logs = [safe_log(safe_norm(along)) - 2 * (least - nu) * T, safe_log(safe_norm(unseen)) + (kappa / 2 - least) * T]
+    common = jax.lax.stop_gradient(jnp.maximum(*logs))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
-    return SmallLoss(weight / 2 * jnp.sum(jnp.exp(2 * (logs - common))), 2 * common, holds)
+    return SmallLoss(weight / 2 * jnp.sum(jnp.exp(2 * (jnp.stack(logs) - common))), 2 * common, holds)
+
+
+@jax.custom_jvp
+def root_of(N: jax.Array, stack: jax.Array) -> jax.Array:
+    """R with R^T R = N = stack^T stack and a positive diagonal, from `stack`, with the derivative of the root of N.
+
+    Half the digits of small pivots would be lost if R came from N; and the square roots in `stack` have no derivative
+    at time 0.
+    """
+    R = jnp.linalg.qr(stack, mode="r")
+    return R * jnp.where(jnp.diagonal(R) < 0, -1.0, 1.0)[:, None]
+
+
+@root_of.defjvp
+def _root_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> Any:
+    R = root_of(*primals)
+    half = jax.scipy.linalg.solve_triangular(R, tangents[0], trans=1)
+    whole = jax.scipy.linalg.solve_triangular(R, half.T, trans=1)
+    return R, (jnp.triu(whole, 1) + jnp.diag(jnp.diagonal(whole)) / 2) @ R

@@ -257,7 +257,7 @@ def _squared(job: Job, form: Form) -> Trajectory:
     start = squared_error.start_of(job.model, job.dynamics, job.state, form)
     schedule, times = job.dynamics.schedule, job.clock.times.astype(job.state.W.dtype)
     taus = schedule.integral(times) - schedule.integral(job.clock.first)
-    return evaluated(job, lambda tau: squared_error.moment(start, tau, form.even), taus.astype(job.state.W.dtype))
+    return evaluated(job, lambda tau: squared_error.moment(start, tau), taus.astype(job.state.W.dtype))
 
 
 @compiled

@@ -36,8 +36,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from unhinged_jax.closed_form.balance import Form, balance_of, valid
-from unhinged_jax.closed_form.residual import small_loss
+from unhinged_jax.closed_form.balance import Form, balance_of, no_kappa, valid
+from unhinged_jax.closed_form.residual import root_of, small_loss
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.linear.spectrum import without
 from unhinged_jax.model import LayerPeeled, State, multiplied
@@ -91,10 +91,10 @@ class Start(NamedTuple):
         speed: g, which makes zeta(t) the time of the equations above.
         stretch: (r_1/r_2)^(1/4).
         turn: The turned feature space, rows orthonormal, (d, p).
-        rows, growth: Z_0 along mu+ and mu- of every singular value, (2k, d), and these eigenvalues, (2k,).
-        angle: Half the angle of (kappa, 2 s), (k,).
-        rest, rest_root, growth_rest: What Y does not see of H_0, (n, d), an R with R^T R = rest^T rest, and its
-            eigenvalue, ().
+        rows: Z_0 along mu+ and mu- of every singular value, (2k, d).
+        omega, angle: sqrt(s^2 + kappa^2/4), and half the angle of (kappa, 2 s), (k,) each.
+        decay, kappa: lambda and kappa, () each.
+        rest, rest_root: What Y does not see of H_0, (n, d), and an R with R^T R = rest^T rest.
         reach: How many of the d dimensions a row of `rows` has a part in, (2k,).
         leads: Whether it reaches one that no row before it reaches, (2k,).
         valid: 1, or NaN if traced numbers turn out not to be those of a balanced start.
@@ -108,14 +108,21 @@ class Start(NamedTuple):
     stretch: Float[jax.Array, ""]
     turn: Float[jax.Array, "d p"]
     rows: Float[jax.Array, "2k d"]
-    growth: Float[jax.Array, "2k"]
+    omega: Float[jax.Array, "k"]
     angle: Float[jax.Array, "k"]
+    decay: Float[jax.Array, ""]
+    kappa: Float[jax.Array, ""]
     rest: Float[jax.Array, "n d"]
     rest_root: Float[jax.Array, "m d"]
-    growth_rest: Float[jax.Array, ""]
     reach: Int[jax.Array, "2k"]
     leads: Bool[jax.Array, "2k"]
     valid: Float[jax.Array, ""]
+
+    @property
+    def growth(self) -> Float[jax.Array, "2k+1"]:
+        """mu+ and mu- of every singular value, and the eigenvalue of the rest."""
+        rest = self.kappa / 2 - self.decay
+        return jnp.append(jnp.concatenate([self.omega, -self.omega]) - self.decay, rest)
 
 
 def start_of(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Start:
@@ -131,6 +138,8 @@ def start_of(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Start:
     kappa = jnp.zeros((), dtype) if form.even else balance.kappa / jnp.sqrt(r1 * r2) * unit * unit
     targets = _targets(model, state.b, form, dtype)
     s, decay = targets.values, (r1 * l1 + r2 * l2) / (2 * speed)
+    even = jax.lax.stop_gradient(no_kappa(balance, l1, model.dim, dtype))
+    kappa = kappa - jax.lax.stop_gradient(jnp.where(even, kappa, 0.0))  # rounding, whose derivative counts
     angle, omega = jnp.full_like(s, jnp.pi / 4), s
     if not form.even:
         there = (s > 0) | (kappa != 0)
@@ -147,8 +156,8 @@ def start_of(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Start:
     sound = form.known | valid(model, flow, balance)
     return Start(
         model, targets, state.b, r1 * r2, speed, stretch, turn, jnp.where(seen, rows @ turn.T, 0.0),
-        jnp.concatenate([omega, -omega]) - decay, angle, rest, jnp.linalg.qr(jax.lax.stop_gradient(rest), mode="r"),
-        kappa / 2 - decay, reach, leads, jnp.where(sound, 1.0, jnp.nan).astype(dtype),
+        omega, angle, decay, kappa, rest, jnp.linalg.qr(jax.lax.stop_gradient(rest), mode="r"), reach, leads,
+        jnp.where(sound, 1.0, jnp.nan).astype(dtype),
     )  # fmt: skip
 
 
@@ -202,17 +211,17 @@ def safe_norm_of_rows(X: jax.Array) -> jax.Array:
     return jax.vmap(safe_norm)(X)
 
 
-def moment(start: Start, zeta: jax.Array, even: bool = False) -> View:
+def moment(start: Start, zeta: jax.Array) -> View:
     """The state after `zeta`, up to a rotation of the feature space.
 
     A row with eigenvalue mu is e^(mu T) times that of the start. A weight (e^(2 mu T) - 1) / (2 mu) is e^(2 nu T) T phi
     with nu = max(mu, 0) and phi = phi1(2 |mu| T), and a column is divided by e^(nu T + extra) of its largest weighted
     entry, where nu and extra may be 0, those of the identity in N. So only differences of exponents are multiplied by
-    T. `even` says that kappa is 0; then a small loss is known to all digits.
+    T. Without decay a small loss is known to all digits.
     """
     T, dtype = start.speed * zeta, start.rows.dtype
     count = start.angle.shape[0]
-    mu = jnp.append(start.growth, start.growth_rest)
+    mu = start.growth
     nu, phi = jnp.where(mu >= 0, mu, 0.0), phi1(2 * jnp.where(mu >= 0, mu, -mu) * T)
     entries = jnp.vstack([jnp.abs(start.rows), safe_norm_of_rows(start.rest.T)])
     column_nu, extra = _columns(nu, phi, entries, T)
@@ -236,7 +245,7 @@ def moment(start: Start, zeta: jax.Array, even: bool = False) -> View:
     N = jnp.diag(one**2) + (weighted.T * share[:-1]) @ weighted + share[-1] * gram * beside * beside[:, None]
     factor = jnp.sqrt(share)
     stack = [weighted * factor[:-1, None], rest_root * beside * factor[-1], jnp.diag(one)]
-    R = _root(N, jax.lax.stop_gradient(jnp.concatenate(stack)))
+    R = root_of(N, jax.lax.stop_gradient(jnp.concatenate(stack)))
     # What is common to all rows is kept beside them.
     common = jax.lax.stop_gradient(jnp.max(jnp.where((entries > 0) & reach, moved, -jnp.inf)))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
@@ -249,11 +258,11 @@ def moment(start: Start, zeta: jax.Array, even: bool = False) -> View:
     W = start.targets.shown(sin * up + cos * down)
     size = start.stretch * start.valid
     view = View(start.model, DenseFeatures(H * size), W * start.valid / start.stretch, start.b, common)
-    if not (even and start.rows.shape[1] == count):
+    if start.rows.shape[1] < count:
         return view
-    s, weight = start.targets.values, start.speed / jnp.sqrt(jnp.asarray(start.rates, dtype))
-    small = small_loss(s, start.rows[:count], start.rows[count:], start.rest_root, T, weight)
-    holds = small.holds & (start.growth_rest == 0) & jnp.all(start.leads[:count])
+    weight = start.speed / jnp.sqrt(jnp.asarray(start.rates, dtype))
+    small = small_loss(start.omega, start.angle, start.kappa, start.rows, start.rest, start.rest_root, T, weight)
+    holds = small.holds & (start.decay == 0) & jnp.all(start.leads[:count])
     return dataclasses.replace(view, small_loss=small._replace(holds=holds))
 
 
@@ -267,22 +276,3 @@ def _columns(nu: jax.Array, phi: jax.Array, entries: jax.Array, T: jax.Array) ->
     first = jnp.argmax(jnp.where(logs > -jnp.inf, nu[:, None] * T + logs, -jnp.inf), axis=0)
     extra = jnp.take_along_axis(logs, first[None], axis=0)[0]
     return jax.lax.stop_gradient((nu[first], extra))
-
-
-@jax.custom_jvp
-def _root(N: jax.Array, stack: jax.Array) -> jax.Array:
-    """R with R^T R = N = stack^T stack and a positive diagonal, from `stack`, with the derivative of the root of N.
-
-    Half the digits of small pivots would be lost if R came from N; and the square roots in `stack` have no derivative
-    at time 0.
-    """
-    R = jnp.linalg.qr(stack, mode="r")
-    return R * jnp.where(jnp.diagonal(R) < 0, -1.0, 1.0)[:, None]
-
-
-@_root.defjvp
-def _root_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> Any:
-    R = _root(*primals)
-    half = jax.scipy.linalg.solve_triangular(R, tangents[0], trans=1)
-    whole = jax.scipy.linalg.solve_triangular(R, half.T, trans=1)
-    return R, (jnp.triu(whole, 1) + jnp.diag(jnp.diagonal(whole)) / 2) @ R
