@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -219,7 +220,7 @@ def non_negative(
     name: str, value: npt.ArrayLike, hint: str = "use a number of at least 0", array: bool = False
 ) -> None:
     """Raise unless every entry is finite and at least 0. Traced values are not checked."""
-    if concrete(value):
+    if not (type(value) is float and 0 <= value < math.inf) and concrete(value):
         entries = real(name, value, array)
         if not np.all(np.isfinite(entries)) or np.any(entries < 0):
             raise ValueError(f"{name} must be finite and at least 0, but got {shown(value)}; {hint}.")
@@ -227,7 +228,7 @@ def non_negative(
 
 def positive(name: str, value: npt.ArrayLike, hint: str = "use a number above 0", array: bool = False) -> None:
     """Raise unless every entry is finite and above 0. Traced values are not checked."""
-    if concrete(value):
+    if not (type(value) is float and 0 < value < math.inf) and concrete(value):
         entries = real(name, value, array)
         if not np.all(np.isfinite(entries)) or np.any(entries <= 0):
             raise ValueError(f"{name} must be finite and above 0, but got {shown(value)}; {hint}.")

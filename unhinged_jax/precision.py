@@ -80,6 +80,14 @@ def refuse_differentiated(tree: PyTree, name: str, outside: str) -> None:
         )
 
 
+def settled(tree: PyTree) -> Any:
+    """The tree with JAX arrays in the precision of the run, those that are already so as they are."""
+    dtype = jnp.result_type(float)
+    return jax.tree.map(
+        lambda leaf: leaf if isinstance(leaf, jax.Array) and leaf.dtype == dtype else jnp.asarray(leaf, dtype), tree
+    )
+
+
 def traceable(tree: PyTree) -> Any:
     """The tree with Python numbers as arrays: numbers are data, so that a sweep over them compiles once.
 
@@ -90,7 +98,7 @@ def traceable(tree: PyTree) -> Any:
     def array(leaf: ArrayLike) -> Any:
         other = jnp.issubdtype(getattr(leaf, "dtype", dtype), jnp.floating) and getattr(leaf, "dtype", dtype) != dtype
         if isinstance(leaf, (int, float)):
-            return jnp.asarray(np.asarray(leaf, dtype))  # from a Python number JAX would compile a program
+            return np.asarray(leaf, dtype)  # a program takes it as it is; an array of JAX would be copied here first
         if other and not isinstance(leaf, jax.core.Tracer):
             with jax.ensure_compile_time_eval():  # what is known stays known inside `jax.jit`
                 return jnp.asarray(leaf, dtype)

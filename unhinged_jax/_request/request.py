@@ -217,7 +217,7 @@ def prepare(
         )
 
     with _precision.scope(name):
-        start: State = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(float)), state)
+        start: State = _precision.settled(state)
         if before is not None:
             before = handed_over(before, model, dynamics)
             memory = before.memory

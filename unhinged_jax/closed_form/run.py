@@ -127,7 +127,7 @@ def exact(
     task.refuse_large(states)
     with task.context():
         times = task.clock()
-        clock, start, dynamics = unit_clock(dynamics, task)
+        clock, start, dynamics = unit_clock(dynamics, task, times)
         model, dynamics = _request.traceable((model, dynamics))
         reads: Any = None
         optimized = isinstance(dynamics, Descent) and dynamics.optimizer is not None

@@ -296,7 +296,7 @@ def with_slopes(record_of: Callable[[jax.Array], Record], spectrum: Spectrum) ->
     return record, jax.tree.map(lambda *both: jnp.stack(both, axis=1), first, second)
 
 
-def unit_clock(dynamics: Dynamics, task: Task) -> tuple[jax.Array, jax.Array | None, Dynamics]:
+def unit_clock(dynamics: Dynamics, task: Task, times: jax.Array) -> tuple[jax.Array, jax.Array | None, Dynamics]:
     """Times, start (None for that of the task) and dynamics; in zeta for a flow whose schedule is a function.
 
     A flow depends on time only through zeta, so the times become values of zeta, and the schedule becomes 1. zeta is
@@ -304,6 +304,6 @@ def unit_clock(dynamics: Dynamics, task: Task) -> tuple[jax.Array, jax.Array | N
     """
     known = _check.concrete((task.times, task.first))
     if not (isinstance(dynamics, Flow) and known and integrated_outside(dynamics.schedule)):
-        return task.clock(), None, dynamics
+        return times, None, dynamics
     zeta = elapsed(dynamics.schedule, task.first, task.times)
     return jnp.asarray(zeta), jnp.zeros(()), dataclasses.replace(dynamics, schedule=1.0)
