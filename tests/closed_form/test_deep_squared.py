@@ -8,7 +8,7 @@ from deep_factors import UNEVEN, close, descended, direction, integrated, pull_o
 from scipy.integrate import solve_ivp
 
 import unhinged_jax as uj
-from unhinged_jax.closed_form.deep_squared import log_growth
+from unhinged_jax.closed_form.deep_squared import growth
 from unhinged_jax.derivatives.sensitivities import disagreement
 
 FLOW = uj.Flow()
@@ -41,7 +41,7 @@ def test_growth_of_a_mode_is_that_of_an_integrator(depth):
         return drives * np.exp((depth - 2) * z) - brakes * np.exp((2 * depth - 2) * z)
 
     def grown(tau):
-        return log_growth(depth, jnp.asarray(drives), jnp.log(brakes), tau)
+        return growth(depth, jnp.asarray(drives), jnp.log(brakes), tau).log
 
     with jax.enable_x64(True):
         found, slopes, bends = jax.jit(
@@ -71,11 +71,35 @@ def test_growth_of_a_mode_is_that_of_an_integrator(depth):
     assert np.all(np.abs(bends - turn * rate(here)) <= 1e-10 * depth * size**2)
 
 
+@pytest.mark.parametrize("depth", [3, 9])
+def test_what_is_left_of_a_target_is_known_where_it_is_far_below_rounding(depth):
+    """As a number that is integrated by itself, with its slope; x r0 (1 - r) is what is left, over the start."""
+    names = [name for name in MODES if name != "begins left of the table"]
+    times = np.array([0.0, 0.3, 6.0, 90.0]) / (depth - 2)
+    for name in names:
+        x, c = MODES[name]
+
+        def velocity(_, y, x=x, c=c):
+            z = min(y[0], 20.0)
+            pull = x * np.exp((depth - 2) * z)
+            return [pull - c * np.exp((2 * depth - 2) * z), -depth * c * np.exp((2 * depth - 2) * z)]
+
+        with jax.enable_x64(True):
+            log_brake = jnp.log(jnp.array([c]))
+            left = jax.vmap(lambda tau, x=x, c=log_brake: growth(depth, jnp.array([x]), c, tau).log_left)(times)[:, 0]
+        if c == x:
+            assert np.all(left == -np.inf)
+            continue
+        begin = np.log(abs(x / c - 1))
+        truth = solve_ivp(velocity, (0, times[-1]), [0.0, begin], "Radau", times, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(left, truth.y[1], rtol=3e-9, atol=3e-9, err_msg=name)
+
+
 def test_growth_of_a_mode_has_slopes_in_its_numbers_and_any_time_and_precision():
     drives, brakes, tau, step = np.array([1.0, 1.0, 0.3, -1.0, 1.0]), np.array([0.3, 1e-5, 5.0, 0.5, 1.0]), 0.8, 1e-6
 
     def grown(drive, log_brake, tau=tau):
-        return log_growth(3, drive, log_brake, tau)
+        return growth(3, drive, log_brake, tau).log
 
     with jax.enable_x64(True):
         ends = [grown(jnp.asarray(drives + move), jnp.log(brakes)) for move in (step, -step)]
@@ -88,7 +112,7 @@ def test_growth_of_a_mode_has_slopes_in_its_numbers_and_any_time_and_precision()
         rests = np.log(np.abs(drives) / brakes) / 3
         np.testing.assert_allclose(late, np.where(drives > 0, rests, -200 * np.log(10)), rtol=1e-12, atol=1e-12)
         # Of two factors' growth and of none: the equation loses its power, and its brake, as the depth tends to 2.
-        rise = log_growth(2 + 1e-5, jnp.array([1.0]), jnp.log(jnp.array([0.3])), 1.5)
+        rise = growth(2 + 1e-5, jnp.array([1.0]), jnp.log(jnp.array([0.3])), 1.5).log
         np.testing.assert_allclose(rise, -np.log(0.3 + 0.7 * np.exp(-3.0)) / 2, atol=1e-4)
     single = grown(jnp.asarray(drives, "float32"), jnp.log(jnp.asarray(brakes, "float32")), jnp.float32(tau))
     with jax.enable_x64(True):
@@ -113,7 +137,7 @@ def test_a_start_far_above_its_target_is_forgotten(depth, sizes):
         log_size = np.log(sizes)
         drive, log_brake = 0.5 * np.exp((depth - 2) * log_size), np.log(0.5) + (2 * depth - 2) * log_size
         found = [
-            log_growth(depth, jnp.asarray(drive * pull), jnp.asarray(log_brake), jnp.asarray(tau)) + log_size
+            growth(depth, jnp.asarray(drive * pull), jnp.asarray(log_brake), jnp.asarray(tau)).log + log_size
             for pull, tau in ((1, 1e-9), (1, 2.0), (0, 2.0))
         ]
     alone = [-np.log((2 * depth - 2) * 0.5 * tau) / (2 * depth - 2) for tau in (1e-9, 2.0)]
@@ -159,6 +183,22 @@ def test_the_limit_is_where_the_run_goes():
     assert float(lost.rate) == 0
     last = uj.exact(model, FLOW, away, [1e9], ()).final
     assert np.linalg.norm(direction(last) - direction(lost.direction)) < 1e-6
+
+
+@pytest.mark.parametrize("labels", [UNEVEN, pytest.param(UNEVEN.symmetric_noise(0.2), marks=pytest.mark.long)])
+def test_a_loss_far_below_rounding_falls_as_fast_as_the_limit_says(labels):
+    model, start = problem(labels=labels)
+    rate, names = float(uj.limit(model, FLOW, start).rate), ["log_abs_loss"]
+    run = uj.exact(model, FLOW, start, [60.0, 5e3, 1e4], names, states=True)
+    np.testing.assert_allclose(run["log_abs_loss"][2] - run["log_abs_loss"][1], -2 * 5e3 * rate, rtol=1e-11)
+    logits = run.states.H[0] @ run.states.inner[0, 0].T @ run.states.W[0].T  # whose distance still has nine digits
+    loss = np.sum((np.asarray(labels.probabilities()) - logits) ** 2) / (2 * model.samples)
+    np.testing.assert_allclose(run["log_abs_loss"][0], np.log(loss), rtol=1e-9)
+    traced = jax.jit(lambda state: uj.exact(model, FLOW, state, [5e3], names)[names[0]])
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(traced(start), run["log_abs_loss"][1:2], rtol=1e-12)
+    single = uj.exact(model, FLOW, problem(labels=labels, precision="float32")[1], [5e3], names)
+    np.testing.assert_allclose(single["log_abs_loss"], run["log_abs_loss"][1:2], rtol=1e-4)
 
 
 def test_what_rules_the_closed_form_out_is_named():

@@ -23,6 +23,7 @@ Source: Saxe, McClelland & Ganguli 2014 for the modes; decay, which makes a thre
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,12 +35,13 @@ from unhinged_jax import _loop
 from unhinged_jax.closed_form import deep_squared
 from unhinged_jax.closed_form.balance import tolerance
 from unhinged_jax.closed_form.deep_starts import Frames, frames_of, none_unless_alike, pull_at_zero
+from unhinged_jax.closed_form.residual import SmallLoss
 from unhinged_jax.dynamics import Descent, Dynamics
 from unhinged_jax.dynamics.rates import rate_at
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
-from unhinged_jax.special import largest, phi1, safe_sqrt
+from unhinged_jax.special import largest, phi1, safe_norm, safe_sqrt
 
 
 class Start(NamedTuple):
@@ -49,6 +51,8 @@ class Start(NamedTuple):
         model, state: The problem and its start.
         drive: x = sigma a_0^(L-2), (m,).
         log_brake: log c of squared error, (m,), or None for a linear loss.
+        log_product: The logarithm of the product of all sizes of a mode, (m,), likewise.
+        weight: That of a sample, (), or NaN if the targets have a part that no mode reaches; likewise.
         there: Which modes the start has, (m,).
         decay: lambda, that of all factors times their rate, ().
         between: The vectors in the dimensions that a factor shares with the next one, from H on, (p, m) each.
@@ -60,6 +64,8 @@ class Start(NamedTuple):
     state: State
     drive: Float[jax.Array, "m"]
     log_brake: Float[jax.Array, "m"] | None
+    log_product: Float[jax.Array, "m"] | None
+    weight: Float[jax.Array, ""] | None
     there: Bool[jax.Array, "m"]
     decay: Float[jax.Array, ""]
     between: tuple[Float[jax.Array, "p m"], ...]
@@ -82,6 +88,7 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
     sizes = safe_sqrt(jnp.sum((fixed.right.T @ W) ** 2, axis=1))
     pull = jnp.where(there[:, None] & there, fixed.left.T @ M @ fixed.right, 0.0)
     log_unit, speed, log_brake = jnp.log(unit) + state.log_scale, jnp.sqrt(r1 * r2 ** (depth - 1)), None
+    log_product = weight = None
     amiss = jnp.zeros(()) if model.loss.linear else none_unless_alike(model, dynamics)
     if model.loss.linear:
         weighed = _symmetric(pull * jnp.where(there, sizes ** (depth - 2), 0.0))
@@ -94,6 +101,11 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
         drive = jnp.sum(turn * (_symmetric(pull) @ turn), axis=0) * own ** (depth - 2)
         weight = jnp.mean(jnp.asarray(model.labels.weights, dtype))
         log_brake = jnp.log(weight) + 2 * jnp.log(speed) + (2 * depth - 2) * (jnp.log(own) + log_unit)
+        log_product = jnp.log(speed) + depth * (jnp.log(own) + log_unit)
+        beyond = safe_norm(M - fixed.left @ pull @ fixed.right.T) > 8 * max(M.shape) * jnp.finfo(dtype).eps * safe_norm(
+            M
+        )
+        weight = jnp.where(jax.lax.stop_gradient(beyond), jnp.nan, weight)
     log_unit = (depth - 2) * log_unit
     here = jnp.sum(turn**2 * there[:, None], axis=0) > 0.5
     slack = tolerance(dtype)
@@ -101,7 +113,7 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
         (fixed.apart <= slack) & (fixed.astray <= slack) & (jnp.abs(r1 * l1 - r2 * l2) <= slack * (r1 * l1 + r2 * l2))
     )
     return Start(
-        model, state, drive * jnp.exp(log_unit) * speed, log_brake, here, (r1 * l1 + r2 * l2) / 2,
+        model, state, drive * jnp.exp(log_unit) * speed, log_brake, log_product, weight, here, (r1 * l1 + r2 * l2) / 2,
         tuple(vectors @ turn for vectors in fixed.between), dynamics.rates.b,
         (jnp.where(sound, 1.0, jnp.nan) + amiss).astype(dtype),
     )  # fmt: skip
@@ -154,9 +166,20 @@ def moment(start: Start, tau: jax.Array) -> View:
     depth = start.model.depth
     if start.log_brake is None:
         log_growth = -left_over(start, tau)[1] / (depth - 2)
-    else:
-        log_growth = deep_squared.log_growth(depth, start.drive, start.log_brake, tau)
-    return grown(start, log_growth, jnp.ones(()), bias_at(start, tau))
+        return grown(start, log_growth, jnp.ones(()), bias_at(start, tau))
+    growth = deep_squared.growth(depth, start.drive, start.log_brake, tau)
+    view = grown(start, growth.log, jnp.ones(()), start.state.b)
+    return dataclasses.replace(view, small_loss=_small_loss(start, growth.log_left))
+
+
+def _small_loss(start: Start, log_left: jax.Array) -> SmallLoss:
+    """The loss where the difference of logits and targets would be rounding."""
+    assert start.log_product is not None and start.weight is not None
+    logs = jnp.where(start.there, start.log_product + log_left, -jnp.inf)
+    common = jax.lax.stop_gradient(jnp.max(logs))
+    common = jnp.where(jnp.isfinite(common), common, 0.0)
+    squares = jnp.where(start.there, jnp.exp(2 * (jnp.where(start.there, logs, 0.0) - common)), 0.0)
+    return SmallLoss(start.weight / 2 * jnp.sum(squares), 2 * common, ~jnp.isnan(start.weight))
 
 
 def bias_at(start: Start, tau: jax.Array) -> jax.Array:

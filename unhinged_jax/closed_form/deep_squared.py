@@ -89,10 +89,23 @@ def _knots(b: float, m: float) -> np.ndarray:
     return start + np.append(0.0, np.cumsum(panels))
 
 
-def log_growth(
+class Growth(NamedTuple):
+    """What becomes of every mode.
+
+    Attributes:
+        log: log g, (m,).
+        log_left: The logarithm of how far the product of the factors is from the target, over that product at the
+            start, (m,).
+    """
+
+    log: Float[jax.Array, "m"]
+    log_left: Float[jax.Array, "m"]
+
+
+def growth(
     depth: int, drive: Float[jax.Array, "m"], log_brake: Float[jax.Array, "m"], tau: Float[jax.Array, ""]
-) -> Float[jax.Array, "m"]:
-    """log g of every mode at tau, for g' = x g^(L-1) - c g^(2L-1) from g = 1, given x and log c."""
+) -> Growth:
+    """The growth g of every mode at tau, for g' = x g^(L-1) - c g^(2L-1) from g = 1, given x and log c."""
     # Without a target g^(2-2L) = 1 + (2L-2) c tau; one below the smallest normal number is never reached.
     none = jnp.abs(drive) < jnp.finfo(drive.dtype).tiny
     alone = -_log_more((2 * depth - 2) * tau, log_brake) / (2 * depth - 2)
@@ -102,14 +115,29 @@ def log_growth(
     up, rests = drive >= 0, jnp.abs(log_share) <= slack
     rises, falls = up & (log_share < 0) & ~rests, up & (log_share > 0) & ~rests
     given = depth, log_drive, tau
-    found = [
-        _moved(_Course(beta, 0.0), *given, jnp.where(rises, log_share, -1.0)),
-        _moved(_Course(-1 - beta, 0.0), *given, jnp.where(falls, log_share, 1.0)),
-        _moved(_Course(-1.0, beta), *given, log_share),
-    ]
-    at_rest = log_share / depth * jnp.expm1(-depth * tau * jnp.exp(jnp.where(rests, log_drive, -jnp.inf)))
-    grown = jnp.where(rises, found[0], jnp.where(falls, found[1], jnp.where(up, at_rest, found[2])))
-    return jnp.where(none, alone, grown)
+    rising = _moved(_Course(beta, 0.0), *given, jnp.where(rises, log_share, -1.0))
+    falling = _moved(_Course(-1 - beta, 0.0), *given, jnp.where(falls, log_share, 1.0))
+    away = _moved(_Course(-1.0, beta), *given, log_share)
+    resting = _at_rest(*given, jnp.where(rests, log_share, slack))
+
+    def chosen(rising: jax.Array, falling: jax.Array, resting: jax.Array, away: jax.Array) -> jax.Array:
+        return jnp.where(rises, rising, jnp.where(falls, falling, jnp.where(up, resting, away)))
+
+    log, log_left = (chosen(*parts) for parts in zip(rising, falling, resting, away, strict=True))
+    return Growth(jnp.where(none, alone, log), jnp.where(none, depth * alone, log_left - log_share))
+
+
+def _at_rest(depth: int, log_drive: jax.Array, tau: jax.Array, log_share: jax.Array) -> Growth:
+    """The growth from a share so near to 1 that the square of its logarithm y is all that counts beside y.
+
+    y' = -L (y + k y^2) with k = beta + 1/2, so y / (1 + k y) fades as e^(-L tau), in units of the speed at the target.
+    """
+    beta = 1 - 2 / depth
+    fade = -depth * tau * jnp.exp(log_drive - beta * log_share)
+    later, k = log_share * jnp.exp(fade), beta + 0.5
+    off = log_share != 0
+    begin = jnp.where(off, jnp.log(jnp.abs(jnp.where(off, log_share, 1.0))), -jnp.inf)
+    return Growth(log_share / depth * jnp.expm1(fade), begin + fade - k * log_share + (k + 0.5) * later)
 
 
 def _log_more(factor: jax.Array, log: jax.Array) -> jax.Array:
@@ -127,8 +155,15 @@ def _log_share(course: _Course, eta: jax.Array) -> jax.Array:
     return jnp.where(course.b > 0, -1.0, 1.0) * jax.nn.softplus(-eta)
 
 
-def _moved(course: _Course, depth: int, log_drive: jax.Array, tau: jax.Array, log_share: jax.Array) -> jax.Array:
-    """log g after tau, from a share e^log_share of the target."""
+def _log_left(course: _Course, eta: jax.Array) -> jax.Array:
+    """log |1 - r| at eta."""
+    if course.m:
+        return jax.nn.softplus(-eta)
+    return -jax.nn.softplus(eta) if course.b > 0 else -eta
+
+
+def _moved(course: _Course, depth: int, log_drive: jax.Array, tau: jax.Array, log_share: jax.Array) -> Growth:
+    """The growth after tau, from a share e^log_share of the target."""
     p, beta, ends = course.p, 1 - 2 / depth, course.knots(log_share.dtype)
     if course.m:
         eta = -log_share
@@ -168,7 +203,10 @@ def _moved(course: _Course, depth: int, log_drive: jax.Array, tau: jax.Array, lo
     now = jnp.where(beyond, far, middle)
     between = (_log_share(course, now) - log_share) / depth
     if course.m:
-        return jnp.where(past, -alone / depth, jnp.where(left, -jump / depth, between))
-    rest = (_log_share(course, eta + alone) - log_share) / depth
-    sign = 1.0 if course.b > 0 else -1.0
-    return jnp.where(past, rest, jnp.where(left, sign * jump / depth, between))
+        log_growth = jnp.where(past, -alone / depth, jnp.where(left, -jump / depth, between))
+    else:
+        rest = (_log_share(course, eta + alone) - log_share) / depth
+        sign = 1.0 if course.b > 0 else -1.0
+        log_growth = jnp.where(past, rest, jnp.where(left, sign * jump / depth, between))
+    ended = jnp.where(past, eta + alone, jnp.where(left, eta + jump, now))
+    return Growth(log_growth, _log_left(course, ended))

@@ -2,8 +2,8 @@
 
 Without decay, in the eigenbasis of `squared_error`, let a be the rows of mu+ = omega, b those of mu- = -omega, and 0
 the rest, whose eigenvalue is kappa/2. Let N_o = 1 + (integrals of e^(2 mu t), times products of rows) over b and 0
-alone, Y = X N_o^(-1/2), phi = (e^(2 omega T) - 1)/(2 omega), S = 1/phi + Y_a Y_a^T and rho = e^(omega T)/phi. Then, with
-the cosines c and sines s of `angle`, the residual along (u, v) is
+alone, Y = X N_o^(-1/2), phi = (e^(2 omega T) - 1)/(2 omega), S = 1/phi + Y_a Y_a^T and rho = e^(omega T)/phi. Then,
+with the cosines c and sines s of `angle`, the residual along (u, v) is
 
     c (rho S^-1 rho - e^(-omega T) rho) s - c P_ab c + s P_ba s + s P_bb c,    and -(P_0a s + P_0b c)
 
