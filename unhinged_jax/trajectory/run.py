@@ -55,8 +55,8 @@ class Trajectory(Value):
 
     A `Trajectory` can be given to `simulate` or `exact` in place of a state, to continue where it ended. The clock of
     its schedules continues, and so does what the run carries. `final`, or one of `states`, is a state like any other; a
-    run from it is a new run, whose clock begins at 0. In a continued run, distances to the limit are known up to the
-    rounding of `final`.
+    run from it is a new run, whose clock begins at 0. What is smaller than the rounding of `final` is lost in a
+    continued run: late, that may be the distance to the limit, the scatter within classes, or a small squared error.
 
     What `jax.vmap` returns is a batch: every array has the axes of the batch first, followed by those of `times` and of
     an observable. `last`, tables, pictures, files, `concat` and continued runs know these axes. `result` needs a single
