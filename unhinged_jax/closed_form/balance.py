@@ -179,7 +179,7 @@ def why_not_along(names: Sequence[str]) -> str | None:
 def form_of(model: LayerPeeled, flow: Dynamics, state: State) -> Form:
     """What is known of the start."""
     one_hot = model.labels.kind == "hard" and _check.concrete(state.b) and not np.any(np.asarray(state.b))
-    if not _check.concrete((model.decay_H, flow, state)):
+    if not _check.concrete((model, flow, state)):
         return Form(one_hot, False, False)
     even = no_kappa(_known_balance(flow, state), float(model.decay_H), model.dim, _type(state))
     return Form(one_hot, bool(even), True)

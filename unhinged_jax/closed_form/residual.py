@@ -16,7 +16,7 @@ and likewise P_0a and P_0b with e^(kappa T/2), in which every term is as small a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

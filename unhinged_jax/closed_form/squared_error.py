@@ -119,10 +119,14 @@ class Start(NamedTuple):
     valid: Float[jax.Array, ""]
 
     @property
-    def growth(self) -> Float[jax.Array, "2k+1"]:
-        """mu+ and mu- of every singular value, and the eigenvalue of the rest."""
-        rest = self.kappa / 2 - self.decay
-        return jnp.append(jnp.concatenate([self.omega, -self.omega]) - self.decay, rest)
+    def growth(self) -> Float[jax.Array, "2k"]:
+        """mu+ and mu- of every singular value."""
+        return jnp.concatenate([self.omega, -self.omega]) - self.decay
+
+    @property
+    def growth_rest(self) -> Float[jax.Array, ""]:
+        """The eigenvalue of the rest."""
+        return self.kappa / 2 - self.decay
 
 
 def start_of(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Start:
@@ -221,7 +225,7 @@ def moment(start: Start, zeta: jax.Array) -> View:
     """
     T, dtype = start.speed * zeta, start.rows.dtype
     count = start.angle.shape[0]
-    mu = start.growth
+    mu = jnp.append(start.growth, start.growth_rest)
     nu, phi = jnp.where(mu >= 0, mu, 0.0), phi1(2 * jnp.where(mu >= 0, mu, -mu) * T)
     entries = jnp.vstack([jnp.abs(start.rows), safe_norm_of_rows(start.rest.T)])
     column_nu, extra = _columns(nu, phi, entries, T)
