@@ -83,9 +83,12 @@ def refuse_differentiated(tree: PyTree, name: str, outside: str) -> None:
 def settled(tree: PyTree) -> Any:
     """The tree with JAX arrays in the precision of the run, those that are already so as they are."""
     dtype = jnp.result_type(float)
-    return jax.tree.map(
-        lambda leaf: leaf if isinstance(leaf, jax.Array) and leaf.dtype == dtype else jnp.asarray(leaf, dtype), tree
-    )
+
+    def array(leaf: ArrayLike) -> Any:
+        fine = isinstance(leaf, jax.Array) and leaf.dtype == dtype and not leaf.weak_type
+        return leaf if fine else jnp.asarray(leaf, dtype)  # a copy costs more than the look
+
+    return jax.tree.map(array, tree)
 
 
 def traceable(tree: PyTree) -> Any:
