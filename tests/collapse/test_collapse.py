@@ -181,6 +181,21 @@ def test_equal_means_with_spread_features():
     _assert_finite_gradients(H, labels, W)
 
 
+def test_means_that_are_lost_beside_the_deviations_are_unknown():
+    """Means of 1e-9 of features of 1 in float32: their sums hold rounding of 1e-8, of which no metric may be made."""
+    H, W, b = random_state(9)
+    H -= np.array([H[c == LABELS].mean(axis=0) for c in range(5)])[LABELS]
+    H, W, b = (np.asarray(part, np.float32) for part in (H + 1e-9 * W[LABELS], W, b))
+    got = _jitted(*(jnp.asarray(part) for part in (H, LABELS.astype(np.int32), W, b)))
+    known = {"accuracy", "margin_min", "margin_mean", "seli_distance_prototypes"}
+    known |= {name for name, info in collapse.METRICS.items() if info.takes == ("W",)}
+    assert {name for name, value in got.items() if np.isfinite(value)} == known
+    stats = collapse.class_statistics(H, LABELS, 5)
+    assert stats.lost and np.isnan(collapse.one_vs_rest_distance(stats))
+    spread = [np.mean(np.sum(H[c == LABELS] ** 2, axis=1)) for c in range(5)]
+    np.testing.assert_allclose(stats.variances, spread, rtol=1e-5, atol=1e-13)
+
+
 def test_two_coincident_means():
     """Minority collapse carried to its end: two of five class means are one point."""
     H, W, b = random_state(9)

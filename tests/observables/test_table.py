@@ -406,6 +406,32 @@ def test_lost_prototypes_leave_no_metric_of_them():
     assert unknown == ["nc0", "nc3_self_duality", "nc4", "accuracy", "test_accuracy", "norm_W"]
 
 
+@pytest.mark.parametrize("size", [1e-15, 1e15])
+def test_class_means_and_residual_of_sizes_far_apart(size):
+    """Classes of different sizes in float32, with weights that are equal within each: sums and residual are both known
+    where the features, which are their sum, would have lost the smaller one."""
+    labels = uj.from_counts([5, 3, 4])
+    model, index = uj.unconstrained(labels, 5), np.asarray(labels.index)
+    H, W, b = arrays(labels, 5)
+    means = np.array([H[index == c].mean(axis=0) for c in range(C)])
+    apart = [
+        np.sum((means[y] * size - means * size) * ((means[y] - means) * size + 2 * d), axis=1)
+        for y, d in zip(index, H - means[index], strict=True)
+    ]  # |h - mean c|^2 less |h - mean of its class|^2
+    found = oracles.collapse_metrics(H, index, W, 0 * b)
+    want = {name: x / size**2 if name in ("nc1", "nc1_trace_ratio", "cdnv") else x for name, x in found.items()}
+    want["ncc_accuracy"] = np.mean(np.argmin(apart, axis=1) == index)
+    del want["accuracy"], want["nc4"], want["margin_min"], want["margin_mean"]  # of other logits
+    want["log_within_scatter"] = 2 * np.log(np.linalg.norm(H - means[index]))
+    want["log_between_scatter"] = 2 * np.log(size * np.linalg.norm(means[index] - H.mean(axis=0)))
+    held = class_features(model, H, W, factor=1.0)
+    parts = dataclasses.replace(held, sums=size * held.sums), W, 0 * b, 0.0
+    parts = jax.tree.map(lambda x: jnp.asarray(x, "float32" if np.result_type(x).kind == "f" else None), parts)
+    view = View(model, *parts)
+    got = jax.jit(lambda view: evaluate(resolve(list(want), model, splittable=True), view))(view)
+    chex.assert_trees_all_close({name: np.float64(x) for name, x in got.items()}, want, rtol=3e-5, atol=0)
+
+
 def test_within_scatter_beside_far_larger_means():
     """It stays as it is without decay, however far the class means have grown, for classes of any size."""
     for labels, precision in ((uj.from_counts([2, 5, 3]), "float64"), (uj.balanced(C, 4), "float32")):

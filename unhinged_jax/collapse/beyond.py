@@ -79,6 +79,8 @@ def one_vs_rest_distance(vectors: ClassStatistics | ArrayLike | Prepared | Frame
     if not _check.concrete(unit):
         raise ValueError("the one-vs-rest distance needs known numbers; call it outside jax.jit and the like.")
     rows = np.asarray(unit, np.float64)
+    if np.isnan(rows).any():
+        return jnp.asarray(np.nan, unit.dtype)
     least, most = _bounds(rows @ rows.T)
     # Rotated into the span of the rows, which changes no distance.
     rows = np.asarray(np.linalg.qr(rows.T, mode="r")).T if rows.shape[1] > len(rows) else rows

@@ -110,7 +110,7 @@ def nc4(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
         0.75
     """
     prepared = prepare(stats)
-    return _share(predicted(prepared, logits) == nearest_class(prepared), prepared, logits, prepared.stats.projections)
+    return _share(predicted(prepared, logits) == nearest_class(prepared), prepared, logits, *_compared(prepared))
 
 
 def predicted(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
@@ -121,11 +121,15 @@ def predicted(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array
 def nearest_class(stats: ClassStatistics | Prepared) -> jax.Array:
     """(n,) class whose mean is nearest to each sample; the lowest of equally near ones."""
     prepared = prepare(stats)
+    distances, projections = _compared(prepared)
     stats = prepared.stats
-    projections = in_scale(stats.projections, prepared).T
     # ‖h_i−μ_c‖², less what does not depend on c.
-    distances = of_classes(prepared.squared_distances, stats.labels, stats.cyclic) - 2 * projections
-    return first_largest(-distances)
+    return first_largest(2 * in_scale(projections, prepared).T - of_classes(distances, stats.labels, stats.cyclic))
+
+
+def _compared(prepared: Prepared) -> tuple[jax.Array, jax.Array]:
+    """What decides which class mean is nearest: squared distances of means, and projections of samples."""
+    return prepared.squared_distances, prepared.stats.projections
 
 
 def _share(hits: jax.Array, prepared: Prepared, *compared: ArrayLike) -> jax.Array:
@@ -156,7 +160,7 @@ def ncc_accuracy(stats: ClassStatistics | Prepared) -> jax.Array:
         0.75
     """
     prepared = prepare(stats)
-    return _share(nearest_class(prepared) == prepared.stats.labels, prepared, prepared.stats.projections)
+    return _share(nearest_class(prepared) == prepared.stats.labels, prepared, *_compared(prepared))
 
 
 @follows_arrays

@@ -56,7 +56,9 @@ def mean_frame(stats: ClassStatistics, *, equal: bool = False) -> Frame:
     # Means that differ by a few units in the last place differ by rounding only.
     floor = 8 * jnp.finfo(stats.means.dtype).eps * jnp.max(jnp.abs(stats.means))
     counts = jnp.ones_like(stats.counts) if equal else stats.counts
-    return rows_frame(centred(stats.means, counts), jax.lax.stop_gradient(floor))
+    contrasts = centred(stats.means, counts)
+    unknown = stats.lost & (jnp.max(jnp.abs(contrasts)) > floor)
+    return rows_frame(jnp.where(unknown, jnp.nan, contrasts), jax.lax.stop_gradient(floor))
 
 
 def prepare(stats: Statistics) -> Prepared:

@@ -34,6 +34,8 @@ class ClassStatistics:
         cyclic: Whether sample i is of class i mod C, which saves a gather.
         unit: Variances, projections and scatter are in units of its square. 1, unless they would leave the
             floating-point range.
+        lost: () whether the means differ by no more than the rounding of sums over the samples; then what depends
+            on their differences is NaN.
 
     Source: beyond the paper.
 
@@ -52,6 +54,7 @@ class ClassStatistics:
     scatter: jax.Array | None = None
     cyclic: bool = False
     unit: ArrayLike = 1.0
+    lost: ArrayLike = False
 
 
 jax.tree_util.register_dataclass(
@@ -130,14 +133,27 @@ def class_statistics(H: ArrayLike, labels: ArrayLike, classes: int) -> ClassStat
     shifted = H - anchor[labels]
     mean_shift = segment_sum(shifted, labels, classes) / size[:, None]
     means = anchor + mean_shift
-    deviations, contrasts = shifted - mean_shift[labels], centred(means, counts)
+    return of_deviations(counts, labels, means, shifted - mean_shift[labels], summed=True)
+
+
+def of_deviations(
+    counts: jax.Array, labels: jax.Array, means: jax.Array, deviations: jax.Array, summed: ArrayLike
+) -> ClassStatistics:
+    """Class statistics by class means (C, p) and the deviations from them (n, p).
+
+    `summed`: whether means are sums over samples, and so contain rounding of the size of the deviations.
+    """
+    contrasts = centred(means, counts)
+    spread, apart = safe_norm(deviations) / deviations.shape[0] ** 0.5, safe_norm(contrasts)
+    lost = summed & (apart > 0) & (apart < 64 * jnp.finfo(means.dtype).eps * spread)
     # Squares are taken of features of ordinary size: those of 1e-150 have none.
-    power = drift(jnp.maximum(safe_norm(deviations) / n**0.5, safe_norm(contrasts)), beyond=30)
-    shrink = power_of_two(-power, H.dtype)
+    power = drift(jnp.maximum(spread, apart), beyond=30)
+    shrink = power_of_two(-power, means.dtype)
     deviations, contrasts = shrink * deviations, shrink * contrasts
-    variances = segment_sum(jnp.sum(deviations**2, axis=1), labels, classes) / size
+    variances = segment_sum(jnp.sum(deviations**2, axis=1), labels, counts.size) / jnp.maximum(counts, 1)
     projections = jnp.matmul(deviations, contrasts.T, precision=PRECISION)
-    return ClassStatistics(counts, means, variances, projections, labels, unit=power_of_two(power, H.dtype))
+    unit = power_of_two(power, means.dtype)
+    return ClassStatistics(counts, means, variances, projections, labels, unit=unit, lost=lost)
 
 
 def class_weights(counts: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from unhinged_jax.collapse import ClassStatistics, class_statistics, of_classes
+from unhinged_jax.collapse.statistics import of_deviations
 from unhinged_jax.special import drift, power_of_two, safe_norm, safe_sqrt, segment_sum
 
 _BLOCK = 4_000_000  # largest number of logits held at once
@@ -182,21 +183,30 @@ class ClassFeatures(Features):
         """Whether the weights of all samples of a class are equal, ()."""
         if self.even:
             return jnp.ones((), bool)
-        count = jnp.bincount(self.index, length=self.square_weights.shape[0])
-        level = (segment_sum(self.weights, self.index, count.size) / jnp.maximum(count, 1))[self.index]
-        return jnp.all(jnp.abs(self.weights - level) <= 8 * jnp.finfo(level.dtype).eps * level)
+        return ~jnp.any(self._unlike(self._level()))
+
+    def _level(self) -> Float[jax.Array, "C"]:
+        """Mean weight of the samples of each class."""
+        classes = self.square_weights.shape[0]
+        count = jnp.bincount(self.index, length=classes)
+        return segment_sum(self.weights, self.index, classes) / jnp.maximum(count, 1)
+
+    def _unlike(self, level: Float[jax.Array, "C"]) -> Bool[jax.Array, "n"]:
+        """Which samples have another weight than the mean of their class, or a mean of 0: then the residual of the
+        class is not its deviation from its mean."""
+        level = level[self.index]
+        return ~(jnp.abs(self.weights - level) < 8 * jnp.finfo(level.dtype).eps * level)
 
     def norm(self) -> Float[jax.Array, ""]:
         centred = safe_norm(self.sums / jnp.sqrt(self.square_weights)[:, None])
         return safe_norm(jnp.stack([centred, self.residual_scale * safe_norm(self.residual)]))
 
     def statistics(self, labels: Int[jax.Array, "n"], classes: int) -> ClassStatistics:
-        if not self.even:
-            return class_statistics(self.dense(), labels, classes)
-        # Equal weights within a class: the residual is the deviation from the class mean.
-        counts = jnp.bincount(self.index, length=classes)
-        level = segment_sum(self.weights, self.index, classes) / counts
+        counts, level = jnp.bincount(self.index, length=classes), self._level()
         means = level[:, None] * self._centres()
+        if not self.even:
+            return self._uneven_statistics(counts, level, means)
+        # Equal weights within a class: the residual is the deviation from the class mean.
         squares = jnp.sum(self.residual**2, axis=1)
         spread = segment_sum(squares, self.index, classes) / counts
         share = counts.astype(means.dtype) / self.index.shape[0]
@@ -215,6 +225,17 @@ class ClassFeatures(Features):
             scatter=None if self.scatter is None else projected(self.scatter),
             cyclic=self.cyclic,
         )
+
+    def _uneven_statistics(self, counts: jax.Array, level: jax.Array, means: jax.Array) -> ClassStatistics:
+        """The same of classes of any size and weights, where the residual is the deviation only in some of them."""
+        unlike = self._unlike(level)
+        tilted = jax.ops.segment_max(unlike, self.index, counts.size)[:, None]
+        tilt = jnp.where(unlike, self.weights - level[self.index], 0.0)[:, None]
+        shift = segment_sum(self.residual, self.index, counts.size) / jnp.maximum(counts, 1)[:, None]
+        shift = self.residual_scale * jnp.where(tilted, shift, 0.0)
+        around = self.residual_scale * self.residual - shift[self.index]
+        deviations = tilt * self._centres()[self.index] + around
+        return of_deviations(counts, self.index, means + shift, deviations, summed=jnp.any(tilted))
 
 
 def row_lengths(X: Float[jax.Array, "rows m"]) -> Float[jax.Array, "rows 1"]:

@@ -94,6 +94,7 @@ def log_between_scatter(view: View) -> jax.Array:
     stats = view.once(_class_statistics)
     n = stats.counts.astype(stats.means.dtype)
     apart = stats.means - (n @ stats.means) / jnp.sum(n)
+    apart = jnp.where(stats.lost, jnp.nan, apart)
     return 2 * safe_log(safe_norm(jnp.sqrt(n)[:, None] * apart)) + 2 * view.normal().log_H
 
 
