@@ -95,6 +95,18 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
+def counted(weights: jax.Array, values: jax.Array) -> jax.Array:
+    """The values, with 0 for infinities and NaN of weight 0, which would otherwise not be left out of a sum.
+
+    Finite values stay, because derivatives with respect to the weights read them.
+
+    Example:
+        >>> counted(jnp.array([0.0, 0.0, 1.0]), jnp.array([jnp.inf, 2.0, 3.0]))
+        Array([0., 2., 3.], dtype=float32)
+    """
+    return jnp.where((weights == 0) & ~jnp.isfinite(values), 0.0, values)
+
+
 def safe_log(x: jax.Array) -> jax.Array:
     """log(x) for x >= 0, with -inf at 0 and gradient 0 there; NaN stays NaN."""
     positive = ~(x <= 0)

@@ -131,6 +131,32 @@ def test_held_out_samples_stay_without_weight():
     assert changed.held_out.tolist() == [3] and changed.replace(classes=4).held_out.tolist() == [3]
 
 
+@pytest.mark.parametrize("reduce", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_logits_of_held_out_samples_may_be_infinite(reduce):
+    model = uj.unconstrained(uj.from_labels(Y).hold_out([3]), 3, loss="mse")
+    state = model.init(jax.random.key(0))
+    state = state.replace(H=state.H.at[3].set(3e38))
+    alone, begin = trained(model, state)
+    assert model.data_loss(state.H, state.W, state.b) == alone.data_loss(begin.H, begin.W, begin.b)
+    run, want = (
+        uj.simulate(each, uj.Descent(0.1), start, [2], "loss", reduce=reduce)
+        for each, start in ((model, state), (alone, begin))
+    )
+    np.testing.assert_allclose(run["loss"], want["loss"], rtol=1e-5)
+
+
+def test_a_sample_of_weight_0_is_left_out_but_for_the_derivative_in_its_weight():
+    model = uj.unconstrained(uj.from_labels([0, 1, 1]), 2, loss="mse")
+    H, W, b = jnp.array([[1.0, 2.0], [3.0, 1.0], [1e25, 2.0]]), jnp.eye(2), jnp.zeros(2)
+    values = [0.5 * (0 + 4), 0.5 * 9]  # squared errors of the first two samples
+
+    def loss(weights, H):
+        return model.replace(labels=model.labels.replace(weights=weights)).data_loss(H, W, b)
+
+    np.testing.assert_allclose(loss(jnp.array([0.75, 0.25, 0.0]), H), 0.75 * values[0] + 0.25 * values[1], rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([1.0, 0.0, 0.0]), H)[:2], values, rtol=1e-6)
+
+
 @pytest.mark.parametrize("choice", [
     {"held_out": [2, 5, 8]}, {"held_out": [False, False, True] * 3}, {"held_out_per_class": 1},
     {"held_out": "rows.npy"},

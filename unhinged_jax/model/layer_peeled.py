@@ -23,6 +23,7 @@ from unhinged_jax.model.settings import STRUCTURE, Decays, Moves, check_changes,
 from unhinged_jax.model.starts import Sizes, Wanted, drawn
 from unhinged_jax.model.state import State, check_parts
 from unhinged_jax.signal import Signal
+from unhinged_jax.special import counted
 
 Parts = tuple[jax.Array, jax.Array, jax.Array]  # with the shapes of H, W and b
 
@@ -265,20 +266,21 @@ class LayerPeeled(Tabled):
         if isinstance(self.loss, AdjustedMargin):
             q, labels = jnp.asarray(self.labels.weights, H.dtype), self.labels
             targets = jnp.asarray(labels.index) if labels.kind == "hard" else labels.probabilities().astype(H.dtype)
-            return jnp.sum(q * self.loss.of_features(H, W, targets, b))
+            return jnp.sum(q * counted(q, self.loss.of_features(H, W, targets, b)))
         return self.loss_of_logits(self._logits(H, W, b))
 
     def loss_of_logits(self, logits: jax.Array) -> jax.Array:
         """The loss term sum_i q_i loss_i of logits (n, C), for a loss that depends on nothing else: a scalar."""
         q = jnp.asarray(self.labels.weights, logits.dtype)
-        values = self.loss(logits, self.labels.probabilities().astype(logits.dtype))
+        values = self.loss(counted(q[:, None], logits), self.labels.probabilities().astype(logits.dtype))
         _check.shape(f"what the loss {type(self.loss).__name__} returns", values, q.shape, "one value per sample")
-        return jnp.sum(q * values)
+        return jnp.sum(q * counted(q, values))
 
     def loss_of_columns(self, logits: jax.Array) -> jax.Array:
         """The same for logits with one sample per column, (C, n)."""
         q = jnp.asarray(self.labels.weights, logits.dtype)
-        return jnp.sum(q * self.loss.of_columns(logits, self.labels.probabilities().T.astype(logits.dtype)))
+        targets = self.labels.probabilities().T.astype(logits.dtype)
+        return jnp.sum(q * counted(q, self.loss.of_columns(counted(q, logits), targets)))
 
     def forces(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
         """Minus the gradients of the loss term; that of a bias under a linear loss is 0 where only rounding is left."""

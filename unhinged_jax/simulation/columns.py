@@ -17,7 +17,7 @@ from unhinged_jax.model import LayerPeeled, State, multiplied
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.simulation.system import Body, System
-from unhinged_jax.special import largest, power_of_two
+from unhinged_jax.special import counted, largest, power_of_two
 
 _UNIT = PartRates(1.0, 1.0, 1.0)
 
@@ -89,7 +89,10 @@ class ColumnSystem(System):
     def pull(self, body: Body, scores: jax.Array) -> jax.Array:
         """Minus the gradient of the loss with respect to the scores W^T H; both are (C, n)."""
         weights = jnp.asarray(self.model.labels.weights, scores.dtype)
-        pull = self.model.loss.pull(scores + body["b"][:, None], self.targets, weights)
+        logits = scores + body["b"][:, None]
+        if self.model.labels.held_out is not None:  # samples of weight 0
+            logits = counted(weights, logits)
+        pull = self.model.loss.pull(logits, self.targets, weights)
         # Without the barrier XLA would compute the softmax again for every product that uses it.
         return jax.lax.optimization_barrier(pull)
 
