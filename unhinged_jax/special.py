@@ -135,7 +135,10 @@ def _added(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[ja
 def _three_sums(part: jax.Array, up: float, down: float) -> tuple[jax.Array, ...]:
     """The sums of squares of an array, of `up` times and of `down` times it."""
     nothing = jnp.zeros((), part.dtype)
-    squares = part * part, (part * up) ** 2, (part * down) ** 2
+    larger, smaller = part * up, part * down
+    if part.size == 1:  # of a single number XLA would square the factors, which leaves the range
+        larger, smaller = jax.lax.optimization_barrier((larger, smaller))
+    squares = part * part, larger**2, smaller**2
     return tuple(jax.lax.reduce(squares, (nothing,) * 3, _added, tuple(range(part.ndim))))
 
 
