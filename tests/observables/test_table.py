@@ -362,6 +362,20 @@ def test_logits_and_biases_of_any_size_beside_one_another(log_scale, size):
     chex.assert_trees_all_close({name: value / size for name, value in got.items()}, want, rtol=1e-11)
 
 
+def test_the_objective_of_parts_that_are_zero_or_small_on_a_scale_beyond_the_range():
+    H, W, b = arrays(EVEN, 2)
+    H, log_scale = 1e-300 * H, 1000.0
+
+    def seen(H, W, **decay):
+        model = MODELS["balanced"](2).replace(**decay)
+        return float(uj.observe_state(model, uj.State(H, W, 0 * b, log_scale), "objective")["objective"])
+
+    log_norm = np.log(np.linalg.norm(1e300 * H)) - 300 * np.log(10) + log_scale
+    assert seen(H, 0 * W, decay_H=0.1, decay_W=0.1) == pytest.approx(0.05 * np.exp(2 * log_norm), rel=1e-11)
+    assert seen(0 * H, 0 * W, decay_H=0.1, decay_W=0.1) == 0 == seen(0 * H, W, decay_H=0.1, decay_W=0.0)
+    assert seen(0 * H, W, decay_H=0.1, decay_W=0.1) == np.inf
+
+
 def test_margins_have_the_derivatives_of_their_formula():
     model, names, h = MODELS["unbalanced"](2), ("margin_min", "margin_mean", "accuracy_margin"), 1e-6
     H, W, b = arrays(UNEVEN, 2)

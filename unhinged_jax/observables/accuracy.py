@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.observables.features import Features, map_samples, row_lengths
-from unhinged_jax.observables.view import View
+from unhinged_jax.observables.view import View, of_ordinary_size
 from unhinged_jax.special import greatest, safe_log, safe_norm
 
 _SMALL = 1e-8
@@ -78,15 +78,18 @@ def log_abs_loss(view: View) -> jax.Array:
 
 def objective(view: View) -> jax.Array:
     """The data loss and the decay of H, W and b."""
-    model, scale = view.model, jnp.exp(view.log_scale)
+    model = view.model
+
+    def in_full(size: jax.Array) -> jax.Array:
+        return _scaled(*of_ordinary_size(size, view.log_scale))
 
     def term(decay: ArrayLike, *sizes: jax.Array) -> jax.Array:
         squares = sum(size**2 for size in sizes)
         return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # even if the norm is infinite
 
-    decay = term(model.decay_H, scale * view.features.norm())
+    decay = term(model.decay_H, in_full(view.features.norm()))
     factors = [view.W] if view.inner is None else [view.W, view.inner]
-    of_W, of_b = scale * safe_norm(*factors), safe_norm(view.b)
+    of_W, of_b = in_full(safe_norm(*factors)), safe_norm(view.b)
     if model.decay_b is None:
         decay = decay + term(model.decay_W, of_W, of_b)
     else:
@@ -95,7 +98,7 @@ def objective(view: View) -> jax.Array:
     total = data + decay
     # Two infinite terms of opposite signs: the one with the larger logarithm.
     sizes = ((model.decay_H, view.features.norm()), (model.decay_W, safe_norm(*factors)))
-    squares = [safe_log(jnp.asarray(rate, scale.dtype)) + 2 * (safe_log(size) + view.log_scale) for rate, size in sizes]
+    squares = [safe_log(jnp.asarray(rate, total.dtype)) + 2 * (safe_log(size) + view.log_scale) for rate, size in sizes]
     wins = jax.lax.stop_gradient(log_abs_loss(view) > jnp.logaddexp(*squares) - jnp.log(2.0))
     return jnp.where(jnp.isinf(data) & jnp.isinf(decay), jnp.where(wins, data, decay), total)
 
