@@ -115,6 +115,7 @@ _WAYS = {
     "Loss": "give a name or a function of (logits, targets) to a constructor such as `unconstrained`",
     "SweepPlan": "use `SweepPlan.read(path)` or `SweepPlan.of(tables)`",
     "DesignPlan": "use `DesignPlan.read(path)` or `DesignPlan.of(tables)`",
+    "ClassStatistics": "use `class_statistics(H, labels, classes)`",
     "Kernel": "give an array to `ntk_invariant` or to `replace`",
 }
 

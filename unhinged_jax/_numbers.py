@@ -136,12 +136,15 @@ def settle(thing: object, names: Sequence[str], kind: Callable[[str, Any], Any],
 def floats(value: ArrayLike, name: str = "the array") -> jax.Array:
     """A JAX array of float32 or float64, so that sums over it do not run in 16 bits.
 
+    Raises:
+        ValueError: as for `array`.
+
     Example:
         >>> floats(jnp.ones(2, jnp.bfloat16)).dtype, floats([1, 2]).dtype
         (dtype('float32'), dtype('float32'))
     """
-    array = jnp.asarray(real(name, value))
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.result_type(float))
+    found = jnp.asarray(array(name, value))
+    return found if jnp.issubdtype(found.dtype, jnp.floating) else found.astype(jnp.result_type(float))
 
 
 def like(value: ArrayLike, dtype: DTypeLike) -> Any:

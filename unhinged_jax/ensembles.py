@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from unhinged_jax import _html
-from unhinged_jax.plots import ABOUT, STATISTIC, dataset_of, members_of
+from unhinged_jax import _check, _html
+from unhinged_jax.plots import ABOUT, STATISTIC, dataset_of, listed, members_of
 
 if TYPE_CHECKING:
     import xarray
@@ -57,7 +57,10 @@ def ensemble(data: Any, names: str | Sequence[str] | None = None, quantiles: Seq
     """
     import xarray
 
-    levels = [float(level) for level in quantiles]
+    given = _check.real("quantiles", quantiles, array=True)
+    if given.ndim != 1:
+        raise ValueError(f"quantiles must be a list of numbers, but got {_check.given(quantiles)}.")
+    levels = [float(level) for level in given]
     if not all(0 <= level <= 1 for level in levels):
         raise ValueError(f"quantiles must lie between 0 and 1, but are {levels}.")
     found: xarray.Dataset = dataset_of(data)
@@ -67,7 +70,7 @@ def ensemble(data: Any, names: str | Sequence[str] | None = None, quantiles: Seq
     known = [str(name) for name, array in found.data_vars.items()
              if array.dtype.kind in "fiub" and {*members} <= {*map(str, array.dims)}]  # fmt: skip
     observed = [name for name in known if name not in ABOUT]
-    chosen = observed if names is None else [names] if isinstance(names, str) else list(names)
+    chosen = observed if names is None else listed(names)
     for name in chosen:
         if name not in known:
             raise ValueError(f"{name!r} is no observable of the members; there are {', '.join(known) or 'none'}.")

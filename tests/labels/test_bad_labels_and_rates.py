@@ -54,7 +54,7 @@ BAD_LABELS = {
     "statistics": (lambda: collapse.class_statistics(np.ones((3, 2)), OUT, 3), "lie in 0..2"),
     "calibration": (lambda: reliability(THIRDS[:3], OUT), "labels must hold labels in 0 ... 2"),
     "calibration of halves": (lambda: reliability(THIRDS[:2], [0.5, 1.0]), "integer labels"),
-    "a margin": (lambda: losses.adjusted_margin(np.ones((3, 2)), np.ones((3, 2)), OUT, 1.0), "targets must hold"),
+    "a margin": (lambda: losses.adjusted_margin(np.ones((3, 2)), np.ones((3, 2)), OUT, 1.0), "labels must hold"),
     **{
         name: (lambda name=name: getattr(losses, name)(jnp.zeros((3, 3)), OUT), "targets must hold labels in 0 ... 2")
         for name in ("unhinged", "cross_entropy", "mse", "hinge", "focal")

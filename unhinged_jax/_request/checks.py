@@ -14,16 +14,17 @@ from unhinged_jax import precision as _precision
 from unhinged_jax.dynamics import RATES, Descent, Diffusion, Dynamics, Flow, check_dynamics
 from unhinged_jax.losses import Custom, Loss
 from unhinged_jax.losses.objects import PARAMETERS
-from unhinged_jax.model import LayerPeeled
+from unhinged_jax.model import LayerPeeled, checked
 from unhinged_jax.optimizers import Optimizer
 from unhinged_jax.schedules import Numeric, Schedule
 from unhinged_jax.schedules.elapsed import integrated_outside
 
 
 def check_kinds(model: object, dynamics: object) -> None:
-    """Raise unless these are a model and a dynamics."""
+    """Raise unless these are a model, of settings that are allowed, and a dynamics."""
     _check.kind("model", model, LayerPeeled)
     _check.kind("dynamics", dynamics, Flow, Descent, Diffusion)
+    checked(model)  # type: ignore[arg-type]
 
 
 def check_deep(model: LayerPeeled, dynamics: Dynamics, caller: str) -> None:
@@ -48,7 +49,7 @@ def check_numbers(model: LayerPeeled, dynamics: Dynamics) -> None:
     given = {name: value for name, value in given.items() if not callable(value) and jax.tree_util.all_leaves([value])}
     given |= {name: getattr(model, name) for name in ("decay_H", "decay_W", "decay_b", "exponent")}
     given |= {f"loss.{name}": getattr(model.loss, name, None) for name in PARAMETERS}
-    if dynamics.memory is not None:
+    if dataclasses.is_dataclass(dynamics.memory):  # another object is refused later
         fields = dataclasses.fields(dynamics.memory)
         given |= {f"memory.{field.name}": getattr(dynamics.memory, field.name) for field in fields}
         given.pop("memory.betas", None)

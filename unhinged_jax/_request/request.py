@@ -28,7 +28,7 @@ from unhinged_jax._request.checks import (
 )
 from unhinged_jax._request.going_on import check_goes_on, handed_over, observed_again, one_run, with_what_stays
 from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, carries_of, clock_of, step_of
-from unhinged_jax.model import LayerPeeled, State, checked
+from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import ObservablePlan, Observe, paper_observables, refers_to_start, resolve, wants_split
 from unhinged_jax.trajectory import Asked, Trajectory
 
@@ -177,7 +177,6 @@ def prepare(
     check_kinds(model, dynamics)
     _check.kind("state", state, State, Trajectory)
     reduce = _check.flag("reduce", reduce)
-    checked(model)
     check_deep(model, dynamics, caller)
     check_held_out(model, dynamics)
     check_numbers(model, dynamics)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
-from unhinged_jax.collapse.frame import Frame, Prepared, frame_of, rows_frame
+from unhinged_jax.collapse.frame import Frame, Prepared, frame_of, plain, rows_frame
 from unhinged_jax.collapse.statistics import PRECISION, ClassStatistics
 from unhinged_jax.precision import follows_arrays
 
@@ -39,7 +39,7 @@ def nc5(stats: ClassStatistics | Prepared, ood: ArrayLike) -> jax.Array:
         >>> print(float(nc5(stats, jnp.array([[0.0, 0.0, 3.0], [0.0, 8.0, 3.0]]))))  # (0 + 4/5)/2
         0.4000000059604645
     """
-    means = (stats.stats if isinstance(stats, Prepared) else stats).means
+    means = plain(stats).means
     outside = _numbers.floats(ood, "ood")
     if outside.ndim != 2 or outside.shape[0] == 0 or outside.shape[1] != means.shape[1]:
         raise ValueError(

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from unhinged_jax.collapse.frame import Frame, Prepared, checked_logits, in_scale, prepare, prototype_frame
+from unhinged_jax import _check
+from unhinged_jax.collapse.frame import Frame, Prepared, checked_logits, in_scale, plain, prepare, prototype_frame
 from unhinged_jax.collapse.numerics import ratio, std
 from unhinged_jax.collapse.statistics import ClassStatistics, of_classes
 from unhinged_jax.precision import follows_arrays
@@ -81,7 +82,7 @@ def unc3(stats: ClassStatistics | Prepared, W: ArrayLike | Frame, normalise: boo
     prepared = prepare(stats)
     prototypes = prototype_frame(prepared, W)
     cosines = jnp.sum(prepared.frame.unit * prototypes.unit, axis=1)
-    return ratio(std(cosines), jnp.abs(jnp.mean(cosines))) if normalise else std(cosines)
+    return ratio(std(cosines), jnp.abs(jnp.mean(cosines))) if _check.flag("normalise", normalise) else std(cosines)
 
 
 @follows_arrays
@@ -216,7 +217,7 @@ def margins(stats: ClassStatistics | Prepared, logits: ArrayLike) -> jax.Array:
         >>> margins(stats, jnp.array([[3.0, 1.0], [0.0, 5.0]])).tolist()
         [2.0, 5.0]
     """
-    stats = stats.stats if isinstance(stats, Prepared) else stats
+    stats = plain(stats)
     logits = checked_logits(stats, logits)
     own = jnp.arange(logits.shape[1]) == stats.labels[:, None]
     target = jnp.take_along_axis(logits, stats.labels[:, None], axis=1)[:, 0]

@@ -146,7 +146,7 @@ def gnc2(
         >>> print(round(float(gnc2(jnp.eye(3))), 6))  # ½ log(3/2)
         0.202733
     """
-    if reduction not in ("excess", "mean", "variation"):
+    if not isinstance(reduction, str) or reduction not in ("excess", "mean", "variation"):
         raise ValueError(f"Unknown reduction {reduction!r}; use 'excess', 'mean' or 'variation'.")
     squared = vectors.chords if isinstance(vectors, Prepared) else squared_chords(frame_of(vectors))
     C = squared.shape[0]
@@ -219,6 +219,7 @@ def riesz_energy(vectors: ClassStatistics | ArrayLike | Prepared | Frame, power:
         1.224745
     """
     _check.positive("power", power)
+    _check.shape("power", power, (), "one number; map over others with jax.vmap")
     squared = vectors.chords if isinstance(vectors, Prepared) else squared_chords(frame_of(vectors))
     C = squared.shape[0]
     apart = ~(squared <= 0)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from unhinged_jax import _numbers
+from unhinged_jax import _check, _numbers
 from unhinged_jax.collapse.statistics import PRECISION, ClassStatistics, centred
 
 
@@ -61,10 +61,19 @@ def mean_frame(stats: ClassStatistics, *, equal: bool = False) -> Frame:
     return rows_frame(jnp.where(unknown, jnp.nan, contrasts), jax.lax.stop_gradient(floor))
 
 
+def plain(stats: Statistics) -> ClassStatistics:
+    """The statistics alone; raises ValueError for anything else."""
+    if isinstance(stats, Prepared):
+        return stats.stats
+    _check.kind("stats", stats, ClassStatistics)
+    return stats
+
+
 def prepare(stats: Statistics) -> Prepared:
     """Statistics with the geometry that every metric reads, computed once."""
     if isinstance(stats, Prepared):
         return stats
+    stats = plain(stats)
     frame = mean_frame(stats)
     chords = squared_chords(frame)
     return Prepared(stats, frame, chords, _squared_distances(frame, chords))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from unhinged_jax import _memory, _numbers
+from unhinged_jax import _check, _memory, _numbers
 from unhinged_jax.precision import follows_arrays
 from unhinged_jax.special import drift, power_of_two, safe_norm, segment_sum
 
@@ -75,7 +75,7 @@ def _check_features(H: jax.Array, labels: jax.Array | np.ndarray, classes: int) 
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"Labels must be integers, got {labels.dtype}; pass class indices.")
-    if classes < 2:
+    if _check.whole("classes", classes, 0) < 2:
         raise ValueError(f"Collapse metrics need at least 2 classes, got classes={classes}.")
     if isinstance(labels, jax.core.Tracer):
         return

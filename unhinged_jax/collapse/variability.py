@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from unhinged_jax import _check
 from unhinged_jax.collapse.frame import Prepared, in_scale, prepare
 from unhinged_jax.collapse.numerics import pair_mean, pseudo_inverse, ratio
 from unhinged_jax.collapse.statistics import PRECISION, ClassStatistics, class_weights
@@ -36,7 +37,10 @@ def nc1(stats: ClassStatistics | Prepared, normalise: bool = True, rtol: float |
         >>> print(round(float(nc1(class_statistics(H, y, 2))), 6))  # (1/4)/2
         0.125
     """
-    prepared = prepare(stats)
+    if rtol is not None:
+        _check.non_negative("rtol", rtol)
+        _check.shape("rtol", rtol, (), "one number")
+    prepared, normalise = prepare(stats), _check.flag("normalise", normalise)
     scatter = prepared.stats.projections if prepared.stats.scatter is None else prepared.stats.scatter
     return nc1_of_sum(prepared, within_sum(prepared, scatter, to_coordinates(prepared, rtol)), normalise)
 

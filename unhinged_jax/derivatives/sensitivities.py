@@ -103,6 +103,8 @@ def sensitivity(
     )
     scale_must_fit(model, dynamics, task.state)
     names = [name for name, _ in task.plan]
+    if not names:
+        raise ValueError(f"observe must name what is to be differentiated, but got {_check.given(observe)}.")
     wanted = chosen(parameters, problem)
     if "exact" in kinds and (why := _why_not_beside(problem, [p.name for p in wanted])):
         if sources is not None:

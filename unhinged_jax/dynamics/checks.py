@@ -95,6 +95,7 @@ def check_dynamics(
         check_momentum(dynamics.momentum)
     if dynamics.memory is not None:
         check_memory(dynamics.memory, MEMORIES, type(dynamics).__name__)
+        _check.kind("memory", dynamics.memory, *MEMORIES)
         dynamics.memory.check()
     if isinstance(dynamics, Flow) and dynamics.damping is not None:
         check_damping(dynamics.damping)

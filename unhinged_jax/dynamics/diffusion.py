@@ -71,7 +71,7 @@ class Diffusion(Rated):
 
     def __post_init__(self) -> None:
         settle(self)
-        if self.replacement == "epochs":
+        if isinstance(self.replacement, str) and self.replacement == "epochs":
             raise ValueError(
                 "batches of one epoch depend on one another, so their noise is no diffusion; give replacement=True or "
                 "False, or use Descent."

@@ -90,7 +90,7 @@ def check_draws(batch: object, replacement: object, fresh_labels: object) -> Non
         raise ValueError(f"batch must be a number of samples, but got {_check.given(batch)}.")
     if is_number(batch) and _check.concrete(batch):
         _check.positive("batch", batch)  # type: ignore[arg-type]
-    if not (isinstance(replacement, bool) or replacement == "epochs"):
+    if not isinstance(replacement, bool) and not (isinstance(replacement, str) and replacement == "epochs"):
         raise ValueError(f"replacement must be True, False or 'epochs', but got {_check.given(replacement)}.")
     _check.flag("fresh_labels", fresh_labels)
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.initial.draws import check_key
+from unhinged_jax.initial.draws import check_key, rows_of
 from unhinged_jax.precision import traceable
 
 
@@ -45,7 +45,7 @@ def balanced_partner(key: jax.Array, part: ArrayLike, rows: int, kappa: ArrayLik
     check_key(key)
     _check.non_negative("kappa", kappa)
     _check.shape("kappa", kappa, (), "one number")
-    V = jnp.asarray(part, jnp.result_type(float))
+    V = rows_of("part", part)
     count, dim = V.shape
     even = _check.concrete(kappa) and float(np.asarray(kappa)) == 0
     rank = min(count, dim) if even else dim

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from unhinged_jax import _check
+from unhinged_jax import _check, _numbers
 from unhinged_jax.precision import traceable
 
 
@@ -169,11 +169,19 @@ def _minimal_frame(classes: int) -> jax.Array:
 
 def check_key(key: object) -> None:
     """Raise TypeError unless this is a JAX key."""
-    # A NumPy array is what a legacy key becomes when saved and loaded; JAX takes it.
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(
-            f"key must be a JAX key, but got {key!r} of type {type(key).__name__}; use jax.random.key(seed)."
-        )
+    try:
+        _check.key("key", key)
+    except ValueError as error:
+        raise TypeError(str(error)) from None
+
+
+def rows_of(name: str, value: object) -> jax.Array:
+    """The rows of a matrix in the default precision, or raise ValueError unless it is one of finite numbers."""
+    rows = _numbers.array(name, value)
+    if np.ndim(rows) != 2 or 0 in np.shape(rows):
+        raise ValueError(f"{name} must be a matrix with rows and columns, but got shape {np.shape(rows)}.")
+    _check.finite(name, rows, array=True)
+    return jnp.asarray(rows, jnp.result_type(float))
 
 
 def _checked_shape(shape: Sequence[int], least_axes: int) -> tuple[int, ...]:

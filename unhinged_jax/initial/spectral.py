@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check
-from unhinged_jax.initial.draws import check_key
+from unhinged_jax.initial.draws import check_key, rows_of
 from unhinged_jax.precision import traceable
 
 
@@ -46,15 +46,15 @@ def spectral_factors(
     """
     check_key(key)
     dim, depth = _check.whole("dim", dim, least=1), _check.whole("depth", depth, least=2)
-    M = jnp.asarray(matrix, jnp.result_type(float))
+    M = rows_of("matrix", matrix)
     modes = min(*M.shape, dim)
+    _check.non_negative("sizes", sizes, array=True)
     given = jnp.asarray(traceable(sizes), M.dtype)
     if given.ndim > 1 or (given.ndim and given.shape[0] > modes):
         raise ValueError(
             f"sizes must be one number, or up to {modes}, one per mode, but got shape {given.shape}; there are as many "
             "modes as the least of samples, classes and dimensions."
         )
-    _check.non_negative("sizes", sizes, array=True)
     a = jnp.pad(given, (0, modes - given.shape[0])) if given.ndim else jnp.broadcast_to(given, (modes,))
     left, _, right = jnp.linalg.svd(M, full_matrices=False)
     frames = jax.random.orthogonal(key, modes, (depth - 1,), m=dim).astype(M.dtype)  # (L - 1, modes, p)

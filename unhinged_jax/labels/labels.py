@@ -77,7 +77,8 @@ class Labels(Tabled):
         *,
         held_out: npt.ArrayLike | None = None,
     ) -> None:
-        classes = _check.whole("classes", classes, 1 if kind == "values" else 2, most=2**31 - 1)
+        least = 1 if isinstance(kind, str) and kind == "values" else 2
+        classes = _check.whole("classes", classes, least, most=2**31 - 1)
         claimed = balanced is not None and _check.flag("balanced", balanced)
         index = given.as_labels("index", index, classes)
         weights, targets = _numbers.real("weights", given.as_array("weights", weights)), given.as_targets(targets)

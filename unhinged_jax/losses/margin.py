@@ -50,14 +50,27 @@ def adjusted_margin(
         Array([0.8], dtype=float32)
     """
     _check.non_negative("gamma", gamma)
+    _check.positive("epsilon", epsilon)
     if _check.concrete(epsilon) and not np.all((np.asarray(epsilon) > 0) & (np.asarray(epsilon) < 1)):
         raise ValueError(f"epsilon must lie strictly between 0 and 1, but got {epsilon}.")
     soft = np.ndim(labels) > 1
-    labels = _numbers.floats(labels, "labels") if soft else jnp.asarray(_numbers.whole("labels", labels))
     features, prototypes = _numbers.floats(features, "features"), _numbers.floats(prototypes, "prototypes")
+    bias = _numbers.floats(bias, "bias")
+    if features.ndim != 2 or prototypes.ndim != 2 or features.shape[1] != prototypes.shape[1]:
+        raise ValueError(
+            f"features and prototypes must have shapes (n, p) and (C, p), but have {features.shape} and "
+            f"{prototypes.shape}."
+        )
+    if bias.ndim:
+        _check.shape("bias", bias, prototypes.shape[:1], "one per class")
+    for name, value in {"gamma": gamma, "epsilon": epsilon}.items():
+        _check.shape(name, value, (), "one number; map over others with jax.vmap")
+    if not soft:
+        _check.labels("labels", labels, prototypes.shape[0])
+    labels = _numbers.floats(labels, "labels") if soft else jnp.asarray(_numbers.whole("labels", labels))
     gamma, epsilon = (_numbers.like(value, features.dtype) for value in (gamma, epsilon))
     unit = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
-    logits = unit @ prototypes.T + jnp.asarray(bias)
+    logits = unit @ prototypes.T + bias
     epsilon = jnp.asarray(epsilon, unit.dtype)
     targets = distributions(logits, labels)
     fixed = jax.lax.stop_gradient((unit, prototypes))

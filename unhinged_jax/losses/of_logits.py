@@ -172,6 +172,9 @@ def focal(logits: jax.Array, targets: ArrayLike, focusing: ArrayLike = 2.0) -> j
 
 def runner_up_margins(logits: jax.Array) -> jax.Array:
     """s_c - max_{j != c} s_j for every class c, shape (..., C); without sorting, which is slow on CPUs."""
+    logits = _numbers.floats(logits, "logits")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must have shape (..., C), but got {logits.shape}; give one logit per class.")
     first = jnp.arange(logits.shape[-1]) == jnp.argmax(logits, axis=-1, keepdims=True)
     top = greatest(logits, -1)[..., None]
     second = greatest(jnp.where(first, -jnp.inf, logits), -1)[..., None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _check, _numbers
@@ -22,11 +24,19 @@ def check_parts_of_logits(depth: int, H: ArrayLike, W: ArrayLike, b: ArrayLike, 
         raise ValueError(f"the logits of a model of depth {depth} need {needs}.")
     given = {"H": (H, 2), "W": (W, 2), "b": (b, 1), **({} if inner is None else {"inner": (inner, 3)})}
     for name, (part, axes) in given.items():
+        if not isinstance(part, jax.Array):
+            _check.real(name, part, array=True)
         if len(_check.shape_of(name, part)) != axes:
             raise ValueError(
                 f"logits are those of one state, H (n, p), W (C, p) and b (C,), but {name} has shape "
                 f"{_check.shape_of(name, part)}; map over a batch of states with jax.vmap."
             )
+    (_, dim), (classes, width), (biases,) = np.shape(H), np.shape(W), np.shape(b)
+    if dim != width or biases != classes:
+        raise ValueError(
+            f"H (n, p), W (C, p) and b (C,) of one state must fit together, but have the shapes {np.shape(H)}, "
+            f"{np.shape(W)} and {np.shape(b)}."
+        )
 
 
 def check_settings(model: SimpleNamespace, bias_moves: bool) -> None:

@@ -263,6 +263,7 @@ class LayerPeeled(Tabled):
 
     def data_loss(self, H: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
         """The loss term sum_i q_i loss_i, without decay, computed densely for any loss: a scalar."""
+        check_parts_of_logits(2, H, W, b, None)  # of a deep model H are its last features
         if isinstance(self.loss, AdjustedMargin):
             q, labels = jnp.asarray(self.labels.weights, H.dtype), self.labels
             targets = jnp.asarray(labels.index) if labels.kind == "hard" else labels.probabilities().astype(H.dtype)

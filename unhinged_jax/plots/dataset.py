@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,11 +132,21 @@ def _along(data: xarray.Dataset, points: list[str]) -> str:
 
 
 def _known(data: xarray.Dataset, what: str, dim: str) -> str:
-    if dim not in data.sizes:
+    if not isinstance(dim, str) or dim not in data.sizes:
         raise ValueError(
-            f"{what} must be a dimension of the dataset, {', '.join(map(str, data.sizes))}, but is {dim!r}."
+            f"{what} must be a dimension of the dataset, {', '.join(map(str, data.sizes))}, but got "
+            f"{_check.given(dim)}."
         )
     return dim
+
+
+def listed(names: object) -> list[str]:
+    """A name, or several of them, as a list."""
+    found = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else [None]
+    named = [name for name in found if isinstance(name, str)]
+    if len(named) < len(found):
+        raise ValueError(f"names must be the name of a variable, or a list of names, but got {_check.given(names)}.")
+    return named
 
 
 def _variables(data: xarray.Dataset, names: str | Sequence[str] | None, points: set[str], x: str) -> list[str]:
@@ -145,7 +155,7 @@ def _variables(data: xarray.Dataset, names: str | Sequence[str] | None, points: 
     if names is None:
         chosen = [name for name in numbers if name not in ABOUT]
     else:
-        chosen = [names] if isinstance(names, str) else list(names)
+        chosen = listed(names)
         for name in chosen:
             if name not in numbers:
                 raise ValueError(
