@@ -389,6 +389,13 @@ def test_margins_have_the_derivatives_of_their_formula():
     chex.assert_trees_all_close(jax.jit(jax.jacfwd(seen))(0.0), want, rtol=1e-7)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_state_is_observed_in_its_own_precision(precision):
+    model = MODELS["balanced"](2)
+    state = model.init(jax.random.key(0), precision=precision)
+    assert uj.observe_state(model, state, "norm_W")["norm_W"].dtype == precision
+
+
 def test_what_an_observable_needs_is_said_in_words():
     assert {entry.needs for entry in OBSERVABLES.values()} == set(NEEDS)
 

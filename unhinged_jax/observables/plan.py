@@ -191,7 +191,7 @@ def observe_state(model: LayerPeeled, state: State, observe: Observe = None) -> 
     plan = resolve(observe, model, splittable=True)
     if wants_split(plan):
         raise ValueError("distances to the limit are known only in a run; ask `simulate` or `exact` for them.")
-    name, outside = precision.of(state), precision.current()
+    name, outside = precision.of((state.H, state.W)), precision.current()
     precision.refuse_compiled(name, outside)
     with precision.scope(name):
         H, W, b, log_scale = (jnp.asarray(part, name) for part in (state.H, state.W, state.b, state.log_scale))
