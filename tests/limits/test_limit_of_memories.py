@@ -215,6 +215,25 @@ def test_one_part_that_moves(name, make, decay, eta):
     assert float(found.exponent) == pytest.approx(max(growth, 0) if decay else 0.0, abs=0.02)
 
 
+@pytest.mark.parametrize(("make", "memory"), [
+    (uj.anchored, uj.PolyakAverage()), pytest.param(uj.frozen, uj.PolyakAverage(), marks=pytest.mark.long),
+    pytest.param(uj.anchored, uj.MovingAverage(0.9), marks=pytest.mark.long),
+])  # fmt: skip
+def test_the_average_of_a_part_that_goes_to_and_fro(make, memory):
+    """Each update maps x to 2 pull/decay - x, and an even number of them has been made."""
+    model = make(GROWS.labels, 3, decay=0.5, gamma=0.3)
+    state, rate = start(model.replace(bias=False)), R1 if make is uj.anchored else R2
+    M, (H, W) = np.asarray(model.signal().dense("float64")), (np.asarray(state.H), np.asarray(state.W))
+    pull, begin = (M @ W, H) if make is uj.anchored else (M.T @ H, W)
+    found = uj.limit(model, uj.Descent(4 / rate, R1, R2, memory=memory), state)
+    means = isinstance(memory, uj.PolyakAverage)
+    path = polyak if means else lambda *given: moving(*given, 0.9)
+    last = path(lambda x, k: 4 * (pull - 0.5 * x), begin, 2000)[-1]
+    got = found.direction.H if make is uj.anchored else found.direction.W
+    np.testing.assert_allclose(got, last / np.linalg.norm(last), atol=1e-12)
+    assert found.side == ("converges" if means else "oscillates") and float(found.exponent) == 0
+
+
 def test_what_is_refused():
     state = start(GROWS)
     for memory, what in (

@@ -28,12 +28,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from unhinged_jax import _check
 from unhinged_jax.closed_form import exact
 from unhinged_jax.dynamics import Descent, Dynamics, Flow, MovingAverage, PolyakAverage, ScheduleFree
 from unhinged_jax.limits.linear import direction_of
-from unhinged_jax.limits.result import ALIKE, FADES, Limit
-from unhinged_jax.model import LayerPeeled, State
+from unhinged_jax.limits.result import ALIKE, FADES, MEAN, Limit
+from unhinged_jax.model import LayerPeeled, State, multiplied
 
 _AVERAGES = PolyakAverage, MovingAverage, ScheduleFree
 Solver = Callable[[LayerPeeled, Any, State, str], Limit]
@@ -68,10 +70,13 @@ def averaged(
     above: dict[str, Any] = {name: behind(getattr(run, name)) for name in ("rate", "rate_H", "rate_W")}
     found = dataclasses.replace(run, **above)
     if isinstance(memory, PolyakAverage):  # of z^k it has z^k/(k (z - 1))
-        turned = jnp.where((own > 0) & (run.angle == jnp.asarray(jnp.pi, dtype)), -1.0, 1.0)
-        found = dataclasses.replace(found, direction=_times(turned, run.direction, model))
+        alternates = run.angle == jnp.asarray(jnp.pi, dtype)
+        turned = jnp.where(alternates & (own > 0), -1.0, jnp.where(alternates & (own == 0), jnp.nan, 1.0))
+        settles = (own == 0) & (run.ending == 0) & (run.moving == "driven")
+        ending = jnp.where(settles, MEAN, run.ending)
+        found = dataclasses.replace(found, direction=_times(turned, run.direction, model), ending=ending)
     if run.moving != "both":
-        return found
+        return found if isinstance(memory, ScheduleFree) else _of_two_states(model, dynamics, state, found, precision)
     dies = own < floor
     if isinstance(memory, ScheduleFree):
         nowhere = jnp.full_like(state.H, jnp.nan), jnp.full_like(state.W, jnp.nan)
@@ -89,6 +94,32 @@ def averaged(
         for name, value in below.items()
     }
     return dataclasses.replace(found, **chosen)
+
+
+def _of_two_states(model: LayerPeeled, dynamics: Flow | Descent, state: State, found: Limit, precision: str) -> Limit:
+    """The limit of the average, also of a descent of one part that goes to and fro between the start and what follows.
+
+    Their mean is left, and of a moving average the share (1 - kappa)/(1 + kappa) of what they differ by.
+    """
+    memory, dtype = dynamics.memory, state.W.dtype
+    between = (found.exponent == 0) & (found.angle == jnp.asarray(jnp.pi, dtype))
+    if isinstance(dynamics, Flow) or (_check.concrete(between) and not bool(np.any(between))):
+        return found
+    share = jnp.zeros((), dtype)
+    if isinstance(memory, MovingAverage):
+        keep = jnp.asarray(memory.keep, dtype)
+        share = (1 - keep) / (1 + keep)
+    after = exact(model, dataclasses.replace(dynamics, memory=None), state, [1], (), precision=precision).final
+    common = jnp.maximum(jnp.asarray(state.log_scale, dtype), after.log_scale)
+    ends = [multiplied(end.replace(log_scale=end.log_scale - common)) for end in (state, after)]
+    H, W = ((1 + share) / 2 * one + (1 - share) / 2 * other for one, other in zip(*ends, strict=True))
+    mean = direction_of(model, State(H, W, found.direction.b, common))
+    angle = jnp.zeros((), dtype) if isinstance(memory, PolyakAverage) else found.angle
+    return dataclasses.replace(
+        found,
+        direction=jax.tree.map(lambda one, other: jnp.where(between, one, other), mean, found.direction),
+        angle=jnp.where(between, angle, found.angle),
+    )
 
 
 def _below(

@@ -13,7 +13,7 @@ from unhinged_jax import _check
 from unhinged_jax._values import Tabled, Value
 from unhinged_jax.model import State
 
-STOPS, SHORT, OVERSHOOTS, SWINGS, LINE, ROOT, ONE_LENGTH, ARRIVES, HOVERS, FADES, ALIKE, PARABOLA = range(1, 13)
+STOPS, SHORT, OVERSHOOTS, SWINGS, LINE, ROOT, ONE_LENGTH, ARRIVES, HOVERS, FADES, ALIKE, PARABOLA, MEAN = range(1, 14)
 _NOTES = {
     0: "",
     STOPS: "all remaining rates add up to a finite sum, so the run stops at `direction`",
@@ -34,10 +34,13 @@ _NOTES = {
     HOVERS: "steps do not become shorter than some length, so the run ends in oscillations of about that length, which "
     "depend on its start",
     FADES: "the run dies, so its average falls like the inverse of their number, along the sum of all states",
+    MEAN: "the run comes to rest, or goes to and fro, so the mean of its states settles, and its error falls like the "
+    "inverse of their number",
     ALIKE: "nothing grows, so everything falls like the power -1/(1 - beta) of the number of updates, and no part wins",
 }
 
-_SIDES = {STOPS: "stops", ONE_LENGTH: "grows", HOVERS: "oscillates", FADES: "shrinks", ALIKE: "shrinks"}
+_SIDES = {STOPS: "stops", ONE_LENGTH: "grows", HOVERS: "oscillates", FADES: "shrinks", ALIKE: "shrinks",
+          MEAN: "converges"}  # fmt: skip
 
 _NUMBERS = ("rate", "rate_H", "rate_W", "exponent", "threshold", "excess")
 _OF_NOISE = ("second_moment_growth", "mean_growth", "critical_batch", "critical_rate")
