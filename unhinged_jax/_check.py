@@ -237,13 +237,11 @@ def positive(name: str, value: npt.ArrayLike, hint: str = "use a number above 0"
 
 def finite(name: str, value: npt.ArrayLike, array: bool = False) -> None:
     """Raise if any entry is NaN or infinite. Traced values are not checked."""
-    if concrete(value):
-        bad = int(np.sum(~np.isfinite(real(name, value, array))))
-        if bad:
-            raise ValueError(
-                f"{name} must hold finite numbers, but {bad} of its {np.size(value)} entries are NaN or "
-                "infinite; repair the array before the run."
-            )
+    if concrete(value) and (bad := int(np.sum(~np.isfinite(real(name, value, array))))):
+        raise ValueError(
+            f"{name} must hold finite numbers, but {bad} of its {np.size(value)} entries are NaN or infinite; repair "
+            "the array before the run."
+        )
 
 
 def shape(name: str, value: npt.ArrayLike, expected: tuple[int, ...], meaning: str) -> None:

@@ -203,6 +203,17 @@ def test_a_loss_far_below_rounding_falls_as_fast_as_the_limit_says(labels):
     np.testing.assert_allclose(single["log_abs_loss"], run["log_abs_loss"][1:2], rtol=1e-4)
 
 
+def test_derivatives_are_finite_where_no_mode_reaches_a_part_of_the_targets():
+    model, start = problem(sizes=(0.9, 0.5))
+
+    def loss(eta):
+        return uj.exact(model, uj.Flow(eta), start, [1.0], "loss")["loss"][0]
+
+    with jax.enable_x64(True):
+        slope = (loss(1.0 + 1e-6) - loss(1.0 - 1e-6)) / 2e-6
+        np.testing.assert_allclose(jax.jit(jax.grad(loss))(1.0), slope, rtol=1e-7)
+
+
 def test_what_rules_the_closed_form_out_is_named():
     model, start = problem()
     cases = {

@@ -177,7 +177,7 @@ def test_what_cannot_be_drawn_is_said():
         ),
         (
             lambda: uj.plot(data, x="gamma"),
-            "x must be a dimension of the dataset, decay, seed, time, gram_1, but is 'gamma'",
+            "x must be a dimension of the dataset, decay, seed, time, gram_1, but got 'gamma'",
         ),
         (lambda: uj.plot(data, lines="time"), "lines must be one of the dimensions decay, but is"),
         (lambda: uj.plot(data[["gram"]]), "no variable with one number for each point along time; observe one"),

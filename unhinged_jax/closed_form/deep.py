@@ -44,15 +44,31 @@ from unhinged_jax.observables.features import DenseFeatures
 from unhinged_jax.special import largest, phi1, safe_norm, safe_sqrt
 
 
+class Squared(NamedTuple):
+    """What squared error adds to a start.
+
+    Attributes:
+        log_brake: log c, (m,).
+        log_product: The logarithm of the product of all sizes of a mode, (m,).
+        weight: That of a sample, ().
+        whole: Whether the targets have no part but that of the modes, ().
+        unit: The loss of logits that are 0, ().
+    """
+
+    log_brake: Float[jax.Array, "m"]
+    log_product: Float[jax.Array, "m"]
+    weight: Float[jax.Array, ""]
+    whole: Bool[jax.Array, ""]
+    unit: Float[jax.Array, ""]
+
+
 class Start(NamedTuple):
     """A balanced spectral start, mode by mode.
 
     Attributes:
         model, state: The problem and its start.
         drive: x = sigma a_0^(L-2), (m,).
-        log_brake: log c of squared error, (m,), or None for a linear loss.
-        log_product: The logarithm of the product of all sizes of a mode, (m,), likewise.
-        weight: That of a sample, (), or NaN if the targets have a part that no mode reaches; likewise.
+        squared: What squared error adds, or None for a linear loss.
         there: Which modes the start has, (m,).
         decay: lambda, that of all factors times their rate, ().
         between: The vectors in the dimensions that a factor shares with the next one, from H on, (p, m) each.
@@ -63,9 +79,7 @@ class Start(NamedTuple):
     model: LayerPeeled
     state: State
     drive: Float[jax.Array, "m"]
-    log_brake: Float[jax.Array, "m"] | None
-    log_product: Float[jax.Array, "m"] | None
-    weight: Float[jax.Array, ""] | None
+    squared: Squared | None
     there: Bool[jax.Array, "m"]
     decay: Float[jax.Array, ""]
     between: tuple[Float[jax.Array, "p m"], ...]
@@ -87,8 +101,7 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
     # Derivatives of the drive are those at fixed vectors, which numbers that keep such a start do not turn.
     sizes = safe_sqrt(jnp.sum((fixed.right.T @ W) ** 2, axis=1))
     pull = jnp.where(there[:, None] & there, fixed.left.T @ M @ fixed.right, 0.0)
-    log_unit, speed, log_brake = jnp.log(unit) + state.log_scale, jnp.sqrt(r1 * r2 ** (depth - 1)), None
-    log_product = weight = None
+    log_unit, speed, squared = jnp.log(unit) + state.log_scale, jnp.sqrt(r1 * r2 ** (depth - 1)), None
     amiss = jnp.zeros(()) if model.loss.linear else none_unless_alike(model, dynamics)
     if model.loss.linear:
         weighed = _symmetric(pull * jnp.where(there, sizes ** (depth - 2), 0.0))
@@ -100,12 +113,13 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
         own = jnp.sqrt(jnp.where(own > 0, own, 1.0))
         drive = jnp.sum(turn * (_symmetric(pull) @ turn), axis=0) * own ** (depth - 2)
         weight = jnp.mean(jnp.asarray(model.labels.weights, dtype))
-        log_brake = jnp.log(weight) + 2 * jnp.log(speed) + (2 * depth - 2) * (jnp.log(own) + log_unit)
-        log_product = jnp.log(speed) + depth * (jnp.log(own) + log_unit)
-        beyond = safe_norm(M - fixed.left @ pull @ fixed.right.T) > 8 * max(M.shape) * jnp.finfo(dtype).eps * safe_norm(
-            M
-        )
-        weight = jnp.where(jax.lax.stop_gradient(beyond), jnp.nan, weight)
+        log_size = jnp.log(own) + log_unit
+        missed, all_of_it = jax.lax.stop_gradient((safe_norm(M - fixed.left @ pull @ fixed.right.T), safe_norm(M)))
+        squared = Squared(
+            jnp.log(weight) + 2 * jnp.log(speed) + (2 * depth - 2) * log_size,
+            jnp.log(speed) + depth * log_size, weight,
+            missed <= 8 * max(M.shape) * jnp.finfo(dtype).eps * all_of_it, all_of_it**2 / (2 * weight),
+        )  # fmt: skip
     log_unit = (depth - 2) * log_unit
     here = jnp.sum(turn**2 * there[:, None], axis=0) > 0.5
     slack = tolerance(dtype)
@@ -113,7 +127,7 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
         (fixed.apart <= slack) & (fixed.astray <= slack) & (jnp.abs(r1 * l1 - r2 * l2) <= slack * (r1 * l1 + r2 * l2))
     )
     return Start(
-        model, state, drive * jnp.exp(log_unit) * speed, log_brake, log_product, weight, here, (r1 * l1 + r2 * l2) / 2,
+        model, state, drive * jnp.exp(log_unit) * speed, squared, here, (r1 * l1 + r2 * l2) / 2,
         tuple(vectors @ turn for vectors in fixed.between), dynamics.rates.b,
         (jnp.where(sound, 1.0, jnp.nan) + amiss).astype(dtype),
     )  # fmt: skip
@@ -155,7 +169,7 @@ def left_over(start: Start, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def alive_at(start: Start, taus: jax.Array) -> jax.Array:
     """Whether every mode is still finite at the times, (T,)."""
-    if start.log_brake is not None:
+    if start.squared is not None:
         return jnp.ones(taus.shape, bool)
     left = jax.vmap(lambda tau: left_over(start, tau)[0])(taus)
     return jnp.all((left > 0) | ~start.there, axis=1)
@@ -164,22 +178,21 @@ def alive_at(start: Start, taus: jax.Array) -> jax.Array:
 def moment(start: Start, tau: jax.Array) -> View:
     """The state of a flow after zeta = tau, at which every mode is finite."""
     depth = start.model.depth
-    if start.log_brake is None:
+    if start.squared is None:
         log_growth = -left_over(start, tau)[1] / (depth - 2)
         return grown(start, log_growth, jnp.ones(()), bias_at(start, tau))
-    growth = deep_squared.growth(depth, start.drive, start.log_brake, tau)
+    growth = deep_squared.growth(depth, start.drive, start.squared.log_brake, tau)
     view = grown(start, growth.log, jnp.ones(()), start.state.b)
-    return dataclasses.replace(view, small_loss=_small_loss(start, growth.log_left))
+    return dataclasses.replace(view, small_loss=_small_loss(start, start.squared, growth.log_left))
 
 
-def _small_loss(start: Start, log_left: jax.Array) -> SmallLoss:
+def _small_loss(start: Start, squared: Squared, log_left: jax.Array) -> SmallLoss:
     """The loss where the difference of logits and targets would be rounding."""
-    assert start.log_product is not None and start.weight is not None
-    logs = jnp.where(start.there, start.log_product + log_left, -jnp.inf)
+    logs = jnp.where(start.there, squared.log_product + log_left, -jnp.inf)
     common = jax.lax.stop_gradient(jnp.max(logs))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
     squares = jnp.where(start.there, jnp.exp(2 * (jnp.where(start.there, logs, 0.0) - common)), 0.0)
-    return SmallLoss(start.weight / 2 * jnp.sum(squares), 2 * common, ~jnp.isnan(start.weight))
+    return SmallLoss(start.valid * squared.weight / 2 * jnp.sum(squares), 2 * common, squared.whole, squared.unit)
 
 
 def bias_at(start: Start, tau: jax.Array) -> jax.Array:
@@ -233,8 +246,8 @@ def descent_values(
         eta = jnp.asarray(descent.schedule(time), dtype)
         power = (carry.sign if more % 2 else 1.0) * jnp.exp(more * carry.log_growth)
         pull = start.drive * power
-        if start.log_brake is not None:
-            pull = pull - jnp.exp(start.log_brake + (2 * model.depth - 2) * carry.log_growth)
+        if start.squared is not None:
+            pull = pull - jnp.exp(start.squared.log_brake + (2 * model.depth - 2) * carry.log_growth)
         change = eta * (pull - start.decay)  # of the factor from 1
         factor = 1 + change
         gone = factor == 0

@@ -1,17 +1,18 @@
 """The loss of squared error where it is so small that Y - H W^T, computed as a difference, would be rounding.
 
-Without decay, in the eigenbasis of `squared_error`, let a be the rows of mu+ = omega, b those of mu- = -omega, and 0
-the rest, whose eigenvalue is kappa/2. Let N_o = 1 + (integrals of e^(2 mu t), times products of rows) over b and 0
-alone, Y = X N_o^(-1/2), phi = (e^(2 omega T) - 1)/(2 omega), S = 1/phi + Y_a Y_a^T and rho = e^(omega T)/phi. Then,
+In the eigenbasis of `squared_error`, let a be the rows of mu+ = omega - lambda, b those of mu- = -omega - lambda, and
+0 the rest, whose eigenvalue is kappa/2 - lambda. Let N_o = 1 + (integrals of e^(2 mu t), times products of rows) over
+b and 0 alone, Y = X N_o^(-1/2), phi = (e^(2 mu+ T) - 1)/(2 mu+), S = 1/phi + Y_a Y_a^T and rho = e^(mu+ T)/phi. Then,
 with the cosines c and sines s of `angle`, the residual along (u, v) is
 
-    c (rho S^-1 rho - e^(-omega T) rho) s - c P_ab c + s P_ba s + s P_bb c,    and -(P_0a s + P_0b c)
+    c (2 lambda + rho S^-1 rho - e^(-mu+ T) rho) s - c P_ab c + s P_ba s + s P_bb c,    and -(P_0a s + P_0b c)
 
 along what Y does not see, with
 
-    P_ab = rho S^-1 Y_a Y_b^T e^(-omega T),    P_bb = e^(-omega T) Y_b (1 - Y_a^T S^-1 Y_a) Y_b^T e^(-omega T),
+    P_ab = rho S^-1 Y_a Y_b^T e^(mu- T),    P_bb = e^(mu- T) Y_b (1 - Y_a^T S^-1 Y_a) Y_b^T e^(mu- T),
 
-and likewise P_0a and P_0b with e^(kappa T/2), in which every term is as small as the residual.
+and likewise P_0a and P_0b with e^((kappa/2 - lambda) T). Without decay, where this is used, every term is as small as
+the residual; lambda = 0 is there for its derivative.
 """
 
 from __future__ import annotations
@@ -27,72 +28,88 @@ from unhinged_jax.special import largest, phi1, safe_log, safe_norm
 
 
 class SmallLoss(NamedTuple):
-    """A loss mantissa e^log, and whether it holds at this moment."""
+    """A loss mantissa e^log, whether it holds at this moment, and the loss of logits that are 0, all ()."""
 
     mantissa: Float[jax.Array, ""]
     log: Float[jax.Array, ""]
     holds: Bool[jax.Array, ""]
+    unit: Float[jax.Array, ""]
 
 
-def small_loss(
-    omega: Float[jax.Array, "k"],
-    angle: Float[jax.Array, "k"],
-    kappa: Float[jax.Array, ""],
-    rows: Float[jax.Array, "2k d"],
-    rest: Float[jax.Array, "n d"],
-    rest_root: Float[jax.Array, "m d"],
-    T: Float[jax.Array, ""],
-    weight: Float[jax.Array, ""],
-) -> SmallLoss:
-    """The loss after T.
+class Eigenbasis(NamedTuple):
+    """A start in the eigenbasis and in the turned feature space.
 
-    Args:
-        omega, angle: Those of the singular values of the targets.
-        kappa: How far H^T H and W^T W differ.
-        rows: The rows of mu+, and then those of mu-, in the turned feature space.
-        rest, rest_root: What the targets do not see, and an R with R^T R = rest^T rest.
-        T: The time; 0 and values of omega that are 0 are taken for 1.
-        weight: Of a sample.
+    Attributes:
+        omega, angle: Of each singular value of the targets, (k,) each.
+        decay, kappa: lambda, and how far H^T H and W^T W differ, () each.
+        rows: The rows of mu+, and then those of mu-, (2k, d).
+        rest, rest_root: What the targets do not see, (n, d), and an R with R^T R = rest^T rest.
     """
-    count, dtype = omega.shape[0], rows.dtype
-    most = float(jnp.finfo(dtype).max) ** (1 / 4)  # squares of squares stay in range
-    edges = jnp.abs(jnp.diagonal(rest_root))
-    full = (edges.size == rows.shape[1]) & (jnp.min(edges) > jnp.finfo(dtype).eps ** 0.75 * jnp.max(edges))
-    nu = jnp.where((kappa > 0) & (largest(rest) > 0), kappa / 2, 0.0)
-    fine = ((nu * T < np.log(most)) | full) & (largest(rows, rest) < most)
-    holds = (T > 0) & jnp.all(omega > 0) & fine
-    rows, rest, rest_root = (jnp.where(fine, part, 0.0) for part in (rows, rest, rest_root))
-    T, omega, nu = jnp.where(holds, T, 1.0), jnp.where(omega > 0, omega, 1.0), jnp.where(fine, nu, 0.0)
-    up, down = rows[:count], rows[count:]
-    fade = jnp.sqrt(T * phi1(2 * omega * T))  # of the weights of mu-; those of mu+ are e^(2 omega T) times as large
-    # N_o is divided by e^(2 nu T), what the rest grows by. In dimensions that it does not reach this is bounded.
-    of_rest = jnp.sqrt(T * phi1(jnp.where(kappa >= 0, kappa, -kappa) * T))
-    one = jnp.exp(-jnp.minimum(nu * T, np.log(most))) * jnp.eye(rows.shape[1], dtype=dtype)
-    faded, rested = (down * fade[:, None]) @ one, rest * of_rest
-    stack = [rest_root * of_rest, faded, one]
-    root = root_of(faded.T @ faded + rested.T @ rested + one * one, jax.lax.stop_gradient(jnp.concatenate(stack)))
+
+    omega: Float[jax.Array, "k"]
+    angle: Float[jax.Array, "k"]
+    decay: Float[jax.Array, ""]
+    kappa: Float[jax.Array, ""]
+    rows: Float[jax.Array, "2k d"]
+    rest: Float[jax.Array, "n d"]
+    rest_root: Float[jax.Array, "m d"]
+
+
+def residual(
+    at: Eigenbasis, T: Float[jax.Array, ""], possible: Bool[jax.Array, ""]
+) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""], Bool[jax.Array, ""]]:
+    """Half the squared norm of Y - H W^T after T, as (mantissa, logarithm of its scale), and whether it holds.
+
+    It does not where time is so short that each term is much larger than their sum, where a row of mu+ is missing (as
+    `possible` may say), or where the rest grows in some dimensions only, so that rounding grows in the others.
+    """
+    dtype, count = at.rows.dtype, at.omega.shape[0]
+    edges = jnp.abs(jnp.diagonal(at.rest_root))
+    full = (edges.size == at.rows.shape[1]) & (jnp.min(edges) > jnp.finfo(dtype).eps ** 0.75 * jnp.max(edges))
+    growth = at.kappa / 2 - at.decay  # of the rest
+    nu = jnp.where((growth > 0) & (largest(at.rest) > 0), growth, 0.0)
+    in_range = largest(at.rows, at.rest) < float(jnp.finfo(dtype).max) ** (1 / 4)  # squares of squares, too
+    late = jnp.min(at.omega) * T >= 1
+    holds = jax.lax.stop_gradient(possible & in_range & late & (at.decay == 0) & (full | (nu * T < 2)))
+    # Elsewhere numbers are used of which no derivative is NaN.
+    T, omega = jnp.where(holds, T, 1.0), jnp.where(holds, at.omega, 1.0)
+    nu, growth, decay = (jnp.where(holds, x, 0.0) for x in (nu, growth, at.decay))
+    rows, rest, rest_root = (jnp.where(holds, part, 0.0) for part in (at.rows, at.rest, at.rest_root))
+    up, down, plus, minus = rows[:count], rows[count:], omega - decay, omega + decay
+    # Square roots of integrals: of mu+ over e^(mu+ T), of mu-, of the rest over e^(nu T), which also divides N_o^(1/2).
+    fade, share = jnp.sqrt(T * phi1(2 * plus * T)), jnp.sqrt(T * phi1(2 * minus * T))
+    rested = jnp.sqrt(T * phi1(2 * jnp.where(nu > 0, growth, -growth) * T))
+    shrink = jnp.exp(-nu * T)
+    one, faded, rest_now = shrink * jnp.eye(rows.shape[1], dtype=dtype), shrink * share[:, None] * down, rest * rested
+    stack = [rest_root * rested, faded, one]
+    root = root_of(faded.T @ faded + rest_now.T @ rest_now + one * one, jax.lax.stop_gradient(jnp.concatenate(stack)))
 
     def over(rows: jax.Array, root: jax.Array) -> jax.Array:
         return jax.scipy.linalg.solve_triangular(root, rows.T, trans=1).T
 
-    least, shrink = jnp.min(omega), jnp.exp(-nu * T)
-    small = jnp.exp(-(omega - least) * T)  # e^(-omega T) over that of the least omega
-    a, b, rest = over(up, root), over(down, root) * (small * shrink)[:, None], over(rest, root)
-    edge = jnp.diag(jnp.exp(-(omega - nu) * T) / fade)
+    least = jax.lax.stop_gradient(jnp.min(omega))
+    small, smaller = jnp.exp(-(plus - least) * T), jnp.exp(-(minus - least) * T)  # over e^(-least T)
+    a, b, rest = over(up, root), over(down, root) * (smaller * shrink)[:, None], over(rest, root)
+    edge = jnp.diag(jnp.exp(-(plus - nu) * T) / fade)
     inner = root_of(a @ a.T + edge * edge, jax.lax.stop_gradient(jnp.concatenate([a.T, edge])))
     half = over(a.T, inner)  # Y_a^T S^-1 Y_a = half half^T
     rho = over(jnp.diag(small / fade**2), inner)  # rho S^-1 rho = rho rho^T
     across = rho @ half.T
     free = b - (b @ half) @ half.T
     mixed = shrink * across @ b.T
-    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
-    along = cos * (rho @ rho.T - jnp.diag((small * shrink / fade) ** 2)) * sin.T - cos * mixed * cos.T
+    cos, sin = jnp.cos(at.angle)[:, None], jnp.sin(at.angle)[:, None]
+    logs = -2 * (least - nu) * T, (growth - least) * T
+    most = float(np.log(jnp.finfo(dtype).max)) / 3
+    lag = 2 * decay * jnp.exp(jnp.minimum(jax.lax.stop_gradient(-logs[0]), most))
+    along = cos * (rho @ rho.T + jnp.diag(lag - (small * shrink / fade) ** 2)) * sin.T - cos * mixed * cos.T
     along = along + sin * mixed.T * sin.T + sin * (free @ b.T) * cos.T
     unseen = sin * (across @ rest.T) + shrink * cos * (free @ rest.T)
-    logs = [safe_log(safe_norm(along)) - 2 * (least - nu) * T, safe_log(safe_norm(unseen)) + (kappa / 2 - least) * T]
-    common = jax.lax.stop_gradient(jnp.maximum(*logs))
+    sizes = [safe_log(safe_norm(part)) + log for part, log in zip((along, unseen), logs, strict=True)]
+    common = jax.lax.stop_gradient(jnp.maximum(*sizes))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
-    return SmallLoss(weight / 2 * jnp.sum(jnp.exp(2 * (jnp.stack(logs) - common))), 2 * common, holds)
+    units = [jnp.exp(jnp.minimum(log - common, most)) for log in logs]
+    squares = jnp.sum((units[0] * along) ** 2) + jnp.sum((units[1] * unseen) ** 2)
+    return squares / 2, 2 * common, holds
 
 
 @jax.custom_jvp

@@ -37,7 +37,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from unhinged_jax.closed_form.balance import Form, balance_of, no_kappa, valid
-from unhinged_jax.closed_form.residual import root_of, small_loss
+from unhinged_jax.closed_form.residual import Eigenbasis, SmallLoss, residual, root_of
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.linear.spectrum import without
 from unhinged_jax.model import LayerPeeled, State, multiplied
@@ -262,12 +262,18 @@ def moment(start: Start, zeta: jax.Array) -> View:
     W = start.targets.shown(sin * up + cos * down)
     size = start.stretch * start.valid
     view = View(start.model, DenseFeatures(H * size), W * start.valid / start.stretch, start.b, common)
-    if start.rows.shape[1] < count:
-        return view
+    return view if start.rows.shape[1] < count else dataclasses.replace(view, small_loss=_small(start, T))
+
+
+def _small(start: Start, T: jax.Array) -> SmallLoss:
+    """The loss at time T where it is small, without decay."""
+    values, dtype = start.targets.values, start.rows.dtype
+    at = Eigenbasis(
+        start.omega, start.angle, start.decay, start.kappa, start.rows, start.rest, start.rest_root
+    )  # fmt: skip
+    mantissa, log, holds = residual(at, T, jnp.all(start.leads[: values.shape[0]]) & jnp.all(values > 0))
     weight = start.speed / jnp.sqrt(jnp.asarray(start.rates, dtype))
-    small = small_loss(start.omega, start.angle, start.kappa, start.rows, start.rest, start.rest_root, T, weight)
-    holds = small.holds & (start.decay == 0) & jnp.all(start.leads[:count])
-    return dataclasses.replace(view, small_loss=small._replace(holds=holds))
+    return SmallLoss(weight * mantissa, log, holds, weight / 2 * jnp.sum(values**2))
 
 
 def _columns(nu: jax.Array, phi: jax.Array, entries: jax.Array, T: jax.Array) -> tuple[jax.Array, jax.Array]:

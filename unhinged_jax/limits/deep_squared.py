@@ -25,8 +25,8 @@ from unhinged_jax.special import safe_log
 def deep_squared(model: LayerPeeled, flow: Flow, state: State, known: bool) -> Limit:
     """The limit; the direction is that of all factors together."""
     start, dtype, depth = start_of(model, flow, state, known), state.W.dtype, model.depth
-    brake, drive, there = start.log_brake, start.drive, start.there
-    assert brake is not None
+    assert start.squared is not None
+    brake, drive, there = start.squared.log_brake, start.drive, start.there
     eps = float(jnp.finfo(dtype).eps)
     pulled = there & (drive > 0)
     log_drive = safe_log(jnp.where(pulled, drive, 1.0))

@@ -15,7 +15,7 @@ from unhinged_jax.observables.view import View, of_ordinary_size
 from unhinged_jax.special import greatest, safe_log, safe_norm
 
 _SMALL = 1e-8
-"""The loss below which a difference of logits and targets of ordinary size has lost half of its digits."""
+"""The loss, over that of logits of 0, below which a difference of logits and targets has lost half of its digits."""
 
 
 def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -54,8 +54,8 @@ def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
         value = jnp.where((scale > most) & huge, jnp.inf, value)
     if view.small_loss is None:
         return value, jnp.zeros_like(value)
-    mantissa, log_scale, holds = view.small_loss
-    better = jax.lax.stop_gradient(holds & (value < _SMALL))
+    mantissa, log_scale, holds, unit = view.small_loss
+    better = jax.lax.stop_gradient(holds & (value < _SMALL * unit))
     return jnp.where(better, mantissa, value), jnp.where(better, log_scale, 0.0)
 
 

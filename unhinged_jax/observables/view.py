@@ -81,7 +81,8 @@ class View:
 
     `log_start` is the logarithm of the norm of the leading part at the start. In a continued run it refers to the start
     of the first run, whose leading part is e^log_start (direction + `beside`). `small_loss` is the loss, as (mantissa,
-    logarithm of its scale, whether it holds), of a run that knows it better than the difference of logits and targets.
+    logarithm of its scale, whether it holds, loss of logits of 0), of a run that knows it better than the difference of
+    logits and targets.
     `inner` are the factors between H and W of a deep model, each e^log_scale times the array, (L-2, p, p).
     `unless_lost` is NaN if features or prototypes are too small beside the others to be known, else 1.
     """
@@ -94,7 +95,7 @@ class View:
     split: Split | None = None
     log_start: Float[jax.Array, ""] | None = None
     beside: Orthonormal | None = None
-    small_loss: tuple[jax.Array, jax.Array, jax.Array] | None = None
+    small_loss: tuple[jax.Array, jax.Array, jax.Array, jax.Array] | None = None
     inner: Float[jax.Array, "l p p"] | None = None
     unless_lost: Float[jax.Array, ""] | None = None
 
