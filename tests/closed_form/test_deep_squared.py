@@ -268,3 +268,19 @@ def test_batches_precision_derivatives_and_runs_that_go_on():
     losses = uj.exact(model, FLOW, tiny, np.array([0.99, 1.01]) * waits, "loss")["loss"]
     np.testing.assert_allclose(losses[0], 0.5, rtol=1e-12)
     np.testing.assert_allclose(losses[1], 0.5 - 2 / 9, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(1e-13, 1e-14), pytest.param((1e15, 1e14), marks=pytest.mark.long)])
+def test_starts_whose_drive_is_beyond_the_range_of_float32(sizes):
+    """sigma a^(L-2) is 1e-40 or 1e44 there; the rate L sigma (sigma/q)^(1-2/L) has no memory of the start."""
+    labels, depth = uj.balanced(2, 3), 5
+    model = uj.unconstrained(labels, 3, depth=depth, loss="mse")
+    state = model.init(jax.random.key(0), spectral=np.asarray(sizes), precision="float32")
+    q, target = 1 / 6, 3**0.5
+    found = uj.limit(model, uj.Flow(), state)
+    np.testing.assert_allclose(found.rate, depth * q * target * target ** (1 - 2 / depth), rtol=1e-4)
+    values = np.linalg.svd(found.direction.H, compute_uv=False)[:2]
+    np.testing.assert_allclose(values, depth**-0.5 / 2**0.5, rtol=1e-4)  # both modes live, in all factors alike
+    small = uj.unconstrained(labels, 3, depth=depth)
+    lost = uj.limit(small, uj.Flow(), small.init(jax.random.key(0), spectral=sizes[:1], precision="float32"))
+    assert np.isnan(lost.direction.H).all() if sizes[0] < 1 else (float(lost.blow_up) == 0 and lost.side == "grows")

@@ -41,7 +41,7 @@ from unhinged_jax.dynamics.rates import rate_at
 from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.observables import View
 from unhinged_jax.observables.features import DenseFeatures
-from unhinged_jax.special import largest, phi1, safe_norm, safe_sqrt
+from unhinged_jax.special import largest, phi1, safe_log, safe_norm, safe_sqrt
 
 
 class Squared(NamedTuple):
@@ -67,7 +67,8 @@ class Start(NamedTuple):
 
     Attributes:
         model, state: The problem and its start.
-        drive: x = sigma a_0^(L-2), (m,).
+        drive: x = sigma a_0^(L-2), (m,), which may be beyond the range.
+        sign, log_drive: Its sign and the logarithm of its absolute value, (m,) each.
         squared: What squared error adds, or None for a linear loss.
         there: Which modes the start has, (m,).
         decay: lambda, that of all factors times their rate, ().
@@ -79,6 +80,8 @@ class Start(NamedTuple):
     model: LayerPeeled
     state: State
     drive: Float[jax.Array, "m"]
+    sign: Float[jax.Array, "m"]
+    log_drive: Float[jax.Array, "m"]
     squared: Squared | None
     there: Bool[jax.Array, "m"]
     decay: Float[jax.Array, ""]
@@ -106,12 +109,12 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
     if model.loss.linear:
         weighed = _symmetric(pull * jnp.where(there, sizes ** (depth - 2), 0.0))
         turn = jnp.linalg.eigh(jax.lax.stop_gradient(weighed))[1]
-        drive = jnp.sum(turn * (weighed @ turn), axis=0)
+        drive, own = jnp.sum(turn * (weighed @ turn), axis=0), jnp.ones(())
     else:
         turn = _both_diagonal(*jax.lax.stop_gradient((_symmetric(pull), jnp.where(there, sizes, 0.0))))
         own = jnp.sum(turn**2 * jnp.where(there, sizes, 0.0)[:, None] ** 2, axis=0)
         own = jnp.sqrt(jnp.where(own > 0, own, 1.0))
-        drive = jnp.sum(turn * (_symmetric(pull) @ turn), axis=0) * own ** (depth - 2)
+        drive = jnp.sum(turn * (_symmetric(pull) @ turn), axis=0)
         weight = jnp.mean(jnp.asarray(model.labels.weights, dtype))
         log_size = jnp.log(own) + log_unit
         missed, all_of_it = jax.lax.stop_gradient((safe_norm(M - fixed.left @ pull @ fixed.right.T), safe_norm(M)))
@@ -120,14 +123,16 @@ def start_of(model: LayerPeeled, dynamics: Dynamics, state: State, known: bool) 
             jnp.log(speed) + depth * log_size, weight,
             missed <= 8 * max(M.shape) * jnp.finfo(dtype).eps * all_of_it, all_of_it**2 / (2 * weight),
         )  # fmt: skip
-    log_unit = (depth - 2) * log_unit
+    sign, log_drive = jnp.sign(drive), safe_log(jnp.abs(drive)) + jnp.log(speed)
+    log_drive = log_drive + (depth - 2) * (jnp.log(own) + log_unit)
+    drive = drive * (own * jnp.exp(log_unit)) ** (depth - 2) * speed
     here = jnp.sum(turn**2 * there[:, None], axis=0) > 0.5
     slack = tolerance(dtype)
     sound = known | (
         (fixed.apart <= slack) & (fixed.astray <= slack) & (jnp.abs(r1 * l1 - r2 * l2) <= slack * (r1 * l1 + r2 * l2))
     )
     return Start(
-        model, state, drive * jnp.exp(log_unit) * speed, squared, here, (r1 * l1 + r2 * l2) / 2,
+        model, state, drive, sign, log_drive, squared, here, (r1 * l1 + r2 * l2) / 2,
         tuple(vectors @ turn for vectors in fixed.between), dynamics.rates.b,
         (jnp.where(sound, 1.0, jnp.nan) + amiss).astype(dtype),
     )  # fmt: skip
@@ -181,7 +186,7 @@ def moment(start: Start, tau: jax.Array) -> View:
     if start.squared is None:
         log_growth = -left_over(start, tau)[1] / (depth - 2)
         return grown(start, log_growth, jnp.ones(()), bias_at(start, tau))
-    growth = deep_squared.growth(depth, start.drive, start.squared.log_brake, tau)
+    growth = deep_squared.growth(depth, start.sign, start.squared.log_brake, tau, start.log_drive)
     view = grown(start, growth.log, jnp.ones(()), start.state.b)
     return dataclasses.replace(view, small_loss=_small_loss(start, start.squared, growth.log_left))
 

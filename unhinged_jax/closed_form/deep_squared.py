@@ -103,13 +103,21 @@ class Growth(NamedTuple):
 
 
 def growth(
-    depth: int, drive: Float[jax.Array, "m"], log_brake: Float[jax.Array, "m"], tau: Float[jax.Array, ""]
+    depth: int,
+    drive: Float[jax.Array, "m"],
+    log_brake: Float[jax.Array, "m"],
+    tau: Float[jax.Array, ""],
+    log_drive: Float[jax.Array, "m"] | None = None,
 ) -> Growth:
-    """The growth g of every mode at tau, for g' = x g^(L-1) - c g^(2L-1) from g = 1, given x and log c."""
+    """The growth g of every mode at tau, for g' = x g^(L-1) - c g^(2L-1) from g = 1, given x and log c.
+
+    If log |x| is given, only the sign of the drive is read.
+    """
     # Without a target g^(2-2L) = 1 + (2L-2) c tau; one below the smallest normal number is never reached.
     none = jnp.abs(drive) < jnp.finfo(drive.dtype).tiny
     alone = -_log_more((2 * depth - 2) * tau, log_brake) / (2 * depth - 2)
-    log_drive = jnp.where(none, log_brake, jnp.log(jnp.where(none, 1.0, jnp.abs(drive))))
+    log_drive = jnp.log(jnp.where(none, 1.0, jnp.abs(drive))) if log_drive is None else log_drive
+    log_drive = jnp.where(none, log_brake, log_drive)
     log_share = log_brake - log_drive
     beta, slack = 1 - 2 / depth, float(jnp.finfo(drive.dtype).eps) ** 0.5 / 8
     up, rests = drive >= 0, jnp.abs(log_share) <= slack

@@ -32,10 +32,13 @@ def deep(model: LayerPeeled, flow: Flow, state: State, known: bool) -> Limit:
     start, dtype, more = start_of(model, flow, state, known), state.W.dtype, model.depth - 2
     drive, decay, there = start.drive, start.decay, start.there
     top = jnp.max(jnp.where(there, drive, -jnp.inf))
-    slack = jnp.finfo(dtype).eps ** 0.75 * jnp.maximum(decay, jnp.max(jnp.abs(jnp.where(there, drive, 0.0))))
+    most = jnp.minimum(jnp.max(jnp.abs(jnp.where(there, drive, 0.0))), jnp.finfo(dtype).max)
+    slack = jnp.finfo(dtype).eps ** 0.75 * jnp.maximum(decay, most)
     lag = decay - drive
     lives, stays = top - decay > slack, jnp.abs(top - decay) <= slack
-    first = there & (top - drive <= slack)
+    first = there & ((drive == top) | (top - drive <= slack))
+    # A drive below the range, beside which there is no decay either, tells nothing.
+    lost = ~lives & (decay == 0) & jnp.any(there & (drive == 0) & (start.sign > 0))
     safe = jnp.where(lives, top, 1.0)
     never = jnp.asarray(jnp.inf, dtype)
     # -log(1 - lambda/x) / lambda, which is 1/x without decay
@@ -44,11 +47,12 @@ def deep(model: LayerPeeled, flow: Flow, state: State, known: bool) -> Limit:
     left = -safe_log(jnp.where(there & ~(lives | stays), lag, 1.0)) / more
     weight = jnp.where((lives | stays) & ~first, -jnp.inf, left)
     rate = jnp.where(stays, decay, more * decay)  # 0 without decay, where all that falls behind does so like a power
-    rate = jnp.where(lives, 0.0, jnp.where(alone, never, rate))
+    rate = jnp.where(lost, jnp.nan, jnp.where(lives, 0.0, jnp.where(alone, never, rate)))
     exponent = jnp.where(lives, never, jnp.where(stays | ~decays, 0.0, -decay))
     b = biases(model, flow, unit_rates(model, flow, dtype), state)
     b = jnp.where(lives, bias_at(start, jnp.where(lives, blow_up, 0.0)), b)
-    direction = whole_direction(grown(start, jnp.where(jnp.isfinite(weight), weight, -1e30), jnp.ones(()), b).state())
+    one = jnp.where(lost, jnp.nan, jnp.ones(()))
+    direction = whole_direction(grown(start, jnp.where(jnp.isfinite(weight), weight, -1e30), one, b).state())
     rates = jnp.sqrt(jnp.asarray(flow.rate_H * flow.rate_W, dtype))
     threshold = (jnp.maximum(top, 0.0) / rates) ** 2
     excess = threshold - model.decay_H * model.decay_W

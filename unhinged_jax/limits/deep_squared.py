@@ -18,7 +18,6 @@ from unhinged_jax.dynamics import Flow
 from unhinged_jax.limits.deep import whole_direction
 from unhinged_jax.limits.result import Limit
 from unhinged_jax.model import LayerPeeled, State
-from unhinged_jax.special import safe_log
 
 
 @compiled
@@ -28,15 +27,15 @@ def deep_squared(model: LayerPeeled, flow: Flow, state: State, known: bool) -> L
     assert start.squared is not None
     brake, drive, there = start.squared.log_brake, start.drive, start.there
     eps = float(jnp.finfo(dtype).eps)
-    pulled = there & (drive > 0)
-    log_drive = safe_log(jnp.where(pulled, drive, 1.0))
+    pulled = there & (start.sign > 0)
+    log_drive = jnp.where(pulled, start.log_drive, 0.0)
     share = brake - log_drive
     target = jnp.where(pulled, depth / (2 * depth - 2) * brake - share, -jnp.inf)  # log sigma, but for a constant
     alive = pulled & (target >= jnp.max(target) + 0.75 * jnp.log(eps))
     some = jnp.any(alive)
     # If no mode has a target, those that nothing pulls last longest: a -> (c (2L-2) tau)^(-1/(2L-2)) of the start.
-    free = there & (jnp.abs(drive) <= eps**0.75 * jnp.max(jnp.where(there, jnp.abs(drive), 0.0)))
-    fading = -safe_log(jnp.where(there & ~free & (drive != 0), jnp.abs(drive), 1.0)) / (depth - 2)
+    free = there & (start.log_drive <= 0.75 * jnp.log(eps) + jnp.max(jnp.where(there, start.log_drive, -jnp.inf)))
+    fading = -jnp.where(there & ~free & (start.sign != 0), start.log_drive, 0.0) / (depth - 2)
     fading = jnp.where(jnp.any(free), jnp.where(free, -brake / (2 * depth - 2), -jnp.inf), fading)
     log_growth = jnp.where(some, jnp.where(alive, -share / depth, -jnp.inf), fading)
     direction = whole_direction(
