@@ -86,13 +86,26 @@ def test_what_is_left_of_a_target_is_known_where_it_is_far_below_rounding(depth)
 
         with jax.enable_x64(True):
             log_brake = jnp.log(jnp.array([c]))
-            left = jax.vmap(lambda tau, x=x, c=log_brake: growth(depth, jnp.array([x]), c, tau).log_left)(times)[:, 0]
+            of_tau = jax.vmap(lambda tau, x=x, c=log_brake: growth(depth, jnp.array([x]), c, tau).log_left)
+            left = np.asarray(of_tau(times)[:, 0])
         if c == x:
             assert np.all(left == -np.inf)
             continue
         begin = np.log(abs(x / c - 1))
         truth = solve_ivp(velocity, (0, times[-1]), [0.0, begin], "Radau", times, rtol=1e-11, atol=1e-13)
         np.testing.assert_allclose(left, truth.y[1], rtol=3e-9, atol=3e-9, err_msg=name)
+
+
+def test_modes_at_rest_join_those_that_rise_and_fall():
+    """On both sides of the edges of the band in which the square of log r is all that counts beside it."""
+    edge = np.finfo(float).eps ** 0.5 / 8
+    log_share = np.outer([-edge, edge], [1 - 1e-6, 1 + 1e-6])
+    with jax.enable_x64(True):
+        found = growth(5, jnp.ones(4), jnp.asarray(log_share.ravel()), jnp.asarray(0.3))
+        left = np.asarray(found.log_left).reshape(2, 2) + log_share - np.log(np.abs(np.expm1(log_share)))
+        moved = np.asarray(found.log).reshape(2, 2) / log_share
+    np.testing.assert_allclose(left[:, 0], left[:, 1], rtol=0, atol=2e-11)
+    np.testing.assert_allclose(moved[:, 0], moved[:, 1], rtol=1e-6)
 
 
 def test_growth_of_a_mode_has_slopes_in_its_numbers_and_any_time_and_precision():

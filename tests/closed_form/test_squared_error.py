@@ -248,7 +248,7 @@ def test_small_losses_are_known_of_starts_that_are_traced():
     np.testing.assert_allclose(event.time, 600.0, rtol=1e-12)
 
 
-def test_a_small_loss_has_its_derivative_by_a_decay_of_zero_and_where_no_feature_varies():
+def test_a_small_loss_has_its_derivative_with_respect_to_a_decay_of_zero():
     labels, time = uj.from_counts([5, 3, 2]), 120.0
     model = uj.unconstrained(labels, 4, loss="mse")
     state = model.init(jax.random.key(3), balanced=0.0, scale=0.3, precision="float64")
