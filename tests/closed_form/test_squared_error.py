@@ -212,7 +212,8 @@ def decimal_grams(state, index, decay, kappa, time):
     ("dim", "kappa", "decay", "time", "digits"),
     [
         (4, 0.0, 0.01, 1e6, 90), (4, 0.0, 0.3, 1e6, 90), (4, 0.0, 0.0, 4e3, 600), (4, 0.0, 0.0, 2e3, 601),
-        (4, 0.5, 0.0, 3e2, 200), (4, 0.5, 0.0, 6e3, 2000), (7, 0.5, 0.0, 2e2, 200), (3, -0.5, 0.0, 4e3, 700),
+        (4, 0.0, 0.0, 60, 90), (4, 0.5, 0.0, 3e2, 200), (4, 0.5, 0.0, 6e3, 2000), (7, 0.5, 0.0, 2e2, 200),
+        (3, -0.5, 0.0, 4e3, 700),
         pytest.param(3, -0.5, 0.0, 1e6, 90, marks=pytest.mark.long),
     ],
 )  # fmt: skip
@@ -249,7 +250,7 @@ def test_small_losses_are_known_of_starts_that_are_traced():
 
 
 def test_a_small_loss_has_its_derivative_with_respect_to_a_decay_of_zero():
-    labels, time = uj.from_counts([5, 3, 2]), 120.0
+    labels, time = uj.from_counts([5, 3, 2]), 60.0  # where terms that fade faster still count
     model = uj.unconstrained(labels, 4, loss="mse")
     state = model.init(jax.random.key(3), balanced=0.0, scale=0.3, precision="float64")
 
