@@ -123,3 +123,32 @@ def branches_in_loops(jaxpr):
             body = {equation.primitive.name for equation in equations(loop.params["jaxpr"].jaxpr)}
             found = found or ("scan" not in body and "cond" in body)
     return found
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 501])
+@pytest.mark.parametrize("together", [1, 16])
+def test_moments_that_are_read_together_are_read_in_order(count, together):
+    """Those that fill up the last block are not kept, nor counted by a derivative."""
+    moments = {"x": jnp.linspace(1.0, 2.0, count), "k": jnp.arange(count)}
+
+    def read(moment):
+        return {"root": jnp.sqrt(moment["x"]) * jnp.ones(3), "k": moment["k"]}
+
+    got = jax.jit(lambda moments: _loop.read_each(read, moments, together))(moments)
+    np.testing.assert_array_equal(got["k"], moments["k"])
+    np.testing.assert_allclose(got["root"], np.sqrt(moments["x"])[:, None] * np.ones(3), rtol=1e-6)
+    total = jax.grad(lambda x: jnp.sum(_loop.read_each(read, moments | {"x": x}, together)["root"]))(moments["x"])
+    np.testing.assert_allclose(total, 1.5 / np.sqrt(moments["x"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("solve", [uj.simulate, uj.exact])
+def test_an_observable_that_cannot_be_mapped_is_read_at_many_times(solve):
+    model = uj.regularized(uj.balanced(3, 2), 4, decay=0.1)
+
+    def on_the_host(model, state):
+        shape = jax.ShapeDtypeStruct((), state.W.dtype)
+        return jax.pure_callback(lambda W: np.abs(W).sum(dtype=W.dtype), shape, state.W)
+
+    times, start = np.linspace(0.0, 1.0, 257), model.init(jax.random.key(0))
+    run = solve(model, uj.Flow(), start, times, {"seen": on_the_host, "same": lambda model, state: abs(state.W).sum()})
+    np.testing.assert_allclose(run["seen"], run["same"], rtol=1e-5)

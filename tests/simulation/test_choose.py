@@ -27,7 +27,8 @@ def chosen(model, dynamics, observe=LOSS, times=5, state=None, **settings):
 
 
 def static(choice):
-    return dataclasses.replace(choice, solver=None, late=False)
+    """The choice without what depends on the solver and on the machine."""
+    return dataclasses.replace(choice, solver=None, late=False, together=1)
 
 
 GROUP = uj.unconstrained(EVEN, 4).init(jax.random.key(0), group="cyclic", precision="float64")

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from unhinged_jax import _check, _loop, _request
 from unhinged_jax.closed_form.timeline import Clock
 from unhinged_jax.dynamics import Flow
+from unhinged_jax.linear.compression import compressible
 from unhinged_jax.model import LayerPeeled, State, settled
 from unhinged_jax.observables import ObservablePlan, View, evaluate
 from unhinged_jax.schedules.elapsed import elapsed
@@ -56,7 +57,8 @@ def handed_on(job: Job, beside: list[dict[str, jax.Array]]) -> dict[str, jax.Arr
 def evaluated(job: Job, view_at: Callable[[Any], View], moments: PyTree) -> Trajectory:
     """Evaluate the observables moment by moment, with one state at a time in memory unless states are kept."""
     # A derivative computes a moment again instead of keeping it.
-    together = _loop.at_once(job.model.samples, job.model.classes)
+    # A function of one's own may be one that JAX cannot map.
+    together = _loop.at_once(job.model.samples, job.model.classes) if compressible(job.plan) else 1
     saved = _loop.read_each(lambda moment: saved_of(job, view_at(moment)), moments, together)
     return trajectory_of(saved, view_at(end_of(moments)), job.clock.times)
 

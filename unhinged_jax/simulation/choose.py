@@ -148,7 +148,8 @@ def choose(
         choice = _sampled(model, dynamics, plan, states, memory, fixed)
     else:
         choice = Choice(form)
-    choice = dataclasses.replace(choice, together=at_once(model.samples, model.classes))
+    if compressible(plan):  # a function of one's own may be one that JAX cannot map
+        choice = dataclasses.replace(choice, together=at_once(model.samples, model.classes))
     if not isinstance(dynamics, Flow):
         return choice
     moving = moving_numbers(model, choice) * (2 if carried_by(dynamics) else 1)
