@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax.losses import AdjustedMargin
@@ -109,12 +110,8 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
     common, product, bias = view.once(in_common_units)
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Behind a barrier, because XLA may compute an entry twice and round it differently; ties must stay ties.
-        logits = jax.lax.optimization_barrier(product * features.scores(view.prototypes()) + bias[:, None])
-        own = jnp.take_along_axis(logits, truth[None, :], axis=0)[0]
-        rival, before, after = _rivals(logits, truth)
-        # The first of equal logits wins.
-        return own - rival, (own > before) & (own >= after)
+        own, rival, right = _compared(product * features.scores(view.prototypes()) + bias[:, None], truth)
+        return own - rival, right
 
     truth = jnp.asarray(view.model.labels.truth)
     margin, right = map_samples(block, view.seen(), view.model.classes, truth)
@@ -122,19 +119,29 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 @jax.custom_jvp
-def _rivals(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The largest logit of another class, and of classes before and after the true one. The first is differentiable."""
-    row = jnp.arange(logits.shape[0])[:, None]
-    before, after = (jnp.max(jnp.where(side, logits, -jnp.inf), axis=0) for side in (row < truth, row > truth))
-    return jnp.maximum(before, after), before, after
+def _compared(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The logit of the true class, the largest of another class, and whether the first of all largest is the true one.
+
+    All in one pass, because XLA may compute an entry twice and round it differently; ties must stay ties.
+    """
+    row, least = jnp.arange(logits.shape[0])[:, None], jnp.asarray(-jnp.inf, logits.dtype)
+    sides = tuple(jnp.where(side, logits, least) for side in (row == truth, row < truth, row > truth))
+    own, before, after = jax.lax.reduce(sides, (least,) * 3, _larger, (0,))
+    own = jnp.where((truth >= 0) & (truth < logits.shape[0]), own, jnp.nan)  # labels that are traced are not checked
+    return own, jnp.maximum(before, after), (own > before) & (own >= after)
 
 
-@_rivals.defjvp
-def _rivals_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, Any]) -> tuple[Any, Any]:
+def _larger(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(jnp.maximum(x, y) for x, y in zip(one, other, strict=True))
+
+
+@_compared.defjvp
+def _compared_jvp(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, Any]) -> tuple[Any, Any]:
     logits, truth = primals
-    own, found = jnp.arange(logits.shape[0])[:, None] == truth, _rivals(logits, truth)
+    found, own = _compared(logits, truth), jnp.arange(logits.shape[0])[:, None] == truth
     _, moved = jax.jvp(lambda logits: greatest(jnp.where(own, -jnp.inf, logits)), (logits,), (tangents[0],))
-    return found, (moved, jnp.zeros_like(moved), jnp.zeros_like(moved))
+    own_moved = jnp.take_along_axis(tangents[0], truth[None, :], axis=0)[0]
+    return found, (own_moved, moved, np.zeros(found[2].shape, jax.dtypes.float0))
 
 
 def accuracy(view: View) -> jax.Array:
