@@ -9,6 +9,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.observables import OBSERVABLES, View
+from unhinged_jax.observables import distance as of_directions
 from unhinged_jax.observables.distance import Split, log_distance, reference, split_part, turned
 from unhinged_jax.observables.plane_features import PlaneFeatures
 
@@ -69,6 +70,26 @@ def test_distances_of_a_part_are_those_of_its_own_direction(which):
         got = float(jax.jit(lambda s: log_distance(split_part(s, which)))(split(-1.0, log_amplitude, log_rest)))
         want = distance(-1.0, log_amplitude, log_rest, DIRECTION[which], REST[which])
         assert got == pytest.approx(want, rel=1e-15, abs=3e-14), (log_amplitude, log_rest)
+
+
+def test_many_numbers_have_the_distances_of_few(monkeypatch):
+    few = log_distance(split(-1.0, 0.3, -2.0))
+    monkeypatch.setattr(of_directions, "_FEW", 0)
+    assert float(log_distance(split(-1.0, 0.3, -2.0))) == pytest.approx(float(few), rel=1e-14)
+
+
+def test_derivatives_where_one_part_is_far_smaller_than_the_other():
+    """At the start, where the tiny part is all that its own distance would divide by, and after it."""
+    model = uj.regularized(uj.from_counts([4, 2, 1]), 4, decay=0.1)
+    start = model.init(jax.random.key(1))
+
+    def of(size, decay):
+        tiny = uj.State(start.H, 1e-170 * size * start.W, start.b)
+        return uj.exact(model.replace(decay=decay), uj.Flow(), tiny, [0.0, 3.0], "log_distance")["log_distance"]
+
+    for place in (0, 1):
+        by_size, by_decay = jax.grad(lambda *given: of(*given)[place], (0, 1))(1.0, 0.1)  # noqa: B023
+        assert np.isfinite(by_size) and abs(by_decay) < 1e-12
 
 
 def test_where_amplitude_and_rest_cancel_the_whole_is_compared():

@@ -23,6 +23,8 @@ Orthonormal = list[Float[jax.Array, "..."]]
 A state is [H in the coordinates of `RowSpace.metric` (rows, p), norm of the residual (), W (C, p)].
 """
 
+_FEW = 2**16  # numbers; copies of more of them cost more than a second copy of the code
+
 
 class Split(NamedTuple):
     """A state as amplitude times a fixed unit direction plus a remainder, for the distance between directions.
@@ -90,8 +92,7 @@ def log_distance(split: Split) -> Float[jax.Array, ""]:
     along). If the last two nearly cancel, for example in a part that starts far smaller than the other, the whole state
     is compared. If the limit or the state has no direction, the distance is NaN.
     """
-    along, across = _along_and_across(split.direction, split.rest)
-    ahead_whole, aside_whole = _along_and_across(split.direction, split.whole)
+    (along, ahead_whole), (across, aside_whole) = _along_and_across(split.direction, [split.rest, split.whole])
     led = safe_norm(*split.direction) > 0
     common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, split.log_rest))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
@@ -112,7 +113,16 @@ def log_distance(split: Split) -> Float[jax.Array, ""]:
     return jnp.where(led & there, jnp.where(small, near, far), jnp.nan)
 
 
-def _along_and_across(direction: Orthonormal, parts: Orthonormal) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
-    """Component of a vector along a unit direction, and the length of what is left."""
-    along = sum((jnp.sum(d * x) for d, x in zip(direction, parts, strict=True)), jnp.zeros(()))
-    return along, safe_norm(*(x - along * d for d, x in zip(direction, parts, strict=True)))
+def _along_and_across(
+    direction: Orthonormal, vectors: list[Orthonormal]
+) -> tuple[Float[jax.Array, "k"], Float[jax.Array, "k"]]:
+    """The components of k vectors along a unit direction, and the lengths of what is left, (k,) each."""
+
+    def components(parts: Orthonormal) -> tuple[jax.Array, jax.Array]:
+        along = sum((jnp.sum(d * x) for d, x in zip(direction, parts, strict=True)), jnp.zeros(()))
+        return along, safe_norm(*(x - along * d for d, x in zip(direction, parts, strict=True)))
+
+    if sum(part.size for part in direction) <= _FEW:  # compiled once for all of them
+        return jax.vmap(components)([jnp.stack(parts) for parts in zip(*vectors, strict=True)])
+    along, across = zip(*map(components, vectors), strict=True)
+    return jnp.stack(along), jnp.stack(across)
