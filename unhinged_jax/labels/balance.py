@@ -119,6 +119,7 @@ def register(cls: type, data: tuple[str, ...], meta: tuple[str, ...]) -> None:
 
     def static(thing: Weighted) -> tuple[Any, ...]:
         found = known(thing.index, thing.weights, thing.classes, thing._known)
+        object.__setattr__(thing, "_known", found)  # a run takes its model apart several times
         return (*(getattr(thing, name) for name in meta), found)
 
     def flatten(thing: Weighted) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

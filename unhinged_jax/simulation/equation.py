@@ -63,7 +63,8 @@ class Equation(NamedTuple):
 
     def moment(self, y: Scaled) -> tuple[Body, list[jax.Array], jax.Array]:
         """What a reader is given at a state."""
-        unmoved = jax.tree.map(lambda now, start: jnp.all(now == start), y, self.begin)
+        pack = self.packing.pack
+        unmoved = jax.tree.map(lambda now, start: jnp.all(now == start), pack(y), pack(self.begin))
         return self.system.clean(y.body), y.logs, jnp.all(jnp.stack(jax.tree.leaves(unmoved)))
 
     @property
