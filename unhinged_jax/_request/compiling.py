@@ -21,6 +21,8 @@ Options = tuple[tuple[str, Any], ...]
 _SMALL = 1 << 15  # numbers in all arrays of a problem
 _OLDER_KERNELS: Options = (("xla_cpu_use_fusion_emitters", False),)  # while XLA has them, they compile in half the time
 _LESS: Options = (*_OLDER_KERNELS, ("xla_backend_optimization_level", 1))
+_NONE: Options = (*_OLDER_KERNELS, ("xla_backend_optimization_level", 0))
+_LIGHT = 1 << 21  # numbers; a program that computes no more takes ten milliseconds longer without any optimization
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -41,21 +43,36 @@ def lean(function: _Function, level: int = 1) -> _Function:
     return call  # type: ignore[return-value]
 
 
-def compiled(function: _Function) -> _Function:
-    """The function, compiled by `equinox.filter_jit`; for small problems with less optimization on CPUs.
+def compiled(work: Callable[..., float] | None = None) -> Callable[[_Function], _Function]:
+    """A decorator: the function is compiled by `equinox.filter_jit`, for small problems with less optimization on CPUs.
 
-    What that costs at run time was measured: at most a tenth for a linear loss, whose run costs little; a third for
-    other flows with the older kernels, as much as they gain by being one array for the solver. Other descents would
-    take half as long again, and are fully optimized.
+    Of a linear loss, programs with little work are not optimized at all: they compile in six tenths of the time, and
+    take ten milliseconds instead of four. Others lose at most a tenth to less optimization. Flows of other losses lose
+    a third to the older kernels, as much as they gain by being one array for the solver. Other descents would take half
+    as long again, and are fully optimized.
+
+    Args:
+        work: From the arguments of the function to about how many numbers it computes, counting those of a loop once
+            per step; None if that is not known.
     """
-    program = _programs(function)
 
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with compiling_told():
-            return program(_options_for(args))(*args, **kwargs)
+    def decorated(function: _Function) -> _Function:
+        program = _programs(function)
 
-    return call  # type: ignore[return-value]
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            light = work is not None and work(*args, **kwargs) <= _LIGHT
+            with compiling_told():
+                return program(_options_for(args, light))(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorated
+
+
+def read_off(model: LayerPeeled, times: int) -> int:
+    """How many numbers are computed to read observables at some times, for `work`."""
+    return times * model.samples * (model.classes + model.dim)
 
 
 def _programs(function: Callable[..., Any]) -> Callable[[Options], Any]:
@@ -69,13 +86,13 @@ def _programs(function: Callable[..., Any]) -> Callable[[Options], Any]:
     return program
 
 
-def _options_for(args: tuple[Any, ...]) -> Options:
+def _options_for(args: tuple[Any, ...], light: bool) -> Options:
     few = sum(leaf.size for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array)) <= _SMALL
     if not few or not _check.untransformed():
         return ()
     parts = list(_parts(args))
     if all(part.loss.linear for part in parts if isinstance(part, LayerPeeled)):
-        return _LESS
+        return _NONE if light else _LESS
     return _OLDER_KERNELS if any(isinstance(part, Flow) for part in parts) else ()
 
 

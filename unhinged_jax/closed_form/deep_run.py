@@ -14,7 +14,7 @@ from unhinged_jax.closed_form.evaluation import Job, saved_of, trajectory_of
 from unhinged_jax.trajectory import RunResult, Trajectory
 
 
-@compiled
+@compiled()
 def run(job: Job, known: bool) -> Trajectory:
     """Evaluate a stack of more than two factors from a balanced spectral start."""
     start, dtype = start_of(job.model, job.dynamics, job.state, known), job.state.W.dtype

@@ -65,7 +65,7 @@ def diffused(
     return _diffused(model, diffusion, state, _stretches(diffusion, first, times), names, membership)
 
 
-@compiled
+@compiled()
 def _diffused(
     model: LayerPeeled,
     diffusion: Diffusion,

@@ -190,7 +190,7 @@ def expectations(
     return _evolved(model, descent, state, jnp.asarray(first), reads, names, membership)
 
 
-@compiled
+@compiled()
 def _evolved(
     model: LayerPeeled,
     descent: Descent,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy.typing as npt
 
 from unhinged_jax import _check, _loop, _request, observables
-from unhinged_jax._request.compiling import compiled
+from unhinged_jax._request.compiling import compiled, read_off
 from unhinged_jax.closed_form import constant_gradient, deep_run, spherical, squared_error
 from unhinged_jax.closed_form.aligned import why_turning
 from unhinged_jax.closed_form.balance import Form, form_of, why_not_read
@@ -153,7 +153,7 @@ def exact(
         else:
             found = _squared(job, form_of(model, dynamics, given))
         early = model.spherical or model.depth > 2 or (isinstance(dynamics, Flow) and dynamics.paced)
-        ended = ended_at(found, times, task) if early else times[-1]
+        ended = ended_at(found, times, task) if early else jnp.asarray(task.times[-1], times.dtype)
         return task.finish(dataclasses.replace(found, times=times, elapsed=ended))
 
 
@@ -196,7 +196,7 @@ def _expected(
         return dataclasses.replace(mean, observables={name: values[name] for name in names}, kind="expected")
 
 
-@compiled
+@compiled(work=lambda job: read_off(job.model, job.clock.times.size))
 def _linear(job: Job) -> Trajectory:
     """Evaluate a dynamics that is linear in (H, W)."""
     model, dynamics, state, others = job.model, job.dynamics, job.state, carried_on(job)
@@ -251,7 +251,7 @@ def _linear(job: Job) -> Trajectory:
     return dataclasses.replace(run, memory=handed_on(job, problem.memory(record, slopes, run.final.log_scale)))
 
 
-@compiled
+@compiled()
 def _squared(job: Job, form: Form) -> Trajectory:
     """Evaluate squared error from a balanced start."""
     start = squared_error.start_of(job.model, job.dynamics, job.state, form)
@@ -260,7 +260,7 @@ def _squared(job: Job, form: Form) -> Trajectory:
     return evaluated(job, lambda tau: squared_error.moment(start, tau), taus.astype(job.state.W.dtype))
 
 
-@compiled
+@compiled()
 def _optimized(job: Job) -> Trajectory:
     """Evaluate an optimiser whose gradient is constant."""
     clock = job.clock
@@ -270,7 +270,7 @@ def _optimized(job: Job) -> Trajectory:
     return dataclasses.replace(run, memory=constant_gradient.memory_after(start, updates))
 
 
-@compiled
+@compiled()
 def _spherical(job: Job) -> Trajectory:
     """Evaluate spherical features with anchored prototypes."""
     model, dynamics, state, clock = job.model, job.dynamics, job.state, job.clock

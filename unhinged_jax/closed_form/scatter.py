@@ -54,7 +54,7 @@ def of_descent(
     return {**values, "between_scatter": jnp.exp(log), "log_between_scatter": log}
 
 
-@compiled
+@compiled()
 def log_of_deviations(
     model: LayerPeeled, descent: Descent, state: State, first: jax.Array, reads: _loop.Reads, membership: Membership
 ) -> jax.Array:

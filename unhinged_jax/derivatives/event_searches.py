@@ -172,7 +172,7 @@ def _undetermined_jvp(primals: tuple, tangents: tuple) -> Any:
     return jnp.zeros_like(value), jnp.where(flat, jnp.nan, 0.0).astype(value.dtype) * tangents[1]
 
 
-@compiled
+@compiled()
 def by_formula(how: How, problem: Problem, sought: Sought, times: jax.Array) -> Answer:
     """The event of an exact flow: bracketed on the times and bisected, then a step that carries the derivatives."""
     # The search itself is not differentiated; the slope with respect to time is, in forward mode.
@@ -210,7 +210,7 @@ def by_formula(how: How, problem: Problem, sought: Sought, times: jax.Array) -> 
     return how.found(problem, sought, _corrected(event, inside, value, slope, bend), looked), looked, code
 
 
-@compiled
+@compiled()
 def by_simulation(how: How, problem: Problem, sought: Sought, times: jax.Array) -> Answer:
     """The event of a simulated flow: found by one integration, then a step that carries the derivatives.
 

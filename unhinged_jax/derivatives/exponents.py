@@ -219,7 +219,7 @@ def _later(descent: Descent, start: float) -> Descent:
     return dataclasses.replace(descent, **{name: shifted(getattr(descent, name)) for name in names})
 
 
-@compiled
+@compiled()
 def _stretch(
     model: LayerPeeled,
     dynamics: Dynamics,

@@ -106,7 +106,7 @@ def flow_map(
     return [run.final.H, run.final.W, run.final.b, run.final.log_scale], run
 
 
-@compiled
+@compiled()
 def _push(
     model: LayerPeeled, dynamics: Dynamics, state: State, times: Times, memory: PyTree, tangents: list[jax.Array]
 ) -> Any:

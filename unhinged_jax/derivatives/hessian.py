@@ -114,7 +114,7 @@ def _extremes(model: LayerPeeled, state: State, count: int, moving: int, toleran
     return np.sort(eigsh(operator, count, which=which, v0=start, tol=tolerance, return_eigenvectors=False))
 
 
-@compiled
+@compiled()
 def _hessian_times(model: LayerPeeled, parts: list[jax.Array], v: jax.Array) -> jax.Array:
     """The Hessian of the objective times v, on the entries that move, concatenated."""
     from jax.flatten_util import ravel_pytree

@@ -26,7 +26,7 @@ from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.special import log1p_ratio, safe_log, safe_norm
 
 
-@compiled
+@compiled()
 def deep(model: LayerPeeled, flow: Flow, state: State, known: bool) -> Limit:
     """The limit; the direction is that of all factors together."""
     start, dtype, more = start_of(model, flow, state, known), state.W.dtype, model.depth - 2

@@ -20,7 +20,7 @@ from unhinged_jax.limits.result import Limit
 from unhinged_jax.model import LayerPeeled, State
 
 
-@compiled
+@compiled()
 def deep_squared(model: LayerPeeled, flow: Flow, state: State, known: bool) -> Limit:
     """The limit; the direction is that of all factors together."""
     start, dtype, depth = start_of(model, flow, state, known), state.W.dtype, model.depth

@@ -60,7 +60,7 @@ class _Others(NamedTuple):
     alive: jax.Array
 
 
-@compiled
+@compiled()
 def coupled(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     """The limit if H and W both move: the largest factor wins among those of eigenvalues that the start contains."""
     dtype = state.W.dtype
@@ -214,7 +214,7 @@ def direction_of(model: LayerPeeled, state: State) -> State:
     return State(H, state.W / size if model.moves.W else W, state.b)
 
 
-@compiled
+@compiled()
 def driven(model: LayerPeeled, dynamics: Dynamics, state: State, target: str) -> Limit:
     """The limit if H or W stays and pulls the other along a line to a fixed point: Theorem 6 and its mirror image.
 

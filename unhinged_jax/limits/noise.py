@@ -39,7 +39,7 @@ def noise(model: LayerPeeled, descent: Descent, state: State, membership: Member
     return _coupled(model, descent, state, membership) if model.moves.coupled else _driven(model, descent, state)
 
 
-@compiled
+@compiled()
 def _coupled(model: LayerPeeled, descent: Descent, state: State, membership: Membership) -> Noise:
     """Those of H and W if both move."""
     dtype, n = state.W.dtype, model.samples

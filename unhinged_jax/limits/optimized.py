@@ -25,7 +25,7 @@ from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.special import safe_norm
 
 
-@compiled
+@compiled()
 def optimized(model: LayerPeeled, descent: Descent, state: State, target: str) -> Limit:
     """The limit of equal updates, as large as the first."""
     zero = jnp.zeros((), jnp.int32)

@@ -17,7 +17,7 @@ from unhinged_jax.special import greatest
 _MOST = 2**20  # updates after which the steps of a descent count as small in any case
 
 
-@compiled
+@compiled()
 def spherical(model: LayerPeeled, dynamics: Dynamics, state: State, target: str, rests: bool = True) -> Limit:
     """The limit by Theorem 7, with decay and any rescaling: a feature of length r turns at a rate like r^(q - 2).
 

@@ -28,7 +28,7 @@ from unhinged_jax.model import LayerPeeled, State
 from unhinged_jax.special import largest, safe_norm
 
 
-@compiled
+@compiled()
 def squared(model: LayerPeeled, flow: Flow, state: State, form: Form) -> Limit:
     """The limit, whose direction is known up to a rotation of the feature space."""
     start, dtype = start_of(model, flow, state, form), state.W.dtype

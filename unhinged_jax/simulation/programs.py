@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from unhinged_jax import _loop
-from unhinged_jax._request.compiling import compiled
+from unhinged_jax._request.compiling import compiled, read_off
 from unhinged_jax.dynamics import Descent, Diffusion, Flow, bare_rates, carried_by
 from unhinged_jax.linear.leading_part import leading_parts
 from unhinged_jax.model import LayerPeeled, State, multiplied, settled
@@ -19,7 +21,7 @@ from unhinged_jax.model.state import with_scale
 from unhinged_jax.observables import ObservablePlan
 from unhinged_jax.simulation import descent as _descent
 from unhinged_jax.simulation import flow as _flow
-from unhinged_jax.simulation.choose import Choice
+from unhinged_jax.simulation.choose import Choice, moving_numbers
 from unhinged_jax.simulation.columns import ColumnSystem, column_system
 from unhinged_jax.simulation.crossing import Crossing, Heights, first_crossing
 from unhinged_jax.simulation.deep import deep_system
@@ -36,6 +38,8 @@ from unhinged_jax.simulation.spherical import plane_system
 from unhinged_jax.simulation.system import Reader, System, reader
 from unhinged_jax.special import faint, largest
 from unhinged_jax.trajectory import Trajectory
+
+_VELOCITIES = 1 << 12  # that a solver asks for in some hundreds of steps
 
 
 class Job(NamedTuple):
@@ -65,7 +69,14 @@ class Job(NamedTuple):
     keys: Any
 
 
-@compiled
+def _work(job: Job, times: Any, steps: int) -> float:
+    """About how many numbers are computed in a run."""
+    if job.sampling is not None:
+        return math.inf  # what is drawn is one path bit for bit, also inside `jax.jit`, where all is optimized
+    return read_off(job.model, np.size(times)) + steps * moving_numbers(job.model, job.choice)
+
+
+@compiled(work=lambda job, times, reads, *_, **__: _work(job, times, reads.updates))
 def descend(
     job: Job, times: jax.Array, reads: _loop.Reads, to_the_last: bool, piece: _loop.Piece | None = None
 ) -> Trajectory | _loop.Paused:
@@ -91,7 +102,7 @@ def descend(
     )
 
 
-@compiled
+@compiled(work=lambda job, times, *_: _work(job, times, _VELOCITIES))
 def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | None) -> Any:
     """Integrate a flow in the form that was chosen; or do a piece of it (`InPieces`), and give back where it pauses."""
     system, dtype = _flow_system(job), job.state.W.dtype
