@@ -41,10 +41,10 @@ class Paused(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What is done next with a run that is made in pieces, between which the host looks: it begins, goes on, or ends.
+    """What is done next with a run that is made in pieces, between which the host looks: it goes on, or ends.
 
     Attributes:
-        before: Where the piece before paused; None begins.
+        before: Where the piece before paused; None begins at the start.
         until: Where it pauses next, counted from the start: in blocks of a loop, in steps of a solver, (). None ends
             the run where it is.
     """
@@ -55,7 +55,7 @@ class Piece(NamedTuple):
     @property
     def ends(self) -> bool:
         """Whether this is the end, which reads what was kept."""
-        return self.before is not None and self.until is None
+        return self.until is None
 
 
 def go_on(
@@ -70,20 +70,20 @@ def go_on(
     tidy: Tidy | None = None,
     alone: Settle | None = None,
 ) -> Paused:
-    """Begin a loop, or take it further by blocks of steps whose number need not be known when it is compiled.
+    """Take a loop further, from its start or from a pause; how many blocks need not be known when it is compiled.
 
     It computes what `run` computes with the same arguments, which has no derivative here. `run` ends it.
     """
     keep, _ = keeping(reads, needs(carry), read, needs)
     save = saving(reads, keep)
-    if piece.before is None:
+    paused, until = piece.before, piece.until
+    assert until is not None
+    if paused is None:
         slot = jnp.asarray(0 if reads.total * reads.every > reads.updates else reads.total)
         saved = save(carry, untouched(reads, keep, carry), slot if reads.slots is None else reads.slots[0])
-        return Paused(carry, saved, jnp.asarray(True), jnp.asarray(0))
-    assert piece.until is not None
+        paused = Paused(carry, saved, jnp.asarray(True), jnp.asarray(0))
     guard = None if settle is None else Guard(settle, alone)
     block = (_block_between_reads if reads.slots is None else _block_with_reads)(step, reads, keep, guard, tidy)
-    paused, until = piece.before, piece.until
     whole, rest = divmod(reads.updates, reads.block)
 
     def one(now: Paused) -> Paused:

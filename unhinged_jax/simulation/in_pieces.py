@@ -33,11 +33,10 @@ class InPieces(diffrax.ForwardMode):
         **settings: Any,
     ) -> Any:  # fmt: skip
         init_state = settings["init_state"]
-        if self.before is None:
-            return init_state, {"paused": jax.tree.map(jnp.asarray, init_state)}
         if self.until is None:
             return _ended(self.before, settings["t1"]), {}
-        before, until, paused = self.before, self.until, []
+        before = jax.tree.map(jnp.asarray, init_state) if self.before is None else self.before
+        until, paused = self.until, []
 
         def inner(cond: Callable, body: Callable, init: PyTree, **how: Any) -> Any:
             return while_loop(cond, body, init, kind="lax", max_steps=how["max_steps"], buffers=how["buffers"])

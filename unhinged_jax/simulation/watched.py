@@ -14,13 +14,15 @@ from jaxtyping import PyTree
 
 from unhinged_jax import _check, _interrupt, _loop, _memory
 from unhinged_jax._terminal import ProgressBar
+from unhinged_jax.simulation.choose import moving_numbers
 from unhinged_jax.simulation.in_pieces import InPieces, is_over
 from unhinged_jax.simulation.programs import Job, descend, integrate
 from unhinged_jax.trajectory import RunResult, Trajectory, concat
 
 _SECONDS = 0.5  # what a piece should take
 _GROWTH = 4  # largest ratio of the sizes of two pieces
-_FIRST = 64  # steps of the solver in the first piece of a flow
+_FIRST = 1 << 18  # numbers that are computed in the first piece, about: a tenth of a second
+_STAGES = 16  # velocities in a step of a solver, about
 _GROUPS = 20  # pieces of a batch, about
 
 
@@ -57,7 +59,7 @@ def descend_in_pieces(job: Job, times: jax.Array, reads: _loop.Reads) -> Traject
         count, updates = int(now.blocks), int(now.carry.updates)
         return _Stage(count, updates, not bool(now.going) or count >= reads.blocks)
 
-    return _in_pieces(go, stage, 1, reads.updates, "updates")
+    return _in_pieces(go, stage, _at_first(job, reads.block), reads.updates, "updates")
 
 
 def integrate_in_pieces(job: Job, times: np.ndarray) -> Trajectory:
@@ -73,7 +75,12 @@ def integrate_in_pieces(job: Job, times: np.ndarray) -> Trajectory:
         over = is_over(now, end, job.dynamics.max_steps)
         return _Stage(int(now.num_steps), float(np.interp(float(now.tprev), marks, places)), over)
 
-    return _in_pieces(go, stage, _FIRST, len(times), "times", job.dynamics.max_steps)
+    return _in_pieces(go, stage, _at_first(job, _STAGES), len(times), "times", job.dynamics.max_steps)
+
+
+def _at_first(job: Job, velocities: int) -> int:
+    """How many blocks, or steps of a solver, of so many velocities each make up the first piece."""
+    return max(1, _FIRST // (velocities * moving_numbers(job.model, job.choice)))
 
 
 def _in_pieces(
@@ -86,8 +93,11 @@ def _in_pieces(
 ) -> Trajectory:
     """Run to the end or to an interruption, in pieces whose size follows from how long they take."""
     with ProgressBar(total, "Compiling", unit=unit) as bar:
-        paused, count, over = go(_loop.Piece()), 0, False
-        go(_loop.Piece(paused))  # compiled here, so that an interrupted run ends at once
+        paused = go(_loop.Piece(until=np.asarray(min(size, most), np.int32)))
+        count, _, over = stage(paused)
+        run: Trajectory = go(_loop.Piece(paused))  # compiled here, so that an interrupted run ends at once
+        if over:
+            return run
         with _interrupt.noted() as interrupted:
             while not (over or interrupted()):
                 begun = time.monotonic()
@@ -98,7 +108,7 @@ def _in_pieces(
                 bar.update(completed=shown, description="Simulating")
                 speed = _SECONDS / max(time.monotonic() - begun, 1e-9)
                 size = max(1, round(size * min(max(speed, 1 / _GROWTH), _GROWTH)))
-        run: Trajectory = go(_loop.Piece(paused))
+        run = go(_loop.Piece(paused))
     return run if over else _marked_interrupted(run)
 
 
