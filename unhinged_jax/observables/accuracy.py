@@ -120,7 +120,7 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _compared(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The logit of the true class, the largest of another class, and whether the first of all largest is the true one.
+    """The logit of the true class, the largest of another class, and whether the first of the largest is the true one.
 
     All in one pass, because XLA may compute an entry twice and round it differently; ties must stay ties.
     """
