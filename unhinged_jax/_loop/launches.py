@@ -42,7 +42,7 @@ def at_once(samples: int, classes: int) -> int:
 def read_each(read: Callable[[Any], PyTree], moments: PyTree, together: int) -> PyTree:
     """read(moment) for every moment along the first axis, some of them together; a derivative reads them again.
 
-    On a CPU a block of moments takes a tenth longer to compile, and a third of the time of one after the other.
+    On a CPU a block of moments takes up to a fifth longer to compile, and half the time of one after the other.
     """
     read, count = jax.checkpoint(read), jax.tree.leaves(moments)[0].shape[0]
     if min(together, count) <= 1 or not (on_accelerator() or count >= _MANY):
