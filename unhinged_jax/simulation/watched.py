@@ -93,22 +93,20 @@ def _in_pieces(
 ) -> Trajectory:
     """Run to the end or to an interruption, in pieces whose size follows from how long they take."""
     with ProgressBar(total, "Compiling", unit=unit) as bar:
-        paused = go(_loop.Piece(until=np.asarray(min(size, most), np.int32)))
-        count, _, over = stage(paused)
-        run: Trajectory = go(_loop.Piece(paused))  # compiled here, so that an interrupted run ends at once
-        if over:
-            return run
+        # Compiled here, so that an interruption ends a run at once; no step is made before one is noted.
+        paused, before, count, over = go(_loop.Piece(until=np.asarray(0, np.int32))), None, 0, False
+        go(_loop.Piece(paused))
         with _interrupt.noted() as interrupted:
             while not (over or interrupted()):
                 begun = time.monotonic()
                 until = min(count + size, most)
-                paused = go(_loop.Piece(paused, np.asarray(until, np.int32)))
+                paused = before = go(_loop.Piece(before, np.asarray(until, np.int32)))
                 count, shown, over = stage(paused)
                 _interrupt.finished()
                 bar.update(completed=shown, description="Simulating")
                 speed = _SECONDS / max(time.monotonic() - begun, 1e-9)
                 size = max(1, round(size * min(max(speed, 1 / _GROWTH), _GROWTH)))
-        run = go(_loop.Piece(paused))
+        run: Trajectory = go(_loop.Piece(paused))
     return run if over else _marked_interrupted(run)
 
 
