@@ -479,3 +479,17 @@ def test_a_class_without_samples_has_no_mean():
     with pytest.raises(ValueError, match="class 2 has no sample"):
         uj.exact(model, uj.Flow(), state, [0.0], ["nc1"])
     assert "nc1" not in uj.exact(model, uj.Flow(), state, [0.0], uj.all_observables).observables
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_traced_labels_that_are_no_class_have_no_accuracy(label):
+    """Labels are not checked while they are traced."""
+    labels, W = uj.from_labels([0, 1, 2]), jnp.eye(3)
+
+    @jax.jit
+    def seen(index):
+        model = uj.unconstrained(labels.replace(index=index), 3)
+        return uj.observe_state(model, uj.State(2 * W, W, jnp.zeros(3)), ["accuracy", "margin_min"])
+
+    assert {name: float(value) for name, value in seen(jnp.arange(3)).items()} == {"accuracy": 1, "margin_min": 2}
+    assert all(np.isnan(value) for value in seen(jnp.array([0, 1, label])).values())
