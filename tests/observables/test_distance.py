@@ -72,10 +72,22 @@ def test_distances_of_a_part_are_those_of_its_own_direction(which):
         assert got == pytest.approx(want, rel=1e-15, abs=3e-14), (log_amplitude, log_rest)
 
 
-def test_many_numbers_have_the_distances_of_few(monkeypatch):
-    few = log_distance(split(-1.0, 0.3, -2.0))
+@pytest.mark.parametrize("cancel", [False, True])
+def test_many_numbers_have_the_distances_of_few(monkeypatch, cancel):
+    """Where amplitude and rest cancel, and where they do not; for one state and for two at once; and derivatives."""
+    rest = [x - d if cancel else x for x, d in zip(REST, DIRECTION, strict=True)]
+
+    def found():
+        value, slope = jax.value_and_grad(lambda log: log_distance(split(-1.0, 0.3, log, rest=rest, whole=REST)))(0.3)
+        return (
+            value,
+            slope,
+            jax.vmap(lambda log: log_distance(split(1.0, 0.3, log, rest=rest, whole=REST)))(jnp.asarray([0.3, -2.0])),
+        )
+
+    few = found()
     monkeypatch.setattr(of_directions, "_FEW", 0)
-    assert float(log_distance(split(-1.0, 0.3, -2.0))) == pytest.approx(float(few), rel=1e-14)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-13), found(), few)
 
 
 def test_derivatives_where_one_part_is_far_smaller_than_the_other():

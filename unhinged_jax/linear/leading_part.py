@@ -278,9 +278,13 @@ def _rounding(model: LayerPeeled, kernel: Kernel | None, dtype: DTypeLike) -> ja
     return (8 * jnp.finfo(dtype).eps) ** 2 * model.classes * jnp.sum(q * q) * theta
 
 
-def put_together(lead: Float[jax.Array, "rows m"], rest: Float[jax.Array, "rows m"]) -> Float[jax.Array, "rows m"]:
-    """lead + rest, with rows in which only rounding is left set to 0, so that a row of zeros stays a row of zeros."""
-    total = lead + rest
-    size = jnp.max(jnp.abs(lead)) + jnp.max(jnp.abs(rest))
-    nothing = jnp.max(jnp.abs(total), axis=1, keepdims=True) <= 16 * jnp.finfo(total.dtype).eps * size
-    return total - jax.lax.stop_gradient(jnp.where(nothing, total, 0.0))
+def put_together(
+    lead: Float[jax.Array, ""], direction: Float[jax.Array, "rows m"], rest: Float[jax.Array, "rows m"]
+) -> tuple[Float[jax.Array, "rows m"], Bool[jax.Array, "rows 1"]]:
+    """lead direction + rest, with rows in which only rounding is left set to 0, so that a row of zeros stays one; and
+    which rows are not 0."""
+    total = lead * direction + rest
+    # At least half of the largest entries of both terms together, without a pass over the remainder.
+    size = jnp.abs(lead) * largest(direction) + largest(total)
+    there = ~jnp.all(jnp.abs(total) <= 16 * jnp.finfo(total.dtype).eps * size, axis=1, keepdims=True)
+    return total - jax.lax.stop_gradient(jnp.where(there, 0.0, total)), there

@@ -279,9 +279,9 @@ class LayerPeeled(Tabled):
 
     def loss_of_columns(self, logits: jax.Array) -> jax.Array:
         """The same for logits with one sample per column, (C, n)."""
-        q = jnp.asarray(self.labels.weights, logits.dtype)
+        q, held_out = jnp.asarray(self.labels.weights, logits.dtype), self.labels.held_out is not None
         targets = self.labels.probabilities().T.astype(logits.dtype)
-        return jnp.sum(q * counted(q, self.loss.of_columns(counted(q, logits), targets)))
+        return jnp.sum(q * counted(q, self.loss.of_columns(counted(q, logits) if held_out else logits, targets)))
 
     def forces(self, H: jax.Array, W: jax.Array, b: jax.Array) -> Parts:
         """Minus the gradients of the loss term; that of a bias under a linear loss is 0 where only rounding is left."""

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from unhinged_jax._platform import on_accelerator
 from unhinged_jax.losses import AdjustedMargin
 from unhinged_jax.observables.features import Features, map_samples, row_lengths
 from unhinged_jax.observables.view import View, of_ordinary_size
-from unhinged_jax.special import greatest, safe_log, safe_norm
+from unhinged_jax.special import greatest, over_all, safe_log, safe_norm
 
+_ROWS_AT_ONCE = 1 << 15  # logits; of more of them a loop over the classes takes half the time of one reduction
 _SMALL = 1e-8
 """The loss, over that of logits of 0, below which a difference of logits and targets has lost half of its digits."""
 
@@ -32,7 +34,7 @@ def in_common_units(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _linear_loss(view: View) -> tuple[jax.Array, jax.Array]:
     """(mantissa, logarithm of scale) of the data term of a loss linear in the logits."""
     common, factor, bias = view.once(in_common_units)
-    inner = jnp.sum(view.signal_features() * view.prototypes())
+    inner = over_all(jnp.sum, view.signal_features() * view.prototypes())
     return -(inner * factor + jnp.sum(bias * view.model.signal().column_sums(view.W.dtype))), common
 
 
@@ -46,7 +48,8 @@ def loss_parts(view: View) -> tuple[jax.Array, jax.Array]:
     else:
         # As large as finite logits can be. A loss that is 0 there is 0 beyond, and one that is large is infinite.
         size = jnp.sqrt(1.0 * model.samples) if model.spherical else view.normal().features.norm()
-        bound = jnp.maximum(size * safe_norm(view.prototypes()), 1.0)
+        of_W = safe_norm(view.prototypes()) if model.unit_prototypes else view.normal().norm_W
+        bound = jnp.maximum(size * of_W, 1.0)
         most = jax.lax.stop_gradient(jnp.log(jnp.finfo(bound.dtype).max) - jnp.log(bound) - 2.0)
         scale = view.logit_scale()
         logits = jnp.exp(jnp.minimum(scale, most)) * view.seen().scores(view.prototypes()) + view.b[:, None]
@@ -89,8 +92,8 @@ def objective(view: View) -> jax.Array:
         return jnp.where(jnp.asarray(decay) == 0, 0.0, decay * squares)  # even if the norm is infinite
 
     decay = term(model.decay_H, in_full(view.features.norm()))
-    factors = [view.W] if view.inner is None else [view.W, view.inner]
-    of_W, of_b = in_full(safe_norm(*factors)), safe_norm(view.b)
+    size_W = view.norm_W() if view.inner is None else safe_norm(view.W, view.inner)
+    of_W, of_b = in_full(size_W), safe_norm(view.b)
     if model.decay_b is None:
         decay = decay + term(model.decay_W, of_W, of_b)
     else:
@@ -98,7 +101,7 @@ def objective(view: View) -> jax.Array:
     data, decay = loss(view), decay / 2
     total = data + decay
     # Two infinite terms of opposite signs: the one with the larger logarithm.
-    sizes = ((model.decay_H, view.features.norm()), (model.decay_W, safe_norm(*factors)))
+    sizes = ((model.decay_H, view.features.norm()), (model.decay_W, size_W))
     squares = [safe_log(jnp.asarray(rate, total.dtype)) + 2 * (safe_log(size) + view.log_scale) for rate, size in sizes]
     wins = jax.lax.stop_gradient(log_abs_loss(view) > jnp.logaddexp(*squares) - jnp.log(2.0))
     return jnp.where(jnp.isinf(data) & jnp.isinf(decay), jnp.where(wins, data, decay), total)
@@ -124,14 +127,26 @@ def _compared(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array
 
     All in one pass, because XLA may compute an entry twice and round it differently; ties must stay ties.
     """
-    row, least = jnp.arange(logits.shape[0])[:, None], jnp.asarray(-jnp.inf, logits.dtype)
-    sides = tuple(jnp.where(side, logits, least) for side in (row == truth, row < truth, row > truth))
-    own, before, after = jax.lax.reduce(sides, (least,) * 3, _larger, (0,))
+    least = jnp.asarray(-jnp.inf, logits.dtype)
+
+    def sides(row: jax.Array, logits: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(jnp.where(side, logits, least) for side in (row == truth, row < truth, row > truth))
+
+    if logits.size <= _ROWS_AT_ONCE or on_accelerator():
+        found = jax.lax.reduce(sides(jnp.arange(logits.shape[0])[:, None], logits), (least,) * 3, _larger, (0,))
+    else:
+
+        def join(found: Any, row: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            return _larger(found, sides(*row)), None
+
+        nothing = (jnp.full(logits.shape[1], least),) * 3
+        found = jax.lax.scan(join, nothing, (jnp.arange(logits.shape[0]), logits))[0]
+    own, before, after = found
     own = jnp.where((truth >= 0) & (truth < logits.shape[0]), own, jnp.nan)  # labels that are traced are not checked
     return own, jnp.maximum(before, after), (own > before) & (own >= after)
 
 
-def _larger(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+def _larger(one: Any, other: Any) -> Any:
     return tuple(jnp.maximum(x, y) for x, y in zip(one, other, strict=True))
 
 
@@ -162,7 +177,7 @@ def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View],
 
         def at_infinity() -> jax.Array:
             # A tie of logits beyond the range is due to rounding, and its margin is unknown, unless they are all 0.
-            nothing = (view.seen().row_norms() == 0) | (safe_norm(view.W) == 0)
+            nothing = (view.seen().row_norms() == 0) | (view.norm_W() == 0)
             return jnp.where((values == 0) & ~nothing, jnp.nan, values)
 
         known = jax.lax.cond(jnp.isinf(jnp.exp(common)), at_infinity, lambda: values)

@@ -9,13 +9,15 @@ a ratio of two computed numbers and never a difference of nearly equal ones.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from unhinged_jax.special import safe_log, safe_norm
+from unhinged_jax._platform import on_accelerator
+from unhinged_jax.special import over_all, safe_log, safe_norm
 
 Orthonormal = list[Float[jax.Array, "..."]]
 """A state, or some of its arrays, in orthonormal coordinates, so that its squared norm is the sum of all squares.
@@ -23,7 +25,7 @@ Orthonormal = list[Float[jax.Array, "..."]]
 A state is [H in the coordinates of `RowSpace.metric` (rows, p), norm of the residual (), W (C, p)].
 """
 
-_FEW = 2**16  # numbers; copies of more of them cost more than a second copy of the code
+_FEW = 2**13  # numbers; copies of more of them cost more than a second copy of the code
 
 
 class Split(NamedTuple):
@@ -92,7 +94,12 @@ def log_distance(split: Split) -> Float[jax.Array, ""]:
     along). If the last two nearly cancel, for example in a part that starts far smaller than the other, the whole state
     is compared. If the limit or the state has no direction, the distance is NaN.
     """
-    (along, ahead_whole), (across, aside_whole) = _along_and_across(split.direction, [split.rest, split.whole])
+    few = sum(part.size for part in split.direction) <= _FEW
+    if few:  # compiled once for both
+        both = [jnp.stack(parts) for parts in zip(split.rest, split.whole, strict=True)]
+        (along, ahead_whole), (across, aside_whole) = jax.vmap(partial(_components, split.direction))(both)
+    else:
+        along, across = _components(split.direction, split.rest)
     led = safe_norm(*split.direction) > 0
     common = jax.lax.stop_gradient(jnp.maximum(split.log_amplitude, split.log_rest))
     common = jnp.where(jnp.isfinite(common), common, 0.0)
@@ -100,6 +107,9 @@ def log_distance(split: Split) -> Float[jax.Array, ""]:
     ahead = lead + along * shrink
     aside, log_aside = across * shrink, safe_log(across) + (split.log_rest - common)
     cancel = jnp.maximum(jnp.abs(ahead), aside) < jnp.abs(lead) / 8
+    if not few:
+        whole = partial(_components, split.direction, split.whole)  # passes over large arrays, which are hardly needed
+        ahead_whole, aside_whole = whole() if on_accelerator() else jax.lax.cond(cancel, whole, lambda: (ahead, aside))
     ahead, aside = jnp.where(cancel, ahead_whole, ahead), jnp.where(cancel, aside_whole, aside)
     log_aside = jnp.where(cancel, safe_log(aside_whole), log_aside)
     there = (ahead != 0) | (aside != 0)
@@ -113,16 +123,7 @@ def log_distance(split: Split) -> Float[jax.Array, ""]:
     return jnp.where(led & there, jnp.where(small, near, far), jnp.nan)
 
 
-def _along_and_across(
-    direction: Orthonormal, vectors: list[Orthonormal]
-) -> tuple[Float[jax.Array, "k"], Float[jax.Array, "k"]]:
-    """The components of k vectors along a unit direction, and the lengths of what is left, (k,) each."""
-
-    def components(parts: Orthonormal) -> tuple[jax.Array, jax.Array]:
-        along = sum((jnp.sum(d * x) for d, x in zip(direction, parts, strict=True)), jnp.zeros(()))
-        return along, safe_norm(*(x - along * d for d, x in zip(direction, parts, strict=True)))
-
-    if sum(part.size for part in direction) <= _FEW:  # compiled once for all of them
-        return jax.vmap(components)([jnp.stack(parts) for parts in zip(*vectors, strict=True)])
-    along, across = zip(*map(components, vectors), strict=True)
-    return jnp.stack(along), jnp.stack(across)
+def _components(direction: Orthonormal, parts: Orthonormal) -> tuple[Float[jax.Array, ""], Float[jax.Array, ""]]:
+    """The component of a vector along a unit direction, and the length of what is left."""
+    along = sum((over_all(jnp.sum, d * x) for d, x in zip(direction, parts, strict=True)), jnp.zeros(()))
+    return along, safe_norm(*(x - along * d for d, x in zip(direction, parts, strict=True)))

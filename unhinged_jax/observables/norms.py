@@ -22,14 +22,14 @@ def log_norms(view: View) -> tuple[jax.Array, jax.Array]:
     """Logarithms of the norms of H and of W."""
     return (
         safe_log(view.features.norm()) + view.log_scale,
-        safe_log(safe_norm(view.W)) + view.log_scale,
+        safe_log(view.norm_W()) + view.log_scale,
     )
 
 
 def log_norm(view: View) -> jax.Array:
     """Logarithm of the norm of (H, W), and of the factors between them if there are any."""
     inner = [] if view.inner is None else [safe_norm(view.inner)]
-    sizes = jnp.stack([view.features.norm(), safe_norm(view.W), *inner])
+    sizes = jnp.stack([view.features.norm(), view.norm_W(), *inner])
     if view.unless_lost is not None:  # a part that is lost is far too small to count
         sizes = jnp.where(jnp.isnan(view.unless_lost) & jnp.isnan(sizes), 0.0, sizes)
     return safe_log(safe_norm(sizes)) + view.log_scale

@@ -15,7 +15,6 @@ from unhinged_jax.labels.held_out import training_rows
 from unhinged_jax.observables.features import DenseFeatures, Features
 from unhinged_jax.observables.plane_features import PlaneFeatures
 from unhinged_jax.observables.view import View
-from unhinged_jax.special import safe_norm
 
 
 def of_training(view: View) -> View:
@@ -53,7 +52,7 @@ def in_run(view: View) -> View:
     if not (moves.H or view.model.spherical):
         view = _unless_lost(view, view.features.norm())
     if not (moves.W or view.model.spherical):
-        view = _unless_lost(view, safe_norm(view.W), of_W=True)
+        view = _unless_lost(view, view.norm_W(), of_W=True)
     return view
 
 
@@ -66,7 +65,10 @@ def _unless_lost(view: View, size: jax.Array, of_W: bool = False) -> View:
     by = jax.lax.stop_gradient(jnp.where(lost, jnp.nan, one))
     features = view.features.scaled(*((one, by) if of_W else (by, one)))
     both = by if view.unless_lost is None else by * view.unless_lost
-    return dataclasses.replace(view, features=features, W=by * view.W if of_W else view.W, unless_lost=both)
+    if of_W:
+        known = None if view.known_norm_W is None else by * view.known_norm_W
+        view = dataclasses.replace(view, W=by * view.W, known_norm_W=known)
+    return dataclasses.replace(view, features=features, unless_lost=both)
 
 
 def _of(view: View, labels: Labels, features: Features) -> View:

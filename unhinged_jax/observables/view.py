@@ -20,11 +20,12 @@ from unhinged_jax.special import drift, power_of_two, safe_norm
 
 
 class Normal(NamedTuple):
-    """Features and prototypes, each over a power of two of its own, so that no product of them leaves the range, and
-    the logarithms of their scales."""
+    """Features and prototypes, each over a power of two of its own, so that no product of them leaves the range, the
+    norm of these prototypes, and the logarithms of the scales."""
 
     features: Features
     W: Float[jax.Array, "C p"]
+    norm_W: Float[jax.Array, ""]
     log_H: Float[jax.Array, ""]
     log_W: Float[jax.Array, ""]
 
@@ -32,13 +33,14 @@ class Normal(NamedTuple):
 def _normal(view: View) -> Normal:
     if view.inner is not None:
         return _normal_of_last(view, view.inner)
-    powers = [drift(size) for size in (view.features.norm(), safe_norm(view.W))]
+    norm_W = view.norm_W()
+    powers = [drift(size) for size in (view.features.norm(), norm_W)]
     dtype = view.W.dtype
     info = jnp.finfo(dtype)
     powers = [jnp.clip(power, 2 - info.maxexp, info.maxexp - 2) for power in powers]
     factor_H, factor_W = (power_of_two(-power, dtype) for power in powers)
     log_H, log_W = (view.log_scale + power.astype(dtype) * jnp.log(jnp.asarray(2.0, dtype)) for power in powers)
-    return Normal(view.features.scaled(factor_H, factor_W), factor_W * view.W, log_H, log_W)
+    return Normal(view.features.scaled(factor_H, factor_W), factor_W * view.W, factor_W * norm_W, log_H, log_W)
 
 
 def _normal_of_last(view: View, inner: jax.Array) -> Normal:
@@ -46,7 +48,7 @@ def _normal_of_last(view: View, inner: jax.Array) -> Normal:
     which an activation allows that is homogeneous."""
     features, log = layer_features(view.model, view.features.dense(), inner, view.log_scale)[-1]
     W, log_W = of_ordinary_size(view.W, view.log_scale)
-    return Normal(DenseFeatures(features), W, log, log_W)
+    return Normal(DenseFeatures(features), W, safe_norm(W), log, log_W)
 
 
 def layer_features(
@@ -68,6 +70,10 @@ def of_ordinary_size(array: jax.Array, log_scale: jax.Array) -> tuple[jax.Array,
     return array * power_of_two(-power, array.dtype), log
 
 
+def _norm_W(view: View) -> jax.Array:
+    return safe_norm(view.W) if view.known_norm_W is None else view.known_norm_W
+
+
 def _unit_prototypes(view: View) -> jax.Array:
     W = view.normal().W
     lengths = row_lengths(W)
@@ -85,6 +91,7 @@ class View:
     logits and targets.
     `inner` are the factors between H and W of a deep model, each e^log_scale times the array, (L-2, p, p).
     `unless_lost` is NaN if features or prototypes are too small beside the others to be known, else 1.
+    `known_norm_W` is the norm of W if a solver has it more cheaply than by a pass over W.
     """
 
     model: LayerPeeled
@@ -98,6 +105,7 @@ class View:
     small_loss: tuple[jax.Array, jax.Array, jax.Array, jax.Array] | None = None
     inner: Float[jax.Array, "l p p"] | None = None
     unless_lost: Float[jax.Array, ""] | None = None
+    known_norm_W: Float[jax.Array, ""] | None = None
 
     def once(self, compute: Callable[[View], Any]) -> Any:
         """compute(view), evaluated only once, because XLA does not merge factorisations."""
@@ -130,6 +138,10 @@ class View:
     def prototypes(self) -> Float[jax.Array, "C p"]:
         """W as it enters the logits, (C, p): unit rows if they are normalised, else over its scale in `normal`."""
         return self.once(_unit_prototypes) if self.model.unit_prototypes else self.normal().W
+
+    def norm_W(self) -> Float[jax.Array, ""]:
+        """Frobenius norm of W."""
+        return self.once(_norm_W)
 
     def signal_features(self) -> Float[jax.Array, "C p"]:
         """M^T H of the features seen, shape (C, p)."""

@@ -191,13 +191,16 @@ class LeadingProbe(Leading):
             common = jnp.maximum(common, start.log_scale)
         lead = self._times(amplitude, common)
         by, kept = jnp.exp(rest.log_scale - common), jnp.exp(start.log_scale - common)
-        H = put_together(lead * self.H, by * rest.H) if H_moves else kept * start.H
-        W = put_together(lead * self.part.prototypes, by * rest.W) if W_moves else kept * start.W
+        H = put_together(lead, self.H, by * rest.H)[0] if H_moves else kept * start.H
         factor = by * rest.factor if H_moves else kept * start.factor
         scores = rest.scores
+        if not W_moves:
+            scores = scores if scores is None or self.scores is None else kept * self.scores
+            return RowState(H, kept * start.W, factor, common, scores)
+        W, there = put_together(lead, self.part.prototypes, by * rest.W)
         if scores is not None and self.scores is not None:
-            scores = lead * self.scores + by * scores if W_moves else kept * self.scores
-            scores = jnp.where(jnp.any(W != 0, axis=1, keepdims=True), scores, scores - jax.lax.stop_gradient(scores))
+            scores = lead * self.scores + by * scores
+            scores = jnp.where(there, scores, scores - jax.lax.stop_gradient(scores))
         return RowState(H, W, factor, common, scores)
 
     def add(

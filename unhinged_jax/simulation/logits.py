@@ -47,7 +47,9 @@ class LogitSystem(ColumnSystem):
 
     def view(self, body: Body, logs: list[jax.Array], still: jax.Array) -> View:
         features = ScoredFeatures(body["H"].T, None, body["scores"], body["norm_H"])
-        return View(self.model, features, body["W"].T, body["b"], jnp.zeros((), body["W"].dtype))
+        W, zero = body["W"], jnp.zeros((), body["W"].dtype)
+        # Of the transpose, which is never needed, the norm would be a copy with a stride.
+        return View(self.model, features, W.T, body["b"], zero, known_norm_W=safe_norm(W))
 
 
 def _growth(along: jax.Array, length: jax.Array, first: jax.Array) -> jax.Array:
