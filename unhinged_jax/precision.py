@@ -85,6 +85,8 @@ def settled(tree: PyTree) -> Any:
     dtype = jnp.result_type(float)
 
     def array(leaf: ArrayLike) -> Any:
+        if isinstance(leaf, float):
+            return np.asarray(leaf, dtype)
         fine = isinstance(leaf, jax.Array) and leaf.dtype == dtype and not leaf.weak_type
         return leaf if fine else jnp.asarray(leaf, dtype)  # a copy costs more than the look
 
@@ -100,7 +102,7 @@ def traceable(tree: PyTree) -> Any:
 
     def array(leaf: ArrayLike) -> Any:
         other = jnp.issubdtype(getattr(leaf, "dtype", dtype), jnp.floating) and getattr(leaf, "dtype", dtype) != dtype
-        if isinstance(leaf, (int, float)):
+        if isinstance(leaf, (int, float)) or (other and isinstance(leaf, np.ndarray)):
             return np.asarray(leaf, dtype)  # a program takes it as it is; an array of JAX would be copied here first
         if other and not isinstance(leaf, jax.core.Tracer):
             with jax.ensure_compile_time_eval():  # what is known stays known inside `jax.jit`

@@ -134,10 +134,12 @@ class Task:
         counts = np.round(np.append(self.first, self.times) / step_of(self.dynamics)).astype(np.int64)
         return counts[1:], int(counts[0])
 
-    def clock(self) -> jax.Array:
-        """The times as a JAX array. Numbers of updates that do not fit the integers of the precision become floats."""
+    def clock(self) -> Any:
+        """The times, (T,), in the types of the precision; numbers of updates that do not fit its integers as floats."""
+        if isinstance(self.times, jax.Array):
+            return self.times
         fits = self.times.dtype.kind != "i" or self.times[-1] <= jnp.iinfo(jnp.result_type(int)).max
-        return jnp.asarray(self.times if fits else self.times.astype(float))
+        return self.times.astype(jnp.result_type(int if fits and self.times.dtype.kind == "i" else float))
 
     def _must_resolve(self, given: Trajectory) -> None:
         """Raise if a closed form in float32 has exponents so large that their last digit means many powers of e."""

@@ -97,7 +97,7 @@ def ended_at(found: Trajectory, times: jax.Array, task: _request.Task) -> jax.Ar
             ended = jnp.asarray(_time_of(float(found.elapsed), task, int(jnp.sum(found.reached))), times.dtype)
     elif isinstance(task.dynamics, Flow):  # whose clock may be zeta
         count = jnp.sum(found.reached)
-        ended = jnp.where(count > 0, times[count - 1], jnp.asarray(task.first, times.dtype))
+        ended = jnp.where(count > 0, jnp.asarray(times)[count - 1], jnp.asarray(task.first, times.dtype))
     return jnp.where(found.reached[-1], times[-1], ended)
 
 

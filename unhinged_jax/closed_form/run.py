@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpy.typing as npt
 
 from unhinged_jax import _check, _loop, _request, observables
@@ -126,8 +127,8 @@ def exact(
         raise NoClosedForm(f"there are no distances to a limit: {why}")
     task.refuse_large(states)
     with task.context():
-        times = task.clock()
-        clock, start, dynamics = unit_clock(dynamics, task, times)
+        asked = task.clock()
+        clock, begin, dynamics = unit_clock(dynamics, task, asked)
         model, dynamics = _request.traceable((model, dynamics))
         reads: Any = None
         optimized = isinstance(dynamics, Descent) and dynamics.optimizer is not None
@@ -136,8 +137,8 @@ def exact(
             if optimized:
                 stepped = not constant_gradient.at_once(dynamics, task.memory)
             reads = (_loop.reads_at if stepped else updates_at)(task.times, task.first)
-        if start is None:
-            start = jnp.asarray(0 if isinstance(reads, Updates) else task.first)
+        own: Any = np.zeros((), jnp.result_type(int)) if isinstance(reads, Updates) else jnp.asarray(task.first)
+        start = own if begin is None else begin
         if model.spherical or not model.loss.linear or optimized:
             must_fit(task.state, task.precision)
         job = Job(
@@ -153,8 +154,8 @@ def exact(
         else:
             found = _squared(job, form_of(model, dynamics, given))
         early = model.spherical or model.depth > 2 or (isinstance(dynamics, Flow) and dynamics.paced)
-        ended = ended_at(found, times, task) if early else jnp.asarray(task.times[-1], times.dtype)
-        return task.finish(dataclasses.replace(found, times=times, elapsed=ended))
+        ended: Any = ended_at(found, asked, task) if early else asked[-1]
+        return task.finish(dataclasses.replace(found, times=asked, elapsed=ended))
 
 
 def _why_not_this(

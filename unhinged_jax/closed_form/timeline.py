@@ -108,14 +108,14 @@ class Updates(NamedTuple):
         odd: Which of them are odd, (T,), because float32 has no odd numbers beyond 2^24.
     """
 
-    number: Float[jax.Array, "T"]
-    odd: Bool[jax.Array, "T"]
+    number: Float[Any, "T"]
+    odd: Bool[Any, "T"]
 
 
 def updates_at(times: np.ndarray, start: int) -> Updates:
     """The numbers of updates since `start`, counted in 64 bits whatever the precision."""
     after = np.asarray(times, np.int64) - start
-    return Updates(jnp.asarray(after.astype(float)), jnp.asarray(after % 2 == 1))
+    return Updates(after.astype(jnp.result_type(float)), after % 2 == 1)
 
 
 def closed(dynamics: Dynamics) -> bool:
