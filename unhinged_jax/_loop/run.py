@@ -135,7 +135,7 @@ def _regular(
 
     def until_read(state: tuple[PyTree, jax.Array], count: jax.Array) -> tuple[PyTree, tuple[PyTree, jax.Array]]:
         def blocks() -> tuple[PyTree, jax.Array]:
-            ks = (count - 1) * reads.every + jnp.arange(reads.every)
+            ks = (count - 1) * reads.every + jnp.arange(reads.every, dtype=jnp.int32)
             return over(guarded, state, ks.reshape(-1, reads.block))
 
         # The start is read by a branch, so that reading is compiled once.
@@ -143,7 +143,7 @@ def _regular(
         return state, (look(*state), state[1])
 
     at_start, start = reads.total * reads.every > reads.updates, (carry, jnp.asarray(True))
-    counts = jnp.arange(0 if at_start and not few else 1, reads.updates // reads.every + 1)
+    counts = jnp.arange(0 if at_start and not few else 1, reads.updates // reads.every + 1, dtype=jnp.int32)
     (carry, _), (values, filled) = jax.lax.scan(until_read, start, counts)
     if few:
         if at_start:
@@ -166,7 +166,7 @@ def _looked_up(
     whole, rest = divmod(reads.updates, reads.block)
     within = whole * reads.block
     state = ((carry, saving(reads, keep)(carry, untouched(reads, keep, carry), slots[0])), jnp.asarray(True))
-    ks = jnp.arange(reads.updates)
+    ks = jnp.arange(reads.updates, dtype=jnp.int32)
     if whole:
         state = over(guarded, state, ks[:within].reshape(whole, reads.block))
     if rest:

@@ -48,6 +48,10 @@ class ColumnSystem(System):
         return (("H", "W"),) if self.scaled else ()
 
     @property
+    def stays(self) -> tuple[str, ...]:
+        return tuple(name for name, moves in self.model.moves._asdict().items() if not moves)
+
+    @property
     def capped(self) -> bool:
         return True
 

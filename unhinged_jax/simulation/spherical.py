@@ -21,6 +21,7 @@ from unhinged_jax.observables import View
 from unhinged_jax.observables.features import row_lengths
 from unhinged_jax.observables.plane_features import PlaneFeatures, plane_features, with_products
 from unhinged_jax.simulation.system import Body, System
+from unhinged_jax.special import power_of_two
 
 
 class PlaneSystem(System):
@@ -85,15 +86,17 @@ class PlaneSystem(System):
     def velocity_at(self, body: Body, powers: jax.Array) -> Body:
         u = body["along"]
         if self.logarithmic:
-            v = jnp.where(self._off, jnp.exp(body["log_across"]), 0.0)
+            unit, v = jnp.ones((), u.dtype), jnp.where(self._off, jnp.exp(body["log_across"]), 0.0)
         else:
-            v = jnp.exp2(powers[0].astype(u.dtype)) * body["across"]
-        length = jnp.sqrt(u * u + v * v)
+            info, v = jnp.finfo(u.dtype), body["across"]
+            unit = power_of_two(jnp.clip(powers[0], info.minexp, info.maxexp - 1), u.dtype)
+        length = jnp.sqrt(u * u + (unit * v) ** 2)
         turn = self.pull * length ** (self.model.rescaling - 3)
-        along, log_across = turn * v * v - self.model.decay_H * u, -turn * u - self.model.decay_H
+        # Not the square from above, which would be an array of its own between two loops.
+        along, log_across = turn * unit * v * unit * v - self.model.decay_H * u, -turn * u - self.model.decay_H
         if self.logarithmic:
             return {"along": along, "log_across": log_across}
-        return {"along": along, "across": log_across * body["across"]}
+        return {"along": along, "across": log_across * v}
 
     def pack(self, velocity: Body) -> Body:
         H = velocity["H"]
