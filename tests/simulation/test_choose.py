@@ -32,21 +32,25 @@ def static(choice):
 
 
 GROUP = uj.unconstrained(EVEN, 4).init(jax.random.key(0), group="cyclic", precision="float64")
-PAIR = Choice("linear", summed=True, propagator="pair", scores=True, compressed=True)
+PAIR = Choice("linear", summed=True, propagator="pair", biases=False, scores=True, compressed=True)
 TABLE = {
     "balanced classes": (uj.unconstrained(EVEN, 4), DESCENT, {}, PAIR),
     "with distances": (
         uj.unconstrained(EVEN, 4), DESCENT, {"observe": DISTANCE}, dataclasses.replace(PAIR, leading=True),
     ),
     "with states": (uj.unconstrained(EVEN, 4), DESCENT, {"states": True}, dataclasses.replace(PAIR, compressed=False)),
-    "unequal classes, narrow": (uj.unconstrained(UNEVEN, 4), DESCENT, {}, Choice("linear", summed=True)),
+    "unequal classes, narrow": (uj.unconstrained(UNEVEN, 4), DESCENT, {}, Choice("linear", summed=True, biases=False)),
     "unequal classes, wide": (
-        uj.unconstrained(UNEVEN, 7), DESCENT, {}, Choice("linear", True, "identity", scores=True),
+        uj.unconstrained(UNEVEN, 7), DESCENT, {}, Choice("linear", True, "identity", biases=False, scores=True),
     ),
-    "soft targets": (uj.unconstrained(SOFT, 7), DESCENT, {}, Choice("linear")),
-    "a kernel": (uj.ntk_invariant(UNEVEN, 4, KERNEL), DESCENT, {}, Choice("linear")),
-    "a kernel between coordinates": (uj.ntk_invariant(UNEVEN, 1, np.eye(6) + 0.5), DESCENT, {}, Choice("linear")),
-    "anchored": (uj.anchored(UNEVEN, 4), DESCENT, {}, Choice("linear", summed=True)),
+    "soft targets": (uj.unconstrained(SOFT, 7), DESCENT, {}, Choice("linear", biases=False)),
+    "a kernel": (uj.ntk_invariant(UNEVEN, 4, KERNEL), DESCENT, {}, Choice("linear", biases=False)),
+    "a kernel between coordinates": (
+        uj.ntk_invariant(UNEVEN, 1, np.eye(6) + 0.5), DESCENT, {}, Choice("linear", biases=False),
+    ),
+    "moving biases": (uj.unconstrained(SOFT, 7, bias=True), DESCENT, {}, Choice("linear")),
+    "momentum": (uj.unconstrained(SOFT, 7), uj.Descent(0.1, momentum=0.9), {}, Choice("linear")),
+    "anchored": (uj.anchored(UNEVEN, 4), DESCENT, {}, Choice("linear", summed=True, biases=False)),
     "the sphere": (uj.spherical(UNEVEN, 4), DESCENT, {}, Choice("sphere")),
     "the sphere, free prototypes": (uj.spherical(UNEVEN, 4, free_prototypes=True), DESCENT, {}, Choice("dense")),
     "cross-entropy": (uj.unconstrained(UNEVEN, 8, loss="cross_entropy"), DESCENT, {}, Choice("columns")),
@@ -106,7 +110,7 @@ def test_the_choice_of(name):
 def test_what_a_run_begins_with_counts():
     model, state = uj.unconstrained(EVEN, 4), uj.unconstrained(EVEN, 4).init(jax.random.key(0))
     velocity = {"H": state.H, "W": state.W, "b": state.b}
-    assert static(chosen(model, DESCENT, memory=velocity)) == Choice("linear", summed=True)  # which they cannot carry
+    assert static(chosen(model, DESCENT, memory=velocity)) == Choice("linear", summed=True, biases=False)  # no pair
     uneven = uj.unconstrained(UNEVEN, 4)
     flat = np.ones((6, 4)), np.ones((3, 4))  # no differences between classes
     lacking = chosen(uneven, DESCENT, state=uj.State(*flat, np.zeros(3)))

@@ -59,6 +59,7 @@ class Choice:
             start), or the "pair" (two 2 x 2 matrices, for balanced classes).
         leading: Linear form: whether the leading part is carried separately, for distances to the limit.
         absent: Linear form: whether modes that the start lacks are removed during the run, if classes differ.
+        biases: Linear form: whether biases are carried; those that stay are not, if only the state is.
         scores: Linear form: whether [H_0; W_0] r^T is kept for the residual r, so that logits need no product over p.
         compressed: Linear and sampled form: whether observables are read off a smaller problem with the same values.
         scaled: Sampled form: whether the scale of the state is carried separately.
@@ -74,6 +75,7 @@ class Choice:
     propagator: Literal["start", "identity", "pair"] = "start"
     leading: bool = False
     absent: bool = False
+    biases: bool = True
     scores: bool = False
     compressed: bool = False
     scaled: bool = False
@@ -140,6 +142,7 @@ def choose(
     form = form_of(model, dynamics, reduce)
     if form == "linear":
         choice = _linear(model, plan, state, states, memory, goes_on)
+        choice = dataclasses.replace(choice, biases=model.moves.b or bool(carried_by(dynamics)))
     elif form == "columns" and memory is None and _by_characters(dynamics) and (group := group_of(model, state)):
         choice = Choice("group", group=group)
     elif form == "columns" and not states and _reads_logits(model, plan, times) and _carries_logits(dynamics, state):
@@ -235,7 +238,7 @@ def moving_numbers(model: LayerPeeled, choice: Choice) -> int:
         return (n + C) * p + C + inner + (C * n + 1 if choice.form == "logits" else 0)
     rows = C if choice.summed else n
     carried = {"start": (rows + C) * p, "identity": (rows + C) ** 2, "pair": 8}[choice.propagator]
-    return carried + (rows + C) * choice.leading + 1 + C
+    return carried + (rows + C) * choice.leading + 1 + C * choice.biases
 
 
 def _carries_logits(dynamics: Dynamics, state: State) -> bool:

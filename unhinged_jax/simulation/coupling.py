@@ -18,6 +18,7 @@ from unhinged_jax import _numbers
 from unhinged_jax.linear.row_space import RowSpace
 from unhinged_jax.model import LayerPeeled
 from unhinged_jax.signal import ClassSignal
+from unhinged_jax.simulation.system import Body
 
 
 class Coupling(Protocol):
@@ -56,7 +57,8 @@ class OneClass(NamedTuple):
         return (1 + gamma) * H - gamma * (self.times * H)
 
     def lift(self, carrier: jax.Array) -> jax.Array:
-        return self.space.divisor[0] * self.gather(carrier)
+        assert self.space.first_weight is not None
+        return self.space.first_weight * self.gather(carrier)
 
 
 def both_modes(space: RowSpace, dtype: DTypeLike) -> OneClass:
@@ -80,13 +82,25 @@ class Bias(eqx.Module):
         drift: M^T 1, the column sums of the signal, (C,).
         decay: Their decay, ().
         moves: Whether the biases move.
+        carried: Whether they are one of the moving arrays, which biases that stay need not be.
     """
 
     start: Float[jax.Array, "C"]
     drift: Float[jax.Array, "C"]
     decay: Float[Any, ""]
     moves: bool = eqx.field(static=True)
+    carried: bool = eqx.field(static=True)
 
-    def velocity(self, b: Float[jax.Array, "C"]) -> Float[jax.Array, "C"]:
-        """b' at unit rates, (C,)."""
-        return self.drift - self.decay * b if self.moves else jnp.zeros_like(b)
+    def arrays(self) -> Body:
+        """The biases among the moving arrays, before the first update."""
+        return {"b": self.start} if self.carried else {}
+
+    def velocities(self, body: Body) -> Body:
+        """b' at unit rates, (C,), among the velocities of the moving arrays."""
+        if not self.carried:
+            return {}
+        return {"b": self.drift - self.decay * body["b"] if self.moves else jnp.zeros_like(body["b"])}
+
+    def of(self, body: Body) -> Float[jax.Array, "C"]:
+        """b, (C,), at a moment of the moving arrays."""
+        return body["b"] if self.carried else self.start

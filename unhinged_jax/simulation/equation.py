@@ -9,32 +9,22 @@ A homogeneous system x' = f(x) is integrated at unit norm, together with the log
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.typing import DTypeLike
-from jaxtyping import PyTree
 
-from unhinged_jax.dynamics import RATES, Flow, PartRates, bare_rates, rates_at
+from unhinged_jax.dynamics import Flow, PartRates, bare_rates, rates_at
 from unhinged_jax.simulation.choose import Choice, tolerance
 from unhinged_jax.simulation.endings import endings_of
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Time, Unrolled
-from unhinged_jax.simulation.system import Body, Scaled, System
-from unhinged_jax.special import safe_norm
+from unhinged_jax.simulation.stepping import step_sizes
+from unhinged_jax.simulation.system import Body, Packing, Scaled, System
 
 _SMALL = 1 << 15  # numbers; a state of no more is one array for the solver
-
-
-class Packing(NamedTuple):
-    """Functions from a tree of arrays to what the solver is given, and back."""
-
-    pack: Callable[[Any], Any]
-    unpack: Callable[[Any], Any]
 
 
 class Equation(NamedTuple):
@@ -93,7 +83,7 @@ class Equation(NamedTuple):
             y0=self.packing.pack(self.begin),
             args=self.args,
             saveat=saveat,
-            stepsize_controller=_controller(self.system, self.flow, self.tolerances, dtype, self.packing, stops),
+            stepsize_controller=step_sizes(self.system, self.flow, self.solver, self.tolerances, self.packing, stops),
             max_steps=self.flow.max_steps,
             throw=False,
             event=event,
@@ -174,55 +164,3 @@ def _at_unit_norm(system: System, body: Body, velocity: Body) -> Scaled:
         growth.append(rate)
         moved.update({name: velocity[name] - rate * body[name] for name in names})
     return Scaled(system.clean(moved), growth)
-
-
-class _RelativeController(diffrax.PIDController):
-    """Measures tolerances for H and W in units of their current root-mean-square entry once that is below 1.
-
-    A state that shrinks, and its logarithm, are then solved as accurately as a state that does not.
-    """
-
-    packing: Packing = eqx.field(kw_only=True, static=True)
-
-    # Overrides the method of diffrax, with the same arguments.
-    def adapt_step_size(
-        self, t0: Time, t1: Time, y0: PyTree, y1_candidate: PyTree, args: PyTree, y_error: PyTree, error_order: Time,
-        controller_state: PyTree,
-    ) -> Any:  # fmt: skip
-        pack, unpack = self.packing
-        if not isinstance(unpack(y0), Scaled):  # the backsolve adjoint goes back with the state and its cotangents
-            return super().adapt_step_size(t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state)
-        body = unpack(y0).body
-        parts = [body[name] for name in ("H", "W") if name in body]
-        entry = safe_norm(*parts) / sum(part.size for part in parts) ** 0.5
-        unit = jax.lax.stop_gradient(jnp.where((entry > 0) & (entry < 1), entry, 1.0))
-
-        def over(y: Any) -> Any:
-            # Biases stay as they are: their drive is as large as the targets and does not shrink with the state.
-            y = unpack(y)
-            return pack(y._replace(body={name: part if name == "b" else part / unit for name, part in y.body.items()}))
-
-        error = None if y_error is None else over(y_error)
-        return super().adapt_step_size(t0, t1, over(y0), over(y1_candidate), args, error, error_order, controller_state)
-
-
-def _controller(
-    system: System, flow: Flow, tolerances: tuple[float, float], dtype: DTypeLike, packing: Packing,
-    stops: jax.Array | None,
-) -> diffrax.AbstractStepSizeController:  # fmt: skip
-    """The step size controller; steps end at every break of the schedule and the rates, and at the `stops`, (T,)."""
-    rtol, atol = tolerances
-    kind = partial(_RelativeController, packing=packing) if system.guarded else diffrax.PIDController
-    controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
-    # The ends of steps are chosen by the solver and are not differentiated.
-    jumps = [jax.lax.stop_gradient(jnp.ravel(jnp.asarray(jump, dtype))) for jump in _breaks(flow)]
-    if jumps or stops is not None:
-        jump_ts = jnp.sort(jnp.concatenate(jumps)) if jumps else None
-        controller = diffrax.ClipStepSizeController(controller, step_ts=stops, jump_ts=jump_ts)
-    return controller
-
-
-def _breaks(flow: Flow) -> list[Any]:
-    """Arrays of the times at which the schedule or a rate is not smooth."""
-    rates = [rate for rate in (getattr(flow, name) for name in RATES) if callable(rate)]
-    return [point for schedule in (flow.schedule, *rates) for point in schedule.breaks]

@@ -41,7 +41,7 @@ from unhinged_jax.simulation.coupling import Bias, force
 from unhinged_jax.simulation.leading_probe import Leading, LeadingProbe, RowState
 from unhinged_jax.simulation.probes import leading_probe
 from unhinged_jax.simulation.propagator import BalancedPair, Identity, Propagator, StartItself
-from unhinged_jax.simulation.system import Body, System, rated
+from unhinged_jax.simulation.system import Body, Spread, System, rated
 from unhinged_jax.special import safe_norm
 
 
@@ -71,7 +71,7 @@ class LinearSystem(System):
     | H, W | (rows, rows + C), (C, rows + C) | a matrix that multiplies the start is carried, at first the identity |
     | H, W and mean_H, mean_W | (2,) each | balanced classes: differences between classes, and the mean of all |
     | factor | () | always: what the residual is multiplied by |
-    | b | (C,) | always |
+    | b | (C,) | the biases move, or the run carries more than its state |
 
     Attributes:
         space: The row space: class sums, or the features themselves.
@@ -118,14 +118,20 @@ class LinearSystem(System):
     def log_unit(self) -> Float[jax.Array, ""]:
         return self.log_scale
 
+    def spread(self) -> Spread:
+        moves = self.space.model.moves
+        square = self.space.largest_square(self.W.dtype) if moves.coupled else 0.0
+        decays = (decay if moving else 0.0 for decay, moving in zip(self.space.model.decays, moves, strict=True))
+        return Spread(square, *decays)
+
     def body(self) -> Body:
         arrays = self.propagator.start_arrays(self.H, self.W) | self.leading.start_arrays(self.H, self.W)
-        return self.clean({**arrays, "factor": self.factor, "b": self.bias.start})
+        return self.clean({**arrays, "factor": self.factor, **self.bias.arrays()})
 
     def velocity(self, body: Body) -> Body:
         model = self.space.model
         fade = -model.decay_H * body["factor"] if model.moves.H else jnp.zeros_like(body["factor"])
-        moved = {"factor": fade, "b": self.bias.velocity(body["b"])}
+        moved = {"factor": fade, **self.bias.velocities(body)}
         pairs = [*zip(self.propagator.names, self.propagator.couplings(self.space), strict=True)]
         for names, coupling in pairs + [(names, self.leading.coupling(self.space)) for names in self.leading.names]:
             moved.update(zip(names, force(model, coupling, *(body[name] for name in names)), strict=True))
@@ -216,7 +222,7 @@ class LinearSystem(System):
         moved = self.leading.join(amplitude, rest, start)
         now: RowState = jax.tree.map(lambda one, other: jnp.where(still, one, other), start, moved)
         features = self.space.features(now.H, self.residual, now.factor, with_prototypes=now.scores)
-        view = View(self.space.model, features, now.W, body["b"], now.log_scale)
+        view = View(self.space.model, features, now.W, self.bias.of(body), now.log_scale)
         split = self.leading.split(amplitude, self._orthonormal(rest), rest.log_scale, self._orthonormal(now))
         if split is None:
             return view
@@ -294,7 +300,7 @@ def linear_system(
         factor=factor,
         propagator=propagator,
         leading=leading,
-        bias=Bias(state.b, space.signal.column_sums(W.dtype), model.decays.b, model.moves.b),
+        bias=Bias(state.b, space.signal.column_sums(W.dtype), model.decays.b, model.moves.b, choice.biases),
         log_scale=jnp.asarray(state.log_scale, W.dtype),
         start_scores=jnp.concatenate([rows, W]) @ residual.T if choice.scores and residual is not None else None,
         reference=referred,

@@ -33,6 +33,35 @@ class Scaled(NamedTuple):
     logs: list[jax.Array]
 
 
+class Packing(NamedTuple):
+    """Functions from a tree of arrays to what the solver is given, and back."""
+
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any], Any]
+
+
+class Spread(eqx.Module):
+    """How far apart the growth rates of a linear dynamics are.
+
+    Each mode of H and W grows at the two eigenvalues of K = [[-a, r_1 g], [r_2, -c]], a = r_1 lambda_1, c = r_2
+    lambda_2, which are 2 sqrt((a - c)^2/4 + r_1 r_2 g) apart. Biases decay at r_b lambda_b.
+
+    Attributes:
+        square: The largest squared singular value g of the signal, (); 0 if H or W stays.
+        decay_H, decay_W, decay_b: Decay rates at unit rates, (); 0 for what stays.
+    """
+
+    square: Any
+    decay_H: Any
+    decay_W: Any
+    decay_b: Any
+
+    def at(self, rates: PartRates) -> jax.Array:
+        """The largest difference between two growth rates at these rates, ()."""
+        delta = (rates.H * self.decay_H - rates.W * self.decay_W) / 2
+        return jnp.maximum(2 * jnp.sqrt(delta**2 + rates.H * rates.W * self.square), rates.b * self.decay_b)
+
+
 class System(eqx.Module):
     """A problem in the form in which it is simulated: its start, and what a simulator may ask about it.
 
@@ -86,6 +115,10 @@ class System(eqx.Module):
     def stays(self) -> tuple[str, ...]:
         """Arrays of the body that stay where they are, whatever an optimiser makes of their velocity of 0."""
         return ()
+
+    def spread(self) -> Spread | None:
+        """How far apart growth rates are; None if they are not constant or not known."""
+        return None
 
     def log_unit(self) -> Any:
         """Logarithm of the scale of the start, (), which multiplies every group in addition to 2^powers."""
