@@ -1,5 +1,7 @@
 """Elementary functions beside NumPy: reductions of large arrays, norms at any scale, and exponents near a size."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,3 +66,18 @@ def test_rows_in_which_only_rounding_is_left_are_zero():
     np.testing.assert_allclose(rows, [[0, 0], [4, 2], [1e-9, 1e-4], [0, 0]], rtol=1e-6)
     slope = jax.grad(lambda rest: jnp.sum(put_together(jnp.asarray(1.0), direction, rest)[0]))(rest)
     np.testing.assert_array_equal(slope, 1.0)  # also of the rows that are 0
+
+
+def test_margins_of_many_logits_are_those_of_few(monkeypatch):
+    """Class by class or at once, with ties on either side of the true class, and for two states at a time."""
+    module = importlib.import_module("unhinged_jax.observables.accuracy")
+    logits = jnp.asarray(RNG.integers(0, 3, size=(2, 5, 40)), jnp.float32)  # few values, so that many are ties
+    truth = jnp.asarray(RNG.integers(0, 5, size=40))
+    rows = np.asarray(logits)
+    others = np.where(np.arange(5)[:, None] == np.asarray(truth), -np.inf, rows)
+    for most in (2**15, 0):
+        monkeypatch.setattr(module, "_ROWS_AT_ONCE", most)
+        own, rival, right = jax.vmap(lambda logits: module._compared(logits, truth))(logits)
+        np.testing.assert_array_equal(own, rows[:, truth, np.arange(40)])
+        np.testing.assert_array_equal(rival, others.max(axis=1))
+        np.testing.assert_array_equal(right, rows.argmax(axis=1) == np.asarray(truth))

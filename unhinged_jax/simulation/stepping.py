@@ -27,8 +27,8 @@ from unhinged_jax.simulation.large_states import Time, Unrolled
 from unhinged_jax.simulation.system import Packing, Scaled, Spread, System
 from unhinged_jax.special import safe_norm
 
-_REACH = {diffrax.Dopri8: 4.5, diffrax.Tsit5: 2.5}  # stable are 5.2 and 3.5
-"""Solver -> the largest product of a step and a rate of decay, less than what is stable."""
+_REACH = {diffrax.Dopri8: 4.5, diffrax.Tsit5: 2.5}
+"""Solver -> the largest product of a step and a rate of decay; the solvers are stable up to 5.2 and 3.5."""
 
 
 def step_sizes(
@@ -37,11 +37,12 @@ def step_sizes(
     """The step size controller; steps end at every break of the schedule and the rates, and at the `stops`, (T,)."""
     rtol, atol = tolerances
     reach = _REACH.get(type(solver.solver if isinstance(solver, Unrolled) else solver))
-    dtype, spread = next(iter(system.body().values())).dtype, system.spread()
+    dtype = next(iter(system.body().values())).dtype
+    spread = system.spread() if reach is not None and dtype == jnp.float64 else None
     kind: Any = diffrax.PIDController
     if system.guarded:
         kind = partial(_RelativeController, packing=packing, biased="b" not in system.stays)
-    elif reach is not None and spread is not None and dtype == jnp.float64:
+    elif spread is not None and reach is not None:
         kind = partial(_StableController, spread=_fixed(spread), flow=_fixed(flow), reach=reach)
     controller: Any = kind(rtol=rtol, atol=atol, pcoeff=0.2, icoeff=0.5, dcoeff=0.0)
     jumps = _fixed([jnp.ravel(jnp.asarray(jump, dtype)) for jump in _breaks(flow)])
