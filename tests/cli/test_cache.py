@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from unhinged_jax.cli import main
@@ -41,9 +42,12 @@ from unhinged_jax.cli.cache import keep_programs
 usual = gc.get_threshold()
 keep_programs(sys.argv[1:])
 import jax
-loaded = []
+loaded, traced = [], []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **said: event.endswith("backend_compile_duration") and loaded.append(said["fun_name"])
+)
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **said: event.endswith("jaxpr_trace_duration") and traced.append(said["fun_name"])
 )
 status = main(sys.argv[1:])
 heavy = {"pandas", "xarray", "dask", "distributed", "zarr", "sklearn", "matplotlib.pyplot", "unhinged_jax.sweeps"}
@@ -51,10 +55,12 @@ assert not heavy & {*sys.modules}, heavy & {*sys.modules}
 searches = [generation["collections"] for generation in gc.get_stats()]
 assert searches[0] < 400 and gc.get_threshold() == usual, (searches, gc.get_threshold())
 assert len(loaded) <= 18, loaded  # a run in pieces has three: its beginning, a piece, its end
+assert "diffeqsolve" not in traced, traced
 sys.exit(status)
 """
-"""Runs a command; fails if it imported what it does not need, if Python searched for garbage all the time, or if it
-loaded more programs: an operation outside of the large ones is a program of its own, and takes 10 ms to load."""
+"""Runs a command; fails if it imported what it does not need, if Python searched for garbage all the time, if it traced
+a large program, or if it loaded more programs: an operation outside of the large ones is a program of its own, and
+takes 10 ms to load."""
 
 
 def command(config, name, start=("-m", "unhinged_jax.cli"), **environment):
@@ -69,6 +75,10 @@ def command(config, name, start=("-m", "unhinged_jax.cli"), **environment):
     return (out / "observables.csv").read_bytes(), done.stderr
 
 
+def numbers(table):
+    return [[float(cell) for cell in row.split(",") if cell[:1].isdigit()] for row in table.decode().splitlines()[1:]]
+
+
 def programs(folder):
     return {path.name: path.read_bytes() for path in Path(folder).rglob("*-cache")}
 
@@ -80,13 +90,20 @@ def test_the_second_command_compiles_nothing_and_imports_little(config, tmp_path
     assert any("_integrate" in name for name in kept)
     second, said = command(config, "second", ("-c", LIGHT), UNHINGED_CACHE=str(cache))
     assert second == first and said == "" and programs(cache) == kept
+    config.write_text(CONFIG.replace("decay = 0.1", "decay = 0.2"))  # other numbers, the same programs
+    other, _ = command(config, "other", ("-c", LIGHT), UNHINGED_CACHE=str(cache))
+    assert programs(cache) == kept
+    plain, _ = command(config, "plain", UNHINGED_CACHE="off")
+    for ours, theirs in zip(numbers(other), numbers(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert numbers(other) != numbers(first)
 
 
 @pytest.mark.long
 def test_a_damaged_program_is_compiled_again(config, tmp_path):
     cache = tmp_path / "cache"
     first, _ = command(config, "first", UNHINGED_CACHE=str(cache))
-    for path in cache.rglob("*-cache"):
+    for path in (*cache.rglob("*-cache"), *cache.rglob("whole/*")):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert command(config, "second", UNHINGED_CACHE=str(cache))[0] == first
 

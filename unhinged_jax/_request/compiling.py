@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 
 from unhinged_jax import _check
+from unhinged_jax._request.kept import kept
 from unhinged_jax._terminal import compiling_told
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.model import LayerPeeled
@@ -81,7 +82,14 @@ def _programs(function: Callable[..., Any]) -> Callable[[Options], Any]:
     @functools.cache
     def program(options: Options) -> Any:
         jit: Any = eqx.filter_jit  # its types leave out the options of jax.jit
-        return jit(function, compiler_options=_known(options))
+        known = _known(options)
+        jitted = jit(function, compiler_options=known)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            whole = kept(function, known, args, kwargs)
+            return jitted(*args, **kwargs) if whole is None else whole()
+
+        return call
 
     return program
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(name, "").strip("0 ") == "":
             os.environ.pop(name, None)  # a terminal of no size: as if nothing were said of it
     keep_programs(sys.argv[1:] if argv is None else argv)
+    atexit.register(gc.freeze)  # else Python searches what was imported for garbage once more, for a tenth of a second
     with _interrupt.heeded(), _rarely_collected():
         try:
             status = app(

@@ -3,7 +3,7 @@
 They lie in the user's cache folder, one folder for each kind of processor, because a program compiled for one may stop
 another with an illegal instruction. The names of the files hold the versions of JAX and XLA. When the cache is full,
 the programs that have gone unused for the longest time are removed. All of this is JAX's persistent compilation cache;
-here it is only switched on, for a process of its own.
+here it is only switched on, for a process of its own. Beside it lie programs as they were traced (`_request.kept`).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def keep_programs(arguments: Sequence[str]) -> None:
         # this setting times out of order give NaN instead; commands check them before. Errors in code of the user would
         # become NaN as well, so the setting is left alone where there is any.
         settings["EQX_ON_ERROR"] = "nan"
+        settings["UNHINGED_WHOLE_PROGRAMS"] = str(folder / "whole")  # only programs that raise nothing can be kept
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     # On CPUs, XLA reports two preferences of its own compiler as missing features of the processor whenever it loads a
