@@ -19,7 +19,7 @@ PACKAGE = "unhinged_jax"
 SOURCE = ROOT / PACKAGE
 
 LAYERS = (
-    "_html _interrupt _memory _platform",
+    "_garbage _html _interrupt _memory _platform",
     "_check _files _loop _terminal _values special",
     "_numbers precision",
     "collapse diagnosis initial kernel labels",

@@ -11,7 +11,9 @@ import equinox as eqx
 import jax
 
 from unhinged_jax import _check
+from unhinged_jax._garbage import rarely_collected
 from unhinged_jax._request.kept import kept
+from unhinged_jax._request.reverse import directly_below_grad, in_reverse
 from unhinged_jax._terminal import compiling_told
 from unhinged_jax.dynamics import Flow
 from unhinged_jax.model import LayerPeeled
@@ -38,13 +40,15 @@ def lean(function: _Function, level: int = 1) -> _Function:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with compiling_told():
+        with compiling_told(), rarely_collected():
             return program(options if _check.untransformed() else ())(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
-def compiled(work: Callable[..., float] | None = None) -> Callable[[_Function], _Function]:
+def compiled(
+    work: Callable[..., float] | None = None, reversible: Callable[..., bool] | None = None
+) -> Callable[[_Function], _Function]:
     """A decorator: the function is compiled by `equinox.filter_jit`, for small problems with less optimization on CPUs.
 
     Of a linear loss, programs with little work are not optimized at all: they compile in six tenths of the time, and
@@ -55,16 +59,24 @@ def compiled(work: Callable[..., float] | None = None) -> Callable[[_Function], 
     Args:
         work: From the arguments of the function to about how many numbers it computes, counting those of a loop once
             per step; None if that is not known.
+        reversible: From the arguments to whether reverse mode is the only mode in which the function can be
+            differentiated; None for never.
     """
 
     def decorated(function: _Function) -> _Function:
         program = _programs(function)
 
+        def choose(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Options:
+            return _options_for(args, work is not None and work(*args, **kwargs) <= _LIGHT)
+
+        backwards = in_reverse(function, _programs, lambda args: choose(args, {}))
+
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            light = work is not None and work(*args, **kwargs) <= _LIGHT
-            with compiling_told():
-                return program(_options_for(args, light))(*args, **kwargs)
+            with compiling_told(), rarely_collected():
+                if reversible is not None and reversible(*args) and directly_below_grad(args):
+                    return backwards(args)
+                return program(choose(args, kwargs))(*args, **kwargs)
 
         return call  # type: ignore[return-value]
 

@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import jax.export
 import numpy as np
+from jaxtyping import PyTree
 
 from unhinged_jax import _check
 from unhinged_jax._files import whole
@@ -58,7 +59,9 @@ Program = Callable[[list[Any]], Any]
 _loaded: dict[str, Program] = {}
 
 
-def kept(function: Callable[..., Any], options: Any, args: Any, kwargs: Any) -> Callable[[], Any] | None:
+def kept(
+    function: Callable[..., Any], options: dict[str, PyTree] | None, args: PyTree, kwargs: dict[str, PyTree]
+) -> Callable[[], Any] | None:
     """The call as a program that outlives the process, loaded or compiled and kept; None if this one cannot be.
 
     Args:
@@ -75,13 +78,10 @@ def kept(function: Callable[..., Any], options: Any, args: Any, kwargs: Any) -> 
     arrays = [leaf for leaf in leaves if _is_array(leaf)]
     if not (_check.untransformed() and _check.concrete(arrays)):
         return None
-    marks = [_mark(leaf) if _is_array(leaf) else None for leaf in leaves]
-    bare = jax.tree.unflatten(tree, [None if _is_array(leaf) else leaf for leaf in leaves])
-    try:
-        parts = function.__module__, function.__qualname__, options, bare, marks, _surroundings()
-        name = hashlib.sha256(pickle.dumps(parts)).hexdigest()
-    except (pickle.PicklingError, AttributeError, TypeError):  # a function of the user's own, or one made on the fly
+    parts = written((function.__module__, function.__qualname__, options, args, kwargs, _surroundings()))
+    if parts is None:
         return None
+    name = hashlib.sha256(parts).hexdigest()
     if name not in _loaded:
         path = Path(folder) / name
         found = _read(path, options) or _write(path, function, options, leaves, tree)
@@ -91,11 +91,25 @@ def kept(function: Callable[..., Any], options: Any, args: Any, kwargs: Any) -> 
     return functools.partial(_loaded[name], arrays)
 
 
-def _is_array(leaf: Any) -> bool:
+def written(tree: PyTree) -> bytes | None:
+    """Everything in a tree but the values of arrays; None if it holds something that only this process knows.
+
+    Such are a function that was made on the fly and an object with a traced number in it.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    marks = [_mark(leaf) if _is_array(leaf) else None for leaf in leaves]
+    bare = jax.tree.unflatten(structure, [None if _is_array(leaf) else leaf for leaf in leaves])
+    try:
+        return pickle.dumps((bare, marks))
+    except Exception:  # of what kind, objects decide themselves
+        return None
+
+
+def _is_array(leaf: PyTree) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic)
 
 
-def _mark(leaf: Any) -> _Array:
+def _mark(leaf: PyTree) -> _Array:
     return _Array(np.shape(leaf), str(leaf.dtype), bool(getattr(leaf, "weak_type", False)), isinstance(leaf, jax.Array))
 
 
@@ -113,7 +127,7 @@ def _sources() -> Any:
     return sys.version, [importlib.metadata.version(package) for package in _PACKAGES], files
 
 
-def _program(content: bytes, options: Any) -> Program:
+def _program(content: bytes, options: dict[str, PyTree] | None) -> Program:
     """The program in the content of a file."""
     lowered, form = pickle.loads(content)
     if b"lapack_" in lowered:
@@ -137,7 +151,7 @@ def _program(content: bytes, options: Any) -> Program:
     return call
 
 
-def _read(path: Path, options: Any) -> Program | None:
+def _read(path: Path, options: dict[str, PyTree] | None) -> Program | None:
     """The program in a file; None if there is no such file, or none that can be used."""
     try:
         found = _program(path.read_bytes(), options)
@@ -154,7 +168,9 @@ def _load_lapack() -> None:
     jax.jit(jax.lax.linalg.cholesky).lower(jax.ShapeDtypeStruct((1, 1), np.float32))
 
 
-def _write(path: Path, function: Callable[..., Any], options: Any, leaves: list[Any], tree: Any) -> Program | None:
+def _write(
+    path: Path, function: Callable[..., Any], options: dict[str, PyTree] | None, leaves: list[PyTree], tree: PyTree
+) -> Program | None:
     """The program, lowered and kept; None if it cannot be kept."""
     form = []
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
 from unhinged_jax import _interrupt
+from unhinged_jax._garbage import rarely_collected
 from unhinged_jax.cli import checks, keys, networks, runs, sweeps  # noqa: F401  (they register their commands)
 from unhinged_jax.cli.application import app
 from unhinged_jax.cli.cache import keep_programs
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ.pop(name, None)  # a terminal of no size: as if nothing were said of it
     keep_programs(sys.argv[1:] if argv is None else argv)
     atexit.register(gc.freeze)  # else Python searches what was imported for garbage once more, for a tenth of a second
-    with _interrupt.heeded(), _rarely_collected():
+    with _interrupt.heeded(), rarely_collected():
         try:
             status = app(
                 None if argv is None else list(argv),
@@ -65,18 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             return _complain(MemoryError(said))
     return status if isinstance(status, int) else 0
-
-
-@contextlib.contextmanager
-def _rarely_collected() -> Iterator[None]:
-    """Inside, Python searches for circular garbage less often; with its 700 new objects for a search, that took a fifth
-    of a small command, whose imports and traces leave much to search and little to find."""
-    usual = gc.get_threshold()
-    gc.set_threshold(20_000, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 def _unread() -> int:

@@ -102,7 +102,10 @@ def descend(
     )
 
 
-@compiled(work=lambda job, times, *_: _work(job, times, _VELOCITIES))
+@compiled(
+    work=lambda job, times, *_: _work(job, times, _VELOCITIES),
+    reversible=lambda _job, _times, adjoint: adjoint is None or isinstance(adjoint, diffrax.RecursiveCheckpointAdjoint),
+)
 def integrate(job: Job, times: ArrayLike, adjoint: diffrax.AbstractAdjoint | None) -> Any:
     """Integrate a flow in the form that was chosen; or do a piece of it (`InPieces`), and give back where it pauses."""
     system, dtype = _flow_system(job), job.state.W.dtype

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, PyTree, Shaped
 
@@ -126,17 +125,8 @@ class Trajectory(Value):
 
     def last(self, name: str) -> Any:
         """An observable at the last time that was reached; in a batch, at the last time that each member reached."""
-        axis = len(self.batch)
-        xp = np if _check.concrete(self) and not _of_jax(self[name]) else jnp
-        where = xp.max(xp.where(self.reached, xp.arange(np.shape(self.reached)[-1]), 0), axis=-1)
-
-        def at_last(values: np.ndarray | jax.Array) -> Any:
-            if not axis:
-                return values[where]
-            there = xp.reshape(where, (*self.batch, *[1] * (np.ndim(values) - axis)))
-            return xp.squeeze(xp.take_along_axis(values, there, axis=axis), axis=axis)
-
-        return jax.tree.map(at_last, self[name])
+        own = _check.concrete(self) and not _of_jax(self[name])
+        return (tables.at_last if own else tables.at_last_by_jax)(self.reached, self[name], len(self.batch))
 
     def __repr__(self) -> str:
         if not _check.concrete(self):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree, Shaped
 
@@ -35,6 +36,23 @@ def arrays_of(observables: dict[str, PyTree]) -> dict[str, np.ndarray]:
                 raise ValueError(f"two observables are called {whole_name!r} in a table; rename one of them.")
             found[whole_name] = _memory.read(leaf)
     return found
+
+
+def at_last(reached: PyTree, tree: PyTree, axis: int) -> PyTree:
+    """The entries of arrays along an axis that belong to the last place that was reached."""
+    xp: Any = jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)) else np
+    where = xp.max(xp.where(reached, xp.arange(np.shape(reached)[-1]), 0), axis=-1)
+
+    def of_array(values: Any) -> Any:
+        if not axis:
+            return values[where]
+        there = xp.reshape(where, (*np.shape(reached)[:-1], *[1] * (np.ndim(values) - axis)))
+        return xp.squeeze(xp.take_along_axis(values, there, axis=axis), axis=axis)
+
+    return jax.tree.map(of_array, tree)
+
+
+at_last_by_jax = jax.jit(at_last, static_argnums=2)  # else each operation is compiled on its own
 
 
 class Labelled(NamedTuple):
