@@ -1,5 +1,6 @@
 """Programs that outlive a process: found by everything that their traces depend on, and by nothing else."""
 
+import functools
 import os
 import time
 
@@ -26,10 +27,11 @@ def refused(x):
 
 
 class Power(float):
-    """Stands for a number that pickle cannot write."""
+    """A number with a class of the user's own, whose methods may change between two processes."""
 
-    def __reduce_ex__(self, protocol):
-        raise TypeError("never")
+
+def of_ones_own(x):
+    return x
 
 
 @pytest.fixture
@@ -114,6 +116,8 @@ def test_what_a_trace_depends_on_makes_another_program(folder, monkeypatch):
 
 def test_what_cannot_be_kept_is_left_to_the_usual_call(folder, monkeypatch):
     assert called(factors(), Power(2)) is None
+    for own in (of_ones_own, functools.partial(of_ones_own, 1), {"a": [Power]}):
+        assert called(factors(), 2, name=own) is None
     assert kept(lambda x: x, None, (np.ones(2),), {}) is None
     assert kept(refused, None, (np.ones(2),), {}) is None  # which raises its error in the usual call
     assert not folder.exists()

@@ -65,6 +65,21 @@ def test_as_the_closed_form_and_a_pullback_used_twice():
         close([slopes[0][1].H, slopes[0][1].W], [slopes[1][1].H, slopes[1][1].W], 1e-4)
 
 
+def test_slopes_may_be_what_settings_may_not_be(taken):
+    """A rate is above 0, a decay is not negative; their derivatives are any numbers, also on the way."""
+
+    def lost(solve):
+        def value(rate_H, rate_W, gamma, decay):
+            model, flow = MODEL.replace(gamma=gamma, decay=decay), uj.Flow(0.3, rate_H=rate_H, rate_W=rate_W)
+            return -solve(model, flow, START, TIMES, "log_norm").last("log_norm")
+
+        return jax.grad(value, (0, 1, 2, 3))(1.0, 2.0, 0.3, 0.1)
+
+    found = lost(uj.simulate)
+    assert taken == [True] and min(found[:2]) < 0 < found[3]
+    close(found, lost(uj.exact), 1e-4)
+
+
 def test_batches_are_left_to_jax(taken):
     def truth(decay):
         return uj.exact(MODEL.replace(decay=decay), FLOW, START, TIMES, "log_norm").last("log_norm")

@@ -13,9 +13,11 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import io
 import os
 import pickle
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ FOLDER = "UNHINGED_WHOLE_PROGRAMS"
 
 _MOST_BYTES = 128 * 1024**2
 _PACKAGES = ("jax", "jaxlib", "diffrax", "equinox", "lineax", "optimistix", "optax", "numpy")
+_KNOWN = frozenset({"unhinged_jax", "jaxtyping", "ml_dtypes", *_PACKAGES})  # names of modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,17 +95,30 @@ def kept(
 
 
 def written(tree: PyTree) -> bytes | None:
-    """Everything in a tree but the values of arrays; None if it holds something that only this process knows.
+    """Everything in a tree but the values of arrays; None if it holds code of the user's own.
 
-    Such are a function that was made on the fly and an object with a traced number in it.
+    Such code stands in it by its name only: what it does may change, and what it reads may be a traced number.
     """
     leaves, structure = jax.tree.flatten(tree)
     marks = [_mark(leaf) if _is_array(leaf) else None for leaf in leaves]
-    bare = jax.tree.unflatten(structure, [None if _is_array(leaf) else leaf for leaf in leaves])
+    buffer = io.BytesIO()
     try:
-        return pickle.dumps((bare, marks))
+        bare = jax.tree.unflatten(structure, [None if _is_array(leaf) else leaf for leaf in leaves])
+        _Writer(buffer).dump((bare, marks))
     except Exception:  # of what kind, objects decide themselves
         return None
+    return buffer.getvalue()
+
+
+class _Writer(pickle.Pickler):
+    """Writes functions and classes by name, if they come with this package or with what it needs."""
+
+    def reducer_override(self, obj: object) -> Any:
+        if isinstance(obj, type | types.FunctionType | types.BuiltinFunctionType):
+            root = (obj.__module__ or "builtins").partition(".")[0]
+            if root not in _KNOWN and root not in sys.stdlib_module_names:
+                raise pickle.PicklingError(f"{obj!r} is code of the user's own")
+        return NotImplemented
 
 
 def _is_array(leaf: PyTree) -> bool:
@@ -121,10 +137,11 @@ def _surroundings() -> Any:
 
 @functools.cache
 def _sources() -> Any:
-    """Versions, and the size and date of every file of this package, which may be a working copy."""
-    root = Path(__file__).parents[1]
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(root.rglob("*.py"))]
-    return sys.version, [importlib.metadata.version(package) for package in _PACKAGES], files
+    """Versions, and what is written in every file of this package, which may be a working copy."""
+    root, state = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        state.update(f"{path} ".encode() + path.read_bytes())
+    return sys.version, [importlib.metadata.version(package) for package in _PACKAGES], state.hexdigest()
 
 
 def _program(content: bytes, options: dict[str, PyTree] | None) -> Program:

@@ -34,8 +34,10 @@ def directly_below_grad(args: PyTree) -> bool:
 
 def in_reverse(
     function: Callable[..., Any], programs: Callable[[Callable[..., Any]], Programs], choose: Callable[..., Any]
-) -> Callable[[tuple[Any, ...]], Any]:
+) -> Callable[[tuple[PyTree, ...]], Any]:
     """The function of a tuple of arguments, with a derivative in reverse mode by two compiled programs.
+
+    Between them go lists of leaves, because a rate, for example, refuses the values that its derivative may have.
 
     Args:
         function: Of arrays and what is no array, to a tree of arrays.
@@ -43,45 +45,51 @@ def in_reverse(
         choose: From arguments to the options with which both are compiled.
     """
 
-    @eqx.filter_custom_vjp
-    def run(args: tuple[Any, ...]) -> Any:
-        return function(*args)
+    def listed(leaves: list[PyTree], structure: Any) -> tuple[list[PyTree], Any]:
+        return jax.tree.flatten(function(*jax.tree.unflatten(structure, leaves)))
 
-    forward, back = programs(_forward_of(function)), programs(_back)
+    def forward(perturbed: list[bool], leaves: list[PyTree], structure: Any) -> Any:
+        """What the function returns, its pullback, and the shapes of what it takes."""
+        moved, rest = eqx.partition(leaves, perturbed)
+
+        def result(moved: list[PyTree]) -> Any:
+            found, form = listed(eqx.combine(moved, rest), structure)
+            slopes, others = eqx.partition(found, eqx.is_inexact_array)
+            return slopes, (others, form)
+
+        found, pull, (others, form) = jax.vjp(result, moved, has_aux=True)
+        return (eqx.combine(found, others), form), pull, jax.tree.map(jax.typeof, found)
+
+    onwards, back = programs(forward), programs(_back)
+
+    @eqx.filter_custom_vjp
+    def run(leaves: list[PyTree], structure: Any) -> Any:
+        return listed(leaves, structure)
 
     @run.def_fwd
-    def fwd(perturbed: PyTree, args: tuple[Any, ...]) -> Any:
-        args = jax.tree.map(lambda moved, leaf: jnp.asarray(leaf) if moved else leaf, perturbed, args)  # also a float
-        options = choose(args)
-        out, pull, shapes = forward(options)(perturbed, args)
+    def fwd(perturbed: list[bool], leaves: list[PyTree], structure: Any) -> Any:
+        leaves = [jnp.asarray(leaf) if moved else leaf for moved, leaf in zip(perturbed, leaves, strict=True)]
+        options = choose(jax.tree.unflatten(structure, leaves))
+        out, pull, shapes = onwards(options)(perturbed, leaves, structure)
         return out, (pull, shapes, options)
 
     @run.def_bwd
     def bwd(residuals: PyTree, slopes: PyTree, *_: Any) -> Any:
         pull, shapes, options = residuals
-        return back(options if _check.untransformed() else ())(pull, shapes, slopes)
+        return back(options if _check.untransformed() else ())(pull, shapes, slopes[0])
 
-    return run
+    def call(args: tuple[PyTree, ...]) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        found, form = run(leaves, structure)
+        return jax.tree.unflatten(form, found)
 
-
-def _forward_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(perturbed: PyTree, args: tuple[Any, ...]) -> Any:
-        """What the function returns, its pullback, and the shapes of what it takes."""
-        moved, rest = eqx.partition(args, perturbed)
-
-        def result(moved: Any) -> Any:
-            return eqx.partition(function(*eqx.combine(moved, rest)), eqx.is_inexact_array)
-
-        found, pull, others = jax.vjp(result, moved, has_aux=True)
-        return eqx.combine(found, others), pull, jax.tree.map(jax.typeof, found)
-
-    return forward
+    return call
 
 
-def _back(pull: Callable[[Any], Any], shapes: PyTree, slopes: PyTree) -> Any:
+def _back(pull: Callable[[Any], Any], shapes: list[PyTree], slopes: list[PyTree]) -> Any:
     """The pullback of slopes, where None stands for zeros."""
 
-    def filled(shape: Any, slope: Any) -> Any:  # None is a whole tree below a leaf of `shapes`
-        return jnp.zeros(shape.shape, shape.dtype) if slope is None else slope
+    def filled(shape: PyTree, slope: PyTree) -> Any:
+        return None if shape is None else jnp.zeros(shape.shape, shape.dtype) if slope is None else slope
 
-    return pull(jax.tree.map(filled, shapes, slopes))[0]
+    return pull([filled(*pair) for pair in zip(shapes, slopes, strict=True)])[0]

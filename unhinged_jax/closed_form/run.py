@@ -150,7 +150,7 @@ def exact(
         elif model.depth > 2:
             found = deep_run.run(job, known=_check.concrete((model, dynamics, given)))
         elif model.loss.linear:
-            found = _spherical(job) if model.spherical else _linear(job)
+            found = _spherical(job, not _check.untransformed()) if model.spherical else _linear(job)
         else:
             found = _squared(job, form_of(model, dynamics, given))
         early = model.spherical or model.depth > 2 or (isinstance(dynamics, Flow) and dynamics.paced)
@@ -272,8 +272,8 @@ def _optimized(job: Job) -> Trajectory:
 
 
 @compiled()
-def _spherical(job: Job) -> Trajectory:
-    """Evaluate spherical features with anchored prototypes."""
+def _spherical(job: Job, differentiable: bool) -> Trajectory:
+    """Evaluate spherical features with anchored prototypes, and what only their derivatives need."""
     model, dynamics, state, clock = job.model, job.dynamics, job.state, job.clock
     dtype = state.W.dtype
     sphere = spherical.Sphere(model, *multiplied(state), state.b)
@@ -290,7 +290,7 @@ def _spherical(job: Job) -> Trajectory:
     def read(carry: tuple[jax.Array, ...]) -> dict:
         return saved_of(job, view_of(*carry))
 
-    last, saved, reached = spherical.descent_values(sphere, dynamics, reads, first, read)
+    last, saved, reached = spherical.descent_values(sphere, dynamics, reads, first, read, differentiable)
     run = trajectory_of(saved, view_of(*last[:5]), clock.times, reached)
     updates = last.updates
     code = jnp.where(updates == reads.updates, RunResult.COMPLETED, RunResult.OVERFLOW)

@@ -148,7 +148,12 @@ class Carry(NamedTuple):
 
 
 def descent_values(
-    sphere: Sphere, descent: Descent, reads: _loop.Reads, first: jax.Array, read: Callable[..., Any]
+    sphere: Sphere,
+    descent: Descent,
+    reads: _loop.Reads,
+    first: jax.Array,
+    read: Callable[..., Any],
+    differentiable: bool = True,
 ) -> tuple[Any, Any, jax.Array]:
     """Run the descent h <- rho (c e_r - w e_theta), c = 1 - r1 eta l1, w = r1 eta kappa rho^(q-2) sin theta, in angles:
 
@@ -190,8 +195,9 @@ def descent_values(
         added, lost_added = _added(length, length * growth, lost_length)
         near = growth > -0.5  # otherwise the sum would cancel
         stretched, lost_length = jnp.where(near, added, length * stretch), jnp.where(near, lost_added, 0.0)
-        across = keep + jnp.where(far, turn, -turn) * jnp.cos(whole)
-        leaning = jnp.clip(leaning * across / jnp.where(gone, 1.0, stretch), -sphere.most, sphere.most)
+        if differentiable:  # what no value depends on takes a sixth of the time
+            across = keep + jnp.where(far, turn, -turn) * jnp.cos(whole)
+            leaning = jnp.clip(leaning * across / jnp.where(gone, 1.0, stretch), -sphere.most, sphere.most)
         (turned, lost), level = _levelled((turned, lost), level)
         return Carry(turned, level, far ^ mirrored, stretched, leaning, lost, lost_length, updates + 1)
 

@@ -125,7 +125,8 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _compared(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The logit of the true class, the largest of another class, and whether the first of the largest is the true one.
 
-    All in one pass, because XLA may compute an entry twice and round it differently; ties must stay ties.
+    All in one pass, or from one copy of the logits, because XLA may compute an entry twice and round it differently;
+    ties must stay ties.
     """
     least = jnp.asarray(-jnp.inf, logits.dtype)
 
@@ -134,13 +135,11 @@ def _compared(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array
 
     if logits.size <= _ROWS_AT_ONCE or on_accelerator():
         found = jax.lax.reduce(sides(jnp.arange(logits.shape[0])[:, None], logits), (least,) * 3, _larger, (0,))
-    else:
-
-        def join(found: Any, row: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-            return _larger(found, sides(*row)), None
-
-        nothing = (jnp.full(logits.shape[1], least),) * 3
-        found = jax.lax.scan(join, nothing, (jnp.arange(logits.shape[0]), logits))[0]
+    else:  # one pass would take twice as long
+        kept = jax.lax.optimization_barrier(logits)
+        row = jnp.arange(logits.shape[0])[:, None]
+        before, after = (jnp.max(jnp.where(side, kept, least), axis=0) for side in (row < truth, row > truth))
+        found = jnp.take_along_axis(kept, jnp.clip(truth, 0, logits.shape[0] - 1)[None, :], axis=0)[0], before, after
     own, before, after = found
     own = jnp.where((truth >= 0) & (truth < logits.shape[0]), own, jnp.nan)  # labels that are traced are not checked
     return own, jnp.maximum(before, after), (own > before) & (own >= after)
