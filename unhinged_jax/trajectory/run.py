@@ -280,6 +280,7 @@ class Trajectory(Value):
             ValueError: while the run is being traced.
 
         Example:
+            >>> import jax.numpy as jnp
             >>> import unhinged_jax as uj
             >>> model = uj.unconstrained(uj.balanced(classes=2, per_class=1), dim=2)
             >>> seen = {"norm": None, "row_norms": lambda model, state: jnp.linalg.norm(state.W, axis=1)}
