@@ -153,7 +153,7 @@ def descent_values(
     reads: _loop.Reads,
     first: jax.Array,
     read: Callable[..., Any],
-    differentiable: bool = True,
+    differentiable: bool,
 ) -> tuple[Any, Any, jax.Array]:
     """Run the descent h <- rho (c e_r - w e_theta), c = 1 - r1 eta l1, w = r1 eta kappa rho^(q-2) sin theta, in angles:
 
@@ -163,6 +163,8 @@ def descent_values(
     the target. What rounding loses of an angle or a length is added to its next change (Kahan summation): an angle
     shrinks to nothing in very many updates, and each of them depends on all earlier changes of the length. An angle
     stands for 2^(_STEP level) times itself with level <= 0, so that it may become smaller than any number of its type.
+
+    What only derivatives need is left out unless the run is `differentiable`: no value depends on it.
 
     Returns:
         The last carry, what was read, and which reads were reached.
@@ -195,7 +197,7 @@ def descent_values(
         added, lost_added = _added(length, length * growth, lost_length)
         near = growth > -0.5  # otherwise the sum would cancel
         stretched, lost_length = jnp.where(near, added, length * stretch), jnp.where(near, lost_added, 0.0)
-        if differentiable:  # what no value depends on takes a sixth of the time
+        if differentiable:  # a sixth of the time
             across = keep + jnp.where(far, turn, -turn) * jnp.cos(whole)
             leaning = jnp.clip(leaning * across / jnp.where(gone, 1.0, stretch), -sphere.most, sphere.most)
         (turned, lost), level = _levelled((turned, lost), level)

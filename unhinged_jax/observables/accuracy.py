@@ -16,7 +16,7 @@ from unhinged_jax.observables.features import Features, map_samples, row_lengths
 from unhinged_jax.observables.view import View, of_ordinary_size
 from unhinged_jax.special import greatest, over_all, safe_log, safe_norm
 
-_ROWS_AT_ONCE = 1 << 15  # logits; of more of them a loop over the classes takes half the time of one reduction
+_ROWS_AT_ONCE = 1 << 15  # logits; of more of them two reductions take half the time of one that finds everything
 _SMALL = 1e-8
 """The loss, over that of logits of 0, below which a difference of logits and targets has lost half of its digits."""
 
@@ -135,7 +135,7 @@ def _compared(logits: jax.Array, truth: jax.Array) -> tuple[jax.Array, jax.Array
 
     if logits.size <= _ROWS_AT_ONCE or on_accelerator():
         found = jax.lax.reduce(sides(jnp.arange(logits.shape[0])[:, None], logits), (least,) * 3, _larger, (0,))
-    else:  # one pass would take twice as long
+    else:
         kept = jax.lax.optimization_barrier(logits)
         row = jnp.arange(logits.shape[0])[:, None]
         before, after = (jnp.max(jnp.where(side, kept, least), axis=0) for side in (row < truth, row > truth))
