@@ -48,6 +48,16 @@ def test_as_in_a_compiled_function(taken, loss, adjoint):
     assert taken[1:] == [False]
 
 
+def test_runs_as_often_as_without_a_derivative_and_says_so():
+    """The solver of a first gradient takes the steps of the usual one, and is called by its name."""
+    run, plain = (
+        jax.vjp(lambda decay: uj.simulate(MODEL.replace(decay=decay), FLOW, START, TIMES, "log_norm"), 0.1)[0],
+        uj.simulate(MODEL, FLOW, START, TIMES, "log_norm"),
+    )
+    assert int(run.steps) == int(plain.steps) and run.form == plain.form
+    close(run["log_norm"], plain["log_norm"], 1e-6)
+
+
 def test_as_the_closed_form_and_a_pullback_used_twice():
     def values(solve, decay, state):
         run = solve(MODEL.replace(decay=decay), FLOW, state, TIMES, ["log_norm", "loss"])
@@ -109,7 +119,7 @@ def test_forward_mode_is_refused_as_before():
 
 
 def test_later_calls_compile_nothing():
-    slope, compiled = jax.grad(last), []
+    slope, compiled = jax.grad(lambda decay: last(decay, name="loss")), []
     first = slope(0.1)
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **said: event.endswith("backend_compile_duration") and compiled.append(said)

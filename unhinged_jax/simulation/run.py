@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from unhinged_jax import _check, _loop, _request
+from unhinged_jax._request.reverse import directly_below_grad
 from unhinged_jax.dynamics import Descent, Diffusion, Dynamics, Flow, without_idle
 from unhinged_jax.linear.row_space import row_space
 from unhinged_jax.model import LayerPeeled, State, must_fit
 from unhinged_jax.observables import Observe
 from unhinged_jax.simulation import watched
-from unhinged_jax.simulation.choose import carries_scale, choose, form_of
+from unhinged_jax.simulation.choose import carries_scale, choose, for_first_gradient, form_of
 from unhinged_jax.simulation.crossing import Crossing, Heights
 from unhinged_jax.simulation.descent import CUT_SHORT
 from unhinged_jax.simulation.paced import why_not_paced
@@ -130,6 +131,8 @@ def simulate(
         else:
             if adjoint is None and _check.untransformed():
                 adjoint = diffrax.ForwardMode()  # nothing is differentiated, and this loop is the simplest
+            elif adjoint is None and directly_below_grad((job, task.times)):
+                job = job._replace(choice=for_first_gradient(job.choice))
             with modes_explained():
                 run = integrate(job, jnp.asarray(task.times), adjoint)
         form = f"{job.choice}, {STEPS}" if isinstance(dynamics, Diffusion) else job.choice

@@ -1,4 +1,4 @@
-"""Steps written out stage by stage are those of the diffrax solver they belong to."""
+"""Steps whose stages are written out, or scanned, are those of the diffrax solver they belong to."""
 
 import dataclasses
 import itertools
@@ -11,6 +11,7 @@ import pytest
 
 import unhinged_jax as uj
 from unhinged_jax.simulation.large_states import DecayingTerm, Force, Unrolled
+from unhinged_jax.simulation.scanned_stages import Scanned
 
 TIMES = np.linspace(0.0, 2.0, 11)
 
@@ -33,14 +34,17 @@ def path(solver, speed, as_term=False):
 
 @pytest.fixture(
     scope="module",
-    params=[diffrax.Tsit5(), pytest.param(diffrax.Dopri5(), marks=pytest.mark.long)],
-    ids=["Tsit5", "Dopri5"],
-)
+    params=[
+        Unrolled(diffrax.Tsit5()), pytest.param(Unrolled(diffrax.Dopri5()), marks=pytest.mark.long),
+        Scanned(diffrax.Dopri8()), pytest.param(Scanned(diffrax.Tsit5()), marks=pytest.mark.long),
+    ],
+    ids=["Tsit5", "Dopri5", "scanned Dopri8", "scanned Tsit5"],
+)  # fmt: skip
 def pair(request):
-    return request.param, Unrolled(request.param)
+    return request.param.solver, request.param
 
 
-@pytest.mark.long
+@pytest.mark.long_for("Tsit5-whole velocity", "Tsit5-decay apart", "scanned Dopri8-decay apart")
 @pytest.mark.parametrize("as_term", [False, True], ids=["whole velocity", "decay apart"])
 def test_path_steps_and_derivatives_are_the_same(pair, as_term):
     with jax.enable_x64(True):
@@ -54,12 +58,17 @@ def test_path_steps_and_derivatives_are_the_same(pair, as_term):
         np.testing.assert_allclose(slopes[1], slopes[0], rtol=1e-11)
 
 
-@pytest.mark.long_for("Tsit5-decay apart")
+@pytest.mark.long_for("Tsit5-decay apart", "scanned Dopri8-decay apart")
 @pytest.mark.parametrize("as_term", [False, True], ids=["whole velocity", "decay apart"])
-def test_lanes_are_single_runs(pair, as_term):
+def test_lanes_are_those_of_the_solver(pair, as_term):
     with jax.enable_x64(True):
-        lanes = jax.vmap(lambda speed: path(pair[1], speed, as_term).ys["y"])(jnp.asarray([0.5, -0.3]))
-        np.testing.assert_allclose(lanes[1], path(pair[1], -0.3, as_term).ys["y"], rtol=1e-12)
+        speeds = jnp.asarray([0.5, -0.3])
+        theirs, ours = (
+            jax.vmap(lambda speed, s=solver, apart=apart: path(s, speed, apart).ys["y"])(speeds)
+            for solver, apart in zip(pair, (False, as_term), strict=True)
+        )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+        np.testing.assert_allclose(ours[1], path(pair[1], -0.3, as_term).ys["y"], rtol=1e-11)
 
 
 def test_float32_decays_to_its_last_digits():
