@@ -53,4 +53,7 @@ def test_every_observable_alone_equals_all_together(solve, start):
     together = solve(model, steps, state, [0, 3], uj.all_observables)
     for name, values in together.observables.items():
         alone = solve(model, steps, state, [0, 3], name)[name]
+        if name == "log_norm_sum_W":  # the prototypes of these starts have a sum of 0, up to rounding of their norm
+            least = together["log_norm_W"] + np.log(1e-14)
+            alone, values = (np.maximum(log, least) for log in (alone, values))
         np.testing.assert_allclose(alone, values, rtol=1e-9, atol=1e-12, err_msg=name)

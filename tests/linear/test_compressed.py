@@ -30,7 +30,7 @@ def problem(dim, **settings):
 @pytest.mark.parametrize("dim", [3, 30], ids=["narrow", "wide"])
 def test_every_observable_is_that_of_the_states(solve, dim):
     model, state = problem(dim)
-    times = [0, 3, 40, 200]
+    times = [0, 3, 20, 60]  # later, float64 does not hold the sum of the prototypes beside their norm
     seen = solve(model, uj.Descent(0.9), state, times, uj.all_observables)
     # States switch the smaller problem off, and a state alone knows nothing of it.
     whole = solve(model, uj.Descent(0.9), state, times, uj.all_observables, states=True)

@@ -145,7 +145,7 @@ def test_every_kind_of_run_lowers_for_gpu_and_tpu_in_float32_without_the_host():
     texts = json.loads(run_in_process(EXPORT, EQX_ON_ERROR="nan"))
     leaky = texts.pop("leaky")
     assert doubles(leaky) and callbacks(leaky) and dynamic("tensor<3x?xf32>")  # the checks below can fail
-    assert len(texts) == 17
+    assert len(texts) == 19
     assert [name for name, text in texts.items() if doubles(text)] == []
     assert [name for name, text in texts.items() if dynamic(text)] == []
     assert {name: callbacks(text) for name, text in texts.items() if callbacks(text)} == {}

@@ -36,7 +36,7 @@ def ten_lines() -> jax.Array:
     assert_type(run, uj.Trajectory)
     assert_type(truth, uj.Trajectory)
     assert_type(run.result, uj.RunResult)
-    assert_type(uj.verify(run, truth), uj.Comparison)
+    assert_type(uj.verify(run, truth), uj.Comparison | uj.Agreement)
     assert_type(uj.verify(run, truth).worst, float)
     assert_type(uj.limit(model, flow, state), uj.Limit)
     assert_type(run.to_xarray(), xarray.Dataset)

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jaxtyping
 import numpy as np
 from beartype import beartype
@@ -52,7 +53,8 @@ def watch(cls: type) -> None:
         with jaxtyping.jaxtyped("context"):
             for name, hint in shapes.items():
                 value = getattr(built, name)
-                # Numbers of Python's stand for arrays of no axis.
+                # Numbers of Python's stand for arrays of no axis, and arrays of NumPy for what a program makes of them.
+                value = jax.numpy.asarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
                 if not isinstance(value, (int, float)) and not is_bearable(value, hint):
                     raise jaxtyping.TypeCheckError(f"{cls.__name__}.{name} is {value}, not {hint}")
 

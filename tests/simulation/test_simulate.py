@@ -1,7 +1,6 @@
 """`simulate` against plain NumPy loops, ODE solvers, optax by hand and its own unreduced form."""
 
 import math
-import resource
 import subprocess
 import sys
 from decimal import Decimal
@@ -515,8 +514,7 @@ def test_float32_distances_of_1e_7_are_right():
 
 
 LARGE = """
-import resource
-import sys
+import re
 import jax
 import numpy as np
 import unhinged_jax as uj
@@ -527,17 +525,17 @@ for run, dynamics, times in ((uj.exact, uj.Flow(), [0.0, 50.0, 5000.0]), (uj.sim
     assert np.all(np.isfinite(found["norm"])), found
     assert found["norm"].dtype == np.float32
     assert 0 <= found["accuracy"][0] < 0.02, found["accuracy"]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """
 
 
 @pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process that another one started is read on Linux")
 def test_two_hundred_thousand_samples_fit_in_4_gb():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = int(done.stdout.split()[-1]) * unit
-    assert resource.RUSAGE_SELF == 0 and peak < 4e9, f"{peak / 1e9:.2f} GB"
+    peak = int(done.stdout.split()[-1]) * 1024  # bytes; ru_maxrss is inherited from the process of the tests
+    assert peak < 4e9, f"{peak / 1e9:.2f} GB"
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", pytest.param("mse", marks=pytest.mark.long)])

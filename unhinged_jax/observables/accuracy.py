@@ -111,9 +111,10 @@ def margins(view: View) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Margin s_y - max_{j != y} s_j of every sample (in units of e^common), whether it is classified correctly,
     common."""
     common, product, bias = view.once(in_common_units)
+    prototypes = view.prototypes()
 
     def block(features: Features, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
-        own, rival, right = _compared(product * features.scores(view.prototypes()) + bias[:, None], truth)
+        own, rival, right = _compared(product * features.scores(prototypes) + bias[:, None], truth)
         return own - rival, right
 
     truth = jnp.asarray(view.model.labels.truth)
@@ -176,7 +177,8 @@ def reduced_margin(reduce: Callable[[jax.Array], jax.Array]) -> Callable[[View],
 
         def at_infinity() -> jax.Array:
             # A tie of logits beyond the range is due to rounding, and its margin is unknown, unless they are all 0.
-            nothing = (view.seen().row_norms() == 0) | (view.norm_W() == 0)
+            inside = view.inside()
+            nothing = (inside.seen().row_norms() == 0) | (inside.norm_W() == 0)
             return jnp.where((values == 0) & ~nothing, jnp.nan, values)
 
         known = jax.lax.cond(jnp.isinf(jnp.exp(common)), at_infinity, lambda: values)

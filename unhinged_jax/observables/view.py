@@ -114,6 +114,13 @@ class View:
             memo[compute] = compute(self)
         return memo[compute]
 
+    def inside(self) -> View:
+        """The same moment in a branch of `lax.cond`, whose values are unknown outside: it knows what `once` has found
+        so far, and what it finds is not remembered here."""
+        inside = dataclasses.replace(self)
+        inside.__dict__["_memo"] = dict(self.__dict__.get("_memo", {}))
+        return inside
+
     def referred(self, reference: Reference | None) -> View:
         """The same moment of a continued run, seen from the start of the first one."""
         if reference is None:
