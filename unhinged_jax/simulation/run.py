@@ -132,7 +132,7 @@ def simulate(
             if adjoint is None and _check.untransformed():
                 adjoint = diffrax.ForwardMode()  # nothing is differentiated, and this loop is the simplest
             elif adjoint is None and directly_below_grad((job, task.times)):
-                job = job._replace(choice=for_first_gradient(job.choice))
+                job = job._replace(choice=for_first_gradient(job.choice))  # which is mostly tracing
             with modes_explained():
                 run = integrate(job, jnp.asarray(task.times), adjoint)
         form = f"{job.choice}, {STEPS}" if isinstance(dynamics, Diffusion) else job.choice

@@ -2,8 +2,8 @@
 
     k_i = dt f(t_0 + c_i dt, y_0 + sum_j a_ij k_j),    y_1 = y_0 + sum_i b_i k_i,
 
-with a_ij = 0 for j >= i. diffrax solves the stages by a loop that keeps checkpoints, inside of the loop over steps that
-keeps them, too, and each of the two traces what is in it several times to be differentiated. JAX traces a scan twice.
+with a_ij = 0 for j >= i. diffrax loops over the stages inside of a loop over steps. To be differentiated, both loops
+keep checkpoints, and both are traced several times. A scan inside of the loop over steps leaves half as much to trace.
 """
 
 from __future__ import annotations

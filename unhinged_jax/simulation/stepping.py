@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from unhinged_jax.dynamics import RATES, Flow, rates_at
-from unhinged_jax.simulation.large_states import Time
+from unhinged_jax.simulation.large_states import Time, Unrolled
+from unhinged_jax.simulation.scanned_stages import Scanned
 from unhinged_jax.simulation.system import Packing, Scaled, Spread, System
 from unhinged_jax.special import safe_norm
 
@@ -36,7 +37,7 @@ def step_sizes(
 ) -> diffrax.AbstractStepSizeController:
     """The step size controller; steps end at every break of the schedule and the rates, and at the `stops`, (T,)."""
     rtol, atol = tolerances
-    reach = _REACH.get(type(getattr(solver, "solver", solver)))
+    reach = _REACH.get(type(solver.solver if isinstance(solver, Unrolled | Scanned) else solver))
     dtype = next(iter(system.body().values())).dtype
     spread = system.spread() if reach is not None and dtype == jnp.float64 else None
     kind: Any = diffrax.PIDController
